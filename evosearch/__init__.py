@@ -1,0 +1,38 @@
+"""Pick one item per group so that a loss is small: a search engine on DEAP that knows no model."""
+
+from evosearch.archive import Archive, Fitness
+from evosearch.budget import Budget
+from evosearch.groupers import (
+    GROUPERS,
+    Clusters,
+    DpcKnn,
+    Grid,
+    Grouper,
+    KMeans,
+    RandomGroups,
+    Vocabulary,
+    dpc_knn,
+)
+from evosearch.grouping import Grouping
+from evosearch.individual import Individual, Loss
+from evosearch.operators import CROSSOVERS, MUTATIONS, half_split, shift
+from evosearch.registry import describe, find, options, parse, pick, unknown
+from evosearch.search import Callback, Progress, Result, search
+from evosearch.strategies import (
+    STRATEGIES,
+    Annealing,
+    Evolution,
+    HillClimb,
+    Marginals,
+    RandomSearch,
+    Strategy,
+    Uniform,
+)
+
+__all__ = [
+    "CROSSOVERS", "GROUPERS", "MUTATIONS", "STRATEGIES", "Annealing", "Archive", "Budget", "Callback",
+    "Clusters", "DpcKnn", "Evolution", "Fitness", "Grid", "Grouper", "Grouping", "HillClimb", "Individual",
+    "KMeans", "Loss", "Marginals", "Progress", "RandomGroups", "RandomSearch", "Result", "Strategy",
+    "Uniform", "Vocabulary", "describe", "dpc_knn", "find", "half_split", "options", "parse", "pick",
+    "search", "shift", "unknown",
+]  # fmt: skip

@@ -1,0 +1,58 @@
+"""Saving a search so that it goes on as if it had never stopped."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+FORMAT = "evosearch checkpoint 1"
+
+# what unpickling arbitrary bytes can raise
+DAMAGE = (
+    pickle.UnpicklingError,
+    EOFError,
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    TypeError,
+)
+
+
+def save(path: Path, configuration: Mapping[str, object], state: object) -> None:
+    """Write atomically: `path` holds the old checkpoint or the new one, whatever interrupts this."""
+    with NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
+        try:
+            content = {"format": FORMAT, "configuration": dict(configuration), "state": pickle.dumps(state)}
+            pickle.dump(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def load(path: Path, configuration: Mapping[str, object]) -> object:
+    """The state saved in `path`; ValueError if that is no checkpoint, or one of another configuration."""
+    try:
+        content = pickle.loads(path.read_bytes())
+        known = isinstance(content, dict) and content.get("format") == FORMAT
+    except (*DAMAGE, ValueError):
+        known = False
+    if not known:
+        raise ValueError(f"{path} is not a readable search checkpoint: delete it, or name another file")
+    stored = content["configuration"]
+    differing = [key for key in (*configuration, *stored) if configuration.get(key) != stored.get(key)]
+    if differing:
+        listed = "; ".join(
+            f"{key} is {stored.get(key, 'not set')} there and {configuration.get(key, 'not set')} here"
+            for key in dict.fromkeys(differing)
+        )
+        raise ValueError(
+            f"checkpoint {path} belongs to another search: {listed}. Delete it, or name another file"
+        )
+    return pickle.loads(content["state"])

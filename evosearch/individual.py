@@ -1,0 +1,41 @@
+"""A candidate as DEAP knows it: a list of genes that carries a fitness."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from deap.base import Fitness
+
+
+class Loss(Fitness):
+    """A fitness to minimise; in DEAP's comparisons, `a > b` means that a has the smaller loss."""
+
+    weights = (-1.0,)
+
+
+class Individual(list[int]):
+    """A genome: one pick per group (item indices for strategies that ignore groups).
+
+    A module-level class, unlike those of `deap.creator`, so that it pickles in any process. DEAP operators
+    change it in place, as they do any list.
+    """
+
+    fitness: Loss
+
+    def __init__(self, genes: Iterable[int] = ()) -> None:
+        super().__init__(genes)
+        self.fitness = Loss()
+
+    @property
+    def loss(self) -> float:
+        """The loss that the search has measured; IndexError before that."""
+        return float(self.fitness.values[0])
+
+    def clone(self) -> Individual:
+        """An independent copy, fitness included; far cheaper than DEAP's default, `copy.deepcopy`."""
+        twin = Individual(self)
+        twin.fitness.wvalues = self.fitness.wvalues
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Individual:
+        return self.clone()

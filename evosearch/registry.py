@@ -1,0 +1,152 @@
+"""Things chosen by name: `name` or `name:option=value,option=value`.
+
+Errors suggest the right spelling. A registry is a plain dict from names to factories (classes or functions).
+Options are the factory's own parameters, read from its signature, so a new entry is one line and its options
+need no second declaration.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from types import FunctionType, NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+T = TypeVar("T")
+
+TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+SIMPLE = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def pick(registry: Mapping[str, Callable[..., T]], spec: str, kind: str, **context: object) -> T:
+    """Build the entry that `spec` names, with the options it gives.
+
+    `kind` is the word for an entry in error messages ("grouper"). `context` holds what the caller can offer
+    (a matrix, a seed, a count); an entry receives what its signature names, and an option written in the spec
+    goes first. Raises ValueError for unknown names and options, for values of the wrong type and for context
+    that is missing.
+    """
+    name, written = parse(spec)
+    factory = find(registry, name, kind)
+    allowed = options(factory)
+    hints = _hints(factory)
+    given = {}
+    for option, text in written.items():
+        if option not in allowed:
+            raise ValueError(unknown(f"option of {kind} '{name}'", option, allowed))
+        given[option] = _read(hints[option], text, f"{kind} '{name}': {option}={text}")
+    parameters = inspect.signature(factory).parameters
+    arguments = {key: value for key, value in context.items() if key in parameters} | given
+    missing = [key for key, parameter in parameters.items() if _required(parameter) and key not in arguments]
+    if missing:
+        raise ValueError(f"{kind} '{name}' needs {' and '.join(missing)}")
+    return factory(**arguments)
+
+
+def find(registry: Mapping[str, T], name: str, kind: str) -> T:
+    """The entry called `name`; ValueError with the nearest known names otherwise."""
+    if name not in registry:
+        raise ValueError(unknown(kind, name, registry))
+    return registry[name]
+
+
+def parse(spec: str) -> tuple[str, dict[str, str]]:
+    """Split `name:option=value,option=value` into the name and its options, still as text."""
+    name, _, tail = spec.partition(":")
+    written: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in tail.split(","))):
+        option, equals, text = part.partition("=")
+        option = option.strip().replace("-", "_")
+        if not equals or not option:
+            raise ValueError(f"'{part}' in '{spec}': write options as name:option=value,option=value")
+        if option in written:
+            raise ValueError(f"'{spec}' gives {option} twice")
+        written[option] = text.strip()
+    return name.strip(), written
+
+
+def options(factory: Callable[..., object]) -> dict[str, str]:
+    """What a spec can set, with the defaults as text: the parameters that can be written as text.
+
+    A parameter without a default reads "required".
+    """
+    parameters, hints = inspect.signature(factory).parameters, _hints(factory)
+    return {
+        key: _text(parameters[key].default)
+        for key, hint in hints.items()
+        if key in parameters and _kinds(hint)
+    }
+
+
+def describe(registry: Mapping[str, object]) -> dict[str, str]:
+    """One line per entry, in the registry's order: the first line of its docstring."""
+    return {name: (inspect.getdoc(entry) or "").partition("\n")[0] for name, entry in registry.items()}
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """The message for a name that does not exist: what was given, the nearest name, and all there are."""
+    names = sorted(known)
+    near = get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return f"unknown {kind} '{name}'; {hint}({'known: ' + ', '.join(names) if names else 'it has none'})"
+
+
+def _required(parameter: inspect.Parameter) -> bool:
+    variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    return parameter.default is parameter.empty and not variadic
+
+
+def _text(default: object) -> str:
+    if default is inspect.Parameter.empty:
+        return "required"
+    return str(default).lower() if default is None or isinstance(default, bool) else str(default)
+
+
+def _hints(factory: Callable[..., object]) -> dict[str, Any]:
+    """Evaluated annotations of fields or parameters, without those that only a type checker can resolve."""
+    owners: list[object] = [factory]
+    if isinstance(factory, type):
+        owners = [part for cls in reversed(factory.__mro__) for part in (cls, vars(cls).get("__init__"))]
+    hints: dict[str, Any] = {}
+    for owner in owners:
+        if not isinstance(owner, type | FunctionType):
+            continue
+        for name, hint in inspect.get_annotations(owner).items():
+            try:
+                hints[name] = (
+                    eval(hint, dict(vars(sys.modules[owner.__module__]))) if isinstance(hint, str) else hint
+                )
+            except NameError:
+                continue
+    return hints
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The members of an annotation that can be written as text; () if there are none besides None."""
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    kinds = tuple(m for m in members if m in SIMPLE or get_origin(m) is Literal)
+    return (*kinds, NoneType) if kinds and NoneType in members else kinds
+
+
+def _read(hint: Any, text: str, where: str) -> object:
+    kinds = _kinds(hint)
+    if NoneType in kinds and text.lower() == "none":
+        return None
+    expected = ["none"] if NoneType in kinds else []
+    for kind in sorted((k for k in kinds if k is not NoneType), key=lambda k: k is str):  # it takes anything
+        if get_origin(kind) is Literal:
+            if text in get_args(kind):
+                return text
+            expected.insert(0, "one of " + ", ".join(map(str, get_args(kind))))
+            continue
+        expected.insert(0, SIMPLE[kind])
+        if kind is bool and text.lower() in TRUE + FALSE:
+            return text.lower() in TRUE
+        if kind is not bool:
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    raise ValueError(f"{where}: expected {' or '.join(expected)}")

@@ -1,0 +1,201 @@
+"""The loop around a strategy: one batch after the other until a limit is reached."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from hashlib import sha256
+from os import PathLike
+from pathlib import Path
+from random import Random
+
+from deap.tools import HallOfFame, Logbook
+
+from evosearch import checkpoint as checkpoints
+from evosearch.archive import Archive, Fitness
+from evosearch.budget import Budget
+from evosearch.grouping import Grouping, Ints
+from evosearch.individual import Individual
+from evosearch.strategies import Strategy
+
+STALE = 20  # iterations in a row without a new candidate, after which a strategy counts as converged
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A search after one iteration, as callbacks get it; all but `indices` is also in the logbook."""
+
+    iteration: int  # 0 is the opening batch
+    evaluations: int
+    best: float  # smallest loss so far
+    mean: float  # of this iteration's batch
+    hit_rate: float  # share of proposals so far that were seen before
+    seconds: float
+    indices: Ints = field(compare=False)  # [G] kept items of the best candidate so far
+
+
+Callback = Callable[[Progress], object]  # may stop the search by returning True
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a search found and everything it looked at."""
+
+    indices: Ints  # [G] kept items of the best candidate, ascending
+    loss: float
+    best: Individual  # the same as a genome
+    stopped: str  # why
+    iterations: int  # batches after the opening one
+    seconds: float
+    archive: Archive  # every evaluated candidate: indices [E, G], losses [E], hit_rate
+    logbook: Logbook  # iteration, evaluations, best, mean, hit_rate, seconds
+    hall_of_fame: HallOfFame  # the best individuals, best first
+
+    @property
+    def evaluations(self) -> int:
+        return len(self.archive)
+
+    @property
+    def hit_rate(self) -> float:
+        return self.archive.hit_rate
+
+
+@dataclass
+class Run:
+    """The state of a search between two iterations; what a checkpoint holds."""
+
+    strategy: Strategy
+    hall_of_fame: HallOfFame
+    archive: Archive = field(default_factory=Archive)
+    logbook: Logbook = field(default_factory=Logbook)
+    iteration: int = -1  # the last one done
+    improved: int = 0  # the iteration that found the best
+    renewed: int = 0  # the last iteration that evaluated anything
+    best: Ints | None = None
+    seconds: float = 0.0
+    stopped: str | None = None
+
+    def step(self, fitness: Fitness, room: int | None) -> float | None:
+        """One batch: ask, look up or evaluate at most `room` new candidates, tell; returns the batch's mean
+        loss.
+
+        None if the strategy proposed nothing.
+        """
+        individuals = self.strategy.ask()
+        if not individuals:
+            return None
+        indices = self.strategy.decode(individuals)
+        losses, new = self.archive.evaluate(indices, fitness, room)
+        known = [loss for loss in losses if loss is not None]
+        for individual, loss in zip(individuals, losses, strict=True):
+            if loss is not None:
+                individual.fitness.values = (loss,)
+        self.iteration += 1
+        if new:
+            self.renewed = self.iteration
+            winner = min(new, key=lambda row: individuals[row].loss)
+            if self.best is None or individuals[winner].loss < self.hall_of_fame[0].loss:
+                self.improved, self.best = self.iteration, indices[winner].copy()
+            self.hall_of_fame.update([individuals[row] for row in new])
+        if len(known) == len(losses):  # a batch that was cut is the last: there is nothing to learn it for
+            self.strategy.tell(individuals, known)
+        return sum(known) / len(known)
+
+    def record(self, mean: float) -> None:
+        self.logbook.record(
+            iteration=self.iteration, evaluations=len(self.archive), best=self.hall_of_fame[0].loss,
+            mean=mean, hit_rate=self.archive.hit_rate, seconds=self.seconds,
+        )  # fmt: skip
+
+    def progress(self) -> Progress:
+        assert self.best is not None
+        return Progress(**self.logbook[-1], indices=self.best)
+
+
+def search(
+    space: Grouping,
+    fitness: Fitness,
+    strategy: Strategy,
+    *,
+    seed: int = 0,
+    budget: Budget | int = 408,
+    patience: int | None = None,
+    callbacks: Sequence[Callback] = (),
+    hall: int = 10,
+    checkpoint: str | PathLike[str] | None = None,
+    problem: str = "",
+) -> Result:
+    """Find the items, one per group, for which `fitness` is smallest.
+
+    `fitness` gets item indices [P, G], rows ascending, and returns P finite losses, lower is better; it never
+    sees a candidate twice. `budget` is a `Budget` or a number of evaluations (default: the paper's).
+    `patience` stops after so many iterations without improvement. Callbacks get a `Progress` after every
+    iteration; one that returns True stops the search. `strategy` is not changed, so it can be used again.
+
+    With a `checkpoint` path the state is saved after every iteration, before the callbacks. If the file
+    exists the search goes on from there, and ends exactly as it would have without the interruption; a
+    finished one returns its result at once. `problem` names what the fitness measures (a sample, a model),
+    which nothing else here can tell.
+
+    Raises ValueError for losses that are not finite or of the wrong shape, and for a checkpoint of another
+    configuration (which includes the budget).
+    """
+    limits = Budget(evaluations=budget) if isinstance(budget, int) else budget
+    if patience is not None and patience < 1:
+        raise ValueError(f"patience={patience}: choose 1 or more iterations, or None")
+    if hall < 1:
+        raise ValueError(f"hall={hall}: the hall of fame needs room for at least 1")
+    path = None if checkpoint is None else Path(checkpoint)
+    configuration = _configuration(space, strategy, limits) | {
+        "seed": seed, "patience": patience, "hall": hall, "problem": problem,
+    }  # fmt: skip
+    if path is not None and path.exists():
+        run = checkpoints.load(path, configuration)
+        assert isinstance(run, Run)
+    else:
+        run = Run(deepcopy(strategy), HallOfFame(hall))
+        run.strategy.begin(space, Random(seed))
+    started = time.perf_counter() - run.seconds
+    while run.stopped is None:
+        room = None if limits.evaluations is None else limits.evaluations - len(run.archive)
+        mean = run.step(fitness, room)
+        run.seconds = time.perf_counter() - started
+        if mean is None:
+            run.stopped = "the strategy has finished"
+        else:
+            run.record(mean)
+            run.stopped = _reason(run, limits, patience)
+        if path is not None:
+            checkpoints.save(path, configuration, run)
+        if mean is not None:
+            halting = [_name(callback) for callback in callbacks if callback(run.progress()) is True]
+            run.stopped = run.stopped or (f"callback {halting[0]} asked to stop" if halting else None)
+    if run.best is None:
+        raise ValueError(f"{type(strategy).__name__} proposed no candidate at all")
+    return Result(
+        run.best, run.hall_of_fame[0].loss, run.hall_of_fame[0], run.stopped, run.iteration, run.seconds,
+        run.archive, run.logbook, run.hall_of_fame,
+    )  # fmt: skip
+
+
+def _configuration(space: Grouping, strategy: Strategy, limits: Budget) -> dict[str, object]:
+    budget = {f"budget {name}": limit for name, limit in vars(limits).items()}
+    groups = f"{len(space)} of {space.items} items, {sha256(repr(space.groups).encode()).hexdigest()[:12]}"
+    return {**strategy.settings(), **budget, "groups": groups}
+
+
+def _reason(run: Run, limits: Budget, patience: int | None) -> str | None:
+    spent = limits.spent(len(run.archive), run.iteration, run.seconds)
+    if spent:
+        return spent
+    if patience is not None and run.iteration - run.improved >= patience:
+        return f"no improvement in {patience} iterations"
+    if run.iteration - run.renewed >= STALE:
+        return f"converged: no new candidate in {STALE} iterations"
+    return None
+
+
+def _name(callback: Callback) -> str:
+    return getattr(callback, "__qualname__", type(callback).__name__)

@@ -1,0 +1,111 @@
+"""The paper's evolutionary search, as a DEAP toolbox."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+from typing import Literal
+
+from deap import tools
+from deap.base import Toolbox
+
+from evosearch.grouping import Grouping
+from evosearch.individual import Individual
+from evosearch.operators import CROSSOVERS, MUTATIONS, Edge, Operator, bind
+from evosearch.strategies.base import Strategy, at_least, share
+
+
+@dataclass
+class Evolution(Strategy):
+    """Half-split crossover and shift mutation of the best; the paper's search, at most 408 evaluations.
+
+    From a random population the `parents` with the smallest losses survive; children fill the population up
+    again, and so on for `iterations` (None: until the budget is spent). Children come in pairs: every parent
+    in its turn meets another one drawn at random, they are crossed with probability `crossover`, and every
+    pick mutates with probability `mutation`.
+
+    Choice, where the paper is silent: parents stay in the population (elitism), which with the defaults makes
+    36 children per iteration. With `elitist=False` a full population of children replaces it, parents
+    included.
+
+    `toolbox` holds the operators under DEAP's usual names `mate`, `mutate` and `select`; register any other
+    in their place: `evolution.toolbox.register("mate", deap.tools.cxTwoPoint)`.
+    """
+
+    population: int = 48
+    parents: int = 12
+    iterations: int | None = 10
+    crossover: float = 0.9
+    mutation: float = 0.2
+    elitist: bool = True
+    mate: Literal["half-split", "one-point", "two-point", "uniform"] = "half-split"
+    mutate: Literal["shift", "reset"] = "shift"
+    edge: Edge = "bounce"
+    toolbox: Toolbox = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        at_least(2, parents=self.parents)
+        at_least(0, iterations=0 if self.iterations is None else self.iterations)
+        at_least(self.parents + 1, population=self.population)
+        share(crossover=self.crossover, mutation=self.mutation)
+        for option, value, known in (("mate", self.mate, CROSSOVERS), ("mutate", self.mutate, MUTATIONS)):
+            if value not in known:
+                raise ValueError(f"{option}={value!r}: choose one of {', '.join(known)}")
+        if self.edge not in ("bounce", "stay", "wrap"):
+            raise ValueError(f"edge={self.edge!r}: choose one of bounce, stay, wrap")
+        self.toolbox = Toolbox()
+        self.toolbox.register("clone", Individual.clone)
+        self.toolbox.register("select", tools.selBest)
+        self.toolbox.register("mate", CROSSOVERS[self.mate])
+        edge = {"edge": self.edge} if self.mutate == "shift" else {}
+        self.toolbox.register("mutate", MUTATIONS[self.mutate], probability=self.mutation, **edge)
+
+    def begin(self, space: Grouping, rng: Random) -> None:
+        super().begin(space, rng)
+        self._select, self._mate, self._mutate = (
+            bind(operator, space.sizes, rng)
+            for operator in (self.toolbox.select, self.toolbox.mate, self.toolbox.mutate)
+        )
+        self._survivors: list[Individual] = []
+        self._done = 0
+
+    def ask(self) -> list[Individual]:
+        if not self._survivors:
+            return self.scatter(self.population)
+        if self._done == self.iterations:
+            return []
+        self._done += 1
+        return self._children(self.population - self.parents if self.elitist else self.population)
+
+    def tell(self, individuals: Sequence[Individual], losses: Sequence[float]) -> None:
+        pool = [*self._survivors, *individuals] if self.elitist else individuals
+        self._survivors = self._select(pool, self.parents)
+
+    def settings(self) -> dict[str, object]:
+        operators = {name: _spelled(getattr(self.toolbox, name)) for name in ("select", "mate", "mutate")}
+        return super().settings() | operators
+
+    def _children(self, count: int) -> list[Individual]:
+        rng, parents, clone = self.rng, self._survivors, self.toolbox.clone
+        children: list[Individual] = []
+        turn = 0
+        while len(children) < count:
+            other = (turn + 1 + int(rng.random() * (len(parents) - 1))) % len(parents)
+            pair = clone(parents[turn]), clone(parents[other])
+            if rng.random() < self.crossover:
+                pair = self._mate(*pair)
+            for child in pair:
+                (child,) = self._mutate(child)
+                children.append(child)
+            turn = (turn + 1) % len(parents)
+        return children[:count]
+
+
+def _spelled(operator: Operator) -> str:
+    """`shift(probability=0.2)`: an operator and what is bound to it, comparable between processes."""
+    bound = operator if isinstance(operator, partial) else partial(operator)
+    named = getattr(bound.func, "__qualname__", type(bound.func).__name__)
+    keywords = (f"{key}={value!r}" for key, value in sorted(bound.keywords.items()))
+    return f"{named}({', '.join([*map(repr, bound.args), *keywords])})"

@@ -1,0 +1,25 @@
+"""The baseline of every search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from evosearch.individual import Individual
+from evosearch.strategies.base import Strategy, at_least
+
+
+@dataclass
+class RandomSearch(Strategy):
+    """Uniform candidates, one random item per group; what any other strategy has to beat."""
+
+    batch: int = 48
+
+    def __post_init__(self) -> None:
+        at_least(1, batch=self.batch)
+
+    def ask(self) -> list[Individual]:
+        return self.scatter(self.batch)
+
+    def tell(self, individuals: Sequence[Individual], losses: Sequence[float]) -> None:
+        pass  # nothing to learn

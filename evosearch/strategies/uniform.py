@@ -1,0 +1,36 @@
+"""Random masks without groups: raw material for estimating what each item contributes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evosearch.grouping import Ints
+from evosearch.individual import Individual
+from evosearch.strategies.base import Strategy, at_least
+
+
+@dataclass
+class Uniform(Strategy):
+    """Random sets of G of all N items, without groups: an unbiased sample for attribution.
+
+    Not a way to an optimum. The genome is the ascending item indices themselves, and items outside every
+    group can be kept too.
+    """
+
+    batch: int = 48
+
+    def __post_init__(self) -> None:
+        at_least(1, batch=self.batch)
+
+    def ask(self) -> list[Individual]:
+        items = range(self.space.items)
+        return [Individual(sorted(self.rng.sample(items, len(self.space)))) for _ in range(self.batch)]
+
+    def tell(self, individuals: Sequence[Individual], losses: Sequence[float]) -> None:
+        pass  # nothing to learn
+
+    def decode(self, individuals: Sequence[Individual]) -> Ints:
+        return np.array(individuals, dtype=np.int64)

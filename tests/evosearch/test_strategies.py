@@ -1,0 +1,217 @@
+"""Strategies: the paper's defaults, one protocol, and each clearly better than chance at the paper's
+budget."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from random import Random
+
+import numpy as np
+import pytest
+from deap import tools
+
+from evosearch import (
+    STRATEGIES,
+    Annealing,
+    Evolution,
+    Grouping,
+    HillClimb,
+    Individual,
+    RandomSearch,
+    Uniform,
+    search,
+)
+
+# sha256 of all candidates in order of evaluation: 150 on the planted problem with 12 groups of 5, seed 3
+PINNED = {
+    "evolution": "2d9ce8aa04efe536",
+    "random": "def221e70621f712",
+    "hill-climb": "0fc53bd8117f17f9",
+    "annealing": "75a03a40a12bd301",
+    "eda": "fe0e7219b8f85d36",
+    "uniform": "35c32e193b528af8",
+}
+
+
+def test_paper_defaults():
+    paper = Evolution()
+    assert (paper.population, paper.parents, paper.iterations) == (48, 12, 10)
+    assert (paper.crossover, paper.mutation, paper.elitist) == (0.9, 0.2, True)
+    assert (paper.mate, paper.mutate, paper.edge) == ("half-split", "shift", "bounce")
+
+
+def test_paper_search_is_48_and_ten_times_36_candidates(planted):
+    problem = planted()
+    result = search(problem.space, problem, Evolution(), budget=10_000)
+    sizes = np.diff([0, *result.logbook.select("evaluations")])
+    assert sizes[0] == 48 and len(sizes) == 11 and all(sizes[1:] <= 36)
+    assert (
+        result.evaluations <= 408
+        and result.iterations == 10
+        and result.stopped == "the strategy has finished"
+    )
+
+
+def test_elitism_never_loses_the_best_and_its_opposite_replaces_everyone(planted):
+    problem = planted()
+    for elitist in (True, False):
+        strategy = Evolution(elitist=elitist)
+        strategy.begin(problem.space, Random(0))
+        best = []
+        for _ in range(6):
+            asked = strategy.ask()
+            losses = problem(strategy.decode(asked)).tolist()
+            for one, loss in zip(asked, losses, strict=True):
+                one.fitness.values = (loss,)
+            strategy.tell(asked, losses)
+            survivors = strategy._survivors
+            best.append(min(one.loss for one in survivors))
+            assert len(survivors) == 12 and (
+                elitist or all(any(one is s for s in asked) for one in survivors)
+            )
+        assert len(asked) == (36 if elitist else 48)
+        assert (best == sorted(best, reverse=True)) or not elitist
+
+
+def test_children_come_from_parents(planted):
+    space = planted(groups=8, size=5).space
+    strategy = Evolution(population=6, parents=2, crossover=1.0, mutation=0.0)
+    strategy.begin(space, Random(0))
+    opening = strategy.ask()
+    for rank, one in enumerate(opening):
+        one.fitness.values = (float(rank),)
+    strategy.tell(opening, [float(rank) for rank in range(6)])
+    a, b = opening[0], opening[1]
+    assert sorted(map(list, strategy.ask())) == sorted([a[:4] + b[4:], b[:4] + a[4:]] * 2)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_same_seed_same_search_on_every_machine(name, planted):
+    problem = planted(groups=12, size=5)
+    result = search(problem.space, problem, STRATEGIES[name](), seed=3, budget=150)
+    digest = hashlib.sha256(result.archive.indices.astype("<i8").tobytes()).hexdigest()[:16]
+    assert len(result.archive) == 150 and digest == PINNED[name]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_batches_are_candidates_and_strategies_pickle_mid_search(name, planted):
+    problem = planted(groups=12, size=5)
+    strategy = STRATEGIES[name]()
+    strategy.begin(problem.space, Random(0))
+    for _ in range(3):
+        asked = strategy.ask()
+        indices = strategy.decode(asked)
+        assert indices.shape == (len(asked), 12) and (np.diff(indices, axis=1) > 0).all()
+        assert name == "uniform" or problem.space.picks(indices).tolist() == [list(one) for one in asked]
+        losses = problem(indices).tolist()
+        for one, loss in zip(asked, losses, strict=True):
+            one.fitness.values = (loss,)
+        strategy.tell(asked, losses)
+        twin = pickle.loads(pickle.dumps(strategy))
+    assert [list(one) for one in twin.ask()] == [list(one) for one in strategy.ask()]
+
+
+def regret(planted, strategy, seeds=range(5), **options) -> float:
+    """Mean loss above the optimum per group; random picks have about 400, cost being 0 to 999 and sizes 9."""
+    problems = [planted(seed=seed) for seed in seeds]
+    found = [
+        search(p.space, p, strategy, seed=seed, **options).loss - p.optimum for seed, p in enumerate(problems)
+    ]
+    return float(np.mean(found)) / 64
+
+
+def test_every_strategy_that_learns_clearly_beats_random_search(planted):
+    chance = regret(planted, RandomSearch())
+    assert 250 < chance < 350
+    assert regret(planted, Evolution()) < 0.85 * chance
+    assert regret(planted, STRATEGIES["eda"]()) < 0.5 * chance
+    assert regret(planted, Annealing()) < 0.35 * chance
+    assert regret(planted, HillClimb()) < 0.2 * chance
+
+
+def test_hill_climb_ends_in_a_local_optimum_then_starts_again(planted):
+    problem = planted(groups=6, size=4)
+    result = search(problem.space, problem, HillClimb(batch=8), budget=400)
+    assert result.loss == problem.optimum
+    assert result.evaluations > 6 * 3 * 4
+
+
+def test_hill_climb_takes_all_that_helped_and_returns_if_it_did_not_add_up(planted):
+    strategy = HillClimb(batch=5)
+    strategy.begin(planted(groups=12, size=5).space, Random(0))
+    start = strategy.ask()[0]
+    strategy.tell([start], [10.0])
+    asked = strategy.ask()
+    changed = [{group for group in range(12) if one[group] != start[group]} for one in asked]
+    assert asked[0] == start and all(len(groups) <= 1 for groups in changed)
+    strategy.tell(asked, [10.0, 9.0, 8.0, 11.0, 9.0])
+    joint = strategy.ask()
+    assert {g for g in range(12) if joint[0][g] != start[g]} == changed[1] | changed[2] | changed[4]
+    strategy.tell(joint, [50.0] * 5)
+    assert strategy.ask()[0] == asked[2]
+
+
+@pytest.mark.parametrize("strategy", [HillClimb(), Annealing()])
+def test_a_space_without_choice_is_finished_at_once(strategy):
+    result = search(Grouping(((0,), (1,)), 2), lambda indices: np.zeros(len(indices)), strategy)
+    assert result.evaluations == 1 and result.stopped == "the strategy has finished"
+
+
+def test_uniform_ignores_groups_and_covers_all_items():
+    space = Grouping(((0, 1), (2, 3)), items=6)  # items 4 and 5 are in no group
+    result = search(space, lambda indices: np.zeros(len(indices)), Uniform(), budget=15)
+    assert result.evaluations == 15  # every pair of 6 items
+    assert set(result.archive.indices.ravel().tolist()) == set(range(6))
+
+
+def test_any_deap_operator_can_be_registered(planted):
+    problem = planted(groups=12, size=5)
+    strategy = Evolution()
+    strategy.toolbox.register("mate", tools.cxTwoPoint)
+    strategy.toolbox.register("mutate", tools.mutUniformInt, low=0, up=[4] * 12, indpb=0.1)
+    strategy.toolbox.register("select", tools.selTournament, tournsize=3)
+    first, second = (search(problem.space, problem, strategy, seed=5, budget=200) for _ in range(2))
+    assert first.archive.indices.tolist() == second.archive.indices.tolist()
+    assert first.loss < search(problem.space, problem, RandomSearch(), seed=5, budget=200).loss
+    assert strategy.settings()["mate"] == "cxTwoPoint()"
+
+
+def test_operator_that_leaves_its_group_is_reported(planted):
+    problem = planted(groups=12, size=5)
+    strategy = Evolution()
+    strategy.toolbox.register("mutate", tools.mutUniformInt, low=5, up=9, indpb=1.0)
+    with pytest.raises(ValueError, match="operators must keep every pick inside its group"):
+        search(problem.space, problem, strategy)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"population": 12},
+        {"parents": 1},
+        {"crossover": 1.1},
+        {"mutation": -0.1},
+        {"iterations": -1},
+        {"edge": "x"},
+        {"mate": "x"},
+        {"mutate": "x"},
+    ],
+)
+def test_evolution_refuses_impossible_options(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Evolution(**options)
+
+
+def test_other_strategies_refuse_impossible_options():
+    for name in ("random", "hill-climb", "annealing", "eda", "uniform"):
+        with pytest.raises(ValueError, match="batch=0"):
+            STRATEGIES[name](batch=0)
+    with pytest.raises(ValueError, match="cooling"):
+        Annealing(cooling=0)
+
+
+def test_individuals_of_evolution_are_deap_individuals(planted):
+    problem = planted(groups=4, size=3)
+    best = search(problem.space, problem, Evolution(), budget=60).best
+    assert type(best) is Individual and best.fitness.valid and best.fitness.weights == (-1.0,)
