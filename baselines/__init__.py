@@ -1,0 +1,16 @@
+"""Published and control methods, one file and one class each; a new one is a file and a line in `METHODS`."""
+
+from baselines.fastv import FastV
+from baselines.grid import Grid
+from baselines.none import KeepAll
+from baselines.random import Random
+from baselines.visionzip import VisionZip
+from compress.base import Selector
+
+METHODS: dict[str, type[Selector]] = {
+    "none": KeepAll,
+    "random": Random,
+    "grid": Grid,
+    "fastv": FastV,
+    "visionzip": VisionZip,
+}

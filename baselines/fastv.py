@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from compress.base import Scorer, View, scaled_layer
+
+
+@dataclass
+class FastV(Scorer):
+    """Keep what the last prompt token looks at in an early decoder layer.
+
+    "An Image is Worth 1/2 Tokens After Layer 2" (Chen et al., ECCV 2024, arXiv 2403.06764). Reads the
+    attention of layer K - 1, drops before layer K, once, at prefill; positions stay original. `layer` is the
+    K of a 32-layer decoder and scales with depth: K = 1 of 12 layers.
+
+    Departures: the paper ranks by attention from all tokens, we follow its code, the last token only; the
+    code without a cache ranks anew for every generated token, we follow the cached one.
+    """
+
+    layer: int = 2
+
+    def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
+        return {scaled_layer(self.layer, layers): keep}
+
+    def score(self, view: View) -> Tensor:
+        return self.rank(view.attention(view.depth - 1, [-1]))
+
+    @staticmethod
+    def rank(attention: Tensor) -> Tensor:
+        """Scores [N] from the last token's attention to the visual tokens [H, 1, N]: the mean over heads."""
+        return attention[:, 0].mean(0)

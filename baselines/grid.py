@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from compress.base import INPUT, Selection, Selector, View
+
+
+@dataclass
+class Grid(Selector):
+    """Tokens spread evenly over the image: the control that looks at nothing.
+
+    `keep` tokens lie on about sqrt(keep) evenly spaced rows. Where `keep` is not a full lattice the rows
+    share the tokens as evenly as whole numbers allow, so that the count is exact for every budget.
+    """
+
+    depth: int = INPUT
+
+    def select(self, view: View, keep: int) -> Selection:
+        if len(view.hidden) != view.grid[0] * view.grid[1]:
+            raise ValueError(
+                f"grid needs all {view.grid[0]} x {view.grid[1]} tokens, not {len(view.hidden)} of them"
+            )
+        return Selection(torch.tensor(lattice(*view.grid, keep), device=view.hidden.device))
+
+
+def lattice(rows: int, columns: int, keep: int) -> list[int]:
+    """Ascending indices of `keep` cells spread over a grid, row-major; 1 <= keep <= rows * columns."""
+    lines = min(rows, max(1, round((keep * rows / columns) ** 0.5), -(-keep // columns)))
+    cells = []
+    for line, row in enumerate(centres(rows, lines)):
+        share = keep * (line + 1) // lines - keep * line // lines
+        cells += [row * columns + column for column in centres(columns, share)]
+    return cells
+
+
+def centres(length: int, count: int) -> list[int]:
+    """The middle cells of `count` equal parts of `length` cells: distinct for count <= length."""
+    return [(2 * part + 1) * length // (2 * count) for part in range(count)]

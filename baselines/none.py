@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from compress.base import Selection, Selector, View
+
+
+@dataclass
+class KeepAll(Selector):
+    """The untouched model: keeps every token whatever the budget, the upper row of every table."""
+
+    def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
+        return {}
+
+    def select(self, view: View, keep: int) -> Selection:
+        return Selection(torch.arange(len(view.hidden), device=view.hidden.device))

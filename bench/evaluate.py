@@ -1,0 +1,79 @@
+"""Accuracy of one method at one budget on one benchmark, with a record for every sample."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+from bench.tasks import Task
+from compress.attach import attach
+from compress.base import Accounting, Selector
+from compress.models import MLLM
+from compress.samples import Sample
+
+Progress = Callable[[int, int], object]  # samples done, samples in all
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run produced. `kept` holds the untouched indices of the tokens after the last stage, -1 for a token that
+    stands for the whole image; `entering` the visual tokens entering each decoder layer, averaged over samples."""
+
+    task: str
+    predictions: tuple[str, ...]
+    score: float  # percent
+    entering: tuple[float, ...]  # [layers]
+    kept: tuple[tuple[int, ...], ...]  # per sample
+    seconds: float
+    text: float = 0.0  # prompt tokens that are not visual, mean over samples
+
+    @property
+    def tokens(self) -> float:
+        """Visual tokens per decoder layer, the mean that budgets are compared at."""
+        return sum(self.entering) / len(self.entering)
+
+
+def evaluate(
+    mllm: MLLM,
+    task: Task,
+    samples: Sequence[Sample],
+    selector: Selector | None = None,
+    keep: int | None = None,
+    *,
+    batch: int = 16,
+    accounting: Accounting = "average",
+    progress: Progress | None = None,
+) -> Outcome:
+    """Answer every sample greedily and score the answers; without a selector the untouched model answers.
+
+    `keep` is the visual tokens per decoder layer under `accounting` (see `compress.base.plan`).
+    """
+    if not samples:
+        raise ValueError(f"{task.name}: no samples to evaluate; ask for at least one")
+    tokens = mllm.visual_tokens
+    predictions: list[str] = []
+    started = time.perf_counter()
+    untouched = nullcontext(None)
+    with attach(mllm, selector, keep or tokens, accounting=accounting) if selector else untouched as trace:
+        for start in range(0, len(samples), batch):
+            part = samples[start : start + batch]
+            predictions += mllm.answer(
+                [s.image for s in part], [s.question for s in part], max_new_tokens=task.max_new_tokens
+            )
+            if progress:
+                progress(len(predictions), len(samples))
+    seconds = time.perf_counter() - started
+    score = task.score(samples, predictions)
+    if trace is None:
+        everything = tuple(range(tokens))
+        return Outcome(
+            task.name, tuple(predictions), score, (float(tokens),) * mllm.layers, (everything,) * len(samples), seconds
+        )
+    records = trace.samples
+    entering = tuple(sum(column) / len(records) for column in zip(*(r.entering for r in records), strict=True))
+    kept = tuple(tuple(r.kept[max(r.kept)]) if r.kept else tuple(range(r.tokens)) for r in records)
+    text = sum(r.text for r in records) / len(records)
+    return Outcome(task.name, tuple(predictions), score, entering, kept, seconds, text)
+

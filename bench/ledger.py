@@ -1,0 +1,81 @@
+"""What a run costs: visual tokens per layer -> average tokens, prefill FLOPs, cache bytes.
+
+All figures follow from the tokens that really entered each layer (`attach`'s trace), never from the asked
+budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a decoder with grouped queries and a gated (SwiGLU) feed-forward, as Llama and Qwen2.5."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, config: Any) -> Shape:
+        """From the configuration of a decoder, for instance `mllm.decoder.config`."""
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return cls(
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            intermediate=config.intermediate_size,
+            heads=config.num_attention_heads,
+            kv_heads=config.num_key_value_heads,
+            head_dim=head_dim,
+            vocabulary=config.vocab_size,
+        )
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The cost of one prefill: `entering[i]` visual and `text` other tokens enter decoder layer i."""
+
+    shape: Shape
+    entering: Sequence[int]
+    text: int
+
+    def __post_init__(self) -> None:
+        if len(self.entering) != self.shape.layers:
+            raise ValueError(f"{len(self.entering)} token counts for a decoder of {self.shape.layers} layers")
+
+    @property
+    def average(self) -> float:
+        """Equivalent visual tokens: the mean over layers of those entering a layer."""
+        return sum(self.entering) / len(self.entering)
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions of the prefill, two per multiply-add, for one row of logits.
+
+        Counts projections, full-square attention (as kernels without causal skipping do it) and feed-forward;
+        leaves out norms, rotary tables and softmax, as FLOP counters do, and the tower and the selection.
+        """
+        return sum(self._layer(visual + self.text) for visual in self.entering) + self._head()
+
+    def kv_bytes(self, element: int = 2) -> int:
+        """Bytes of keys and values after the prefill; `element` bytes per number, 2 = half precision."""
+        row = 2 * self.shape.kv_heads * self.shape.head_dim * element
+        return sum((visual + self.text) * row for visual in self.entering)
+
+    def _layer(self, length: int) -> int:
+        shape = self.shape
+        queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        projections = 2 * shape.hidden * (2 * queries + 2 * keys)  # q and o; k and v
+        feed_forward = 2 * 3 * shape.hidden * shape.intermediate  # gate, up, down
+        attention = 2 * 2 * length * queries  # scores and mixing, per query row
+        return length * (projections + feed_forward + attention)
+
+    def _head(self) -> int:
+        return 2 * self.shape.hidden * self.shape.vocabulary

@@ -1,0 +1,22 @@
+"""The benchmarks by name. A new one is a file here and a line in `TASKS`."""
+
+from bench.tasks.base import Task
+from bench.tasks.gqa import GQA
+from bench.tasks.mmbench import MMBench, MMBenchCN
+from bench.tasks.pope import Pope
+from bench.tasks.textvqa import TextVQA
+from bench.tasks.vizwiz import VizWiz
+from bench.tasks.vqav2 import VQAv2
+
+TASKS: dict[str, type[Task]] = {
+    "gqa": GQA,
+    "mmbench": MMBench,
+    "mmbench-cn": MMBenchCN,
+    "pope": Pope,
+    "vqav2": VQAv2,
+    "vizwiz": VizWiz,
+    "textvqa": TextVQA,
+}
+BENCHMARKS = ("gqa", "mmbench", "mmbench-cn", "pope", "vqav2", "vizwiz")  # the paper's six; textvqa chooses checkpoints
+
+__all__ = ["BENCHMARKS", "TASKS", "Task"]

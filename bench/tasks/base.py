@@ -1,0 +1,64 @@
+"""What a benchmark is: samples, a prompt that is already in them, and a metric that is a function of sums."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.samples import Sample
+
+Sums = NDArray[np.float64]
+
+
+class Task(ABC):
+    """One benchmark. Its score is `value(statistics summed over units)`, so that resampling units resamples the score."""
+
+    name: ClassVar[str]
+    metric: ClassVar[str]
+    max_new_tokens: ClassVar[int] = 6
+
+    @abstractmethod
+    def micro(self, n: int, split: str = "test") -> list[Sample]:
+        """`n` samples of the miniature, each about another scene than its neighbours where the form allows it."""
+
+    @abstractmethod
+    def statistics(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
+        """[U, k]: one row of additive statistics per unit (a sample, or the samples that only count together)."""
+
+    def value(self, sums: Sums) -> Sums:
+        """Score in percent from statistics summed over units, [..., k] -> [...]; the default reads (gained, possible)."""
+        return 100 * sums[..., 0] / np.maximum(sums[..., 1], 1e-12)
+
+    def score(self, samples: Sequence[Sample], predictions: Sequence[str]) -> float:
+        """The benchmark's score in percent."""
+        return float(self.value(self.statistics(samples, predictions).sum(0)))
+
+    def correct(self, sample: Sample, prediction: str) -> float:
+        """Credit of one prediction in [0, 1]: for sample browsers and sub-scores by family."""
+        return soft_accuracy(sample.answers, prediction)
+
+
+def normal(text: str) -> str:
+    """Lower case, single spaces, no final full stop."""
+    return " ".join(text.lower().split()).removesuffix(".").strip()
+
+
+def soft_accuracy(answers: Sequence[str], prediction: str) -> float:
+    """VQA accuracy: the mean over all but one annotator of min(1, matches / 3); exact match for a single answer."""
+    said = normal(prediction)
+    matches = sum(normal(answer) == said for answer in answers)
+    if len(answers) == 1:
+        return float(matches)
+    others = len(answers) - 1
+    inside = min(1.0, (matches - 1) / 3) * matches + min(1.0, matches / 3) * (others + 1 - matches)
+    return inside / len(answers)
+
+
+def per_sample(task: Task, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
+    """Statistics (credit, 1) of every sample, for tasks whose units are samples and whose score is a mean."""
+    credit = [task.correct(s, p) for s, p in zip(samples, predictions, strict=True)]
+    return np.stack([np.array(credit, float), np.ones(len(credit))], 1)

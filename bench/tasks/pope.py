@@ -1,0 +1,55 @@
+"""POPE in miniature: is the object there? Negatives are random, popular or adversarial; F1 averaged over the three.
+
+    is there a red star ? -> no
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bench.tasks.base import Sums, Task, normal
+from bench.tasks.micro import sample, scenes
+from compress.micro import questions as q
+from compress.micro.world import rng_of
+from compress.samples import Sample
+
+
+class Pope(Task):
+    """Object existence against random, popular and adversarial negatives, mean F1 (POPE)."""
+
+    name = "pope"
+    metric = "F1"
+
+    def micro(self, n: int, split: str = "test") -> list[Sample]:
+        made: list[Sample] = []
+        for number, picture in scenes(self.name, split):
+            if len(made) >= n:
+                break
+            subset = q.NEGATIVES[number % 3]
+            rng = rng_of(split, picture.seed, 2)
+            no = q.exist(picture, rng, negative=subset)
+            yes = next(a for a in iter(lambda r=rng, p=picture: q.exist(p, r), 0) if a is not None and a.answer == "yes")  # type: ignore[misc]
+            if no is None:
+                continue
+            for question in (yes, no):
+                made.append(sample(self.name, len(made), picture, question, subset=subset))
+        return made[:n]
+
+    def statistics(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
+        """Per sample: true positives, false positives, false negatives in the columns of its subset, [U, 9]."""
+        sums = np.zeros((len(samples), 9))
+        for row, (one, prediction) in enumerate(zip(samples, predictions, strict=True)):
+            yes, truth = "yes" in normal(prediction).split(), one.answers[0] == "yes"
+            at = 3 * q.NEGATIVES.index(one.info["subset"])
+            sums[row, at] = yes and truth
+            sums[row, at + 1] = yes and not truth
+            sums[row, at + 2] = not yes and truth
+        return sums
+
+    def value(self, sums: Sums) -> Sums:
+        parts = sums.reshape(*sums.shape[:-1], 3, 3)
+        f1 = 2 * parts[..., 0] / np.maximum(2 * parts[..., 0] + parts[..., 1] + parts[..., 2], 1e-12)
+        asked = parts.sum(-1) > 0
+        return 100 * (f1 * asked).sum(-1) / np.maximum(asked.sum(-1), 1)

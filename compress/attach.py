@@ -1,0 +1,196 @@
+"""Apply a compression method to a live, unmodified transformers model. The only file with hooks.
+
+    with attach(model, FastV(), keep=64) as trace:
+        model.generate(**inputs)
+    trace.samples[0].entering          # visual tokens entering each decoder layer
+
+Before every decoder layer where the method acts a hook gathers the rows that go on, so that this and all
+deeper layers, and their caches, really are shorter. While decoding, each layer gets the mask and the
+positions that belong to its own cache. A method that acts at VISION chooses at layer 0 too, where the prompt
+is known: the tower's tokens wait until then, and only those that stay are projected.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from compress.base import VISION, Accounting, Positions, Selector, plan
+from compress.layout import read_layout
+from compress.models import MLLM, adapt
+from compress.prefill import Arguments, Encoding, Prefill, Record
+
+_attached: WeakSet[nn.Module] = WeakSet()
+
+
+@dataclass
+class Trace:
+    """Records of all prefills inside one `attach`, in order; one per batch row, so beams have one each."""
+
+    samples: list[Record] = field(default_factory=list)
+
+
+@contextmanager
+def attach(
+    model: PreTrainedModel | MLLM,
+    selector: Selector,
+    keep: int = 64,
+    *,
+    accounting: Accounting = "average",
+    positions: Positions | None = None,
+) -> Iterator[Trace]:
+    """Compress the visual tokens of every sample that goes through `model` inside the block.
+
+    `generate` (greedy, sampling, beams) and plain calls of the model work, at batch 1 and with left padding;
+    logits and caches are shorter where tokens were dropped. All text counts as prompt. `positions` defaults
+    to what the method's official code does. Keeping all tokens leaves the model untouched, bit for bit. Only
+    calls of the model itself are compressed, not of its parts; under a method that acts at VISION the
+    projector alone returns NaN.
+
+    ValueError for an unsupported model, an impossible budget, a second method on the same model, and for
+    inputs that cannot be compressed: `labels`, `inputs_embeds`, masks that are not 2-D, right padding,
+    several images in one sample, static caches, chunked prefill, assisted decoding.
+    """
+    mllm = adapt(model)
+    if positions not in (None, "original", "compact"):
+        raise ValueError(f"positions={positions!r}: choose 'original' or 'compact'")
+    count = len(mllm.tower_layers)
+    for layer in selector.tower_layers:
+        if not -count <= layer < count:
+            raise ValueError(f"{type(selector).__name__} reads tower layer {layer}: the tower has {count}")
+    session = _Session(mllm, selector, keep, accounting, positions or selector.positions)
+    if mllm.model in _attached:
+        raise ValueError(f"{mllm.name} has a method attached already: leave that `with` block first")
+    _attached.add(mllm.model)
+    try:
+        session.hook()
+        yield session.trace
+    finally:
+        session.unhook()
+        _attached.discard(mllm.model)
+
+
+class _Session:
+    """One method on one model: hooks that hand every prefill and every decoding step to a `Prefill`."""
+
+    def __init__(
+        self, mllm: MLLM, selector: Selector, keep: int, accounting: Accounting, positions: Positions
+    ):
+        self.mllm, self.selector = mllm, selector
+        self.keep, self.accounting, self.positions = keep, accounting, positions
+        self.schedule = self.plan(mllm.visual_tokens)  # a bad budget fails here, not in a batch
+        self.trace = Trace()
+        self.handles: list[Any] = []
+        self.encoding: Encoding | None = None
+        self.prefill: Prefill | None = None
+        self.phase = ""  # "prefill" or "decode" while the model itself is being called
+        self.signature = inspect.signature(mllm.model.forward)
+
+    def plan(self, tokens: int) -> dict[int, int]:
+        return plan(self.selector, tokens, self.keep, self.mllm.layers, self.accounting) if tokens else {}
+
+    def hook(self) -> None:
+        mllm, add = self.mllm, self.handles.append
+        add(mllm.model.register_forward_pre_hook(self._begin, with_kwargs=True))
+        add(mllm.model.register_forward_hook(self._end, always_call=True))
+        add(mllm.tower.register_forward_pre_hook(self._encode, with_kwargs=True))
+        for layer in self.selector.tower_layers:
+            module = mllm.tower_layers[layer]
+            add(module.register_forward_pre_hook(partial(self._tower_layer, layer), with_kwargs=True))
+        if VISION in self.schedule:
+            add(mllm.tower.register_forward_hook(self._encoded))
+            add(mllm.projector.register_forward_pre_hook(self._put_aside))
+            add(mllm.projector.register_forward_hook(self._fill))
+        for number, module in enumerate(mllm.decoder.layers):
+            add(module.register_forward_pre_hook(partial(self._layer, number), with_kwargs=True))
+
+    def unhook(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    # The model's own call -----------------------------------------------------------------------------------
+
+    def _begin(self, module: nn.Module, args: tuple, kwargs: Arguments) -> tuple[tuple, Arguments]:
+        given = self.signature.bind_partial(*args, **kwargs).arguments
+        cache, ids = given.get("past_key_values"), given.get("input_ids")
+        if getattr(cache, "is_compileable", False):
+            raise ValueError("a static cache has one length for all layers: use the default, a dynamic cache")
+        if given.get("labels") is not None:
+            raise ValueError(
+                "labels do not line up with a shortened sequence: compute the loss from the last logits"
+            )
+        if ids is None:
+            raise ValueError(
+                "give input_ids and pixel_values: inputs_embeds do not say which tokens are visual"
+            )
+        if cache is None or cache.get_seq_length() == 0:
+            mllm, mask = self.mllm, given.get("attention_mask")
+            layout = read_layout(ids, mask, mllm.image_token_id, mllm.visual_tokens)
+            schedules = [self.plan(len(index)) for index in layout.index]
+            self.prefill = Prefill(mllm, self.selector, self.positions, ids, layout, schedules)
+            self.phase = "prefill"
+            return args, kwargs
+        if self.prefill is None or ids.shape[1] != 1:
+            raise ValueError(
+                "a compressed cache grows by one token at a time, inside the `with` block of its prefill: "
+                "no chunked prefill, no assisted decoding, no continued conversation"
+            )
+        if (
+            given.get("position_ids") is None
+        ):  # the model would count the first layer's cache, which may be shorter
+            position = self.prefill.untouched.length + self.prefill.decoded
+            kwargs = {**kwargs, "position_ids": ids.new_full((1, 1), position)}
+        self.prefill.next_step()
+        self.phase = "decode"
+        return args, kwargs
+
+    def _layer(
+        self, number: int, layer: nn.Module, args: tuple, kwargs: Arguments
+    ) -> tuple[tuple, Arguments] | None:
+        prefill, (hidden, *others) = self.prefill, args
+        if not self.phase or prefill is None:
+            return None
+        if self.phase == "decode":
+            return args, prefill.decode(number, hidden, kwargs)
+        if number == 0:
+            prefill.encoding = self.encoding
+        hidden, kwargs = prefill.enter(number, hidden, kwargs)
+        return (hidden, *others), kwargs
+
+    def _end(self, module: nn.Module, args: tuple, output: Any) -> None:
+        """Called after exceptions too, then without output."""
+        if self.phase == "prefill" and self.prefill and output is not None:
+            self.trace.samples += map(self.prefill.record, range(len(self.prefill.ids)))
+        self.phase = ""
+
+    # The vision tower, which `generate` may run before it calls the model -----------------------------------
+
+    def _encode(self, module: nn.Module, args: tuple, kwargs: Arguments) -> None:
+        self.encoding = Encoding(args[0] if args else kwargs["pixel_values"])
+
+    def _tower_layer(self, layer: int, module: nn.Module, args: tuple, kwargs: Arguments) -> None:
+        if self.encoding:
+            self.encoding.inputs[layer] = args[0] if args else kwargs["hidden_states"]
+
+    def _encoded(self, module: nn.Module, args: tuple, output: Any) -> None:
+        if self.encoding:
+            self.encoding.cls = self.mllm.tower_cls(output)
+
+    def _put_aside(self, module: nn.Module, args: tuple) -> tuple[Tensor]:
+        if self.encoding:
+            self.encoding.features = args[0]
+        return (args[0][:, :0],)
+
+    def _fill(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        """Something for every placeholder: no layer of the decoder sees it, and others shall notice."""
+        return F.pad(output, (0, 0, 0, self.mllm.visual_tokens), value=torch.nan)

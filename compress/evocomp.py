@@ -1,0 +1,33 @@
+"""EvoComp (2026): a small network, trained on searched labels, chooses visual tokens by the question."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from compress.base import INPUT, Scorer, View
+from compress.network import Compressor, Tokens
+
+
+@dataclass
+class EvoComp(Scorer):
+    """Keep the tokens to which a trained compressor gives the highest probability (paper section 5).
+
+    `compressor` is the folder that training wrote, or the network itself. The choice needs the aligned
+    embeddings only, so `depth` may be the decoder's input (the paper's EvoComp@0) or any layer (EvoComp@2).
+    """
+
+    compressor: str | Compressor
+    depth: int = INPUT
+
+    def score(self, view: View) -> Tensor:
+        return self.network.to(view.visual.device).score(Tokens(view.visual, view.text, view.before))
+
+    @cached_property
+    def network(self) -> Compressor:
+        """The compressor, loaded when it is first needed; ValueError if the folder holds none."""
+        return (
+            self.compressor if isinstance(self.compressor, Compressor) else Compressor.load(self.compressor)
+        )

@@ -1,0 +1,191 @@
+"""Label kinds: from one sample and a budget of evaluations to the tokens to keep. A new kind is a class and a
+line below.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evosearch import GROUPERS, STRATEGIES, DpcKnn, Grouping, Result, pick, search
+
+Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """One sample to label. `loss` takes kept indices [P, K], rows ascending, and returns losses [P]."""
+
+    visual: Floats  # [N, D] aligned embeddings
+    anchors: Floats  # [V, D] the LLM's input embeddings
+    grid: tuple[int, int]
+    loss: Callable[[Ints], Floats]
+    keep: int  # G, tokens in the label
+    grouper: str
+    strategy: str
+    evaluations: int
+    seed: int
+
+    def groups(self) -> Grouping:
+        """The search space: exactly `keep` groups."""
+        offered = {"groups": self.keep, "anchors": self.anchors, "grid": self.grid, "seed": self.seed}
+        return pick(GROUPERS, self.grouper, "grouper", **offered)(self.visual)
+
+    def search(self) -> Result:
+        """The search that the strategy's name asks for, with its whole archive."""
+        strategy = pick(STRATEGIES, self.strategy, "strategy")
+        return search(self.groups(), self.loss, strategy, seed=self.seed, budget=self.evaluations)
+
+    def single_loss(self, kept: Ints) -> float:
+        return float(self.loss(kept[None])[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """A label.
+
+    `before` is the mean loss of the search's first batch, what a random candidate costs; `after` the label's.
+
+    `evaluations` counts every candidate whose loss was computed, the label itself included.
+    """
+
+    kept: Ints  # [G] ascending
+    before: float
+    after: float
+    evaluations: int
+    score: Floats | None = None  # [N] higher = more worth keeping
+
+
+class Kind(ABC):
+    """A way to label. Subclasses are dataclasses whose fields are options (`attribution:ridge=3`)."""
+
+    strategy: ClassVar[str] = "evolution"  # unless the configuration names one
+
+    @abstractmethod
+    def __call__(self, problem: Problem) -> Choice: ...
+
+
+@dataclass(frozen=True)
+class Best(Kind):
+    """The best mask of the search; the paper's label."""
+
+    def __call__(self, problem: Problem) -> Choice:
+        found = problem.search()
+        return Choice(found.indices, found.logbook[0]["mean"], found.loss, found.evaluations)
+
+
+@dataclass(frozen=True)
+class RandomPick(Kind):
+    """A random token of each group, without a search; the paper's ablation."""
+
+    def __call__(self, problem: Problem) -> Choice:
+        space = problem.groups()
+        kept = space.indices(space.random(Random(problem.seed), 1))[0]
+        loss = problem.single_loss(kept)
+        return Choice(kept, loss, loss, 1)
+
+
+@dataclass(frozen=True)
+class ClusterCentres(Kind):
+    """The centres of DPC-KNN clusters, without a search; the paper's ablation."""
+
+    neighbours: int = 5
+
+    def __call__(self, problem: Problem) -> Choice:
+        kept = np.sort(DpcKnn(problem.keep, self.neighbours, problem.seed).clusters(problem.visual).centres)
+        loss = problem.single_loss(kept)
+        return Choice(kept, loss, loss, 1)
+
+
+@dataclass(frozen=True)
+class Elite(Kind):
+    """The tokens most frequent among the best candidates of the whole search (ours).
+
+    `share` of all evaluated candidates are the elite. The score is the frequency among them minus that among
+    all, so that a token which every candidate holds, being alone in its group, gains nothing by it.
+    """
+
+    share: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share={self.share}: choose a share of the candidates in (0, 1]")
+
+    def __call__(self, problem: Problem) -> Choice:
+        found = problem.search()
+        kept_by = inclusion(found.archive.indices, len(problem.visual))
+        elite = np.argsort(found.archive.losses, kind="stable")[: max(1, round(self.share * len(kept_by)))]
+        return _by_score(kept_by[elite].mean(0) - kept_by.mean(0), found, problem)
+
+
+@dataclass(frozen=True)
+class Attribution(Kind):
+    """The tokens whose presence lowers the loss most, by ridge regression over all evaluated masks (ours).
+
+    Every evaluation tells something about every token, while the best mask tells of one. `ridge` is the
+    penalty; without one it is chosen per sample by generalised cross-validation.
+    """
+
+    ridge: float | None = None
+    strategy: ClassVar[str] = "uniform"  # masks that no group restricts
+
+    def __post_init__(self) -> None:
+        if self.ridge is not None and self.ridge <= 0:
+            raise ValueError(
+                f"ridge={self.ridge}: choose a penalty above 0, or none to have it chosen per sample"
+            )
+
+    def __call__(self, problem: Problem) -> Choice:
+        found = problem.search()
+        kept_by = inclusion(found.archive.indices, len(problem.visual))
+        return _by_score(-ridge_weights(kept_by, found.archive.losses, self.ridge), found, problem)
+
+
+def inclusion(indices: Ints, items: int) -> NDArray[np.float64]:
+    """Kept indices [P, K] as a matrix of zeros and ones [P, N]."""
+    matrix = np.zeros((len(indices), items))
+    np.put_along_axis(matrix, indices, 1.0, axis=1)
+    return matrix
+
+
+def ridge_weights(features: Floats, values: Floats, penalty: float | None = None) -> NDArray[np.float64]:
+    """Weights [N] of a ridge regression with intercept of `values` [P] on `features` [P, N].
+
+    Without a penalty, the one of a logarithmic grid with the least generalised cross-validation error (Golub,
+    Heath and Wahba, 1979).
+    """
+    centred = features - features.mean(0)
+    target = values - values.mean()
+    left, singular, right = np.linalg.svd(centred, full_matrices=False)
+    projected, power = left.T @ target, singular**2
+
+    def error(candidate: float) -> float:
+        shrink = power / (power + candidate)
+        residual = target @ target - ((2 - shrink) * shrink * projected**2).sum()
+        return float(residual / max(len(target) - 1 - shrink.sum(), 1e-9) ** 2)
+
+    chosen = penalty if penalty is not None else min(np.logspace(-1, 4, 26).tolist(), key=error)
+    weights: NDArray[np.float64] = right.T @ (singular / (power + chosen) * projected)
+    return weights
+
+
+def _by_score(score: NDArray[np.float64], found: Result, problem: Problem) -> Choice:
+    kept = np.sort(np.argsort(-score, kind="stable")[: problem.keep])
+    after = problem.single_loss(kept)
+    return Choice(kept, found.logbook[0]["mean"], after, found.evaluations + 1, score)
+
+
+KINDS: dict[str, type[Kind]] = {
+    "best": Best,
+    "random": RandomPick,
+    "dpc-knn": ClusterCentres,
+    "elite": Elite,
+    "attribution": Attribution,
+}

@@ -1,0 +1,180 @@
+"""What the compressor is trained to minimise (paper section 6): a classification loss plus a separation loss.
+
+Shapes: `logits`, `targets` and `valid` are [B, N], one entry per visual token of B samples; targets lie in
+[0, 1] (hard labels are 0 and 1); entries where `valid` is False are padding and count for nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NORMALISERS = ("nonempty", "bins")
+
+
+class GHM(nn.Module):
+    """Gradient harmonised cross-entropy in unit-region form (Li et al., AAAI 2019; EvoComp eq. 3 and 4).
+
+    [0, 1] is cut into `bins` regions of the gradient norm g = |p - y|; a token weighs the less the more
+    tokens share its region. `normalise_by="nonempty"` averages over the occupied regions, as the authors'
+    code does, "bins" over all of them, as the equation does. `momentum` > 0 averages the counts over
+    successive batches; like the authors' code it starts at zero without bias correction, and empty regions do
+    not decay.
+    """
+
+    counts: Tensor  # [bins], running; unused at momentum 0
+
+    def __init__(self, bins: int = 100, momentum: float = 0.0, normalise_by: str = "nonempty"):
+        super().__init__()
+        if bins < 1:
+            raise ValueError(f"bins={bins}: choose at least 1 region")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum={momentum}: choose a value in [0, 1)")
+        if normalise_by not in NORMALISERS:
+            raise ValueError(f"normalise_by={normalise_by!r}: choose one of {', '.join(NORMALISERS)}")
+        self.bins, self.momentum, self.normalise_by = bins, momentum, normalise_by
+        self.register_buffer("counts", torch.zeros(bins))
+
+    @torch.no_grad()
+    def weights(self, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+        """Weight of every token, 0 where invalid; with momentum, takes this batch into the running counts."""
+        norm = (logits.sigmoid() - targets).abs()
+        region = (norm * self.bins).long().clamp(0, self.bins - 1)
+        batch = torch.bincount(region[valid], minlength=self.bins).to(self.counts)
+        occupied = batch > 0
+        density = batch
+        if self.momentum:
+            moved = self.momentum * self.counts + (1 - self.momentum) * batch
+            self.counts = torch.where(occupied, moved, self.counts)
+            density = self.counts
+        regions = occupied.sum().clamp(min=1) if self.normalise_by == "nonempty" else self.bins
+        total = valid.sum().clamp(min=1)
+        weights = total / (density * regions)
+        return torch.where(valid, weights[region], 0).to(logits.dtype)
+
+    def forward(self, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+        weights = self.weights(logits, targets, valid)
+        loss = F.binary_cross_entropy_with_logits(logits, targets, weights, reduction="sum")
+        return loss / valid.sum().clamp(min=1)
+
+
+class Focal(nn.Module):
+    """Focal loss (Lin et al., ICCV 2017): easy tokens are damped by |p - y|^gamma.
+
+    `normalise_by` divides the sum by the "tokens" or by the "positives" (targets above one half), as
+    detectors do.
+    """
+
+    def __init__(self, alpha: float = 0.25, gamma: float = 2.0, normalise_by: str = "tokens"):
+        super().__init__()
+        if normalise_by not in ("tokens", "positives"):
+            raise ValueError(f"normalise_by={normalise_by!r}: choose tokens or positives")
+        self.alpha, self.gamma, self.normalise_by = alpha, gamma, normalise_by
+
+    def forward(self, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+        balance = self.alpha * targets + (1 - self.alpha) * (1 - targets)
+        damping = (logits.sigmoid() - targets).abs() ** self.gamma
+        loss = balance * damping * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        counted = valid if self.normalise_by == "tokens" else valid & (targets > 0.5)
+        return loss[valid].sum() / counted.sum().clamp(min=1)
+
+
+class CrossEntropy(nn.Module):
+    """Binary cross-entropy, the mean over tokens."""
+
+    def forward(self, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(
+            logits, targets, valid.to(logits), reduction="sum"
+        ) / valid.sum().clamp(min=1)
+
+
+class Listwise(nn.Module):
+    """Cross-entropy between softmax(logits) and the targets scaled to sum to one, per sample (ours).
+
+    It trains the ranking inside a sample, which is all that a top-k choice uses, and a sample with few
+    relevant tokens counts as much as one with many. Samples without any positive target count for nothing.
+    """
+
+    def forward(self, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+        log_share = logits.masked_fill(~valid, -torch.inf).log_softmax(-1).masked_fill(~valid, 0)
+        targets = targets * valid
+        mass = targets.sum(-1)
+        loss = -(targets * log_share).sum(-1) / mass.clamp(min=torch.finfo(mass.dtype).tiny)
+        return loss.sum() / (mass > 0).sum().clamp(min=1)
+
+
+def cosine_loss(hidden: Tensor, kept: Tensor, valid: Tensor) -> Tensor:
+    """Mean cosine similarity over all (retained, discarded) pairs of a sample, averaged over the batch (eq.
+    5).
+
+    hidden [B, N, D] are the visual representations that enter the classifier, kept [B, N] the label. The mean
+    over pairs is the dot product of the two mean unit vectors, so it costs O(N D). In [-1, 1], lower
+    separates better; a sample with one side empty contributes 0.
+    """
+    unit = F.normalize(hidden, dim=-1)
+
+    def centre(members: Tensor) -> Tensor:  # [B, N] -> [B, D]
+        share = members.to(unit)
+        return (share[:, None] @ unit).squeeze(1) / share.sum(-1, keepdim=True).clamp(min=1)
+
+    return (centre(kept & valid) * centre(~kept & valid)).sum(-1).mean()
+
+
+class Objective(nn.Module):
+    """The training loss: `classification` on the targets, plus `weight` times the cosine loss."""
+
+    def __init__(self, classification: nn.Module, weight: float):
+        super().__init__()
+        self.classification, self.weight = classification, weight
+
+    def forward(self, logits: Tensor, hidden: Tensor, targets: Tensor, kept: Tensor, valid: Tensor) -> Tensor:
+        """A scalar; targets [B, N] in [0, 1] teach the classifier, kept [B, N] bool is what is separated."""
+        loss = self.classification(logits, targets, valid)
+        return loss + self.weight * cosine_loss(hidden, kept, valid) if self.weight else loss
+
+
+@dataclass(frozen=True)
+class LossKind:
+    summary: str
+    classification: str
+    cosine: bool
+
+
+LOSSES: dict[str, LossKind] = {
+    "ghm+cos": LossKind("gradient harmonised cross-entropy and cosine separation: the paper's", "ghm", True),
+    "ghm": LossKind("gradient harmonised cross-entropy alone (ablation)", "ghm", False),
+    "ce+cos": LossKind("cross-entropy and cosine separation (ablation)", "ce", True),
+    "focal+cos": LossKind("focal loss and cosine separation (ablation)", "focal", True),
+    "ce": LossKind("cross-entropy alone (ablation)", "ce", False),
+    "list": LossKind("softmax cross-entropy over the tokens of each sample (ours)", "list", False),
+    "list+cos": LossKind("softmax cross-entropy over the tokens, and cosine separation (ours)", "list", True),
+}
+
+
+def make_objective(
+    name: str = "ghm+cos",
+    *,
+    bins: int = 100,
+    momentum: float = 0.0,
+    normalise_by: str = "nonempty",
+    lambda_cos: float = 1.0,
+) -> Objective:
+    """The objective called `name` in LOSSES; `lambda_cos` weighs the cosine, the other options are GHM's."""
+    if name not in LOSSES:
+        near = difflib.get_close_matches(name, LOSSES, n=1)
+        hint = f"did you mean {near[0]!r}? Losses: " if near else "choose from "
+        raise ValueError(f"unknown loss {name!r}; {hint}{', '.join(LOSSES)}")
+    kind = LOSSES[name]
+    classifications: dict[str, Callable[[], nn.Module]] = {
+        "ghm": partial(GHM, bins, momentum, normalise_by),
+        "focal": Focal,
+        "ce": CrossEntropy,
+        "list": Listwise,
+    }
+    return Objective(classifications[kind.classification](), lambda_cos if kind.cosine else 0.0)

@@ -1,0 +1,308 @@
+"""Stages 2 and 3 of the recipe: alignment and instruction tuning on frozen tower features.
+
+Alignment teaches the projector to put a patch near the words for what it shows. Instruction tuning packs one image and
+many questions into one sequence: questions see the image and themselves, never each other, so the visual tokens are
+paid for once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+from compress.micro.language import CELLS, CHINESE, tokenizer
+from compress.micro.optim import Optimiser, checkpointed
+from compress.micro.questions import FAMILIES, mixture
+from compress.micro.tower import IGNORE, KINDS, Scenes, features, normalise, training_spoil
+from compress.micro.world import COLORS, GRID, SHAPES, TEXTURES, rng_of, scene
+
+VISUAL = GRID * GRID
+PREFIX = 2  # <s> user
+
+
+def new_model(vision: CLIPVisionConfig, *, width: int, inner: int, layers: int, heads: int, seed: int) -> LlavaForConditionalGeneration:
+    """An untrained LLaVA with the micro vocabulary; words of the second language start from their translations."""
+    tok = tokenizer()
+    torch.manual_seed(seed)
+    text = LlamaConfig(
+        vocab_size=len(tok), hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=1024,
+        pad_token_id=tok.pad_token_id, bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id,
+        initializer_range=0.08, tie_word_embeddings=False,
+    )  # fmt: skip
+    config = LlavaConfig(
+        vision_config=vision, text_config=text, image_token_index=tok.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-2, vision_feature_select_strategy="default", image_seq_length=VISUAL,
+        tie_word_embeddings=False, pad_token_id=tok.pad_token_id,
+    )  # fmt: skip
+    model = LlavaForConditionalGeneration(config)
+    decoder, head = model.model.language_model, model.lm_head
+    with torch.no_grad():
+        table = decoder.embed_tokens.weight
+        table.normal_(0, 0.5)
+        index = tok.get_vocab()
+        for english, pinyin in CHINESE.items():
+            table[index[pinyin]] = table[index[english]] + 0.15 * torch.randn(width)
+        head.weight.copy_(table * 0.3)
+        for layer in decoder.layers:
+            layer.self_attn.o_proj.weight.zero_()  # residual branches start silent
+            layer.mlp.down_proj.weight.zero_()
+            layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)  # and look for what is like themselves
+    for p in model.model.vision_tower.parameters():
+        p.requires_grad_(False)
+    return model
+
+
+@torch.no_grad()
+def tower_features(tower: CLIPVisionModel, scenes: Scenes) -> Tensor:
+    """Penultimate patch features of every scene, [n, 144, D] float16, CLS left out as LLaVA does."""
+    pixels = torch.from_numpy(scenes.pixels)
+    return torch.cat([features(tower, normalise(part))[0][:, 1:].half() for part in pixels.split(64)])
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """The questions of one scene as token ids: `prompt` up to and with "assistant", `answer` up to and with </s>."""
+
+    prompts: list[list[int]]
+    answers: list[list[int]]
+    families: list[str]
+
+
+def lessons(split: str, seeds: range, epoch: int, n: int) -> list[Lesson]:
+    """`n` questions for each scene, new ones in every epoch."""
+    tok = tokenizer()
+    index, end = tok.get_vocab(), tok.eos_token_id
+
+    def ids(text: str) -> list[int]:
+        return [index[w] for w in text.replace(",", " , ").split()]
+
+    made = []
+    for seed in seeds:
+        asked = mixture(scene(split, seed, training_spoil(seed)), rng_of(split, seed, 10 + epoch), n)
+        made.append(
+            Lesson([ids(q.text + " assistant") for q in asked], [[*ids(q.answer), end] for q in asked], [q.family for q in asked])
+        )
+    return made
+
+
+def all_lessons(split: str, count: int, epoch: int, n: int) -> list[Lesson]:
+    from multiprocessing import get_context
+
+    with get_context("spawn").Pool(2) as pool:
+        parts = pool.starmap(lessons, [(split, range(i, min(i + 500, count)), epoch, n) for i in range(0, count, 500)])
+    return [lesson for part in parts for lesson in part]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch of lessons: ids, positions, block [B, T] of the text after the image (block -1 = padding); target [B, T]."""
+
+    ids: Tensor
+    positions: Tensor
+    block: Tensor
+    target: Tensor
+
+    def mask(self, kept: int) -> Tensor:
+        """[B, 1, S, S] bool over prefix, `kept` visual tokens and text: causal, blocks blind to each other."""
+        b, t = self.ids.shape
+        front = PREFIX + kept
+        block = torch.cat([torch.zeros(b, front, dtype=torch.long), self.block], 1)
+        order = torch.arange(front + t)
+        causal = order[:, None] >= order
+        same = (block[:, :, None] == block[:, None]) | (block[:, None] == 0)
+        return (causal & same)[:, None]
+
+
+    def answers(self) -> Tensor:
+        """[M] the target ids, in the order of `run`'s logits."""
+        return self.target[self.target != IGNORE]
+
+    def weight(self) -> Tensor:
+        """[M] weights of the targets, summing to 1, the same total for every question however long its answer."""
+        rows = self.target != IGNORE
+        question = (torch.arange(len(self.ids))[:, None] * 1000 + self.block)[rows]
+        _, inverse, size = question.unique(return_inverse=True, return_counts=True)
+        return 1 / (size[inverse] * len(size))
+
+
+def pack(batch: list[Lesson], length: int | None = None) -> Packed:
+    """Pad to the longest lesson, or to exactly `length` tokens, leaving out the questions that do not fit."""
+    rows = []
+    for lesson in batch:
+        ids, positions, block, target = [], [], [], []
+        for i, (prompt, answer) in enumerate(zip(lesson.prompts, lesson.answers, strict=True)):
+            text = prompt + answer[:-1]
+            if length is not None and len(ids) + len(text) > length:
+                continue
+            ids += text
+            positions += range(PREFIX + VISUAL, PREFIX + VISUAL + len(text))
+            block += [i + 1] * len(text)
+            target += [IGNORE] * (len(prompt) - 1) + answer
+        rows.append((ids, positions, block, target))
+    longest = length or max(len(r[0]) for r in rows)
+    fill = (0, 0, -1, IGNORE)
+    columns = [torch.tensor([r[c] + [fill[c]] * (longest - len(r[c])) for r in rows]) for c in range(4)]
+    return Packed(*columns)
+
+
+def run(model: LlavaForConditionalGeneration, visual: Tensor, packed: Packed, keep: Tensor | None = None) -> Tensor:
+    """Logits [M, V] at the M rows that have a target. `keep` [B, K] reads only these visual tokens, in place."""
+    decoder = model.model.language_model
+    batch = len(visual)
+    tok_prefix = torch.tensor([[1, _user_id()]]).expand(batch, -1)
+    place = torch.arange(VISUAL).expand(batch, -1) if keep is None else keep
+    if keep is not None:
+        visual = visual.gather(1, keep[..., None].expand(-1, -1, visual.shape[-1]))
+    embeds = torch.cat([decoder.embed_tokens(tok_prefix), visual, decoder.embed_tokens(packed.ids)], 1)
+    positions = torch.cat([torch.arange(PREFIX).expand(batch, -1), PREFIX + place, packed.positions], 1)
+    out = decoder(
+        inputs_embeds=embeds, attention_mask=packed.mask(visual.shape[1]), position_ids=positions, use_cache=False
+    ).last_hidden_state
+    rows = packed.target != IGNORE
+    return model.lm_head(out[:, PREFIX + visual.shape[1] :][rows])
+
+
+def _user_id(cache: list[int] = []) -> int:  # noqa: B006
+    if not cache:
+        cache.append(tokenizer().convert_tokens_to_ids("user"))
+    return cache[0]
+
+
+class Alignment(nn.Module):
+    """Pulls a projected patch towards the embeddings of the words for its content (shape or digit, colour; or texture
+    and cell on background): the alignment stage, kept on with a small weight afterwards so that anchors keep meaning."""
+
+    def __init__(self, scenes: Scenes) -> None:
+        super().__init__()
+        index = tokenizer().get_vocab()
+        self.kind_word = torch.tensor([index[w] for w in (*SHAPES, *"0123456789")])
+        self.color_word = torch.tensor([index[w] for w in COLORS])
+        self.texture_word = torch.tensor([index[w] for w in TEXTURES])
+        self.cell_word = torch.tensor([index[CELLS[r // 2 * 6 + c // 2]] for r in range(GRID) for c in range(GRID)])
+        self.kind, self.color = torch.from_numpy(scenes.kind), torch.from_numpy(scenes.color)
+        self.texture = torch.from_numpy(scenes.texture)
+
+    def forward(self, visual: Tensor, table: Tensor, pick: Tensor) -> Tensor:
+        logits = 12 * F.normalize(visual, dim=-1) @ F.normalize(table, dim=-1).T  # [B, 144, V]
+        logp = logits.log_softmax(-1)
+        kind, color = self.kind[pick], self.color[pick]
+        thing = kind >= 0
+
+        def said(words: Tensor) -> Tensor:
+            return logp.gather(-1, words[..., None])[..., 0]
+
+        on_thing = 0.4 * said(self.kind_word[kind.clamp(min=0)]) + 0.35 * said(self.color_word[color.clamp(min=0)])
+        cell = said(self.cell_word.expand_as(kind))
+        behind = 0.6 * said(self.texture_word[self.texture[pick]][:, None].expand_as(kind)) + 0.4 * cell
+        loss = -(torch.where(thing, on_thing + 0.25 * cell, behind) * torch.where(thing, 2.0, 0.5))[kind != IGNORE].mean()
+        size = visual.norm(dim=-1).log() - table.norm(dim=-1).mean().log().detach()
+        return loss + 0.1 * size.square().mean()
+
+
+def align(model: LlavaForConditionalGeneration, feats: Tensor, alignment: Alignment, steps: int, log: Callable[[str], None]) -> None:
+    """Stage 2: the projector alone."""
+    projector, table = model.model.multi_modal_projector, model.model.language_model.embed_tokens.weight
+    optimiser = torch.optim.AdamW(projector.parameters(), lr=3e-3)
+    for step in range(steps):
+        pick = torch.randint(len(feats), (32,), generator=torch.Generator().manual_seed(77_000_000 + step))
+        loss = alignment(projector(feats[pick].float()), table.detach(), pick)
+        loss.backward()
+        for group in optimiser.param_groups:
+            group["lr"] = 3e-3 * (1 - step / steps)
+        optimiser.step()
+        optimiser.zero_grad()
+        if step % 100 == 0:
+            log(f"align {step}/{steps} loss {loss.item():.3f}")
+
+
+@torch.no_grad()
+def accuracy(model: LlavaForConditionalGeneration, feats: Tensor, taught: list[Lesson], keep: Tensor | None = None) -> dict[str, float]:
+    """Share of questions whose every answer token is the most likely one, by family and overall."""
+    right: dict[str, list[bool]] = {}
+    for start in range(0, len(taught), 25):
+        part = taught[start : start + 25]
+        packed = pack(part)
+        visual = model.model.multi_modal_projector(feats[start : start + 25].float())
+        logits = run(model, visual, packed, None if keep is None else keep[start : start + 25])
+        rows = packed.target != IGNORE
+        hit = logits.argmax(-1) == packed.target[rows]
+        where, block = rows.nonzero()[:, 0], packed.block[rows]
+        wrong = {(int(w), int(b)) for w, b, h in zip(where, block, hit, strict=True) if not h}
+        for i, lesson in enumerate(part):
+            for j, family in enumerate(lesson.families):
+                right.setdefault(family, []).append((i, j + 1) not in wrong)
+    scores = {f: float(np.mean(right[f])) for f in FAMILIES if f in right}
+    return {"all": float(np.mean([x for v in right.values() for x in v])), **scores}
+
+
+@dataclass(frozen=True)
+class Course:
+    """One run of instruction tuning.
+
+    `every`: only each `every`-th decoder layer takes part (the others are still silent, so leaving them out changes
+    nothing); `visual`: how many visual tokens are read, at random. Both make early training cheap. Learning rates stay
+    constant until step `steady`, then fall.
+    """
+
+    name: str
+    steps: int
+    steady: int
+    every: int = 1
+    visual: int = VISUAL
+    batch: int = 16
+    questions: int = 16
+    text: int = 192
+    lr: float = 2e-3
+    matrix_lr: float = 0.02
+    seed: int = 5
+
+
+def instruct(
+    model: LlavaForConditionalGeneration, feats: Tensor, taught: Callable[[int], list[Lesson]], alignment: Alignment,
+    course: Course, out: Path, log: Callable[[str], None], check: Callable[[], dict[str, float]],
+) -> None:  # fmt: skip
+    """Stage 3, in place; resumes from `out`/<name>.pt. `taught(epoch)` gives the lessons of all scenes."""
+    decoder = model.model.language_model
+    layers = decoder.layers
+    decoder.layers = nn.ModuleList(layers[:: course.every])
+    trained = nn.ModuleDict({"projector": model.model.multi_modal_projector, "decoder": decoder, "head": model.lm_head})
+    optimiser = Optimiser(
+        trained, lr=course.lr, matrix_lr=course.matrix_lr, total=course.steps, steady=course.steady
+    )
+    for layer in decoder.layers:
+        layer.compile()  # a fifth faster; shapes are fixed by `course`
+    per_epoch = len(feats) // course.batch
+    epoch, book, order, mean = -1, [], torch.empty(0), 0.0
+    for step in checkpointed(out / f"{course.name}.pt", trained, optimiser, course.steps, every=250):
+        if step // per_epoch != epoch:
+            epoch = step // per_epoch
+            book = taught(epoch)
+            order = torch.randperm(len(feats), generator=torch.Generator().manual_seed(course.seed + epoch))
+        rng = torch.Generator().manual_seed(course.seed * 1_000_003 + step)
+        pick = order[step % per_epoch * course.batch :][: course.batch]
+        packed = pack([book[i] for i in pick.tolist()], course.text)
+        visual = model.model.multi_modal_projector(feats[pick].float())
+        keep = None
+        if course.visual < VISUAL:
+            keep = torch.rand(len(pick), VISUAL, generator=rng).argsort(1)[:, : course.visual].sort(1).values
+        loss = (packed.weight() * F.cross_entropy(run(model, visual, packed, keep), packed.answers(), reduction="none")).sum()
+        whole = loss + 0.1 * alignment(visual, decoder.embed_tokens.weight, pick)
+        optimiser.step(whole, step)
+        mean = loss.item() if mean == 0 else 0.98 * mean + 0.02 * loss.item()
+        if step % 50 == 0:
+            log(f"{course.name} {step}/{course.steps} loss {mean:.3f}")
+        if step % 500 == 499 or step + 1 == course.steps:
+            log("check " + " ".join(f"{k} {v:.3f}" for k, v in check().items()))
+    decoder.layers = layers
+
+
+assert len(KINDS) == len(SHAPES) + 10

@@ -1,0 +1,74 @@
+"""Optimiser and resumable loop that the stages of the recipe share."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+class Optimiser:
+    """Muon for the matrices inside the blocks, AdamW for everything else.
+
+    Rates warm up, stay at their peak until step `steady` and then fall along a cosine to a fiftieth at step `total`.
+    """
+
+    def __init__(
+        self, module: nn.Module, *, lr: float, matrix_lr: float, total: int, steady: int = 100, warmup: int = 100
+    ) -> None:
+        matrices, rest = [], []
+        for name, p in module.named_parameters():
+            if not p.requires_grad:
+                continue
+            (matrices if p.ndim == 2 and ".layers." in name else rest).append(p)
+        self.total, self.steady, self.warmup = total, max(steady, warmup), warmup
+        self.parameters = [*matrices, *rest]
+        self.parts = [
+            torch.optim.Muon(matrices, lr=matrix_lr, weight_decay=0.01),
+            torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.01),
+        ]
+        self.peaks = [matrix_lr, lr]
+
+    def rate(self, step: int) -> float:
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        done = max(0, step - self.steady) / max(1, self.total - self.steady)
+        return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+    def step(self, loss: Tensor, step: int) -> None:
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"loss is {loss.item()} at step {step}; lower the learning rate")
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        for part, peak in zip(self.parts, self.peaks, strict=True):
+            for group in part.param_groups:
+                group["lr"] = peak * self.rate(step)
+            part.step()
+            part.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> list[dict]:
+        return [part.state_dict() for part in self.parts]
+
+    def load_state_dict(self, states: list[dict]) -> None:
+        for part, state in zip(self.parts, states, strict=True):
+            part.load_state_dict(state)
+
+
+def checkpointed(path: Path, module: nn.Module, optimiser: Optimiser, total: int, every: int) -> Iterator[int]:
+    """Yield the steps still to do; saves module and optimiser to `path` atomically every `every` steps and at the end."""
+    start = 0
+    if path.exists():
+        saved = torch.load(path, weights_only=True)
+        module.load_state_dict(saved["module"])
+        optimiser.load_state_dict(saved["optimiser"])
+        start = saved["step"]
+    for step in range(start, total):
+        yield step
+        if (step + 1) % every == 0 or step + 1 == total:
+            part = path.with_suffix(".part")
+            torch.save({"module": module.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}, part)
+            os.replace(part, path)

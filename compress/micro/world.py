@@ -1,0 +1,277 @@
+"""The micro world: small noisy scenes of coloured shapes and handwritten numbers, exactly known.
+
+A scene follows from `(split, seed)` alone, on every machine. Splits draw from disjoint seed streams *and* disjoint
+handwritten digits (scikit-learn's bundled set), so nothing of a test image was ever seen in training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter
+
+SIDE, PATCH = 96, 8
+GRID = SIDE // PATCH
+
+SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "diamond", "ring", "moon", "hourglass")
+COLORS = {
+    "red": (225, 40, 40),
+    "green": (40, 165, 60),
+    "blue": (45, 80, 225),
+    "yellow": (240, 215, 40),
+    "purple": (140, 50, 170),
+    "orange": (245, 135, 25),
+    "cyan": (50, 205, 215),
+    "pink": (245, 130, 185),
+}
+TEXTURES = ("plain", "stripes", "dots", "checks", "waves", "clouds", "bricks", "gradient")
+SPOILS = ("blur", "dark", "cut")
+SPLITS = ("train", "val", "test")
+
+# Real scenes have common and rare things; popular negatives (POPE) need that.
+_SHAPE_WEIGHTS = np.array([1.6, 1.4, 1.2, 1.1, 1.0, 0.9, 0.8, 0.8, 0.7, 0.5])
+_COLOR_WEIGHTS = np.array([1.5, 1.1, 1.3, 1.0, 0.8, 0.9, 0.7, 0.7])
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A shape, or a handwritten number of one or two digits (`kind == "number"`). Centre and size in pixels."""
+
+    kind: str
+    color: str
+    x: float
+    y: float
+    width: float
+    height: float
+    angle: float = 0.0
+    digits: tuple[int, ...] = ()  # rows of the bundled digit set
+    text: str = ""  # what they read, e.g. "47"
+
+    @property
+    def cell(self) -> tuple[int, int]:
+        """Row and column of the centre on a 6 x 6 map of the scene."""
+        return min(int(self.y * 6 / SIDE), 5), min(int(self.x * 6 / SIDE), 5)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything an image shows. `spoil` is a defect of the photograph, `cover` the rectangle that a cut hides."""
+
+    split: str
+    seed: int
+    things: tuple[Thing, ...]
+    texture: str
+    tone: int
+    spoil: str | None = None
+    cover: tuple[int, int, int, int] | None = None
+
+    def visible(self) -> tuple[Thing, ...]:
+        """The things whose centre no cover hides."""
+        if self.cover is None:
+            return self.things
+        left, top, right, bottom = self.cover
+        return tuple(t for t in self.things if not (left <= t.x < right and top <= t.y < bottom))
+
+
+def rng_of(split: str, seed: int, purpose: int = 0) -> np.random.Generator:
+    """The random stream of one scene; `purpose` separates layout (0), pixels (1) and questions (2 and up)."""
+    if split not in SPLITS:
+        raise ValueError(f"unknown split '{split}'; choose one of {', '.join(SPLITS)}")
+    return np.random.default_rng(np.random.SeedSequence([SPLITS.index(split), seed, purpose]))
+
+
+def scene(split: str, seed: int, spoil: str | None = None) -> Scene:
+    """The scene of one seed: 3 to 6 things that do not overlap, at most two of them numbers."""
+    rng = rng_of(split, seed)
+    count = int(rng.integers(3, 7))
+    numbers = int(rng.choice([0, 1, 2], p=[0.35, 0.5, 0.15]))
+    things: list[Thing] = []
+    for i in range(count):
+        for _ in range(60):
+            thing = _thing(rng, split, number=i < numbers)
+            if all(_apart(thing, other) for other in things):
+                things.append(thing)
+                break
+    texture = TEXTURES[int(rng.integers(len(TEXTURES)))]
+    order = rng.permutation(len(things))
+    made = Scene(split, seed, tuple(things[i] for i in order), texture, int(rng.integers(1 << 30)))
+    return spoiled(made, spoil) if spoil else made
+
+
+def spoiled(scene: Scene, spoil: str) -> Scene:
+    """The same scene badly photographed: blurred, dark, or with a finger over a part that hides one thing."""
+    if spoil not in SPOILS:
+        raise ValueError(f"unknown defect '{spoil}'; choose one of {', '.join(SPOILS)}")
+    if spoil != "cut":
+        return replace(scene, spoil=spoil)
+    rng = rng_of(scene.split, scene.seed, 3)
+    victim = scene.things[int(rng.integers(len(scene.things)))]
+    half_w, half_h = victim.width / 2 + 4, victim.height / 2 + 4
+    box = (
+        max(0, int(victim.x - half_w)),
+        max(0, int(victim.y - half_h)),
+        min(SIDE, int(victim.x + half_w)),
+        min(SIDE, int(victim.y + half_h)),
+    )
+    return replace(scene, spoil=spoil, cover=box)
+
+
+def render(scene: Scene) -> Image.Image:
+    """The photograph, 96 x 96 RGB."""
+    return Image.fromarray(_paint(scene)[0])
+
+
+def patch_labels(scene: Scene) -> tuple[Image.Image, NDArray[np.int64], NDArray[np.float32]]:
+    """The photograph, which thing each of the 12 x 12 patches shows, and how much of the patch it covers.
+
+    Things are counted from 0 in the scene's order; -1 is background, and so is whatever a cut hides.
+    """
+    pixels, masks = _paint(scene)
+    if not masks:
+        return Image.fromarray(pixels), np.full((GRID, GRID), -1), np.zeros((GRID, GRID), np.float32)
+    stack = np.stack(masks)
+    if scene.cover is not None:
+        left, top, right, bottom = scene.cover
+        stack[:, top:bottom, left:right] = 0
+    share = stack.reshape(len(masks), GRID, PATCH, GRID, PATCH).mean((2, 4))
+    owner, cover = share.argmax(0), share.max(0)
+    return Image.fromarray(pixels), np.where(cover > 0.02, owner, -1), cover.astype(np.float32)
+
+
+def _thing(rng: np.random.Generator, split: str, number: bool) -> Thing:
+    color = list(COLORS)[int(rng.choice(len(COLORS), p=_COLOR_WEIGHTS / _COLOR_WEIGHTS.sum()))]
+    if number:
+        rows = rng.choice(_digit_rows(split), size=1 + int(rng.random() < 0.5))
+        height = float(rng.uniform(20, 26))
+        width = height * 0.75 * len(rows)
+        text = "".join(str(_digits()[1][row]) for row in rows)
+        x, y = rng.uniform(width / 2 + 1, SIDE - width / 2 - 1), rng.uniform(height / 2 + 1, SIDE - height / 2 - 1)
+        return Thing("number", color, float(x), float(y), width, height, 0.0, tuple(int(r) for r in rows), text)
+    kind = SHAPES[int(rng.choice(len(SHAPES), p=_SHAPE_WEIGHTS / _SHAPE_WEIGHTS.sum()))]
+    size = float(rng.uniform(14, 27))
+    x, y = rng.uniform(size / 2 + 1, SIDE - size / 2 - 1, 2)
+    return Thing(kind, color, float(x), float(y), size, size, float(rng.uniform(-14, 14)))
+
+
+def _apart(a: Thing, b: Thing) -> bool:
+    return abs(a.x - b.x) > (a.width + b.width) / 2 + 1 or abs(a.y - b.y) > (a.height + b.height) / 2 + 1
+
+
+def _paint(scene: Scene) -> tuple[NDArray[np.uint8], list[NDArray[np.float32]]]:
+    rng = rng_of(scene.split, scene.seed, 1)
+    canvas = _background(scene.texture, np.random.default_rng(scene.tone))
+    masks = []
+    for thing in scene.things:
+        mask = _number_mask(thing) if thing.kind == "number" else _shape_mask(thing)
+        color = np.array(COLORS[thing.color]) + rng.normal(0, 9, 3)
+        shade = np.linspace(rng.uniform(0.85, 1.0), rng.uniform(1.0, 1.1), SIDE)[:, None, None]
+        canvas = canvas * (1 - mask[..., None]) + color * shade * mask[..., None]
+        masks.append(mask)
+    if scene.spoil == "cut" and scene.cover is not None:
+        left, top, right, bottom = scene.cover
+        canvas[top:bottom, left:right] = (196, 150, 128)
+    if scene.spoil == "blur":
+        soft = Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
+        canvas = np.asarray(soft.filter(ImageFilter.GaussianBlur(rng.uniform(1.0, 1.6))), np.float64)
+    if scene.spoil == "dark":
+        canvas = canvas * rng.uniform(0.35, 0.5)
+    canvas = canvas + rng.normal(0, 7, canvas.shape)
+    return canvas.clip(0, 255).astype(np.uint8), masks
+
+
+def _background(texture: str, rng: np.random.Generator) -> NDArray[np.float64]:
+    y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float64)
+    step, phase, turn = rng.uniform(7, 13), rng.uniform(0, 10), rng.uniform(0, np.pi)
+    along = x * np.cos(turn) + y * np.sin(turn) + phase
+    if texture == "stripes":
+        field = (np.sin(along * 2 * np.pi / step) > 0) * 1.0
+    elif texture == "dots":
+        field = ((((x + phase) % step) - step / 2) ** 2 + (((y + phase) % step) - step / 2) ** 2 < step) * 1.0
+    elif texture == "checks":
+        field = ((((x + phase) // step) + ((y + phase) // step)) % 2) * 1.0
+    elif texture == "waves":
+        field = 0.5 + 0.5 * np.sin((y + 4 * np.sin(x * 2 * np.pi / (2.5 * step))) * 2 * np.pi / step)
+    elif texture == "clouds":
+        coarse = Image.fromarray((rng.random((7, 7)) * 255).astype(np.uint8))
+        field = np.asarray(coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC), np.float64) / 255
+    elif texture == "bricks":
+        row = (y + phase) // (step * 0.7)
+        field = 1.0 - (((y + phase) % (step * 0.7) < 1.6) | ((x + row * step * 0.8) % (step * 1.6) < 1.6))
+    elif texture == "gradient":
+        field = (along - along.min()) / (along.max() - along.min())
+    else:
+        field = np.full((SIDE, SIDE), 0.5)
+    low, spread = rng.uniform(70, 150), rng.uniform(25, 45)
+    tint = rng.normal(0, 7, 3)
+    return (low + spread * field)[..., None] + tint
+
+
+_OUTLINES: dict[str, list[tuple[float, float]]] = {
+    "square": [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
+    "triangle": [(0, -1), (1, 0.85), (-1, 0.85)],
+    "diamond": [(0, -1), (0.75, 0), (0, 1), (-0.75, 0)],
+    "cross": [(-0.35, -1), (0.35, -1), (0.35, -0.35), (1, -0.35), (1, 0.35), (0.35, 0.35),
+              (0.35, 1), (-0.35, 1), (-0.35, 0.35), (-1, 0.35), (-1, -0.35), (-0.35, -0.35)],
+    "star": [(np.sin(i * np.pi / 5) * (1, 0.42)[i % 2], -np.cos(i * np.pi / 5) * (1, 0.42)[i % 2]) for i in range(10)],
+    "heart": [(np.sin(t) ** 3, -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)) / 15)
+              for t in np.linspace(0, 2 * np.pi, 40, endpoint=False)],
+    "hourglass": [(-0.95, -1), (0.95, -1), (0.15, 0), (0.95, 1), (-0.95, 1), (-0.15, 0)],
+}  # fmt: skip
+
+
+def _shape_mask(thing: Thing, zoom: int = 4) -> NDArray[np.float32]:
+    half = int(np.ceil(thing.width / 2)) + 2
+    left, top = int(thing.x) - half, int(thing.y) - half
+    side = 2 * half + 1
+    tile = Image.new("L", (side * zoom, side * zoom))
+    draw = ImageDraw.Draw(tile)
+    cx, cy, r = (thing.x - left) * zoom, (thing.y - top) * zoom, thing.width / 2 * zoom
+
+    def disc(x: float, y: float, radius: float, fill: int) -> None:
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
+
+    if thing.kind in _OUTLINES:
+        turn = np.deg2rad(thing.angle)
+        points = np.array(_OUTLINES[thing.kind]) * r
+        turned = points @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+        draw.polygon([(float(px + cx), float(py + cy)) for px, py in turned], fill=255)
+    else:
+        disc(cx, cy, r, 255)
+        if thing.kind == "ring":
+            disc(cx, cy, r * 0.52, 0)
+        elif thing.kind == "moon":
+            disc(cx + r * 0.5, cy - r * 0.15, r * 0.78, 0)
+    return _placed(tile.resize((side, side), Image.Resampling.BOX), left, top)
+
+
+def _number_mask(thing: Thing) -> NDArray[np.float32]:
+    images = _digits()[0]
+    each, height = max(int(thing.width / len(thing.digits)), 1), int(thing.height)
+    strip = Image.new("L", (each * len(thing.digits), height))
+    for i, row in enumerate(thing.digits):
+        glyph = Image.fromarray(np.minimum(images[row] * 24.0, 255).astype(np.uint8))
+        strip.paste(glyph.resize((each, height), Image.Resampling.BICUBIC), (i * each, 0))
+    return _placed(strip, int(thing.x - thing.width / 2), int(thing.y - thing.height / 2))
+
+
+def _placed(tile: Image.Image, left: int, top: int) -> NDArray[np.float32]:
+    whole = Image.new("L", (SIDE, SIDE))
+    whole.paste(tile, (left, top))
+    return np.asarray(whole, np.float32) / 255
+
+
+@lru_cache(maxsize=1)
+def _digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    from sklearn.datasets import load_digits  # bundled with scikit-learn, no download
+
+    bunch = load_digits()
+    return bunch.images, bunch.target
+
+
+def _digit_rows(split: str) -> NDArray[np.int64]:
+    rows = np.arange(len(_digits()[1]))
+    part = np.select([rows % 10 == 8, rows % 10 == 9], [1, 2], 0)
+    return rows[part == SPLITS.index(split)]

@@ -1,0 +1,196 @@
+"""The compressor (paper section 5): one bidirectional layer of the LLM and a classifier on visual tokens."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers.masking_utils import create_bidirectional_mask
+
+from compress.files import replacing
+
+CONFIG, WEIGHTS = "compressor.json", "compressor.safetensors"
+UNSAVED = ("_name_or_path", "architectures", "transformers_version")  # of the LLM's configuration
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a compressor reads of one sample: visual [N, D] and prompt text [T, D], never the answer.
+
+    `before` of the text tokens stand before the image, the others after it.
+    """
+
+    visual: Tensor
+    text: Tensor
+    before: int
+
+
+class Batch(NamedTuple):
+    """Samples packed in LLM order and padded on the right."""
+
+    embeds: Tensor  # [B, S, D]
+    present: Tensor  # [B, S] bool: not padding
+    rows: Tensor  # [B, N] rows of the visual tokens
+    valid: Tensor  # [B, N] bool: not padding
+
+
+def pack(samples: Sequence[Tokens], *, text: bool = True) -> Batch:
+    """Pack ragged samples into one batch; `text=False` leaves the text tokens out."""
+    sequences, rows = [], []
+    for tokens in samples:
+        before = tokens.before if text else 0
+        parts = [tokens.text[:before], tokens.visual, tokens.text[before:]] if text else [tokens.visual]
+        sequences.append(torch.cat(parts))
+        rows.append(torch.arange(before, before + len(tokens.visual), device=tokens.visual.device))
+
+    def filled(lists: Sequence[Tensor]) -> Tensor:
+        return pad_sequence(
+            [torch.ones(len(x), dtype=torch.bool, device=x.device) for x in lists], batch_first=True
+        )
+
+    return Batch(
+        pad_sequence(sequences, batch_first=True),
+        filled(sequences),
+        pad_sequence(rows, batch_first=True),
+        filled(rows),
+    )
+
+
+class Compressor(nn.Module):
+    """Gives every visual token a retention logit: h = x + layer(x), then a linear classifier.
+
+    The layer is shaped like the LLM's own (its class follows from `config`, the LLM's text configuration) but
+    attends in both directions. `text=False` is the ablation that never sees the text. `layers` > 1 takes that
+    many of the LLM's first layers instead of one, and `norm=True` puts an RMS norm before the classifier
+    (both ours). Embeddings of another width are brought to this one by adaptive average pooling over the
+    features (transfer).
+    """
+
+    def __init__(self, config: PreTrainedConfig, *, text: bool = True, layers: int = 1, norm: bool = False):
+        super().__init__()
+        if layers < 1:
+            raise ValueError(f"layers={layers}: a compressor has at least 1 layer")
+        self.text, self.width = text, config.hidden_size
+        self.config = _shortened(config, layers)
+        decoder = AutoModel.from_config(self.config)
+        self.layers, self.rotary = decoder.layers, decoder.rotary_emb
+        for layer in self.layers:
+            layer.self_attn.is_causal = False
+        self.norm = nn.RMSNorm(self.width, eps=1e-6) if norm else nn.Identity()
+        self.head = nn.Linear(self.width, 1)
+
+    @classmethod
+    def from_decoder(
+        cls, decoder: Any, *, text: bool = True, layers: int = 1, norm: bool = False
+    ) -> Compressor:
+        """A compressor that starts from a copy of the first layers of `decoder`, the LLM without its head."""
+        if layers > len(decoder.layers):
+            raise ValueError(f"layers={layers}: the LLM has {len(decoder.layers)} layers to start from")
+        made = cls(decoder.config, text=text, layers=layers, norm=norm)
+        for mine, theirs in zip(made.layers, decoder.layers, strict=False):
+            mine.load_state_dict(theirs.state_dict())
+        return made
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Retention logits [B, N] and the representations [B, N, D] behind them; padding holds any value."""
+        x = batch.embeds.to(self.head.weight)
+        if x.shape[-1] != self.width:
+            x = F.adaptive_avg_pool1d(x, self.width)
+        positions = torch.arange(x.shape[1], device=x.device)[None]
+        if "mrope_section" in (getattr(self.config, "rope_parameters", None) or {}):
+            positions = positions.expand(3, 1, -1)
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=x, attention_mask=batch.present)
+        angles = self.rotary(x, positions)
+        out = x
+        for layer in self.layers:
+            out = layer(out, attention_mask=mask, position_embeddings=angles)
+        hidden = (x + out).gather(1, batch.rows[..., None].expand(-1, -1, self.width))
+        hidden = self.norm(hidden)
+        return self.head(hidden).squeeze(-1), hidden
+
+    @torch.inference_mode()
+    def score(self, tokens: Tokens) -> Tensor:
+        """Retention logits [N] of one sample, float32."""
+        return self(pack([tokens], text=self.text))[0][0].float()
+
+    def save(self, folder: str | os.PathLike[str], info: Mapping[str, Any] | None = None) -> None:
+        """Write weights and a JSON configuration, with `info`, into `folder`; each file changes at once."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        settings = {"text": self.text, "layers": len(self.layers), "norm": isinstance(self.norm, nn.RMSNorm)}
+        llm = {key: value for key, value in self.config.to_dict().items() if key not in UNSAVED}
+        described = {"format": 1, **settings, "llm": llm, "info": dict(info or {})}
+        weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        with replacing(target / WEIGHTS) as part:
+            part.write_bytes(
+                save(weights)
+            )  # not save_file, which maps the file: a full disk is then no error
+        with replacing(target / CONFIG) as part:
+            part.write_text(json.dumps(described, indent=1))
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Compressor:
+        """The compressor that `save` wrote to `folder`, in evaluation mode; it needs no LLM."""
+        path = Path(folder)
+        described = read_description(path)
+        try:
+            settings = {key: described[key] for key in ("text", "layers", "norm")}
+            llm = dict(described["llm"])
+            made = cls(AutoConfig.for_model(llm.pop("model_type"), **llm), **settings)
+            weights = load_file(path / WEIGHTS)
+        except (OSError, SafetensorError) as problem:
+            raise ValueError(f"{path / WEIGHTS}: unreadable ({problem}); train again") from problem
+        except (KeyError, TypeError, ValueError) as problem:
+            raise ValueError(f"{path / CONFIG}: not a compressor's configuration ({problem!r})") from problem
+        made.load_weights(weights, str(path / WEIGHTS))
+        return made.eval()
+
+    def load_weights(self, weights: Mapping[str, Tensor], origin: str) -> None:
+        """Load a state dict; ValueError, in which `origin` names it, if it is of another shape."""
+        for name, mine in self.state_dict().items():
+            theirs = tuple(weights[name].shape) if name in weights else "missing"
+            if theirs != tuple(mine.shape):
+                needed = f"this compressor needs {tuple(mine.shape)}"
+                raise ValueError(f"{origin}: another shape: {name} is {theirs}, {needed}")
+        extra = sorted(set(weights) - set(self.state_dict()))
+        if extra:
+            raise ValueError(f"{origin}: another shape: it also holds {extra[0]}, unknown to this compressor")
+        self.load_state_dict(weights)
+
+
+def read_description(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `Compressor.save` noted beside the weights: the shape and `info`."""
+    path = Path(folder) / CONFIG
+    try:
+        described = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(
+            f"{folder}: no compressor here ({CONFIG} is missing); give training's folder"
+        ) from None
+    except (OSError, ValueError) as problem:
+        raise ValueError(f"{path}: unreadable ({problem}); train again") from problem
+    if not isinstance(described, dict) or described.get("format") != 1:
+        raise ValueError(f"{path}: not a compressor's configuration (format 1 is expected)")
+    return described
+
+
+def _shortened(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
+    """A copy of the configuration with this many layers, and one word since its embeddings are not used."""
+    short = copy.deepcopy(config)
+    short.num_hidden_layers, short.vocab_size, short.dtype = layers, 1, torch.float32
+    short.pad_token_id = short.bos_token_id = short.eos_token_id = None
+    if getattr(short, "layer_types", None):
+        short.layer_types = short.layer_types[:layers]
+    return short

@@ -1,0 +1,132 @@
+"""What every registered method owes: a new line in METHODS is tested the moment it is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from baselines import METHODS
+from compress.attach import attach
+from compress.base import Selector
+from compress.models import MLLM, load
+
+QUESTIONS = [
+    "what color is the star ?",
+    "how many ?",
+    "is there a red circle above ?",
+    "what shape is large ?",
+]
+COMPRESSING = sorted(set(METHODS) - {"none"})
+
+
+def make(name: str) -> Selector:
+    return METHODS[name]()
+
+
+def run(mllm: MLLM, inputs, steps: int = 4):
+    output = mllm.model.generate(
+        **inputs,
+        max_new_tokens=steps,
+        min_new_tokens=steps,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    return torch.stack(output.logits, 1)
+
+
+def hooks(mllm: MLLM) -> int:
+    modules = mllm.model.modules()
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_it_says_what_it_does(name: str):
+    assert METHODS[name].__doc__ and not METHODS[name].__doc__.startswith(METHODS[name].__name__ + "(")
+
+
+@pytest.mark.parametrize("keep", [143, 100, 64, 48, 40])
+@pytest.mark.parametrize("name", COMPRESSING)
+def test_the_average_budget_is_met_to_the_nearest_token(tiny: MLLM, pictures, name: str, keep: int):
+    with attach(tiny, make(name), keep) as trace, torch.no_grad():
+        tiny.model(**tiny.prepare(pictures[:2], QUESTIONS[:2]))
+    for record in trace.samples:
+        average = sum(record.entering) / tiny.layers
+        assert abs(average - keep) <= 0.5  # one token more or less in all layers would be farther away
+
+
+@pytest.mark.parametrize("keep", [143, 48, 16, 2, 1])
+@pytest.mark.parametrize("name", COMPRESSING)
+def test_the_nominal_budget_is_exact(tiny: MLLM, pictures, name: str, keep: int):
+    with attach(tiny, make(name), keep, accounting="nominal") as trace, torch.no_grad():
+        tiny.model(**tiny.prepare(pictures[:2], QUESTIONS[:2]))
+    for record in trace.samples:
+        assert record.entering[-1] == keep
+        last = record.kept[max(record.kept)]
+        places = [place for place in last if place >= 0]
+        assert len(last) == keep and len(set(places)) == len(places) and set(places) <= set(range(144))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_keeping_all_is_the_untouched_model(tiny: MLLM, pictures, name: str):
+    inputs = tiny.prepare(pictures[:2], QUESTIONS[:2])
+    expected = run(tiny, inputs)
+    with attach(tiny, make(name), 144):
+        assert torch.equal(run(tiny, inputs), expected)
+
+
+@pytest.mark.parametrize("positions", ["original", "compact"])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_batch_equals_its_samples_one_by_one(tiny: MLLM, pictures, name: str, positions: str):
+    with attach(tiny, make(name), 40, positions=positions) as trace:
+        together = run(tiny, tiny.prepare(pictures, QUESTIONS))
+        alone = [
+            run(tiny, tiny.prepare([picture], [question]))[0]
+            for picture, question in zip(pictures, QUESTIONS, strict=True)
+        ]
+    torch.testing.assert_close(together, torch.stack(alone), atol=2e-5, rtol=1e-5)
+    assert trace.samples[:4] == trace.samples[4:]
+
+
+@pytest.mark.parametrize("name", COMPRESSING)
+def test_compression_changes_the_answer(tiny: MLLM, pictures, name: str):
+    """Otherwise the equalities above would mean nothing."""
+    inputs = tiny.prepare(pictures, QUESTIONS)
+    expected = run(tiny, inputs)
+    with attach(tiny, make(name), 40):
+        assert ((run(tiny, inputs) - expected)[:, 0].abs().amax(1) > 0.05).all()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_same_run_twice_gives_the_same_tokens(tiny: MLLM, pictures, name: str):
+    inputs = tiny.prepare(pictures[:2], QUESTIONS[:2])
+    with attach(tiny, make(name), 40) as trace:
+        first, second = run(tiny, inputs), run(tiny, inputs)
+    assert torch.equal(first, second) and trace.samples[:2] == trace.samples[2:]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_nothing_stays_attached(tiny: MLLM, pictures, name: str):
+    inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
+    expected, before = run(tiny, inputs), hooks(tiny)
+    with attach(tiny, make(name), 40):
+        run(tiny, inputs)
+    assert hooks(tiny) == before and torch.equal(run(tiny, inputs), expected)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_half_precision_works(tiny_folder: Path, pictures, name: str):
+    half = load(str(tiny_folder), dtype=torch.bfloat16)
+    with attach(half, make(name), 40) as trace:
+        logits = run(half, half.prepare(pictures[:2], QUESTIONS[:2]))
+    assert torch.isfinite(logits).all() and len(trace.samples) == 2
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_gradient_and_no_weight_is_touched(tiny: MLLM, pictures, name: str):
+    before = tiny.fingerprint()
+    with attach(tiny, make(name), 40):
+        tiny.answer(pictures[:1], QUESTIONS[:1], max_new_tokens=2)
+    assert tiny.fingerprint() == before

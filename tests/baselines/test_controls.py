@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from baselines.grid import Grid, lattice
+from baselines.none import KeepAll
+from baselines.random import Random
+from compress.attach import attach
+from compress.base import Selection, View
+from compress.models import MLLM
+
+
+def view(seed: int = 0, tokens: int = 144) -> View:
+    hidden = torch.zeros(tokens, 4)
+    return View(
+        depth=0,
+        hidden=hidden,
+        visual=hidden,
+        text=hidden[:3],
+        index=torch.arange(tokens),
+        grid=(12, 12),
+        seed=lambda: seed,
+    )
+
+
+def kept(selection: Selection) -> list[int]:
+    return selection.index.tolist()
+
+
+def test_none_keeps_everything_whatever_the_budget(tiny: MLLM, pictures):
+    with attach(tiny, KeepAll(), 7) as trace:
+        tiny.answer(pictures[:1], ["how many ?"], max_new_tokens=1)
+    assert trace.samples[0].entering == [144] * 6
+
+
+def test_random_differs_between_samples_and_seeds_but_not_between_runs():
+    assert kept(Random().select(view(1), 16)) == kept(Random().select(view(1), 16))
+    assert kept(Random().select(view(1), 16)) != kept(Random().select(view(2), 16))
+    assert kept(Random(seed=1).select(view(1), 16)) != kept(Random(seed=0).select(view(1), 16))
+
+
+def test_random_is_uniform():
+    counts = torch.zeros(144)
+    for seed in range(2000):
+        counts[Random().select(view(seed), 36).index] += 1
+    assert abs(counts / 2000 - 0.25).max() < 0.05  # five standard deviations
+
+
+@pytest.mark.parametrize("keep", range(1, 145))
+def test_grid_is_exact_for_every_budget(keep: int):
+    cells = lattice(12, 12, keep)
+    assert len(cells) == keep and cells == sorted(set(cells)) and set(cells) <= set(range(144))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(24, 24), (5, 9), (9, 5), (1, 7), (7, 1)])
+def test_grid_is_exact_for_every_shape(rows: int, columns: int):
+    for keep in range(1, rows * columns + 1):
+        cells = lattice(rows, columns, keep)
+        assert (
+            len(cells) == keep == len(set(cells)) and max(cells) < rows * columns and cells == sorted(cells)
+        )
+
+
+def test_a_full_lattice_is_evenly_spaced():
+    assert lattice(12, 12, 16) == [12 * row + column for row in (1, 4, 7, 10) for column in (1, 4, 7, 10)]
+    assert lattice(4, 4, 4) == [5, 7, 13, 15]
+
+
+@pytest.mark.parametrize("keep", [9, 16, 20, 32, 48, 64])
+def test_grid_leaves_no_large_hole(keep: int):
+    """Every cell is near a kept one: within 1.25 of the spacing that `keep` tokens have on the image."""
+    place = torch.tensor([[cell // 12, cell % 12] for cell in range(144)], dtype=torch.float)
+    distance = torch.cdist(place, place[lattice(12, 12, keep)]).amin(1)
+    assert distance.max() <= 1.25 * (144 / keep) ** 0.5
+
+
+def test_grid_after_another_stage_is_refused():
+    with pytest.raises(ValueError, match="needs all 12 x 12 tokens, not 100"):
+        Grid().select(view(tokens=100), 16)

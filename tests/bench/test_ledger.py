@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig
+
+from baselines.fastv import FastV
+from bench.ledger import Ledger, Shape
+from compress.attach import attach
+from compress.models import MLLM, load
+
+VICUNA = Shape(
+    layers=32, hidden=4096, intermediate=11008, heads=32, kv_heads=32, head_dim=128, vocabulary=32000
+)
+
+
+@pytest.mark.parametrize(
+    ("visual", "tera", "mebibytes"), [(2880, 42.29, 1460), (576, 8.18, 308), (192, 3.03, 116), (64, 1.35, 52)]
+)
+def test_a_7b_model_costs_what_is_known(visual: int, tera: float, mebibytes: int):
+    """With 40 text tokens; analytic figures that equal the FLOP counter of torch."""
+    ledger = Ledger(VICUNA, [visual] * 32, text=40)
+    assert round(ledger.flops / 1e12, 2) == tera
+    assert ledger.kv_bytes() == mebibytes * 2**20
+
+
+def test_flops_equal_the_counter_for_a_decoder_with_grouped_queries(tiny_folder):
+    mllm = load(str(tiny_folder))
+    mllm.model.set_attn_implementation("eager")  # the counter overlooks fused attention on CPU
+    embeds = torch.zeros(1, 100, 64)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        mllm.head(mllm.decoder(inputs_embeds=embeds).last_hidden_state[:, -1])
+    ledger = Ledger(Shape.of(mllm.decoder.config), [80] * 6, text=20)
+    rotary = 2 * 100 * 8  # positions times frequencies: a matrix product in some versions of transformers
+    assert counter.get_total_flops() - ledger.flops in (0, rotary)
+
+
+def test_pruned_flops_and_cache_are_those_of_the_run(tiny_folder, pictures):
+    mllm = load(str(tiny_folder))
+    with attach(mllm, FastV(), 40) as trace, torch.no_grad():
+        output = mllm.model(**mllm.prepare(pictures[:1], ["how many ?"]), use_cache=True)
+    (record,) = trace.samples
+    ledger = Ledger(Shape.of(mllm.decoder.config), record.entering, record.text)
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in output.past_key_values.layers)
+    assert ledger.kv_bytes(element=4) == held
+    assert ledger.average == pytest.approx(sum(record.entering) / 6)
+    assert abs(ledger.average - 40) <= 0.5
+
+
+def test_the_average_says_what_was_really_spent():
+    """FastV on 12 layers asked for 16 of 144: 4 tokens after the first layer are the nearest possible."""
+    shape = Shape(12, 64, 128, 4, 2, 16, 40)
+    assert Ledger(shape, [144] + [4] * 11, text=9).average == pytest.approx(15.67, abs=0.01)
+
+
+def test_the_head_dimension_may_be_implicit(tiny: MLLM):
+    config = LlamaConfig(hidden_size=64, num_attention_heads=4, num_key_value_heads=2)
+    assert Shape.of(config).head_dim == 16 and Shape.of(tiny.decoder.config).kv_heads == 2
+
+
+def test_counts_for_another_depth_are_refused():
+    with pytest.raises(ValueError, match="3 token counts for a decoder of 32 layers"):
+        Ledger(VICUNA, [1, 2, 3], text=4)

@@ -1,0 +1,88 @@
+"""The miniature benchmarks have the form and the metric of their big sisters."""
+
+import numpy as np
+import pytest
+
+from bench.tasks import BENCHMARKS, TASKS
+from bench.tasks.base import soft_accuracy
+from bench.tasks.mixture import labelled_samples, training_samples
+
+
+@pytest.fixture(scope="module")
+def data():
+    return {name: (task(), task().micro(24)) for name, task in TASKS.items()}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_samples_are_reproducible_and_ids_unique(name, data):
+    task, samples = data[name]
+    again = task.micro(24)
+    assert len(samples) == 24 and len({s.id for s in samples}) == 24
+    assert all(a.id == b.id and a.question == b.question and a.image == b.image for a, b in zip(samples, again, strict=True))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_more_samples_begin_with_the_fewer(name, data):
+    task, samples = data[name]
+    assert [s.question for s in task.micro(12)] == [s.question for s in samples[:12]]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_gold_answers_score_full_marks_and_nonsense_none(name, data):
+    task, samples = data[name]
+    assert task.score(samples, [s.answers[0] for s in samples]) > 99.9
+    assert task.score(samples, ["xyzzy"] * len(samples)) == 0
+
+
+def test_splits_show_different_images(data):
+    task, samples = data["gqa"]
+    assert not {s.image.tobytes() for s in samples} & {s.image.tobytes() for s in task.micro(24, "val")}
+
+
+def test_pope_is_balanced_and_averages_three_f1(data):
+    task, samples = data["pope"]
+    assert [s.answers[0] for s in samples].count("yes") == 12
+    assert {s.info["subset"] for s in samples} == {"random", "popular", "adversarial"}
+    assert task.score(samples, ["yes"] * 24) == pytest.approx(100 * 2 / 3)  # F1 of precision 1/2, recall 1
+    truth = [s.answers[0] for s in samples]
+    worse = ["no" if s.info["subset"] == "random" else t for s, t in zip(samples, truth, strict=True)]
+    assert task.score(samples, worse) == pytest.approx(100 * 2 / 3)  # (0 + 1 + 1) / 3
+
+
+def test_mmbench_needs_all_four_rotations(data):
+    task, samples = data["mmbench"]
+    assert task.score(samples, ["a"] * 24) == 0
+    right = [s.answers[0] for s in samples]
+    assert sorted(right[:4]) == ["a", "b", "c", "d"]
+    assert task.score(samples, ["b" if right[0] == "a" else "a", *right[1:]]) == pytest.approx(100 * 5 / 6)
+
+
+def test_mmbench_cn_asks_in_other_words(data):
+    english = {w for s in data["mmbench"][1] for w in s.question.split()} - {"a", "b", "c", "d", "?", "."}
+    chinese = {w for s in data["mmbench-cn"][1] for w in s.question.split()} - {"a", "b", "c", "d", "?", "."}
+    assert not english & chinese
+
+
+def test_vqa_soft_accuracy_leaves_one_annotator_out():
+    """Official form: mean over the ten subsets of nine annotators of min(1, matches / 3)."""
+    for agree in range(11):
+        answers = ["red"] * agree + [f"other{i}" for i in range(10 - agree)]
+        official = np.mean([min(1, sum(a == "red" for j, a in enumerate(answers) if j != i) / 3) for i in range(10)])
+        assert soft_accuracy(answers, "Red.") == pytest.approx(official)
+
+
+def test_vizwiz_has_bad_photographs_and_unanswerable_questions(data):
+    answers = [s.answers[0] for s in data["vizwiz"][1]]
+    assert 3 <= answers.count("unanswerable") <= 12
+
+
+def test_a_label_store_key_finds_its_sample_again():
+    samples = training_samples(5, start=10)
+    found = labelled_samples(f"mixture/{s.id}" for s in samples)
+    assert [(s.id, s.question, s.image) for s in found] == [(s.id, s.question, s.image) for s in samples]
+    with pytest.raises(ValueError, match="not of the micro mixture"):
+        labelled_samples(["gqa/gqa-test-1"])
+
+
+def test_the_six_benchmarks_of_the_paper_are_there():
+    assert set(BENCHMARKS) == {"gqa", "mmbench", "mmbench-cn", "pope", "vqav2", "vizwiz"}

@@ -1,0 +1,73 @@
+"""The micro world: the same scene for ever, splits that share nothing, labels that say what is drawn."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from compress.micro.world import (
+    COLORS,
+    SPLITS,
+    _digit_rows,
+    patch_labels,
+    render,
+    scene,
+    spoiled,
+)
+
+
+def test_a_scene_is_the_same_every_time():
+    once, again = render(scene("test", 5)), render(scene("test", 5))
+    assert np.array_equal(np.asarray(once), np.asarray(again))
+    assert scene("test", 5) == scene("test", 5) != scene("test", 6)
+
+
+def test_splits_never_overlap():
+    pictures = {
+        split: {hashlib.sha256(render(scene(split, seed)).tobytes()).hexdigest() for seed in range(20)} for split in SPLITS
+    }
+    assert len(set.union(*pictures.values())) == 60
+    rows = [set(_digit_rows(split).tolist()) for split in SPLITS]
+    assert not rows[0] & rows[1] and not rows[0] & rows[2] and not rows[1] & rows[2]
+
+
+def test_scenes_hold_three_to_six_separate_things():
+    for seed in range(60):
+        things = scene("train", seed).things
+        assert 2 < len(things) < 7
+        for i, a in enumerate(things):
+            for b in things[:i]:
+                gap_x, gap_y = abs(a.x - b.x), abs(a.y - b.y)
+                assert gap_x > (a.width + b.width) / 2 or gap_y > (a.height + b.height) / 2
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_patch_labels_point_at_pixels_of_that_colour(seed):
+    made = scene("train", seed)
+    image, owner, cover = patch_labels(made)
+    pixels = np.asarray(image, float).reshape(12, 8, 12, 8, 3)
+    full = np.argwhere(cover > 0.98)
+    assert len(full)
+    for row, column in full:
+        mean = pixels[row, :, column].mean((0, 1))
+        said = made.things[owner[row, column]].color
+        gaps = sorted(COLORS, key=lambda name: float(np.abs(np.array(COLORS[name]) - mean).sum()))
+        assert said in gaps[:2]  # shading moves orange towards red
+
+
+def test_a_cut_hides_one_thing_and_its_labels():
+    whole = scene("test", 3)
+    cut = spoiled(whole, "cut")
+    assert len(cut.visible()) < len(whole.things)
+    hidden = {i for i, thing in enumerate(cut.things) if thing not in cut.visible()}
+    _, owner, cover = patch_labels(cut)
+    assert not hidden & set(owner[cover > 0.5].ravel().tolist())
+
+
+def test_dark_is_darker_and_unknown_defects_are_named():
+    bright, dark = (np.asarray(render(s), float).mean() for s in (scene("test", 1), scene("test", 1, "dark")))
+    assert dark < 0.6 * bright
+    with pytest.raises(ValueError, match="rust.*blur, dark, cut"):
+        scene("test", 1, "rust")
+    with pytest.raises(ValueError, match="unknown split 'exam'"):
+        scene("exam", 1)

@@ -1,0 +1,555 @@
+"""The oracle is a plain loop over the decoder's layers without cache or hooks: `recompute`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from compress.attach import Record, attach
+from compress.base import INPUT, VISION, Selection, Selector, View, top_k
+from compress.models import MLLM
+
+QUESTIONS = [
+    "what color is the star ?",
+    "how many ?",
+    "is there a red circle above ?",
+    "what shape is large ?",
+]
+STEPS = 6
+
+
+@dataclass
+class Stages(Selector):
+    """Keeps the tokens with the largest norm, as many as `counts` says for each depth."""
+
+    counts: dict[int, int] = field(default_factory=lambda: {INPUT: 30})
+
+    def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
+        return self.counts
+
+    def select(self, view: View, keep: int) -> Selection:
+        return Selection(top_k(view.hidden.norm(dim=-1), keep))
+
+
+class Ragged(Stages):
+    """Keeps one token less for every word of the prompt."""
+
+    def select(self, view: View, keep: int) -> Selection:
+        return super().select(view, keep - len(view.text))
+
+
+class Fixed(Stages):
+    """Keeps every third token, whatever the values."""
+
+    def select(self, view: View, keep: int) -> Selection:
+        return Selection(torch.arange(0, 3 * keep, 3))
+
+
+class Pairs(Stages):
+    """Merges token 2i with token 2i + 1, and puts the mean of all first."""
+
+    def select(self, view: View, keep: int) -> Selection:
+        index = torch.cat([torch.tensor([-1]), torch.arange(0, 2 * keep - 2, 2)])
+        return Selection(index, merge_pairs(view.hidden, keep))
+
+
+def merge_pairs(hidden: Tensor, keep: int) -> Tensor:
+    return torch.cat([hidden.mean(0, keepdim=True), (hidden[0::2] + hidden[1::2])[: keep - 1] / 2])
+
+
+def run(mllm: MLLM, inputs, **options):
+    """Sequences of new tokens [B, STEPS] and their logits [B, STEPS, V]."""
+    output = mllm.model.generate(
+        **inputs,
+        max_new_tokens=STEPS,
+        min_new_tokens=STEPS,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+        **options,
+    )
+    return output.sequences[:, -STEPS:], torch.stack(output.logits, 1)
+
+
+@torch.no_grad()
+def recompute(
+    mllm: MLLM, picture, question: str, new: Tensor, record: Record, positions: str, merged: bool = False
+) -> Tensor:
+    """Logits [STEPS, V] for new tokens [STEPS] of one sample, each layer from scratch under a causal mask."""
+    embedded = mllm.embed(picture, question)
+    decoder, start, tokens = mllm.decoder, int(embedded.visual[0]), len(embedded.visual)
+    rows = torch.cat([embedded.embeds, decoder.embed_tokens(new[:-1])])
+    place = torch.arange(len(rows))
+    current = torch.arange(tokens)  # untouched indices of the visual tokens in `rows`
+
+    def cut(depth: int, visual: Tensor) -> None:
+        nonlocal rows, place, current
+        kept = torch.tensor(record.kept[depth])
+        at = torch.cat([(current == each).nonzero()[0] if each >= 0 else torch.tensor([0]) for each in kept])
+        values = merge_pairs(visual, len(kept)) if merged else visual[at]
+        if depth == VISION:
+            values = mllm.projector(values)
+        end = start + len(current)
+        place = torch.cat([place[:start], place[start:end][at], place[end:]])
+        rows, current = torch.cat([rows[:start], values, rows[end:]]), kept
+
+    if VISION in record.kept:
+        output = mllm.tower(mllm.prepare([picture], [question])["pixel_values"], output_hidden_states=True)
+        cut(VISION, output.hidden_states[-2][0, 1:])
+    for number, layer in enumerate(decoder.layers):
+        if number in record.kept:
+            cut(number, rows[start : start + len(current)])
+        ids = place if positions == "original" else torch.arange(len(rows))
+        mask = torch.full((len(rows), len(rows)), -torch.inf).triu(1)
+        tables = decoder.rotary_emb(rows, position_ids=ids[None])
+        rows = layer(rows[None], attention_mask=mask[None, None], position_embeddings=tables)[0]
+    return mllm.head(decoder.norm(rows[-STEPS:]))
+
+
+def hooks(mllm: MLLM) -> list[tuple]:
+    return [
+        (name, *module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        for name, module in mllm.model.named_modules()
+    ]
+
+
+SCHEDULES = [
+    {VISION: 40},
+    {INPUT: 40},
+    {1: 40},
+    {3: 40},
+    {5: 9},
+    {INPUT: 60, 2: 30, 4: 12},
+    {VISION: 90, 3: 20},
+]
+
+
+# Keeping all ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("depth", [VISION, INPUT, 1, 4])
+def test_keeping_all_is_bit_identical(tiny: MLLM, pictures, batch: int, depth: int):
+    inputs = tiny.prepare(pictures[:batch], QUESTIONS[:batch])
+    sequences, logits = run(tiny, inputs)
+    with attach(tiny, Stages({depth: 144}), 144) as trace:
+        same, identical = run(tiny, inputs)
+    assert torch.equal(same, sequences) and torch.equal(identical, logits)
+    assert [record.entering for record in trace.samples] == [[144] * 6] * batch
+
+
+@pytest.mark.parametrize("depth", [VISION, INPUT, 1, 4])
+def test_a_sample_that_keeps_all_is_unharmed_by_one_that_does_not(tiny: MLLM, pictures, depth: int):
+    """Here the whole machinery runs on a sample that keeps everything: masks, gathering, decoding."""
+
+    class Half(Stages):
+        def select(self, view: View, keep: int) -> Selection:
+            return Selection(torch.arange(len(view.hidden)) if len(view.text) == 10 else torch.arange(70))
+
+    assert len(tiny.processor.tokenizer.tokenize(tiny.prompt(QUESTIONS[0]))) == 11  # with one image token
+    inputs = tiny.prepare(pictures[:2], QUESTIONS[:2])
+    expected = run(tiny, inputs)[1]
+    with attach(tiny, Half({depth: 143}), 143, accounting="nominal") as trace:
+        logits = run(tiny, inputs)[1]
+    assert [record.entering[-1] for record in trace.samples] == [144, 70]
+    torch.testing.assert_close(logits[0], expected[0], atol=1e-5, rtol=1e-5)
+    assert (logits[1, 0] - expected[1, 0]).abs().max() > 0.1
+
+
+# Decoding ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("positions", ["original", "compact"])
+@pytest.mark.parametrize("counts", SCHEDULES, ids=str)
+@pytest.mark.parametrize("method", [Stages, Ragged])
+def test_decoding_equals_recomputation_from_scratch(
+    tiny: MLLM, pictures, method, counts: dict[int, int], positions: str
+):
+    """A left-padded batch against one unpadded sample at a time: also shows that batch and singles agree."""
+    counts = {depth: count + 30 for depth, count in counts.items()} if method is Ragged else counts
+    inputs = tiny.prepare(pictures, QUESTIONS)
+    plain = run(tiny, inputs)[1]
+    with attach(tiny, method(counts), 16, accounting="nominal", positions=positions) as trace:
+        new, logits = run(tiny, inputs)
+    assert len({tuple(sequence) for sequence in new.tolist()}) > 1
+    for sample, record in enumerate(trace.samples):
+        expected = recompute(tiny, pictures[sample], QUESTIONS[sample], new[sample], record, positions)
+        torch.testing.assert_close(logits[sample], expected, atol=2e-5, rtol=1e-5)
+        assert (logits[sample, 0] - plain[sample, 0]).abs().max() > 0.05  # and pruning does change the answer
+
+
+@pytest.mark.parametrize("positions", ["original", "compact"])
+@pytest.mark.parametrize("depth", [VISION, INPUT, 2])
+def test_merged_tokens_go_on_in_their_own_order(tiny: MLLM, pictures, depth: int, positions: str):
+    inputs = tiny.prepare(pictures[:2], QUESTIONS[:2])
+    with attach(tiny, Pairs({depth: 21}), 21, accounting="nominal", positions=positions) as trace:
+        new, logits = run(tiny, inputs)
+    for sample, record in enumerate(trace.samples):
+        assert record.kept[depth] == [-1, *range(0, 40, 2)] and all(record.merged[depth])
+        expected = recompute(
+            tiny, pictures[sample], QUESTIONS[sample], new[sample], record, positions, merged=True
+        )
+        torch.testing.assert_close(logits[sample], expected, atol=2e-5, rtol=1e-5)
+
+
+def test_original_and_compact_positions_differ(tiny: MLLM, pictures):
+    inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
+    logits = {}
+    for positions in ("original", "compact"):
+        with attach(tiny, Stages(), 30, positions=positions):
+            logits[positions] = run(tiny, inputs)[1]
+    assert (logits["original"] - logits["compact"])[:, 0].abs().max() > 0.05
+
+
+def test_a_method_brings_its_own_positions(tiny: MLLM, pictures):
+    class Compact(Stages):
+        positions = "compact"
+
+    inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
+    with attach(tiny, Compact(), 30):
+        own = run(tiny, inputs)[1]
+    with attach(tiny, Stages(), 30, positions="compact"):
+        asked = run(tiny, inputs)[1]
+    assert torch.equal(own, asked)
+
+
+@pytest.mark.parametrize("counts", SCHEDULES, ids=str)
+def test_the_decoder_and_its_cache_really_are_shorter(tiny: MLLM, pictures, counts: dict[int, int]):
+    inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
+    text = inputs["input_ids"].shape[1] - 144
+    with attach(tiny, Stages(counts), 16, accounting="nominal") as trace, torch.no_grad():
+        output = tiny.model(**inputs, use_cache=True)
+    (record,) = trace.samples
+    lengths = [layer.keys.shape[2] - text for layer in output.past_key_values.layers]
+    assert lengths == record.entering and record.text == text
+    assert output.logits.shape[1] == text + record.entering[-1]
+
+
+@pytest.mark.parametrize("positions", ["original", "compact"])
+@pytest.mark.parametrize("counts", [{INPUT: 30}, {2: 30}])
+def test_calling_the_model_by_hand_equals_generate(
+    tiny: MLLM, pictures, counts: dict[int, int], positions: str
+):
+    """Without position ids the model would count its first cache, which is shorter than the sequence."""
+    inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
+    with attach(tiny, Stages(counts), 16, accounting="nominal", positions=positions), torch.no_grad():
+        new, expected = run(tiny, inputs)
+        output = tiny.model(**inputs, use_cache=True)
+        for step in range(STEPS):
+            torch.testing.assert_close(output.logits[:, -1], expected[:, step], atol=1e-5, rtol=1e-5)
+            output = tiny.model(new[:, step : step + 1], past_key_values=output.past_key_values)
+
+
+def test_beams_of_a_batch_equal_beams_of_singles(tiny: MLLM, pictures):
+    options = {"num_beams": 3, "max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
+    for counts in ({VISION: 20}, {INPUT: 20}, {2: 20}):
+        with attach(tiny, Stages(counts), 20, accounting="nominal", positions="compact") as trace:
+            together = tiny.model.generate(**tiny.prepare(pictures, QUESTIONS), **options)[:, -5:]
+            assert len(trace.samples) == 4 * 3
+            for sample in range(4):
+                alone = tiny.prepare(pictures[sample : sample + 1], QUESTIONS[sample : sample + 1])
+                assert torch.equal(tiny.model.generate(**alone, **options)[0, -5:], together[sample])
+
+
+def test_text_without_image_passes_through(tiny: MLLM):
+    words = tiny.processor.tokenizer("user : how many ? assistant :", return_tensors="pt")
+    expected = run(tiny, words)[1]
+    with attach(tiny, Stages(), 30) as trace:
+        assert torch.equal(run(tiny, words)[1], expected)
+    assert trace.samples[0].entering == [0] * 6 and trace.samples[0].text == 7
+
+
+# Dropped means gone -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", [INPUT, 2, 5])
+def test_dropped_tokens_cannot_influence_later_layers(tiny: MLLM, pictures, depth: int):
+    inputs = tiny.prepare(pictures[:2], QUESTIONS[:2])
+    starts = [(row == tiny.image_token_id).nonzero()[0].item() for row in inputs["input_ids"]]
+
+    def answer(token: int) -> Tensor:
+        def disturb(module, args, kwargs):
+            if args[0].shape[1] > 1:
+                hidden = args[0].clone()
+                for sample, start in enumerate(starts):
+                    hidden[sample, start + token] += 10
+                return (hidden, *args[1:]), kwargs
+            return None
+
+        handle = tiny.decoder.layers[depth].register_forward_pre_hook(disturb, with_kwargs=True)
+        try:
+            with attach(tiny, Fixed({depth: 20}), 20, accounting="nominal"):
+                return run(tiny, inputs)[1]
+        finally:
+            handle.remove()
+
+    with attach(tiny, Fixed({depth: 20}), 20, accounting="nominal"):
+        expected = run(tiny, inputs)[1]
+    assert torch.equal(answer(token=4), expected)  # dropped
+    assert (answer(token=6) - expected).abs().amax((1, 2)).min() > 0.01  # kept
+
+
+# What methods see -------------------------------------------------------------------------------------------
+
+
+class Look(Stages):
+    """Remembers its views."""
+
+    tower_layers = (0, -2)
+
+    def __init__(self, counts: dict[int, int]):
+        super().__init__(counts)
+        self.views: list[View] = []
+
+    def select(self, view: View, keep: int) -> Selection:
+        self.views.append(view)
+        self.seed, self.cls, self.keys = view.seed(), view.cls(-2), view.keys(0)
+        if view.depth > 0:
+            self.attention = {layer: view.attention(layer, [-1, 0]) for layer in (view.depth - 1, view.depth)}
+        return super().select(view, keep)
+
+
+def test_views_show_aligned_embeddings_prompt_and_place_at_every_depth(tiny: MLLM, pictures):
+    embedded = tiny.embed(pictures[1], QUESTIONS[1])
+    is_text = torch.ones(len(embedded.embeds), dtype=torch.bool).index_fill(0, embedded.visual, False)
+    look = Look({INPUT: 60, 3: 20})
+    with attach(tiny, look, 20, accounting="nominal") as trace, torch.no_grad():
+        tiny.model(**tiny.prepare(pictures[:2], QUESTIONS[:2]))  # the second sample is padded
+    first, later = look.views[1], look.views[3]
+    assert (first.depth, later.depth) == (0, 3)
+    for view in (first, later):
+        assert view.before == 2 and view.grid == (12, 12)
+        torch.testing.assert_close(view.text, embedded.embeds[is_text], atol=1e-5, rtol=1e-5)
+        aligned = embedded.embeds[embedded.visual][view.index]
+        torch.testing.assert_close(view.visual, aligned, atol=1e-5, rtol=1e-5)
+    assert torch.equal(first.hidden, first.visual)
+    assert later.index.tolist() == trace.samples[1].kept[INPUT]
+    assert not torch.allclose(later.hidden, later.visual)
+
+
+def test_views_at_vision_show_the_towers_features_and_cls(tiny: MLLM, pictures):
+    inputs = tiny.prepare(pictures[:2], QUESTIONS[:2])
+    look = Look({VISION: 20})
+    with attach(tiny, look, 20), torch.no_grad():
+        tiny.model(**inputs)
+        expected = None
+    with torch.no_grad():
+        expected = tiny.tower(inputs["pixel_values"], output_hidden_states=True).hidden_states[-2]
+    for sample, view in enumerate(look.views):
+        assert torch.equal(view.hidden, expected[sample, 1:])
+        assert view.cls_token is not None and torch.equal(view.cls_token, expected[sample, 0])
+        assert view.visual.shape == (0, 64) and len(view.text) == [10, 7][sample]
+
+
+def test_attention_rows_are_those_of_eager_attention_in_a_padded_batch(tiny: MLLM, pictures, tiny_folder):
+    from transformers import AutoModelForImageTextToText
+
+    eager = AutoModelForImageTextToText.from_pretrained(tiny_folder, attn_implementation="eager").eval()
+    inputs = tiny.prepare(pictures[:2], QUESTIONS[:2])
+    look = Look({2: 20})
+    with torch.no_grad():
+        attentions = eager(**inputs, output_attentions=True).attentions
+        with attach(tiny, look, 20, accounting="nominal"):
+            tiny.model(**inputs, position_ids=(inputs["attention_mask"].cumsum(1) - 1).clamp(min=0))
+    padding = int((inputs["attention_mask"][1] == 0).sum())
+    for layer, rows in look.attention.items():  # of the second, padded sample
+        expected = attentions[layer][1][:, [-1, padding], padding + 2 : padding + 146]
+        assert rows.shape == (4, 2, 144) and expected[:, 0].std() > 1e-3
+        torch.testing.assert_close(rows, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_seed_is_the_samples_own(tiny: MLLM, pictures):
+    def seeds(order: list[int]) -> list[int]:
+        look = Look({INPUT: 20})
+        collected = []
+        look.select = lambda view, keep: collected.append(view.seed()) or Selection(torch.arange(keep))  # type: ignore
+        with attach(tiny, look, 20):
+            tiny.model.generate(
+                **tiny.prepare([pictures[i] for i in order], [QUESTIONS[i] for i in order]), max_new_tokens=1
+            )
+        return collected
+
+    together = seeds([0, 1, 2])
+    assert len(set(together)) == 3
+    assert [seeds([each])[0] for each in range(3)] == together
+    assert seeds([2, 0]) == [together[2], together[0]]
+
+
+def test_signals_that_were_not_declared_are_refused(tiny: MLLM, pictures):
+    class Undeclared(Stages):
+        def select(self, view: View, keep: int) -> Selection:
+            return Selection(top_k(view.cls(-2).sum(0), keep))
+
+    inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
+    with pytest.raises(ValueError, match="tower_layers lists none"), attach(tiny, Undeclared(), 30):
+        tiny.model(**inputs)
+
+
+def test_a_distant_layers_attention_is_refused(tiny: MLLM, pictures):
+    class Distant(Stages):
+        def select(self, view: View, keep: int) -> Selection:
+            return Selection(top_k(view.attention(0, [-1])[:, 0].sum(0), keep))
+
+    inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
+    with (
+        pytest.raises(ValueError, match="decoder layer 0 cannot be read at this depth, only of 2 and 3"),
+        attach(tiny, Distant({3: 30}), 30, accounting="nominal"),
+    ):
+        tiny.model(**inputs)
+
+
+# The trace --------------------------------------------------------------------------------------------------
+
+
+def test_the_trace_is_exact_over_several_calls(tiny: MLLM, pictures):
+    with attach(tiny, Stages({VISION: 90, 1: 40, 4: 7}), 7, accounting="nominal") as trace:
+        tiny.answer(pictures[:2], QUESTIONS[:2])
+        tiny.answer(pictures[2:3], QUESTIONS[2:3])
+    assert len(trace.samples) == 3
+    for record in trace.samples:
+        assert record.entering == [90, 40, 40, 40, 7, 7]
+        assert [len(record.kept[depth]) for depth in (VISION, 1, 4)] == [90, 40, 7]
+        assert set(record.kept[4]) < set(record.kept[1]) < set(record.kept[VISION]) < set(range(144))
+        assert not any(any(flags) for flags in record.merged.values())
+    assert trace.samples[0].kept != trace.samples[2].kept
+
+
+# Nothing stays behind ---------------------------------------------------------------------------------------
+
+
+def test_no_hook_remains_even_after_an_exception(tiny: MLLM, pictures):
+    class Broken(Stages):
+        def select(self, view: View, keep: int) -> Selection:
+            raise RuntimeError("broken method")
+
+    inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
+    expected = run(tiny, inputs)[1]
+    before = hooks(tiny)
+    for counts in ({VISION: 20}, {INPUT: 20}, {3: 20}):
+        with (
+            pytest.raises(RuntimeError, match="broken"),
+            attach(tiny, Broken(counts), 20, accounting="nominal"),
+        ):
+            assert hooks(tiny) != before
+            run(tiny, inputs)
+        assert hooks(tiny) == before
+    with attach(tiny, Stages(), 30):
+        run(tiny, inputs)
+    assert hooks(tiny) == before
+    assert torch.equal(run(tiny, inputs)[1], expected)
+
+
+def test_a_failed_call_does_not_disturb_the_next(tiny: MLLM, pictures):
+    inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
+    with attach(tiny, Stages(), 30) as trace:
+        expected = run(tiny, inputs)[1]
+        with pytest.raises(RuntimeError):
+            tiny.model(**{**inputs, "pixel_values": inputs["pixel_values"][:, :1]})
+        embeds = tiny.embed(pictures[0], QUESTIONS[0]).embeds[None]  # parts of the model are left alone
+        assert tiny.decoder(inputs_embeds=embeds).last_hidden_state.shape == embeds.shape
+        assert torch.equal(run(tiny, inputs)[1], expected)
+    assert len(trace.samples) == 2
+
+
+def test_a_bare_model_works_as_the_adapter_does(tiny: MLLM, pictures):
+    inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
+    with attach(tiny, Stages(), 30):
+        expected = run(tiny, inputs)[1]
+    with attach(tiny.model, Stages(), 30):
+        assert torch.equal(run(tiny, inputs)[1], expected)
+
+
+# Refusals ---------------------------------------------------------------------------------------------------
+
+
+def test_two_methods_at_once_are_refused(tiny: MLLM):
+    with attach(tiny, Stages(), 30):
+        with pytest.raises(ValueError, match="attached already"), attach(tiny.model, Stages(), 30):
+            pass
+        assert hooks(tiny)
+
+
+def test_a_budget_out_of_range_is_refused_before_anything_is_attached(tiny: MLLM):
+    before = hooks(tiny)
+    with (
+        pytest.raises(ValueError, match="keep=200: choose between 1 and the 144"),
+        attach(tiny, Stages(), 200),
+    ):
+        pass
+    with (
+        pytest.raises(ValueError, match="'original' or 'compact'"),
+        attach(tiny, Stages(), 9, positions="packed"),
+    ):  # type: ignore[arg-type]
+        pass
+    assert hooks(tiny) == before
+
+
+def test_another_kind_of_model_is_refused():
+    config = LlamaConfig(
+        vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+    )
+    with (
+        pytest.raises(ValueError, match="LlamaForCausalLM is not"),
+        attach(LlamaForCausalLM(config), Stages()),
+    ):
+        pass
+
+
+def test_a_tower_layer_that_does_not_exist_is_refused(tiny: MLLM):
+    class Deep(Stages):
+        tower_layers = (22,)
+
+    with pytest.raises(ValueError, match="reads tower layer 22: the tower has 4"), attach(tiny, Deep(), 30):
+        pass
+
+
+def test_inputs_that_cannot_be_compressed_are_refused(tiny: MLLM, pictures):
+    inputs = tiny.prepare(pictures[:2], QUESTIONS[:2])
+    embeds = tiny.merge(inputs)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    two_images = torch.cat([ids[:1], ids[:1]], 1)
+    with attach(tiny, Stages(), 30) as trace, torch.no_grad():
+        with pytest.raises(ValueError, match="static cache"):
+            tiny.model.generate(**inputs, max_new_tokens=2, cache_implementation="static")
+        with pytest.raises(ValueError, match="inputs_embeds"):
+            tiny.model.generate(inputs_embeds=embeds, attention_mask=mask, max_new_tokens=2)
+        with pytest.raises(ValueError, match="labels do not line up"):
+            tiny.model(**inputs, labels=ids)
+        with pytest.raises(ValueError, match="pad on the left"):
+            tiny.model(**{**inputs, "attention_mask": mask.flip(1)})
+        with pytest.raises(ValueError, match="2-D mask"):
+            tiny.model(**{**inputs, "attention_mask": mask[:, None, None]})
+        with pytest.raises(ValueError, match="holds 288 visual tokens.*one image per sample"):
+            tiny.model(two_images, inputs["pixel_values"])
+        with pytest.raises(ValueError, match="one token at a time"):
+            output = tiny.model(**inputs, use_cache=True)
+            tiny.model(ids[:, -2:], past_key_values=output.past_key_values)
+        with pytest.raises(ValueError):
+            tiny.model.generate(**inputs, max_new_tokens=2, prefill_chunk_size=100)
+    assert len(trace.samples) == 2
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        (Selection(torch.tensor([3, 3, 5])), "unique indices, ascending unless merged"),
+        (Selection(torch.tensor([5, 3])), "unique indices, ascending unless merged"),
+        (Selection(torch.zeros(0, dtype=torch.long)), "give 1 to N int64 rows"),
+        (Selection(torch.ones(144, dtype=torch.bool)), "give 1 to N int64 rows"),
+        (Selection(torch.arange(3), torch.zeros(2, 64)), r"give \[K, C\]"),
+    ],
+)
+def test_a_method_that_breaks_the_contract_is_told_so(
+    tiny: MLLM, pictures, selection: Selection, message: str
+):
+    class Wrong(Stages):
+        def select(self, view: View, keep: int) -> Selection:
+            return selection
+
+    inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
+    with pytest.raises(ValueError, match=message), attach(tiny, Wrong(), 30):
+        tiny.model(**inputs)

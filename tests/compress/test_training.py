@@ -1,0 +1,259 @@
+"""Training on a planted rule: the words of the question name what to keep, and only examples say how."""
+
+import csv
+import json
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+from transformers import LlamaConfig, LlamaModel
+
+from compress.base import View
+from compress.evocomp import EvoComp
+from compress.examples import collect
+from compress.labels import Label, LabelConfig, label
+from compress.models import Embedded
+from compress.network import CONFIG, Compressor, Tokens
+from compress.samples import Sample
+from compress.training import CHECKPOINT, CURVES, PICTURE, TrainConfig, train
+
+WIDTH, VISUAL, THINGS = 32, 24, 4
+QUICK = TrainConfig(epochs=3, batch=16)
+
+
+class Planted:
+    """Just enough of an adapter: image s shows things as tokens, question "thing 2" is one word embedding
+    after them.
+    """
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, vocab_size=32
+        )
+        self.decoder = LlamaModel(config)
+        self.model = SimpleNamespace(device=torch.device("cpu"))
+        self.looks, self.words = torch.randn(THINGS, WIDTH), torch.randn(THINGS, WIDTH)
+
+    def fingerprint(self) -> str:
+        return "planted"
+
+    def shows(self, image: Image.Image) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(image.getpixel((0, 0))[0] * 256 + image.getpixel((0, 0))[1])
+        return torch.randint(THINGS, (VISUAL,), generator=generator)
+
+    def embed(self, image: Image.Image, question: str) -> Embedded:
+        things = self.shows(image)
+        generator = torch.Generator().manual_seed(int(things.sum()))
+        visual = self.looks[things] + 0.3 * torch.randn(VISUAL, WIDTH, generator=generator)
+        word = self.words[int(question.split()[1])]
+        rows = torch.cat([torch.ones(1, WIDTH), visual, word[None]])
+        return Embedded(
+            rows, torch.arange(1, 1 + VISUAL), len(rows), torch.empty(0, dtype=torch.long), (4, 6)
+        )
+
+
+def lessons(mllm: Planted, first: int, count: int) -> tuple[list[Sample], list[Label]]:
+    samples, labels = [], []
+    for number in range(first, first + count):
+        image = Image.new("RGB", (1, 1), (number // 256, number % 256, 0))
+        thing = number % THINGS
+        there = mllm.shows(image) == thing
+        if not there.any():
+            continue
+        samples.append(Sample(str(number), image, f"thing {thing}", ("yes",)))
+        kept = tuple(there.nonzero()[:, 0].tolist())
+        score = tuple((there.float() - 0.5).tolist())
+        labels.append(Label(str(number), kept, 1.0, 0.1, 0.1, 10, 0, 0.0, score))
+    return samples, labels
+
+
+@pytest.fixture(scope="module")
+def planted() -> Planted:
+    return Planted()
+
+
+@pytest.fixture(scope="module")
+def few(planted) -> tuple[list[Sample], list[Label]]:
+    return lessons(planted, 0, 40)
+
+
+def auc(mllm: Planted, compressor: Compressor) -> float:
+    """Mean AUC over samples that training never saw."""
+    samples, labels = lessons(mllm, 5000, 60)
+    values = []
+    for sample, one in zip(samples, labels, strict=True):
+        embedded = mllm.embed(sample.image, sample.question)
+        text = embedded.embeds[[0, -1]]
+        scores = compressor.score(Tokens(embedded.embeds[embedded.visual], text, 1))
+        truth = [place in one.kept for place in range(VISUAL)]
+        if not all(truth):
+            values.append(roc_auc_score(truth, scores))
+    return sum(values) / len(values)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"loss": "list", "target": "score"}, {"loss": "focal+cos", "norm": True}],
+    ids=["paper", "soft", "focal"],
+)
+def test_compressor_learns_a_planted_rule(planted, tmp_path, options):
+    samples, labels = lessons(planted, 0, 400)
+    config = TrainConfig(epochs=24, batch=32, **options)
+    result = train(planted, labels, samples, tmp_path, config)
+    assert auc(planted, result.compressor) > 0.95
+    assert result.best.score > 0.9  # share of held-out labels found
+
+
+def test_scores_grade_kept_tokens_by_their_lead(planted, tmp_path):
+    samples, _ = lessons(planted, 0, 1)
+    score = (0.4, 0.9, 0.2, 0.1, *[-1.0] * (VISUAL - 4))
+    one = Label(samples[0].id, (0, 1), 1.0, 0.1, 0.1, 10, 0, 0.0, score)
+    for soft, expected in ((True, [0.2 / 0.7, 1.0, 0.0]), (False, [1.0, 1.0, 0.0])):
+        examples = collect(planted, [one], samples, soft=soft, scratch=tmp_path, progress=lambda *_: None)
+        assert next(iter(examples)).target[:3].tolist() == pytest.approx(expected)
+        assert next(iter(examples)).target[2:].sum() == 0
+
+
+def test_without_text_the_rule_cannot_be_learned(planted, tmp_path):
+    samples, labels = lessons(planted, 0, 400)
+    result = train(planted, labels, samples, tmp_path, TrainConfig(epochs=24, batch=32, text=False))
+    assert auc(planted, result.compressor) < 0.75
+
+
+def test_the_best_epoch_is_the_one_that_stays(planted, few, tmp_path):
+    samples, labels = few
+    scores = iter([0.2, 0.9, 0.4])
+    seen: list[torch.Tensor] = []
+
+    def validate(compressor: Compressor) -> float:
+        seen.append(compressor.head.weight.detach().clone())
+        return next(scores)
+
+    result = train(planted, labels, samples, tmp_path, QUICK, validate=validate)
+    assert result.best.epoch == 2
+    assert torch.equal(result.compressor.head.weight, seen[1])
+    assert torch.equal(Compressor.load(tmp_path).head.weight, seen[1])
+    with (tmp_path / CURVES).open() as file:
+        assert [float(row["score"]) for row in csv.DictReader(file)] == [0.2, 0.9, 0.4]
+    assert Image.open(tmp_path / PICTURE).size[0] > 100
+    assert json.loads((tmp_path / CONFIG).read_text())["info"]["epoch"] == 2
+
+
+def weights(compressor: Compressor) -> list[torch.Tensor]:
+    return list(compressor.state_dict().values())
+
+
+def same(one: Compressor, other: Compressor) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(weights(one), weights(other), strict=True))
+
+
+def test_same_seed_same_weights_whatever_the_order_of_the_samples(planted, few, tmp_path):
+    samples, labels = few
+    one = train(planted, labels, samples, tmp_path / "1", QUICK)
+    other = train(planted, labels[::-1], samples[::-1], tmp_path / "2", QUICK)
+    third = train(planted, labels, samples, tmp_path / "3", replace(QUICK, seed=1))
+    assert same(one.compressor, other.compressor)
+    assert not same(one.compressor, third.compressor)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_a_killed_run_resumes_bit_for_bit(planted, few, tmp_path, momentum):
+    samples, labels = few
+    config = replace(QUICK, epochs=4, momentum=momentum)
+
+    def rising(compressor: Compressor) -> float:
+        return float(compressor.head.weight.detach().abs().sum())
+
+    whole = train(planted, labels, samples, tmp_path / "whole", config, validate=rising)
+
+    def run() -> None:
+        def kill(stage: str, done: int, total: int) -> None:
+            if (stage, done) == ("train", 8):  # in the middle of epoch 3 of 4, three steps each
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        train(planted, labels, samples, tmp_path / "cut", config, validate=rising, progress=kill)
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "cut" / PICTURE).exists()
+    resumed = train(planted, labels, samples, tmp_path / "cut", config, validate=rising)
+    assert same(resumed.compressor, whole.compressor)
+    assert [(e.loss, e.score) for e in resumed.history] == [(e.loss, e.score) for e in whole.history]
+    again = train(
+        planted, labels, samples, tmp_path / "cut", config, validate=rising
+    )  # finished: nothing to do
+    assert same(again.compressor, whole.compressor)
+    assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == sorted(
+        [CHECKPOINT, CONFIG, "compressor.safetensors", CURVES, PICTURE]
+    )
+
+
+def test_another_run_in_the_folder_is_refused_and_the_difference_named(planted, few, tmp_path):
+    samples, labels = few
+    train(planted, labels, samples, tmp_path, QUICK)
+    with pytest.raises(ValueError, match="lr is 0.003 there and 0.1 here"):
+        train(planted, labels, samples, tmp_path, replace(QUICK, lr=0.1))
+    with pytest.raises(ValueError, match="data is .* there"):
+        train(planted, labels[:20], samples, tmp_path, QUICK)
+    (tmp_path / CHECKPOINT).write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match=f"{CHECKPOINT}: unreadable"):
+        train(planted, labels, samples, tmp_path, QUICK)
+    (tmp_path / CHECKPOINT).unlink()
+    with pytest.raises(ValueError, match="compressor of another origin"):
+        train(planted, labels, samples, tmp_path, QUICK)
+
+
+def test_a_loss_that_is_not_a_number_ends_training(planted, few, tmp_path):
+    samples, labels = few
+    with pytest.raises(ValueError, match="the loss became nan; choose a smaller lr"):
+        train(planted, labels, samples, tmp_path, replace(QUICK, lr=1e20))
+    assert [path.name for path in tmp_path.iterdir() if "part" in path.name] == []
+
+
+def test_bad_data_and_settings_are_refused(planted, few, tmp_path):
+    samples, labels = few
+    with pytest.raises(ValueError, match="none of the samples has one of the 2 labels"):
+        train(planted, labels[:2], samples[5:8], tmp_path, QUICK)
+    with pytest.raises(ValueError, match="does not fit the model's 24 visual tokens"):
+        train(planted, [replace(one, kept=(0, 30)) for one in labels], samples, tmp_path, QUICK)
+    with pytest.raises(ValueError, match="no scores; train with target=label"):
+        train(
+            planted,
+            [replace(one, score=None) for one in labels],
+            samples,
+            tmp_path,
+            replace(QUICK, target="score"),
+        )
+    with pytest.raises(ValueError, match="did you mean 'ghm"):
+        TrainConfig(loss="ghm-cos")
+    with pytest.raises(ValueError, match="epochs=0"):
+        TrainConfig(epochs=0)
+
+
+def test_labels_of_a_model_train_a_compressor_that_scores_its_views(tiny, pictures, tmp_path):
+    samples = [
+        Sample(f"s{i}", picture, "what color is the circle ?", ("red",)) for i, picture in enumerate(pictures)
+    ]
+    made = label(tiny, samples, tmp_path / "labels", LabelConfig(kind="attribution", evaluations=48))
+    result = train(tiny, made, samples, tmp_path / "compressor", replace(QUICK, target="score", batch=2))
+    assert result.samples == 4 - 1  # one is held out
+    embedded = tiny.embed(pictures[0], "what color is the circle ?")
+    text = torch.ones(embedded.prompt, dtype=torch.bool).index_fill(0, embedded.visual, False)
+    before = int(embedded.visual[0])
+    view = View(0, embedded.embeds[embedded.visual], embedded.embeds[embedded.visual], embedded.embeds[text],
+                torch.arange(144), embedded.grid, before=before)  # fmt: skip
+    method = EvoComp(str(tmp_path / "compressor"))
+    kept = method.select(view, 16).index
+    assert len(kept) == 16
+    assert torch.equal(method.score(view), result.compressor.score(Tokens(view.visual, view.text, before)))
+    with pytest.raises(ValueError, match="no compressor here"):
+        EvoComp(str(tmp_path)).score(view)
