@@ -6,6 +6,7 @@ from baselines.none import KeepAll
 from baselines.random import Random
 from baselines.visionzip import VisionZip
 from compress.base import Selector
+from compress.evocomp import EvoComp
 
 METHODS: dict[str, type[Selector]] = {
     "none": KeepAll,
@@ -13,4 +14,7 @@ METHODS: dict[str, type[Selector]] = {
     "grid": Grid,
     "fastv": FastV,
     "visionzip": VisionZip,
+    "evocomp": EvoComp,
 }
+
+__all__ = ["METHODS", "EvoComp", "FastV", "Grid", "KeepAll", "Random", "VisionZip"]

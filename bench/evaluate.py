@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
+from baselines import KeepAll
 from bench.tasks import Task
 from compress.attach import attach
 from compress.base import Accounting, Selector
@@ -18,16 +18,19 @@ Progress = Callable[[int, int], object]  # samples done, samples in all
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run produced. `kept` holds the untouched indices of the tokens after the last stage, -1 for a token that
-    stands for the whole image; `entering` the visual tokens entering each decoder layer, averaged over samples."""
+    """What one run produced.
+
+    `kept` holds the untouched indices of the tokens after the last stage, -1 for a token that stands for the
+    whole image; `entering` the visual tokens entering each decoder layer, averaged over samples.
+    """
 
     task: str
     predictions: tuple[str, ...]
     score: float  # percent
     entering: tuple[float, ...]  # [layers]
     kept: tuple[tuple[int, ...], ...]  # per sample
+    text: float  # prompt tokens that are not visual, mean over samples
     seconds: float
-    text: float = 0.0  # prompt tokens that are not visual, mean over samples
 
     @property
     def tokens(self) -> float:
@@ -52,11 +55,10 @@ def evaluate(
     """
     if not samples:
         raise ValueError(f"{task.name}: no samples to evaluate; ask for at least one")
-    tokens = mllm.visual_tokens
     predictions: list[str] = []
     started = time.perf_counter()
-    untouched = nullcontext(None)
-    with attach(mllm, selector, keep or tokens, accounting=accounting) if selector else untouched as trace:
+    chosen = selector or KeepAll()  # keeps the trace, changes no bit
+    with attach(mllm, chosen, keep or mllm.visual_tokens, accounting=accounting) as trace:
         for start in range(0, len(samples), batch):
             part = samples[start : start + batch]
             predictions += mllm.answer(
@@ -65,15 +67,15 @@ def evaluate(
             if progress:
                 progress(len(predictions), len(samples))
     seconds = time.perf_counter() - started
-    score = task.score(samples, predictions)
-    if trace is None:
-        everything = tuple(range(tokens))
-        return Outcome(
-            task.name, tuple(predictions), score, (float(tokens),) * mllm.layers, (everything,) * len(samples), seconds
-        )
     records = trace.samples
-    entering = tuple(sum(column) / len(records) for column in zip(*(r.entering for r in records), strict=True))
-    kept = tuple(tuple(r.kept[max(r.kept)]) if r.kept else tuple(range(r.tokens)) for r in records)
-    text = sum(r.text for r in records) / len(records)
-    return Outcome(task.name, tuple(predictions), score, entering, kept, seconds, text)
-
+    return Outcome(
+        task=task.name,
+        predictions=tuple(predictions),
+        score=task.score(samples, predictions),
+        entering=tuple(
+            sum(column) / len(records) for column in zip(*(r.entering for r in records), strict=True)
+        ),
+        kept=tuple(tuple(r.kept[max(r.kept)]) if r.kept else tuple(range(r.tokens)) for r in records),
+        text=sum(r.text for r in records) / len(records),
+        seconds=seconds,
+    )

@@ -40,11 +40,14 @@ class Shape:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The cost of one prefill: `entering[i]` visual and `text` other tokens enter decoder layer i."""
+    """The cost of one prefill: `entering[i]` visual and `text` other tokens enter decoder layer i.
+
+    Means over samples give the cost of the mean sample (attention is quadratic, so not quite the mean cost).
+    """
 
     shape: Shape
-    entering: Sequence[int]
-    text: int
+    entering: Sequence[float]
+    text: float
 
     def __post_init__(self) -> None:
         if len(self.entering) != self.shape.layers:
@@ -56,7 +59,7 @@ class Ledger:
         return sum(self.entering) / len(self.entering)
 
     @property
-    def flops(self) -> int:
+    def flops(self) -> float:
         """Multiplications and additions of the prefill, two per multiply-add, for one row of logits.
 
         Counts projections, full-square attention (as kernels without causal skipping do it) and feed-forward;
@@ -64,12 +67,12 @@ class Ledger:
         """
         return sum(self._layer(visual + self.text) for visual in self.entering) + self._head()
 
-    def kv_bytes(self, element: int = 2) -> int:
+    def kv_bytes(self, element: int = 2) -> float:
         """Bytes of keys and values after the prefill; `element` bytes per number, 2 = half precision."""
         row = 2 * self.shape.kv_heads * self.shape.head_dim * element
         return sum((visual + self.text) * row for visual in self.entering)
 
-    def _layer(self, length: int) -> int:
+    def _layer(self, length: float) -> float:
         shape = self.shape
         queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
         projections = 2 * shape.hidden * (2 * queries + 2 * keys)  # q and o; k and v

@@ -1,7 +1,8 @@
 """Paired intervals: what is the difference between two methods that answered the same samples?
 
-Units (samples, or the samples that only count together) are resampled with replacement, the same draw for both methods,
-and the scores are recomputed from the sums. Benchmarks are resampled independently and then averaged, as tables do.
+Units (samples, or the samples that only count together) are resampled with replacement, the same draw for
+both methods, and the scores are recomputed from the sums. Benchmarks are resampled independently and then
+averaged, as tables do.
 """
 
 from __future__ import annotations
@@ -36,17 +37,21 @@ def weights(units: int, seed: int, draws: int = DRAWS) -> NDArray[np.float64]:
     return rng.multinomial(units, np.full(units, 1 / units), size=draws).astype(float)
 
 
-def shares(tasks: Sequence[Task], method: Mapping[str, Sums], vanilla: Mapping[str, Sums], seed: int = 0) -> NDArray[np.float64]:
-    """Average share of vanilla in percent over the tasks: [1 + DRAWS], the measured one first, then resampled ones.
+def shares(
+    tasks: Sequence[Task], method: Mapping[str, Sums], vanilla: Mapping[str, Sums], seed: int = 0
+) -> NDArray[np.float64]:
+    """Average share of vanilla in percent over the tasks, [1 + DRAWS]: the measured one, then resampled.
 
-    `method` and `vanilla` map task names to statistics [U, k] over the same units in the same order. Two methods
-    compared with the same seed are resampled alike.
+    `method` and `vanilla` map task names to statistics [U, k] over the same units in the same order. Two
+    methods compared with the same seed are resampled alike.
     """
     columns = []
     for number, task in enumerate(tasks):
         mine, whole = method[task.name], vanilla[task.name]
         if len(mine) != len(whole):
-            raise ValueError(f"{task.name}: {len(mine)} units against {len(whole)}; compare runs over the same samples")
+            raise ValueError(
+                f"{task.name}: {len(mine)} units against {len(whole)}; compare runs over the same samples"
+            )
         drawn = np.concatenate([np.ones((1, len(mine))), weights(len(mine), seed * 1000 + number)])
         columns.append(100 * task.value(drawn @ mine) / np.maximum(task.value(drawn @ whole), 1e-9))
     return np.mean(columns, axis=0)

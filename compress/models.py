@@ -22,6 +22,7 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BatchFeature, PreTrainedModel
 from transformers.masking_utils import create_causal_mask
+from transformers.utils import logging
 
 MODELS: dict[str, Path] = {"micro": Path(__file__).parent / "micro" / "weights" / "micro"}
 
@@ -270,13 +271,18 @@ def load(name: str = "micro", *, device: str = "cpu", dtype: torch.dtype = torch
         )
     try:
         model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
-        processor = AutoProcessor.from_pretrained(
-            source, backend="pil"
-        )  # same pixels with and without torchvision
+        # PIL: the same pixels with and without torchvision.
+        processor = AutoProcessor.from_pretrained(source, backend="pil")
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot load model {name!r}: {str(error).splitlines()[0]}") from error
     processor.tokenizer.padding_side = "left"
     return adapt(model.eval().to(device), processor, name)
+
+
+def quiet() -> None:
+    """Silence the progress bars of transformers and all its messages but errors, for the whole process."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def _source(name: str) -> str:

@@ -13,9 +13,10 @@ from PIL.Image import Image
 class Sample:
     """One question about one image.
 
-    `id` is unique inside its task and split, and seeds everything random about the sample. `answers` holds one gold
-    response, or ten annotators' for soft accuracy; the first is the response that labelling scores. `family` is the
-    kind of question inside a task (for gates and sub-scores); `info` is free for the task's metric.
+    `id` is unique inside its task and split, and seeds everything random about the sample. `answers` holds
+    one gold response, or ten annotators' for soft accuracy; the first is the response that labelling scores.
+    `family` is the kind of question inside a task (for gates and sub-scores); `info` is free for the task's
+    metric.
     """
 
     id: str

@@ -17,6 +17,7 @@ TASKS: dict[str, type[Task]] = {
     "vizwiz": VizWiz,
     "textvqa": TextVQA,
 }
-BENCHMARKS = ("gqa", "mmbench", "mmbench-cn", "pope", "vqav2", "vizwiz")  # the paper's six; textvqa chooses checkpoints
+# The paper's six; textvqa chooses checkpoints.
+BENCHMARKS = ("gqa", "mmbench", "mmbench-cn", "pope", "vqav2", "vizwiz")
 
 __all__ = ["BENCHMARKS", "TASKS", "Task"]

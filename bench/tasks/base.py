@@ -15,7 +15,7 @@ Sums = NDArray[np.float64]
 
 
 class Task(ABC):
-    """One benchmark. Its score is `value(statistics summed over units)`, so that resampling units resamples the score."""
+    """One benchmark. Its score is `value` of summed `statistics`, so resampling units resamples the score."""
 
     name: ClassVar[str]
     metric: ClassVar[str]
@@ -23,14 +23,14 @@ class Task(ABC):
 
     @abstractmethod
     def micro(self, n: int, split: str = "test") -> list[Sample]:
-        """`n` samples of the miniature, each about another scene than its neighbours where the form allows it."""
+        """`n` samples of the miniature, neighbours about different scenes where the form allows it."""
 
     @abstractmethod
     def statistics(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
-        """[U, k]: one row of additive statistics per unit (a sample, or the samples that only count together)."""
+        """[U, k] additive statistics, a row per unit (a sample, or the samples that only count together)."""
 
     def value(self, sums: Sums) -> Sums:
-        """Score in percent from statistics summed over units, [..., k] -> [...]; the default reads (gained, possible)."""
+        """Score in percent from summed statistics, [..., k] -> [...]; by default (gained, possible)."""
         return 100 * sums[..., 0] / np.maximum(sums[..., 1], 1e-12)
 
     def score(self, samples: Sequence[Sample], predictions: Sequence[str]) -> float:
@@ -48,7 +48,7 @@ def normal(text: str) -> str:
 
 
 def soft_accuracy(answers: Sequence[str], prediction: str) -> float:
-    """VQA accuracy: the mean over all but one annotator of min(1, matches / 3); exact match for a single answer."""
+    """VQA accuracy: mean of min(1, matches / 3) with each annotator left out; exact match for one answer."""
     said = normal(prediction)
     matches = sum(normal(answer) == said for answer in answers)
     if len(answers) == 1:

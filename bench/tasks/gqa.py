@@ -1,6 +1,6 @@
 """GQA in miniature: open questions on attributes and relations, exact match.
 
-    what color is the star ? -> red          is the star left of the circle ? -> yes
+what color is the star ? -> red          is the star left of the circle ? -> yes
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -16,7 +16,9 @@ MILLION = {"gqa": 1, "pope": 2, "mmbench": 3, "vqav2": 4, "vizwiz": 5, "textvqa"
 Asker = Callable[[Scene, np.random.Generator], Question | None]
 
 
-def sample(task: str, number: int, picture: Scene, question: Question, answers: tuple[str, ...] = (), **info: object) -> Sample:
+def sample(
+    task: str, number: int, picture: Scene, question: Question, answers: tuple[str, ...] = (), **info: object
+) -> Sample:
     """One question as a sample; `about` and `options` of the question travel in `info`."""
     return Sample(
         id=f"{task}-{picture.split}-{number}", image=render(picture), question=question.text,
@@ -25,7 +27,9 @@ def sample(task: str, number: int, picture: Scene, question: Question, answers: 
     )  # fmt: skip
 
 
-def scenes(task: str, split: str, spoil: Callable[[int], str | None] = lambda i: None) -> Iterator[tuple[int, Scene]]:
+def scenes(
+    task: str, split: str, spoil: Callable[[int], str | None] = lambda i: None
+) -> Iterator[tuple[int, Scene]]:
     """Numbered scenes of a benchmark, without end."""
     number = 0
     while True:
@@ -33,7 +37,13 @@ def scenes(task: str, split: str, spoil: Callable[[int], str | None] = lambda i:
         number += 1
 
 
-def asked(task: str, split: str, n: int, askers: list[Asker], spoil: Callable[[int], str | None] = lambda i: None) -> list[tuple[Scene, Question]]:
+def asked(
+    task: str,
+    split: str,
+    n: int,
+    askers: Sequence[Asker],
+    spoil: Callable[[int], str | None] = lambda i: None,
+) -> list[tuple[Scene, Question]]:
     """`n` questions, one per scene, the askers in turn; a scene that offers nothing to ask is passed over."""
     made: list[tuple[Scene, Question]] = []
     for _, picture in scenes(task, split, spoil):
@@ -45,7 +55,9 @@ def asked(task: str, split: str, n: int, askers: list[Asker], spoil: Callable[[i
     return made
 
 
-def annotators(answer: str, others: tuple[str, ...], rng: np.random.Generator, agree: float) -> tuple[str, ...]:
+def annotators(
+    answer: str, others: tuple[str, ...], rng: np.random.Generator, agree: float
+) -> tuple[str, ...]:
     """Ten human answers: each agrees with the truth with probability `agree`, the first always does."""
     wrong = [other for other in others if other != answer]
     return tuple(answer if i == 0 or rng.random() < agree else str(rng.choice(wrong)) for i in range(10))

@@ -1,7 +1,7 @@
-"""The training mixture: what labels are searched on, as the paper uses a subset of LLaVA's instruction mixture.
+"""The training mixture: what labels are searched on, as the paper takes part of LLaVA's instruction mixture.
 
-One question about each scene of the training split, drawn from the families that the benchmarks ask. A sample is named
-by its scene's number, so a label store alone says which samples it needs.
+One question about each scene of the training split, drawn from the families that the benchmarks ask. A sample
+is named by its scene's number, so a label store alone says which samples it needs.
 """
 
 from __future__ import annotations
@@ -46,5 +46,7 @@ def labelled_samples(keys: Iterable[str]) -> list[Sample]:
 def _number(key: str) -> int:
     parts: Sequence[str] = key.rsplit("-", 1)
     if not key.startswith(f"{NAME}/") or len(parts) != 2 or not parts[1].isdecimal():
-        raise ValueError(f"label of '{key}': this sample is not of the micro mixture, so its image is not known here")
+        raise ValueError(
+            f"label of '{key}': this sample is not of the micro mixture, so its image is not known here"
+        )
     return int(parts[1])

@@ -37,7 +37,9 @@ class MMBench(Task):
             stem = question.text.split(f" a {question.options[0]}")[0]
             for turn in range(4):
                 options = (*question.options[turn:], *question.options[:turn])
-                rotated = q.with_options(Question(stem, right, question.family, question.about), options, right)
+                rotated = q.with_options(
+                    Question(stem, right, question.family, question.about), options, right
+                )
                 made.append(sample(self.name, len(made), picture, rotated, item=number))
         return made[:n]
 

@@ -1,6 +1,6 @@
-"""POPE in miniature: is the object there? Negatives are random, popular or adversarial; F1 averaged over the three.
+"""POPE in miniature: is the object there? Negatives are random, popular or adversarial; mean F1 of the three.
 
-    is there a red star ? -> no
+is there a red star ? -> no
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class Pope(Task):
             subset = q.NEGATIVES[number % 3]
             rng = rng_of(split, picture.seed, 2)
             no = q.exist(picture, rng, negative=subset)
-            yes = next(a for a in iter(lambda r=rng, p=picture: q.exist(p, r), 0) if a is not None and a.answer == "yes")  # type: ignore[misc]
+            yes = q.exist(picture, rng)
+            while yes is None or yes.answer != "yes":
+                yes = q.exist(picture, rng)
             if no is None:
                 continue
             for question in (yes, no):
@@ -38,7 +40,7 @@ class Pope(Task):
         return made[:n]
 
     def statistics(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
-        """Per sample: true positives, false positives, false negatives in the columns of its subset, [U, 9]."""
+        """[U, 9], per sample: true positives, false positives, false negatives in its subset's columns."""
         sums = np.zeros((len(samples), 9))
         for row, (one, prediction) in enumerate(zip(samples, predictions, strict=True)):
             yes, truth = "yes" in normal(prediction).split(), one.answers[0] == "yes"

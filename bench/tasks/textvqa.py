@@ -1,6 +1,6 @@
 """TextVQA in miniature: read the number. Its validation split chooses checkpoints.
 
-    what is the red number ? -> 4 7
+what is the red number ? -> 4 7
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ class TextVQA(Task):
 
     def micro(self, n: int, split: str = "val") -> list[Sample]:
         made = asked(self.name, split, n, [q.read])
-        return [sample(self.name, i, p, question, (question.answer,) * 10) for i, (p, question) in enumerate(made)]
+        return [
+            sample(self.name, i, p, question, (question.answer,) * 10) for i, (p, question) in enumerate(made)
+        ]
 
     def statistics(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
         return per_sample(self, samples, predictions)

@@ -1,6 +1,6 @@
 """VizWiz in miniature: blurred, dark or cut photographs, and questions that have no answer.
 
-    what color is the star ? (no star, or a finger before it) -> unanswerable
+what color is the star ? (no star, or a finger before it) -> unanswerable
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python -m compress.micro.build --work build/micro
 
-Stages as LLaVA's, with a tower of our own before them: render scenes, train the tower, align the projector, tune on
-instructions (half of the decoder's layers first, then all). Every stage keeps checkpoints in the work folder, so a run
-that was stopped goes on where it was. Two CPU cores take about three hours.
+Stages as LLaVA's, with a tower of our own before them: render scenes, train the tower, align the projector,
+tune on instructions (half of the decoder's layers first, then all). Every stage keeps checkpoints in the work
+folder, so a run that was stopped goes on where it was. Two CPU cores take about three hours.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from compress.micro.world import PATCH, SIDE
 WEIGHTS = Path(__file__).parent / "weights" / "micro"
 TRAINING_SCENES, CHECK_SCENES = 24_000, 300
 VISION = CLIPVisionConfig(
-    hidden_size=96, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4, image_size=SIDE, patch_size=PATCH,
-    projection_dim=96,
+    hidden_size=96, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
+    image_size=SIDE, patch_size=PATCH, projection_dim=96,
 )  # fmt: skip
 COURSES = (
-    Course("half", steps=HALF_STEPS, steady=HALF_STEPS, every=2, visual=64),
-    Course("whole", steps=WHOLE_STEPS, steady=WHOLE_STEPS - DECAY_STEPS),
+    Course("half", steps=3000, steady=3000, every=2, visual=64),
+    Course("whole", steps=1500, steady=1500 - 1500),
 )
 
 
@@ -66,12 +66,14 @@ def build(work: Path, target: Path, log: Callable[[str], None]) -> LlavaForCondi
     align(model, features, alignment, 600, log)
 
     def taught(epoch: int) -> list[Lesson]:
-        return _kept(work / f"lessons{epoch}.pkl", lambda: all_lessons("train", TRAINING_SCENES, epoch, COURSES[0].questions))
+        path = work / f"lessons{epoch}.pkl"
+        return _kept(path, lambda: all_lessons("train", TRAINING_SCENES, epoch, COURSES[0].questions))
+
+    def check() -> dict[str, float]:
+        return accuracy(model, check_features, check_lessons)
 
     for course in COURSES:
-        instruct(
-            model, features, taught, alignment, course, work, log, lambda: accuracy(model, check_features, check_lessons)
-        )
+        instruct(model, features, taught, alignment, course, work, log, check)
     save(model, target)
     return model
 

@@ -1,36 +1,46 @@
 """Stages 2 and 3 of the recipe: alignment and instruction tuning on frozen tower features.
 
-Alignment teaches the projector to put a patch near the words for what it shows. Instruction tuning packs one image and
-many questions into one sequence: questions see the image and themselves, never each other, so the visual tokens are
-paid for once.
+Alignment teaches the projector to put a patch near the words for what it shows. Instruction tuning packs one
+image and many questions into one sequence: questions see the image and themselves, never each other, so the
+visual tokens are paid for once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
 
 from compress.micro.language import CELLS, CHINESE, tokenizer
-from compress.micro.optim import Optimiser, checkpointed
+from compress.micro.optim import Optimiser, checkpointed, rank, world
 from compress.micro.questions import FAMILIES, mixture
-from compress.micro.tower import IGNORE, KINDS, Scenes, features, normalise, training_spoil
+from compress.micro.tower import IGNORE, Scenes, features, normalise, training_spoil
 from compress.micro.world import COLORS, GRID, SHAPES, TEXTURES, rng_of, scene
 
 VISUAL = GRID * GRID
 PREFIX = 2  # <s> user
 
 
-def new_model(vision: CLIPVisionConfig, *, width: int, inner: int, layers: int, heads: int, seed: int) -> LlavaForConditionalGeneration:
-    """An untrained LLaVA with the micro vocabulary; words of the second language start from their translations."""
+def new_model(
+    vision: CLIPVisionConfig, *, width: int, inner: int, layers: int, heads: int, seed: int
+) -> LlavaForConditionalGeneration:
+    """An untrained LLaVA with the micro vocabulary; each pinyin word starts close to its translation."""
     tok = tokenizer()
+    index = tok.get_vocab()
     torch.manual_seed(seed)
     text = LlamaConfig(
         vocab_size=len(tok), hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
@@ -38,8 +48,8 @@ def new_model(vision: CLIPVisionConfig, *, width: int, inner: int, layers: int, 
         pad_token_id=tok.pad_token_id, bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id,
         initializer_range=0.08, tie_word_embeddings=False,
     )  # fmt: skip
-    config = LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=tok.convert_tokens_to_ids("<image>"),
+    config = LlavaConfig(  # type: ignore[call-arg]  # pad_token_id is a field of every configuration
+        vision_config=vision, text_config=text, image_token_index=index["<image>"],
         vision_feature_layer=-2, vision_feature_select_strategy="default", image_seq_length=VISUAL,
         tie_word_embeddings=False, pad_token_id=tok.pad_token_id,
     )  # fmt: skip
@@ -48,14 +58,14 @@ def new_model(vision: CLIPVisionConfig, *, width: int, inner: int, layers: int, 
     with torch.no_grad():
         table = decoder.embed_tokens.weight
         table.normal_(0, 0.5)
-        index = tok.get_vocab()
         for english, pinyin in CHINESE.items():
             table[index[pinyin]] = table[index[english]] + 0.15 * torch.randn(width)
         head.weight.copy_(table * 0.3)
         for layer in decoder.layers:
-            layer.self_attn.o_proj.weight.zero_()  # residual branches start silent
+            # Residual branches start silent, and attention starts looking for what is like itself.
+            layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
-            layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)  # and look for what is like themselves
+            layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
     for p in model.model.vision_tower.parameters():
         p.requires_grad_(False)
     return model
@@ -70,7 +80,7 @@ def tower_features(tower: CLIPVisionModel, scenes: Scenes) -> Tensor:
 
 @dataclass(frozen=True)
 class Lesson:
-    """The questions of one scene as token ids: `prompt` up to and with "assistant", `answer` up to and with </s>."""
+    """The questions of one scene as token ids; prompts end with "assistant", answers with </s>."""
 
     prompts: list[list[int]]
     answers: list[list[int]]
@@ -89,30 +99,34 @@ def lessons(split: str, seeds: range, epoch: int, n: int) -> list[Lesson]:
     for seed in seeds:
         asked = mixture(scene(split, seed, training_spoil(seed)), rng_of(split, seed, 10 + epoch), n)
         made.append(
-            Lesson([ids(q.text + " assistant") for q in asked], [[*ids(q.answer), end] for q in asked], [q.family for q in asked])
+            Lesson(
+                [ids(q.text + " assistant") for q in asked],
+                [[*ids(q.answer), end] for q in asked],
+                [q.family for q in asked],
+            )
         )
     return made
 
 
 def all_lessons(split: str, count: int, epoch: int, n: int) -> list[Lesson]:
-    from multiprocessing import get_context
-
+    """`lessons` of the scenes 0 to `count`, made by two processes."""
+    parcels = [(split, range(i, min(i + 500, count)), epoch, n) for i in range(0, count, 500)]
     with get_context("spawn").Pool(2) as pool:
-        parts = pool.starmap(lessons, [(split, range(i, min(i + 500, count)), epoch, n) for i in range(0, count, 500)])
+        parts = pool.starmap(lessons, parcels)
     return [lesson for part in parts for lesson in part]
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A batch of lessons: ids, positions, block [B, T] of the text after the image (block -1 = padding); target [B, T]."""
+    """A batch of lessons: the text after the image, [B, T] each."""
 
     ids: Tensor
     positions: Tensor
-    block: Tensor
-    target: Tensor
+    block: Tensor  # number of the question, from 1; -1 = padding
+    target: Tensor  # the id to say next; IGNORE where none is taught
 
     def mask(self, kept: int) -> Tensor:
-        """[B, 1, S, S] bool over prefix, `kept` visual tokens and text: causal, blocks blind to each other."""
+        """[B, 1, S, S] bool over prefix, `kept` visual tokens, text: causal, blocks blind to each other."""
         b, t = self.ids.shape
         front = PREFIX + kept
         block = torch.cat([torch.zeros(b, front, dtype=torch.long), self.block], 1)
@@ -121,13 +135,12 @@ class Packed:
         same = (block[:, :, None] == block[:, None]) | (block[:, None] == 0)
         return (causal & same)[:, None]
 
-
     def answers(self) -> Tensor:
         """[M] the target ids, in the order of `run`'s logits."""
         return self.target[self.target != IGNORE]
 
     def weight(self) -> Tensor:
-        """[M] weights of the targets, summing to 1, the same total for every question however long its answer."""
+        """[M] weights of the targets: together 1, and the same for every question however long its answer."""
         rows = self.target != IGNORE
         question = (torch.arange(len(self.ids))[:, None] * 1000 + self.block)[rows]
         _, inverse, size = question.unique(return_inverse=True, return_counts=True)
@@ -136,9 +149,12 @@ class Packed:
 
 def pack(batch: list[Lesson], length: int | None = None) -> Packed:
     """Pad to the longest lesson, or to exactly `length` tokens, leaving out the questions that do not fit."""
-    rows = []
+    rows: list[tuple[list[int], ...]] = []
     for lesson in batch:
-        ids, positions, block, target = [], [], [], []
+        ids: list[int] = []
+        positions: list[int] = []
+        block: list[int] = []
+        target: list[int] = []
         for i, (prompt, answer) in enumerate(zip(lesson.prompts, lesson.answers, strict=True)):
             text = prompt + answer[:-1]
             if length is not None and len(ids) + len(text) > length:
@@ -154,8 +170,10 @@ def pack(batch: list[Lesson], length: int | None = None) -> Packed:
     return Packed(*columns)
 
 
-def run(model: LlavaForConditionalGeneration, visual: Tensor, packed: Packed, keep: Tensor | None = None) -> Tensor:
-    """Logits [M, V] at the M rows that have a target. `keep` [B, K] reads only these visual tokens, in place."""
+def run(
+    model: LlavaForConditionalGeneration, visual: Tensor, packed: Packed, keep: Tensor | None = None
+) -> Tensor:
+    """Logits [M, V] at the M rows with a target; `keep` [B, K] names the only visual tokens to be read."""
     decoder = model.model.language_model
     batch = len(visual)
     tok_prefix = torch.tensor([[1, _user_id()]]).expand(batch, -1)
@@ -165,21 +183,26 @@ def run(model: LlavaForConditionalGeneration, visual: Tensor, packed: Packed, ke
     embeds = torch.cat([decoder.embed_tokens(tok_prefix), visual, decoder.embed_tokens(packed.ids)], 1)
     positions = torch.cat([torch.arange(PREFIX).expand(batch, -1), PREFIX + place, packed.positions], 1)
     out = decoder(
-        inputs_embeds=embeds, attention_mask=packed.mask(visual.shape[1]), position_ids=positions, use_cache=False
+        inputs_embeds=embeds,
+        attention_mask=packed.mask(visual.shape[1]),
+        position_ids=positions,
+        use_cache=False,
     ).last_hidden_state
     rows = packed.target != IGNORE
     return model.lm_head(out[:, PREFIX + visual.shape[1] :][rows])
 
 
-def _user_id(cache: list[int] = []) -> int:  # noqa: B006
-    if not cache:
-        cache.append(tokenizer().convert_tokens_to_ids("user"))
-    return cache[0]
+@cache
+def _user_id() -> int:
+    return tokenizer().get_vocab()["user"]
 
 
 class Alignment(nn.Module):
-    """Pulls a projected patch towards the embeddings of the words for its content (shape or digit, colour; or texture
-    and cell on background): the alignment stage, kept on with a small weight afterwards so that anchors keep meaning."""
+    """Pulls a projected patch towards the embeddings of the words for its content.
+
+    These are shape or digit, colour and cell on a thing, texture and cell on background. The alignment stage
+    minimises nothing else; afterwards it stays on with a small weight, so that anchors keep their meaning.
+    """
 
     def __init__(self, scenes: Scenes) -> None:
         super().__init__()
@@ -187,7 +210,9 @@ class Alignment(nn.Module):
         self.kind_word = torch.tensor([index[w] for w in (*SHAPES, *"0123456789")])
         self.color_word = torch.tensor([index[w] for w in COLORS])
         self.texture_word = torch.tensor([index[w] for w in TEXTURES])
-        self.cell_word = torch.tensor([index[CELLS[r // 2 * 6 + c // 2]] for r in range(GRID) for c in range(GRID)])
+        self.cell_word = torch.tensor(
+            [index[CELLS[r // 2 * 6 + c // 2]] for r in range(GRID) for c in range(GRID)]
+        )
         self.kind, self.color = torch.from_numpy(scenes.kind), torch.from_numpy(scenes.color)
         self.texture = torch.from_numpy(scenes.texture)
 
@@ -200,15 +225,24 @@ class Alignment(nn.Module):
         def said(words: Tensor) -> Tensor:
             return logp.gather(-1, words[..., None])[..., 0]
 
-        on_thing = 0.4 * said(self.kind_word[kind.clamp(min=0)]) + 0.35 * said(self.color_word[color.clamp(min=0)])
+        kind_said = said(self.kind_word[kind.clamp(min=0)])
+        color_said = said(self.color_word[color.clamp(min=0)])
+        on_thing = 0.4 * kind_said + 0.35 * color_said
         cell = said(self.cell_word.expand_as(kind))
         behind = 0.6 * said(self.texture_word[self.texture[pick]][:, None].expand_as(kind)) + 0.4 * cell
-        loss = -(torch.where(thing, on_thing + 0.25 * cell, behind) * torch.where(thing, 2.0, 0.5))[kind != IGNORE].mean()
+        weighted = torch.where(thing, on_thing + 0.25 * cell, behind) * torch.where(thing, 2.0, 0.5)
+        loss = -weighted[kind != IGNORE].mean()
         size = visual.norm(dim=-1).log() - table.norm(dim=-1).mean().log().detach()
         return loss + 0.1 * size.square().mean()
 
 
-def align(model: LlavaForConditionalGeneration, feats: Tensor, alignment: Alignment, steps: int, log: Callable[[str], None]) -> None:
+def align(
+    model: LlavaForConditionalGeneration,
+    feats: Tensor,
+    alignment: Alignment,
+    steps: int,
+    log: Callable[[str], None],
+) -> None:
     """Stage 2: the projector alone."""
     projector, table = model.model.multi_modal_projector, model.model.language_model.embed_tokens.weight
     optimiser = torch.optim.AdamW(projector.parameters(), lr=3e-3)
@@ -225,7 +259,9 @@ def align(model: LlavaForConditionalGeneration, feats: Tensor, alignment: Alignm
 
 
 @torch.no_grad()
-def accuracy(model: LlavaForConditionalGeneration, feats: Tensor, taught: list[Lesson], keep: Tensor | None = None) -> dict[str, float]:
+def accuracy(
+    model: LlavaForConditionalGeneration, feats: Tensor, taught: list[Lesson], keep: Tensor | None = None
+) -> dict[str, float]:
     """Share of questions whose every answer token is the most likely one, by family and overall."""
     right: dict[str, list[bool]] = {}
     for start in range(0, len(taught), 25):
@@ -248,9 +284,9 @@ def accuracy(model: LlavaForConditionalGeneration, feats: Tensor, taught: list[L
 class Course:
     """One run of instruction tuning.
 
-    `every`: only each `every`-th decoder layer takes part (the others are still silent, so leaving them out changes
-    nothing); `visual`: how many visual tokens are read, at random. Both make early training cheap. Learning rates stay
-    constant until step `steady`, then fall.
+    `every`: only each `every`-th decoder layer takes part (the others are still silent, so leaving them out
+    changes nothing); `visual`: how many visual tokens are read, at random. Both make early training cheap.
+    Learning rates stay constant until step `steady`, then fall.
     """
 
     name: str
@@ -267,14 +303,17 @@ class Course:
 
 
 def instruct(
-    model: LlavaForConditionalGeneration, feats: Tensor, taught: Callable[[int], list[Lesson]], alignment: Alignment,
-    course: Course, out: Path, log: Callable[[str], None], check: Callable[[], dict[str, float]],
+    model: LlavaForConditionalGeneration, feats: Tensor, taught: Callable[[int], list[Lesson]],
+    alignment: Alignment, course: Course, out: Path,
+    log: Callable[[str], None], check: Callable[[], dict[str, float]],
 ) -> None:  # fmt: skip
     """Stage 3, in place; resumes from `out`/<name>.pt. `taught(epoch)` gives the lessons of all scenes."""
     decoder = model.model.language_model
     layers = decoder.layers
     decoder.layers = nn.ModuleList(layers[:: course.every])
-    trained = nn.ModuleDict({"projector": model.model.multi_modal_projector, "decoder": decoder, "head": model.lm_head})
+    trained = nn.ModuleDict(
+        {"projector": model.model.multi_modal_projector, "decoder": decoder, "head": model.lm_head}
+    )
     optimiser = Optimiser(
         trained, lr=course.lr, matrix_lr=course.matrix_lr, total=course.steps, steady=course.steady
     )
@@ -287,22 +326,20 @@ def instruct(
             epoch = step // per_epoch
             book = taught(epoch)
             order = torch.randperm(len(feats), generator=torch.Generator().manual_seed(course.seed + epoch))
-        rng = torch.Generator().manual_seed(course.seed * 1_000_003 + step)
-        pick = order[step % per_epoch * course.batch :][: course.batch]
+        rng = torch.Generator().manual_seed((course.seed + rank()) * 1_000_003 + step)
+        pick = order[step % per_epoch * course.batch :][: course.batch][rank() :: world()]
         packed = pack([book[i] for i in pick.tolist()], course.text)
         visual = model.model.multi_modal_projector(feats[pick].float())
         keep = None
         if course.visual < VISUAL:
             keep = torch.rand(len(pick), VISUAL, generator=rng).argsort(1)[:, : course.visual].sort(1).values
-        loss = (packed.weight() * F.cross_entropy(run(model, visual, packed, keep), packed.answers(), reduction="none")).sum()
+        logits = run(model, visual, packed, keep)
+        loss = (packed.weight() * F.cross_entropy(logits, packed.answers(), reduction="none")).sum()
         whole = loss + 0.1 * alignment(visual, decoder.embed_tokens.weight, pick)
         optimiser.step(whole, step)
         mean = loss.item() if mean == 0 else 0.98 * mean + 0.02 * loss.item()
-        if step % 50 == 0:
+        if step % 50 == 0 and rank() == 0:
             log(f"{course.name} {step}/{course.steps} loss {mean:.3f}")
-        if step % 500 == 499 or step + 1 == course.steps:
+        if rank() == 0 and (step % 500 == 499 or step + 1 == course.steps):
             log("check " + " ".join(f"{k} {v:.3f}" for k, v in check().items()))
     decoder.layers = layers
-
-
-assert len(KINDS) == len(SHAPES) + 10

@@ -1,6 +1,7 @@
-"""The two small languages of the micro world: English, and a second vocabulary (pinyin) as MMBench-CN has Chinese.
+"""The two small languages of the micro world: English, and pinyin as its Chinese (for MMBench-CN).
 
-Every word here occurs in questions or answers, so the embedding row of each has a meaning and can anchor visual tokens.
+Every word here occurs in questions or answers, so the embedding row of each has a meaning and can anchor
+visual tokens.
 """
 
 from __future__ import annotations
@@ -53,7 +54,10 @@ CHINESE_TEMPLATES: dict[str, tuple[str, ...]] = {
     "texture": ("beijing shi shenme ?",),
 }
 SIDES = {"left": "left of", "right": "right of", "above": "above", "below": "below"}
-EXTRA = ("user", "assistant", "yes", "no", "unanswerable", "and", ",", "object", "objects", "wuti", "written", "here")
+EXTRA = (
+    "user", "assistant", "yes", "no", "unanswerable", "and", ",",
+    "object", "objects", "wuti", "written", "here",
+)  # fmt: skip
 
 CHAT_TEMPLATE = (
     "<s>{% for m in messages %}{{ m['role'] }} {% if m['content'] is string %}{{ m['content'] }} {% else %}"
@@ -66,24 +70,26 @@ CHAT_TEMPLATE = (
 def words() -> list[str]:
     """All words in order of first use: the tokenizer's vocabulary after the special tokens."""
     lists: list[Sequence[str]] = [
-        tuple(COLORS), SHAPES, ("number",), TEXTURES, DIGITS, COUNTS, LETTERS, CELLS, tuple(SYNONYMS.values()),
-        tuple(CHINESE.values()), EXTRA, tuple(SIDES.values()),
+        tuple(COLORS), SHAPES, ("number",), TEXTURES, DIGITS, COUNTS, LETTERS, CELLS,
+        tuple(SYNONYMS.values()), tuple(CHINESE.values()), EXTRA, tuple(SIDES.values()),
         *TEMPLATES.values(), *CHINESE_TEMPLATES.values(),
     ]  # fmt: skip
-    seen = dict.fromkeys(w for words in lists for text in words for w in text.split() if not w.startswith("{"))
+    seen = dict.fromkeys(
+        w for words in lists for text in words for w in text.split() if not w.startswith("{")
+    )
     return list(seen)
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Word-level, lower-casing; pads on the left and opens every prompt with <s> through the chat template."""
+    """Word-level, lower-casing; pads on the left and opens prompts with <s> through the chat template."""
     vocabulary = {w: i for i, w in enumerate((*SPECIAL, *words()))}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(
         tokenizer_object=core, padding_side="left", pad_token="<pad>", bos_token="<s>", eos_token="</s>",
-        unk_token="<unk>", extra_special_tokens={"image_token": "<image>"}, model_input_names=["input_ids", "attention_mask"],
-        clean_up_tokenization_spaces=False,
+        unk_token="<unk>", extra_special_tokens={"image_token": "<image>"},
+        model_input_names=["input_ids", "attention_mask"], clean_up_tokenization_spaces=False,
     )  # fmt: skip
 
 
@@ -97,4 +103,3 @@ def processor(mean: Sequence[float], std: Sequence[float]) -> LlavaProcessor:
         images, tokenizer(), patch_size=PATCH, vision_feature_select_strategy="default",
         num_additional_image_tokens=1, chat_template=CHAT_TEMPLATE,
     )  # fmt: skip
-

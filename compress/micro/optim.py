@@ -8,19 +8,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 
 class Optimiser:
     """Muon for the matrices inside the blocks, AdamW for everything else.
 
-    Rates warm up, stay at their peak until step `steady` and then fall along a cosine to a fiftieth at step `total`.
+    Rates warm up, stay at their peak until step `steady` and then fall along a cosine to a fiftieth at step
+    `total`.
     """
 
     def __init__(
-        self, module: nn.Module, *, lr: float, matrix_lr: float, total: int, steady: int = 100, warmup: int = 100
+        self,
+        module: nn.Module,
+        *,
+        lr: float,
+        matrix_lr: float,
+        total: int,
+        steady: int = 100,
+        warmup: int = 100,
     ) -> None:
-        matrices, rest = [], []
+        matrices: list[nn.Parameter] = []
+        rest: list[nn.Parameter] = []
         for name, p in module.named_parameters():
             if not p.requires_grad:
                 continue
@@ -43,12 +53,25 @@ class Optimiser:
         if not torch.isfinite(loss):
             raise FloatingPointError(f"loss is {loss.item()} at step {step}; lower the learning rate")
         loss.backward()
+        if dist.is_initialized():
+            self._share_gradients()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for part, peak in zip(self.parts, self.peaks, strict=True):
             for group in part.param_groups:
                 group["lr"] = peak * self.rate(step)
             part.step()
             part.zero_grad(set_to_none=True)
+
+    def _share_gradients(self) -> None:
+        """Average over the processes, each of which saw another part of the batch."""
+        flat = torch.cat([p.grad.flatten() for p in self.parameters if p.grad is not None])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        at = 0
+        for p in self.parameters:
+            if p.grad is not None:
+                p.grad.copy_(flat[at : at + p.numel()].view_as(p))
+                at += p.numel()
 
     def state_dict(self) -> list[dict]:
         return [part.state_dict() for part in self.parts]
@@ -58,8 +81,23 @@ class Optimiser:
             part.load_state_dict(state)
 
 
-def checkpointed(path: Path, module: nn.Module, optimiser: Optimiser, total: int, every: int) -> Iterator[int]:
-    """Yield the steps still to do; saves module and optimiser to `path` atomically every `every` steps and at the end."""
+def rank() -> int:
+    """This process's number among those that train together; 0 when alone."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def checkpointed(
+    path: Path, module: nn.Module, optimiser: Optimiser, total: int, every: int
+) -> Iterator[int]:
+    """Yield the steps that are still to do.
+
+    Module and optimiser are saved to `path`, atomically, every `every` steps and at the end.
+    """
     start = 0
     if path.exists():
         saved = torch.load(path, weights_only=True)
@@ -68,7 +106,9 @@ def checkpointed(path: Path, module: nn.Module, optimiser: Optimiser, total: int
         start = saved["step"]
     for step in range(start, total):
         yield step
-        if (step + 1) % every == 0 or step + 1 == total:
+        if rank() == 0 and ((step + 1) % every == 0 or step + 1 == total):
             part = path.with_suffix(".part")
-            torch.save({"module": module.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}, part)
+            torch.save(
+                {"module": module.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}, part
+            )
             os.replace(part, path)

@@ -1,17 +1,28 @@
 """Questions about a scene, each with the answer that the scene itself gives.
 
-One function per family; all take what can be seen (a cut hides things), a generator and a language, and return None
-when the scene offers nothing to ask. The families are the forms of the big benchmarks in miniature.
+One function per family; all take what can be seen (a cut hides things), a generator and a language, and
+return None when the scene offers nothing to ask. The families are the forms of the big benchmarks in
+miniature.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
-from compress.micro.language import CELLS, CHINESE, CHINESE_TEMPLATES, COUNTS, LETTERS, SIDES, SYNONYMS, TEMPLATES
+from compress.micro.language import (
+    CELLS,
+    CHINESE,
+    CHINESE_TEMPLATES,
+    COUNTS,
+    LETTERS,
+    SIDES,
+    SYNONYMS,
+    TEMPLATES,
+)
 from compress.micro.world import COLORS, SHAPES, TEXTURES, Scene, Thing
 
 KINDS = (*SHAPES, "number")
@@ -21,7 +32,7 @@ POPULAR = tuple((c, k) for c in ("red", "blue", "green") for k in ("circle", "sq
 
 @dataclass(frozen=True)
 class Question:
-    """`about` holds the things the answer hangs on, as indices into the scene's things (empty: all or none)."""
+    """`about` holds what the answer hangs on, as indices into the scene's things (empty: all or none)."""
 
     text: str
     answer: str
@@ -31,6 +42,7 @@ class Question:
 
 
 Rng = np.random.Generator
+T = TypeVar("T")
 
 
 def _say(family: str, rng: Rng, chinese: bool, **slots: str) -> str:
@@ -53,12 +65,12 @@ def _seen(scene: Scene) -> list[tuple[int, Thing]]:
     return [(i, t) for i, t in enumerate(scene.things) if id(t) in visible]
 
 
-def _pick(rng: Rng, items: list) -> object:
+def _pick(rng: Rng, items: Sequence[T]) -> T:
     return items[int(rng.integers(len(items)))]
 
 
 def refer(scene: Scene, rng: Rng, full: float = 0.35) -> tuple[int, Thing, str] | None:
-    """A visible thing with a phrase only it fits: its kind alone, or colour and kind (`full`: how often the latter)."""
+    """A visible thing with a phrase only it fits: its kind or, with chance `full`, colour and kind."""
     seen = _seen(scene)
     unique = [(i, t, t.kind) for i, t in seen if sum(o.kind == t.kind for _, o in seen) == 1]
     exact = [
@@ -67,25 +79,27 @@ def refer(scene: Scene, rng: Rng, full: float = 0.35) -> tuple[int, Thing, str] 
         if sum((o.kind, o.color) == (t.kind, t.color) for _, o in seen) == 1
     ]
     pool = exact if not unique or rng.random() < full else unique
-    return _pick(rng, pool) if pool else None  # type: ignore[return-value]
+    return _pick(rng, pool) if pool else None
 
 
 def exist(scene: Scene, rng: Rng, chinese: bool = False, negative: str | None = None) -> Question | None:
-    """Is there such a thing? Half the answers are no; `negative` names how the absent thing is chosen (as in POPE).
+    """Is there such a thing? Half the answers are no; `negative` names how the absent one is chosen (POPE).
 
-    random: any absent one; popular: one frequent in the whole world; adversarial: a kind and a colour that are both
-    there, on different things.
+    random: any absent one; popular: one frequent in the whole world; adversarial: a kind and a colour that
+    are both there, on different things.
     """
     seen = _seen(scene)
     if not seen:
         return None
     pairs, kinds = {(t.color, t.kind) for _, t in seen}, {t.kind for _, t in seen}
     if negative is None and rng.random() < 0.5:
-        i, thing = _pick(rng, seen)  # type: ignore[misc]
+        i, thing = _pick(rng, seen)
         phrase = thing.kind if rng.random() < 0.4 else f"{thing.color} {thing.kind}"
-        same = tuple(j for j, t in seen if t.kind == thing.kind and (phrase == thing.kind or t.color == thing.color))
+        same = tuple(
+            j for j, t in seen if t.kind == thing.kind and (phrase == thing.kind or t.color == thing.color)
+        )
         return Question(_say("exist", rng, chinese, x=phrase), _tell("yes", chinese), "exist", same)
-    how = negative or _pick(rng, list(NEGATIVES))
+    how = negative or _pick(rng, NEGATIVES)
     if how == "adversarial":
         absent = [(c, k) for c in {t.color for _, t in seen} for k in kinds if (c, k) not in pairs]
     elif how == "popular":
@@ -94,7 +108,7 @@ def exist(scene: Scene, rng: Rng, chinese: bool = False, negative: str | None = 
         absent = [(c, k) for c in COLORS for k in KINDS if (c, k) not in pairs]
     if not absent:
         return None
-    color, kind = _pick(rng, sorted(absent))  # type: ignore[misc]
+    color, kind = _pick(rng, sorted(absent))
     phrase = kind if kind not in kinds and rng.random() < 0.4 else f"{color} {kind}"
     near = tuple(j for j, t in seen if t.kind == kind or (phrase != kind and t.color == color))
     return Question(_say("exist", rng, chinese, x=phrase), _tell("no", chinese), "exist", near)
@@ -115,7 +129,7 @@ def shape(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
     pool = [(i, t) for i, t in seen if sum(o.color == t.color for _, o in seen) == 1]
     if not pool:
         return None
-    i, thing = _pick(rng, pool)  # type: ignore[misc]
+    i, thing = _pick(rng, pool)
     return Question(_say("shape", rng, chinese, x=thing.color), _tell(thing.kind, chinese), "shape", (i,))
 
 
@@ -156,7 +170,7 @@ def count(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
         phrase, about = f"{hue} {noun}", [i for i, t in seen if t.color == hue]
     else:
         kind = _pick(rng, [t.kind for _, t in seen]) if rng.random() < 0.85 else _pick(rng, list(KINDS))
-        phrase, about = str(kind), [i for i, t in seen if t.kind == kind]
+        phrase, about = kind, [i for i, t in seen if t.kind == kind]
     answer = COUNTS[len(about)]
     return Question(_say("count", rng, chinese, x=phrase), _tell(answer, chinese), "count", tuple(about))
 
@@ -164,10 +178,12 @@ def count(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
 def read(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
     """Read the one number, or the one red number; the answer is its digits with spaces between."""
     numbers = [(i, t) for i, t in _seen(scene) if t.kind == "number"]
-    pool = [(i, t) for i, t in numbers if len(numbers) == 1 or sum(o.color == t.color for _, o in numbers) == 1]
+    pool = [
+        (i, t) for i, t in numbers if len(numbers) == 1 or sum(o.color == t.color for _, o in numbers) == 1
+    ]
     if not pool:
         return None
-    i, thing = _pick(rng, pool)  # type: ignore[misc]
+    i, thing = _pick(rng, pool)
     phrase = "number" if len(numbers) == 1 and rng.random() < 0.6 else f"{thing.color} number"
     return Question(_say("read", rng, chinese, x=phrase), " ".join(thing.text), "read", (i,))
 
@@ -192,12 +208,12 @@ def missing(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
     if "number" not in kinds and rng.random() < 0.3:
         return Question(_say("read", rng, chinese, x="number"), "unanswerable", "missing")
     absent = [k for k in SHAPES if k not in kinds]
-    return Question(_say("color", rng, chinese, x=str(_pick(rng, absent))), "unanswerable", "missing")
+    return Question(_say("color", rng, chinese, x=_pick(rng, absent)), "unanswerable", "missing")
 
 
 def choose(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
-    """An open question with four lettered options; the answer is a letter. `options` lists the option texts."""
-    family: Callable[..., Question | None] = _pick(rng, [color, shape, count, texture])  # type: ignore[assignment]
+    """An open question with four lettered options; the answer is a letter, `options` are the texts."""
+    family: Callable[..., Question | None] = _pick(rng, [color, shape, count, texture])
     inner = family(scene, rng, chinese)
     if inner is None:
         return None
@@ -210,7 +226,9 @@ def choose(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
 
 def with_options(inner: Question, options: tuple[str, ...], answer: str) -> Question:
     """The multiple-choice form of an open question; options are lettered in the order given."""
-    text = inner.text + "".join(f" {letter} {option}" for letter, option in zip(LETTERS, options, strict=True))
+    text = inner.text + "".join(
+        f" {letter} {option}" for letter, option in zip(LETTERS, options, strict=True)
+    )
     return Question(text, LETTERS[options.index(answer)], "choose", inner.about, options)
 
 
@@ -219,14 +237,14 @@ FAMILIES: dict[str, Callable[..., Question | None]] = {
     "read": read, "texture": texture, "caption": caption, "missing": missing, "choose": choose,
 }  # fmt: skip
 MIXTURE = {
-    "exist": 4, "color": 3, "shape": 2.5, "relation": 2.5, "where": 2, "count": 2.5, "read": 2, "texture": 0.4,
-    "caption": 1.2, "missing": 0.9, "choose": 3,
+    "exist": 3, "color": 1.5, "shape": 1.5, "relation": 3, "where": 4, "count": 3,
+    "read": 2.5, "texture": 0.3, "caption": 0.4, "missing": 0.7, "choose": 3,
 }  # fmt: skip
 BILINGUAL = {"exist", "color", "shape", "count", "texture", "choose"}
 
 
 def mixture(scene: Scene, rng: Rng, n: int) -> list[Question]:
-    """`n` training questions about one scene, families in the proportions of `MIXTURE`, a quarter in the second language."""
+    """`n` training questions about one scene, families as often as `MIXTURE` says, a quarter in pinyin."""
     names = list(MIXTURE)
     weights = np.array(list(MIXTURE.values()))
     made: list[Question] = []

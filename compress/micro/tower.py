@@ -1,15 +1,16 @@
 """Stage 1 of the recipe: a CLIP tower that knows what each patch shows and whose CLS token knows the scene.
 
-Dense supervision (kind and colour of every patch, read from the penultimate layer as LLaVA will read it) first runs on
-random 6 x 6-patch windows, a quarter of the cost, then on whole scenes together with the CLS objective: match every
-image to the phrases ("red star") that are true of it, the image-text contrast of CLIP with a bag of phrases as text.
+Dense supervision (kind and colour of every patch, read from the penultimate layer as LLaVA will read it)
+first runs on random 6 x 6-patch windows, a quarter of the cost, then on whole scenes together with the CLS
+objective: match every image to the phrases ("red star") that are true of it, the image-text contrast of CLIP
+with a bag of phrases as text.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from compress.micro.optim import Optimiser, checkpointed
-from compress.micro.world import COLORS, GRID, PATCH, SHAPES, SIDE, SPOILS, TEXTURES, patch_labels, scene
+from compress.micro.world import COLORS, GRID, PATCH, SHAPES, SPOILS, TEXTURES, patch_labels, scene
 
 KINDS = (*SHAPES, *"0123456789")  # what a patch can show; a number's patch shows one of its digits
 PHRASES = len(COLORS) * (len(SHAPES) + 1)
@@ -30,14 +31,13 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 @dataclass(frozen=True)
 class Scenes:
-    """Rendered scenes and their patch labels: pixels [n, 96, 96, 3] uint8; kind, color [n, 144] (-1 background, -100
-    ambiguous); texture [n]; phrases [n, PHRASES] bool, colour-kind pairs that the scene contains."""
+    """Rendered scenes and what their patches show."""
 
-    pixels: NDArray[np.uint8]
-    kind: NDArray[np.int64]
-    color: NDArray[np.int64]
-    texture: NDArray[np.int64]
-    phrases: NDArray[np.bool_]
+    pixels: NDArray[np.uint8]  # [n, 96, 96, 3]
+    kind: NDArray[np.int64]  # [n, 144] place in KINDS; -1 background, IGNORE ambiguous
+    color: NDArray[np.int64]  # [n, 144] place in COLORS, likewise
+    texture: NDArray[np.int64]  # [n] place in TEXTURES
+    phrases: NDArray[np.bool_]  # [n, PHRASES] which colour-kind pairs the scene contains
 
 
 def training_spoil(seed: int) -> str | None:
@@ -45,7 +45,10 @@ def training_spoil(seed: int) -> str | None:
     return SPOILS[seed // 5 % 3] if seed % 5 == 4 else None
 
 
-def label_scene(split: str, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64], int, list[int]]:
+def label_scene(
+    split: str, seed: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64], int, list[int]]:
+    """Pixels, kind, colour, texture and the places of the phrases of one scene; see `Scenes`."""
     made = scene(split, seed, training_spoil(seed))
     image, owner, cover = patch_labels(made)
     kind, color = np.full(GRID * GRID, -1), np.full(GRID * GRID, -1)
@@ -63,28 +66,31 @@ def label_scene(split: str, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.in
             kind[patch] = len(SHAPES) + int(thing.text[int(second)])
         else:
             kind[patch] = SHAPES.index(thing.kind)
-    phrases = [list(COLORS).index(t.color) * (len(SHAPES) + 1) + (*SHAPES, "number").index(t.kind) for t in made.visible()]
+    phrases = [
+        list(COLORS).index(t.color) * (len(SHAPES) + 1) + (*SHAPES, "number").index(t.kind)
+        for t in made.visible()
+    ]
     return np.asarray(image), kind, color, TEXTURES.index(made.texture), phrases
 
 
 def render_scenes(split: str, seeds: range, workers: int = 2) -> Scenes:
     """Render and label the scenes of `seeds`, in order, in `workers` processes."""
-    from multiprocessing import get_context
-
     with get_context("spawn").Pool(workers) as pool:
         rows = pool.starmap(label_scene, [(split, s) for s in seeds], chunksize=64)
+    pixels, kind, color, texture, told = zip(*rows, strict=True)
     phrases = np.zeros((len(rows), PHRASES), bool)
-    for i, row in enumerate(rows):
-        phrases[i, row[4]] = True
-    return Scenes(*(np.stack(column) for column in list(zip(*rows, strict=True))[:4]), phrases)  # type: ignore[arg-type]
+    for i, places in enumerate(told):
+        phrases[i, places] = True
+    return Scenes(np.stack(pixels), np.stack(kind), np.stack(color), np.array(texture), phrases)
 
 
 def sine_cosine(side: int, width: int) -> Tensor:
-    """Two-dimensional sine-cosine position code, [side * side, width]; a learned table that starts here learns faster."""
+    """Two-dimensional position code, [side * side, width]; a learned table that starts here learns faster."""
     omega = 1 / 100 ** (torch.arange(width // 4) / (width // 4))
     at = torch.arange(side)[:, None] * omega
     line = torch.cat([at.sin(), at.cos()], 1)
-    return torch.cat([line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)], 2).reshape(side * side, width)
+    code = torch.cat([line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)], 2)
+    return code.reshape(side * side, width)
 
 
 def new_tower(config: CLIPVisionConfig) -> CLIPVisionModel:
@@ -135,24 +141,20 @@ class Heads(nn.Module):
         return losses[0] * 2 + losses[1] + 0.3 * losses[2]
 
     def place_loss(self, x: Tensor) -> Tensor:
-        """Where each patch is: without being asked, a tower forgets it, and no decoder can answer "left of"."""
+        """Where each patch is: a tower that is not asked forgets it, and no decoder can answer "left of"."""
         place = torch.arange(GRID * GRID).expand(len(x), -1).flatten()
         flat = x.flatten(0, 1)
-        return F.cross_entropy(self.row(flat), place // GRID) + F.cross_entropy(self.column(flat), place % GRID)
+        row, column = self.row(flat), self.column(flat)
+        return F.cross_entropy(row, place // GRID) + F.cross_entropy(column, place % GRID)
 
     def phrase_loss(self, cls: Tensor, early: Tensor, phrases: Tensor) -> Tensor:
         truth = phrases.float()
         weight = torch.full((PHRASES,), 5.0)
-        return sum(
+        late_loss, early_loss = (
             F.binary_cross_entropy_with_logits(head(x), truth, pos_weight=weight)
             for head, x in ((self.phrase, cls), (self.early_phrase, early))
-        )  # type: ignore[return-value]
-
-
-def batches(scenes: Scenes, size: int, seed: int, steps: range) -> Iterator[tuple[int, Tensor]]:
-    for step in steps:
-        rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        yield step, torch.randint(len(scenes.pixels), (size,), generator=rng)
+        )
+        return late_loss + early_loss
 
 
 def normalise(pixels: Tensor) -> Tensor:
@@ -162,7 +164,14 @@ def normalise(pixels: Tensor) -> Tensor:
 
 
 def train_tower(
-    tower: CLIPVisionModel, scenes: Scenes, out: Path, *, windows: int, wholes: int, seed: int, log: object = print
+    tower: CLIPVisionModel,
+    scenes: Scenes,
+    out: Path,
+    *,
+    windows: int,
+    wholes: int,
+    seed: int,
+    log: Callable[[str], None] = print,
 ) -> None:
     """Train in place; resumes from `out`/tower.pt when that exists."""
     heads = Heads(tower.config.hidden_size)
@@ -199,11 +208,8 @@ def train_tower(
                 right = (heads.kind(early[:, 1:]).argmax(-1) == k)[seen]
                 shape = k[seen] < len(SHAPES)
                 hue = (heads.color(early[:, 1:]).argmax(-1) == c)[seen]
-            log(  # type: ignore[operator]
-                f"tower {step}/{windows + wholes} loss {loss.item():.3f} shape {right[shape].float().mean():.3f} "
-                f"digit {right[~shape].float().mean():.3f} color {hue.float().mean():.3f}"
+            log(
+                f"tower {step}/{windows + wholes} loss {loss.item():.3f} "
+                f"shape {right[shape].float().mean():.3f} digit {right[~shape].float().mean():.3f} "
+                f"color {hue.float().mean():.3f}"
             )
-
-
-def side_check() -> None:
-    assert SIDE == GRID * PATCH and math.isqrt(GRID * GRID) == GRID

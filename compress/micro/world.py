@@ -1,7 +1,8 @@
 """The micro world: small noisy scenes of coloured shapes and handwritten numbers, exactly known.
 
-A scene follows from `(split, seed)` alone, on every machine. Splits draw from disjoint seed streams *and* disjoint
-handwritten digits (scikit-learn's bundled set), so nothing of a test image was ever seen in training.
+A scene follows from `(split, seed)` alone, on every machine. Splits draw from disjoint seed streams *and*
+disjoint handwritten digits (scikit-learn's bundled set), so nothing of a test image was ever seen in
+training.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _COLOR_WEIGHTS = np.array([1.5, 1.1, 1.3, 1.0, 0.8, 0.9, 0.7, 0.7])
 
 @dataclass(frozen=True)
 class Thing:
-    """A shape, or a handwritten number of one or two digits (`kind == "number"`). Centre and size in pixels."""
+    """A shape, or a handwritten number of one or two digits (kind "number"). Centre and size in pixels."""
 
     kind: str
     color: str
@@ -58,7 +59,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything an image shows. `spoil` is a defect of the photograph, `cover` the rectangle that a cut hides."""
+    """All that an image shows. `spoil` is a defect of the photograph, `cover` the rectangle a cut hides."""
 
     split: str
     seed: int
@@ -148,8 +149,10 @@ def _thing(rng: np.random.Generator, split: str, number: bool) -> Thing:
         height = float(rng.uniform(20, 26))
         width = height * 0.75 * len(rows)
         text = "".join(str(_digits()[1][row]) for row in rows)
-        x, y = rng.uniform(width / 2 + 1, SIDE - width / 2 - 1), rng.uniform(height / 2 + 1, SIDE - height / 2 - 1)
-        return Thing("number", color, float(x), float(y), width, height, 0.0, tuple(int(r) for r in rows), text)
+        x = rng.uniform(width / 2 + 1, SIDE - width / 2 - 1)
+        y = rng.uniform(height / 2 + 1, SIDE - height / 2 - 1)
+        digits = tuple(int(row) for row in rows)
+        return Thing("number", color, float(x), float(y), width, height, 0.0, digits, text)
     kind = SHAPES[int(rng.choice(len(SHAPES), p=_SHAPE_WEIGHTS / _SHAPE_WEIGHTS.sum()))]
     size = float(rng.uniform(14, 27))
     x, y = rng.uniform(size / 2 + 1, SIDE - size / 2 - 1, 2)
@@ -215,7 +218,8 @@ _OUTLINES: dict[str, list[tuple[float, float]]] = {
     "diamond": [(0, -1), (0.75, 0), (0, 1), (-0.75, 0)],
     "cross": [(-0.35, -1), (0.35, -1), (0.35, -0.35), (1, -0.35), (1, 0.35), (0.35, 0.35),
               (0.35, 1), (-0.35, 1), (-0.35, 0.35), (-1, 0.35), (-1, -0.35), (-0.35, -0.35)],
-    "star": [(np.sin(i * np.pi / 5) * (1, 0.42)[i % 2], -np.cos(i * np.pi / 5) * (1, 0.42)[i % 2]) for i in range(10)],
+    "star": [(np.sin(i * np.pi / 5) * (1, 0.42)[i % 2], -np.cos(i * np.pi / 5) * (1, 0.42)[i % 2])
+             for i in range(10)],
     "heart": [(np.sin(t) ** 3, -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)) / 15)
               for t in np.linspace(0, 2 * np.pi, 40, endpoint=False)],
     "hourglass": [(-0.95, -1), (0.95, -1), (0.15, 0), (0.95, 1), (-0.95, 1), (-0.15, 0)],
@@ -260,7 +264,7 @@ def _number_mask(thing: Thing) -> NDArray[np.float32]:
 def _placed(tile: Image.Image, left: int, top: int) -> NDArray[np.float32]:
     whole = Image.new("L", (SIDE, SIDE))
     whole.paste(tile, (left, top))
-    return np.asarray(whole, np.float32) / 255
+    return np.asarray(whole, np.float32) / np.float32(255)
 
 
 @lru_cache(maxsize=1)

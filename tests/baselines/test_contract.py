@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from baselines import METHODS
+from baselines import METHODS, EvoComp
 from compress.attach import attach
 from compress.base import Selector
 from compress.models import MLLM, load
+from compress.network import Compressor
 
 QUESTIONS = [
     "what color is the star ?",
@@ -21,7 +22,11 @@ QUESTIONS = [
 COMPRESSING = sorted(set(METHODS) - {"none"})
 
 
-def make(name: str) -> Selector:
+def make(name: str, mllm: MLLM) -> Selector:
+    """The method with its defaults; one that was trained gets an untrained compressor for this model."""
+    if name == "evocomp":
+        torch.manual_seed(0)
+        return EvoComp(Compressor.from_decoder(mllm.decoder))
     return METHODS[name]()
 
 
@@ -50,7 +55,7 @@ def test_it_says_what_it_does(name: str):
 @pytest.mark.parametrize("keep", [143, 100, 64, 48, 40])
 @pytest.mark.parametrize("name", COMPRESSING)
 def test_the_average_budget_is_met_to_the_nearest_token(tiny: MLLM, pictures, name: str, keep: int):
-    with attach(tiny, make(name), keep) as trace, torch.no_grad():
+    with attach(tiny, make(name, tiny), keep) as trace, torch.no_grad():
         tiny.model(**tiny.prepare(pictures[:2], QUESTIONS[:2]))
     for record in trace.samples:
         average = sum(record.entering) / tiny.layers
@@ -60,7 +65,7 @@ def test_the_average_budget_is_met_to_the_nearest_token(tiny: MLLM, pictures, na
 @pytest.mark.parametrize("keep", [143, 48, 16, 2, 1])
 @pytest.mark.parametrize("name", COMPRESSING)
 def test_the_nominal_budget_is_exact(tiny: MLLM, pictures, name: str, keep: int):
-    with attach(tiny, make(name), keep, accounting="nominal") as trace, torch.no_grad():
+    with attach(tiny, make(name, tiny), keep, accounting="nominal") as trace, torch.no_grad():
         tiny.model(**tiny.prepare(pictures[:2], QUESTIONS[:2]))
     for record in trace.samples:
         assert record.entering[-1] == keep
@@ -73,14 +78,14 @@ def test_the_nominal_budget_is_exact(tiny: MLLM, pictures, name: str, keep: int)
 def test_keeping_all_is_the_untouched_model(tiny: MLLM, pictures, name: str):
     inputs = tiny.prepare(pictures[:2], QUESTIONS[:2])
     expected = run(tiny, inputs)
-    with attach(tiny, make(name), 144):
+    with attach(tiny, make(name, tiny), 144):
         assert torch.equal(run(tiny, inputs), expected)
 
 
 @pytest.mark.parametrize("positions", ["original", "compact"])
 @pytest.mark.parametrize("name", METHODS)
 def test_a_batch_equals_its_samples_one_by_one(tiny: MLLM, pictures, name: str, positions: str):
-    with attach(tiny, make(name), 40, positions=positions) as trace:
+    with attach(tiny, make(name, tiny), 40, positions=positions) as trace:
         together = run(tiny, tiny.prepare(pictures, QUESTIONS))
         alone = [
             run(tiny, tiny.prepare([picture], [question]))[0]
@@ -95,14 +100,14 @@ def test_compression_changes_the_answer(tiny: MLLM, pictures, name: str):
     """Otherwise the equalities above would mean nothing."""
     inputs = tiny.prepare(pictures, QUESTIONS)
     expected = run(tiny, inputs)
-    with attach(tiny, make(name), 40):
+    with attach(tiny, make(name, tiny), 40):
         assert ((run(tiny, inputs) - expected)[:, 0].abs().amax(1) > 0.05).all()
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_same_run_twice_gives_the_same_tokens(tiny: MLLM, pictures, name: str):
     inputs = tiny.prepare(pictures[:2], QUESTIONS[:2])
-    with attach(tiny, make(name), 40) as trace:
+    with attach(tiny, make(name, tiny), 40) as trace:
         first, second = run(tiny, inputs), run(tiny, inputs)
     assert torch.equal(first, second) and trace.samples[:2] == trace.samples[2:]
 
@@ -111,7 +116,7 @@ def test_the_same_run_twice_gives_the_same_tokens(tiny: MLLM, pictures, name: st
 def test_nothing_stays_attached(tiny: MLLM, pictures, name: str):
     inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
     expected, before = run(tiny, inputs), hooks(tiny)
-    with attach(tiny, make(name), 40):
+    with attach(tiny, make(name, tiny), 40):
         run(tiny, inputs)
     assert hooks(tiny) == before and torch.equal(run(tiny, inputs), expected)
 
@@ -119,7 +124,7 @@ def test_nothing_stays_attached(tiny: MLLM, pictures, name: str):
 @pytest.mark.parametrize("name", METHODS)
 def test_half_precision_works(tiny_folder: Path, pictures, name: str):
     half = load(str(tiny_folder), dtype=torch.bfloat16)
-    with attach(half, make(name), 40) as trace:
+    with attach(half, make(name, half), 40) as trace:
         logits = run(half, half.prepare(pictures[:2], QUESTIONS[:2]))
     assert torch.isfinite(logits).all() and len(trace.samples) == 2
 
@@ -127,6 +132,6 @@ def test_half_precision_works(tiny_folder: Path, pictures, name: str):
 @pytest.mark.parametrize("name", METHODS)
 def test_no_gradient_and_no_weight_is_touched(tiny: MLLM, pictures, name: str):
     before = tiny.fingerprint()
-    with attach(tiny, make(name), 40):
+    with attach(tiny, make(name, tiny), 40):
         tiny.answer(pictures[:1], QUESTIONS[:1], max_new_tokens=2)
     assert tiny.fingerprint() == before

@@ -21,7 +21,9 @@ def test_pairing_removes_what_both_methods_share():
     easy = rng.random(400) < 0.5
     mine, theirs = easy.copy(), easy.copy()
     mine[np.flatnonzero(~easy)[:12]] = True  # twelve more right answers, all else equal
-    gap = interval(shares([GQA()], results(mine), results(easy)), shares([GQA()], results(theirs), results(easy)))
+    gap = interval(
+        shares([GQA()], results(mine), results(easy)), shares([GQA()], results(theirs), results(easy))
+    )
     assert gap.low > 0 and gap.difference == pytest.approx(100 * 12 / easy.sum())
     assert gap.low < gap.difference < gap.high
 

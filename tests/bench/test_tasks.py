@@ -18,7 +18,10 @@ def test_samples_are_reproducible_and_ids_unique(name, data):
     task, samples = data[name]
     again = task.micro(24)
     assert len(samples) == 24 and len({s.id for s in samples}) == 24
-    assert all(a.id == b.id and a.question == b.question and a.image == b.image for a, b in zip(samples, again, strict=True))
+    assert all(
+        a.id == b.id and a.question == b.question and a.image == b.image
+        for a, b in zip(samples, again, strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -67,7 +70,9 @@ def test_vqa_soft_accuracy_leaves_one_annotator_out():
     """Official form: mean over the ten subsets of nine annotators of min(1, matches / 3)."""
     for agree in range(11):
         answers = ["red"] * agree + [f"other{i}" for i in range(10 - agree)]
-        official = np.mean([min(1, sum(a == "red" for j, a in enumerate(answers) if j != i) / 3) for i in range(10)])
+        official = np.mean(
+            [min(1, sum(a == "red" for j, a in enumerate(answers) if j != i) / 3) for i in range(10)]
+        )
         assert soft_accuracy(answers, "Red.") == pytest.approx(official)
 
 

@@ -52,7 +52,10 @@ def test_adversarial_negatives_mix_what_is_there(three):
     found = ask(q.exist, three, lambda text: True, negative="adversarial")
     assert found.answer == "no"
     colours, kinds = {t.color for t in three.things}, {t.kind for t in three.things}
-    mixed = [ask(q.exist, three, lambda text, c=c, k=k: f"{c} {k}" in text, negative="adversarial") for c, k in [("blue", "star")]]
+    mixed = [
+        ask(q.exist, three, lambda text, c=c, k=k: f"{c} {k}" in text, negative="adversarial")
+        for c, k in [("blue", "star")]
+    ]
     assert mixed and {"blue"} <= colours and {"star"} <= kinds
 
 

@@ -24,7 +24,8 @@ def test_a_scene_is_the_same_every_time():
 
 def test_splits_never_overlap():
     pictures = {
-        split: {hashlib.sha256(render(scene(split, seed)).tobytes()).hexdigest() for seed in range(20)} for split in SPLITS
+        split: {hashlib.sha256(render(scene(split, seed)).tobytes()).hexdigest() for seed in range(20)}
+        for split in SPLITS
     }
     assert len(set.union(*pictures.values())) == 60
     rows = [set(_digit_rows(split).tolist()) for split in SPLITS]
@@ -46,7 +47,7 @@ def test_patch_labels_point_at_pixels_of_that_colour(seed):
     made = scene("train", seed)
     image, owner, cover = patch_labels(made)
     pixels = np.asarray(image, float).reshape(12, 8, 12, 8, 3)
-    full = np.argwhere(cover > 0.98)
+    full = np.argwhere(cover > 0.9)
     assert len(full)
     for row, column in full:
         mean = pixels[row, :, column].mean((0, 1))

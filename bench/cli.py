@@ -1,0 +1,90 @@
+"""`evocomp`, the command line: commands parse, call one library function and print; imported when used."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import Any
+
+import click
+
+COMMANDS = {
+    "demo": ("demo", "The whole idea in minutes: search, train, compare, report."),
+    "ask": ("ask", "Ask one question about an image; draw the tokens that were kept."),
+    "search": ("search", "Search the best tokens for one sample; trace and picture."),
+    "label": ("label", "Search a data set: write a label store (resumable)."),
+    "train": ("train", "Train a compressor on a label store (resumable)."),
+    "eval": ("evaluate", "Score one method on benchmarks."),
+    "compare": ("compare", "Score methods side by side at equal budgets."),
+    "methods": ("lists", "List the compression methods."),
+    "models": ("lists", "List the shipped models."),
+    "tasks": ("lists", "List the benchmarks."),
+    "groupers": ("lists", "List the ways to group visual tokens."),
+    "strategies": ("lists", "List the search strategies."),
+    "kinds": ("lists", "List the kinds of labels."),
+    "losses": ("lists", "List the training losses."),
+}
+# What a user can cause; anything else is ours and shows its trace.
+EXPECTED = (ValueError, OSError, FloatingPointError)
+
+
+class Problem(click.ClickException):
+    """A user's mistake: one line on stderr, exit status 2."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"evocomp: {self.message}", err=True)
+
+
+class Commands(click.Group):
+    """Lists commands without importing them, and turns expected errors into one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = import_module(f"bench.commands.{COMMANDS[name][0]}")
+        command: click.Command = module.COMMANDS[name]
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS:
+            from evosearch.registry import unknown
+
+            raise Problem(unknown("command", args[0], COMMANDS))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help) for name, (_, help) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EXPECTED as problem:
+            if os.environ.get("EVOCOMP_DEBUG"):
+                raise
+            raise Problem(" ".join(str(problem).split()) or type(problem).__name__) from problem
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="evocomp")
+def main() -> None:
+    """Visual-token compression for multimodal LLMs: search, learn, compare, measure.
+
+    Everything runs offline on the shipped micro model; --model takes a folder or a hub name. Tables go to
+    stdout, progress to stderr. EVOCOMP_DEBUG=1 shows the trace of an error.
+
+    \b
+    Example:
+      evocomp demo --out demo
+    """
+
+
+if __name__ == "__main__":
+    main()

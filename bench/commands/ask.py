@@ -1,0 +1,83 @@
+"""`evocomp ask`: one question about one image."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bench.commands.common import as_json, load_model, model_options, open_image, say, show_json
+
+if TYPE_CHECKING:
+    from compress.base import Accounting
+
+
+@click.command()
+@click.argument("image")
+@click.argument("question")
+@click.option(
+    "--method", default="evocomp", show_default=True, help="NAME or NAME:option=value,... (evocomp methods)."
+)
+@click.option("--compressor", help="Folder of a trained compressor; the shipped one by default.")
+@click.option("--keep", type=int, help="Visual tokens per decoder layer; a ninth by default.")
+@click.option("--accounting", type=click.Choice(["average", "nominal"]), default="average", show_default=True)
+@click.option("--max-new-tokens", type=click.IntRange(1), default=16, show_default=True)
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Where to draw the kept tokens (PNG)."
+)
+@model_options
+@as_json
+def ask(
+    image: str, question: str, method: str, compressor: str | None, keep: int | None, accounting: Accounting,
+    max_new_tokens: int, out: Path | None, model: str, device: str, dtype: str, machine: bool,
+) -> None:  # fmt: skip
+    """Answer QUESTION about IMAGE (a file, or micro:SEED for a made scene) with few visual tokens.
+
+    \b
+    Example:
+      evocomp ask micro:7 "what color is the star ?" --keep 16 --out kept.png
+    """
+    picture = open_image(image)
+    if not question.strip():
+        raise ValueError("the question is empty: ask something about the image")
+    mllm = load_model(model, device, dtype)
+    from bench.compressors import selector_for
+    from bench.pictures import kept_tokens, save
+    from compress.attach import attach
+
+    keep = keep if keep is not None else max(1, round(mllm.visual_tokens / 9))
+    selector = selector_for(method, mllm.name, compressor)
+    tokenizer = mllm.processor.tokenizer
+    unknown = [
+        w
+        for w in question.split()
+        if tokenizer.unk_token_id in tokenizer(w, add_special_tokens=False)["input_ids"]
+    ]
+    if unknown:
+        say(f"note: the model has no word for {', '.join(unknown)}")
+    started = time.perf_counter()
+    with attach(mllm, selector, keep, accounting=accounting) as trace:
+        answer = mllm.answer([picture], [question], max_new_tokens=max_new_tokens)[0]
+    seconds = time.perf_counter() - started
+    record = trace.samples[0]
+    kept = record.kept[max(record.kept)] if record.kept else list(range(record.tokens))
+    if out:
+        save(kept_tokens(picture, mllm.grid, kept), out)
+    if machine:
+        show_json(
+            {
+                "answer": answer, "method": method, "keep": keep, "tokens": record.tokens,
+                "entering": record.entering, "kept": kept, "seconds": seconds,
+                "picture": str(out) if out else None,
+            }
+        )  # fmt: skip
+        return
+    click.echo(answer)
+    say(f"{len(kept)} of {record.tokens} visual tokens after the last stage, {seconds * 1e3:.0f} ms")
+    if out:
+        say(f"drawn in {out}")
+
+
+COMMANDS = {"ask": ask}

@@ -1,0 +1,55 @@
+"""`evocomp demo`: everything at once."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import click
+
+from bench.commands.common import load_model, model_options, progress, say, show_comparison
+
+
+@click.command()
+@click.option("--out", default="demo", show_default=True, type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--fresh", default=64, show_default=True, type=click.IntRange(2), help="Samples to label live, per kind."
+)
+@click.option("-n", "count", default=200, show_default=True, type=click.IntRange(4), help="Samples per task.")
+@click.option("--workers", default=min(2, os.cpu_count() or 1), show_default=True, type=click.IntRange(1))
+@model_options
+def demo(out: Path, fresh: int, count: int, workers: int, model: str, device: str, dtype: str) -> None:
+    """Search masks on a real (small) LLaVA, train a compressor on them, compare it with other methods.
+
+    Writes results.json, table.md, pictures and a self-contained report.html to --out.
+
+    \b
+    Example:
+      evocomp demo --out demo
+    """
+    started = time.perf_counter()
+    mllm = load_model(model, device, dtype)
+    from bench.demo import KINDS, run
+    from bench.outputs import draw_search, write
+    from bench.tasks.mixture import training_samples
+
+    out.mkdir(parents=True, exist_ok=True)
+    made = run(mllm, out, fresh=fresh, n=count, workers=workers, bar=progress)
+    draw_search(mllm, training_samples(1)[0], out / "pictures")
+    curves = [(name, out / "compressors" / kind / "curves.png") for name, kind in KINDS.items()]
+    facts = {
+        "labelled now": ", ".join(f"{len(store)} {kind}" for kind, store in made.live.items()),
+        "labels shipped with the package": ", ".join(f"{n} {kind}" for kind, n in made.reused.items()),
+        **{stage: f"{seconds:.0f} s" for stage, seconds in made.seconds.items()},
+        "whole demo": f"{time.perf_counter() - started:.0f} s",
+    }
+    command = f"evocomp demo --out {out} --fresh {fresh} -n {count}"
+    write(made.comparison, mllm, out, title="evocomp demo", curves=curves, facts=facts, commands=[command])
+    show_comparison(made.comparison)
+    for name, value in facts.items():
+        say(f"{name}: {value}")
+    click.echo(f"{out}/results.json  {out}/table.md  {out}/report.html  pictures in {out}/pictures")
+
+
+COMMANDS = {"demo": demo}

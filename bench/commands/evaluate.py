@@ -1,0 +1,80 @@
+"""`evocomp eval`: one method on benchmarks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from bench.commands.common import as_json, load_model, model_options, names, progress, show_json, show_table
+
+if TYPE_CHECKING:
+    from compress.base import Accounting
+
+
+@click.command("eval")
+@click.option(
+    "--method", default="none", show_default=True, help="NAME or NAME:option=value,... (evocomp methods)."
+)
+@click.option("--compressor", help="Folder of a trained compressor; the shipped one by default.")
+@click.option("--keep", type=int, help="Visual tokens per decoder layer; a ninth by default.")
+@click.option("--accounting", type=click.Choice(["average", "nominal"]), default="average", show_default=True)
+@click.option(
+    "--tasks", "wanted", default="all", show_default=True, help="Names with commas (evocomp tasks)."
+)
+@click.option("-n", "count", default=200, show_default=True, type=click.IntRange(1), help="Samples per task.")
+@click.option("--split", type=click.Choice(["test", "val"]), default="test", show_default=True)
+@click.option("--batch", default=16, show_default=True, type=click.IntRange(1))
+@model_options
+@as_json
+def evaluate(
+    method: str, compressor: str | None, keep: int | None, accounting: Accounting, wanted: str, count: int,
+    split: str, batch: int, model: str, device: str, dtype: str, machine: bool,
+) -> None:  # fmt: skip
+    """Score a method: greedy answers, the benchmark's metric, visual tokens per layer as measured.
+
+    \b
+    Example:
+      evocomp eval --method visionzip --keep 32 --tasks pope,gqa
+    """
+    from bench.compare import load_tasks
+    from bench.compressors import selector_for
+    from bench.evaluate import evaluate as run
+    from bench.tasks import BENCHMARKS
+
+    data = load_tasks(names(wanted, BENCHMARKS), count, split)
+    mllm = load_model(model, device, dtype)
+    keep = keep if keep is not None else max(1, round(mllm.visual_tokens / 9))
+    selector = selector_for(method, mllm.name, compressor)
+    rows = []
+    for task, samples in data.items():
+        with progress(task.name) as report:
+            rows.append(
+                run(mllm, task, samples, selector, keep, batch=batch, accounting=accounting, progress=report)
+            )
+    if machine:
+        show_json(
+            [
+                {
+                    "task": o.task, "score": o.score, "n": len(o.predictions),
+                    "tokens": o.tokens, "seconds": o.seconds,
+                }
+                for o in rows
+            ]
+        )  # fmt: skip
+        return
+    metrics = {task.name: task.metric for task in data}
+    show_table(
+        ["task", "metric", "score", "n", "tokens/layer", "seconds"],
+        [
+            [
+                o.task, metrics[o.task], f"{o.score:.1f}", str(len(o.predictions)),
+                f"{o.tokens:.1f}", f"{o.seconds:.1f}",
+            ]
+            for o in rows
+        ],
+        f"{method}, keep {keep}",
+    )  # fmt: skip
+
+
+COMMANDS = {"eval": evaluate}

@@ -1,0 +1,99 @@
+"""`evocomp label`: labels for a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bench.commands.common import as_json, load_model, model_options, progress, say, show_json, show_table
+
+
+@click.command()
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the label store.",
+)
+@click.option(
+    "--samples", "count", default=256, show_default=True, type=click.IntRange(1), help="How many samples."
+)
+@click.option(
+    "--start", default=0, show_default=True, type=click.IntRange(0), help="Number of the first sample."
+)
+@click.option("--kind", default="best", show_default=True, help="NAME[:option=value] (evocomp kinds).")
+@click.option("--keep", type=int, help="Tokens in a label; a ninth by default.")
+@click.option(
+    "--grouper", default="vocabulary", show_default=True, help="NAME[:option=value] (evocomp groupers)."
+)
+@click.option("--strategy", help="NAME[:option=value] (evocomp strategies); the kind's own by default.")
+@click.option(
+    "--evaluations", default=408, show_default=True, type=click.IntRange(1), help="Budget per sample."
+)
+@click.option(
+    "--positions", type=click.Choice(["original", "compact"]), default="original", show_default=True
+)
+@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Processes; labels do not depend on it.",
+)
+@model_options
+@as_json
+def label(
+    out: Path, count: int, start: int, kind: str, keep: int | None, grouper: str, strategy: str | None,
+    evaluations: int, positions: str, seed: int, workers: int,
+    model: str, device: str, dtype: str, machine: bool,
+) -> None:  # fmt: skip
+    """Search which visual tokens to keep, for samples of the training mixture; Parquet shards land in --out.
+
+    Rerun the same command to go on after an interruption; ask for more --samples to extend a store.
+
+    \b
+    Example:
+      evocomp label --out labels --samples 500 --kind attribution --workers 2
+    """
+    from compress.labels import LabelConfig
+    from compress.labels import label as run
+
+    config = LabelConfig(kind, keep, grouper, strategy, evaluations, positions, seed)
+    mllm = load_model(model, device, dtype)
+    from bench.tasks.mixture import training_samples
+
+    samples = training_samples(count, start)
+    with progress(f"label ({kind})") as report:
+        store = run(mllm, samples, out, config, workers=workers, progress=report)
+    summary = summarise(store)
+    if machine:
+        show_json(summary)
+        return
+    show_table(
+        ["label store", str(out)],
+        [[k, f"{v:.4g}" if isinstance(v, float) else str(v)] for k, v in summary.items()],
+    )
+    say(f"train on it: evocomp train --labels {out} --out compressor")
+
+
+def summarise(store: object) -> dict[str, object]:
+    """Counts, mean losses and cost of a label store."""
+    from compress.labels import LabelStore
+
+    assert isinstance(store, LabelStore)
+    n = len(store)
+
+    def mean(name: str) -> float:
+        return sum(float(getattr(one, name)) for one in store) / n
+
+    return {
+        "samples": n, "kind": store.settings["kind"], "keep": store.settings["keep"],
+        "loss of a random candidate": mean("loss_before"), "loss of the label": mean("loss_after"),
+        "loss of all tokens": mean("loss_full"), "evaluations per sample": mean("evaluations"),
+        "seconds per sample": mean("seconds"),
+    }  # fmt: skip
+
+
+COMMANDS = {"label": label}

@@ -1,0 +1,128 @@
+"""`evocomp search`: the search for one sample, made visible."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bench.commands.common import (
+    as_json,
+    load_model,
+    model_options,
+    open_image,
+    progress,
+    say,
+    show_json,
+    show_table,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+
+@click.command()
+@click.argument("image")
+@click.argument("question")
+@click.option("--answer", help="Gold response; without it, the untouched model's own answer.")
+@click.option("--keep", type=int, help="Tokens to keep; a ninth by default.")
+@click.option(
+    "--grouper", default="vocabulary", show_default=True, help="NAME[:option=value] (evocomp groupers)."
+)
+@click.option(
+    "--strategy", default="evolution", show_default=True, help="NAME[:option=value] (evocomp strategies)."
+)
+@click.option(
+    "--evaluations", type=click.IntRange(1), default=408, show_default=True, help="Budget of candidates."
+)
+@click.option(
+    "--patience", type=click.IntRange(1), help="Stop after so many iterations without a better candidate."
+)
+@click.option(
+    "--positions", type=click.Choice(["original", "compact"]), default="original", show_default=True
+)
+@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for groups.png, kept.png, trace.png.",
+)
+@model_options
+@as_json
+def search(
+    image: str, question: str, answer: str | None, keep: int | None, grouper: str, strategy: str,
+    evaluations: int, patience: int | None, positions: str, seed: int, out: Path | None,
+    model: str, device: str, dtype: str, machine: bool,
+) -> None:  # fmt: skip
+    """Search which visual tokens of IMAGE let the model answer QUESTION best: lowest loss of the gold one.
+
+    \b
+    Example:
+      evocomp search micro:7 "what color is the star ?" --strategy hill-climb --out found
+    """
+    picture = open_image(image)
+    mllm = load_model(model, device, dtype)
+    from bench.pictures import groups, kept_tokens, save, trace
+    from compress.fitness import AnswerLoss
+    from evosearch import GROUPERS, STRATEGIES, pick
+    from evosearch import search as run
+
+    keep = keep if keep is not None else max(1, round(mllm.visual_tokens / 9))
+    if not 1 <= keep <= mllm.visual_tokens:
+        raise ValueError(
+            f"keep={keep}: choose between 1 and the {mllm.visual_tokens} visual tokens of this model"
+        )
+    response = answer or mllm.answer([picture], [question])[0]
+    embedded = mllm.embed(picture, question, response)
+    words = mllm.decoder.embed_tokens.weight.detach().float().cpu().numpy()
+    offered = {"groups": keep, "anchors": words, "grid": embedded.grid, "seed": seed}
+    space = pick(GROUPERS, grouper, "grouper", **offered)(
+        embedded.embeds[embedded.visual].float().cpu().numpy()
+    )
+    loss = AnswerLoss(mllm, embedded, positions=positions)
+    with progress("search", "evaluations") as report:
+        found = run(
+            space, loss, pick(STRATEGIES, strategy, "strategy"),
+            seed=seed, budget=evaluations, patience=patience,
+            callbacks=[lambda now: report(now.evaluations, evaluations) and None],
+        )  # fmt: skip
+    files = {}
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        drawn: dict[str, Image | Figure] = {
+            "groups": groups(picture, embedded.grid, space, found.indices),
+            "kept": kept_tokens(picture, embedded.grid, found.indices.tolist()),
+            "trace": trace(found.logbook),
+        }
+        for name, one in drawn.items():
+            files[name] = str(out / f"{name}.png")
+            save(one, out / f"{name}.png")
+    if machine:
+        show_json(
+            {
+                "response": response, "kept": found.indices.tolist(),
+                "loss": found.loss, "loss_full": loss.full,
+                "evaluations": found.evaluations, "hit_rate": found.hit_rate, "stopped": found.stopped,
+                "seconds": found.seconds, "trace": list(found.logbook), "files": files,
+            }
+        )  # fmt: skip
+        return
+    columns = ("iteration", "evaluations", "best", "mean", "hit_rate", "seconds")
+    show_table(
+        columns,
+        [
+            [f"{row[c]:.4f}" if isinstance(row[c], float) else str(row[c]) for c in columns]
+            for row in found.logbook
+        ],
+        f'"{question}" -> "{response}"',
+    )
+    click.echo(
+        f"best loss {found.loss:.4f} with {keep} tokens, {loss.full:.4f} with all {mllm.visual_tokens}"
+    )
+    click.echo("kept " + " ".join(map(str, found.indices.tolist())))
+    say(f"stopped: {found.stopped}" + (f"; drawn in {out}" if out else ""))
+
+
+COMMANDS = {"search": search}

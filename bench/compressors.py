@@ -1,0 +1,42 @@
+"""Methods by name, with the trained compressors that the package ships for its models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from baselines import METHODS
+from compress.base import Selector
+from evosearch.registry import options, parse, pick
+
+SHIPPED = Path(__file__).parent / "shipped"  # SHIPPED / model / {compressor, labels} / kind
+
+
+def shipped(model: str, what: str, kind: str) -> Path:
+    """A folder that the package ships for a model; ValueError if it ships none."""
+    folder = SHIPPED / model / what / kind
+    if not folder.is_dir():
+        have = sorted(f"{path.parent.parent.name}/{path.name}" for path in SHIPPED.glob(f"*/{what}/*"))
+        raise ValueError(
+            f"no {what} is shipped for model '{model}' ({kind}); shipped: {', '.join(have) or 'none'}. "
+            f"Make your own: evocomp label, then evocomp train"
+        )
+    return folder
+
+
+def takes_compressor(spec: str) -> bool:
+    """Whether the method of this spec needs a trained compressor and the spec names none."""
+    name, given = parse(spec)
+    return name in METHODS and "compressor" in options(METHODS[name]) and "compressor" not in given
+
+
+def selector_for(spec: str, model: str, compressor: str | None = None) -> Selector:
+    """A method by `name` or `name:option=value,...`.
+
+    A method that takes a compressor gets the given folder, or the one shipped for `model`. ValueError for
+    unknown names and options, and for a compressor where none is taken.
+    """
+    takes = takes_compressor(spec)
+    if compressor and not takes:
+        raise ValueError(f"method '{spec}' takes no --compressor: leave it out")
+    context = {"compressor": compressor or str(shipped(model, "compressor", "attribution"))} if takes else {}
+    return pick(METHODS, spec, "method", **context)

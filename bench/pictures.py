@@ -1,0 +1,265 @@
+"""Pictures of kept tokens, groups, searches and comparisons, as values that `save` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from colorsys import hsv_to_rgb
+from io import BytesIO
+from pathlib import Path
+from textwrap import wrap
+from typing import TYPE_CHECKING
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from compress.files import replacing
+
+if TYPE_CHECKING:
+    from deap.tools import Logbook
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from bench.compare import Comparison
+    from evosearch import Grouping
+
+Grid = tuple[int, int]  # rows x columns
+Box = tuple[int, int, int, int]
+
+INK, MUTED, HAIR = "#1c1b19", "#6b6860", "#dedbd2"
+OUTLINE, MERGED, SHADE = (255, 255, 255), (255, 176, 0), (20, 20, 22)
+LINES = (
+    "#0b6e5f",
+    "#d55e00",
+    "#0072b2",
+    "#cc79a7",
+    "#8a6d00",
+    "#56b4e9",
+    "#6b6860",
+    "#7b3294",
+    "#a6761d",
+    "#1b9e3e",
+)
+MARKS = "osD^vPX<>*"
+
+
+def seen(image: Image.Image, grid: Grid, cell: int = 32) -> Image.Image:
+    """The part of the image that the tokens cover, `cell` pixels a token.
+
+    A centre crop to the grid's shape, as CLIP's processors take it; crop images of other processors first.
+    """
+    rows, columns = grid
+    size = (columns * cell, rows * cell)
+    enlarged = image.width < size[0]  # then visible pixels are more honest than blur
+    kernel = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
+    return ImageOps.fit(image.convert("RGB"), size, kernel)
+
+
+def kept_tokens(
+    image: Image.Image, grid: Grid, kept: Collection[int], *, merged: Collection[int] = (), cell: int = 32
+) -> Image.Image:
+    """The image with kept tokens bright and outlined, and dropped ones grey and dark (paper figures 5 and 6).
+
+    `kept` are indices into the untouched grid, row by row; each -1, a token that stands for the whole image,
+    counts into a badge in the corner. `merged` are those of `kept` that carry the value of several tokens,
+    and get a corner of their own. `cell` is the side of a token in pixels.
+    """
+    _check(kept, grid)
+    bright = seen(image, grid, cell)
+    picture = _shaded(bright)
+    placed = [index for index in kept if index >= 0]
+    for index in placed:
+        box = _box(index, grid, cell)
+        picture.paste(bright.crop(box), box)
+    draw = ImageDraw.Draw(picture)
+    for index in placed:
+        left, top, right, bottom = _box(index, grid, cell)
+        color = MERGED if index in merged else OUTLINE
+        draw.rectangle((left, top, right - 1, bottom - 1), outline=color, width=max(1, cell // 24))
+        if index in merged:
+            draw.polygon([(left, top), (left + cell // 3, top), (left, top + cell // 3)], fill=color)
+    if len(placed) < len(kept):
+        _badge(picture, f"+{len(kept) - len(placed)} whole image")
+    return picture
+
+
+def groups(
+    image: Image.Image, grid: Grid, grouping: Grouping, kept: Collection[int] | None = None, *, cell: int = 32
+) -> Image.Image:
+    """The tokens of each group in one colour over the image (paper figure 2), tokens of no group dark.
+
+    `kept` marks tokens with a dot, for instance the one that a search kept of each group.
+    """
+    rows, columns = grid
+    if grouping.items != rows * columns:
+        raise ValueError(f"groups of {grouping.items} items do not fit a grid of {rows} x {columns} tokens")
+    marked = [] if kept is None else list(kept)
+    _check(marked, grid)
+    plain = ImageOps.grayscale(seen(image, grid, cell)).convert("RGB")
+    picture = _shaded(plain)
+    owner = {index: number for number, group in enumerate(grouping.groups) for index in group}
+    for index, number in owner.items():
+        box = _box(index, grid, cell)
+        tint = Image.new("RGB", (cell, cell), color(number))
+        picture.paste(Image.blend(plain.crop(box), tint, 0.62), box)
+    draw = ImageDraw.Draw(picture)
+    for index in range(rows * columns):
+        left, top, right, bottom = _box(index, grid, cell)
+        if (index + 1) % columns and owner.get(index) != owner.get(index + 1):
+            draw.line((right, top, right, bottom), fill=SHADE)
+        if index + columns < rows * columns and owner.get(index) != owner.get(index + columns):
+            draw.line((left, bottom, right, bottom), fill=SHADE)
+    radius = max(2, cell // 5)
+    for index in marked:
+        left, top, right, bottom = _box(index, grid, cell)
+        x, y = (left + right) // 2, (top + bottom) // 2
+        dot = (x - radius, y - radius, x + radius, y + radius)
+        draw.ellipse(dot, fill=OUTLINE, outline=SHADE, width=max(1, cell // 16))
+    return picture
+
+
+def color(number: int) -> tuple[int, int, int]:
+    """The colour of a group: neighbouring numbers lie far apart in hue, and turn after turn in strength."""
+    saturation, value = ((0.80, 1.0), (0.50, 0.95), (0.95, 0.70))[number % 3]
+    red, green, blue = hsv_to_rgb(number * 0.618034 % 1, saturation, value)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def strip(panels: Sequence[tuple[str, Image.Image]], title: str = "") -> Image.Image:
+    """Pictures side by side, each under its caption, below a title."""
+    if not panels:
+        raise ValueError("a strip needs at least one picture")
+    gap, small, large = 16, ImageFont.load_default(15), ImageFont.load_default(20)
+    captions = ["\n".join(wrap(caption, max(8, picture.width // 8))) for caption, picture in panels]
+    canvas = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    band = max(_height(canvas, caption, small) for caption in captions)
+    width = max(
+        sum(picture.width + gap for _, picture in panels) + gap,
+        2 * gap + round(canvas.textlength(title, large)),
+    )
+    top = gap + (_height(canvas, title, large) + gap if title else 0)
+    sheet = Image.new("RGB", (width, top + band + gap // 2 + max(p.height for _, p in panels) + gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    if title:
+        draw.text((gap, gap), title, fill=INK, font=large)
+    left = gap
+    for caption, (_, picture) in zip(captions, panels, strict=True):
+        draw.multiline_text((left, top), caption, fill=INK, font=small)
+        sheet.paste(picture.convert("RGB"), (left, top + band + gap // 2))
+        left += picture.width + gap
+    return sheet
+
+
+def trace(logbook: Logbook, title: str = "") -> Figure:
+    """Best loss so far and mean loss of each batch over evaluations, from a search's logbook."""
+    if not logbook:
+        raise ValueError("the logbook is empty: there is no search to draw")
+    figure, axes = _axes("evaluations", "loss", title)
+    spent, best, mean = logbook.select("evaluations", "best", "mean")
+    axes.plot(spent, mean, color=MUTED, marker="o", markersize=3.5, linewidth=1, label="mean of the batch")
+    axes.step(
+        spent,
+        best,
+        where="post",
+        color=LINES[0],
+        marker="o",
+        markersize=3.5,
+        linewidth=2,
+        label="best so far",
+    )
+    axes.set_xlim(left=0)
+    axes.legend(frameon=False, labelcolor=INK)
+    return figure
+
+
+def fronts(comparison: Comparison, title: str = "") -> Figure:
+    """Mean share of vanilla against measured visual tokens per layer: a line per method, the best first."""
+    whole, *others = comparison.rows
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for row in others:
+        lines.setdefault(row.method, []).append((row.tokens, row.average))
+    figure, axes = _axes("visual tokens per layer", "mean share of vanilla, %", title)
+    untouched = f"{whole.method}, {whole.tokens:.0f} tokens"
+    axes.axhline(whole.average, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label=untouched)
+    ranked = sorted(lines.items(), key=lambda line: -sum(y for _, y in line[1]) / len(line[1]))
+    leads = {row.method for row in others if row.versus}
+    fixed = sorted(lines, key=lambda method: (method not in leads, method))  # colours do not hang on results
+    for method, points in ranked:
+        x, y = zip(*sorted(points), strict=True)
+        number = fixed.index(method)
+        axes.plot(
+            x, y, color=LINES[number % len(LINES)], marker=MARKS[number % len(MARKS)], markersize=5.5,
+            linewidth=2.6 if method in leads else 1.3, label=method,
+        )  # fmt: skip
+    axes.set_xticks(sorted({row.keep for row in others}) or [whole.keep])
+    axes.legend(frameon=False, labelcolor=INK, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    return figure
+
+
+def png(picture: Image.Image | Figure) -> bytes:
+    """The picture or figure as a PNG file."""
+    buffer = BytesIO()
+    if isinstance(picture, Image.Image):
+        picture.save(buffer, "PNG", optimize=True)
+    else:
+        picture.savefig(buffer, format="png", dpi=160, bbox_inches="tight", facecolor="white")
+    return buffer.getvalue()
+
+
+def save(picture: Image.Image | Figure, path: Path) -> Path:
+    """Write a PNG, whole or not at all; returns the path. ValueError for another suffix."""
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"{path}: pictures are written as PNG; give a name that ends in .png")
+    content = png(picture)
+    with replacing(path) as part:
+        part.write_bytes(content)
+    return path
+
+
+def _axes(x: str, y: str, title: str) -> tuple[Figure, Axes]:
+    # Not at the top: half a second. Without pyplot nothing global is touched.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(x, color=MUTED)
+    axes.set_ylabel(y, color=MUTED)
+    axes.tick_params(colors=MUTED, length=0)
+    axes.grid(axis="y", color=HAIR, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(HAIR)
+    if title:
+        axes.set_title(title, loc="left", color=INK)
+    return figure, axes
+
+
+def _check(indices: Collection[int], grid: Grid) -> None:
+    rows, columns = grid
+    wrong = [index for index in indices if not -1 <= index < rows * columns]
+    if wrong:
+        last = rows * columns - 1
+        raise ValueError(
+            f"token {wrong[0]} is outside the grid of {rows} x {columns}: indices are 0 to {last}"
+        )
+
+
+def _box(index: int, grid: Grid, cell: int) -> Box:
+    row, column = divmod(index, grid[1])
+    return column * cell, row * cell, (column + 1) * cell, (row + 1) * cell
+
+
+def _shaded(image: Image.Image) -> Image.Image:
+    plain = ImageOps.grayscale(image).convert("RGB")
+    return Image.blend(plain, Image.new("RGB", image.size, SHADE), 0.72)
+
+
+def _badge(picture: Image.Image, text: str) -> None:
+    font = ImageFont.load_default(max(10, picture.height // 26))
+    draw = ImageDraw.Draw(picture)
+    left, top, right, bottom = draw.textbbox((10, 8), text, font=font)
+    draw.rounded_rectangle((left - 6, top - 4, right + 6, bottom + 4), 5, fill=MERGED)
+    draw.text((10, 8), text, fill=SHADE, font=font)
+
+
+def _height(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
+    return round(draw.multiline_textbbox((0, 0), text or " ", font=font)[3])

@@ -1,0 +1,153 @@
+"""The floors of the house: imports go down only, heavy libraries stay where they are needed.
+
+Imports are read from the syntax tree, so those inside functions and under TYPE_CHECKING count as well.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from importlib.metadata import packages_distributions, requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+FLOORS = ("evosearch", "compress", "baselines", "bench")  # lowest first
+FILES = [path for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))]
+
+TRANSFORMERS = {  # who may know the library, besides compress/micro, which builds a model with it
+    "compress/models.py",
+    "compress/attach.py",
+    "compress/prefill.py",  # masks of shortened sequences
+    "compress/fitness.py",  # caches shared by candidates
+    "compress/network.py",  # a decoder layer as compressor
+}
+
+
+@cache
+def imports(path: Path) -> frozenset[str]:
+    """Dotted names that a file imports; `from a import b` gives a and a.b, since b may be a module."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{path}: write imports with the full name"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(found)
+
+
+def users(library: str) -> set[str]:
+    """Files that import a library, as paths from the root."""
+    return {
+        path.relative_to(ROOT).as_posix()
+        for path in FILES
+        if any(name.partition(".")[0] == library for name in imports(path))
+    }
+
+
+def third_party(floor: str) -> set[str]:
+    names = {name.partition(".")[0] for path in (ROOT / floor).rglob("*.py") for name in imports(path)}
+    return names - sys.stdlib_module_names - set(FLOORS)
+
+
+def test_imports_go_down_only() -> None:
+    climbing = {
+        f"{floor} imports {above}: {file}"
+        for level, floor in enumerate(FLOORS)
+        for above in FLOORS[level + 1 :]
+        for file in users(above)
+        if file.startswith(f"{floor}/")
+    }
+    assert not climbing
+
+
+def test_inside_compress_only_labels_know_the_search() -> None:
+    inside = {file for file in users("evosearch") if file.startswith("compress/")}
+    assert {file for file in inside if not file.startswith("compress/labels")} == set()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "baselines").glob("*.py")), ids=lambda path: path.stem)
+def test_baselines_see_the_contract_and_no_model(path: Path) -> None:
+    allowed = ["compress.base"]
+    if path.stem == "__init__":
+        allowed.append("compress.evocomp")  # METHODS lists the trained method too
+    seen = {name for name in imports(path) if name.partition(".")[0] == "compress"}
+    assert {name for name in seen if not any(f"{name}.".startswith(f"{one}.") for one in allowed)} == set()
+
+
+def test_search_and_methods_need_few_libraries() -> None:
+    assert third_party("evosearch") <= {"numpy", "scipy", "sklearn", "deap"}
+    assert third_party("baselines") <= {"numpy", "torch"}
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_every_library_is_declared(floor: str) -> None:
+    needs = [Requirement(line) for line in requires("evocomp") or []]
+    declared = {canonicalize_name(one.name) for one in needs if one.marker is None}
+    providers = packages_distributions()
+    undeclared = {
+        library
+        for library in third_party(floor)
+        if not declared & {canonicalize_name(name) for name in providers.get(library, [])}
+    }
+    assert undeclared == set()
+
+
+def test_transformers_stays_in_few_files() -> None:
+    known = {file for file in users("transformers") if not file.startswith("compress/micro/")}
+    assert known <= TRANSFORMERS
+
+
+@pytest.mark.parametrize("library", ["click", "yaml", "rich", "jinja2"])
+def test_only_bench_talks_to_people(library: str) -> None:
+    assert {file for file in users(library) if not file.startswith("bench/")} == set()
+
+
+def loaded(code: str) -> set[str]:
+    """Run `code` in a fresh process; the libraries and packages that are loaded at its end."""
+    names = "{name.partition('.')[0] for name in sys.modules}"
+    script = f"import sys\n{code}\nprint(*{names}, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.splitlines()[-1].split())
+
+
+HEAVY = {"torch", "transformers", "sklearn", "scipy", "pyarrow", "matplotlib", "PIL"}
+
+
+def test_importing_the_search_is_light() -> None:
+    assert not HEAVY & loaded("import evosearch")
+
+
+@pytest.mark.parametrize(("package", "absent"), [("compress", {"transformers"}), ("baselines", set())])
+def test_importing_loads_no_weights(package: str, absent: set[str]) -> None:
+    code = f"""
+import {package}
+import gc, torch
+weights = [one for one in gc.get_objects() if issubclass(type(one), torch.nn.Parameter | torch.nn.Module)]
+assert not weights, weights
+"""
+    assert not absent & loaded(code)
+
+
+def test_help_needs_no_heavy_import() -> None:
+    code = """
+from bench.cli import main
+main(["--help"], standalone_mode=False)
+"""
+    assert not (HEAVY | {"numpy", "deap", "rich"}) & loaded(code)
+
+
+def test_help_of_every_command_needs_no_model() -> None:
+    code = """
+from bench.cli import COMMANDS, main
+for name in COMMANDS:
+    main([name, "--help"], standalone_mode=False)
+"""
+    assert not HEAVY & loaded(code)
