@@ -21,7 +21,7 @@ FIRST = 8_000_000  # scenes that neither the model's own training nor a benchmar
 def training_sample(number: int) -> Sample:
     """The `number`-th sample of the mixture, the same for ever."""
     seed = FIRST + number
-    spoil = SPOILS[number // 10 % 3] if number % 10 == 9 else None
+    spoil = SPOILS[number // 10 % 3] if (number + number // 10) % 10 == 9 else None
     picture = scene("train", seed, spoil)
     rng = rng_of("train", seed, 2)
     family = FAMILIES[number % len(FAMILIES)]
