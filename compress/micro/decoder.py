@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
+from shutil import which
 
 import numpy as np
 import torch
@@ -87,8 +88,8 @@ class Lesson:
     families: list[str]
 
 
-def lessons(split: str, seeds: range, epoch: int, n: int) -> list[Lesson]:
-    """`n` questions for each scene, new ones in every epoch."""
+def lessons(split: str, seeds: range, epoch: int, n: int, kind: str = "where") -> list[Lesson]:
+    """`n` questions of the mixture `kind` for each scene, new ones in every epoch."""
     tok = tokenizer()
     index, end = tok.get_vocab(), tok.eos_token_id
 
@@ -97,7 +98,7 @@ def lessons(split: str, seeds: range, epoch: int, n: int) -> list[Lesson]:
 
     made = []
     for seed in seeds:
-        asked = mixture(scene(split, seed, training_spoil(seed)), rng_of(split, seed, 10 + epoch), n)
+        asked = mixture(scene(split, seed, training_spoil(seed)), rng_of(split, seed, 10 + epoch), n, kind)
         made.append(
             Lesson(
                 [ids(q.text + " assistant") for q in asked],
@@ -108,9 +109,9 @@ def lessons(split: str, seeds: range, epoch: int, n: int) -> list[Lesson]:
     return made
 
 
-def all_lessons(split: str, count: int, epoch: int, n: int) -> list[Lesson]:
+def all_lessons(split: str, count: int, epoch: int, n: int, kind: str) -> list[Lesson]:
     """`lessons` of the scenes 0 to `count`, made by two processes."""
-    parcels = [(split, range(i, min(i + 500, count)), epoch, n) for i in range(0, count, 500)]
+    parcels = [(split, range(i, min(i + 500, count)), epoch, n, kind) for i in range(0, count, 500)]
     with get_context("spawn").Pool(2) as pool:
         parts = pool.starmap(lessons, parcels)
     return [lesson for part in parts for lesson in part]
@@ -290,6 +291,7 @@ class Course:
     """
 
     name: str
+    mixture: str
     steps: int
     steady: int
     every: int = 1
@@ -307,7 +309,10 @@ def instruct(
     alignment: Alignment, course: Course, out: Path,
     log: Callable[[str], None], check: Callable[[], dict[str, float]],
 ) -> None:  # fmt: skip
-    """Stage 3, in place; resumes from `out`/<name>.pt. `taught(epoch)` gives the lessons of all scenes."""
+    """Stage 3, in place; resumes from `out`/<name>.pt. `taught(epoch)` gives the lessons of all scenes.
+
+    Several processes share each batch when torch.distributed is initialised.
+    """
     decoder = model.model.language_model
     layers = decoder.layers
     decoder.layers = nn.ModuleList(layers[:: course.every])
@@ -317,8 +322,9 @@ def instruct(
     optimiser = Optimiser(
         trained, lr=course.lr, matrix_lr=course.matrix_lr, total=course.steps, steady=course.steady
     )
-    for layer in decoder.layers:
-        layer.compile()  # a fifth faster; shapes are fixed by `course`
+    if which("c++") or which("g++"):
+        for layer in decoder.layers:
+            layer.compile()  # a fifth faster; shapes are fixed by `course`
     per_epoch = len(feats) // course.batch
     epoch, book, order, mean = -1, [], torch.empty(0), 0.0
     for step in checkpointed(out / f"{course.name}.pt", trained, optimiser, course.steps, every=250):

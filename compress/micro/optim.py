@@ -91,6 +91,12 @@ def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def wait() -> None:
+    """Until all processes that train together are here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
 def checkpointed(
     path: Path, module: nn.Module, optimiser: Optimiser, total: int, every: int
 ) -> Iterator[int]:

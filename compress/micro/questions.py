@@ -233,25 +233,30 @@ def with_options(inner: Question, options: tuple[str, ...], answer: str) -> Ques
 
 
 FAMILIES: dict[str, Callable[..., Question | None]] = {
-    "exist": exist, "color": color, "shape": shape, "relation": relation, "where": where, "count": count,
+        "exist": exist, "color": color, "shape": shape, "relation": relation, "where": where, "count": count,
     "read": read, "texture": texture, "caption": caption, "missing": missing, "choose": choose,
 }  # fmt: skip
-# What instruction tuning asks, and how often: first to find things by what they are, then also by where they are.
-FINDING = {
-    "exist": 4, "color": 3, "shape": 2.5, "relation": 2.5, "where": 2, "count": 2.5, "read": 2, "texture": 0.4,
-    "caption": 1.2, "missing": 0.9, "choose": 3,
-}  # fmt: skip
-PLACING = {
-    "exist": 3, "color": 1.5, "shape": 1.5, "relation": 3, "where": 4, "count": 3, "read": 2.5, "texture": 0.3,
-    "caption": 0.4, "missing": 0.7, "choose": 3,
+# What instruction tuning asks, and how often: first about what things are, then more about where they are.
+MIXTURES = {
+    "what": {
+        "exist": 4, "color": 3, "shape": 2.5, "relation": 2.5, "where": 2, "count": 2.5, "read": 2,
+        "texture": 0.4, "caption": 1.2, "missing": 0.9, "choose": 3,
+    },
+    "where": {
+        "exist": 3, "color": 1.5, "shape": 1.5, "relation": 3, "where": 4, "count": 3, "read": 2.5,
+        "texture": 0.3, "caption": 0.4, "missing": 0.7, "choose": 3,
+    },
 }  # fmt: skip
 BILINGUAL = {"exist", "color", "shape", "count", "texture", "choose"}
 
 
-def mixture(scene: Scene, rng: Rng, n: int) -> list[Question]:
-    """`n` training questions about one scene, families as often as `weights` says, a quarter in pinyin."""
-    names = list(MIXTURE)
-    weights = np.array(list(MIXTURE.values()))
+def mixture(scene: Scene, rng: Rng, n: int, kind: str = "where") -> list[Question]:
+    """`n` training questions about one scene, families as often as `MIXTURES[kind]` says.
+
+    A quarter of those that exist in pinyin are asked in pinyin.
+    """
+    names = list(MIXTURES[kind])
+    weights = np.array(list(MIXTURES[kind].values()))
     made: list[Question] = []
     while len(made) < n:
         family = names[int(rng.choice(len(names), p=weights / weights.sum()))]

@@ -165,22 +165,26 @@ def normalise(pixels: Tensor) -> Tensor:
 
 def train_tower(
     tower: CLIPVisionModel,
+    heads: Heads,
     scenes: Scenes,
-    out: Path,
+    checkpoint: Path,
     *,
     windows: int,
     wholes: int,
+    places: float,
     seed: int,
     log: Callable[[str], None] = print,
 ) -> None:
-    """Train in place; resumes from `out`/tower.pt when that exists."""
-    heads = Heads(tower.config.hidden_size)
+    """Train both in place: `windows` steps on windows, then `wholes` on whole scenes, also for CLS.
+
+    `places` weighs the question where a patch is. Resumes from `checkpoint` when that exists.
+    """
     both = nn.ModuleDict({"tower": tower, "heads": heads})
     optimiser = Optimiser(both, lr=2e-3, matrix_lr=0.01, total=windows + wholes)
     pixels, kind, color = (torch.from_numpy(a) for a in (scenes.pixels, scenes.kind, scenes.color))
     texture, phrases = torch.from_numpy(scenes.texture), torch.from_numpy(scenes.phrases)
     part = 6
-    for step in checkpointed(out / "tower.pt", both, optimiser, windows + wholes, every=250):
+    for step in checkpointed(checkpoint, both, optimiser, windows + wholes, every=250):
         rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
         whole = step >= windows
         pick = torch.randint(len(pixels), (48 if whole else 96,), generator=rng)
@@ -200,7 +204,7 @@ def train_tower(
         loss = heads.patch_loss(early[:, 1:], k, c, texture[pick])
         if whole:
             loss = loss + 2 * heads.phrase_loss(tower.post_layernorm(last[:, 0]), early[:, 0], phrases[pick])
-            loss = loss + 0.5 * heads.place_loss(early[:, 1:])
+            loss = loss + places * heads.place_loss(early[:, 1:])
         optimiser.step(loss, step)
         if step % 50 == 0:
             with torch.no_grad():
