@@ -38,5 +38,7 @@ def selector_for(spec: str, model: str, compressor: str | None = None) -> Select
     takes = takes_compressor(spec)
     if compressor and not takes:
         raise ValueError(f"method '{spec}' takes no --compressor: leave it out")
-    context = {"compressor": compressor or str(shipped(model, "compressor", "attribution"))} if takes else {}
+    context = (
+        {"compressor": compressor or str(shipped(model, "compressor", "group-attribution"))} if takes else {}
+    )
     return pick(METHODS, spec, "method", **context)

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from compress.labels.store import Label, LabelStore
 from compress.models import MLLM
 from compress.network import Batch, Tokens, pack
 from compress.samples import Sample
+
+Target = Literal["label", "lead", "score"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,14 +92,15 @@ def collect(
     labels: LabelStore | Sequence[Label],
     samples: Iterable[Sample],
     *,
-    soft: bool,
+    target: Target,
     scratch: str | os.PathLike[str],
     progress: Callable[[int, int], object],
 ) -> Examples:
     """Embed those of `samples` that have a label, into a nameless file in the folder `scratch`.
 
-    `soft` grades the kept tokens by their score's lead over the best token left out, divided by the largest
-    lead of the sample: tokens that were kept by a hair, which is mostly noise, hardly count.
+    `target` says what a token should learn. "label": one if it was kept. "lead": how far its score leads the best
+    token left out, so that tokens kept by a hair, which is mostly noise, hardly count. "score": the score itself,
+    nothing below zero, for kinds that score all tokens well. Both are divided by the sample's largest.
     ValueError if no sample has a label, if a label does not fit the model's tokens, or if scores are wanted
     and missing.
     """
@@ -118,8 +121,8 @@ def collect(
             raise ValueError(f"sample {key!r}: its embeddings are not finite, or beyond float16")
         file.write(rows.numpy().tobytes())
         before = int(prompt[: int(embedded.visual[0])].sum())
-        target = _target(wanted[key], len(visual), soft)
-        examples[key] = Example(key, count, len(visual), len(text), before, wanted[key].kept, target)
+        goal = _target(wanted[key], len(visual), target)
+        examples[key] = Example(key, count, len(visual), len(text), before, wanted[key].kept, goal)
         count, width = count + len(rows), rows.shape[1]
         progress(len(examples), len(wanted))
     if not examples:
@@ -130,19 +133,20 @@ def collect(
     return Examples(np.memmap(file, np.float16, mode="r", shape=(count, width)), examples.values())
 
 
-def _target(one: Label, visual: int, soft: bool) -> Tensor:
+def _target(one: Label, visual: int, target: Target) -> Tensor:
     if one.kept[-1] >= visual or (one.score is not None and len(one.score) != visual):
         raise ValueError(f"sample {one.id!r}: its label does not fit the model's {visual} visual tokens")
-    if not soft:
+    if target == "label":
         hard = torch.zeros(visual)
         hard[list(one.kept)] = 1
         return hard
     if one.score is None:
         raise ValueError(
             f"sample {one.id!r}: its label has no scores; train with target=label, "
-            "or label with kind attribution or elite"
+            "or label with a kind that scores tokens: attribution, group-attribution or elite"
         )
     score = torch.tensor(one.score)
-    best_left_out = score.index_fill(0, torch.tensor(one.kept), score.min().item()).max()
-    gain = (score - best_left_out).clamp(min=0)
+    if target == "lead":
+        score = score - score.index_fill(0, torch.tensor(one.kept), score.min().item()).max()
+    gain = score.clamp(min=0)
     return gain / gain.max().clamp(min=torch.finfo(gain.dtype).tiny)

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
-from compress.examples import Examples, collect
+from compress.examples import Examples, Target, collect
 from compress.files import replacing
 from compress.labels.store import Label, LabelStore, refuse_difference
 from compress.losses import Objective, make_objective
@@ -34,9 +34,9 @@ class TrainConfig:
     """How a compressor is trained; the defaults are the paper's, apart from the batch for small data sets.
 
     `loss` is a name in LOSSES, with `lambda_cos` for its cosine part and `bins`, `momentum` and
-    `normalise_by` for GHM. `target="label"` teaches the kept tokens as ones; "score" grades them by the lead
-    of their score over the best token left out, for label kinds that score every token. `holdout` is the
-    share of samples that choose the checkpoint when there is no validation function.
+    `normalise_by` for GHM. `target` is what a token learns: whether it was kept ("label"), or by label kinds
+    that score every token, its score ("score") or its lead over the best token left out ("lead"). `holdout`
+    is the share of samples that choose the checkpoint when there is no validation function.
     """
 
     loss: str = "ghm+cos"
@@ -44,7 +44,7 @@ class TrainConfig:
     bins: int = 100
     momentum: float = 0.0
     normalise_by: Literal["nonempty", "bins"] = "nonempty"
-    target: Literal["label", "score"] = "label"
+    target: Target = "label"
     epochs: int = 30
     batch: int = 64
     lr: float = 0.003
@@ -71,7 +71,7 @@ class TrainConfig:
             raise ValueError(f"{given}: choose shares in [0, 1) and (0, 1)")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip={self.clip}: choose a gradient norm above 0, or None")
-        for name, known in (("target", ("label", "score")), ("init", ("decoder", "random"))):
+        for name, known in (("target", get_args(Target)), ("init", ("decoder", "random"))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(known)}")
 
@@ -139,8 +139,9 @@ def train(
     config, target = config or TrainConfig(), Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     report = progress or _say_nothing
-    soft = config.target == "score"
-    examples = collect(mllm, labels, samples, soft=soft, scratch=target, progress=partial(report, "embed"))
+    examples = collect(
+        mllm, labels, samples, target=config.target, scratch=target, progress=partial(report, "embed")
+    )
     return _Run(mllm, examples, target, config, validate).finish(partial(report, "train"))
 
 

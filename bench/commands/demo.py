@@ -14,9 +14,9 @@ from bench.commands.common import load_model, model_options, progress, say, show
 @click.command()
 @click.option("--out", default="demo", show_default=True, type=click.Path(file_okay=False, path_type=Path))
 @click.option(
-    "--fresh", default=64, show_default=True, type=click.IntRange(2), help="Samples to label live, per kind."
+    "--fresh", default=32, show_default=True, type=click.IntRange(2), help="Samples to label live, per kind."
 )
-@click.option("-n", "count", default=200, show_default=True, type=click.IntRange(4), help="Samples per task.")
+@click.option("-n", "count", default=160, show_default=True, type=click.IntRange(4), help="Samples per task.")
 @click.option("--workers", default=min(2, os.cpu_count() or 1), show_default=True, type=click.IntRange(1))
 @model_options
 def demo(out: Path, fresh: int, count: int, workers: int, model: str, device: str, dtype: str) -> None:
@@ -30,14 +30,14 @@ def demo(out: Path, fresh: int, count: int, workers: int, model: str, device: st
     """
     started = time.perf_counter()
     mllm = load_model(model, device, dtype)
-    from bench.demo import KINDS, run
+    from bench.demo import RECIPES, run
     from bench.outputs import draw_search, write
     from bench.tasks.mixture import training_samples
 
     out.mkdir(parents=True, exist_ok=True)
     made = run(mllm, out, fresh=fresh, n=count, workers=workers, bar=progress)
     draw_search(mllm, training_samples(1)[0], out / "pictures")
-    curves = [(name, out / "compressors" / kind / "curves.png") for name, kind in KINDS.items()]
+    curves = [(f"training on {kind}", out / "compressors" / kind / "curves.png") for kind in RECIPES]
     facts = {
         "labelled now": ", ".join(f"{len(store)} {kind}" for kind, store in made.live.items()),
         "labels shipped with the package": ", ".join(f"{n} {kind}" for kind, n in made.reused.items()),

@@ -24,7 +24,7 @@ from bench.commands.common import as_json, load_model, model_options, progress, 
 @click.option("--loss", default="ghm+cos", show_default=True, help="NAME (evocomp losses).")
 @click.option("--lambda", "lambda_cos", default=1.0, show_default=True, help="Weight of the cosine loss.")
 @click.option("--bins", default=100, show_default=True, type=click.IntRange(1), help="Unit regions of GHM.")
-@click.option("--target", type=click.Choice(["label", "score"]), default="label", show_default=True)
+@click.option("--target", type=click.Choice(["label", "lead", "score"]), default="label", show_default=True)
 @click.option(
     "--text/--no-text", default=True, show_default=True, help="Let the compressor read the question."
 )
@@ -40,7 +40,7 @@ from bench.commands.common import as_json, load_model, model_options, progress, 
 @as_json
 def train(
     labels: tuple[Path, ...], out: Path, loss: str, lambda_cos: float, bins: int,
-    target: Literal["label", "score"], text: bool, epochs: int, batch: int, lr: float, validate: str,
+    target: Literal["label", "lead", "score"], text: bool, epochs: int, batch: int, lr: float, validate: str,
     validate_samples: int, seed: int, model: str, device: str, dtype: str, machine: bool,
 ) -> None:  # fmt: skip
     """Train a compressor on label stores; weights of the best epoch, curves.csv and curves.png land in --out.

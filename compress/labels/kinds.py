@@ -38,6 +38,11 @@ class Problem:
         offered = {"groups": self.keep, "anchors": self.anchors, "grid": self.grid, "seed": self.seed}
         return pick(GROUPERS, self.grouper, "grouper", **offered)(self.visual)
 
+    def partition(self) -> Grouping:
+        """All groups that the grouper finds, however many."""
+        offered = {"groups": self.keep, "anchors": self.anchors, "grid": self.grid, "seed": self.seed}
+        return pick(GROUPERS, self.grouper, "grouper", **offered).partition(self.visual)
+
     def search(self) -> Result:
         """The search that the strategy's name asks for, with its whole archive."""
         strategy = pick(STRATEGIES, self.strategy, "strategy")
@@ -148,6 +153,58 @@ class Attribution(Kind):
         return _by_score(-ridge_weights(kept_by, found.archive.losses, self.ridge), found, problem)
 
 
+@dataclass(frozen=True)
+class GroupAttribution(Kind):
+    """What each semantic group is worth, by regression on random sets of groups; its core tokens first (ours).
+
+    Tokens of one group say much the same, so that single tokens are hardly missed and their attribution drowns in
+    noise; groups are missed, and there are few of them. Every candidate shows a random half of the grouper's groups
+    (all that it finds, not exactly G), their tokens in turn until G are kept. Ridge regression of the loss on "any
+    token of the group was kept" gives each group's worth. The r-th token of a group, counted from the group's mean
+    outwards, scores (worth + floor) / r: a second token of a group adds less than a first. `floor` is the worth, in
+    parts of the best group's, that even a group without effect has, so that the image stays covered.
+    """
+
+    floor: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not self.floor > 0:
+            raise ValueError(f"floor={self.floor}: choose a worth above 0")
+
+    def __call__(self, problem: Problem) -> Choice:
+        groups = [np.array(group) for group in problem.partition().groups]
+        rng = np.random.default_rng(problem.seed)
+        shown = np.stack(
+            [group_sample(groups, len(problem.visual), problem.keep, rng) for _ in range(problem.evaluations)]
+        )
+        losses = np.concatenate([problem.loss(shown[at : at + 48]) for at in range(0, len(shown), 48)])
+        kept_by = inclusion(shown, len(problem.visual))
+        present = np.stack([kept_by[:, group].max(1) for group in groups], 1)
+        worth = np.maximum(-ridge_weights(present, losses), 0)
+        least = self.floor * (worth.max() or 1.0)
+        score = np.zeros(len(problem.visual))
+        for group, value in zip(groups, worth, strict=True):
+            away = ((problem.visual[group] - problem.visual[group].mean(0)) ** 2).sum(1)
+            score[group[np.argsort(away, kind="stable")]] = (value + least) / np.arange(1, len(group) + 1)
+        kept = np.sort(np.argsort(-score, kind="stable")[: problem.keep])
+        after = problem.single_loss(kept)
+        return Choice(kept, float(losses[:48].mean()), after, len(shown) + 1, score)
+
+
+def group_sample(groups: list[Ints], items: int, keep: int, rng: np.random.Generator) -> Ints:
+    """`keep` sorted items of a random half of the groups, the groups in turn; others fill up what they leave."""
+    chosen = [
+        rng.permutation(groups[g]).tolist() for g in rng.permutation(len(groups)) if rng.random() < 0.5
+    ][:keep]
+    taken: list[int] = []
+    while len(taken) < keep and any(chosen):
+        for group in chosen:
+            if group and len(taken) < keep:
+                taken.append(group.pop())
+    rest = np.setdiff1d(np.arange(items), taken)
+    return np.sort([*taken, *rng.permutation(rest)[: keep - len(taken)]]).astype(np.int64)
+
+
 def inclusion(indices: Ints, items: int) -> NDArray[np.float64]:
     """Kept indices [P, K] as a matrix of zeros and ones [P, N]."""
     matrix = np.zeros((len(indices), items))
@@ -188,4 +245,5 @@ KINDS: dict[str, type[Kind]] = {
     "dpc-knn": ClusterCentres,
     "elite": Elite,
     "attribution": Attribution,
+    "group-attribution": GroupAttribution,
 }

@@ -100,7 +100,7 @@ def auc(mllm: Planted, compressor: Compressor) -> float:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"loss": "list", "target": "score"}, {"loss": "focal+cos", "norm": True}],
+    [{}, {"loss": "list", "target": "lead"}, {"loss": "focal+cos", "norm": True}],
     ids=["paper", "soft", "focal"],
 )
 def test_compressor_learns_a_planted_rule(planted, tmp_path, options):
@@ -231,7 +231,7 @@ def test_bad_data_and_settings_are_refused(planted, few, tmp_path):
             [replace(one, score=None) for one in labels],
             samples,
             tmp_path,
-            replace(QUICK, target="score"),
+            replace(QUICK, target="lead"),
         )
     with pytest.raises(ValueError, match="did you mean 'ghm"):
         TrainConfig(loss="ghm-cos")
@@ -244,7 +244,7 @@ def test_labels_of_a_model_train_a_compressor_that_scores_its_views(tiny, pictur
         Sample(f"s{i}", picture, "what color is the circle ?", ("red",)) for i, picture in enumerate(pictures)
     ]
     made = label(tiny, samples, tmp_path / "labels", LabelConfig(kind="attribution", evaluations=48))
-    result = train(tiny, made, samples, tmp_path / "compressor", replace(QUICK, target="score", batch=2))
+    result = train(tiny, made, samples, tmp_path / "compressor", replace(QUICK, target="lead", batch=2))
     assert result.samples == 4 - 1  # one is held out
     embedded = tiny.embed(pictures[0], "what color is the circle ?")
     text = torch.ones(embedded.prompt, dtype=torch.bool).index_fill(0, embedded.visual, False)
