@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -37,6 +41,39 @@ class Problem(click.ClickException):
         click.echo(f"evocomp: {self.message}", err=True)
 
 
+class Interrupted(Problem):
+    """Ctrl-C, with the exit status that shells expect of it."""
+
+    exit_code = 130
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Turn what a user can cause into a `Problem`."""
+    try:
+        yield
+    except (click.exceptions.NoArgsIsHelpError, BrokenPipeError):
+        raise  # click answers these: with the help, and with silence
+    except click.UsageError as problem:
+        path = problem.ctx.command_path if problem.ctx else "evocomp"
+        raise Problem(f"{problem.format_message()} See {path} --help") from problem
+    except KeyboardInterrupt as stop:
+        raise Interrupted("interrupted; label and train go on where they stopped when run again") from stop
+    except EXPECTED as problem:
+        if os.environ.get("EVOCOMP_DEBUG"):
+            raise
+        raise Problem(_words(problem)) from problem
+
+
+def _words(problem: Exception) -> str:
+    text = " ".join(str(problem).split()) or type(problem).__name__
+    if isinstance(problem, OSError) and problem.strerror:
+        text = f"{problem.filename}: {problem.strerror}" if problem.filename else problem.strerror
+    if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT):
+        text += "; free some space and run the same command again"
+    return text
+
+
 class Commands(click.Group):
     """Lists commands without importing them, and turns expected errors into one line."""
 
@@ -63,16 +100,20 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, help) for name, (_, help) in COMMANDS.items()])
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.obj = shlex.join(["evocomp", *args])  # for reports: the command that made them
+        with one_line():
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with one_line():
             return super().invoke(ctx)
-        except EXPECTED as problem:
-            if os.environ.get("EVOCOMP_DEBUG"):
-                raise
-            raise Problem(" ".join(str(problem).split()) or type(problem).__name__) from problem
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+@click.group("evocomp", cls=Commands, context_settings=SETTINGS)
 @click.version_option(package_name="evocomp")
 def main() -> None:
     """Visual-token compression for multimodal LLMs: search, learn, compare, measure.

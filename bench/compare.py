@@ -10,7 +10,7 @@ from bench.ledger import Ledger, Shape
 from bench.stats import Interval, interval, shares
 from bench.tasks import TASKS, Task
 from bench.tasks.base import Sums
-from compress.base import Accounting, Selector
+from compress.base import Accounting, Selector, plan
 from compress.models import MLLM
 from compress.samples import Sample
 from evosearch.registry import find
@@ -21,10 +21,10 @@ Progress = Callable[[int, int], object]  # cells done, cells in all
 
 @dataclass(frozen=True)
 class Entry:
-    """One method of a comparison: the name its rows carry, and how to make it for a budget."""
+    """One method of a comparison, and the name its rows carry."""
 
     name: str
-    make: Callable[[], Selector]
+    selector: Selector
 
 
 @dataclass(frozen=True)
@@ -72,20 +72,25 @@ def compare(
     """Evaluate vanilla once and every entry at every budget on the same samples.
 
     `reference` names the entry whose paired gap to the others is computed (None: the first entry).
+    ValueError, before anything is computed, without entries, budgets or tasks, and for an impossible budget.
     """
+    if not entries or not keeps or not data:
+        raise ValueError("nothing to compare: give at least one method, one budget and one task")
     tasks = list(data)
     outcomes: dict[tuple[str, int, str], Outcome] = {}
     tokens = mllm.visual_tokens
+    for keep in keeps:
+        for entry in entries:
+            plan(entry.selector, tokens, keep, mllm.layers, accounting)
     cells = (1 + len(keeps) * len(entries)) * len(tasks)
     for task, samples in data.items():
         outcomes[VANILLA, tokens, task.name] = evaluate(mllm, task, samples, batch=batch)
         progress(len(outcomes), cells)
     for keep in keeps:
         for entry in entries:
-            selector = entry.make()
             for task, samples in data.items():
                 outcomes[entry.name, keep, task.name] = evaluate(
-                    mllm, task, samples, selector, keep, batch=batch, accounting=accounting
+                    mllm, task, samples, entry.selector, keep, batch=batch, accounting=accounting
                 )
                 progress(len(outcomes), cells)
     return Comparison(

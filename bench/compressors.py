@@ -6,6 +6,7 @@ from pathlib import Path
 
 from baselines import METHODS
 from compress.base import Selector
+from compress.evocomp import EvoComp
 from evosearch.registry import options, parse, pick
 
 SHIPPED = Path(__file__).parent / "shipped"  # SHIPPED / model / {compressor, labels} / kind
@@ -33,7 +34,7 @@ def selector_for(spec: str, model: str, compressor: str | None = None) -> Select
     """A method by `name` or `name:option=value,...`.
 
     A method that takes a compressor gets the given folder, or the one shipped for `model`. ValueError for
-    unknown names and options, and for a compressor where none is taken.
+    unknown names and options, for a compressor where none is taken, and for a folder that holds none.
     """
     takes = takes_compressor(spec)
     if compressor and not takes:
@@ -41,4 +42,7 @@ def selector_for(spec: str, model: str, compressor: str | None = None) -> Select
     context = (
         {"compressor": compressor or str(shipped(model, "compressor", "group-attribution"))} if takes else {}
     )
-    return pick(METHODS, spec, "method", **context)
+    selector = pick(METHODS, spec, "method", **context)
+    if isinstance(selector, EvoComp):
+        _ = selector.network  # a bad folder is an error now, not in the middle of a comparison
+    return selector

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from bench.compare import Comparison, Entry, compare, load_tasks
@@ -93,9 +92,9 @@ def run(mllm: MLLM, out: Path, *, fresh: int, n: int, workers: int, bar: Bar) ->
         seconds[f"training on {kind}"] = time.perf_counter() - began
 
     began = time.perf_counter()
-    entries = [Entry(name, partial(selector_for, name, mllm.name)) for name in CONTROLS]
+    entries = [Entry(name, selector_for(name, mllm.name)) for name in CONTROLS]
     for name, (kind, depth) in ROWS.items():
-        entries.append(Entry(name, partial(EvoComp, trained[kind].compressor, depth)))
+        entries.append(Entry(name, EvoComp(trained[kind].compressor, depth)))
     with bar("compare", "cells") as report:
         found = compare(
             mllm, entries, KEEPS, load_tasks(BENCHMARKS, n), reference=REFERENCE, batch=32, progress=report

@@ -58,7 +58,8 @@ def evaluate(
     predictions: list[str] = []
     started = time.perf_counter()
     chosen = selector or KeepAll()  # keeps the trace, changes no bit
-    with attach(mllm, chosen, keep or mllm.visual_tokens, accounting=accounting) as trace:
+    budget = mllm.visual_tokens if keep is None else keep
+    with attach(mllm, chosen, budget, accounting=accounting) as trace:
         for start in range(0, len(samples), batch):
             part = samples[start : start + batch]
             predictions += mllm.answer(

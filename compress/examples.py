@@ -98,9 +98,10 @@ def collect(
 ) -> Examples:
     """Embed those of `samples` that have a label, into a nameless file in the folder `scratch`.
 
-    `target` says what a token should learn. "label": one if it was kept. "lead": how far its score leads the best
-    token left out, so that tokens kept by a hair, which is mostly noise, hardly count. "score": the score itself,
-    nothing below zero, for kinds that score all tokens well. Both are divided by the sample's largest.
+    `target` says what a token should learn. "label": one if it was kept. "lead": how far its score leads
+    the best token left out, so that tokens kept by a hair, which is mostly noise, hardly count. "score":
+    the score itself, nothing below zero, for kinds that score all tokens well. Both are divided by the
+    sample's largest.
     ValueError if no sample has a label, if a label does not fit the model's tokens, or if scores are wanted
     and missing.
     """

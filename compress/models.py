@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL.Image import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BatchFeature, PreTrainedModel
 from transformers.masking_utils import create_causal_mask
@@ -270,11 +272,21 @@ def load(name: str = "micro", *, device: str = "cpu", dtype: torch.dtype = torch
             f"{name!r} is a {config.model_type!r} model; supported: {', '.join(sorted(FAMILIES))}"
         )
     try:
-        model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
+        auto: Any = AutoModelForImageTextToText  # typed without the report
+        model, report = auto.from_pretrained(source, dtype=dtype, output_loading_info=True)
         # PIL: the same pixels with and without torchvision.
         processor = AutoProcessor.from_pretrained(source, backend="pil")
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot load model {name!r}: {str(error).splitlines()[0]}") from error
+    except SafetensorError as error:
+        raise ValueError(f"cannot load model {name!r}: its weights are unreadable ({error})") from error
+    except RuntimeError as error:
+        if "mismatched" not in str(error):
+            raise
+        raise ValueError(f"cannot load model {name!r}: weights and config differ in shape") from error
+    if report["missing_keys"]:  # transformers would go on with random numbers in their place
+        missing = sorted(report["missing_keys"])
+        raise ValueError(f"cannot load model {name!r}: {len(missing)} weights are missing, e.g. {missing[0]}")
     processor.tokenizer.padding_side = "left"
     return adapt(model.eval().to(device), processor, name)
 
@@ -282,6 +294,7 @@ def load(name: str = "micro", *, device: str = "cpu", dtype: torch.dtype = torch
 def quiet() -> None:
     """Silence the progress bars of transformers and all its messages but errors, for the whole process."""
     logging.set_verbosity_error()
+    getLogger("huggingface_hub").setLevel(ERROR)  # it announces every retry of a connection
     logging.disable_progress_bar()
 
 

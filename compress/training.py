@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import math
 import os
 import pickle
@@ -22,7 +23,7 @@ from compress.files import replacing
 from compress.labels.store import Label, LabelStore, refuse_difference
 from compress.losses import Objective, make_objective
 from compress.models import MLLM
-from compress.network import CONFIG, Compressor
+from compress.network import CONFIG, Compressor, read_description
 from compress.samples import Sample
 
 CHECKPOINT, CURVES, PICTURE = "checkpoint.pt", "curves.csv", "curves.png"
@@ -66,6 +67,8 @@ class TrainConfig:
         if not self.lr > 0 or self.weight_decay < 0:
             given = f"lr={self.lr}, weight_decay={self.weight_decay}"
             raise ValueError(f"{given}: choose lr above 0 and no negative decay")
+        if not self.lambda_cos >= 0:
+            raise ValueError(f"lambda_cos={self.lambda_cos}: choose 0 or more")
         if not 0 <= self.warmup < 1 or not 0 < self.holdout < 1:
             given = f"warmup={self.warmup}, holdout={self.holdout}"
             raise ValueError(f"{given}: choose shares in [0, 1) and (0, 1)")
@@ -250,14 +253,21 @@ class _Run:
             state["compressor"] = self.compressor.state_dict()
             state["objective"] = self.objective.state_dict()
             state["optimizer"] = self.optimizer.state_dict()
-        with replacing(self.folder / CHECKPOINT) as part, part.open("wb") as file:
-            torch.save(state, file)
+        with replacing(self.folder / CHECKPOINT) as part:
+            content = io.BytesIO()  # on a full disk torch.save raises an internal error, a file an OSError
+            torch.save(state, content)
+            part.write_bytes(content.getbuffer())
 
     def _resume(self) -> None:
         path = self.folder / CHECKPOINT
         if not path.exists():
+            # Weights come before the first checkpoint: a run that ended between the two starts again.
             if (self.folder / CONFIG).exists():
-                raise ValueError(f"{self.folder} holds a compressor of another origin; choose another folder")
+                noted = read_description(self.folder).get("info", {})
+                if noted | self.settings != noted:
+                    raise ValueError(
+                        f"{self.folder} holds a compressor of another origin; choose another folder"
+                    )
             return
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.common import as_json, load_model, model_options, open_image, say, show_json
+from bench.commands.common import (
+    OutPicture,
+    as_json,
+    asked,
+    budget,
+    load_model,
+    model_options,
+    open_image,
+    say,
+    show_json,
+)
 
 if TYPE_CHECKING:
     from compress.base import Accounting
@@ -24,9 +34,7 @@ if TYPE_CHECKING:
 @click.option("--keep", type=int, help="Visual tokens per decoder layer; a ninth by default.")
 @click.option("--accounting", type=click.Choice(["average", "nominal"]), default="average", show_default=True)
 @click.option("--max-new-tokens", type=click.IntRange(1), default=16, show_default=True)
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Where to draw the kept tokens (PNG)."
-)
+@click.option("--out", type=OutPicture(), help="Where to draw the kept tokens (PNG).")
 @model_options
 @as_json
 def ask(
@@ -37,18 +45,16 @@ def ask(
 
     \b
     Example:
-      evocomp ask micro:7 "what color is the star ?" --keep 16 --out kept.png
+      evocomp ask micro:3 "what color is the star ?" --keep 16 --out kept.png
     """
-    picture = open_image(image)
-    if not question.strip():
-        raise ValueError("the question is empty: ask something about the image")
-    mllm = load_model(model, device, dtype)
+    picture, question = open_image(image), asked(question)
     from bench.compressors import selector_for
     from bench.pictures import kept_tokens, save
     from compress.attach import attach
 
-    keep = keep if keep is not None else max(1, round(mllm.visual_tokens / 9))
-    selector = selector_for(method, mllm.name, compressor)
+    selector = selector_for(method, model, compressor)
+    mllm = load_model(model, device, dtype)
+    keep = budget(keep, mllm)
     tokenizer = mllm.processor.tokenizer
     unknown = [
         w
@@ -64,6 +70,7 @@ def ask(
     record = trace.samples[0]
     kept = record.kept[max(record.kept)] if record.kept else list(range(record.tokens))
     if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
         save(kept_tokens(picture, mllm.grid, kept), out)
     if machine:
         show_json(

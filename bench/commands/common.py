@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +47,37 @@ def as_json(command: F) -> F:
     return click.option("--json", "machine", is_flag=True, help="Print JSON instead of a table.")(command)
 
 
+class OutFolder(click.Path):
+    """A folder to write to, new or not. That nothing can be written there is an error before the work."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        folder = Path(str(super().convert(value, param, ctx)))
+        place = folder.absolute()
+        there = next(one for one in (place, *place.parents) if one.exists())
+        if not there.is_dir():
+            self.fail(f"{there} is a file, so {folder} cannot be a folder.", param, ctx)
+        if not os.access(there, os.W_OK | os.X_OK):
+            self.fail(f"{there} is not writable; choose another folder.", param, ctx)
+        return folder
+
+
+class OutPicture(click.Path):
+    """A PNG file to write; a wrong suffix or place is an error before the work."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(str(super().convert(value, param, ctx)))
+        if path.suffix.lower() != ".png":
+            self.fail(f"pictures are written as PNG: give {path} a name that ends in .png.", param, ctx)
+        OutFolder().convert(path.parent, param, ctx)
+        return path
+
+
 def load_model(model: str, device: str, dtype: str) -> MLLM:
     """The model that the options name; transformers keeps quiet from here on."""
     import torch
@@ -51,6 +85,11 @@ def load_model(model: str, device: str, dtype: str) -> MLLM:
     from compress.models import load, quiet
 
     quiet()
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as problem:
+        why = str(problem).partition("\n")[0]
+        raise ValueError(f"--device {device} cannot be used here ({why}): try cpu or cuda") from problem
     return load(model, device=device, dtype=getattr(torch, dtype))
 
 
@@ -63,17 +102,35 @@ def open_image(name: str) -> Image:
 
         seed = name.removeprefix("micro:")
         if not seed.isdecimal():
-            raise ValueError(f"'{name}': write micro:SEED with a whole number, for instance micro:7")
+            raise ValueError(f"'{name}': write micro:SEED with a whole number, for instance micro:3")
         return render(scene("test", int(seed)))
     if not Path(name).is_file():
         raise ValueError(f"there is no image at {name}: give an image file, or micro:SEED for a made scene")
     try:
-        with Image.open(name) as picture:
+        with warnings.catch_warnings(action="ignore"), Image.open(name) as picture:
             return picture.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as problem:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
+        why = "it is none" if isinstance(problem, UnidentifiedImageError) else str(problem)
         raise ValueError(
-            f"{name} cannot be read as an image ({problem}): give a PNG, JPEG or WebP file"
+            f"{name} cannot be read as an image ({why}): give a PNG, JPEG or WebP file"
         ) from problem
+
+
+def asked(question: str) -> str:
+    """The question; ValueError if it is empty."""
+    if not question.strip():
+        raise ValueError("the question is empty: ask something about the image")
+    return question
+
+
+def budget(keep: int | None, mllm: MLLM) -> int:
+    """--keep, a ninth of the visual tokens by default; ValueError if the model has not so many."""
+    tokens = mllm.visual_tokens
+    if keep is None:
+        return max(1, round(tokens / 9))
+    if not 1 <= keep <= tokens:
+        raise ValueError(f"--keep {keep}: choose between 1 and the {tokens} visual tokens of {mllm.name}")
+    return keep
 
 
 def whole_numbers(ctx: click.Context, parameter: click.Parameter, text: str) -> list[int]:
@@ -83,25 +140,46 @@ def whole_numbers(ctx: click.Context, parameter: click.Parameter, text: str) -> 
     except ValueError:
         numbers = []
     if not numbers:
-        raise click.BadParameter(f"'{text}': write whole numbers with commas, for instance 48,32,16")
-    return numbers
+        raise click.BadParameter(f"'{text}': write whole numbers with commas, for instance 48,32,16.")
+    return list(dict.fromkeys(numbers))
 
 
-def names(text: str, known: Sequence[str]) -> list[str]:
-    """Comma-separated names, or all of `known` for "all"."""
-    return list(known) if text == "all" else [part.strip() for part in text.split(",") if part.strip()]
+def names(text: str, option: str, known: Sequence[str]) -> list[str]:
+    """Comma-separated names without repetition, or all of `known` for "all"; ValueError if there is none."""
+    given = list(known) if text == "all" else [part.strip() for part in text.split(",") if part.strip()]
+    if not given:
+        raise ValueError(f"{option} names nothing: write names with commas, or all ({', '.join(known)})")
+    return list(dict.fromkeys(given))
+
+
+def specs(text: str) -> list[str]:
+    """Split "grid,fastv:layer=3,evocomp" at the commas between specs, not those between options."""
+    found: list[str] = []
+    for part in text.replace(";", ",").split(","):
+        name, equals, _ = part.partition("=")
+        if equals and ":" not in name and found:
+            found[-1] += f",{part.strip()}"
+        elif part.strip():
+            found.append(part.strip())
+    return list(dict.fromkeys(found))
 
 
 @contextmanager
 def progress(title: str, unit: str = "samples") -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr with rate and time left; yields `report(done, total)`."""
+    """Done, rate and time left on stderr, as a bar or, in a log, as lines; yields `report(done, total)`."""
+    with (_bar if sys.stderr.isatty() else _lines)(title, unit) as report:
+        yield report
+
+
+@contextmanager
+def _bar(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
-        console=Console(file=sys.stderr), transient=not sys.stderr.isatty(),
+        console=Console(file=sys.stderr),
     ) as bar:  # fmt: skip
         task = bar.add_task(title, total=None, rate="")
 
@@ -110,6 +188,33 @@ def progress(title: str, unit: str = "samples") -> Iterator[Callable[[int, int],
             bar.update(task, completed=done, total=total, rate=f"{speed:.1f} {unit}/s" if speed else "")
 
         yield report
+
+
+@contextmanager
+def _lines(title: str, unit: str, every: float = 10.0) -> Iterator[Callable[[int, int], None]]:
+    """A line every so many seconds, and one at the end unless it ends in an error."""
+    started = said = time.monotonic()
+    first = latest = -1
+    line = ""
+
+    def report(done: int, total: int) -> None:
+        nonlocal started, said, first, latest, line
+        now = time.monotonic()
+        if done < latest or first < 0:  # the first report, or of another stage
+            started, first = now, done
+        latest, line = done, f"{title}: {done} of {total} {unit}"
+        if done > first and now > started:
+            speed = (done - first) / (now - started)
+            line += f", {speed:.1f} {unit}/s"
+            if done < total:
+                line += f", {(total - done) / speed:.0f} s left"
+        if now - said >= every:
+            say(line)
+            said = now
+
+    yield report
+    if line:
+        say(line)
 
 
 def say(text: str) -> None:
@@ -129,7 +234,7 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str 
         table.add_column(name, justify="right" if numeric else "left", no_wrap=place == 0)
     for row in rows:
         table.add_row(*row)
-    console = Console()
+    console = Console(markup=False, emoji=False, highlight=False)  # questions and answers stay as they are
     console.width = console.width if sys.stdout.isatty() else 200
     console.print(table)
 

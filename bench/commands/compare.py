@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from bench.commands.common import (
+    OutFolder,
     as_json,
     load_model,
     model_options,
@@ -17,18 +17,23 @@ from bench.commands.common import (
     say,
     show_comparison,
     show_json,
+    specs,
     whole_numbers,
 )
 
 if TYPE_CHECKING:
-    from compress.base import Accounting, Selector
+    from compress.base import Accounting
 
 CONTROLS = "random,grid,fastv,visionzip,evocomp"
 
 
 @click.command()
 @click.option(
-    "--methods", "wanted", default=CONTROLS, show_default=True, help='Specs with ";" or names with commas.'
+    "--methods",
+    "wanted",
+    default=CONTROLS,
+    show_default=True,
+    help="NAME or NAME:option=value,... with commas (evocomp methods).",
 )
 @click.option(
     "--keep", "keeps", default="48,32,16", show_default=True, callback=whole_numbers, help="Budgets."
@@ -39,24 +44,20 @@ CONTROLS = "random,grid,fastv,visionzip,evocomp"
 @click.option("--compressor", help="Folder of a trained compressor; the shipped one by default.")
 @click.option("--accounting", type=click.Choice(["average", "nominal"]), default="average", show_default=True)
 @click.option("--batch", default=16, show_default=True, type=click.IntRange(1))
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for results, tables and the report.",
-)
+@click.option("--out", type=OutFolder(), help="Folder for results, tables and the report.")
 @model_options
 @as_json
+@click.pass_obj
 def compare(
-    wanted: str, keeps: list[int], tasks: str, count: int, reference: str | None, compressor: str | None,
-    accounting: Accounting, batch: int, out: Path | None, model: str, device: str, dtype: str, machine: bool,
+    command: str, wanted: str, keeps: list[int], tasks: str, count: int, reference: str | None,
+    compressor: str | None, accounting: Accounting, batch: int, out: Path | None,
+    model: str, device: str, dtype: str, machine: bool,
 ) -> None:  # fmt: skip
     """Score methods at equal budgets; the untouched model is always the first row.
 
-    A method with options needs semicolons between methods: --methods "fastv:layer=3;evocomp:depth=1".
-
     \b
     Example:
-      evocomp compare --methods visionzip,fastv,evocomp --keep 48,16 --tasks pope,gqa -n 100 --out tables
+      evocomp compare --methods fastv:layer=3,evocomp --keep 48,16 --tasks pope,gqa --out tables
     """
     from bench.compare import VANILLA, Entry, load_tasks, records
     from bench.compare import compare as run
@@ -64,39 +65,32 @@ def compare(
     from bench.outputs import write
     from bench.tasks import BENCHMARKS
 
-    separator = ";" if ";" in wanted or ":" in wanted else ","
-    specs = [part.strip() for part in wanted.split(separator) if part.strip()]
-    if not specs:
-        raise ValueError("--methods names no method: see evocomp methods")
+    methods = [spec for spec in specs(wanted) if spec != VANILLA]  # its row is there anyway
+    if not methods:
+        raise ValueError(f"--methods {wanted}: name a method besides {VANILLA} (evocomp methods)")
+    if compressor and not any(map(takes_compressor, methods)):
+        raise ValueError("no method takes the --compressor: leave it out, or add evocomp to --methods")
+    if reference and reference not in methods:
+        raise ValueError(f"--reference {reference}: choose one of {', '.join(methods)}")
+    entries = [
+        Entry(spec, selector_for(spec, model, compressor if takes_compressor(spec) else None))
+        for spec in methods
+    ]
+    data = load_tasks(names(tasks, "--tasks", BENCHMARKS), count)
     mllm = load_model(model, device, dtype)
-    entries = []
-    for spec in specs:
-        folder = compressor if takes_compressor(spec) else None
-        selector = selector_for(spec, mllm.name, folder)
-        if spec != VANILLA:
-            entries.append(Entry(spec, _always(selector)))
-    if reference and reference not in [entry.name for entry in entries]:
-        raise ValueError(
-            f"--reference {reference}: choose one of {', '.join(entry.name for entry in entries)}"
-        )
-    data = load_tasks(names(tasks, BENCHMARKS), count)
     with progress("compare", "cells") as report:
         found = run(
-            mllm, entries, keeps, data, reference=reference or (entries[-1].name if entries else None),
+            mllm, entries, keeps, data, reference=reference or methods[-1],
             batch=batch, accounting=accounting, progress=report,
         )  # fmt: skip
     if out:
-        write(found, mllm, out, title=f"{mllm.name}: methods at equal budgets")
+        write(found, mllm, out, title=f"{mllm.name}: methods at equal budgets", commands=[command])
     if machine:
         show_json(records(found, mllm))
     else:
         show_comparison(found)
         if out:
             say(f"results, tables and report.html are in {out}")
-
-
-def _always(selector: Selector) -> Callable[[], Selector]:
-    return lambda: selector
 
 
 COMMANDS = {"compare": compare}

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import load_model, model_options, progress, say, show_comparison
+from bench.commands.common import OutFolder, load_model, model_options, progress, say, show_comparison
 
 
 @click.command()
-@click.option("--out", default="demo", show_default=True, type=click.Path(file_okay=False, path_type=Path))
+@click.option("--out", default="demo", show_default=True, type=OutFolder())
 @click.option(
     "--fresh", default=32, show_default=True, type=click.IntRange(2), help="Samples to label live, per kind."
 )
-@click.option("-n", "count", default=160, show_default=True, type=click.IntRange(4), help="Samples per task.")
+@click.option("-n", "count", default=120, show_default=True, type=click.IntRange(4), help="Samples per task.")
 @click.option("--workers", default=min(2, os.cpu_count() or 1), show_default=True, type=click.IntRange(1))
 @model_options
 def demo(out: Path, fresh: int, count: int, workers: int, model: str, device: str, dtype: str) -> None:

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.common import as_json, load_model, model_options, names, progress, show_json, show_table
+from bench.commands.common import (
+    as_json,
+    budget,
+    load_model,
+    model_options,
+    names,
+    progress,
+    show_json,
+    show_table,
+)
 
 if TYPE_CHECKING:
     from compress.base import Accounting
@@ -42,10 +51,10 @@ def evaluate(
     from bench.evaluate import evaluate as run
     from bench.tasks import BENCHMARKS
 
-    data = load_tasks(names(wanted, BENCHMARKS), count, split)
+    selector = selector_for(method, model, compressor)
+    data = load_tasks(names(wanted, "--tasks", BENCHMARKS), count, split)
     mllm = load_model(model, device, dtype)
-    keep = keep if keep is not None else max(1, round(mllm.visual_tokens / 9))
-    selector = selector_for(method, mllm.name, compressor)
+    keep = budget(keep, mllm)
     rows = []
     for task, samples in data.items():
         with progress(task.name) as report:
@@ -56,8 +65,8 @@ def evaluate(
         show_json(
             [
                 {
-                    "task": o.task, "score": o.score, "n": len(o.predictions),
-                    "tokens": o.tokens, "seconds": o.seconds,
+                    "method": method, "keep": keep, "task": o.task, "score": o.score,
+                    "n": len(o.predictions), "tokens": o.tokens, "entering": o.entering, "seconds": o.seconds,
                 }
                 for o in rows
             ]

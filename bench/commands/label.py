@@ -6,16 +6,20 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import as_json, load_model, model_options, progress, say, show_json, show_table
+from bench.commands.common import (
+    OutFolder,
+    as_json,
+    load_model,
+    model_options,
+    progress,
+    say,
+    show_json,
+    show_table,
+)
 
 
 @click.command()
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the label store.",
-)
+@click.option("--out", required=True, type=OutFolder(), help="Folder of the label store.")
 @click.option(
     "--samples", "count", default=256, show_default=True, type=click.IntRange(1), help="How many samples."
 )

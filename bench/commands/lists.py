@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable
+from importlib import import_module
+from math import prod
+from pathlib import Path
+from typing import NamedTuple
 
 import click
 
@@ -10,49 +15,55 @@ from bench.commands.common import as_json, show_json, show_table
 from evosearch.registry import describe, options
 
 
-def _methods() -> Mapping[str, object]:
-    from baselines import METHODS
-
-    return METHODS
-
-
-def _models() -> Mapping[str, object]:
-    from compress.models import MODELS
-
-    return MODELS
+class Line(NamedTuple):
+    name: str
+    about: str
+    options: dict[str, str]
 
 
-def _tasks() -> Mapping[str, object]:
-    from bench.tasks import TASKS
-
-    return TASKS
-
-
-def _groupers() -> Mapping[str, object]:
-    from evosearch import GROUPERS
-
-    return GROUPERS
+def _registered(module: str, registry: str) -> list[Line]:
+    """What a registry of classes says about itself: docstrings and signatures."""
+    entries = getattr(import_module(module), registry)
+    about = describe(entries)
+    return [Line(name, about[name], options(entry)) for name, entry in entries.items()]
 
 
-def _strategies() -> Mapping[str, object]:
-    from evosearch import STRATEGIES
-
-    return STRATEGIES
-
-
-def _kinds() -> Mapping[str, object]:
-    from compress.labels import KINDS
-
-    return KINDS
-
-
-def _losses() -> Mapping[str, object]:
+def _losses() -> list[Line]:
     from compress.losses import LOSSES
 
-    return LOSSES
+    return [Line(name, kind.summary, {}) for name, kind in LOSSES.items()]
 
 
-def _listing(plural: str, registry: Callable[[], Mapping[str, object]]) -> click.Command:
+def _models() -> list[Line]:
+    from compress.models import MODELS
+
+    return [Line(name, _about_model(folder), {}) for name, folder in MODELS.items()]
+
+
+def _about_model(folder: Path) -> str:
+    """Family and sizes, read from the configuration and the header of the weights."""
+    from safetensors import safe_open
+
+    if not folder.is_dir():
+        return "not built yet: run make micro"
+    config = json.loads((folder / "config.json").read_text())
+    vision, text = config["vision_config"], config["text_config"]
+    files = list(folder.glob("*.safetensors"))
+    parameters = 0
+    for file in files:
+        with safe_open(file, "numpy") as weights:
+            shapes = [weights.get_slice(key).get_shape() for key in weights.keys()]  # noqa: SIM118
+            parameters += sum(map(prod, shapes))
+    side, pixels = vision["image_size"] // vision["patch_size"], vision["image_size"]
+    return (
+        f"{config['model_type']}, {parameters / 1e6:.1f} M parameters, {side * side} visual tokens of "
+        f"{pixels} x {pixels} pixels, {text['num_hidden_layers']} decoder layers, "
+        f"{text['vocab_size']} words, "
+        f"{sum(file.stat().st_size for file in files) / 2**20:.1f} MiB"
+    )
+
+
+def _listing(plural: str, lines: Callable[[], list[Line]]) -> click.Command:
     @click.command(
         plural,
         help=f"List the {plural}, one line each, with the options that NAME:option=value sets.\n\n\b\n"
@@ -60,31 +71,29 @@ def _listing(plural: str, registry: Callable[[], Mapping[str, object]]) -> click
     )
     @as_json
     def listing(machine: bool) -> None:
-        entries = registry()
-        lines = {n: getattr(e, "about", "") for n, e in entries.items() if not callable(e)} | describe(
-            {n: e for n, e in entries.items() if callable(e)}
-        )
-        settings = {n: options(e) if callable(e) else {} for n, e in entries.items()}
+        listed = lines()
         if machine:
-            show_json([{"name": n, "about": lines[n], "options": settings[n]} for n in entries])
+            show_json([line._asdict() for line in listed])
             return
-        show_table(
-            ["name", "about", "options"],
-            [[n, lines[n], ", ".join(f"{k}={v}" for k, v in settings[n].items())] for n in entries],
-        )
+        header, rows = ["name", "about"], [[line.name, line.about] for line in listed]
+        if any(line.options for line in listed):
+            header.append("options")
+            for row, line in zip(rows, listed, strict=True):
+                row.append(", ".join(f"{key}={value}" for key, value in line.options.items()))
+        show_table(header, rows)
 
     return listing
 
 
 COMMANDS = {
-    plural: _listing(plural, registry)
-    for plural, registry in (
-        ("methods", _methods),
-        ("models", _models),
-        ("tasks", _tasks),
-        ("groupers", _groupers),
-        ("strategies", _strategies),
-        ("kinds", _kinds),
-        ("losses", _losses),
-    )
+    plural: _listing(plural, lines)
+    for plural, lines in {
+        "methods": lambda: _registered("baselines", "METHODS"),
+        "models": _models,
+        "tasks": lambda: _registered("bench.tasks", "TASKS"),
+        "groupers": lambda: _registered("evosearch", "GROUPERS"),
+        "strategies": lambda: _registered("evosearch", "STRATEGIES"),
+        "kinds": lambda: _registered("compress.labels", "KINDS"),
+        "losses": _losses,
+    }.items()
 }

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.commands.common import (
+    OutFolder,
     as_json,
+    asked,
+    budget,
     load_model,
     model_options,
     open_image,
@@ -44,11 +47,7 @@ if TYPE_CHECKING:
     "--positions", type=click.Choice(["original", "compact"]), default="original", show_default=True
 )
 @click.option("--seed", default=0, show_default=True)
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for groups.png, kept.png, trace.png.",
-)
+@click.option("--out", type=OutFolder(), help="Folder for groups.png, kept.png, trace.png.")
 @model_options
 @as_json
 def search(
@@ -60,21 +59,19 @@ def search(
 
     \b
     Example:
-      evocomp search micro:7 "what color is the star ?" --strategy hill-climb --out found
+      evocomp search micro:3 "what color is the star ?" --strategy hill-climb --out found
     """
-    picture = open_image(image)
+    picture, question = open_image(image), asked(question)
     mllm = load_model(model, device, dtype)
     from bench.pictures import groups, kept_tokens, save, trace
     from compress.fitness import AnswerLoss
     from evosearch import GROUPERS, STRATEGIES, pick
     from evosearch import search as run
 
-    keep = keep if keep is not None else max(1, round(mllm.visual_tokens / 9))
-    if not 1 <= keep <= mllm.visual_tokens:
-        raise ValueError(
-            f"keep={keep}: choose between 1 and the {mllm.visual_tokens} visual tokens of this model"
-        )
-    response = answer or mllm.answer([picture], [question])[0]
+    keep = budget(keep, mllm)
+    response = (mllm.answer([picture], [question])[0] if answer is None else answer).strip()
+    if not response:
+        raise ValueError("there is no gold response to score: write one with --answer")
     embedded = mllm.embed(picture, question, response)
     words = mllm.decoder.embed_tokens.weight.detach().float().cpu().numpy()
     offered = {"groups": keep, "anchors": words, "grid": embedded.grid, "seed": seed}
@@ -82,9 +79,10 @@ def search(
         embedded.embeds[embedded.visual].float().cpu().numpy()
     )
     loss = AnswerLoss(mllm, embedded, positions=positions)
+    chosen = pick(STRATEGIES, strategy, "strategy")
     with progress("search", "evaluations") as report:
         found = run(
-            space, loss, pick(STRATEGIES, strategy, "strategy"),
+            space, loss, chosen,
             seed=seed, budget=evaluations, patience=patience,
             callbacks=[lambda now: report(now.evaluations, evaluations) and None],
         )  # fmt: skip
@@ -119,7 +117,8 @@ def search(
         f'"{question}" -> "{response}"',
     )
     click.echo(
-        f"best loss {found.loss:.4f} with {keep} tokens, {loss.full:.4f} with all {mllm.visual_tokens}"
+        f"best loss {found.loss:.4f} with {len(found.indices)} tokens, "
+        f"{loss.full:.4f} with all {mllm.visual_tokens}"
     )
     click.echo("kept " + " ".join(map(str, found.indices.tolist())))
     say(f"stopped: {found.stopped}" + (f"; drawn in {out}" if out else ""))

@@ -7,7 +7,16 @@ from typing import Literal
 
 import click
 
-from bench.commands.common import as_json, load_model, model_options, progress, say, show_json, show_table
+from bench.commands.common import (
+    OutFolder,
+    as_json,
+    load_model,
+    model_options,
+    progress,
+    say,
+    show_json,
+    show_table,
+)
 
 
 @click.command()
@@ -18,9 +27,7 @@ from bench.commands.common import as_json, load_model, model_options, progress, 
     type=click.Path(path_type=Path),
     help="Label store; may be repeated.",
 )
-@click.option(
-    "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of the compressor."
-)
+@click.option("--out", required=True, type=OutFolder(), help="Folder of the compressor.")
 @click.option("--loss", default="ghm+cos", show_default=True, help="NAME (evocomp losses).")
 @click.option("--lambda", "lambda_cos", default=1.0, show_default=True, help="Weight of the cosine loss.")
 @click.option("--bins", default=100, show_default=True, type=click.IntRange(1), help="Unit regions of GHM.")

@@ -155,14 +155,15 @@ class Attribution(Kind):
 
 @dataclass(frozen=True)
 class GroupAttribution(Kind):
-    """What each semantic group is worth, by regression on random sets of groups; its core tokens first (ours).
+    """What each semantic group is worth, by regression on random sets of groups; core tokens first (ours).
 
-    Tokens of one group say much the same, so that single tokens are hardly missed and their attribution drowns in
-    noise; groups are missed, and there are few of them. Every candidate shows a random half of the grouper's groups
-    (all that it finds, not exactly G), their tokens in turn until G are kept. Ridge regression of the loss on "any
-    token of the group was kept" gives each group's worth. The r-th token of a group, counted from the group's mean
-    outwards, scores (worth + floor) / r: a second token of a group adds less than a first. `floor` is the worth, in
-    parts of the best group's, that even a group without effect has, so that the image stays covered.
+    Tokens of one group say much the same, so that a single token is hardly missed and its attribution drowns
+    in noise; groups are missed, and there are few of them. Every candidate shows a random half of the
+    grouper's groups (all that it finds, not exactly G), their tokens in turn until G are kept. Ridge
+    regression of the loss on "some token of the group was kept" gives each group's worth. The r-th token of
+    a group, counted from the group's mean outwards, scores (worth + floor) / r: a second token of a group
+    adds less than a first. `floor` is the worth, in parts of the best group's, that even a group without
+    effect has, so that the image stays covered.
     """
 
     floor: float = 0.05
@@ -192,7 +193,7 @@ class GroupAttribution(Kind):
 
 
 def group_sample(groups: list[Ints], items: int, keep: int, rng: np.random.Generator) -> Ints:
-    """`keep` sorted items of a random half of the groups, the groups in turn; others fill up what they leave."""
+    """`keep` sorted items: those of a random half of the groups, in turn; others fill what these leave."""
     chosen = [
         rng.permutation(groups[g]).tolist() for g in rng.permutation(len(groups)) if rng.random() < 0.5
     ][:keep]

@@ -27,7 +27,7 @@ from compress.labels.kinds import KINDS, Kind, Problem
 from compress.labels.store import Label, LabelStore, Writer, read_labels
 from compress.models import MLLM
 from compress.samples import Sample
-from evosearch import GROUPERS, STRATEGIES, find, parse, pick
+from evosearch import GROUPERS, STRATEGIES, pick
 
 SHARD_ROWS, SHARD_SECONDS = 256, 20.0  # a shard is written at whichever is first
 Progress = Callable[[int, int], object]  # samples done, samples in all
@@ -52,7 +52,8 @@ class LabelConfig:
 
     def __post_init__(self) -> None:
         kind = self.make_kind()
-        find(GROUPERS, parse(self.grouper)[0], "grouper")
+        # Errors in specs are found here, not at the first sample; what a sample offers is a stand-in.
+        pick(GROUPERS, self.grouper, "grouper", groups=1, anchors=np.ones((1, 1)), grid=(1, 1))
         pick(STRATEGIES, self.strategy or kind.strategy, "strategy")
         if self.positions not in POSITIONS:
             raise ValueError(f"positions={self.positions!r}: choose one of {', '.join(POSITIONS)}")

@@ -204,3 +204,22 @@ def test_bad_samples_and_settings_are_refused(tiny, samples, pictures, tmp_path)
     with pytest.raises(ValueError, match="did you mean 'vocabulary'"):
         LabelConfig(grouper="vocab")
     assert not list(tmp_path.glob("*/*"))
+
+
+def test_group_attribution_finds_the_groups_that_matter_although_any_of_their_tokens_will_do():
+    """Twelve groups of twelve; the loss falls by one for group 3 and for 7, whichever token stands in."""
+    vectors = np.eye(12)[np.arange(144) // 12] + 0.01 * np.random.default_rng(0).normal(size=(144, 12))
+
+    def loss(indices):
+        groups = np.asarray(indices) // 12
+        return 2.0 - (groups == 3).any(1) - (groups == 7).any(1)
+
+    problem = Problem(
+        visual=vectors, anchors=np.eye(12), grid=(12, 12), loss=loss, keep=8, grouper="vocabulary",
+        strategy="evolution", evaluations=200, seed=3,
+    )  # fmt: skip
+    choice = KINDS["group-attribution"]()(problem)
+    best_of = choice.score.reshape(12, 12).max(1)
+    assert set(np.argsort(-best_of)[:2].tolist()) == {3, 7}
+    assert choice.after == 0 and len(choice.kept) == 8 and choice.evaluations == 201
+    assert (np.sort(choice.score[36:48])[::-1] == choice.score[36:48].max() / np.arange(1, 13)).all()

@@ -115,10 +115,12 @@ def test_scores_grade_kept_tokens_by_their_lead(planted, tmp_path):
     samples, _ = lessons(planted, 0, 1)
     score = (0.4, 0.9, 0.2, 0.1, *[-1.0] * (VISUAL - 4))
     one = Label(samples[0].id, (0, 1), 1.0, 0.1, 0.1, 10, 0, 0.0, score)
-    for soft, expected in ((True, [0.2 / 0.7, 1.0, 0.0]), (False, [1.0, 1.0, 0.0])):
-        examples = collect(planted, [one], samples, soft=soft, scratch=tmp_path, progress=lambda *_: None)
+    wanted = {"lead": [0.2 / 0.7, 1.0, 0.0], "label": [1.0, 1.0, 0.0], "score": [0.4 / 0.9, 1.0, 0.2 / 0.9]}
+    for target, expected in wanted.items():
+        examples = collect(planted, [one], samples, target=target, scratch=tmp_path, progress=lambda *_: None)
         assert next(iter(examples)).target[:3].tolist() == pytest.approx(expected)
-        assert next(iter(examples)).target[2:].sum() == 0
+        assert target == "score" or next(iter(examples)).target[2:].sum() == 0
+        assert next(iter(examples)).target[4:].sum() == 0  # nothing below zero
 
 
 def test_without_text_the_rule_cannot_be_learned(planted, tmp_path):

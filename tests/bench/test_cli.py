@@ -1,0 +1,616 @@
+"""Every command through click's runner on the shipped micro model, and every mistake a user can make."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+from transformers import LlamaConfig
+
+from bench.cli import COMMANDS, main
+from bench.commands.common import _bar, _lines, open_image, specs
+from bench.tasks.mixture import training_samples
+from compress.labels import read_labels
+from compress.models import MODELS
+from compress.network import Compressor
+
+STAR = ("micro:3", "what color is the star ?")  # the star of this scene is green
+FEW = ("--evaluations", 48)
+QUICK = ("--epochs", 2, "--validate", "none", "--loss", "ce")
+LISTS = [name for name, (module, _) in COMMANDS.items() if module == "lists"]
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(one) for one in args])
+
+
+def done(*args: object) -> str:
+    """What a command that must succeed prints on stdout."""
+    result = run(*args)
+    assert result.exit_code == 0, result.stderr or result.exception
+    return result.stdout
+
+
+def parsed(*args: object) -> Any:
+    return json.loads(done(*args, "--json"))
+
+
+def refused(*args: object, status: int = 2) -> str:
+    """The message of a command that must be refused: one line on stderr, nothing on stdout."""
+    result = run(*args)
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == status, result.output
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("evocomp: ")
+    assert "Traceback" not in lines[0]
+    return lines[0]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """All files below a folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="session")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "labels"
+    done("label", "--out", folder, "--samples", 4, *FEW)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def compressor(labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "compressor"
+    done("train", "--labels", labels, "--out", folder, *QUICK)
+    return folder
+
+
+# Lists and help -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("plural", LISTS)
+def test_lists_have_a_line_for_every_entry(plural: str) -> None:
+    entries = parsed(plural)
+    assert len({one["name"] for one in entries}) == len(entries) > 0
+    assert all(len(one["about"]) > 10 and "\n" not in one["about"] for one in entries)
+    table = done(plural)
+    assert all(one["name"] in table for one in entries)
+
+
+def test_lists_name_what_issue_and_paper_name() -> None:
+    names = {plural: [one["name"] for one in parsed(plural)] for plural in LISTS}
+    assert {"none", "random", "grid", "fastv", "visionzip", "evocomp"} <= set(names["methods"])
+    assert {"gqa", "mmbench", "mmbench-cn", "pope", "vqav2", "vizwiz", "textvqa"} <= set(names["tasks"])
+    assert {"best", "random", "dpc-knn", "elite", "attribution"} <= set(names["kinds"])
+    assert {"ghm+cos", "ghm", "ce+cos", "focal+cos", "ce"} <= set(names["losses"])
+
+
+def test_models_are_described_by_their_sizes() -> None:
+    (micro,) = parsed("models")
+    assert "1.6 M parameters, 144 visual tokens of 96 x 96 pixels, 12 decoder layers" in micro["about"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_example_in_the_help_is_one_that_parses(name: str, tmp_path: Path) -> None:
+    text = done(name, "--help")
+    example = text.partition("Example:\n")[2].strip().splitlines()[0]
+    program, command, *rest = shlex.split(example)
+    assert (program, command) == ("evocomp", name)
+    found = main.get_command(click.Context(main), name)
+    assert found is not None
+    found.make_context(name, rest)
+
+
+def test_help_names_every_command() -> None:
+    text = done("--help")
+    assert all(f"\n  {name} " in text for name in COMMANDS)
+
+
+# Commands -------------------------------------------------------------------------------------------------
+
+
+def test_ask_answers_on_stdout_and_draws_the_kept_tokens(tmp_path: Path) -> None:
+    picture = tmp_path / "new" / "kept.png"
+    result = run("ask", *STAR, "--method", "visionzip", "--out", picture)
+    assert result.stdout == "green\n"
+    assert "16 of 144 visual tokens" in result.stderr
+    with Image.open(picture) as drawn:
+        assert drawn.size == (384, 384)  # 12 x 12 tokens, 32 pixels each
+
+
+def test_ask_reads_image_files_and_prints_json(tmp_path: Path) -> None:
+    open_image("micro:3").save(tmp_path / "scene.png")
+    answer = parsed("ask", tmp_path / "scene.png", STAR[1], "--method", "grid", "--keep", 48)
+    assert answer["answer"] == run("ask", *STAR, "--method", "grid", "--keep", 48).stdout.strip()
+    assert answer["entering"] == [48] * 12
+    assert len(answer["kept"]) == 48
+    assert answer["picture"] is None
+
+
+def test_ask_uses_a_trained_compressor(compressor: Path) -> None:
+    answer = parsed("ask", *STAR, "--compressor", compressor, "--keep", 20)
+    assert answer["method"] == "evocomp"
+    assert answer["kept"] == sorted(set(answer["kept"]))
+    assert len(answer["kept"]) == 20
+
+
+def test_ask_says_which_words_the_model_does_not_know() -> None:
+    result = run("ask", "micro:3", "what zebra is this ?", "--method", "none")
+    assert result.exit_code == 0
+    assert "no word for zebra" in result.stderr
+
+
+def test_search_prints_its_trace_and_draws(tmp_path: Path) -> None:
+    table = done("search", *STAR, *FEW, "--keep", 8, "--out", tmp_path / "found")
+    assert '-> "green"' in table
+    assert "evaluations" in table
+    kept = table.strip().splitlines()[-1].split()
+    assert kept[0] == "kept"
+    assert len(set(kept[1:])) == 8
+    assert sorted(content(tmp_path / "found")) == ["groups.png", "kept.png", "trace.png"]
+
+
+def test_search_improves_and_is_repeatable() -> None:
+    command = ("search", *STAR, "--answer", "red", "--evaluations", 150, "--seed", 5)
+    found, again = parsed(*command), parsed(*command)
+    best = [row["best"] for row in found["trace"]]
+    assert best == sorted(best, reverse=True)
+    assert best[-1] == found["loss"] < best[0]
+    assert found["evaluations"] <= 150
+    assert len(found["kept"]) == 16
+    assert (found["kept"], found["loss"]) == (again["kept"], again["loss"])
+
+
+def test_search_shows_brackets_and_colons_as_they_are() -> None:
+    assert '"is [/red] a :star: ?"' in done("search", "micro:3", "is [/red] a :star: ?", *FEW)
+
+
+def test_label_writes_a_store_and_a_rerun_adds_only_what_is_missing(labels: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(labels, tmp_path / "labels")
+    before = content(folder)
+    result = run("label", "--out", folder, "--samples", 4, *FEW)
+    assert content(folder) == before
+    assert "4 of 4 samples" in result.stderr
+    assert "4 of 4" not in result.stdout
+    summary = parsed("label", "--out", folder, "--samples", 5, *FEW)
+    assert (summary["samples"], summary["kind"], summary["keep"]) == (5, "best", 16)
+    after = content(folder)
+    assert len(after) == len(before) + 1
+    assert before.items() <= after.items()
+    assert {one.id for one in read_labels(folder)} == {f"mixture/{one.id}" for one in training_samples(5)}
+
+
+def test_label_refuses_a_store_of_another_configuration(labels: Path) -> None:
+    before = content(labels)
+    message = refused("label", "--out", labels, "--samples", 5, "--kind", "random", "--evaluations", 48)
+    assert "kind is 'best' there and 'random' here" in message
+    assert "seed is 0 there and 3 here" in refused("label", "--out", labels, *FEW, "--seed", 3)
+    assert content(labels) == before
+
+
+def test_train_leaves_weights_curves_and_configuration(compressor: Path) -> None:
+    files = content(compressor)
+    expected = {"checkpoint.pt", "compressor.json", "compressor.safetensors", "curves.csv", "curves.png"}
+    assert set(files) == expected
+    rows = list(csv.DictReader(files["curves.csv"].decode().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    with Image.open(compressor / "curves.png") as curves:
+        assert curves.width > 400
+
+
+def test_train_again_resumes_and_other_settings_are_refused(labels: Path, compressor: Path) -> None:
+    before = content(compressor)
+    summary = parsed("train", "--labels", labels, "--out", compressor, *QUICK)
+    assert summary["samples"] == 3  # one of four is held out
+    message = refused("train", "--labels", labels, "--out", compressor, *QUICK, "--seed", 1)
+    assert "seed is 0 there and 1 here" in message
+    after = content(compressor)
+    assert {n: after[n] for n in after if n != "curves.png"} == {
+        n: before[n] for n in before if n != "curves.png"
+    }
+
+
+def test_train_options_reach_the_compressor(labels: Path, tmp_path: Path) -> None:
+    options = "--loss ghm --lambda 0.5 --bins 7 --no-text --seed 3 --epochs 1 --validate-samples 3".split()
+    summary = parsed("train", "--labels", labels, "--out", tmp_path / "made", *options)
+    assert summary["samples"] == 4
+    info = json.loads((tmp_path / "made" / "compressor.json").read_text())["info"]
+    expected = {
+        "loss": "ghm",
+        "lambda_cos": 0.5,
+        "bins": 7,
+        "text": False,
+        "seed": 3,
+        "validated": "by a function",
+    }
+    assert expected.items() <= info.items()
+    assert not Compressor.load(tmp_path / "made").text
+
+
+def test_eval_scores_tasks(compressor: Path) -> None:
+    whole, cut = (
+        parsed("eval", "--tasks", "gqa,pope,gqa", "-n", 6, *more)
+        for more in ((), ("--method", "evocomp:depth=1", "--compressor", compressor, "--keep", 20))
+    )
+    assert [one["task"] for one in whole] == ["gqa", "pope"]
+    assert whole[0]["tokens"] == 144
+    assert 0 <= cut[0]["score"] <= whole[0]["score"] <= 100
+    assert cut[0]["entering"] == [144] + [9] * 11  # nearest to an average of 20
+    table = done("eval", "--tasks", "gqa", "-n", 6, "--method", "random")
+    assert "random, keep 16" in table
+    assert "accuracy" in table
+
+
+def test_compare_writes_tables_report_and_pictures(compressor: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "tables"
+    methods = f"none,random,fastv:layer=3,evocomp:compressor={compressor},depth=1"
+    arguments = ("--methods", methods, "--keep", "48,32,48", "--tasks", "gqa,pope", "-n", 6, "--out", out)
+    result = run("compare", *arguments)
+    assert result.exit_code == 0, result.stderr
+    assert "14 of 14 cells" in result.stderr
+    written = content(out)
+    expected = {"results.json", "table.md", "table.csv", "table.tex", "report.html", "pictures/fronts.png"}
+    assert set(written) == expected | {"pictures/kept-gqa.png", "pictures/kept-pope.png"}
+    rows = json.loads(written["results.json"])["rows"]
+    assert len(rows) == (1 + 3 * 2) * 2
+    assert {"method", "keep", "task", "score", "share", "ledger", "seconds", "n"} <= rows[0].keys()
+    assert rows[0]["method"] == "none"
+    assert "fastv:layer=3" in result.stdout
+    page = written["report.html"].decode()
+    assert "evocomp compare --methods" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_compare_prints_the_same_rows_as_json() -> None:
+    rows = parsed("compare", "--methods", "grid", "--keep", 16, "--tasks", "gqa", "-n", 4)
+    assert [(row["method"], row["keep"], row["n"]) for row in rows] == [("none", 144, 4), ("grid", 16, 4)]
+    assert rows[0]["share"] == 100
+
+
+def test_specs_are_split_between_methods_and_not_between_options() -> None:
+    assert specs("grid, fastv:layer=3,visionzip:contextual=0.1,layer=-2,grid; none") == [
+        "grid",
+        "fastv:layer=3",
+        "visionzip:contextual=0.1,layer=-2",
+        "none",
+    ]
+
+
+# Mistakes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["ask", "search"])
+def test_images_that_cannot_be_read(command: str, tmp_path: Path) -> None:
+    open_image("micro:3").save(tmp_path / "whole.png")
+    data = (tmp_path / "whole.png").read_bytes()
+    broken = {
+        "cut.png": data[: len(data) // 2],
+        "text.png": b"hello",
+        "empty.png": b"",
+        "head.png": data[:20],
+    }
+    for name, bytes_ in broken.items():
+        (tmp_path / name).write_bytes(bytes_)
+        message = refused(command, tmp_path / name, STAR[1])
+        assert f"{name} cannot be read as an image" in message
+        assert "PNG, JPEG or WebP" in message
+    assert "there is no image at" in refused(command, tmp_path / "missing.png", STAR[1])
+    assert "there is no image at" in refused(command, tmp_path, STAR[1])
+    assert "micro:SEED" in refused(command, "micro:star", STAR[1])
+
+
+def test_images_too_large_to_decode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_image("micro:3").save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert "cannot be read as an image" in refused("ask", tmp_path / "large.png", STAR[1])
+
+
+ASK, SEARCH = ("ask", *STAR), ("search", *STAR)
+EVAL = ("eval", "--tasks", "gqa", "-n", 2)
+COMPARE = ("compare", "--tasks", "gqa", "-n", 2, "--methods")
+LABEL, TRAIN = ("label", "--out", "{out}"), ("train", "--labels", "{labels}", "--out", "{out}")
+MISTAKES: list[tuple[tuple[object, ...], str]] = [
+    (("ask", "micro:3", "  "), "the question is empty"),
+    (("search", "micro:3", ""), "the question is empty"),
+    (("search", *STAR, "--answer", " "), "write one with --answer"),
+    (("ask", "micro:3"), "Missing argument 'QUESTION'. See evocomp ask --help"),
+    # names
+    (("trian",), "unknown command 'trian'; did you mean 'train'?"),
+    (("--modle",), "No such option '--modle'"),
+    ((*ASK, "--kep", 3), "'--keep'"),
+    ((*ASK, "--method", "fastvv"), "did you mean 'fastv'?"),
+    ((*ASK, "--method", "fastv:layr=3"), "did you mean 'layer'?"),
+    ((*ASK, "--method", "fastv:layer=two"), "layer=two: expected a whole number"),
+    ((*ASK, "--method", "fastv:3"), "write options as name:option=value"),
+    ((*ASK, "--method", "grid", "--model", "mirco"), "unknown model 'mirco'; did you mean 'micro'?"),
+    ((*ASK, "--method", "grid", "--device", "gpu"), "--device gpu cannot be used here"),
+    ((*ASK, "--method", "grid", "--dtype", "int4"), "'int4' is not one of 'float32'"),
+    ((*SEARCH, "--grouper", "vocabluary"), "did you mean 'vocabulary'?"),
+    ((*SEARCH, "--grouper", "k-means:strats=2"), "did you mean 'starts'?"),
+    ((*SEARCH, "--strategy", "evolve"), "did you mean 'evolution'?"),
+    ((*EVAL, "--method", "visonzip"), "did you mean 'visionzip'?"),
+    (("eval", "--tasks", "gqa,poep"), "unknown task 'poep'; did you mean 'pope'?"),
+    (("eval", "--tasks", ","), "--tasks names nothing"),
+    ((*COMPARE, "random,gird"), "did you mean 'grid'?"),
+    ((*COMPARE, "none"), "name a method besides none"),
+    ((*COMPARE, "random", "--reference", "grid"), "--reference grid: choose one of random"),
+    ((*COMPARE, "random", "--compressor", "."), "no method takes the --compressor"),
+    ((*ASK, "--method", "grid", "--compressor", "."), "takes no --compressor"),
+    ((*LABEL, "--kind", "bset"), "unknown label kind 'bset'; did you mean 'best'?"),
+    ((*LABEL, "--kind", "dpc-knn:neighbors=3"), "did you mean 'neighbours'?"),
+    ((*LABEL, "--grouper", "k-mean"), "did you mean 'k-means'?"),
+    ((*LABEL, "--grouper", "k-means:starts=x"), "starts=x: expected a whole number"),
+    ((*LABEL, "--strategy", "hill"), "did you mean 'hill-climb'?"),
+    ((*TRAIN, "--loss", "ghm-cos"), "did you mean 'ghm+cos'?"),
+    ((*TRAIN, "--validate", "textqa"), "did you mean 'textvqa'?"),
+    # budgets and other numbers
+    *(
+        ((*command, "--keep", keep), "between 1 and the 144 visual tokens")
+        for command in (
+            (*ASK, "--method", "grid"),
+            SEARCH,
+            EVAL,
+            (*COMPARE, "random"),
+            (*LABEL, "--samples", 1),
+        )
+        for keep in (0, 145)
+    ),
+    ((*ASK, "--keep", "few"), "'few' is not a valid integer"),
+    ((*COMPARE, "random", "--keep", "16,few"), "'16,few': write whole numbers with commas"),
+    ((*ASK, "--method", "fastv", "--keep", 12), "the smallest average over 12 layers is 13"),
+    ((*EVAL, "--method", "fastv", "--keep", 12), "the smallest average over 12 layers is 13"),
+    ((*COMPARE, "random,fastv", "--keep", "48,12"), "the smallest average over 12 layers is 13"),
+    ((*ASK, "--method", "grid:depth=12"), "a decoder layer up to 11"),
+    ((*EVAL, "-n", 0), "0 is not in the range x>=1"),
+    ((*TRAIN, "--lr", 0), "choose lr above 0"),
+    ((*TRAIN, "--lr", "nan"), "choose lr above 0"),
+    ((*TRAIN, "--lambda", -1), "choose 0 or more"),
+    ((*TRAIN, *QUICK, "--target", "score"), "its label has no scores"),
+    # places
+    ((*ASK, "--out", "kept.jpg"), "a name that ends in .png"),
+    ((*ASK, "--compressor", "{out}"), "no compressor here"),
+    (("train", "--labels", "{out}", "--out", "{out}"), "no labels here"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "expected"), MISTAKES, ids=lambda one: " ".join(map(str, one))[:60])
+def test_mistakes_get_one_line(
+    arguments: tuple[object, ...], expected: str, labels: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    places = {"labels": labels, "out": tmp_path / "out"}
+    assert expected in refused(*(str(one).format(**places) for one in arguments))
+    assert content(tmp_path) == {}
+
+
+WRITERS: dict[str, tuple[object, ...]] = {
+    "ask": (*ASK, "--method", "grid"),
+    "search": (*SEARCH, *FEW),
+    "label": ("label", "--samples", 2, *FEW),
+    "train": ("train", "--labels", "{labels}", *QUICK),
+    "compare": (*COMPARE, "grid", "--keep", 16),
+}
+
+
+@pytest.fixture(params=WRITERS)
+def writer(request: pytest.FixtureRequest, labels: Path) -> Callable[[Path], tuple[str, ...]]:
+    """A command that writes to a given place, all but ask a folder."""
+    command = [str(one).format(labels=labels) for one in WRITERS[request.param]]
+    return lambda out: (*command, "--out", str(out / "kept.png" if request.param == "ask" else out))
+
+
+def test_a_file_is_no_place_to_write_to(writer: Callable[[Path], tuple[str, ...]], tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("precious")
+    assert "is a file" in refused(*writer(file))
+    assert "is a file" in refused(*writer(file / "below"))
+    assert content(tmp_path) == {"file": b"precious"}
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
+    writer: Callable[[Path], tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: False
+    )  # tests may run as root, who may write anywhere
+    assert f"{tmp_path} is not writable" in refused(*writer(tmp_path / "out"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_no_half_of_a_file(
+    writer: Callable[[Path], tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        message = refused(*writer(tmp_path / "out"))
+    assert "No space left on device" in message
+    assert str(tmp_path / "out") in message
+    assert content(tmp_path) == {}
+    assert run(*writer(tmp_path / "out")).exit_code == 0  # with space again, the same command works
+
+
+def test_a_full_disk_while_a_shard_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pyarrow.parquet.write_table", full)
+    message = refused("label", "--out", tmp_path / "out", "--samples", 2, *FEW)
+    assert "cannot write labels to" in message
+    assert content(tmp_path) == {}
+
+
+def test_a_disk_that_fills_up_during_training(labels: Path, tmp_path: Path) -> None:
+    """Really: files may not grow beyond what embeddings and weights take, but the checkpoint takes more."""
+    resource = pytest.importorskip("resource")
+    command = ("train", "--labels", labels, "--out", tmp_path / "out", *QUICK)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, hard))
+    try:
+        message = refused(*command)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "checkpoint.pt: File too large" in message
+    Compressor.load(tmp_path / "out")
+    assert not list(tmp_path.rglob("*.part"))
+    assert run(*command).exit_code == 0
+
+
+def test_an_unreadable_store_is_refused(labels: Path, tmp_path: Path) -> None:
+    for number, keep in enumerate((0, 200)):
+        store = shutil.copytree(labels, tmp_path / f"store{number}")
+        shard = next(store.glob("*.parquet"))
+        shard.write_bytes(shard.read_bytes()[:keep])
+        for command in (("train", "--labels", store, "--out", tmp_path / "out"), ("label", "--out", store)):
+            assert f"{shard}: unreadable" in refused(*command)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_store_of_other_samples_is_refused(labels: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.parquet").write_bytes(b"PAR1 not really PAR1")
+    assert "unreadable" in refused("train", "--labels", tmp_path, "--out", tmp_path / "out")
+
+
+def narrow(width: int) -> Compressor:
+    config = LlamaConfig(
+        hidden_size=width, intermediate_size=64, num_attention_heads=4, num_hidden_layers=1, vocab_size=4
+    )
+    return Compressor(config)
+
+
+def test_a_compressor_of_another_width_works_by_pooling(tmp_path: Path) -> None:
+    narrow(48).save(tmp_path)
+    assert len(parsed("ask", *STAR, "--compressor", tmp_path)["kept"]) == 16
+
+
+def test_a_compressor_that_does_not_fit_its_configuration_is_refused(tmp_path: Path) -> None:
+    narrow(48).save(tmp_path / "one")
+    narrow(32).save(tmp_path / "two")
+    weights = tmp_path / "one" / "compressor.safetensors"
+    shutil.copy(tmp_path / "two" / "compressor.safetensors", weights)
+    assert "another shape" in refused("ask", *STAR, "--compressor", tmp_path / "one")
+    assert "another shape" in refused(
+        *COMPARE, f"random,evocomp:compressor={tmp_path / 'one'}", "--out", tmp_path / "out"
+    )
+    weights.write_bytes(b"broken")
+    assert "unreadable" in refused(*EVAL, "--method", "evocomp", "--compressor", tmp_path / "one")
+    weights.unlink()
+    assert "unreadable" in refused("ask", *STAR, "--compressor", tmp_path / "one")
+    (tmp_path / "one" / "compressor.json").write_text("{")
+    assert "unreadable" in refused("ask", *STAR, "--compressor", tmp_path / "one")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_loss_that_is_not_a_number_stops_the_training(labels: Path, tmp_path: Path) -> None:
+    arguments = ("--epochs", 6, "--validate", "none", "--lr", 1e9)
+    message = refused("train", "--labels", labels, "--out", tmp_path / "out", *arguments)
+    assert "the loss became nan; choose a smaller lr" in message
+    assert not list(tmp_path.rglob("*.part"))
+    Compressor.load(tmp_path / "out")  # of the last epoch that was right
+
+
+def test_a_model_folder_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    folder = shutil.copytree(MODELS["micro"], tmp_path / "model")
+    config, weights = folder / "config.json", folder / "model.safetensors"
+    text, data = config.read_text(), weights.read_bytes()
+
+    def message() -> str:
+        return refused("ask", *STAR, "--method", "grid", "--model", folder)
+
+    config.write_text(text.replace('"vocab_size": 207', '"vocab_size": 300'))
+    assert "differ in shape" in message()
+    config.write_text(text.replace('"num_hidden_layers": 12', '"num_hidden_layers": 13'))
+    assert "9 weights are missing" in message()
+    config.write_text(text)
+    weights.write_bytes(data[:100_000])
+    assert "weights are unreadable" in message()
+    config.write_text("{")
+    assert "not a valid JSON file" in message()
+
+
+# Interruptions, errors of our own, progress ---------------------------------------------------------------
+
+
+def test_ctrl_c_while_labelling_keeps_finished_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from compress.labels.labelling import Labeller
+
+    calls, original = [], Labeller.__call__
+
+    def interrupted(self: Labeller, sample: Any) -> Any:
+        calls.append(sample)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(self, sample)
+
+    command = ("label", "--out", tmp_path / "labels", "--samples", 4, *FEW)
+    with monkeypatch.context() as patched:
+        patched.setattr(Labeller, "__call__", interrupted)
+        assert "interrupted" in refused(*command, status=130)
+    assert len(read_labels(tmp_path / "labels")) == 2
+    assert parsed(*command)["samples"] == 4
+    assert len(content(tmp_path / "labels")) == 2  # the first shard stayed as it was
+
+
+def test_ctrl_c_while_training_keeps_finished_epochs(
+    labels: Path, compressor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from compress.training import _Run
+
+    original = _Run._step
+
+    def interrupted(self: _Run, *arguments: Any) -> float:
+        if self.history:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    command = ("train", "--labels", labels, "--out", tmp_path / "out", *QUICK)
+    with monkeypatch.context() as patched:
+        patched.setattr(_Run, "_step", interrupted)
+        assert "interrupted" in refused(*command, status=130)
+    assert len((tmp_path / "out" / "curves.csv").read_text().splitlines()) == 2
+    done(*command)
+    weights = "compressor.safetensors"
+    assert (tmp_path / "out" / weights).read_bytes() == (compressor / weights).read_bytes()
+
+
+def test_the_trace_of_an_error_can_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVOCOMP_DEBUG", "1")
+    assert isinstance(run("ask", "micro:3", " ").exception, ValueError)
+
+
+def test_errors_of_our_own_are_not_disguised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.commands.ask.open_image", lambda name: 1 / 0)
+    assert isinstance(run(*ASK).exception, ZeroDivisionError)
+
+
+def test_progress_has_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    with _lines("label", "samples", every=0) as report:
+        report(2, 10)
+        report(4, 10)
+        report(10, 10)
+    first, second, third, last = capsys.readouterr().err.splitlines()
+    assert first == "label: 2 of 10 samples"
+    assert second.startswith("label: 4 of 10 samples, ")
+    assert second.endswith(" s left")
+    assert third == last
+    with _bar("label", "samples") as report:
+        report(4, 10)
+    captured = capsys.readouterr()
+    assert "4/10" in captured.err
+    assert captured.out == ""
