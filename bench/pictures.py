@@ -187,7 +187,7 @@ def fronts(comparison: Comparison, title: str = "") -> Figure:
         number = fixed.index(method)
         axes.plot(
             x, y, color=LINES[number % len(LINES)], marker=MARKS[number % len(MARKS)], markersize=5.5,
-            linewidth=2.6 if method in leads else 1.3, label=method,
+            linewidth=2.6 if method in leads else 1.3, label="\n".join(wrap(method, 32)),
         )  # fmt: skip
     axes.set_xticks(sorted({row.keep for row in others}) or [whole.keep])
     axes.legend(frameon=False, labelcolor=INK, loc="center left", bbox_to_anchor=(1.02, 0.5))

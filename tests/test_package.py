@@ -115,4 +115,4 @@ def test_readme_ten_lines_answer_right(tmp_path: Path, capsys: pytest.CaptureFix
     (code,) = [block for block in blocks("README.md") if "attach(" in block]
     run_block(code, tmp_path)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.partition("]")[0] for line in lines] == ["['green'"] * 2
+    assert [line.partition("]")[0] for line in lines] == ["['purple'"] * 2

@@ -211,7 +211,7 @@ def test_another_run_in_the_folder_is_refused_and_the_difference_named(planted, 
         train(planted, labels, samples, tmp_path, QUICK)
     (tmp_path / CHECKPOINT).unlink()
     with pytest.raises(ValueError, match="compressor of another origin"):
-        train(planted, labels, samples, tmp_path, QUICK)
+        train(planted, labels, samples, tmp_path, replace(QUICK, lr=0.1))
 
 
 def test_a_loss_that_is_not_a_number_ends_training(planted, few, tmp_path):
