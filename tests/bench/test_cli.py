@@ -19,11 +19,14 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from transformers import LlamaConfig
 
+from baselines import METHODS
 from bench.cli import COMMANDS, main
 from bench.commands.common import _bar, _lines, open_image, specs
+from bench.evaluate import evaluate
+from bench.tasks import TASKS
 from bench.tasks.mixture import training_samples
 from compress.labels import read_labels
-from compress.models import MODELS
+from compress.models import MODELS, load
 from compress.network import Compressor
 
 STAR = ("micro:3", "what color is the star ?")  # the star of this scene is green
@@ -393,6 +396,17 @@ def test_mistakes_get_one_line(
     places = {"labels": labels, "out": tmp_path / "out"}
     assert expected in refused(*(str(one).format(**places) for one in arguments))
     assert content(tmp_path) == {}
+
+
+def test_an_impossible_budget_is_refused_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.compare.evaluate", lambda *given, **options: 1 / 0)
+    assert "the smallest average" in refused(*COMPARE, "random,fastv", "--keep", "48,12")
+
+
+def test_keeping_nothing_is_not_keeping_everything() -> None:
+    mllm, task = load("micro"), TASKS["gqa"]()
+    with pytest.raises(ValueError, match="keep=0: choose between 1 and the 144"):
+        evaluate(mllm, task, task.micro(1), METHODS["random"](), 0)
 
 
 WRITERS: dict[str, tuple[object, ...]] = {
