@@ -197,6 +197,21 @@ def test_label_writes_a_store_and_a_rerun_adds_only_what_is_missing(labels: Path
     assert {one.id for one in read_labels(folder)} == {f"mixture/{one.id}" for one in training_samples(5)}
 
 
+def test_label_options_reach_the_store(tmp_path: Path) -> None:
+    options = (
+        "--start 7 --samples 1 --kind elite:share=0.5 --keep 9 --grouper random --strategy random".split()
+    )
+    done("label", "--out", tmp_path, *options, *FEW, "--positions", "compact", "--seed", 2)
+    store = read_labels(tmp_path)
+    (one,) = store
+    assert one.id == "mixture/mixture-train-7"
+    assert len(one.kept) == 9
+    expected = {"kind": "elite:share=0.5", "keep": 9, "grouper": "random", "strategy": "random"}
+    assert (
+        expected | {"evaluations": 48, "positions": "compact", "seed": 2}
+    ).items() <= store.settings.items()
+
+
 def test_label_refuses_a_store_of_another_configuration(labels: Path) -> None:
     before = content(labels)
     message = refused("label", "--out", labels, "--samples", 5, "--kind", "random", "--evaluations", 48)
@@ -253,6 +268,8 @@ def test_eval_scores_tasks(compressor: Path) -> None:
     assert whole[0]["tokens"] == 144
     assert 0 <= cut[0]["score"] <= whole[0]["score"] <= 100
     assert cut[0]["entering"] == [144] + [9] * 11  # nearest to an average of 20
+    nominal = ("--method", "fastv", "--keep", 20, "--accounting", "nominal")
+    assert parsed("eval", "--tasks", "gqa", "-n", 2, *nominal)[0]["entering"] == [144] + [20] * 11
     table = done("eval", "--tasks", "gqa", "-n", 6, "--method", "random")
     assert "random, keep 16" in table
     assert "accuracy" in table
@@ -355,7 +372,7 @@ MISTAKES: list[tuple[tuple[object, ...], str]] = [
     ((*LABEL, "--kind", "bset"), "unknown label kind 'bset'; did you mean 'best'?"),
     ((*LABEL, "--kind", "dpc-knn:neighbors=3"), "did you mean 'neighbours'?"),
     ((*LABEL, "--grouper", "k-mean"), "did you mean 'k-means'?"),
-    ((*LABEL, "--grouper", "k-means:starts=x"), "starts=x: expected a whole number"),
+    ((*LABEL, "--grouper", "k-means:starts=x"), "evocomp: grouper 'k-means': starts=x: expected a whole"),
     ((*LABEL, "--strategy", "hill"), "did you mean 'hill-climb'?"),
     ((*TRAIN, "--loss", "ghm-cos"), "did you mean 'ghm+cos'?"),
     ((*TRAIN, "--validate", "textqa"), "did you mean 'textvqa'?"),
