@@ -17,6 +17,7 @@ COMMANDS = {
     "ask": ("ask", "Ask one question about an image; draw the tokens that were kept."),
     "search": ("search", "Search the best tokens for one sample; trace and picture."),
     "label": ("label", "Search a data set: write a label store (resumable)."),
+    "labels": ("labels", "Compare label stores: losses, cost, paired differences."),
     "train": ("train", "Train a compressor on a label store (resumable)."),
     "eval": ("evaluate", "Score one method on benchmarks."),
     "compare": ("compare", "Score methods side by side at equal budgets."),

@@ -59,7 +59,7 @@ def label(
 
     \b
     Example:
-      evocomp label --out labels --samples 500 --kind attribution --workers 2
+      evocomp label --out labels --samples 500 --kind group-attribution --workers 2
     """
     from compress.labels import LabelConfig
     from compress.labels import label as run
@@ -71,6 +71,8 @@ def label(
     samples = training_samples(count, start)
     with progress(f"label ({kind})") as report:
         store = run(mllm, samples, out, config, workers=workers, progress=report)
+    from bench.commands.labels import summarise
+
     summary = summarise(store)
     if machine:
         show_json(summary)
@@ -80,24 +82,6 @@ def label(
         [[k, f"{v:.4g}" if isinstance(v, float) else str(v)] for k, v in summary.items()],
     )
     say(f"train on it: evocomp train --labels {out} --out compressor")
-
-
-def summarise(store: object) -> dict[str, object]:
-    """Counts, mean losses and cost of a label store."""
-    from compress.labels import LabelStore
-
-    assert isinstance(store, LabelStore)
-    n = len(store)
-
-    def mean(name: str) -> float:
-        return sum(float(getattr(one, name)) for one in store) / n
-
-    return {
-        "samples": n, "kind": store.settings["kind"], "keep": store.settings["keep"],
-        "loss of a random candidate": mean("loss_before"), "loss of the label": mean("loss_after"),
-        "loss of all tokens": mean("loss_full"), "evaluations per sample": mean("evaluations"),
-        "seconds per sample": mean("seconds"),
-    }  # fmt: skip
 
 
 COMMANDS = {"label": label}

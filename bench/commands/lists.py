@@ -25,7 +25,14 @@ def _registered(module: str, registry: str) -> list[Line]:
     """What a registry of classes says about itself: docstrings and signatures."""
     entries = getattr(import_module(module), registry)
     about = describe(entries)
-    return [Line(name, about[name], options(entry)) for name, entry in entries.items()]
+
+    def shown(default: str) -> str:
+        return "automatic" if default == "required" else default  # the commands fill these in
+
+    return [
+        Line(name, about[name], {key: shown(default) for key, default in options(entry).items()})
+        for name, entry in entries.items()
+    ]
 
 
 def _losses() -> list[Line]:

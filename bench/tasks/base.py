@@ -25,9 +25,13 @@ class Task(ABC):
     def micro(self, n: int, split: str = "test") -> list[Sample]:
         """`n` samples of the miniature, neighbours about different scenes where the form allows it."""
 
-    @abstractmethod
     def statistics(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
-        """[U, k] additive statistics, a row per unit (a sample, or the samples that only count together)."""
+        """[U, k] additive statistics, a row per unit (a sample, or the samples that only count together).
+
+        By default (credit, 1) of every sample, for a score that is a mean.
+        """
+        credit = [self.correct(one, said) for one, said in zip(samples, predictions, strict=True)]
+        return np.stack([np.array(credit, float), np.ones(len(credit))], 1)
 
     def value(self, sums: Sums) -> Sums:
         """Score in percent from summed statistics, [..., k] -> [...]; by default (gained, possible)."""
@@ -56,9 +60,3 @@ def soft_accuracy(answers: Sequence[str], prediction: str) -> float:
     others = len(answers) - 1
     inside = min(1.0, (matches - 1) / 3) * matches + min(1.0, matches / 3) * (others + 1 - matches)
     return inside / len(answers)
-
-
-def per_sample(task: Task, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
-    """Statistics (credit, 1) of every sample, for tasks whose units are samples and whose score is a mean."""
-    credit = [task.correct(s, p) for s, p in zip(samples, predictions, strict=True)]
-    return np.stack([np.array(credit, float), np.ones(len(credit))], 1)

@@ -5,9 +5,7 @@ what color is the star ? -> red          is the star left of the circle ? -> yes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from bench.tasks.base import Sums, Task, per_sample
+from bench.tasks.base import Task
 from bench.tasks.micro import asked, sample
 from compress.micro import questions as q
 from compress.samples import Sample
@@ -22,6 +20,3 @@ class GQA(Task):
     def micro(self, n: int, split: str = "test") -> list[Sample]:
         made = asked(self.name, split, n, [q.color, q.shape, q.relation])
         return [sample(self.name, i, picture, question) for i, (picture, question) in enumerate(made)]
-
-    def statistics(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
-        return per_sample(self, samples, predictions)

@@ -14,7 +14,10 @@ from compress.micro.world import SPOILS, rng_of, scene
 from compress.samples import Sample
 
 NAME = "mixture"
-FAMILIES = (q.exist, q.color, q.shape, q.relation, q.count, q.read, q.choose, q.exist, q.count, q.choose)
+FAMILIES = (
+    q.exist, q.color, q.shape, q.relation, q.count, q.choose,
+    q.exist, q.read, q.texture, q.choose, q.count, q.choose,
+)  # fmt: skip
 FIRST = 8_000_000  # scenes that neither the model's own training nor a benchmark uses
 
 
@@ -25,7 +28,7 @@ def training_sample(number: int) -> Sample:
     picture = scene("train", seed, spoil)
     rng = rng_of("train", seed, 2)
     family = FAMILIES[number % len(FAMILIES)]
-    chinese = family is q.choose and bool(rng.random() < 0.5)
+    chinese = family in (q.choose, q.texture) and bool(rng.random() < 0.5)
     question = family(picture, rng, chinese) or q.missing(picture, rng)
     assert question is not None
     return sample(NAME, number, picture, question)

@@ -5,9 +5,7 @@ what is the red number ? -> 4 7
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from bench.tasks.base import Sums, Task, per_sample
+from bench.tasks.base import Task
 from bench.tasks.micro import asked, sample
 from compress.micro import questions as q
 from compress.samples import Sample
@@ -24,6 +22,3 @@ class TextVQA(Task):
         return [
             sample(self.name, i, p, question, (question.answer,) * 10) for i, (p, question) in enumerate(made)
         ]
-
-    def statistics(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
-        return per_sample(self, samples, predictions)

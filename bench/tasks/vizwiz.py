@@ -5,9 +5,7 @@ what color is the star ? (no star, or a finger before it) -> unanswerable
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from bench.tasks.base import Sums, Task, per_sample
+from bench.tasks.base import Task
 from bench.tasks.micro import annotators, asked, sample
 from compress.micro import questions as q
 from compress.micro.world import COLORS, SPOILS, rng_of
@@ -28,6 +26,3 @@ class VizWiz(Task):
             answers = annotators(question.answer, others, rng_of(split, picture.seed, 4), agree=0.85)
             made.append(sample(self.name, i, picture, question, answers))
         return made
-
-    def statistics(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
-        return per_sample(self, samples, predictions)

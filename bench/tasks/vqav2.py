@@ -5,9 +5,7 @@ how many red objects are there ? -> two (8 annotators), three (2)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from bench.tasks.base import Sums, Task, per_sample
+from bench.tasks.base import Task
 from bench.tasks.micro import annotators, asked, sample
 from compress.micro import questions as q
 from compress.micro.language import COUNTS
@@ -31,6 +29,3 @@ class VQAv2(Task):
             answers = annotators(question.answer, pools[question.family], rng, agree=0.88)
             made.append(sample(self.name, i, picture, question, answers))
         return made
-
-    def statistics(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
-        return per_sample(self, samples, predictions)

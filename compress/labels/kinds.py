@@ -166,7 +166,7 @@ class GroupAttribution(Kind):
     effect has, so that the image stays covered.
     """
 
-    floor: float = 0.05
+    floor: float = 0.1
 
     def __post_init__(self) -> None:
         if not self.floor > 0:

@@ -66,7 +66,12 @@ class Recipe:
         Course("what", "what", steps=500, steady=100, every=2, lr=1.5e-3, matrix_lr=0.015, seed=6),
         Course("where", "where", steps=3000, steady=3000, every=2, lr=1.5e-3, matrix_lr=0.015, seed=8),
         Course("whole", "where", steps=1100, steady=100, lr=1.5e-3, matrix_lr=0.015, seed=9),
-    )
+        # Cells have taught where things are; as anchors they split the background into dozens of groups.
+        Course(
+            "anchors", "where", steps=1200, steady=100, lr=1e-3, matrix_lr=0.01,
+            alignment=0.3, cells=False, seed=10,
+        ),
+    )  # fmt: skip
 
 
 def build(recipe: Recipe, work: Path, target: Path, log: Callable[[str], None]) -> None:

@@ -201,8 +201,9 @@ def _user_id() -> int:
 class Alignment(nn.Module):
     """Pulls a projected patch towards the embeddings of the words for its content.
 
-    These are shape or digit, colour and cell on a thing, texture and cell on background. The alignment stage
-    minimises nothing else; afterwards it stays on with a small weight, so that anchors keep their meaning.
+    These are shape or digit and colour on a thing, texture on background, and with `cells` also the cell. The
+    alignment stage minimises nothing else; afterwards it stays on with a small weight, so that anchors keep
+    their meaning.
     """
 
     def __init__(self, scenes: Scenes) -> None:
@@ -217,7 +218,7 @@ class Alignment(nn.Module):
         self.kind, self.color = torch.from_numpy(scenes.kind), torch.from_numpy(scenes.color)
         self.texture = torch.from_numpy(scenes.texture)
 
-    def forward(self, visual: Tensor, table: Tensor, pick: Tensor) -> Tensor:
+    def forward(self, visual: Tensor, table: Tensor, pick: Tensor, cells: bool = True) -> Tensor:
         logits = 12 * F.normalize(visual, dim=-1) @ F.normalize(table, dim=-1).T  # [B, 144, V]
         logp = logits.log_softmax(-1)
         kind, color = self.kind[pick], self.color[pick]
@@ -228,10 +229,12 @@ class Alignment(nn.Module):
 
         kind_said = said(self.kind_word[kind.clamp(min=0)])
         color_said = said(self.color_word[color.clamp(min=0)])
-        on_thing = 0.4 * kind_said + 0.35 * color_said
-        cell = said(self.cell_word.expand_as(kind))
-        behind = 0.6 * said(self.texture_word[self.texture[pick]][:, None].expand_as(kind)) + 0.4 * cell
-        weighted = torch.where(thing, on_thing + 0.25 * cell, behind) * torch.where(thing, 2.0, 0.5)
+        on_thing = (8 * kind_said + 7 * color_said) / 15
+        behind = said(self.texture_word[self.texture[pick]][:, None].expand_as(kind))
+        if cells:
+            cell = said(self.cell_word.expand_as(kind))
+            on_thing, behind = 0.75 * on_thing + 0.25 * cell, 0.6 * behind + 0.4 * cell
+        weighted = torch.where(thing, on_thing, behind) * torch.where(thing, 2.0, 0.5)
         loss = -weighted[kind != IGNORE].mean()
         size = visual.norm(dim=-1).log() - table.norm(dim=-1).mean().log().detach()
         return loss + 0.1 * size.square().mean()
@@ -287,7 +290,8 @@ class Course:
 
     `every`: only each `every`-th decoder layer takes part (the others are still silent, so leaving them out
     changes nothing); `visual`: how many visual tokens are read, at random. Both make early training cheap.
-    Learning rates stay constant until step `steady`, then fall.
+    Learning rates stay constant until step `steady`, then fall. `alignment` weighs the pull of patches
+    towards words; `cells` says whether cells are among these.
     """
 
     name: str
@@ -301,6 +305,8 @@ class Course:
     text: int = 192
     lr: float = 2e-3
     matrix_lr: float = 0.02
+    alignment: float = 0.1
+    cells: bool = True
     seed: int = 5
 
 
@@ -341,8 +347,8 @@ def instruct(
             keep = torch.rand(len(pick), VISUAL, generator=rng).argsort(1)[:, : course.visual].sort(1).values
         logits = run(model, visual, packed, keep)
         loss = (packed.weight() * F.cross_entropy(logits, packed.answers(), reduction="none")).sum()
-        whole = loss + 0.1 * alignment(visual, decoder.embed_tokens.weight, pick)
-        optimiser.step(whole, step)
+        pull = alignment(visual, decoder.embed_tokens.weight, pick, course.cells)
+        optimiser.step(loss + course.alignment * pull, step)
         mean = loss.item() if mean == 0 else 0.98 * mean + 0.02 * loss.item()
         if step % 50 == 0 and rank() == 0:
             log(f"{course.name} {step}/{course.steps} loss {mean:.3f}")

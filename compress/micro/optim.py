@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from compress.files import replacing
 
 
 class Optimiser:
@@ -113,8 +114,6 @@ def checkpointed(
     for step in range(start, total):
         yield step
         if rank() == 0 and ((step + 1) % every == 0 or step + 1 == total):
-            part = path.with_suffix(".part")
-            torch.save(
-                {"module": module.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}, part
-            )
-            os.replace(part, path)
+            state = {"module": module.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
+            with replacing(path) as part:
+                torch.save(state, part)

@@ -211,12 +211,11 @@ def missing(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
     return Question(_say("color", rng, chinese, x=_pick(rng, absent)), "unanswerable", "missing")
 
 
-def choose(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
+def choose(scene: Scene, rng: Rng, chinese: bool = False) -> Question:
     """An open question with four lettered options; the answer is a letter, `options` are the texts."""
-    family: Callable[..., Question | None] = _pick(rng, [color, shape, count, texture])
-    inner = family(scene, rng, chinese)
-    if inner is None:
-        return None
+    families: list[Callable[..., Question | None]] = [color, shape, count, texture]
+    # In random order until the scene offers one, so that what can always be asked is not asked too often.
+    inner = next(q for i in rng.permutation(4) if (q := families[i](scene, rng, chinese)) is not None)
     pool = {"color": tuple(COLORS), "shape": KINDS, "count": COUNTS, "texture": TEXTURES}[inner.family]
     others = [_tell(w, chinese) for w in pool if _tell(w, chinese) != inner.answer]
     options = [others[i] for i in rng.permutation(len(others))[:3]]

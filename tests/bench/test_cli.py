@@ -102,6 +102,11 @@ def test_lists_name_what_issue_and_paper_name() -> None:
     assert {"ghm+cos", "ghm", "ce+cos", "focal+cos", "ce"} <= set(names["losses"])
 
 
+def test_lists_say_which_options_the_commands_fill_in() -> None:
+    (evocomp,) = (one for one in parsed("methods") if one["name"] == "evocomp")
+    assert evocomp["options"] == {"depth": "0", "compressor": "automatic"}
+
+
 def test_models_are_described_by_their_sizes() -> None:
     (micro,) = parsed("models")
     assert "1.6 M parameters, 144 visual tokens of 96 x 96 pixels, 12 decoder layers" in micro["about"]
@@ -218,6 +223,26 @@ def test_label_refuses_a_store_of_another_configuration(labels: Path) -> None:
     assert "kind is 'best' there and 'random' here" in message
     assert "seed is 0 there and 3 here" in refused("label", "--out", labels, *FEW, "--seed", 3)
     assert content(labels) == before
+
+
+def test_labels_compares_stores_on_the_samples_they_share(labels: Path, tmp_path: Path) -> None:
+    done("label", "--out", tmp_path / "random", "--samples", 3, "--kind", "random")
+    first, second = parsed("labels", labels, tmp_path / "random")
+    assert (first["samples"], second["samples"]) == (4, 3)
+    assert first["against the first"] is None
+    searched = {one.id: one.loss_after for one in read_labels(labels)}
+    gaps = [one.loss_after - searched[one.id] for one in read_labels(tmp_path / "random")]
+    middle, low, high = second["against the first"]["difference"]
+    assert middle == pytest.approx(sum(gaps) / 3)
+    assert min(gaps) <= low <= middle <= high <= max(gaps)
+    assert second["against the first"]["better on, %"] == pytest.approx(100 * sum(g < 0 for g in gaps) / 3)
+    assert "better on, %" in done("labels", labels, tmp_path / "random")
+    assert "better on" not in done("labels", labels)
+
+
+def test_labels_refuses_stores_without_common_samples(labels: Path, tmp_path: Path) -> None:
+    done("label", "--out", tmp_path / "other", "--samples", 2, "--start", 100, "--kind", "random")
+    assert "share 0 samples" in refused("labels", labels, tmp_path / "other")
 
 
 def test_train_leaves_weights_curves_and_configuration(compressor: Path) -> None:
