@@ -26,7 +26,7 @@ PAPER, RANDOM, OURS = "best", "random", "group-attribution"  # label kinds that 
 RECIPES = {
     PAPER: TrainConfig(loss="ce", epochs=8, batch=32),
     RANDOM: TrainConfig(loss="ce", epochs=8, batch=32),
-    OURS: TrainConfig(loss="ce", target="score", epochs=20, batch=16, lr=0.002),
+    OURS: TrainConfig(loss="ce", target="score", epochs=16, batch=16, lr=0.002),
 }
 REFERENCE = "evocomp+"
 # Depth 1 of 12 layers is the paper's 2 of 32 (EvoComp@2).
@@ -86,7 +86,7 @@ def run(mllm: MLLM, out: Path, *, fresh: int, n: int, workers: int, bar: Bar) ->
         with bar(f"train on {len(chosen)} labels: {kind}", "steps") as report:
             trained[kind] = train(
                 mllm, merged[kind], chosen, out / "compressors" / kind, recipe,
-                validate=validator(mllm, "textvqa", 60, int(live[kind].settings["keep"])),
+                validate=validator(mllm, "textvqa", 120, int(live[kind].settings["keep"])),
                 progress=_any_stage(report),
             )  # fmt: skip
         seconds[f"training on {kind}"] = time.perf_counter() - began

@@ -161,7 +161,8 @@ class KMeans(Grouper):
         from sklearn.cluster import KMeans as Clusterer  # not at the top: a second of import time
 
         distinct = min(self.groups, len(np.unique(vectors, axis=0)))
-        clusterer = Clusterer(n_clusters=distinct, n_init=self.starts, random_state=self.seed)
+        seed = self.seed % 2**32  # all that scikit-learn takes
+        clusterer = Clusterer(n_clusters=distinct, n_init=self.starts, random_state=seed)
         return clusterer.fit_predict(vectors).astype(np.int64)
 
 

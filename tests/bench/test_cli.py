@@ -28,6 +28,7 @@ from bench.tasks.mixture import training_samples
 from compress.labels import read_labels
 from compress.models import MODELS, load
 from compress.network import Compressor
+from evosearch import GROUPERS
 
 STAR = ("micro:3", "what color is the star ?")  # the star of this scene is green
 FEW = ("--evaluations", 48)
@@ -215,6 +216,12 @@ def test_label_options_reach_the_store(tmp_path: Path) -> None:
     assert (
         expected | {"evaluations": 48, "positions": "compact", "seed": 2}
     ).items() <= store.settings.items()
+
+
+@pytest.mark.parametrize("grouper", GROUPERS)
+def test_label_works_with_every_grouper(grouper: str, tmp_path: Path) -> None:
+    summary = parsed("label", "--out", tmp_path, "--samples", 2, "--grouper", grouper, *FEW)
+    assert (summary["samples"], summary["grouper"], summary["keep"]) == (2, grouper, 16)
 
 
 def test_label_refuses_a_store_of_another_configuration(labels: Path) -> None:
