@@ -16,7 +16,7 @@ from bench.commands.common import OutFolder, load_model, model_options, progress
 @click.option(
     "--fresh", default=32, show_default=True, type=click.IntRange(2), help="Samples to label live, per kind."
 )
-@click.option("-n", "count", default=120, show_default=True, type=click.IntRange(4), help="Samples per task.")
+@click.option("-n", "count", default=200, show_default=True, type=click.IntRange(4), help="Samples per task.")
 @click.option("--workers", default=min(2, os.cpu_count() or 1), show_default=True, type=click.IntRange(1))
 @model_options
 def demo(out: Path, fresh: int, count: int, workers: int, model: str, device: str, dtype: str) -> None:
