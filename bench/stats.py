@@ -21,7 +21,7 @@ DRAWS = 2000
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference in percentage points with its 95 % bootstrap interval."""
+    """A difference with its 95 % bootstrap interval; as text, of percentage points."""
 
     difference: float
     low: float

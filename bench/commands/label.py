@@ -16,6 +16,7 @@ from bench.commands.common import (
     show_json,
     show_table,
 )
+from bench.commands.labels import cell, summarise
 
 
 @click.command()
@@ -71,16 +72,11 @@ def label(
     samples = training_samples(count, start)
     with progress(f"label ({kind})") as report:
         store = run(mllm, samples, out, config, workers=workers, progress=report)
-    from bench.commands.labels import summarise
-
     summary = summarise(store)
     if machine:
         show_json(summary)
         return
-    show_table(
-        ["label store", str(out)],
-        [[k, f"{v:.4g}" if isinstance(v, float) else str(v)] for k, v in summary.items()],
-    )
+    show_table(["label store", str(out)], [[name, cell(value)] for name, value in summary.items()])
     say(f"train on it: evocomp train --labels {out} --out compressor")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -36,16 +38,15 @@ def labels(folders: tuple[Path, ...], machine: bool) -> None:
     if machine:
         show_json(rows)
         return
-    table = [[name, *(_cell(row[name]) for row in rows)] for name in rows[0] if name != "against the first"]
+    table = [[name, *(cell(row[name]) for row in rows)] for name in rows[0] if name != "against the first"]
     if len(rows) > 1:
         for name in ("common samples", "difference", "better on, %"):
-            table.append([name, "", *(_cell(row["against the first"][name]) for row in rows[1:])])
+            table.append([name, "", *(cell(row["against the first"][name]) for row in rows[1:])])
     show_table(table[0], table[1:])
 
 
 def summarise(store: LabelStore) -> dict[str, Any]:
     """Counts, mean losses and cost of a label store."""
-    from statistics import fmean, median
 
     def mean(name: str) -> float:
         return fmean(getattr(one, name) for one in store)
@@ -64,23 +65,30 @@ def difference(first: LabelStore, second: LabelStore) -> dict[str, Any]:
     import numpy as np
     from scipy.stats import bootstrap
 
+    from bench.stats import DRAWS, Interval
+
     theirs = {one.id: one.loss_after for one in first}
     gaps = np.array([one.loss_after - theirs[one.id] for one in second if one.id in theirs])
     if len(gaps) < 2:
         raise ValueError(
             f"{first.folder} and {second.folder} share {len(gaps)} samples; a comparison needs two or more"
         )
-    drawn = bootstrap((gaps,), np.mean, n_resamples=2000, method="percentile", rng=0).confidence_interval
+    # In batches: stores of a hundred thousand labels would ask for gigabytes.
+    drawn = bootstrap((gaps,), np.mean, n_resamples=DRAWS, batch=50, method="percentile", rng=0)
+    low, high = drawn.confidence_interval
     return {
-        "common samples": len(gaps), "difference": [gaps.mean(), drawn.low, drawn.high],
+        "common samples": len(gaps),
+        "difference": asdict(Interval(float(gaps.mean()), float(low), float(high))),
         "better on, %": 100 * float((gaps < 0).mean()),
-    }  # fmt: skip
+    }
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, list):
-        middle, low, high = value
-        return f"{middle:+.4f} [{low:+.4f}, {high:+.4f}]"
+def cell(value: Any) -> str:
+    """A value of `summarise` or `difference` as text."""
+    if isinstance(value, dict):
+        return f"{value['difference']:+.4f} [{value['low']:+.4f}, {value['high']:+.4f}]"
+    if value is None:
+        return "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

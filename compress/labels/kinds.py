@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from evosearch import GROUPERS, STRATEGIES, DpcKnn, Grouping, Result, pick, search
+from evosearch import GROUPERS, STRATEGIES, DpcKnn, Grouper, Grouping, Result, pick, search
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
@@ -29,22 +29,25 @@ class Problem:
     loss: Callable[[Ints], Floats]
     keep: int  # G, tokens in the label
     grouper: str
-    strategy: str
+    strategy: str | None  # None for kinds that do not search
     evaluations: int
     seed: int
 
     def groups(self) -> Grouping:
         """The search space: exactly `keep` groups."""
-        offered = {"groups": self.keep, "anchors": self.anchors, "grid": self.grid, "seed": self.seed}
-        return pick(GROUPERS, self.grouper, "grouper", **offered)(self.visual)
+        return self._grouper()(self.visual)
 
     def partition(self) -> Grouping:
         """All groups that the grouper finds, however many."""
+        return self._grouper().partition(self.visual)
+
+    def _grouper(self) -> Grouper:
         offered = {"groups": self.keep, "anchors": self.anchors, "grid": self.grid, "seed": self.seed}
-        return pick(GROUPERS, self.grouper, "grouper", **offered).partition(self.visual)
+        return pick(GROUPERS, self.grouper, "grouper", **offered)
 
     def search(self) -> Result:
         """The search that the strategy's name asks for, with its whole archive."""
+        assert self.strategy is not None
         strategy = pick(STRATEGIES, self.strategy, "strategy")
         return search(self.groups(), self.loss, strategy, seed=self.seed, budget=self.evaluations)
 
@@ -71,7 +74,8 @@ class Choice:
 class Kind(ABC):
     """A way to label. Subclasses are dataclasses whose fields are options (`attribution:ridge=3`)."""
 
-    strategy: ClassVar[str] = "evolution"  # unless the configuration names one
+    # Of its search, unless the configuration names one; None: the kind does not search.
+    strategy: ClassVar[str | None] = "evolution"
 
     @abstractmethod
     def __call__(self, problem: Problem) -> Choice: ...
@@ -90,6 +94,8 @@ class Best(Kind):
 class RandomPick(Kind):
     """A random token of each group, without a search; the paper's ablation."""
 
+    strategy: ClassVar[str | None] = None
+
     def __call__(self, problem: Problem) -> Choice:
         space = problem.groups()
         kept = space.indices(space.random(Random(problem.seed), 1))[0]
@@ -102,6 +108,7 @@ class ClusterCentres(Kind):
     """The centres of DPC-KNN clusters, without a search; the paper's ablation."""
 
     neighbours: int = 5
+    strategy: ClassVar[str | None] = None
 
     def __call__(self, problem: Problem) -> Choice:
         kept = np.sort(DpcKnn(problem.keep, self.neighbours, problem.seed).clusters(problem.visual).centres)
@@ -139,7 +146,7 @@ class Attribution(Kind):
     """
 
     ridge: float | None = None
-    strategy: ClassVar[str] = "uniform"  # masks that no group restricts
+    strategy: ClassVar[str | None] = "uniform"  # masks that no group restricts
 
     def __post_init__(self) -> None:
         if self.ridge is not None and self.ridge <= 0:
@@ -167,6 +174,7 @@ class GroupAttribution(Kind):
     """
 
     floor: float = 0.1
+    strategy: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         if not self.floor > 0:

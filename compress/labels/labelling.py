@@ -54,7 +54,12 @@ class LabelConfig:
         kind = self.make_kind()
         # Errors in specs are found here, not at the first sample; what a sample offers is a stand-in.
         pick(GROUPERS, self.grouper, "grouper", groups=1, anchors=np.ones((1, 1)), grid=(1, 1))
-        pick(STRATEGIES, self.strategy or kind.strategy, "strategy")
+        if self.strategy is not None and kind.strategy is None:
+            raise ValueError(
+                f"strategy={self.strategy!r}: labels of kind {self.kind!r} need no search; leave it out"
+            )
+        if chosen := self.strategy or kind.strategy:
+            pick(STRATEGIES, chosen, "strategy")
         if self.positions not in POSITIONS:
             raise ValueError(f"positions={self.positions!r}: choose one of {', '.join(POSITIONS)}")
         if self.evaluations < 1:
@@ -147,7 +152,7 @@ class Labeller:
                 raise ValueError("it has no gold answer to score")
             embedded = self._mllm.embed(sample.image, sample.question, sample.answers[0])
             loss = AnswerLoss(self._mllm, embedded, positions=config.positions)
-            assert config.keep is not None and config.strategy is not None
+            assert config.keep is not None
             problem = Problem(
                 visual=embedded.embeds[embedded.visual].float().cpu().numpy(),
                 anchors=self._anchors,

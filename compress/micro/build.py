@@ -4,7 +4,7 @@
 
 Stages as LLaVA's, with a tower of our own before them: render scenes, train the tower, align the projector,
 tune on instructions (half of the decoder's layers first, then all). Every stage keeps checkpoints in the work
-folder, so a run that was stopped goes on where it was. Two CPU cores take about three hours.
+folder, so a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations

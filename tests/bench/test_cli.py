@@ -239,7 +239,8 @@ def test_labels_compares_stores_on_the_samples_they_share(labels: Path, tmp_path
     assert first["against the first"] is None
     searched = {one.id: one.loss_after for one in read_labels(labels)}
     gaps = [one.loss_after - searched[one.id] for one in read_labels(tmp_path / "random")]
-    middle, low, high = second["against the first"]["difference"]
+    found = second["against the first"]["difference"]
+    middle, low, high = found["difference"], found["low"], found["high"]
     assert middle == pytest.approx(sum(gaps) / 3)
     assert min(gaps) <= low <= middle <= high <= max(gaps)
     assert second["against the first"]["better on, %"] == pytest.approx(100 * sum(g < 0 for g in gaps) / 3)

@@ -201,6 +201,10 @@ def test_bad_samples_and_settings_are_refused(tiny, samples, pictures, tmp_path)
         label(tiny, samples, tmp_path / "c", replace(QUICK, keep=145))
     with pytest.raises(ValueError, match="did you mean 'attribution'"):
         LabelConfig(kind="atribution")
+    for kind in ("random", "dpc-knn", "group-attribution"):
+        with pytest.raises(ValueError, match="need no search; leave it out"):
+            LabelConfig(kind, strategy="evolution")
+        assert LabelConfig(kind).resolved(144).strategy is None
     with pytest.raises(ValueError, match="did you mean 'vocabulary'"):
         LabelConfig(grouper="vocab")
     assert not list(tmp_path.glob("*/*"))

@@ -106,6 +106,26 @@ def test_cls_looks_at_things(micro):
     assert sum(look.shares) / sum(areas) >= 1.5
 
 
+def test_anchors_name_what_patches_show(micro):
+    """The vocabulary word nearest to a background token is the texture's; no token is named after a cell."""
+    from compress.micro.language import CELLS
+    from compress.micro.world import patch_labels, scene
+
+    words = micro.processor.tokenizer.get_vocab()
+    table = torch.nn.functional.normalize(micro.decoder.embed_tokens.weight, dim=-1)
+    cells = torch.tensor([words[cell] for cell in CELLS])
+    on_cells, right = [], []
+    for seed in range(30):
+        made = scene("test", 9_000_000 + seed)
+        image, owner, _ = patch_labels(made)
+        embedded = micro.embed(image, "is there a star ?")
+        anchors = (embedded.embeds[embedded.visual] @ table.T).argmax(-1)
+        on_cells.append(torch.isin(anchors, cells).float().mean())
+        right.append((anchors == words[made.texture])[torch.from_numpy(owner.ravel() < 0)].float().mean())
+    assert torch.stack(on_cells).mean() < 0.01
+    assert torch.stack(right).mean() > 0.9
+
+
 def test_the_weights_are_small():
     sizes = [path.stat().st_size for path in Path(MODELS["micro"]).rglob("*") if path.is_file()]
     assert sum(sizes) <= 12 * 2**20
