@@ -16,7 +16,7 @@ setup(
     packages=find_packages(include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]),
     package_data={
         "compress.micro": ["weights/**/*"],
-        "bench": ["shipped/**/*", "templates/*", "recipes/*.yaml"],
+        "bench": ["shipped/**/*", "fidelity/golden/*.npz", "templates/*"],
     },
     entry_points={"console_scripts": ["evocomp = bench.cli:main"]},
     install_requires=[

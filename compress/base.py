@@ -29,8 +29,9 @@ class View:
     """All that a method may look at: one sample with N visual and T text tokens, seen at one depth.
 
     The callables compute nothing until they are called. Indices and rows count from 0 inside the sample;
-    padding is never visible. `keys` and `cls` serve the tower layers that the selector lists in
-    `tower_layers`.
+    padding is never visible. `cls`, `scores` and `keys` serve the tower layers that the selector lists in
+    `tower_layers`, at any depth, for the view's own tokens; a token that stands for the whole image has CLS's
+    values. `attention` and `decoder_keys` serve the layers depth - 1 and depth.
     """
 
     depth: int
@@ -40,14 +41,22 @@ class View:
     index: Tensor  # [N] which visual token of the untouched sequence this is; -1 = the whole image
     grid: tuple[int, int]  # rows x columns of the untouched visual tokens
     before: int = 0  # how many of the T text tokens precede the image
+    entered: int = 0  # how many visual tokens left the tower
+    context: Tensor | None = None  # [T, C] hidden states of the other tokens at this depth; None at VISION
     crop: Tensor | None = None  # [N] image tile, 0 = thumbnail; None = there is one image only
     cls_token: Tensor | None = None  # [C] the tower's CLS feature, at VISION
     cls: Callable[[int], Tensor] = (
         _missing  # tower layer -> [H, N] attention of CLS to the patches, softmax with CLS
     )
+    scores: Callable[[int], Tensor] = (
+        _missing  # tower layer -> [H, 1 + N] scaled scores of CLS for itself and the patches, before softmax
+    )
     keys: Callable[[int], Tensor] = _missing  # tower layer -> [N, H, d] keys of the patches, unscaled
     attention: Callable[[int, Sequence[int] | Tensor], Tensor] = _missing
-    # decoder layer (depth - 1 or depth), text rows [R], negative from the end -> [H, R, N], softmax over all
+    # decoder layer, text rows [R], negative from the end -> [H, R, N], softmax over all
+    decoder_keys: Callable[[int], tuple[Tensor, Tensor]] = _missing
+    # decoder layer -> [N, H, d] and [T, H, d], visual and other tokens' keys, rotated; H are the key heads
+    norm: Callable[[Tensor], Tensor] = _missing  # the decoder's final norm
     seed: Callable[[], int] = lambda: (
         0
     )  # 64 bits drawn from pixels and prompt: the same alone and in any batch
@@ -67,12 +76,41 @@ class Selection:
     tokens: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class TowerView:
+    """One image between two halves of the vision tower: N patches, or what they were merged into.
+
+    CLS is not among them: it never merges and stays in front.
+    """
+
+    layer: int
+    hidden: Tensor  # [N, C]
+    size: Tensor  # [N] how many patches each one stands for
+    index: Tensor  # [N] which patch of the untouched image each one is, or represents
+    grid: tuple[int, int]  # rows x columns of the untouched patches
+    keys: Callable[[], Tensor] = _missing  # -> [N, H, d] keys of this layer's attention, unscaled
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A partition of N tokens into K: token i joins `into[i]`, whose place is that of row `index[k]`.
+
+    Values are means weighted by size, and sizes add up; the contract computes both.
+    """
+
+    index: Tensor  # [K] a row that joins k, in the order in which the tokens go on
+    into: Tensor  # [N] in 0 .. K - 1, every one at least once
+
+
 class Selector(ABC):
     """A compression method. Subclasses are dataclasses whose fields are the hyper-parameters of the paper."""
 
     depth: int = INPUT
     positions: Positions = "original"  # "compact": the decoder's positions are renumbered without holes
-    tower_layers: tuple[int, ...] = ()  # tower layers whose `cls` and `keys` are read
+    tower_layers: tuple[int, ...] = ()  # tower layers whose `cls`, `scores` and `keys` are read
+    adaptive: bool = False  # its own thresholds say how many tokens stay: counts, and `keep`, are 0
+    merge_after: Literal["attention", "block"] = "attention"  # where in a tower layer `merge` acts
+    proportional: bool = False  # whether later tower layers attend to a merged token by its size
 
     def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
         """depth -> visual tokens left from there on, with `keep` after the last stage; not above `tokens`.
@@ -85,6 +123,31 @@ class Selector(ABC):
     @abstractmethod
     def select(self, view: View, keep: int) -> Selection:
         """Choose `keep` of the N tokens, 1 <= keep < N."""
+
+    def resolution(self, grid: tuple[int, int], keep: int) -> tuple[int, int]:
+        """Rows x columns of patches that the tower sees: below `grid`, the image is scaled down before it.
+
+        Their product is then `keep`, and `select` is not asked at VISION.
+        """
+        return grid
+
+    def tower(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
+        """Tower layer -> patches left after it, for methods that merge inside the tower; `keep` at the end.
+
+        `layers` are those whose output is used. `select` is not asked at VISION then.
+        """
+        return {}
+
+    def merge(self, view: TowerView, keep: int) -> Merge:
+        """Merge the N tokens of a tower layer into `keep`, 1 <= keep < N."""
+        raise NotImplementedError
+
+    def cut_caches_from(self, layers: int) -> int | None:
+        """First decoder layer whose cache is cut, after the prefill, to the tokens that passed all stages.
+
+        None: every layer keeps what entered it.
+        """
+        return None
 
 
 class Scorer(Selector):
@@ -125,12 +188,15 @@ def plan(
     "average": the mean over layers of tokens entering a layer is as near to `keep` as whole tokens allow
     (exact for methods that act before the decoder; the difference is in the ledger). "nominal": `keep` are
     left after the last stage. The empty schedule means that nothing is done: all tokens are asked for, or the
-    method never acts. ValueError if the budget is out of range or out of reach.
+    method never acts. An adaptive method gets zeros for counts, whatever the budget. ValueError if the budget
+    is out of range or out of reach.
     """
     if isinstance(keep, bool) or not isinstance(keep, int) or not 1 <= keep <= tokens:
         raise ValueError(f"keep={keep}: choose between 1 and the {tokens} visual tokens of this image")
     if accounting not in ("average", "nominal"):
         raise ValueError(f"accounting={accounting!r}: choose 'average' or 'nominal'")
+    if selector.adaptive:
+        return _checked(selector, tokens, 0, layers)
     nominal = _checked(selector, tokens, keep, layers)
     if keep == tokens or not nominal:
         return {}
@@ -160,6 +226,8 @@ def _checked(selector: Selector, tokens: int, keep: int, layers: int) -> dict[in
                 f"{type(selector).__name__} acts at depth {depth}: choose -1 (tower), 0 (input) "
                 f"or a decoder layer up to {layers - 1}"
             )
-        if count < left:  # a stage that drops nothing is none
+        if selector.adaptive:
+            schedule[depth] = 0
+        elif count < left:  # a stage that drops nothing is none
             schedule[depth] = left = count
     return schedule

@@ -11,7 +11,9 @@ from compress.attach import attach
 from compress.base import View, plan
 from compress.models import MLLM
 
-GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "fastv.npz")  # pkunlp-icler/FastV, executed
+GOLDEN = np.load(
+    Path(__file__).parents[2] / "bench" / "fidelity" / "golden" / "fastv.npz"
+)  # pkunlp-icler/FastV, executed
 
 
 @pytest.mark.parametrize("case", range(int(GOLDEN["n_cases"])))

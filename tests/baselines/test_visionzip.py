@@ -12,7 +12,7 @@ from compress.base import VISION, View
 from compress.models import MLLM
 
 GOLDEN = np.load(
-    Path(__file__).parent.parent / "golden" / "visionzip.npz"
+    Path(__file__).parents[2] / "bench" / "fidelity" / "golden" / "visionzip.npz"
 )  # dvlab-research/VisionZip, executed
 
 

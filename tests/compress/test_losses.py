@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from compress.losses import GHM, LOSSES, CrossEntropy, Focal, Listwise, cosine_loss, make_objective
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "bench" / "fidelity" / "golden"
 
 
 def cases(name: str) -> list[dict[str, torch.Tensor]]:

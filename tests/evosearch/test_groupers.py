@@ -11,9 +11,7 @@ import pytest
 from evosearch import GROUPERS, DpcKnn, Grid, KMeans, RandomGroups, Vocabulary, describe, dpc_knn, pick
 from evosearch import groupers as module
 
-GOLDEN = (
-    Path(__file__).parents[1] / "golden" / "dpcknn.npz"
-)  # by the official code; design: TCFormer reference
+GOLDEN = Path(__file__).parents[2] / "bench" / "fidelity" / "golden" / "dpcknn.npz"
 RNG = np.random.default_rng(0)
 VECTORS = RNG.normal(size=(60, 8)).astype(np.float32)
 ANCHORS = RNG.normal(size=(30, 8)).astype(np.float32)

@@ -1,0 +1,14 @@
+"""Fidelity: what our code makes of the inputs that official implementations were recorded on."""
+
+from bench.fidelity import dpcknn, fastv, losses, visionzip
+from bench.fidelity.cases import GOLDEN, Case, Check, Verdict, read_cases, verify
+
+CHECKS: dict[str, Check] = {
+    "fastv": fastv.check,
+    "visionzip": visionzip.check,
+    "dpcknn": dpcknn.check,
+    "ghmc": losses.ghmc,
+    "losses_formula": losses.formulas,
+}
+
+__all__ = ["CHECKS", "GOLDEN", "Case", "Check", "Verdict", "read_cases", "verify"]
