@@ -54,7 +54,7 @@ class Footing:
         that is out of reach.
         """
         layers = self.shape.layers
-        if not plan(selector, self.tokens, keep, layers, "nominal") or getattr(selector, "adaptive", False):
+        if not plan(selector, self.tokens, keep, layers, "nominal") or selector.adaptive:
             return keep
         own = selection if self.match == "flops" else 0.0
 
