@@ -74,4 +74,4 @@ class Footing:
         said = f"keep={keep} is out of reach for {type(selector).__name__} under --match {self.match}"
         if nearest is None:
             return f"{said}: it spends more than the untouched model at any budget"
-        return f"{said}: its first layers and its choosing cost more; the nearest budget is {nearest}"
+        return f"{said}: what it does before its last stage costs more; the nearest budget is {nearest}"

@@ -1,4 +1,4 @@
-"""From cells to rows: shares of vanilla, what it cost, what differs by more than chance, and on which questions.
+"""From cells to rows: shares of vanilla, costs, what differs by more than chance, and on hard questions.
 
 Cells that share a protocol form a group. Only inside a group runs are held against each other, pair by pair,
 and every row's share is of its own group's vanilla.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from math import inf, isnan, nan
 from statistics import fmean
 
@@ -54,6 +55,7 @@ class Row:
     left: float | None  # visual tokens after the last stage, measured
     flops: float | None  # prefill, choosing included, as percent of vanilla's
     seconds: float
+    untouched: bool = False  # vanilla's own row
     adaptive: bool = False  # the method itself says how many tokens stay: `keep` is no budget of it
     vanilla: Contrast | None = None
     reference: Contrast | None = None
@@ -119,8 +121,8 @@ def assemble(
 ) -> Comparison:
     """The comparison of all cells of all groups: vanilla, then budget by budget, the best average first.
 
-    `difficulty` names the method whose right answers make a question easy. ValueError if a group lacks
-    vanilla on a task that others of its rows were measured on.
+    `difficulty` names the method whose right answers make a question easy, in the first group. ValueError
+    if a group lacks vanilla on a task that others of its rows were measured on.
     """
     top: list[Row] = []
     below: dict[int, list[Row]] = {keep: [] for keep in keeps}
@@ -142,7 +144,9 @@ def assemble(
         *(
             row
             for rows in below.values()
-            for row in sorted(rows, key=lambda row: -inf if row.average is None else row.average, reverse=True)
+            for row in sorted(
+                rows, key=lambda row: -inf if row.average is None else row.average, reverse=True
+            )
         ),
     ]
     return Comparison(
@@ -157,8 +161,7 @@ def assemble(
             one
             for keep in keeps
             for task in tasks
-            for group in groups
-            if difficulty and (one := _difficulty(group, task, keep, difficulty))
+            if difficulty and (one := _difficulty(groups[0], task, keep, difficulty))
         ),
         mixed=tuple(mixed),
     )
@@ -208,6 +211,7 @@ def _rows(group: Group, tasks: Sequence[Task], keeps: Sequence[int], reference: 
                 left=fmean(one.left for one in mine.values()) if mine else None,
                 flops=fmean(100 * one.ledger.prefill_flops / all for one, all in costs) if mine else None,
                 seconds=sum(one.seconds for one in mine.values()),
+                untouched=run == whole,
                 adaptive=any(
                     bool(cell.method.get("adaptive")) for key, cell in group.cells.items() if key[:2] == run
                 ),
@@ -219,22 +223,29 @@ def _rows(group: Group, tasks: Sequence[Task], keeps: Sequence[int], reference: 
 
 
 def _corrected(rows: Sequence[Row]) -> list[Row]:
-    """The rows with Holm's correction: one family of tests per rival for the averages, one for the cells."""
-    listed = list(rows)
-    for rival in ("vanilla", "reference"):
-        contrasts: dict[int, Contrast] = {
-            place: one for place, row in enumerate(listed) if (one := getattr(row, rival))
-        }
-        averages = iter(holm([one.pooled.p for one in contrasts.values()]))
-        cells = iter(holm([pairs.p for one in contrasts.values() for pairs in one.tasks.values()]))
-        for place, one in contrasts.items():
-            corrected = replace(
-                one,
-                pooled=replace(one.pooled, adjusted=next(averages)),
-                tasks={name: replace(pairs, adjusted=next(cells)) for name, pairs in one.tasks.items()},
-            )
-            listed[place] = replace(listed[place], **{rival: corrected})
-    return listed
+    """The rows with p values corrected for the number of tests in the table, rival by rival."""
+    vanilla = _family([row.vanilla for row in rows])
+    reference = _family([row.reference for row in rows])
+    return [
+        replace(row, vanilla=mine, reference=other)
+        for row, mine, other in zip(rows, vanilla, reference, strict=True)
+    ]
+
+
+def _family(contrasts: Sequence[Contrast | None]) -> list[Contrast | None]:
+    """Holm's correction over all tests against one rival: once for the averages, once for the cells."""
+    made = [one for one in contrasts if one]
+    averages = iter(holm([one.pooled.p for one in made]))
+    cells = iter(holm([pairs.p for one in made for pairs in one.tasks.values()]))
+    return [
+        one
+        and replace(
+            one,
+            pooled=replace(one.pooled, adjusted=next(averages)),
+            tasks={name: replace(pairs, adjusted=next(cells)) for name, pairs in one.tasks.items()},
+        )
+        for one in contrasts
+    ]
 
 
 def _difficulty(group: Group, task: Task, keep: int, method: str) -> Difficulty | None:
@@ -249,9 +260,7 @@ def _difficulty(group: Group, task: Task, keep: int, method: str) -> Difficulty 
         for name, one in runs.items()
         if one and hard.any()
     }
-    return Difficulty(
-        task.name, keep, group.name(method), int((~hard).sum()), int(hard.sum()), scores
-    )
+    return Difficulty(task.name, keep, group.name(method), int((~hard).sum()), int(hard.sum()), scores)
 
 
 def hard_shares(comparison: Comparison, keep: int) -> dict[str, float]:
@@ -272,21 +281,21 @@ def hard_shares(comparison: Comparison, keep: int) -> dict[str, float]:
 
 def records(comparison: Comparison) -> list[dict[str, object]]:
     """One record per method, budget and task: score, share, tests, ledger, seconds, n. Ready for JSON."""
-    rows = {(row.method, row.keep): row for row in comparison.rows}
+    whole = {row.method: row.keep for row in comparison.rows if row.untouched}
     hard = {(one.keep, one.task): one for one in comparison.difficulty}
     listed: list[dict[str, object]] = []
-    for (method, keep, task), outcome in comparison.outcomes.items():
-        row = rows.get((method, keep))
-        if row is None:
+    for row, task in product(comparison.rows, comparison.tasks):
+        outcome = comparison.outcomes.get((row.method, row.keep, task))
+        if outcome is None:
             continue
-        ledger, beyond = outcome.ledger, hard.get((keep, task))
-        vanilla = row.vanilla.rival if row.vanilla else method
-        whole = next(one for (name, _, on), one in comparison.outcomes.items() if (name, on) == (vanilla, task))
-        fraction = float(share(outcome.score, whole.score))
+        ledger, beyond = outcome.ledger, hard.get((row.keep, task))
+        vanilla = row.vanilla.rival if row.vanilla else row.method
+        untouched = comparison.outcomes[vanilla, whole[vanilla], task]
+        fraction = float(share(outcome.score, untouched.score))
         listed.append(
             {
-                "method": method,
-                "keep": keep,
+                "method": row.method,
+                "keep": row.keep,
                 "task": task,
                 "score": outcome.score,
                 "share": None if isnan(fraction) else fraction,
@@ -297,7 +306,7 @@ def records(comparison: Comparison) -> list[dict[str, object]]:
                 "against": [_told(one, task) for one in (row.vanilla, row.reference) if one],
                 "easy": beyond.easy if beyond else None,
                 "hard": beyond.hard if beyond else None,
-                "score on hard": beyond.scores.get(method) if beyond else None,
+                "score on hard": beyond.scores.get(row.method) if beyond else None,
                 "ledger": {
                     "entering": list(ledger.entering),
                     "leaving": list(ledger.leaving),

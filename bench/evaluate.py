@@ -38,7 +38,7 @@ class Outcome:
     credit: tuple[float, ...]  # [U] what paired tests compare
     sums: tuple[tuple[float, ...], ...]  # [U, k] what the score is a function of
     score: float  # percent
-    ledger: Ledger  # means over samples
+    ledger: Ledger  # means over samples; the cost of choosing is that of the first batch
     stages: tuple[int, ...]  # depths at which tokens were dropped
     seconds: float
 
@@ -82,14 +82,19 @@ def evaluate(
     started = time.perf_counter()
     last = last_stage(mllm, samples[:batch], chosen, budget, match)
     predictions: list[str] = []
-    with attach(mllm, chosen, last, accounting="nominal", positions=positions) as trace:
-        for start in range(0, len(samples), batch):
-            part = samples[start : start + batch]
+    records: list[Record] = []
+    for start in range(0, len(samples), batch):
+        part = samples[start : start + batch]
+        counted = start == 0  # counting takes as long as choosing, on small models
+        with attach(
+            mllm, chosen, last, accounting="nominal", positions=positions, count_flops=counted
+        ) as trace:
             predictions += mllm.answer(
                 [s.image for s in part], [s.question for s in part], max_new_tokens=task.max_new_tokens
             )
-            if progress:
-                progress(len(predictions), len(samples))
+        records += trace.samples
+        if progress:
+            progress(len(predictions), len(samples))
     seconds = time.perf_counter() - started
     sums = task.statistics(samples, predictions)
     pairs = zip(samples, predictions, strict=True)
@@ -97,12 +102,12 @@ def evaluate(
         task=task.name,
         predictions=tuple(predictions),
         correct=tuple(float(task.correct(one, said)) for one, said in pairs),
-        kept=tuple(map(_kept, trace.samples)),
+        kept=tuple(map(_kept, records)),
         credit=tuple(task.credit(samples, predictions).tolist()),
         sums=tuple(map(tuple, sums.tolist())),
         score=float(task.value(sums.sum(0))),
-        ledger=_ledger(mllm, trace.samples),
-        stages=tuple(sorted({depth for record in trace.samples for depth in record.kept})),
+        ledger=_ledger(mllm, records),
+        stages=tuple(sorted({depth for record in records for depth in record.kept})),
         seconds=seconds,
     )
 
@@ -121,8 +126,7 @@ def last_stage(
     footing = Footing(match, tokens, shape, _probe(mllm, samples, KeepAll(), tokens).text)
     last = footing.solve(selector, keep)
     for _ in range(ROUNDS):
-        selection = _probe(mllm, samples, selector, last).selection or 0.0
-        solved = footing.solve(selector, keep, selection)
+        solved = footing.solve(selector, keep, _probe(mllm, samples, selector, last).selection)
         if solved == last:
             break
         last = solved
@@ -133,7 +137,7 @@ def last_stage(
 def _probe(mllm: MLLM, samples: Sequence[Sample], selector: Selector, last: int) -> Ledger:
     """The ledger of one prefill."""
     inputs = mllm.prepare([one.image for one in samples], [one.question for one in samples])
-    with attach(mllm, selector, last, accounting="nominal") as trace:
+    with attach(mllm, selector, last, accounting="nominal", count_flops=True) as trace:
         mllm.model(**inputs)
     return _ledger(mllm, trace.samples)
 
@@ -146,6 +150,8 @@ def _ledger(mllm: MLLM, records: Sequence[Record]) -> Ledger:
         Shape.of(mllm.decoder.config),
         entering=mean([record.entering for record in records]),
         text=fmean(record.text for record in records),
+        cached=mean([record.cached for record in records]),
+        selection=fmean(each.selection_flops for each in records if each.selection_flops is not None),
     )
 
 

@@ -43,15 +43,15 @@ class Ledger:
     """The cost of one sample: `entering[i]` visual and `text` other tokens enter decoder layer i.
 
     `cached[i]` visual tokens are in the cache of layer i after the prefill (None: all that entered it);
-    `selection` are the FLOPs of the method's own choosing, None where they were not counted. Means over
-    samples give the cost of the mean sample (attention is quadratic, so not quite the mean cost).
+    `selection` are the FLOPs of the method's own choosing. Means over samples give the cost of the mean
+    sample (attention is quadratic, so not quite the mean cost).
     """
 
     shape: Shape
     entering: Sequence[float]
     text: float
     cached: Sequence[float] | None = None
-    selection: float | None = None
+    selection: float = 0.0
 
     def __post_init__(self) -> None:
         for counts in (self.entering, self.in_cache):
@@ -87,7 +87,7 @@ class Ledger:
         tower.
         """
         lengths = [visual + self.text for visual in self.entering]
-        return sum(self._layer(n, n) for n in lengths) + self._head() + (self.selection or 0.0)
+        return sum(self._layer(n, n) for n in lengths) + self._head() + self.selection
 
     def decode_flops(self, steps: int = 1) -> float:
         """The same of `steps` tokens decoded one by one after the prefill; each sees those before it."""

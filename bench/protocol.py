@@ -67,10 +67,11 @@ def of_method(selector: Selector) -> dict[str, Any]:
     }
 
 
-def differences(theirs: Facts, ours: Facts) -> list[str]:
+def differences(theirs: Facts, ours: Facts, words: tuple[str, str] = ("there", "here")) -> list[str]:
     """Every fact that both know and that differs, in words."""
+    there, here = words
     return [
-        f"{name} is {_short(theirs[name])} there and {_short(ours[name])} here"
+        f"{name} is {_short(theirs[name])} {there} and {_short(ours[name])} {here}"
         for name in ours
         if name in theirs and theirs[name] != ours[name]
     ]

@@ -10,6 +10,7 @@ from bench.commands.common import (
     as_json,
     budget,
     load_model,
+    match_option,
     model_options,
     names,
     progress,
@@ -18,7 +19,7 @@ from bench.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from compress.base import Accounting
+    from bench.budget import Match
 
 
 @click.command("eval")
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     "--method", default="none", show_default=True, help="NAME or NAME:option=value,... (evocomp methods)."
 )
 @click.option("--compressor", help="Folder of a trained compressor; the shipped one by default.")
-@click.option("--keep", type=int, help="Visual tokens per decoder layer; a ninth by default.")
-@click.option("--accounting", type=click.Choice(["average", "nominal"]), default="average", show_default=True)
+@click.option("--keep", type=int, help="Budget in visual tokens; a ninth by default.")
+@match_option
 @click.option(
     "--tasks", "wanted", default="all", show_default=True, help="Names with commas (evocomp tasks)."
 )
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 @model_options
 @as_json
 def evaluate(
-    method: str, compressor: str | None, keep: int | None, accounting: Accounting, wanted: str, count: int,
+    method: str, compressor: str | None, keep: int | None, match: Match, wanted: str, count: int,
     split: str, batch: int, model: str, device: str, dtype: str, machine: bool,
 ) -> None:  # fmt: skip
     """Score a method: greedy answers, the benchmark's metric, visual tokens per layer as measured.
@@ -58,15 +59,14 @@ def evaluate(
     rows = []
     for task, samples in data.items():
         with progress(task.name) as report:
-            rows.append(
-                run(mllm, task, samples, selector, keep, batch=batch, accounting=accounting, progress=report)
-            )
+            rows.append(run(mllm, task, samples, selector, keep, batch=batch, match=match, progress=report))
     if machine:
         show_json(
             [
                 {
                     "method": method, "keep": keep, "task": o.task, "score": o.score,
-                    "n": len(o.predictions), "tokens": o.tokens, "entering": o.entering, "seconds": o.seconds,
+                    "n": len(o.predictions), "tokens": o.tokens, "left": o.left, "entering": o.entering,
+                    "prefill_flops": o.ledger.prefill_flops, "seconds": o.seconds,
                 }
                 for o in rows
             ]
@@ -74,11 +74,11 @@ def evaluate(
         return
     metrics = {task.name: task.metric for task in data}
     show_table(
-        ["task", "metric", "score", "n", "tokens/layer", "seconds"],
+        ["task", "metric", "score", "n", "tokens/layer", "left", "seconds"],
         [
             [
                 o.task, metrics[o.task], f"{o.score:.1f}", str(len(o.predictions)),
-                f"{o.tokens:.1f}", f"{o.seconds:.1f}",
+                f"{o.tokens:.1f}", f"{o.left:.1f}", f"{o.seconds:.1f}",
             ]
             for o in rows
         ],
