@@ -188,10 +188,10 @@ def _rows(group: Group, tasks: Sequence[Task], keeps: Sequence[int], reference: 
         if run == rival or not both:
             return None
         ours, theirs = ([found[one][name].credit for name in both] for one in (run, rival))
-        gap = interval(drawn[run], drawn[rival]) if run in drawn and rival in drawn else None
+        known = all(one in drawn and not isnan(drawn[one][0]) for one in (run, rival))
         return Contrast(
             group.name(rival[0]),
-            gap if gap and not isnan(gap.difference) else None,
+            interval(drawn[run], drawn[rival]) if known else None,
             mcnemar(np.concatenate(ours), np.concatenate(theirs)),
             {name: mcnemar(a, b) for name, a, b in zip(both, ours, theirs, strict=True)},
         )

@@ -24,7 +24,7 @@ Facts = Mapping[str, Any]  # ready for JSON
 def of_run(mllm: MLLM, *, batch: int, match: Match, positions: Positions | None) -> dict[str, Any]:
     """What all tasks of a run share."""
     return {
-        "model": mllm.fingerprint(),
+        "model": mllm.fingerprint()[:16],
         "visual tokens": mllm.visual_tokens,
         "dtype": str(mllm.model.dtype).removeprefix("torch."),
         "device": mllm.model.device.type,
