@@ -37,7 +37,7 @@ _attached: WeakSet[nn.Module] = WeakSet()
 
 @dataclass
 class Trace:
-    """Records of all prefills inside one `attach`, in order; one per batch row, so beams have one each."""
+    """Records of all prefills inside one `attach`, in order; one per image, so beams have one each."""
 
     samples: list[Record] = field(default_factory=list)
 
@@ -165,12 +165,7 @@ class _Session:
                 "give input_ids and pixel_values: inputs_embeds do not say which tokens are visual"
             )
         if cache is None or cache.get_seq_length() == 0:
-            mllm, mask = self.mllm, given.get("attention_mask")
-            layout = read_layout(ids, mask, mllm.image_token_id, mllm.visual_tokens)
-            schedules = [self.plan(len(index)) for index in layout.index]
-            self.prefill = Prefill(
-                mllm, self.selector, self.positions, ids, layout, schedules, self.count_flops
-            )
+            self.prefill = self._prefill(ids, given)
             self.phase = "prefill"
             return args, kwargs
         if self.prefill is None or ids.shape[1] != 1:
@@ -187,6 +182,19 @@ class _Session:
         self.phase = "decode"
         return args, kwargs
 
+    def _prefill(self, ids: Tensor, given: Arguments) -> Prefill:
+        mllm = self.mllm
+        pictures = mllm.pictures({**given, "input_ids": ids})
+        placeholders = int((ids == mllm.image_token_id).sum())
+        rows = placeholders // max(1, sum(map(len, pictures)))  # beams of one prompt share its image
+        shared = [picture for picture in pictures for _ in range(rows)]
+        layout = read_layout(
+            ids, given.get("attention_mask"), mllm.image_token_id, [len(picture) for picture in shared]
+        )
+        found = dict(zip(layout.places, shared, strict=True))
+        schedules = {place: self.plan(len(picture)) for place, picture in found.items()}
+        return Prefill(mllm, self.selector, self.positions, ids, layout, found, schedules, self.count_flops)
+
     def _layer(
         self, number: int, layer: nn.Module, args: tuple, kwargs: Arguments
     ) -> tuple[tuple, Arguments] | None:
@@ -196,7 +204,7 @@ class _Session:
         if self.phase == "decode":
             return args, prefill.decode(number, hidden, kwargs)
         if number == 0:
-            prefill.encoding = self.encoding
+            prefill.receive(self.encoding)
         hidden, kwargs = prefill.enter(number, hidden, kwargs)
         return (hidden, *others), kwargs
 
@@ -206,7 +214,8 @@ class _Session:
             first, cache = self.selector.cut_caches_from(self.mllm.layers), output.past_key_values
             if first is not None and cache is not None:
                 self.prefill.cut_caches(cache, first)
-            self.trace.samples += map(self.prefill.record, range(len(self.prefill.ids)))
+            for sample in range(len(self.prefill.ids)):
+                self.trace.samples += self.prefill.records(sample)
         self.phase = ""
 
     # The vision tower, which `generate` may run before it calls the model -----------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -38,6 +38,19 @@ class Embedded:
     prompt: int  # rows [0, prompt) are the prompt, visual tokens included; the rest is the response
     response: Tensor  # [R] int64 response token ids, end-of-sequence included; empty without a response
     grid: tuple[int, int]  # rows x columns of the visual tokens
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Where the N visual tokens of one image come from: patches of the tower's tiles, and newlines."""
+
+    grid: tuple[int, int]  # rows x columns of patches of a tile
+    tiles: int  # that the tower encodes of it; the first is the whole image
+    tile: Tensor  # [N] which of them each token is of, from 0; -1 = a newline, which no patch gave
+    patch: Tensor  # [N] its patch of that tile, row-major
+
+    def __len__(self) -> int:
+        return len(self.tile)
 
 
 class MLLM(ABC):
@@ -87,6 +100,10 @@ class MLLM(ABC):
     @abstractmethod
     def tower_cls(self, output: Any) -> Tensor | None:
         """CLS feature [I, C] at the layer the projector reads, from the tower's output; None without CLS."""
+
+    @abstractmethod
+    def pictures(self, given: Mapping[str, Any]) -> list[Picture]:
+        """The images among the arguments of a call of the model, in the order of their placeholders."""
 
     @abstractmethod
     def merge(self, inputs: BatchFeature) -> Tensor:
@@ -240,6 +257,16 @@ class Llava(MLLM):
 
     def tower_cls(self, output: Any) -> Tensor | None:
         return output.hidden_states[self.model.config.vision_feature_layer][:, 0]
+
+    def pictures(self, given: Mapping[str, Any]) -> list[Picture]:
+        pixels = given.get("pixel_values")
+        if pixels is None:  # features instead of pixels: as many images as there are placeholders for
+            ids = given["input_ids"]
+            count = int((ids == self.image_token_id).sum()) // self.visual_tokens
+        else:
+            count = len(pixels)
+        patch = torch.arange(self.visual_tokens)
+        return [Picture(self.grid, 1, torch.zeros_like(patch), patch)] * count
 
     def merge(self, inputs: BatchFeature) -> Tensor:
         ids = inputs["input_ids"]
