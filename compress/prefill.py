@@ -56,7 +56,7 @@ class TowerInput:
 class Encoding:
     """One run of the vision tower over I images."""
 
-    pixels: Tensor  # [I, ...]
+    pixels: Sequence[Tensor]  # I tiles
     inputs: dict[int, TowerInput] = field(default_factory=dict)  # of the tower layers that the method lists
     cls: Tensor | None = None  # [I, C] output features, for VISION
     features: Tensor | None = None  # [I, N, C], for VISION; shorter images end in padding
@@ -119,7 +119,8 @@ class Prefill:
         layout, arguments = self.layers[-1] if number else (self.untouched, {})
         state = State(hidden, layout, arguments)
         if number == 0:
-            self.first = self._position(layout, given)
+            if self.positions == "compact":
+                self.first = self._position(layout, given)
             self.text = [rows[layout.text(sample)] for sample, rows in enumerate(hidden)]
             if self.acts(VISION):
                 state = self._shorten(0, state, given, self._vision(hidden))
@@ -237,12 +238,7 @@ class Prefill:
         index, picture, encoding = self.untouched.tokens(place), self.pictures[place], self._encoding()
         assert encoding.features is not None
         if encoding.index and encoding.merged:  # the tower itself has done it
-            first = self.tiles[place]
-            at = encoding.index[first].to(index)
-            self._note(place, VISION, at, encoding.merged[first])
-            if self.flops is not None and encoding.flops:
-                self.flops[place] += encoding.flops[first]
-            return at, encoding.features[first, : len(at)]
+            return self._shortened_tiles(place, encoding)
         patches = (picture.tile >= 0).nonzero()[:, 0].to(index)
         tile, patch = picture.tile.to(index)[patches], picture.patch.to(index)[patches]
         features = encoding.features[self.tiles[place] + tile, patch]
@@ -260,6 +256,25 @@ class Prefill:
         selection = self._select(place, view)
         at = origin(patches, selection.index)
         return at, features[selection.index] if selection.tokens is None else selection.tokens
+
+    def _shortened_tiles(self, place: Place, encoding: Encoding) -> tuple[Tensor, Tensor]:
+        """What the tower itself left of an image's tiles, one after the other; padding does not go on."""
+        assert encoding.index and encoding.merged and encoding.features is not None
+        picture, per_tile = self.pictures[place], self.mllm.tile_tokens
+        row = torch.full((picture.tiles * per_tile,), -1)
+        patches = picture.tile >= 0
+        row[(picture.tile * per_tile + picture.patch)[patches]] = patches.nonzero()[:, 0]
+        index, merged, tokens = [], [], []
+        for number in range(picture.tiles):
+            tile = self.tiles[place] + number
+            at = row.to(encoding.features.device)[number * per_tile + encoding.index[tile]]
+            index.append(at[at >= 0])
+            merged.append(encoding.merged[tile][at >= 0])
+            tokens.append(encoding.features[tile, : len(at)][at >= 0])
+            if self.flops is not None and encoding.flops:
+                self.flops[place] += encoding.flops[tile]
+        self._note(place, VISION, torch.cat(index), torch.cat(merged))
+        return torch.cat(index), torch.cat(tokens)
 
     def _stage(self, number: int, state: State, given: Arguments) -> dict[Place, Selection]:
         """What goes on from decoder layer `number`, for the images that keep less from there on."""
@@ -454,6 +469,6 @@ class Prefill:
         pixels = encoding.pixels[first : first + self.pictures[place].tiles]
         digest = hashlib.blake2b(digest_size=8)
         prompt = self.ids[place[0], self.untouched.first(place[0]) :]
-        for part in (pixels, prompt):
+        for part in (*pixels, prompt):
             digest.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
         return int.from_bytes(digest.digest(), "little")
