@@ -14,7 +14,7 @@ from bench.budget import Footing, Match
 from bench.ledger import Ledger, Shape
 from bench.tasks import Task
 from compress.attach import attach
-from compress.base import Positions, Selector
+from compress.base import Accounting, Positions, Selector
 from compress.models import MLLM
 from compress.prefill import Record
 from compress.samples import Sample
@@ -80,14 +80,14 @@ def evaluate(
     chosen = selector or KeepAll()  # keeps the trace, changes no bit
     budget = mllm.visual_tokens if keep is None else keep
     started = time.perf_counter()
-    last = last_stage(mllm, samples[:batch], chosen, budget, match)
+    asked, accounting = spend(mllm, samples[:batch], chosen, budget, match)
     predictions: list[str] = []
     records: list[Record] = []
     for start in range(0, len(samples), batch):
         part = samples[start : start + batch]
         counted = start == 0  # counting takes as long as choosing, on small models
         with attach(
-            mllm, chosen, last, accounting="nominal", positions=positions, count_flops=counted
+            mllm, chosen, asked, accounting=accounting, positions=positions, count_flops=counted
         ) as trace:
             predictions += mllm.answer(
                 [s.image for s in part], [s.question for s in part], max_new_tokens=task.max_new_tokens
@@ -112,17 +112,19 @@ def evaluate(
     )
 
 
-def last_stage(
+def spend(
     mllm: MLLM, samples: Sequence[Sample], selector: Selector, keep: int, match: Match = "equivalent"
-) -> int:
-    """Visual tokens that `selector` keeps at its last stage to spend what `keep` tokens cost.
+) -> tuple[int, Accounting]:
+    """What `attach` is asked for so that `selector` spends what `keep` tokens cost: a count and its meaning.
 
-    Where FLOPs are matched, prompt length and the cost of choosing are measured on `samples`; the choice's
-    cost depends on how many tokens it may keep, so it is solved and measured in turn until it stands.
+    Where FLOPs are matched the count is solved, for the largest image of the model; prompt length and the
+    cost of choosing are measured on `samples`. That cost depends on how many tokens stay, so it is measured
+    and the count solved in turn until it stands. ValueError for a budget out of reach.
     """
     shape, tokens = Shape.of(mllm.decoder.config), mllm.visual_tokens
     if match != "flops":
-        return Footing(match, tokens, shape).solve(selector, keep)
+        Footing(match, tokens, shape).solve(selector, keep)
+        return keep, "average" if match == "equivalent" else "nominal"
     footing = Footing(match, tokens, shape, _probe(mllm, samples, KeepAll(), tokens).text)
     last = footing.solve(selector, keep)
     for _ in range(ROUNDS):
@@ -130,7 +132,7 @@ def last_stage(
         if solved == last:
             break
         last = solved
-    return last
+    return last, "nominal"
 
 
 @torch.no_grad()

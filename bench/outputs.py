@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL.Image import Image
 
 from baselines import METHODS
-from bench.comparison import Comparison, Row, records
+from bench.comparison import VANILLA, Comparison, Row, records
 from bench.environment import environment
 from bench.pictures import fronts, groups, kept_tokens, save, strip, trace
 from bench.report import html
@@ -32,13 +32,17 @@ def write(
     facts: Mapping[str, str] | None = None,
     commands: Sequence[str] = (),
 ) -> None:
-    """Write the tables (`write_tables`), pictures/ and report.html to `out`.
+    """Write the tables (`write_tables`), pictures of kept tokens and report.html to `out`.
 
     `facts` (told beside the environment), `commands` and `curves` (captions with PNG files) go into the
-    report.
+    report. Pictures and report need images of one grid: a model that cuts images into tiles, or into as many
+    tokens as their size asks for, gets the tables only.
     """
     told = environment() | {"model": mllm.name, "fingerprint": mllm.fingerprint()[:16]} | dict(facts or {})
     front = write_tables(comparison, out, told)
+    whole = (one for (method, _, _), one in comparison.outcomes.items() if method == VANILLA)
+    if any(len(kept) != mllm.tile_tokens for outcome in whole for kept in outcome.kept):
+        return
     for task in comparison.tasks:
         save(side_by_side(comparison, mllm, task), out / "pictures" / f"kept-{task}.png")
     page = html(

@@ -114,7 +114,7 @@ def compare(
     else:
         show_comparison(found)
         if out:
-            say(f"results, tables and report.html are in {out}")
+            say(f"results.json, tables and pictures are in {out}")
 
 
 COMMANDS = {"compare": compare}

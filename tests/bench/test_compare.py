@@ -16,12 +16,14 @@ import pytest
 from baselines.fastv import FastV
 from baselines.grid import Grid
 from baselines.random import Random
+from baselines.visionzip import VisionZip
 from bench import compare as module
 from bench.cells import Key, read_cells
 from bench.compare import Entry, compare, load_tasks
 from bench.comparison import Comparison
-from bench.evaluate import evaluate, last_stage
+from bench.evaluate import evaluate, spend
 from bench.ledger import Ledger, Shape
+from bench.outputs import write
 from bench.tasks import GQA, Task
 from compress.base import INPUT, Selection, Selector, View
 from compress.models import MLLM
@@ -322,7 +324,8 @@ def test_flops_are_matched_with_the_choice_included(tiny: MLLM, data: Any) -> No
     step = Ledger(shape, [61] * 6, text).prefill_flops - target
     assert abs(fastv.prefill_flops - target) < step
     assert abs(fastv.prefill_flops - fastv.selection - target) > 0
-    assert last_stage(tiny, samples, FastV(layer=6), 60, "flops") == found.outcomes["fastv", 60, "asked"].left
+    left = found.outcomes["fastv", 60, "asked"].left
+    assert spend(tiny, samples, FastV(layer=6), 60, "flops") == (left, "nominal")
 
 
 def test_tokens_are_those_that_are_left(tiny: MLLM, data: Any) -> None:
@@ -351,6 +354,35 @@ def test_an_adaptive_method_spends_what_it_likes_and_says_so(tiny: MLLM, data: A
         (40, 48, 48, True), (9, 48, 48, True),
     ]  # fmt: skip
     assert not any(row.adaptive for row in found.rows if row.method != "third")
+
+
+# Other families of models -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["tiny_next", "tiny_qwen"])
+def test_images_of_any_number_of_tokens_are_compared(
+    family: str, data: Any, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Each image spends its own budget; a method that cannot work on a family has a reason in its cells."""
+    mllm = request.getfixturevalue(family)
+    ((_, samples),) = data.items()
+    shapes = [(48, 48), (60, 30), (20, 70)]
+    shown = [replace(s, image=s.image.resize(shapes[i % 3])) for i, s in enumerate(samples)]
+    entries = (Entry("random", Random()), Entry("fastv", FastV(layer=6)), Entry("visionzip", VisionZip()))
+    given: dict[Task, list[Sample]] = {Asked(): shown}
+    keep = mllm.visual_tokens // 3
+    found = grid(mllm, given, tmp_path / "cells", entries=entries, keeps=(keep,))
+    random, whole = (
+        found.outcomes[name, count, "asked"] for name, count in (("random", keep), ("none", 3 * keep))
+    )
+    assert [len(one) for one in random.kept] == [min(keep, len(one)) for one in whole.kept]
+    assert len({len(one) for one in whole.kept}) > 1
+    assert abs(found.outcomes["fastv", keep, "asked"].tokens - random.tokens) <= 1
+    assert (("visionzip", keep, "asked") in found.impossible) == (not mllm.clip_tower)
+    write(found, mllm, tmp_path / "out", title="tables only")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "results.json", "table.md", "table.csv", "table.tex", "pictures",
+    }  # fmt: skip
 
 
 def test_tasks_are_loaded_by_name() -> None:
