@@ -172,13 +172,16 @@ class Prefill:
         """What became of one sample. ValueError for tokens chosen twice, or out of order without merging."""
         kept = {depth: chosen[sample].tolist() for depth, chosen in self.kept.items() if sample in chosen}
         merged = {depth: chosen[sample].tolist() for depth, chosen in self.merged.items() if sample in chosen}
+        tokens = len(self.untouched.index[sample])
+        before = list(range(tokens))  # the stage before may have put merged tokens out of order
         for depth, index in kept.items():
-            places = [place for place in index if place >= 0]
-            if len(set(places)) < len(places) or (not any(merged[depth]) and places != sorted(places)):
+            row = {place: number for number, place in enumerate(before)}
+            rows = [row[place] for place in index if place >= 0]
+            if len(set(rows)) < len(rows) or (not any(merged[depth]) and rows != sorted(rows)):
                 raise ValueError(
                     f"select at depth {depth} returned {index}: unique indices, ascending unless merged"
                 )
-        tokens = len(self.untouched.index[sample])
+            before = index
         return Record(
             tokens=tokens,
             text=self.untouched.sizes[sample] - tokens,
