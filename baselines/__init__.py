@@ -3,9 +3,11 @@
 from baselines.downsample import Downsample
 from baselines.fastv import FastV
 from baselines.grid import Grid
+from baselines.mustdrop import MustDrop
 from baselines.none import KeepAll
 from baselines.pool import Pool
 from baselines.random import Random
+from baselines.tome import ToMe
 from baselines.visionzip import VisionZip
 from compress.base import Selector
 from compress.evocomp import EvoComp
@@ -18,6 +20,8 @@ METHODS: dict[str, type[Selector]] = {
     "downsample": Downsample,
     "fastv": FastV,
     "visionzip": VisionZip,
+    "tome": ToMe,
+    "mustdrop": MustDrop,
     "evocomp": EvoComp,
 }
 
@@ -28,7 +32,9 @@ __all__ = [
     "FastV",
     "Grid",
     "KeepAll",
+    "MustDrop",
     "Pool",
     "Random",
+    "ToMe",
     "VisionZip",
 ]
