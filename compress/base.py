@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Literal, NoReturn
+from typing import Literal, NoReturn, Self
 
 from torch import Tensor
 
@@ -111,6 +111,10 @@ class Selector(ABC):
     adaptive: bool = False  # its own thresholds say how many tokens stay: counts, and `keep`, are 0
     merge_after: Literal["attention", "block"] = "attention"  # where in a tower layer `merge` acts
     proportional: bool = False  # whether later tower layers attend to a merged token by its size
+
+    def load(self) -> Self:
+        """The same method, what it needs read from disk; ValueError where that is missing."""
+        return self
 
     def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
         """depth -> visual tokens left from there on, with `keep` after the last stage; not above `tokens`.
