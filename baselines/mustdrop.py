@@ -66,14 +66,17 @@ class MustDrop(Selector):
         return counts
 
     def tower(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
-        if not self.adaptive and (tokens - keep) % self.saving:
-            merged, most = (tokens - keep) // self.saving, tokens // self.window**2
-            near = sorted({tokens - min(count, most) * self.saving for count in (merged, merged + 1)})
+        if self.adaptive:
+            return {0: 0}
+        windows, rest = divmod(tokens - keep, self.saving)
+        if rest and self.stages == "tower":
+            most = tokens // self.window**2
+            near = sorted({tokens - min(count, most) * self.saving for count in (windows, windows + 1)})
             raise ValueError(
                 f"keep={keep}: one window of {self.window} x {self.window} merged takes {self.saving} of "
                 f"{tokens} tokens; the nearest possible budgets are {' and '.join(map(str, near))}"
             )
-        return {0: keep}
+        return {0: tokens - windows * self.saving}
 
     def cut_caches_from(self, layers: int) -> int | None:
         return scaled_layer(STAGES[0] + 1, layers) - 1 if self.stages == "all" else None
