@@ -16,17 +16,18 @@ class Pool(Selector):
     The control beside `grid`: as many cells, as evenly spread, but all tokens have a say. The rows of the
     image are cut into about sqrt(keep) bands and each band into its share of cells, so that the count is
     exact for every budget; where square windows fit (36 or 16 tokens of 12 x 12, 144 or 64 of 24 x 24) it is
-    ordinary k x k pooling. Acts on the projected tokens; a cell takes the place of its middle token.
+    ordinary k x k pooling. Of an image in tiles, a cell is a run of tokens in the order in which the decoder
+    reads them. Acts on the projected tokens; a cell takes the place of its middle token.
     """
 
     depth: int = INPUT
 
     def select(self, view: View, keep: int) -> Selection:
-        if len(view.hidden) != view.grid[0] * view.grid[1]:
-            raise ValueError(
-                f"pool needs all {view.grid[0]} x {view.grid[1]} tokens, not {len(view.hidden)} of them"
-            )
-        into, middle = cells(*view.grid, keep)
+        tokens = len(view.hidden)
+        rows, columns = view.grid if view.crop is None else (1, tokens)
+        if tokens != rows * columns:
+            raise ValueError(f"pool needs all {rows} x {columns} tokens, not {tokens} of them")
+        into, middle = cells(rows, columns, keep)
         return Selection(middle.to(view.hidden.device), means(view.hidden, into, keep))
 
 

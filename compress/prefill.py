@@ -200,7 +200,10 @@ class Prefill:
         kept = {depth: chosen[place].tolist() for depth, chosen in self.kept.items() if place in chosen}
         merged = {depth: chosen[place].tolist() for depth, chosen in self.merged.items() if place in chosen}
         before = list(range(len(self.untouched.tokens(place))))
-        for depth, index in kept.items():  # a stage that merges may put tokens out of order for those after it
+        for (
+            depth,
+            index,
+        ) in kept.items():  # a stage that merges may put tokens out of order for those after it
             row = {one: number for number, one in enumerate(before)}
             rows = [row[one] for one in index if one >= 0]
             if len(set(rows)) < len(rows) or (not any(merged[depth]) and rows != sorted(rows)):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -68,6 +70,14 @@ def test_the_decoder_gets_the_means_of_projected_tokens(tiny: MLLM, pictures):
     first = int(embedded.visual[0])
     torch.testing.assert_close(entered[0][first : first + 36], F.avg_pool2d(image, 2)[0].flatten(1).T)
     assert trace.samples[0].entering == [36] * 6 and all(trace.samples[0].merged[0])
+
+
+def test_tokens_of_tiles_are_pooled_in_reading_order():
+    hidden = torch.arange(6.0)[:, None]
+    tiles = replace(view(hidden, (1, 3)), crop=torch.tensor([0, 0, 0, 1, 1, 1]))
+    selection = Pool().select(tiles, 2)
+    assert selection.tokens is not None
+    assert selection.index.tolist() == [1, 4] and selection.tokens.tolist() == [[1.0], [4.0]]
 
 
 def test_pooling_after_another_stage_is_refused():
