@@ -101,8 +101,8 @@ def notes(comparison: Comparison) -> list[str]:
     rivals = {AS_VANILLA: f"{AS_VANILLA} {VANILLA}", AS_REFERENCE: f"{AS_REFERENCE} {comparison.reference}"}
     if shown := [name for sign, name in rivals.items() if sign in signs]:
         lines.append(
-            f"Not significantly different from {' and '.join(shown)}: McNemar's exact test at 5 %, Holm's "
-            f"correction over the table; for {AVERAGE} the 95 % interval must exclude zero as well."
+            f"Not significantly different from {' and '.join(shown)}: scores by McNemar's exact test, "
+            f"{AVERAGE} by the paired bootstrap, at 5 % with Holm's correction over the table."
         )
     if adaptive := dict.fromkeys(row.method for row in comparison.rows if row.adaptive):
         lines.append(f"Adaptive, spends what it likes at any budget: {', '.join(adaptive)}.")
@@ -256,6 +256,7 @@ def csv_text(comparison: Comparison) -> str:
     ]
     for rival in rivals:
         columns += [f"vs {rival}", f"vs {rival} low", f"vs {rival} high", f"p {rival}", f"same as {rival}"]
+        columns += [f"pooled p {rival}"]
         columns += [f"{task} p {rival}" for task in comparison.tasks]
     if comparison.difficulty:
         columns += [f"{task} {what}" for task in comparison.tasks for what in ("hard", "hard n", "easy n")]
@@ -285,11 +286,16 @@ def _bare(value: float | None) -> str:
 
 def _columns(contrast: Contrast | None, tasks: Sequence[str]) -> list[str]:
     if contrast is None:
-        return [""] * (5 + len(tasks))
-    gap, pooled = contrast.gap, contrast.pooled
+        return [""] * (6 + len(tasks))
+    gap = contrast.gap
     bounds = [_bare(value) for value in (gap.difference, gap.low, gap.high)] if gap else [""] * 3
     cells = [f"{contrast.tasks[task].adjusted:.2g}" if task in contrast.tasks else "" for task in tasks]
-    return [*bounds, f"{pooled.adjusted:.2g}", str(not contrast.significant).lower(), *cells]
+    told = [
+        f"{contrast.adjusted:.2g}",
+        str(not contrast.significant).lower(),
+        f"{contrast.pooled.adjusted:.2g}",
+    ]
+    return [*bounds, *told, *cells]
 
 
 def _note(comparison: Comparison, row: Row) -> str:
