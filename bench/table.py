@@ -20,7 +20,7 @@ AS_VANILLA, AS_REFERENCE, MISSING = "°", "†", "–"
 TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$"}
 TEX |= {AS_VANILLA: r"$^\circ$", AS_REFERENCE: r"$^\dagger$", MISSING: "--", "<": "$<$", ">": "$>$"}
 TEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
-AVERAGE = "Avg. %"
+AVERAGE, MIXED = "Avg. %", "MIXED PROTOCOLS"
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,8 @@ def hard_title(comparison: Comparison, keep: int) -> str:
 def markdown(comparison: Comparison) -> str:
     """The table in GitHub's Markdown, the best figures of a budget bold; notes and hard questions below."""
     names = [name for name in header(comparison) if name != "keep"]
-    lines = [_piped(names), _piped(["---", *("---:" for _ in names[1:])])]
+    lines = [f"**{MIXED}**", ""] if comparison.mixed else []
+    lines += [_piped(names), _piped(["---", *("---:" for _ in names[1:])])]
     for block in blocks(comparison):
         lines.append(_piped([f"*{block.title}*", *("" for _ in names[1:])]))
         for row in block.rows:
@@ -307,6 +308,8 @@ def latex(comparison: Comparison) -> str:
     r"""The table as a `tabular` for booktabs, the best figures of each budget bold; hard questions follow."""
     names = [name for name in header(comparison) if name != "keep"]
     lines = _opened(names)
+    if comparison.mixed:
+        lines.append(rf"\multicolumn{{{len(names)}}}{{c}}{{\textbf{{{MIXED}}}}} \\")
     for block in blocks(comparison):
         lines += [r"\midrule", rf"\multicolumn{{{len(names)}}}{{c}}{{\textit{{{_tex(block.title)}}}}} \\"]
         for row in block.rows:

@@ -184,7 +184,10 @@ def test_figures_that_look_equal_are_both_best(comparison: Comparison) -> None:
 def test_a_mixed_table_is_marked_in_every_form(comparison: Comparison) -> None:
     mixed = replace(comparison, mixed=("[2] other: batch is 16 in one and 8 in other",))
     assert notes(mixed)[0].startswith("Mixed protocols, not comparable: [2] other")
+    assert markdown(mixed).startswith("**MIXED PROTOCOLS**\n\n| method |")
+    assert r"\multicolumn{9}{c}{\textbf{MIXED PROTOCOLS}} \\" in latex(mixed)
     assert "Mixed protocols" in markdown(mixed) and "Mixed protocols" in latex(mixed)
+    assert "MIXED" not in markdown(comparison) + latex(comparison)
     assert all("batch is 16" in row["note"] for row in csv.DictReader(io.StringIO(csv_text(mixed))))
 
 
