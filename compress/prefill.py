@@ -372,11 +372,14 @@ class Prefill:
 
     def _attention(
         self, sample: int, layout: Layout, inputs: dict[int, LayerInput | None], layer: int,
-        rows: Sequence[int] | Tensor,
+        rows: Sequence[int] | Tensor | None,
     ) -> Tensor:  # fmt: skip
         hidden, cos, sin = self._decoder_input(sample, layout, inputs, layer)
         start, run = layout.first(sample), layout.visual(sample)
-        asked = layout.text(sample)[torch.as_tensor(rows, device=layout.device)] - start
+        if rows is None:
+            asked = torch.arange(len(hidden), device=layout.device)
+        else:
+            asked = layout.text(sample)[torch.as_tensor(rows, device=layout.device)] - start
         weights = decoder_rows(self.mllm.decoder.layers[layer], hidden, cos, sin, asked)
         return weights[..., run.start - start : run.stop - start]
 
