@@ -86,6 +86,7 @@ class Prefill:
         self.encoding: Encoding | None = None
         self.kept: dict[int, dict[int, Tensor]] = {}  # depth -> sample -> untouched indices
         self.merged: dict[int, dict[int, Tensor]] = {}
+        self.unordered: dict[int, dict[int, Tensor]] = {}  # whether rows were not ascending, without merging
         self.layers: list[tuple[Layout, Arguments]] = []  # what each decoder layer got
         self.caches: list[Layout] = []  # what each layer's cache holds of the prefill
         self.entered: list[Tensor] = []  # per sample, embeddings of the visual tokens that left the tower
@@ -174,7 +175,7 @@ class Prefill:
         merged = {depth: chosen[sample].tolist() for depth, chosen in self.merged.items() if sample in chosen}
         for depth, index in kept.items():
             places = [place for place in index if place >= 0]
-            if len(set(places)) < len(places) or (not any(merged[depth]) and places != sorted(places)):
+            if len(set(places)) < len(places) or self.unordered.get(depth, {}).get(sample):
                 raise ValueError(
                     f"select at depth {depth} returned {index}: unique indices, ascending unless merged"
                 )
@@ -272,6 +273,8 @@ class Prefill:
         merged = index < 0
         if tokens is not None:
             merged = merged | (tokens != view.hidden[index.clamp(min=0)]).any(1)
+        else:
+            self.unordered.setdefault(view.depth, {})[sample] = (index.diff() <= 0).any()
         self._note(sample, view.depth, origin(view.index, index), merged)
         return Selection(index, tokens)
 

@@ -293,6 +293,21 @@ def test_dropped_tokens_cannot_influence_later_layers(tiny: MLLM, pictures, dept
     assert (answer(token=6) - expected).abs().amax((1, 2)).min() > 0.01  # kept
 
 
+class MergeThenDrop(Stages):
+    """Merges first, into tokens that stand in no order, and drops later."""
+
+    def select(self, view: View, keep: int) -> Selection:
+        if view.depth == INPUT:
+            return Selection(torch.arange(keep).flip(0), view.hidden[:keep])
+        return Selection(torch.arange(0, 2 * keep, 2))
+
+
+def test_a_stage_after_merging_keeps_the_order_that_it_finds(tiny: MLLM, pictures):
+    with attach(tiny, MergeThenDrop({INPUT: 20, 3: 4}), 4, accounting="nominal") as trace, torch.no_grad():
+        tiny.model(**tiny.prepare(pictures[:1], QUESTIONS[:1]))
+    assert trace.samples[0].kept[3] == [19, 17, 15, 13]
+
+
 # What methods see -------------------------------------------------------------------------------------------
 
 
