@@ -63,3 +63,16 @@ def test_it_keeps_what_the_last_prompt_token_attends_to(tiny: MLLM, pictures, ti
 
 def test_positions_stay_original():
     assert FastV().positions == "original"
+
+
+def test_the_papers_ranking_reads_the_attention_of_all_tokens(tiny: MLLM, pictures, tiny_folder):
+    from transformers import AutoModelForImageTextToText
+
+    eager = AutoModelForImageTextToText.from_pretrained(tiny_folder, attn_implementation="eager").eval()
+    questions = ["what color is the star ?", "how many ?"]
+    method = FastV(queries="all")
+    with torch.no_grad(), attach(tiny, method, 40, accounting="nominal") as trace:
+        tiny.model(**tiny.prepare(pictures[:2], questions))  # the second sample is padded
+        alone = tiny.prepare(pictures[1:2], questions[1:])
+        attention = eager(**alone, output_attentions=True).attentions[0][0, :, :, 2:146].mean((0, 1))
+    assert trace.samples[1].kept == {1: attention.topk(40).indices.sort().values.tolist()}
