@@ -1,5 +1,6 @@
 """Published and control methods, one file and one class each; a new one is a file and a line in `METHODS`."""
 
+from baselines.dart import DART, DARTInput
 from baselines.fastv import FastV
 from baselines.grid import Grid
 from baselines.none import KeepAll
@@ -13,8 +14,20 @@ METHODS: dict[str, type[Selector]] = {
     "random": Random,
     "grid": Grid,
     "fastv": FastV,
+    "dart": DART,
+    "dart-input": DARTInput,
     "visionzip": VisionZip,
     "evocomp": EvoComp,
 }
 
-__all__ = ["METHODS", "EvoComp", "FastV", "Grid", "KeepAll", "Random", "VisionZip"]
+__all__ = [
+    "DART",
+    "METHODS",
+    "DARTInput",
+    "EvoComp",
+    "FastV",
+    "Grid",
+    "KeepAll",
+    "Random",
+    "VisionZip",
+]
