@@ -4,6 +4,7 @@ from baselines.dart import DART, DARTInput
 from baselines.fastv import FastV
 from baselines.grid import Grid
 from baselines.none import KeepAll
+from baselines.pyramiddrop import PyramidDrop
 from baselines.random import Random
 from baselines.visionzip import VisionZip
 from compress.base import Selector
@@ -16,6 +17,7 @@ METHODS: dict[str, type[Selector]] = {
     "fastv": FastV,
     "dart": DART,
     "dart-input": DARTInput,
+    "pyramiddrop": PyramidDrop,
     "visionzip": VisionZip,
     "evocomp": EvoComp,
 }
@@ -28,6 +30,7 @@ __all__ = [
     "FastV",
     "Grid",
     "KeepAll",
+    "PyramidDrop",
     "Random",
     "VisionZip",
 ]

@@ -1,11 +1,12 @@
 """Fidelity: what our code makes of the inputs that official implementations were recorded on."""
 
-from bench.fidelity import dart, dpcknn, fastv, losses, visionzip
+from bench.fidelity import dart, dpcknn, fastv, losses, pyramiddrop, visionzip
 from bench.fidelity.cases import GOLDEN, Case, Check, Verdict, read_cases, verify
 
 CHECKS: dict[str, Check] = {
     "fastv": fastv.check,
     "dart": dart.check,
+    "pyramiddrop": pyramiddrop.check,
     "visionzip": visionzip.check,
     "dpcknn": dpcknn.check,
     "ghmc": losses.ghmc,
