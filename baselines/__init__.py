@@ -6,6 +6,7 @@ from baselines.grid import Grid
 from baselines.none import KeepAll
 from baselines.pyramiddrop import PyramidDrop
 from baselines.random import Random
+from baselines.sparsevlm import SparseVLM
 from baselines.visionzip import VisionZip
 from compress.base import Selector
 from compress.evocomp import EvoComp
@@ -17,6 +18,7 @@ METHODS: dict[str, type[Selector]] = {
     "fastv": FastV,
     "dart": DART,
     "dart-input": DARTInput,
+    "sparsevlm": SparseVLM,
     "pyramiddrop": PyramidDrop,
     "visionzip": VisionZip,
     "evocomp": EvoComp,
@@ -32,5 +34,6 @@ __all__ = [
     "KeepAll",
     "PyramidDrop",
     "Random",
+    "SparseVLM",
     "VisionZip",
 ]
