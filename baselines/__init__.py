@@ -1,12 +1,16 @@
 """Published and control methods, one file and one class each; a new one is a file and a line in `METHODS`."""
 
 from baselines.dart import DART, DARTInput
+from baselines.downsample import Downsample
 from baselines.fastv import FastV
 from baselines.grid import Grid
+from baselines.mustdrop import MustDrop
 from baselines.none import KeepAll
+from baselines.pool import Pool
 from baselines.pyramiddrop import PyramidDrop
 from baselines.random import Random
 from baselines.sparsevlm import SparseVLM
+from baselines.tome import ToMe
 from baselines.visionzip import VisionZip
 from compress.base import Selector
 from compress.evocomp import EvoComp
@@ -15,12 +19,16 @@ METHODS: dict[str, type[Selector]] = {
     "none": KeepAll,
     "random": Random,
     "grid": Grid,
+    "pool": Pool,
+    "downsample": Downsample,
     "fastv": FastV,
     "dart": DART,
     "dart-input": DARTInput,
     "sparsevlm": SparseVLM,
     "pyramiddrop": PyramidDrop,
     "visionzip": VisionZip,
+    "tome": ToMe,
+    "mustdrop": MustDrop,
     "evocomp": EvoComp,
 }
 
@@ -28,12 +36,16 @@ __all__ = [
     "DART",
     "METHODS",
     "DARTInput",
+    "Downsample",
     "EvoComp",
     "FastV",
     "Grid",
     "KeepAll",
+    "MustDrop",
+    "Pool",
     "PyramidDrop",
     "Random",
     "SparseVLM",
+    "ToMe",
     "VisionZip",
 ]

@@ -229,14 +229,19 @@ def plan(
 def _between(lower: Mapping[int, int], upper: Mapping[int, int], tokens: int) -> Iterator[dict[int, int]]:
     """Schedules on the way from one to the other; a step moves no count by more than one token.
 
-    One token more after the last stage may be several after the first.
+    One token more after the last stage may be several after the first. The tower's count comes last and at
+    once: it may be one of whole windows.
     """
-    depths = sorted({*lower, *upper})
-    low, high = ([_left(ends, depth, tokens) for depth in depths] for ends in (lower, upper))
-    steps = max(1, *(more - few for few, more in zip(low, high, strict=True)))
+    ways = {
+        depth: (_left(lower, depth, tokens), _left(upper, depth, tokens))
+        for depth in sorted({*lower, *upper})
+    }
+    steps = max(1, *(more - few for few, more in ways.values()))
     for step in range(steps + 1):
-        counts = [few + (more - few) * step // steps for few, more in zip(low, high, strict=True)]
-        yield _dropping(dict(zip(depths, counts, strict=True)), tokens)
+        counts = {depth: few + (more - few) * step // steps for depth, (few, more) in ways.items()}
+        if VISION in ways and step < steps:
+            counts[VISION] = ways[VISION][0]
+        yield _dropping(counts, tokens)
 
 
 def _left(schedule: Mapping[int, int], depth: int, tokens: int) -> int:

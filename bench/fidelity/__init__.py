@@ -1,6 +1,16 @@
 """Fidelity: what our code makes of the inputs that official implementations were recorded on."""
 
-from bench.fidelity import dart, dpcknn, fastv, losses, pyramiddrop, sparsevlm, visionzip
+from bench.fidelity import (
+    dart,
+    dpcknn,
+    fastv,
+    losses,
+    mustdrop,
+    pyramiddrop,
+    sparsevlm,
+    tome,
+    visionzip,
+)
 from bench.fidelity.cases import GOLDEN, Case, Check, Verdict, read_cases, verify
 
 CHECKS: dict[str, Check] = {
@@ -10,6 +20,8 @@ CHECKS: dict[str, Check] = {
     "sparsevlm_rank": sparsevlm.rank,
     "pyramiddrop": pyramiddrop.check,
     "visionzip": visionzip.check,
+    "tome": tome.check,
+    "mustdrop": mustdrop.check,
     "dpcknn": dpcknn.check,
     "ghmc": losses.ghmc,
     "losses_formula": losses.formulas,

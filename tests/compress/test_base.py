@@ -96,6 +96,15 @@ def test_between_two_schedules_the_nearest_average_wins():
     assert plan(Stages([2, 10, 20]), 576, 192, 32) == {2: 312, 10: 156, 20: 78}  # exact without
 
 
+def test_between_two_schedules_the_tower_keeps_to_whole_windows():
+    class Windows(Stages):
+        def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
+            return {VISION: (keep + 80) // 8 * 8, 3: 3 * keep, 8: keep}
+
+    for keep in range(60, 100):
+        assert plan(Windows(), 144, keep, 12).get(VISION, 144) % 8 == 0
+
+
 def test_the_ledger_counts_tokens_entering_each_layer():
     assert entering({2: 5, 4: 1}, 9, 6) == [9, 9, 5, 5, 1, 1]
     assert entering({VISION: 7, 1: 3}, 9, 3) == [7, 3, 3]
