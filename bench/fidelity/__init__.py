@@ -1,11 +1,15 @@
 """Fidelity: what our code makes of the inputs that official implementations were recorded on."""
 
-from bench.fidelity import dpcknn, fastv, losses, visionzip
+from bench.fidelity import dpcknn, fastv, globalcom2, gprune, hired, losses, prumerge, visionzip
 from bench.fidelity.cases import GOLDEN, Case, Check, Verdict, read_cases, verify
 
 CHECKS: dict[str, Check] = {
     "fastv": fastv.check,
+    "hired": hired.check,
+    "prumerge": prumerge.check,
     "visionzip": visionzip.check,
+    "globalcom2": globalcom2.check,
+    "gprune": gprune.check,
     "dpcknn": dpcknn.check,
     "ghmc": losses.ghmc,
     "losses_formula": losses.formulas,
