@@ -6,7 +6,6 @@ from pathlib import Path
 
 from baselines import METHODS
 from compress.base import Selector
-from compress.evocomp import EvoComp
 from evosearch.registry import options, parse, pick
 
 SHIPPED = Path(__file__).parent / "shipped"  # SHIPPED / model / {compressor, labels} / kind
@@ -42,7 +41,5 @@ def selector_for(spec: str, model: str, compressor: str | None = None) -> Select
     context = (
         {"compressor": compressor or str(shipped(model, "compressor", "group-attribution"))} if takes else {}
     )
-    selector = pick(METHODS, spec, "method", **context)
-    if isinstance(selector, EvoComp):
-        _ = selector.network  # a bad folder is an error now, not in the middle of a comparison
-    return selector
+    # A bad folder is an error now, not in the middle of a comparison.
+    return pick(METHODS, spec, "method", **context).load()

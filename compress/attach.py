@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,12 +23,14 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from compress.base import VISION, Accounting, Positions, Selector, plan
 from compress.layout import read_layout
 from compress.models import MLLM, adapt
-from compress.prefill import Arguments, Encoding, Prefill, Record
+from compress.prefill import Arguments, Encoding, Prefill, Record, TowerInput
+from compress.tower import TowerMerging
 
 _attached: WeakSet[nn.Module] = WeakSet()
 
@@ -48,14 +50,15 @@ def attach(
     *,
     accounting: Accounting = "average",
     positions: Positions | None = None,
+    count_flops: bool = False,
 ) -> Iterator[Trace]:
     """Compress the visual tokens of every sample that goes through `model` inside the block.
 
     `generate` (greedy, sampling, beams) and plain calls of the model work, at batch 1 and with left padding;
     logits and caches are shorter where tokens were dropped. All text counts as prompt. `positions` defaults
-    to what the method's official code does. Keeping all tokens leaves the model untouched, bit for bit. Only
-    calls of the model itself are compressed, not of its parts; under a method that acts at VISION the
-    projector alone returns NaN.
+    to what the method's official code does; `count_flops` measures what the selection itself computes.
+    Keeping all tokens leaves the model untouched, bit for bit. Only calls of the model itself are compressed,
+    not of its parts; under a method that acts at VISION the projector alone returns NaN.
 
     ValueError for an unsupported model, an impossible budget, a second method on the same model, and for
     inputs that cannot be compressed: `labels`, `inputs_embeds`, masks that are not 2-D, right padding,
@@ -68,7 +71,7 @@ def attach(
     for layer in selector.tower_layers:
         if not -count <= layer < count:
             raise ValueError(f"{type(selector).__name__} reads tower layer {layer}: the tower has {count}")
-    session = _Session(mllm, selector, keep, accounting, positions or selector.positions)
+    session = _Session(mllm, selector, keep, accounting, positions or selector.positions, count_flops)
     if mllm.model in _attached:
         raise ValueError(f"{mllm.name} has a method attached already: leave that `with` block first")
     _attached.add(mllm.model)
@@ -84,14 +87,24 @@ class _Session:
     """One method on one model: hooks that hand every prefill and every decoding step to a `Prefill`."""
 
     def __init__(
-        self, mllm: MLLM, selector: Selector, keep: int, accounting: Accounting, positions: Positions
-    ):
-        self.mllm, self.selector = mllm, selector
+        self, mllm: MLLM, selector: Selector, keep: int, accounting: Accounting, positions: Positions,
+        count_flops: bool,
+    ):  # fmt: skip
+        self.mllm, self.selector, self.count_flops = mllm, selector, count_flops
         self.keep, self.accounting, self.positions = keep, accounting, positions
         self.schedule = self.plan(mllm.visual_tokens)  # a bad budget fails here, not in a batch
+        left = self.schedule.get(VISION)
+        self.resolution = mllm.grid
+        self.tower_plan: dict[int, int] = {}
+        if left is not None:
+            self.resolution = selector.resolution(mllm.grid, left)
+            self.tower_plan = selector.tower(mllm.visual_tokens, left, mllm.tower_depth)
         self.trace = Trace()
         self.handles: list[Any] = []
         self.encoding: Encoding | None = None
+        self.merging: TowerMerging  # of the tower's current run
+        self.tower_input: Tensor  # of its current layer
+        self.attended: Tensor  # its merged tokens between attention and MLP, then after it
         self.prefill: Prefill | None = None
         self.phase = ""  # "prefill" or "decode" while the model itself is being called
         self.signature = inspect.signature(mllm.model.forward)
@@ -104,15 +117,33 @@ class _Session:
         add(mllm.model.register_forward_pre_hook(self._begin, with_kwargs=True))
         add(mllm.model.register_forward_hook(self._end, always_call=True))
         add(mllm.tower.register_forward_pre_hook(self._encode, with_kwargs=True))
-        for layer in self.selector.tower_layers:
-            module = mllm.tower_layers[layer]
-            add(module.register_forward_pre_hook(partial(self._tower_layer, layer), with_kwargs=True))
+        read = {layer % len(mllm.tower_layers) for layer in self.selector.tower_layers}
+        for number, module in enumerate(mllm.tower_layers):
+            if number in read or self.tower_plan:
+                add(module.register_forward_pre_hook(partial(self._tower_layer, number), with_kwargs=True))
+            if number in self.tower_plan:
+                self._hook_merging(number, module)
         if VISION in self.schedule:
             add(mllm.tower.register_forward_hook(self._encoded))
             add(mllm.projector.register_forward_pre_hook(self._put_aside))
             add(mllm.projector.register_forward_hook(self._fill))
         for number, module in enumerate(mllm.decoder.layers):
             add(module.register_forward_pre_hook(partial(self._layer, number), with_kwargs=True))
+
+    def _hook_merging(self, number: int, module: Any) -> None:
+        """Shorten what leaves a tower layer: after the whole block, or between attention and MLP.
+
+        In between, the MLP gets the merged tokens, its output is padded so that the block's own sum goes
+        through, and that sum is replaced. Hooks go first, so that recorded hidden states are the new ones.
+        """
+        add = self.handles.append
+        if self.selector.merge_after == "block":
+            add(module.register_forward_hook(partial(self._merge_block, number), prepend=True))
+            return
+        add(module.layer_norm2.register_forward_pre_hook(partial(self._merge_attended, number)))
+        add(module.mlp.register_forward_pre_hook(partial(self._to_mlp, module.layer_norm2)))
+        add(module.mlp.register_forward_hook(self._from_mlp))
+        add(module.register_forward_hook(self._replace_sum, prepend=True))
 
     def unhook(self) -> None:
         for handle in self.handles:
@@ -137,7 +168,9 @@ class _Session:
             mllm, mask = self.mllm, given.get("attention_mask")
             layout = read_layout(ids, mask, mllm.image_token_id, mllm.visual_tokens)
             schedules = [self.plan(len(index)) for index in layout.index]
-            self.prefill = Prefill(mllm, self.selector, self.positions, ids, layout, schedules)
+            self.prefill = Prefill(
+                mllm, self.selector, self.positions, ids, layout, schedules, self.count_flops
+            )
             self.phase = "prefill"
             return args, kwargs
         if self.prefill is None or ids.shape[1] != 1:
@@ -170,17 +203,67 @@ class _Session:
     def _end(self, module: nn.Module, args: tuple, output: Any) -> None:
         """Called after exceptions too, then without output."""
         if self.phase == "prefill" and self.prefill and output is not None:
+            first, cache = self.selector.cut_caches_from(self.mllm.layers), output.past_key_values
+            if first is not None and cache is not None:
+                self.prefill.cut_caches(cache, first)
             self.trace.samples += map(self.prefill.record, range(len(self.prefill.ids)))
         self.phase = ""
 
     # The vision tower, which `generate` may run before it calls the model -----------------------------------
 
-    def _encode(self, module: nn.Module, args: tuple, kwargs: Arguments) -> None:
-        self.encoding = Encoding(args[0] if args else kwargs["pixel_values"])
+    def _encode(self, module: nn.Module, args: tuple, kwargs: Arguments) -> tuple[tuple, Arguments]:
+        pixels = args[0] if args else kwargs["pixel_values"]
+        self.encoding = Encoding(pixels)
+        self.merging = TowerMerging(
+            self.selector, self.tower_plan, self.mllm.grid, self.resolution, len(pixels)
+        )
+        if self.resolution == self.mllm.grid:
+            return args, kwargs
+        (rows, columns), (height, width) = self.mllm.grid, pixels.shape[-2:]
+        size = self.resolution[0] * height // rows, self.resolution[1] * width // columns
+        small = F.interpolate(pixels.float(), size, mode="bicubic", antialias=True, align_corners=False)
+        return (), {**kwargs, "pixel_values": small.to(pixels), "interpolate_pos_encoding": True}
 
-    def _tower_layer(self, layer: int, module: nn.Module, args: tuple, kwargs: Arguments) -> None:
-        if self.encoding:
-            self.encoding.inputs[layer] = args[0] if args else kwargs["hidden_states"]
+    def _tower_layer(
+        self, number: int, module: nn.Module, args: tuple, kwargs: Arguments
+    ) -> tuple[tuple, Arguments] | None:
+        if not self.encoding:
+            return None
+        hidden, *others = args or (kwargs["hidden_states"],)
+        self.tower_input = hidden
+        for layer in self.selector.tower_layers:
+            if layer % len(self.mllm.tower_layers) == number:
+                index = [crowd.index for crowd in self.merging.crowds]
+                self.encoding.inputs[layer] = TowerInput(hidden, index)
+        bias = self.merging.bias(hidden) if self.tower_plan else None
+        if bias is None:
+            return None
+        return (hidden,), {**kwargs, "attention_mask": bias}
+
+    def _merge_block(self, number: int, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        return self._merge(number, output)
+
+    def _merge_attended(self, number: int, module: nn.Module, args: tuple) -> None:
+        self.attended = self._merge(number, args[0])
+
+    def _to_mlp(self, norm: nn.Module, module: nn.Module, args: tuple) -> tuple[Tensor]:
+        return (norm.forward(self.attended),)
+
+    def _from_mlp(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        self.attended = self.attended + output
+        return F.pad(output, (0, 0, 0, self.tower_input.shape[1] - output.shape[1]))
+
+    def _replace_sum(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        return self.attended
+
+    def _merge(self, number: int, hidden: Tensor) -> Tensor:
+        module = self.mllm.tower_layers[number]
+        with FlopCounterMode(display=False) if self.count_flops else nullcontext() as counter:
+            merged = self.merging.merge(number, module, self.tower_input, hidden)
+        if counter is not None and self.encoding:
+            share = counter.get_total_flops() / len(hidden)
+            self.encoding.flops = [so_far + share for so_far in self.encoding.flops or [0.0] * len(hidden)]
+        return merged
 
     def _encoded(self, module: nn.Module, args: tuple, output: Any) -> None:
         if self.encoding:
@@ -189,6 +272,10 @@ class _Session:
     def _put_aside(self, module: nn.Module, args: tuple) -> tuple[Tensor]:
         if self.encoding:
             self.encoding.features = args[0]
+            if self.tower_plan or self.resolution != self.mllm.grid:
+                crowds = self.merging.crowds
+                self.encoding.index = [crowd.index for crowd in crowds]
+                self.encoding.merged = [crowd.size > 1 for crowd in crowds]
         return (args[0][:, :0],)
 
     def _fill(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:

@@ -26,18 +26,17 @@ def tower_keys(layer: Any, hidden: Tensor) -> Tensor:
     return attention.k_proj(layer.layer_norm1(hidden)).unflatten(-1, (attention.num_heads, -1))
 
 
-def cls_attention(layer: Any, hidden: Tensor) -> Tensor:
-    """Attention of CLS to the patches [H, N] in a tower layer with input [1 + N, C].
+def cls_scores(layer: Any, hidden: Tensor) -> Tensor:
+    """Scaled scores of CLS for itself and the patches [H, 1 + N] in a tower layer with input [1 + N, C].
 
-    Softmax over CLS and patches in float32; the CLS column is then left out, without renormalisation.
+    Their softmax, in float32, is the attention of CLS.
     """
     attention = layer.self_attn
     width = attention.head_dim
     normed = layer.layer_norm1(hidden)
     query = heads(attention.q_proj(normed[:1]), width)  # [H, 1, d]
     keys = heads(attention.k_proj(normed), width)  # [H, 1 + N, d]
-    weights = (query @ keys.transpose(1, 2) * attention.scale).softmax(-1, dtype=torch.float32)
-    return weights[:, 0, 1:]
+    return (query @ keys.transpose(1, 2) * attention.scale)[:, 0]
 
 
 def decoder_rows(
@@ -49,14 +48,24 @@ def decoder_rows(
     float32.
     """
     attention = layer.self_attn
-    rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb  # the model's own rotary convention
     where = torch.as_tensor(rows, device=hidden.device)
-    normed = layer.input_layernorm(hidden)
-    query = heads(attention.q_proj(normed[where]), attention.head_dim)[None]  # [1, H, R, d]
-    key = heads(attention.k_proj(normed), attention.head_dim)[None]  # [1, H_kv, L, d]
-    query, _ = rotate(query, query, cos[where][None], sin[where][None])
-    key, _ = rotate(key, key, cos[None], sin[None])
-    key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)  # grouped queries share keys
+    query = attention.q_proj(layer.input_layernorm(hidden[where]))
+    query = rotated(attention, query, cos[where], sin[where])  # [H, R, d]
+    key = decoder_keys(layer, hidden, cos, sin)
+    key = key.repeat_interleave(len(query) // len(key), dim=0)  # grouped queries share keys
     future = torch.arange(len(hidden), device=hidden.device) > where[:, None]  # [R, L]
-    scores = (query @ key.transpose(2, 3) * attention.scaling).masked_fill(future, -torch.inf)
-    return scores.softmax(-1, dtype=torch.float32)[0]
+    scores = (query @ key.transpose(1, 2) * attention.scaling).masked_fill(future, -torch.inf)
+    return scores.softmax(-1, dtype=torch.float32)
+
+
+def decoder_keys(layer: Any, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Keys [H_kv, L, d] of one sequence in a decoder layer, after the rotation; arguments as above."""
+    return rotated(layer.self_attn, layer.self_attn.k_proj(layer.input_layernorm(hidden)), cos, sin)
+
+
+def rotated(attention: Any, projected: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Projections [L, H * d] as heads [H, L, d], turned by the model's own rotary convention."""
+    rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
+    states = heads(projected, attention.head_dim)[None]
+    turned: Tensor = rotate(states, states, cos[None], sin[None])[0]
+    return turned[0]

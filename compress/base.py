@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Literal, NoReturn
+from typing import Literal, NoReturn, Self
 
 from torch import Tensor
 
@@ -41,7 +41,7 @@ class View:
     index: Tensor  # [N] which visual token of the untouched sequence this is; -1 = the whole image
     grid: tuple[int, int]  # rows x columns of the untouched visual tokens
     before: int = 0  # how many of the T text tokens precede the image
-    entered: int = 0  # how many visual tokens left the tower
+    inputs: Tensor | None = None  # [M, D] embeddings of all visual tokens that left the tower; None at VISION
     context: Tensor | None = None  # [T, C] hidden states of the other tokens at this depth; None at VISION
     crop: Tensor | None = None  # [N] image tile, 0 = thumbnail; None = there is one image only
     cls_token: Tensor | None = None  # [C] the tower's CLS feature, at VISION
@@ -111,6 +111,10 @@ class Selector(ABC):
     adaptive: bool = False  # its own thresholds say how many tokens stay: counts, and `keep`, are 0
     merge_after: Literal["attention", "block"] = "attention"  # where in a tower layer `merge` acts
     proportional: bool = False  # whether later tower layers attend to a merged token by its size
+
+    def load(self) -> Self:
+        """The same method, what it needs read from disk; ValueError where that is missing."""
+        return self
 
     def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
         """depth -> visual tokens left from there on, with `keep` after the last stage; not above `tokens`.
@@ -191,12 +195,12 @@ def plan(
     method never acts. An adaptive method gets zeros for counts, whatever the budget. ValueError if the budget
     is out of range or out of reach.
     """
-    if isinstance(keep, bool) or not isinstance(keep, int) or not 1 <= keep <= tokens:
-        raise ValueError(f"keep={keep}: choose between 1 and the {tokens} visual tokens of this image")
     if accounting not in ("average", "nominal"):
         raise ValueError(f"accounting={accounting!r}: choose 'average' or 'nominal'")
     if selector.adaptive:
         return _checked(selector, tokens, 0, layers)
+    if isinstance(keep, bool) or not isinstance(keep, int) or not 1 <= keep <= tokens:
+        raise ValueError(f"keep={keep}: choose between 1 and the {tokens} visual tokens of this image")
     nominal = _checked(selector, tokens, keep, layers)
     if keep == tokens or not nominal:
         return {}

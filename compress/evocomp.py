@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 from torch import Tensor
 
@@ -24,6 +25,10 @@ class EvoComp(Scorer):
 
     def score(self, view: View) -> Tensor:
         return self.network.to(view.visual.device).score(Tokens(view.visual, view.text, view.before))
+
+    def load(self) -> Self:
+        _ = self.network
+        return self
 
     @cached_property
     def network(self) -> Compressor:

@@ -79,6 +79,11 @@ class MLLM(ABC):
     def grid(self) -> tuple[int, int]:
         """Rows x columns of the visual tokens of one image."""
 
+    @property
+    @abstractmethod
+    def tower_depth(self) -> int:
+        """How many of the tower's blocks the projector's input passes."""
+
     @abstractmethod
     def tower_cls(self, output: Any) -> Tensor | None:
         """CLS feature [I, C] at the layer the projector reads, from the tower's output; None without CLS."""
@@ -228,6 +233,10 @@ class Llava(MLLM):
         vision = self.model.config.vision_config
         side = vision.image_size // vision.patch_size
         return side, side
+
+    @property
+    def tower_depth(self) -> int:
+        return range(len(self.tower_layers) + 1)[self.model.config.vision_feature_layer]
 
     def tower_cls(self, output: Any) -> Tensor | None:
         return output.hidden_states[self.model.config.vision_feature_layer][:, 0]

@@ -396,7 +396,7 @@ def test_a_distant_layers_attention_is_refused(tiny: MLLM, pictures):
 
     inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
     with (
-        pytest.raises(ValueError, match="decoder layer 0 cannot be read at this depth, only of 2 and 3"),
+        pytest.raises(ValueError, match="decoder layer 0 cannot be read at this depth, only 2 and 3"),
         attach(tiny, Distant({3: 30}), 30, accounting="nominal"),
     ):
         tiny.model(**inputs)
@@ -553,3 +553,93 @@ def test_a_method_that_breaks_the_contract_is_told_so(
     inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
     with pytest.raises(ValueError, match=message), attach(tiny, Wrong(), 30):
         tiny.model(**inputs)
+
+
+@dataclass
+class Listening(Selector):
+    """Keeps the first tokens and remembers the view."""
+
+    at: int = 3
+    tower_layers = (-1, 0)
+
+    def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
+        return {VISION: 100, self.at: keep}
+
+    def select(self, view: View, keep: int) -> Selection:
+        self.seen = view
+        self.signals = (view.cls(-1), view.scores(0), view.keys(0))
+        if view.depth > 0:
+            self.rotated = view.decoder_keys(view.depth - 1), view.decoder_keys(view.depth)
+        order = torch.arange(len(view.hidden) - 1, -1, -1)
+        return Selection(order[:keep].sort().values)
+
+
+def test_a_view_inside_the_decoder_has_the_signals_of_its_own_tokens(tiny: MLLM, pictures):
+    inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
+    selector = Listening()
+    with attach(tiny, selector, 40, accounting="nominal"), torch.no_grad():
+        tiny.model(**inputs)
+        attention, scores, keys = selector.signals
+    with torch.no_grad():
+        tower = tiny.tower(inputs["pixel_values"], output_hidden_states=True, output_attentions=False)
+    layer, hidden = (
+        tiny.tower_layers[0].self_attn,
+        tiny.tower_layers[0].layer_norm1(tower.hidden_states[0][0]),
+    )
+    projected = layer.k_proj(hidden).unflatten(-1, (layer.num_heads, -1))
+    query = layer.q_proj(hidden[0]).unflatten(-1, (layer.num_heads, -1))
+    view = selector.seen
+    torch.testing.assert_close(keys, projected[1:][view.index])
+    expected = (projected * query).sum(-1).T * layer.scale
+    torch.testing.assert_close(scores[:, :1], expected[:, :1])
+    torch.testing.assert_close(scores[:, 1:], expected[:, 1:][:, view.index])
+    assert attention.shape == (4, 100) and (attention.sum(1) < 1).all()
+    assert (
+        view.inputs is not None and view.inputs.shape == (100, 64) and torch.equal(view.inputs, view.visual)
+    )
+    assert view.context is not None and view.context.shape == (len(view.text), 64)
+    torch.testing.assert_close(view.norm(view.hidden), tiny.decoder.norm(view.hidden))
+
+
+def test_rotated_keys_are_those_that_the_layer_caches(tiny: MLLM, pictures):
+    inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
+    selector = Listening()
+    with attach(tiny, selector, 40, accounting="nominal"), torch.no_grad():
+        cache = tiny.model(**inputs).past_key_values
+    (visual, text), (_, _) = selector.rotated
+    cached = cache.layers[2].keys[0].transpose(0, 1)  # [L, H, d]
+    before = selector.seen.before
+    torch.testing.assert_close(visual, cached[before : before + 100])
+    torch.testing.assert_close(text, torch.cat([cached[:before], cached[before + 100 :]]))
+
+
+def test_the_flops_of_the_selection_are_counted_when_asked_for(tiny: MLLM, pictures):
+    inputs = tiny.prepare(pictures[:2], QUESTIONS[:2])
+    for count in (True, False):
+        with attach(tiny, Listening(), 40, accounting="nominal", count_flops=count) as trace, torch.no_grad():
+            tiny.model(**inputs)
+        if count:
+            # The keys of 145 rows alone are 2 * 145 * 48 * 48, and are asked for three times.
+            assert all(record.selection_flops > 1e6 for record in trace.samples)
+        else:
+            assert [record.selection_flops for record in trace.samples] == [None, None]
+
+
+@dataclass
+class Threshold(Selector):
+    """Keeps what is longer than the mean: as many as that may be."""
+
+    adaptive: bool = True
+
+    def select(self, view: View, keep: int) -> Selection:
+        assert keep == 0
+        norm = view.hidden.norm(dim=-1)
+        return Selection((norm > norm.mean()).nonzero()[:, 0])
+
+
+def test_an_adaptive_method_decides_how_many_tokens_stay(tiny: MLLM, pictures):
+    inputs = tiny.prepare(pictures, QUESTIONS)
+    with attach(tiny, Threshold(), 7) as trace, torch.no_grad():
+        tiny.model(**inputs)
+    counts = [record.entering[0] for record in trace.samples]
+    assert len(set(counts)) > 1 and all(7 < count < 144 for count in counts)
