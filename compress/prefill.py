@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -86,6 +87,7 @@ class Prefill:
         self.encoding: Encoding | None = None
         self.kept: dict[int, dict[int, Tensor]] = {}  # depth -> sample -> untouched indices
         self.merged: dict[int, dict[int, Tensor]] = {}
+        self.chosen: dict[int, dict[int, Tensor]] = {}  # rows of the view; sorted if their order was free
         self.layers: list[tuple[Layout, Arguments]] = []  # what each decoder layer got
         self.caches: list[Layout] = []  # what each layer's cache holds of the prefill
         self.entered: list[Tensor] = []  # per sample, embeddings of the visual tokens that left the tower
@@ -169,15 +171,15 @@ class Prefill:
             layer.values = layer.values[batch, :, where].transpose(1, 2).contiguous()
 
     def record(self, sample: int) -> Record:
-        """What became of one sample. ValueError for tokens chosen twice, or out of order without merging."""
+        """What became of one sample. ValueError for tokens chosen twice, or out of order without values."""
+        for depth, chosen in self.chosen.items():
+            rows = chosen[sample].tolist() if sample in chosen else []
+            if any(later <= row and later >= 0 for row, later in pairwise(rows)):
+                raise ValueError(
+                    f"select at depth {depth} returned rows {rows}: unique, ascending unless tokens are given"
+                )
         kept = {depth: chosen[sample].tolist() for depth, chosen in self.kept.items() if sample in chosen}
         merged = {depth: chosen[sample].tolist() for depth, chosen in self.merged.items() if sample in chosen}
-        for depth, index in kept.items():
-            places = [place for place in index if place >= 0]
-            if len(set(places)) < len(places) or (not any(merged[depth]) and places != sorted(places)):
-                raise ValueError(
-                    f"select at depth {depth} returned {index}: unique indices, ascending unless merged"
-                )
         tokens = len(self.untouched.index[sample])
         return Record(
             tokens=tokens,
@@ -272,6 +274,8 @@ class Prefill:
         merged = index < 0
         if tokens is not None:
             merged = merged | (tokens != view.hidden[index.clamp(min=0)]).any(1)
+        rows = index if tokens is None else index.sort().values
+        self.chosen.setdefault(view.depth, {})[sample] = rows
         self._note(sample, view.depth, origin(view.index, index), merged)
         return Selection(index, tokens)
 
