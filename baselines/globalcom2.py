@@ -17,14 +17,15 @@ class GlobalCom2(Selector):
     """Let the thumbnail command how many tokens each crop keeps, and which.
 
     "Global Compression Commander: Plug-and-Play Inference Acceleration for High-Resolution Large
-    Vision-Language Models" (Liu et al., AAAI 2026). Reads the scores of CLS for the patches in the tower's
-    last layer, mean over heads; drops between tower and projector; positions are contiguous. The thumbnail
-    keeps its best patches; a crop keeps the more, the more score the thumbnail has where the crop lies; the
-    crop's own scores and the thumbnail's, enlarged, say which. One image without crops is a thumbnail alone.
+    Vision-Language Models" (Liu et al., AAAI 2026, arXiv 2501.05179). Reads the scores of CLS for the patches
+    in the tower's last layer, mean over heads; drops between tower and projector; positions are contiguous.
+    The thumbnail keeps its best patches; a crop keeps the more, the more score the thumbnail has where the
+    crop lies; the crop's own scores and the thumbnail's, enlarged, say which. One image without crops is a
+    thumbnail alone.
 
     Departures: the paper ranks by attention, the code by scores before the softmax (`signal`); the code
-    passes the thumbnail's tokens on in falling order of score (`order`); rounded down, the code's counts only
-    come near the budget, here the crops share what is left of it.
+    passes the thumbnail's tokens on in falling order of score (`order`); the code's counts only come near
+    the budget, here the crops share it out exactly.
     """
 
     temperature: float = 10.0
@@ -58,7 +59,7 @@ class GlobalCom2(Selector):
         ratio = keep / len(scores)
         scales = self.scales(scores[whole], crop_shape(view.crop, view.grid), ratio)
         guided = self.guided(scores[local], self.enlarged(scores[whole], view.grid), crop)
-        first = max(int(len(whole) * ratio), keep - len(local))
+        first = int(len(whole) * ratio)
         kept = best_of_each(guided, crop, share_out(size * scales, size, keep - first))
         return torch.cat([whole[self.ranked(scores[whole], first)], local[kept]])
 

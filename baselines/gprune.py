@@ -15,13 +15,14 @@ class GPrune(Selector):
     """Keep the tokens where information gathers when it flows through the graph of similar tokens.
 
     "What Kind of Visual Tokens Do We Need? Training-free Visual Token Pruning for Multi-modal Large Language
-    Models from the Perspective of Graph" (Jiang et al., AAAI 2025). Reads the projected features alone, drops
-    at the decoder's input; positions stay original. Tokens are linked from cosine `similarity` on; every
-    one's norm flows `iterations` times along the softmax of its links; what arrives is divided by the number
-    of links. The thumbnail and the crops of a tiled image are two graphs that lose the same share.
+    Models from the Perspective of Graph" (Jiang et al., AAAI 2025, arXiv 2501.02268). Reads the projected
+    features alone, drops at the decoder's input; positions stay original. Tokens are linked from cosine
+    `similarity` on; every one's norm flows `iterations` times along the softmax of its links; what arrives is
+    divided by the number of links. Thumbnail and crops of a tiled image are two graphs that lose the same
+    share.
 
     Departures: none known. A link below the threshold is left out of the softmax, where the code gives it a
-    score of -5000; both are 0.
+    score of -5000; its weight is 0 in both.
     """
 
     similarity: float = 0.5

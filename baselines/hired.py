@@ -16,10 +16,10 @@ class HiRED(Selector):
     """Share the budget over the tiles of an image by early CLS attention, spend it by late CLS attention.
 
     "HiRED: Attention-Guided Token Dropping for Efficient Inference of High-Resolution Vision-Language Models"
-    (Arif et al., AAAI 2025). Reads the attention of CLS, summed over heads, in the tower's first layer and in
-    the one whose output the projector reads; drops between tower and projector; positions are contiguous. The
-    thumbnail gets `alpha` of the budget, the crops share the rest by where the thumbnail's 1 - alpha most
-    attended patches lie. One image without crops spends the whole budget by late attention.
+    (Arif et al., AAAI 2025, arXiv 2408.10945). Reads the attention of CLS, summed over heads, in the tower's
+    first layer and in the one whose output the projector reads; drops between tower and projector; positions
+    are contiguous. The thumbnail gets `alpha` of the budget, the crops share the rest by where the
+    thumbnail's 1 - alpha most attended patches lie. One image without crops spends all by late attention.
 
     Departures: the paper gives a crop the patches of the thumbnail that it covers ("spatial"), the code
     consecutive runs of the flattened thumbnail ("flat_chunks"); the paper's late layer is the last one
@@ -45,10 +45,10 @@ class HiRED(Selector):
             return Selection(top_k(late, keep))
         early = view.cls(self.early).sum(0)[view.crop == 0]
         if self.crop_mapping == "spatial":
-            region = crop_of_cell(isqrt(len(early)), crop_shape(view.crop, view.grid)).to(early.device)
+            region = crop_of_cell(isqrt(len(early)), crop_shape(view.crop, view.grid))
         else:
-            region = self.flat_chunks(len(early), int(view.crop.max())).to(early.device)
-        budgets = self.budgets(early, region, view.crop.bincount(), keep)
+            region = self.flat_chunks(len(early), int(view.crop.max()))
+        budgets = self.budgets(early, region.to(early.device), view.crop.bincount(), keep)
         return Selection(best_of_each(late, view.crop, budgets))
 
     def budgets(self, early: Tensor, region: Tensor, sizes: Tensor, keep: int, exact: bool = True) -> Tensor:

@@ -53,7 +53,8 @@ class PruMerge(Selector):
         if self.order == "raster":
             centres = centres.sort().values
         tokens = self.fused(attention, view.keys(self.layer).flatten(1), view.hidden, centres)
-        return Selection(torch.cat([centres, centres.new_tensor([-1])]), tokens)
+        index = torch.cat([centres, centres.new_tensor([-1])])
+        return Selection(index[: len(attention)], tokens[: len(attention)])  # no rest, no token for it
 
     def attention(self, scores: Tensor) -> Tensor:
         """Attention [N] of CLS to the patches from its scaled scores [H, 1 + N], itself first."""
