@@ -1,7 +1,7 @@
 """Images in tiles: what the methods that budget per tile share.
 
 Tile 0 is the thumbnail, the others are crops of the image in row-major order. The tokens of the crops stand
-in raster order over the grid that the crops form when they are put together.
+in raster order over the grid that the crops form when they are put together, without padding.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from compress.base import top_k
+from compress.base import View, top_k
+
+Grid = tuple[int, int]  # rows x columns
 
 
 def share_out(wanted: Tensor, room: Tensor, keep: int) -> Tensor:
@@ -38,14 +40,21 @@ def rows_of_each(part: Tensor, parts: int) -> list[Tensor]:
     return [(part == number).nonzero()[:, 0] for number in range(parts)]
 
 
-def crop_shape(crop: Tensor, grid: tuple[int, int]) -> tuple[int, int]:
-    """Rows x columns of crops, from the tile [N] of each token and the crops' `grid` of tokens."""
-    tiles = crop[crop > 0].view(grid)
-    across = int(tiles[0].max() - tiles[0].min()) + 1
-    return int(tiles.max()) // across, across
+def stitched(view: View) -> tuple[Grid, Grid]:
+    """Rows x columns of all crops' tokens, and of the crops, from a view of an image in tiles at VISION.
+
+    A row of tokens ends where the index skips a newline, or where the crops start again from the left. A
+    single column of crops without newlines is as wide as a tile.
+    """
+    assert view.crop is not None
+    crop, index = view.crop[view.crop > 0], view.index[view.crop > 0]
+    ends = ((index.diff() > 1) | (crop.diff() < 0)).nonzero()[:, 0]
+    columns = int(ends[0]) + 1 if len(ends) else view.grid[1]
+    across = int(crop[:columns].max() - crop[:columns].min()) + 1
+    return (len(crop) // columns, columns), (int(crop.max()) // across, across)
 
 
-def crop_of_cell(side: int, shape: tuple[int, int]) -> Tensor:
+def crop_of_cell(side: int, shape: Grid) -> Tensor:
     """Which crop, from 0, covers each cell [side * side] of the thumbnail; the last ones take the rest."""
     row, column = ((torch.arange(side) // (side // count)).clamp(max=count - 1) for count in shape)
     return (row[:, None] * shape[1] + column).flatten()

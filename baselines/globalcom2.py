@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from baselines.crops import best_of_each, crop_of_cell, crop_shape, share_out
+from baselines.crops import best_of_each, crop_of_cell, share_out, stitched
 from compress.base import VISION, Selection, Selector, View
 
 
@@ -25,7 +25,7 @@ class GlobalCom2(Selector):
 
     Departures: the paper ranks by attention, the code by scores before the softmax (`signal`); the code
     passes the thumbnail's tokens on in falling order of score (`order`); the code's counts only come near
-    the budget, here the crops share it out exactly.
+    the budget, here the crops share it out exactly; the code adds all newlines of the crops, here none go on.
     """
 
     temperature: float = 10.0
@@ -42,8 +42,7 @@ class GlobalCom2(Selector):
     def select(self, view: View, keep: int) -> Selection:
         if view.cls_token is None:
             raise ValueError("globalcom2 needs a vision tower with a CLS token")
-        tokens = len(view.hidden)
-        read = view.cls(self.layer) if self.signal == "attention" else view.scores(self.layer)[:, -tokens:]
+        read = view.cls(self.layer) if self.signal == "attention" else view.scores(self.layer)[:, 1:]
         scores = read.float().mean(0)
         index = self.ranked(scores, keep) if view.crop is None else self.command(view, scores, keep)
         if self.order == "raster":
@@ -54,11 +53,13 @@ class GlobalCom2(Selector):
         """Rows [keep] of a tiled image: the thumbnail's by score, then the crops' in raster order."""
         assert view.crop is not None
         local = (view.crop > 0).nonzero()[:, 0]
-        crop, size = view.crop[local] - 1, view.crop[local].bincount()[1:]
+        crop = view.crop[local] - 1
         whole = (view.crop == 0).nonzero()[:, 0]
         ratio = keep / len(scores)
-        scales = self.scales(scores[whole], crop_shape(view.crop, view.grid), ratio)
-        guided = self.guided(scores[local], self.enlarged(scores[whole], view.grid), crop)
+        grid, shape = stitched(view)
+        scales = self.scales(scores[whole], shape, ratio)
+        guided = self.guided(scores[local], self.enlarged(scores[whole], grid), crop)
+        size = crop.bincount(minlength=len(scales))
         first = int(len(whole) * ratio)
         kept = best_of_each(guided, crop, share_out(size * scales, size, keep - first))
         return torch.cat([whole[self.ranked(scores[whole], first)], local[kept]])

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from baselines.crops import best_of_each, crop_of_cell, crop_shape, share_out
+from baselines.crops import best_of_each, crop_of_cell, share_out, stitched
 from compress.base import VISION, Selection, Selector, View, top_k
 
 
@@ -45,7 +45,8 @@ class HiRED(Selector):
             return Selection(top_k(late, keep))
         early = view.cls(self.early).sum(0)[view.crop == 0]
         if self.crop_mapping == "spatial":
-            region = crop_of_cell(isqrt(len(early)), crop_shape(view.crop, view.grid))
+            _, shape = stitched(view)
+            region = crop_of_cell(isqrt(len(early)), shape)
         else:
             region = self.flat_chunks(len(early), int(view.crop.max()))
         budgets = self.budgets(early, region.to(early.device), view.crop.bincount(), keep)

@@ -1,9 +1,22 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 
-from baselines.crops import best_of_each, crop_of_cell, crop_shape, share_out
+from baselines.crops import best_of_each, crop_of_cell, share_out, stitched
+from baselines.farthest import Farthest
+from baselines.globalcom2 import GlobalCom2
+from baselines.gprune import GPrune
+from baselines.hired import HiRED
+from baselines.prumerge import PruMerge
+from compress.attach import attach
+from compress.base import INPUT, VISION, Selection, Selector, View
+from compress.models import MLLM
 
 
 def test_shares_follow_what_is_wanted_and_add_up():
@@ -35,14 +48,140 @@ def test_every_part_keeps_its_best():
     assert best_of_each(scores, part, torch.tensor([0, 0, 2])).tolist() == [4, 5]
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(2, 2), (1, 3), (3, 1), (1, 2)])
-def test_the_shape_of_the_crops_is_read_from_their_tokens(rows: int, columns: int):
-    stitched = torch.arange(1, rows * columns + 1).view(rows, columns)
-    stitched = stitched.repeat_interleave(4, 0).repeat_interleave(5, 1)
-    crop = torch.cat([torch.zeros(16, dtype=torch.long), stitched.flatten()])
-    assert crop_shape(crop, (4 * rows, 5 * columns)) == (rows, columns)
+def tiled(shape: tuple[int, int], height: int, width: int, newlines: bool) -> View:
+    """A thumbnail of 4 x 4 and crops of 4 x 4, of whose grid the middle `height` x `width` is no padding."""
+    crop = (
+        torch.arange(1, shape[0] * shape[1] + 1).view(shape).repeat_interleave(4, 0).repeat_interleave(4, 1)
+    )
+    top, left = (len(crop) - height) // 2, (crop.shape[1] - width) // 2
+    crop = crop[top : top + height, left : left + width]
+    index = torch.arange(height)[:, None] * (width + newlines) + torch.arange(width)
+    return View(
+        depth=VISION,
+        hidden=torch.zeros(16 + crop.numel(), 2),
+        visual=torch.empty(0, 2),
+        text=torch.empty(0, 2),
+        index=torch.cat([torch.arange(16), 16 + index.flatten()]),
+        grid=(4, 4),
+        crop=torch.cat([torch.zeros(16, dtype=torch.long), crop.flatten()]),
+    )
+
+
+@pytest.mark.parametrize("newlines", [True, False])
+@pytest.mark.parametrize("shape", [(2, 2), (1, 3), (3, 1), (1, 2), (2, 1)])
+def test_the_shape_of_the_crops_is_read_from_their_tokens(shape: tuple[int, int], newlines: bool):
+    rows, columns = 4 * shape[0], 4 * shape[1]
+    assert stitched(tiled(shape, rows, columns, newlines)) == ((rows, columns), shape)
+    assert stitched(tiled(shape, rows - 2, columns, newlines)) == ((rows - 2, columns), shape)
+    if newlines or shape[1] > 1:
+        assert stitched(tiled(shape, rows, columns - 2, newlines)) == ((rows, columns - 2), shape)
 
 
 def test_the_last_crops_cover_what_is_left_of_the_thumbnail():
     assert crop_of_cell(2, (2, 2)).tolist() == [0, 1, 2, 3]
     assert crop_of_cell(4, (1, 3)).view(4, 4).tolist() == [[0, 1, 2, 2]] * 4
+
+
+# On a model that sees images in tiles -----------------------------------------------------------------------
+
+QUESTIONS = ["how many ?", "what shape ?", "what color is the star ?", "is there a red circle above ?"]
+METHODS = [
+    HiRED(),
+    HiRED(crop_mapping="spatial"),
+    GlobalCom2(),
+    GlobalCom2(signal="attention", order="raster"),
+    GPrune(),
+    Farthest(),
+]
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Image.Image]:
+    """Noise of different shapes: width, height."""
+    rng = np.random.default_rng(2)
+    shapes = [(48, 48), (60, 30), (20, 70), (26, 34)]
+    return [Image.fromarray(rng.integers(0, 255, (high, wide, 3), dtype=np.uint8)) for wide, high in shapes]
+
+
+@dataclass
+class Looking(Selector):
+    """Keeps all but one and remembers how the crops lie."""
+
+    depth = VISION
+
+    def select(self, view: View, keep: int) -> Selection:
+        self.seen = stitched(view)
+        return Selection(torch.arange(keep))
+
+
+def test_the_shape_of_the_crops_is_the_models(tiny_next: MLLM, images):
+    for image in images:
+        inputs, method = tiny_next.prepare([image], QUESTIONS[:1]), Looking()
+        with attach(tiny_next, method, 30), torch.no_grad():
+            tiny_next.model(**inputs)
+        pinpoints = tiny_next.model.config.image_grid_pinpoints
+        (rows, columns), shape = method.seen
+        assert shape == get_anyres_image_grid_shape(image.size[::-1], pinpoints, 24)
+        (picture,) = tiny_next.pictures(inputs)
+        assert rows == (picture.tile < 0).sum() and rows * columns == (picture.tile > 0).sum()
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_budgets_are_exact_for_images_in_tiles(tiny_next: MLLM, images, method: Selector):
+    inputs = tiny_next.prepare(images, QUESTIONS)
+    pictures = tiny_next.pictures(inputs)
+    for keep in (1, 2, 40, min(map(len, pictures)) - 1):
+        with attach(tiny_next, method, keep) as trace, torch.no_grad():
+            tiny_next.model(**inputs)
+        for record, picture in zip(trace.samples, pictures, strict=True):
+            there = int((picture.tile >= 0).sum()) if method.depth == VISION else len(picture)
+            assert record.entering == [min(keep, there)] * 6
+            assert len(set(record.kept[method.depth])) == min(keep, there)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_a_batch_of_images_in_tiles_equals_its_samples(tiny_next: MLLM, images, method: Selector):
+    with attach(tiny_next, method, 40) as trace, torch.no_grad():
+        together = tiny_next.model(**tiny_next.prepare(images, QUESTIONS)).logits[:, -1]
+        alone = [
+            tiny_next.model(**tiny_next.prepare([image], [question])).logits[0, -1]
+            for image, question in zip(images, QUESTIONS, strict=True)
+        ]
+    torch.testing.assert_close(together, torch.stack(alone), atol=3e-5, rtol=1e-5)
+    assert trace.samples[:4] == trace.samples[4:]
+
+
+def test_every_tile_is_read_by_its_own_attention(tiny_next: MLLM, images):
+    """Late attention of the model's own tower, tile by tile, says what HiRED keeps of each tile."""
+    inputs = tiny_next.prepare(images[:1], QUESTIONS[:1])
+    with attach(tiny_next, HiRED(), 60) as trace, torch.no_grad():
+        tiny_next.model(**inputs)
+    (picture,) = tiny_next.pictures(inputs)
+    tower, layer = tiny_next.tower, tiny_next.tower_layers[-2]
+    with torch.no_grad():
+        hidden = tower(inputs["pixel_values"].flatten(0, 1), output_hidden_states=True).hidden_states[-3]
+        normed = layer.layer_norm1(hidden)
+        query, keys = (
+            each(normed).unflatten(-1, (4, 12)) for each in (layer.self_attn.q_proj, layer.self_attn.k_proj)
+        )
+        attention = (query[:, :1] * keys).sum(-1).mul(12**-0.5).softmax(1)[:, 1:].sum(-1)  # [tiles, patches]
+    kept = torch.tensor(trace.samples[0].kept[VISION])
+    for tile in range(picture.tiles):
+        mine = kept[picture.tile[kept] == tile]
+        worth = attention[tile, picture.patch[picture.tile == tile]]
+        threshold = worth.sort(descending=True).values[len(mine) - 1] if len(mine) else torch.inf
+        assert (attention[tile, picture.patch[mine]] >= threshold - 1e-6).all()
+
+
+def test_g_prune_keeps_the_newlines(tiny_next: MLLM, images):
+    inputs = tiny_next.prepare(images, QUESTIONS)
+    with attach(tiny_next, GPrune(), 60) as trace, torch.no_grad():
+        tiny_next.model(**inputs)
+    for record, picture in zip(trace.samples, tiny_next.pictures(inputs), strict=True):
+        assert (picture.tile[record.kept[INPUT]] < 0).sum() == (picture.tile < 0).sum()
+
+
+def test_prumerge_says_that_it_knows_no_tiles(tiny_next: MLLM, images):
+    inputs = tiny_next.prepare(images[:1], QUESTIONS[:1])
+    with pytest.raises(ValueError, match="no rule for images in tiles"), attach(tiny_next, PruMerge(), 40):
+        tiny_next.model(**inputs)

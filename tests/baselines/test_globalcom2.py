@@ -23,7 +23,7 @@ def view(scores: Tensor, crop: Tensor | None = None) -> View:
         visual=torch.empty(0, 4),
         text=torch.empty(0, 4),
         index=torch.arange(len(hidden)),
-        grid=(8, 8) if crop is not None else (1, len(hidden)),
+        grid=(4, 4) if crop is not None else (1, len(hidden)),
         crop=crop,
         cls_token=hidden[0],
         cls=lambda layer: {-1: whole}[layer].softmax(-1)[:, 1:],
@@ -93,6 +93,14 @@ def test_tiles_share_the_budget_as_the_thumbnail_commands():
     kept = TILES[index].bincount(minlength=5).tolist()
     assert kept == [4, 3, 7, 3, 3] and index[:4].tolist() == [2, 3, 6, 7]
     assert (index[4:].diff() > 0).all()  # crops in raster order
+
+
+def test_a_crop_that_is_half_padding_keeps_half():
+    crop = torch.tensor([0] * 16 + [1] * 8 + [2] * 16 + [3] * 8)  # a column of three
+    flat = torch.rand(1, 48, generator=torch.Generator().manual_seed(0))
+    flat[:, :16] = 1
+    index = GlobalCom2().select(view(flat, crop), 24).index
+    assert crop[index].bincount().tolist() == [8, 4, 8, 4]
 
 
 @pytest.mark.parametrize("order", ["score", "raster"])

@@ -63,3 +63,14 @@ def test_thumbnail_and_crops_are_two_graphs_that_lose_the_same_share(keep: int):
         assert (index < 16).sum() == 4
         assert index[:4].tolist() == GPrune().select(view(features[:16]), 4).index.tolist()
         assert (index[4:] - 16).tolist() == GPrune().select(view(features[16:]), 16).index.tolist()
+
+
+@pytest.mark.parametrize(("keep", "stay"), [(1, 0), (5, 2), (8, 4), (40, 4), (83, 4)])
+def test_newlines_stay_but_take_half_of_the_budget_at_most(keep: int, stay: int):
+    features = torch.randn(84, 8, generator=torch.Generator().manual_seed(0))
+    crop = torch.cat([torch.zeros(16), torch.cat([torch.ones(16), -torch.ones(1)]).repeat(4)]).long()
+    index = GPrune().select(view(features, crop), keep).index
+    assert len(index) == keep and (crop[index] < 0).sum() == stay
+    rest = features[crop >= 0]
+    without = GPrune().select(view(rest, crop[crop >= 0]), keep - stay).index
+    assert torch.equal(features[index[crop[index] >= 0]], rest[without])
