@@ -42,7 +42,11 @@ class GlobalCom2(Selector):
     def select(self, view: View, keep: int) -> Selection:
         if view.cls_token is None:
             raise ValueError("globalcom2 needs a vision tower with a CLS token")
-        read = view.cls(self.layer) if self.signal == "attention" else view.scores(self.layer)[:, 1:]
+        read = (
+            view.cls(self.layer)
+            if self.signal == "attention"
+            else view.scores(self.layer)[:, -len(view.hidden) :]
+        )
         scores = read.float().mean(0)
         index = self.ranked(scores, keep) if view.crop is None else self.command(view, scores, keep)
         if self.order == "raster":

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from baselines.crops import rows_of_each, share_out
 from compress.base import VISION, Selection, Selector, View
 
 
@@ -24,7 +25,8 @@ class PruMerge(Selector):
     Departures: the paper averages a centre with its nearest *dropped* patches, the code adds its nearest
     patches, dropped or not, with their attention as weights that are never normalised (`merging`). The code
     takes the fence over a batch, here it is each image's own, and passes one centre at least. Training-free;
-    the published numbers are of fine-tuned models.
+    the published numbers are of fine-tuned models. Tiles of one image are compressed one by one, as HiRED's
+    authors ran it, with budgets in proportion to their patches.
     """
 
     adaptive: bool = False
@@ -43,18 +45,28 @@ class PruMerge(Selector):
     def select(self, view: View, keep: int) -> Selection:
         if view.cls_token is None:
             raise ValueError("prumerge needs a vision tower with a CLS token")
-        if view.crop is not None:
-            raise ValueError("prumerge knows no rule for images in tiles: use a model that sees one image")
-        attention = self.attention(view.scores(self.layer))
+        crop, tiles = torch.zeros_like(view.index) if view.crop is None else view.crop, len(view.cls_token)
+        scores, keys = view.scores(self.layer), view.keys(self.layer).flatten(1)
+        sizes = crop.bincount(minlength=tiles)
+        index, tokens = [], []
+        for tile, (rows, budget) in enumerate(
+            zip(rows_of_each(crop, tiles), share_out(sizes, sizes, keep).tolist(), strict=True)
+        ):
+            if len(rows) and (budget or self.adaptive):
+                attention = self.attention(torch.cat([scores[:, [tile]], scores[:, tiles + rows]], 1))
+                centres = self.centres(attention, budget)
+                rest = rows.new_full((min(1, len(rows) - len(centres)),), -1)
+                index += [rows[centres], rest]
+                tokens.append(self.fused(attention, keys[rows], view.hidden[rows], centres))
+        return Selection(torch.cat(index), torch.cat(tokens))
+
+    def centres(self, attention: Tensor, keep: int) -> Tensor:
+        """The patches that others join, in the order in which they go on, `keep` with the rest's token."""
         if self.adaptive:
             centres = self.outlying(attention, self.ratio(attention))
         else:
             centres = self.budgeted(attention, keep - 1)
-        if self.order == "raster":
-            centres = centres.sort().values
-        tokens = self.fused(attention, view.keys(self.layer).flatten(1), view.hidden, centres)
-        index = torch.cat([centres, centres.new_tensor([-1])])
-        return Selection(index[: len(attention)], tokens[: len(attention)])  # no rest, no token for it
+        return centres.sort().values if self.order == "raster" else centres
 
     def attention(self, scores: Tensor) -> Tensor:
         """Attention [N] of CLS to the patches from its scaled scores [H, 1 + N], itself first."""
@@ -77,7 +89,7 @@ class PruMerge(Selector):
         return ranked(attention)[:count]
 
     def fused(self, attention: Tensor, keys: Tensor, features: Tensor, centres: Tensor) -> Tensor:
-        """Features [n + 1, C]: the n centres with their neighbours, then the rest.
+        """Features [n + 1, C]: the n centres with their neighbours, then the rest, if there is one.
 
         attention [N], keys [N, d], features [N, C], centres [n].
         """
@@ -94,7 +106,8 @@ class PruMerge(Selector):
         weights = weights.scatter(1, centres[:, None], own[:, None])
         if self.merging == "paper":
             weights = weights / weights.sum(1, keepdim=True)
-        weights = torch.cat([weights, (attention * dropped)[None]])
+        if dropped.any():
+            weights = torch.cat([weights, (attention * dropped)[None]])
         return (weights @ features.float()).to(features.dtype)
 
 

@@ -44,12 +44,13 @@ class View:
     inputs: Tensor | None = None  # [M, D] embeddings of all visual tokens that left the tower; None at VISION
     context: Tensor | None = None  # [T, C] hidden states of the other tokens at this depth; None at VISION
     crop: Tensor | None = None  # [N] image tile, 0 = thumbnail; None = there is one image only
-    cls_token: Tensor | None = None  # [C] the tower's CLS feature, at VISION
+    cls_token: Tensor | None = None  # [P, C] the tower's CLS feature of each tile, at VISION
     cls: Callable[[int], Tensor] = (
         _missing  # tower layer -> [H, N] attention of CLS to the patches, softmax with CLS
     )
     scores: Callable[[int], Tensor] = (
-        _missing  # tower layer -> [H, 1 + N] scaled scores of CLS for itself and the patches, before softmax
+        _missing  # tower layer -> [H, P + N] scaled scores of CLS, before softmax: of each tile's for itself,
+        # then for the patches of its tile
     )
     keys: Callable[[int], Tensor] = _missing  # tower layer -> [N, H, d] keys of the patches, unscaled
     attention: Callable[[int, Sequence[int] | Tensor], Tensor] = _missing

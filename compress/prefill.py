@@ -243,7 +243,8 @@ class Prefill:
             return self._shortened_tiles(place, encoding)
         patches = (picture.tile >= 0).nonzero()[:, 0].to(index)
         tile, patch = picture.tile.to(index)[patches], picture.patch.to(index)[patches]
-        features = encoding.features[self.tiles[place] + tile, patch]
+        first = self.tiles[place]
+        features = encoding.features[first + tile, patch]
         if VISION not in self.schedules[place]:
             return patches, features
         view = View(
@@ -252,7 +253,7 @@ class Prefill:
             visual=hidden.new_empty(0, hidden.shape[-1]),
             text=self.text[place[0]],
             index=patches,
-            cls_token=None if encoding.cls is None else encoding.cls[self.tiles[place]],
+            cls_token=None if encoding.cls is None else encoding.cls[first : first + picture.tiles],
             **self._signals(place, patches),
         )
         selection = self._select(place, view)
@@ -395,8 +396,8 @@ class Prefill:
 
         def with_itself(layer: int) -> Tensor:
             parts, _ = self._tower_inputs(place, layer, index)
-            own = cls_scores(self.mllm.tower_layers[layer], parts[0])[:, :1]
-            return torch.cat([own, scores(layer)], 1)
+            own = [cls_scores(self.mllm.tower_layers[layer], part)[:, :1] for part in parts]
+            return torch.cat([*own, scores(layer)], 1)
 
         tile = picture.tile.to(index)[index.clamp(min=0)]
         return {

@@ -95,3 +95,9 @@ def test_farthest_starts_in_the_middle_and_spreads_by_angle():
 def test_farthest_never_takes_a_token_twice_even_among_equals():
     assert kept(Farthest().select(replace(view(), visual=torch.ones(144, 4)), 143)) == list(range(143))
     assert kept(Farthest().select(view(), 3)) == [0, 1, 2]  # no direction at all
+
+
+def test_grid_takes_even_steps_through_an_image_in_tiles(tiny_next: MLLM, pictures):
+    with attach(tiny_next, Grid(), 24) as trace, torch.no_grad():
+        tiny_next.model(**tiny_next.prepare(pictures[:1], ["how many ?"]))
+    assert trace.samples[0].kept[0] == list(range(4, 192, 8))

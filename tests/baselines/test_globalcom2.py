@@ -25,7 +25,7 @@ def view(scores: Tensor, crop: Tensor | None = None) -> View:
         index=torch.arange(len(hidden)),
         grid=(4, 4) if crop is not None else (1, len(hidden)),
         crop=crop,
-        cls_token=hidden[0],
+        cls_token=hidden[:1],
         cls=lambda layer: {-1: whole}[layer].softmax(-1)[:, 1:],
         scores=lambda layer: {-1: whole}[layer],
     )

@@ -25,7 +25,7 @@ def view(attention: dict[int, Tensor], crop: Tensor | None = None) -> View:
         index=torch.arange(tokens),
         grid=(4, 4) if crop is not None else (1, tokens),
         crop=crop,
-        cls_token=hidden[0],
+        cls_token=hidden[:1],
         cls=lambda layer: torch.stack([attention[layer] * 0.25, attention[layer] * 0.75]),
     )
 

@@ -29,7 +29,7 @@ def view(tokens: int = 144, heads: int = 4, seed: int = 0, outliers: int = 0) ->
         text=torch.empty(0, 4),
         index=torch.arange(tokens),
         grid=(1, tokens),
-        cls_token=hidden[0],
+        cls_token=hidden[:1],
         scores=lambda layer: {-1: scores}[layer],
         keys=lambda layer: {-1: keys}[layer],
     )
@@ -176,8 +176,27 @@ def test_adaptive_counts_are_each_images_own(tiny: MLLM, pictures, method):
         assert record.entering == [len(record.kept[VISION])] * 6 and 2 <= record.entering[0] <= 144
 
 
-def test_images_in_tiles_and_towers_without_cls_are_refused():
-    with pytest.raises(ValueError, match="no rule for images in tiles"):
-        PruMerge().select(replace(view(), crop=torch.zeros(144, dtype=torch.long)), 9)
+def test_tiles_are_compressed_one_by_one():
+    whole, crop = view(16, seed=1), view(48, seed=2)
+    both = replace(
+        whole,
+        hidden=torch.cat([whole.hidden, crop.hidden]),
+        index=torch.arange(64),
+        crop=torch.tensor([0] * 16 + [1] * 48),
+        cls_token=torch.cat([whole.hidden[:1], crop.hidden[:1]]),
+        scores=lambda layer: torch.cat([part.scores(-1)[:, :1] for part in (whole, crop)]
+            + [part.scores(-1)[:, 1:] for part in (whole, crop)], 1),
+        keys=lambda layer: torch.cat([whole.keys(-1), crop.keys(-1)]),
+    )  # fmt: skip
+    for adaptive, keep in ((False, 20), (True, 0)):
+        method = PruMerge(adaptive=adaptive)
+        first, second = method.select(whole, keep // 4), method.select(crop, keep - keep // 4)
+        moved = torch.where(second.index < 0, -1, 16 + second.index)
+        selection = method.select(both, keep)
+        assert torch.equal(selection.index, torch.cat([first.index, moved]))
+        torch.testing.assert_close(selection.tokens, torch.cat([first.tokens, second.tokens]))
+
+
+def test_a_tower_without_cls_is_refused():
     with pytest.raises(ValueError, match="prumerge needs a vision tower with a CLS token"):
         PruMerge().select(replace(view(), cls_token=None), 9)

@@ -9,11 +9,22 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+)
 
 from compress.attach import attach
 from compress.base import INPUT, VISION, Selection, Selector, View, top_k
 from compress.fitness import AnswerLoss
-from compress.models import MLLM, load
+from compress.models import MLLM, adapt, load
+from compress.network import Compressor
 
 QUESTIONS = ["what color is the star ?", "how many ?", "is there a red circle above ?", "what shape ?"]
 FAMILIES = ["tiny", "tiny_next", "tiny_qwen"]
@@ -289,3 +300,86 @@ def test_candidate_losses_equal_a_masked_forward(mllm: MLLM, images):
             logits = mllm.head(hidden)[0, -len(embedded.response) - 1 : -1]
             expected = torch.nn.functional.cross_entropy(logits, embedded.response)
             assert found == pytest.approx(expected.item(), abs=2e-5)
+
+
+CLIP_L = {
+    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+    "image_size": 336, "patch_size": 14, "projection_dim": 768,
+}  # fmt: skip
+PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+
+
+def vicuna(size: str) -> LlamaConfig:
+    """The decoder of LLaVA-1.5 and LLaVA-NeXT with Vicuna, 7B or 13B."""
+    wide = size == "13B"
+    return LlamaConfig(
+        vocab_size=32064, hidden_size=5120 if wide else 4096, intermediate_size=13824 if wide else 11008,
+        num_hidden_layers=40 if wide else 32, num_attention_heads=40 if wide else 32,
+        num_key_value_heads=40 if wide else 32, max_position_embeddings=4096,
+    )  # fmt: skip
+
+
+def at_full_size(name: str) -> MLLM:
+    """The published configuration, without memory for weights."""
+    clip = CLIPVisionConfig(**CLIP_L)
+    with torch.device("meta"):
+        if name.startswith("llava-1.5"):
+            config = LlavaConfig(vision_config=clip, text_config=vicuna("13B" if "13b" in name else "7B"))
+            return adapt(LlavaForConditionalGeneration(config))
+        if name.startswith("llava-next"):
+            config = LlavaNextConfig(
+                vision_config=clip, text_config=vicuna("7B"), image_grid_pinpoints=PINPOINTS
+            )
+            return adapt(LlavaNextForConditionalGeneration(config))
+        text = {
+            "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
+            "num_attention_heads": 28, "num_key_value_heads": 4,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+        }  # fmt: skip
+        return adapt(Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text)))
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "layers", "tower_depth", "compressor"),
+    [
+        ("llava-1.5-7b", 576, 32, 23, 202_383_360),
+        ("llava-1.5-13b", 576, 40, 23, None),
+        ("llava-next-7b", 576 + 48 * 49, 32, 23, 202_383_360),
+        ("qwen2.5-vl-7b", None, 28, 32, 233_057_792),
+    ],
+)
+def test_published_configurations_fit_their_adapters(name, tokens, layers, tower_depth, compressor):
+    mllm = at_full_size(name)
+    assert mllm.layers == layers and mllm.tower_depth == tower_depth
+    assert tokens is None or mllm.visual_tokens == tokens
+    if compressor:
+        with torch.device("meta"):
+            made = Compressor(mllm.decoder.config)
+        head = made.width + 1
+        assert sum(parameter.numel() for parameter in made.parameters()) == compressor + head
+
+
+def test_the_fixed_grid_at_full_size_has_2880_tokens():
+    mllm = at_full_size("llava-next-7b")
+    mllm.fix_grid()
+    assert mllm.visual_tokens == 2880
+    pictures = mllm.pictures({"image_sizes": torch.tensor([[640, 640]])})  # `encode` pads to a square
+    assert [len(picture) for picture in pictures] == [2880]
+
+
+def test_a_native_grid_depends_on_the_shape_of_the_image():
+    """640 x 480 in 2 x 2 crops of 24 x 24: after the thumbnail 36 rows of 48 patches and a newline."""
+    mllm = at_full_size("llava-next-7b")
+    (picture,) = mllm.pictures({"image_sizes": torch.tensor([[480, 640]])})
+    assert len(picture) == 576 + 36 * 49 and int((picture.tile < 0).sum()) == 36
+
+
+def test_the_pipeline_of_transformers_answers_with_fewer_tokens(mllm: MLLM, images):
+    from transformers import pipeline
+
+    pipe = pipeline("image-text-to-text", model=mllm.model, processor=mllm.processor)
+    content = [{"type": "image", "image": images[1]}, {"type": "text", "text": QUESTIONS[0]}]
+    with attach(mllm.model, Share()) as trace:
+        said = pipe(text=[{"role": "user", "content": content}], max_new_tokens=3, return_full_text=False)
+    assert said[0]["generated_text"] is not None
+    assert [round(0.3 * record.tokens) for record in trace.samples] == [trace.samples[0].entering[0]]
