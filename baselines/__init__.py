@@ -1,14 +1,18 @@
 """Published and control methods, one file and one class each; a new one is a file and a line in `METHODS`."""
 
+from baselines.downsample import Downsample
 from baselines.farthest import Farthest
 from baselines.fastv import FastV
 from baselines.globalcom2 import GlobalCom2
 from baselines.gprune import GPrune
 from baselines.grid import Grid
 from baselines.hired import HiRED
+from baselines.mustdrop import MustDrop
 from baselines.none import KeepAll
+from baselines.pool import Pool
 from baselines.prumerge import PruMerge, PruMergePlus
 from baselines.random import Random
+from baselines.tome import ToMe
 from baselines.visionzip import VisionZip
 from compress.base import Selector
 from compress.evocomp import EvoComp
@@ -18,6 +22,8 @@ METHODS: dict[str, type[Selector]] = {
     "random": Random,
     "grid": Grid,
     "farthest": Farthest,
+    "pool": Pool,
+    "downsample": Downsample,
     "fastv": FastV,
     "hired": HiRED,
     "prumerge": PruMerge,
@@ -25,11 +31,14 @@ METHODS: dict[str, type[Selector]] = {
     "visionzip": VisionZip,
     "globalcom2": GlobalCom2,
     "gprune": GPrune,
+    "tome": ToMe,
+    "mustdrop": MustDrop,
     "evocomp": EvoComp,
 }
 
 __all__ = [
     "METHODS",
+    "Downsample",
     "EvoComp",
     "Farthest",
     "FastV",
@@ -38,8 +47,11 @@ __all__ = [
     "Grid",
     "HiRED",
     "KeepAll",
+    "MustDrop",
+    "Pool",
     "PruMerge",
     "PruMergePlus",
     "Random",
+    "ToMe",
     "VisionZip",
 ]

@@ -1,6 +1,17 @@
 """Fidelity: what our code makes of the inputs that official implementations were recorded on."""
 
-from bench.fidelity import dpcknn, fastv, globalcom2, gprune, hired, losses, prumerge, visionzip
+from bench.fidelity import (
+    dpcknn,
+    fastv,
+    globalcom2,
+    gprune,
+    hired,
+    losses,
+    mustdrop,
+    prumerge,
+    tome,
+    visionzip,
+)
 from bench.fidelity.cases import GOLDEN, Case, Check, Verdict, read_cases, verify
 
 CHECKS: dict[str, Check] = {
@@ -10,6 +21,8 @@ CHECKS: dict[str, Check] = {
     "visionzip": visionzip.check,
     "globalcom2": globalcom2.check,
     "gprune": gprune.check,
+    "tome": tome.check,
+    "mustdrop": mustdrop.check,
     "dpcknn": dpcknn.check,
     "ghmc": losses.ghmc,
     "losses_formula": losses.formulas,
