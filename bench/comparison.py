@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
-from math import inf, isnan, nan
+from math import isnan, nan
 from statistics import fmean
 
 import numpy as np
@@ -124,6 +124,8 @@ def assemble(
 ) -> Comparison:
     """The comparison of all cells of all groups: vanilla, then budget by budget, the best average first.
 
+    Adaptive rows, which have no budget, come after those that have one, and rows without an average last.
+
     `difficulty` names the method whose right answers make a question easy, in the first group. ValueError
     if a group lacks vanilla on a task that others of its rows were measured on.
     """
@@ -147,9 +149,7 @@ def assemble(
         *(
             row
             for rows in below.values()
-            for row in sorted(
-                rows, key=lambda row: -inf if row.average is None else row.average, reverse=True
-            )
+            for row in sorted(rows, key=lambda row: (row.average is None, row.adaptive, -(row.average or 0)))
         ),
     ]
     return Comparison(

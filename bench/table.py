@@ -42,7 +42,7 @@ class Block:
         """The row to hold against the first: the reference, or the second where the reference is first."""
         if contrast := self.rows[0].reference:
             return next((row for row in self.rows if row.method == contrast.rival), None)
-        return next(iter(self.rows[1:]), None)
+        return next((row for row in self.rows[1:] if not row.adaptive), None)
 
     @property
     def between(self) -> Contrast | None:
@@ -59,11 +59,17 @@ class Block:
         gap = self.between.gap if self.rows[0].reference else -self.between.gap
         return f"ahead by {gap}{'' if self.between.significant else ', not significant'}"
 
-    def best(self, value: float | None, column: str) -> bool:
-        """Whether a figure of `column` (a task or "average") is the block's highest, to one decimal."""
-        values = [row.average if column == "average" else row.scores.get(column) for row in self.rows]
-        known = [each for each in values if each is not None]
-        return value is not None and len(known) > 1 and one(value) == one(max(known))
+    def best(self, row: Row, column: str) -> bool:
+        """Whether a row has the block's highest figure of `column` (a task or "average"), to one decimal.
+
+        A row without a budget competes with nobody.
+        """
+
+        def figure(row: Row) -> float | None:
+            return row.average if column == "average" else row.scores.get(column)
+
+        known = [value for each in self.rows if not each.adaptive and (value := figure(each)) is not None]
+        return len(known) > 1 and not row.adaptive and one(figure(row)) == one(max(known))
 
 
 def one(value: float | None) -> str:
@@ -118,7 +124,8 @@ def notes(comparison: Comparison) -> list[str]:
 
 def headlines(comparison: Comparison) -> list[str]:
     """One sentence per budget: who is first, who is next or the reference, and the interval between them."""
-    return [_headline(block) for block in blocks(comparison)[1:] if block.rows[0].average is not None]
+    ranked = (block for block in blocks(comparison)[1:] if block.rows[0].average is not None)
+    return [_headline(block) for block in ranked if not block.rows[0].adaptive]
 
 
 def _headline(block: Block) -> str:
@@ -230,9 +237,7 @@ def _plain(text: str) -> str:
 
 
 def _bold(comparison: Comparison, block: Block, row: Row, bold: Callable[[str], str]) -> list[str]:
-    columns = [*comparison.tasks, "average"]
-    values = [*(row.scores.get(task) for task in comparison.tasks), row.average]
-    best = [block.best(value, column) for value, column in zip(values, columns, strict=True)]
+    best = [block.best(row, column) for column in (*comparison.tasks, "average")]
     figures = _figures(comparison, row)
     return [bold(text) if mark else text for text, mark in zip(figures, best + [False] * 3, strict=True)]
 

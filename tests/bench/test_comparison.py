@@ -49,9 +49,9 @@ def row(comparison: Comparison, method: str, keep: int) -> Any:
     return next(row for row in comparison.rows if (row.method, row.keep) == (method, keep))
 
 
-def test_rows_come_by_budget_and_average_and_incomplete_ones_last(made: Comparison) -> None:
+def test_rows_come_by_budget_and_average_then_adaptive_and_incomplete_ones(made: Comparison) -> None:
     assert [(row.method, row.keep) for row in made.rows] == [
-        ("none", 16), ("near", 4), ("own", 4), ("clear", 4), ("late", 4),
+        ("none", 16), ("near", 4), ("clear", 4), ("own", 4), ("late", 4),
         ("near", 2), ("clear", 2), ("late", 2),
     ]  # fmt: skip
 

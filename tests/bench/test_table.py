@@ -177,8 +177,17 @@ def test_headlines_name_the_first_the_reference_and_the_interval(comparison: Com
 def test_figures_that_look_equal_are_both_best(comparison: Comparison) -> None:
     whole, ours, rival, *_ = comparison.rows
     even = blocks(replace(comparison, rows=(whole, ours, replace(rival, average=89.96))))[1]
-    assert [even.best(row.average, "average") for row in even.rows] == [True, True]
-    assert not even.best(None, "average")
+    assert [even.best(row, "average") for row in even.rows] == [True, True]
+
+
+def test_a_row_without_a_budget_competes_with_nobody(comparison: Comparison) -> None:
+    _, ours, rival, own, *_ = comparison.rows
+    high = replace(own, average=99.0, scores={"gqa": 99.0, "vqav2": 99.0})
+    block = blocks(replace(comparison, rows=(comparison.rows[0], ours, high, rival)))[1]
+    assert [block.best(row, "average") for row in block.rows] == [True, False, False]
+    assert block.other == rival
+    alone = replace(comparison, rows=(comparison.rows[0], high))
+    assert headlines(alone) == []
 
 
 def test_a_mixed_table_is_marked_in_every_form(comparison: Comparison) -> None:
