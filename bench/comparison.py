@@ -7,8 +7,7 @@ and every row's share is of its own group's vanilla.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from itertools import product
+from dataclasses import dataclass, field, replace
 from math import isnan, nan
 from statistics import fmean
 
@@ -285,55 +284,3 @@ def hard_shares(comparison: Comparison, keep: int) -> dict[str, float]:
             found.setdefault(name, []).append(float(share(score, whole)))
     most = max(map(len, found.values()), default=0)
     return {name: fmean(listed) for name, listed in found.items() if len(listed) == most}
-
-
-def records(comparison: Comparison) -> list[dict[str, object]]:
-    """One record per method, budget and task: score, share, tests, ledger, seconds, n. Ready for JSON."""
-    whole = {row.method: row.keep for row in comparison.rows if row.untouched}
-    hard = {(one.keep, one.task): one for one in comparison.difficulty}
-    listed: list[dict[str, object]] = []
-    for row, task in product(comparison.rows, comparison.tasks):
-        outcome = comparison.outcomes.get((row.method, row.keep, task))
-        if outcome is None:
-            continue
-        ledger, beyond = outcome.ledger, hard.get((row.keep, task))
-        vanilla = row.vanilla.rival if row.vanilla else row.method
-        untouched = comparison.outcomes[vanilla, whole[vanilla], task]
-        fraction = float(share(outcome.score, untouched.score))
-        listed.append(
-            {
-                "method": row.method,
-                "keep": row.keep,
-                "task": task,
-                "score": outcome.score,
-                "share": None if isnan(fraction) else fraction,
-                "n": len(outcome.predictions),
-                "units": len(outcome.credit),
-                "seconds": outcome.seconds,
-                "adaptive": row.adaptive,
-                "against": [_told(one, task) for one in (row.vanilla, row.reference) if one],
-                "easy": beyond.easy if beyond else None,
-                "hard": beyond.hard if beyond else None,
-                "score on hard": beyond.scores.get(row.method) if beyond else None,
-                "ledger": {
-                    "entering": list(ledger.entering),
-                    "leaving": list(ledger.leaving),
-                    "cached": list(ledger.in_cache),
-                    "stages": list(outcome.stages),
-                    "text": ledger.text,
-                    "left": outcome.left,
-                    "average": ledger.average,
-                    "average_leaving": ledger.average_leaving,
-                    "selection_flops": ledger.selection,
-                    "prefill_flops": ledger.prefill_flops,
-                    "decode_flops": ledger.decode_flops(),
-                    "kv_bytes": ledger.kv_bytes(),
-                },
-            }
-        )
-    return listed
-
-
-def _told(contrast: Contrast, task: str) -> dict[str, object]:
-    pairs = contrast.tasks[task]
-    return {"rival": contrast.rival, **asdict(pairs), "significant": pairs.significant}

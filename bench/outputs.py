@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from PIL.Image import Image
 
 from baselines import METHODS
-from bench.comparison import VANILLA, Comparison, Row, records
+from bench.comparison import VANILLA, Comparison
 from bench.environment import environment
+from bench.forms import csv_text, latex, markdown
 from bench.pictures import fronts, groups, kept_tokens, save, strip, trace
 from bench.report import html
-from bench.table import csv_text, latex, markdown, notes
+from bench.results import results
 from compress.files import replacing
 from compress.fitness import AnswerLoss
 from compress.models import MLLM
@@ -70,33 +70,6 @@ def write_tables(comparison: Comparison, out: Path, facts: Mapping[str, str]) ->
     put(out / "table.csv", csv_text(comparison))
     put(out / "table.tex", latex(comparison))
     return save(fronts(comparison), pictures / "fronts.png")
-
-
-def results(comparison: Comparison, facts: Mapping[str, str]) -> dict[str, object]:
-    """All that a comparison says, ready for JSON."""
-    return {
-        "facts": dict(facts),
-        "match": comparison.match,
-        "reference": comparison.reference,
-        "mixed": list(comparison.mixed),
-        "notes": notes(comparison),
-        "rows": records(comparison),
-        "summary": [summary(row) for row in comparison.rows],
-        "difficulty": [asdict(one) for one in comparison.difficulty],
-        "impossible": [
-            {"method": method, "keep": keep, "task": task, "why": why}
-            for (method, keep, task), why in comparison.impossible.items()
-        ],
-    }
-
-
-def summary(row: Row) -> dict[str, object]:
-    """A row of the table, ready for JSON."""
-    told = asdict(row)
-    for rival, contrast in (("vanilla", row.vanilla), ("reference", row.reference)):
-        if contrast:
-            told[rival]["significant"] = contrast.significant
-    return told
 
 
 def side_by_side(comparison: Comparison, mllm: MLLM, task: str, place: int = 0) -> Image:

@@ -1,6 +1,6 @@
 """A comparison as one self-contained HTML page, with plots, a browser of samples and how it was made.
 
-The table's other forms (`markdown`, `csv_text`, `latex`, `table_rows`) come from `bench.table`.
+The table's other forms come from `bench.forms`.
 """
 
 from __future__ import annotations
@@ -21,17 +21,12 @@ from bench.comparison import VANILLA, Comparison
 from bench.pictures import Grid, seen
 from bench.table import (
     blocks,
-    csv_text,
     hard_header,
     hard_rows,
-    header,
     headlines,
-    latex,
-    markdown,
     marks,
     notes,
     one,
-    table_rows,
 )
 from bench.tasks import TASKS
 from compress.samples import Sample
@@ -39,8 +34,6 @@ from evosearch.registry import find
 
 if TYPE_CHECKING:
     from jinja2 import Template
-
-__all__ = ["browser", "csv_text", "header", "headlines", "html", "latex", "ledger", "markdown", "table_rows"]
 
 Curve = tuple[str, bytes | Path]  # title and PNG
 

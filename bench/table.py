@@ -1,4 +1,4 @@
-"""A comparison as the paper's table: as text, Markdown, CSV and LaTeX.
+"""A comparison as the paper's table: rows of text, marks, notes, headlines (`bench.forms` writes them).
 
 A block per budget, tasks as columns, then the mean share of vanilla, what was really spent, and how far each
 row is from vanilla and from the reference (paired, 95 %). Figures have one decimal, as the paper's. What does
@@ -7,9 +7,6 @@ not differ by more than chance is marked, what is missing is a dash, and `notes`
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -17,9 +14,6 @@ from bench.budget import MEANING
 from bench.comparison import VANILLA, Comparison, Contrast, Row, hard_shares
 
 AS_VANILLA, AS_REFERENCE, MISSING = "°", "†", "–"
-TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$"}
-TEX |= {AS_VANILLA: r"$^\circ$", AS_REFERENCE: r"$^\dagger$", MISSING: "--", "<": "$<$", ">": "$>$"}
-TEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
 AVERAGE, MIXED = "Avg. %", "MIXED PROTOCOLS"
 
 
@@ -140,37 +134,41 @@ def _headline(block: Block) -> str:
 
 def header(comparison: Comparison) -> list[str]:
     """Column names of `table_rows`."""
-    against = [f"vs {name}, 95 %" for name in _rivals(comparison)]
+    against = [f"vs {name}, 95 %" for name in rivals_of(comparison)]
     return ["method", "keep", *comparison.tasks, AVERAGE, "tokens/layer", "left", "FLOPs %", *against]
 
 
 def table_rows(comparison: Comparison) -> list[list[str]]:
     """The table as text, one list per row under `header`."""
     return [
-        [_name(row), str(row.keep), *_figures(comparison, row), *_gaps(comparison, row)]
+        [name_of(row), str(row.keep), *figures_of(comparison, row), *gaps_of(comparison, row)]
         for block in blocks(comparison)
         for row in block.rows
     ]
 
 
-def _rivals(comparison: Comparison) -> list[str]:
+def rivals_of(comparison: Comparison) -> list[str]:
+    """Whom the rows are held against, a column each."""
     if all(row.untouched for row in comparison.rows):
         return []
     others = any(row.reference for row in comparison.rows)
     return [VANILLA, comparison.reference] if others and comparison.reference else [VANILLA]
 
 
-def _name(row: Row) -> str:
+def name_of(row: Row) -> str:
+    """What a row is called."""
     return f"{row.method} (adaptive)" if row.adaptive else row.method
 
 
-def _figures(comparison: Comparison, row: Row) -> list[str]:
+def figures_of(comparison: Comparison, row: Row) -> list[str]:
+    """Scores and average with their marks, then what was spent."""
     scores = [one(row.scores.get(task)) + marks(row, task) for task in comparison.tasks]
     return [*scores, one(row.average) + marks(row), one(row.tokens), one(row.left), one(row.flops)]
 
 
-def _gaps(comparison: Comparison, row: Row) -> list[str]:
-    contrasts = (row.vanilla, row.reference)[: len(_rivals(comparison))]
+def gaps_of(comparison: Comparison, row: Row) -> list[str]:
+    """The row's differences from the rivals, empty where there are none."""
+    contrasts = (row.vanilla, row.reference)[: len(rivals_of(comparison))]
     return [str(contrast.gap) if contrast and contrast.gap else "" for contrast in contrasts]
 
 
@@ -201,151 +199,6 @@ def hard_rows(comparison: Comparison) -> list[list[str]]:
 
 
 def hard_title(comparison: Comparison, keep: int) -> str:
+    """What the hard questions of a budget are called."""
     method = next(each.method for each in comparison.difficulty if each.keep == keep)
     return f"questions {method} misses"
-
-
-# Forms -----------------------------------------------------------------------------------------------------
-
-
-def markdown(comparison: Comparison) -> str:
-    """The table in GitHub's Markdown, the best figures of a budget bold; notes and hard questions below."""
-    names = [name for name in header(comparison) if name != "keep"]
-    lines = [f"**{MIXED}**", ""] if comparison.mixed else []
-    lines += [_piped(names), _piped(["---", *("---:" for _ in names[1:])])]
-    for block in blocks(comparison):
-        lines.append(_piped([f"*{block.title}*", *("" for _ in names[1:])]))
-        for row in block.rows:
-            figures = _bold(comparison, block, row, "**{}**".format)
-            lines.append(_piped([_plain(_name(row)), *figures, *_gaps(comparison, row)]))
-    lines += ["", *(f"- {_plain(note)}" for note in notes(comparison))]
-    if hard := hard_rows(comparison):
-        names = hard_header(comparison)
-        lines += ["", _piped(names), _piped(["---", *("---:" for _ in names[1:])])]
-        lines += [_piped([_plain(row[0]), *row[1:]]) for row in hard]
-    return "\n".join(lines) + "\n"
-
-
-def _piped(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _plain(text: str) -> str:
-    for sign in "\\|*_<>`":
-        text = text.replace(sign, f"\\{sign}")
-    return text
-
-
-def _bold(comparison: Comparison, block: Block, row: Row, bold: Callable[[str], str]) -> list[str]:
-    best = [block.best(row, column) for column in (*comparison.tasks, "average")]
-    figures = _figures(comparison, row)
-    return [bold(text) if mark else text for text, mark in zip(figures, best + [False] * 3, strict=True)]
-
-
-def csv_text(comparison: Comparison) -> str:
-    """The table as CSV: a row per method and budget; figures plain, every interval and p value in columns.
-
-    `p` columns are corrected; `same` says for what the other forms mark. `hard` columns are scores on the
-    questions that the difficulty method misses, and how many these are.
-    """
-    rivals = _rivals(comparison)
-    columns = [
-        "method",
-        "keep",
-        *comparison.tasks,
-        "average",
-        "tokens",
-        "left",
-        "flops",
-        "seconds",
-        "adaptive",
-    ]
-    for rival in rivals:
-        columns += [f"vs {rival}", f"vs {rival} low", f"vs {rival} high", f"p {rival}", f"same as {rival}"]
-        columns += [f"pooled p {rival}"]
-        columns += [f"{task} p {rival}" for task in comparison.tasks]
-    if comparison.difficulty:
-        columns += [f"{task} {what}" for task in comparison.tasks for what in ("hard", "hard n", "easy n")]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*columns, "note"])
-    told = {(each.keep, each.task): each for each in comparison.difficulty}
-    for row in comparison.rows:
-        figures = [row.scores.get(task) for task in comparison.tasks]
-        figures += [row.average, row.tokens, row.left, row.flops, row.seconds]
-        cells = [_bare(figure) for figure in figures]
-        for contrast in (row.vanilla, row.reference)[: len(rivals)]:
-            cells += _columns(contrast, comparison.tasks)
-        for task in comparison.tasks if comparison.difficulty else ():
-            hard = told.get((row.keep, task))
-            score = hard.scores.get(row.method) if hard else None
-            cells += [_bare(score), str(hard.hard) if hard else "", str(hard.easy) if hard else ""]
-        flag = str(row.adaptive).lower()
-        writer.writerow([row.method, row.keep, *cells[: len(figures)], flag, *cells[len(figures) :],
-                         _note(comparison, row)])  # fmt: skip
-    return text.getvalue()
-
-
-def _bare(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
-
-
-def _columns(contrast: Contrast | None, tasks: Sequence[str]) -> list[str]:
-    if contrast is None:
-        return [""] * (6 + len(tasks))
-    gap = contrast.gap
-    bounds = [_bare(value) for value in (gap.difference, gap.low, gap.high)] if gap else [""] * 3
-    cells = [f"{contrast.tasks[task].adjusted:.2g}" if task in contrast.tasks else "" for task in tasks]
-    told = [
-        f"{contrast.adjusted:.2g}",
-        str(not contrast.significant).lower(),
-        f"{contrast.pooled.adjusted:.2g}",
-    ]
-    return [*bounds, *told, *cells]
-
-
-def _note(comparison: Comparison, row: Row) -> str:
-    reasons = [why for place, why in comparison.impossible.items() if place[:2] == (row.method, row.keep)]
-    return "; ".join([*comparison.mixed, *dict.fromkeys(reasons)])
-
-
-def latex(comparison: Comparison) -> str:
-    r"""The table as a `tabular` for booktabs, the best figures of each budget bold; hard questions follow."""
-    names = [name for name in header(comparison) if name != "keep"]
-    lines = _opened(names)
-    if comparison.mixed:
-        lines.append(rf"\multicolumn{{{len(names)}}}{{c}}{{\textbf{{{MIXED}}}}} \\")
-    for block in blocks(comparison):
-        lines += [r"\midrule", rf"\multicolumn{{{len(names)}}}{{c}}{{\textit{{{_tex(block.title)}}}}} \\"]
-        for row in block.rows:
-            figures = _bold(comparison, block, row, "\0{}\1".format)
-            lines.append(
-                _row_of([_tex(_name(row)), *map(_tex, figures), *map(_signed, _gaps(comparison, row))])
-            )
-    lines.append(r"\bottomrule")
-    for note in notes(comparison):
-        lines.append(rf"\multicolumn{{{len(names)}}}{{l}}{{\footnotesize {_tex(note)}}} \\")
-    lines.append(r"\end{tabular}")
-    if hard := hard_rows(comparison):
-        lines += ["", *_opened(hard_header(comparison)), r"\midrule"]
-        lines += [_row_of([_tex(cell) for cell in row]) for row in hard]
-        lines += [r"\bottomrule", r"\end{tabular}"]
-    return "\n".join(lines) + "\n"
-
-
-def _opened(names: Sequence[str]) -> list[str]:
-    columns = rf"\begin{{tabular}}{{l{'r' * (len(names) - 1)}}}"
-    return [columns, r"\toprule", _row_of([_tex(name) for name in names])]
-
-
-def _row_of(cells: Sequence[str]) -> str:
-    return " & ".join(cells) + r" \\"
-
-
-def _signed(gap: str) -> str:
-    return _tex(gap).replace("-", "$-$").replace("+", "$+$")
-
-
-def _tex(text: str) -> str:
-    bold = {"\0": r"\textbf{", "\1": "}"}
-    return "".join((bold | TEX).get(sign, sign) for sign in text)

@@ -83,7 +83,8 @@ def compare(
     from bench.comparison import VANILLA
     from bench.compressors import buildable, selector_for, takes_compressor
     from bench.environment import environment
-    from bench.outputs import results, write
+    from bench.outputs import write
+    from bench.results import results
     from bench.tasks import BENCHMARKS
 
     listed = buildable(model, compressor) if wanted.strip() == "all" else specs(wanted)

@@ -31,7 +31,8 @@ def table(
     """
     from bench.environment import environment
     from bench.merge import merge
-    from bench.outputs import results, write_tables
+    from bench.outputs import write_tables
+    from bench.results import results
 
     found = merge(folders, reference=reference, difficulty=difficulty, mixed=mixed)
     facts = environment() | {"folders": ", ".join(map(str, folders))}

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from bench.comparison import Comparison, Group, assemble, hard_shares, records
-from bench.outputs import results, summary
+from bench.comparison import Comparison, Group, assemble, hard_shares
+from bench.results import records, results, summary
 from bench.table import notes
 from bench.tasks import GQA, VQAv2
 

@@ -19,7 +19,7 @@ from bench.environment import environment
 from bench.evaluate import Outcome
 from bench.pictures import png
 from bench.stats import Interval, Pairs
-from bench.table import blocks
+from bench.table import blocks, header, headlines, marks
 from compress.samples import Sample
 
 TOKENS, KEEPS, METHODS = 16, (4, 2), ("ours", "rival_1", "control")
@@ -131,9 +131,9 @@ def test_the_page_is_well_formed_and_has_every_row(comparison: Comparison, page:
     for block in blocks(comparison):
         assert [block.title] in rows
         for row in block.rows:
-            scores = [f"{value:.1f}{report.marks(row, task)}" for task, value in row.scores.items()]
+            scores = [f"{value:.1f}{marks(row, task)}" for task, value in row.scores.items()]
             costs = [f"{value:.1f}" for value in (row.tokens, row.left, row.flops, row.seconds)]
-            line = [row.method, *scores, f"{row.average:.1f}{report.marks(row)}", *costs]
+            line = [row.method, *scores, f"{row.average:.1f}{marks(row)}", *costs]
             assert line in [cells[:8] for cells in rows]
 
 
@@ -207,8 +207,8 @@ def test_sections_without_content_are_left_out(comparison: Comparison) -> None:
 def test_vanilla_alone_makes_a_page(comparison: Comparison) -> None:
     alone = replace(comparison, rows=comparison.rows[:1])
     assert Page(make(alone)).rows
-    assert report.header(alone)[-1] == "FLOPs %"
-    assert report.headlines(alone) == []
+    assert header(alone)[-1] == "FLOPs %"
+    assert headlines(alone) == []
 
 
 def test_the_page_says_what_does_not_differ_what_is_hard_and_what_is_mixed(comparison: Comparison) -> None:

@@ -10,19 +10,9 @@ from dataclasses import replace
 import pytest
 
 from bench.comparison import Comparison, Contrast, Difficulty, Row
+from bench.forms import csv_text, latex, markdown
 from bench.stats import Interval, Pairs
-from bench.table import (
-    blocks,
-    csv_text,
-    hard_rows,
-    header,
-    headlines,
-    latex,
-    markdown,
-    marks,
-    notes,
-    table_rows,
-)  # fmt: skip
+from bench.table import blocks, hard_rows, header, headlines, marks, notes, table_rows
 
 TASKS = ("gqa", "vqav2")
 CLEAR, CHANCE = Pairs(1, 19, 0.001, 0.002), Pairs(3, 4, 0.9, 1.0)
