@@ -15,23 +15,30 @@ Sums = NDArray[np.float64]
 
 
 class Task(ABC):
-    """One benchmark. Its score is `value` of summed `statistics`, so resampling units resamples the score."""
+    """One benchmark. Its score is `value` of summed `statistics`, so resampling units resamples the score.
+
+    A unit is a sample, or the samples that only count together. `version` rises with every change of samples,
+    prompt or metric: scores of different versions are not put into one table.
+    """
 
     name: ClassVar[str]
     metric: ClassVar[str]
+    version: ClassVar[int] = 1
     max_new_tokens: ClassVar[int] = 6
 
     @abstractmethod
     def micro(self, n: int, split: str = "test") -> list[Sample]:
         """`n` samples of the miniature, neighbours about different scenes where the form allows it."""
 
-    def statistics(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
-        """[U, k] additive statistics, a row per unit (a sample, or the samples that only count together).
+    def credit(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
+        """[U] how right each unit was, in [0, 1]: what tests compare pair by pair. By default per sample."""
+        pairs = zip(samples, predictions, strict=True)
+        return np.array([self.correct(one, said) for one, said in pairs], float)
 
-        By default (credit, 1) of every sample, for a score that is a mean.
-        """
-        credit = [self.correct(one, said) for one, said in zip(samples, predictions, strict=True)]
-        return np.stack([np.array(credit, float), np.ones(len(credit))], 1)
+    def statistics(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
+        """Additive statistics [U, k]; by default (credit, 1), for a score that is a mean over units."""
+        credit = self.credit(samples, predictions)
+        return np.stack([credit, np.ones(len(credit))], 1)
 
     def value(self, sums: Sums) -> Sums:
         """Score in percent from summed statistics, [..., k] -> [...]; by default (gained, possible)."""

@@ -43,13 +43,13 @@ class MMBench(Task):
                 made.append(sample(self.name, len(made), picture, rotated, item=number))
         return made[:n]
 
-    def statistics(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
-        """Per question: (all its rotations right, 1), [U, 2]."""
+    def credit(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
+        """Per question: 1 if all its rotations are right, else 0; [U]."""
         right: dict[int, bool] = {}
         for one, prediction in zip(samples, predictions, strict=True):
             hit = normal(prediction) == one.answers[0]
             right[one.info["item"]] = right.get(one.info["item"], True) and hit
-        return np.stack([np.array(list(right.values()), float), np.ones(len(right))], 1)
+        return np.array(list(right.values()), float)
 
 
 class MMBenchCN(MMBench):

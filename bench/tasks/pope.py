@@ -39,11 +39,15 @@ class Pope(Task):
                 made.append(sample(self.name, len(made), picture, question, subset=subset))
         return made[:n]
 
+    def correct(self, sample: Sample, prediction: str) -> float:
+        """Whether it is on the right side; what does not say yes says no."""
+        return float(says_yes(prediction) == (sample.answers[0] == "yes"))
+
     def statistics(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
         """[U, 9], per sample: true positives, false positives, false negatives in its subset's columns."""
         sums = np.zeros((len(samples), 9))
         for row, (one, prediction) in enumerate(zip(samples, predictions, strict=True)):
-            yes, truth = "yes" in normal(prediction).split(), one.answers[0] == "yes"
+            yes, truth = says_yes(prediction), one.answers[0] == "yes"
             at = 3 * q.NEGATIVES.index(one.info["subset"])
             sums[row, at] = yes and truth
             sums[row, at + 1] = yes and not truth
@@ -55,3 +59,7 @@ class Pope(Task):
         f1 = 2 * parts[..., 0] / np.maximum(2 * parts[..., 0] + parts[..., 1] + parts[..., 2], 1e-12)
         asked = parts.sum(-1) > 0
         return 100 * (f1 * asked).sum(-1) / np.maximum(asked.sum(-1), 1)
+
+
+def says_yes(prediction: str) -> bool:
+    return "yes" in normal(prediction).split()
