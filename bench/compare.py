@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from bench.evaluate import Outcome, evaluate
 from bench.ledger import Ledger, Shape
 from bench.stats import Interval, interval, shares
-from bench.tasks import TASKS, Task
+from bench.tasks import Task
 from bench.tasks.base import Sums
 from compress.base import Accounting, Selector, plan
 from compress.models import MLLM
 from compress.samples import Sample
-from evosearch.registry import find
 
 VANILLA = "none"
 Progress = Callable[[int, int], object]  # cells done, cells in all
@@ -48,14 +47,6 @@ class Comparison:
     rows: tuple[Row, ...]
     outcomes: Mapping[tuple[str, int, str], Outcome]  # (method, keep, task)
     samples: Mapping[str, Sequence[Sample]]
-
-
-def load_tasks(names: Sequence[str], n: int, split: str = "test") -> dict[Task, list[Sample]]:
-    """Tasks by name with `n` samples each; ValueError suggests names."""
-    if n < 1:
-        raise ValueError(f"n={n}: ask for at least one sample per task")
-    tasks = [find(TASKS, name, "task")() for name in names]
-    return {task: task.micro(n, split) for task in tasks}
 
 
 def compare(

@@ -10,9 +10,10 @@ import click
 from bench.commands.common import (
     OutFolder,
     as_json,
+    data_options,
     load_model,
     model_options,
-    names,
+    open_tasks,
     progress,
     say,
     show_comparison,
@@ -38,8 +39,7 @@ CONTROLS = "random,grid,fastv,visionzip,evocomp"
 @click.option(
     "--keep", "keeps", default="48,32,16", show_default=True, callback=whole_numbers, help="Budgets."
 )
-@click.option("--tasks", default="all", show_default=True, help="Names with commas (evocomp tasks).")
-@click.option("-n", "count", default=200, show_default=True, type=click.IntRange(1), help="Samples per task.")
+@data_options
 @click.option("--reference", help="Method whose paired gaps are shown; the last one by default.")
 @click.option("--compressor", help="Folder of a trained compressor; the shipped one by default.")
 @click.option("--accounting", type=click.Choice(["average", "nominal"]), default="average", show_default=True)
@@ -49,7 +49,8 @@ CONTROLS = "random,grid,fastv,visionzip,evocomp"
 @as_json
 @click.pass_obj
 def compare(
-    command: str, wanted: str, keeps: list[int], tasks: str, count: int, reference: str | None,
+    command: str, wanted: str, keeps: list[int], tasks: str, count: int | None, data: str | None,
+    protocol: str | None, split: str | None, reference: str | None,
     compressor: str | None, accounting: Accounting, batch: int, out: Path | None,
     model: str, device: str, dtype: str, machine: bool,
 ) -> None:  # fmt: skip
@@ -59,11 +60,10 @@ def compare(
     Example:
       evocomp compare --methods fastv:layer=3,evocomp --keep 48,16 --tasks pope,gqa --out tables
     """
-    from bench.compare import VANILLA, Entry, load_tasks, records
+    from bench.compare import VANILLA, Entry, records
     from bench.compare import compare as run
     from bench.compressors import selector_for, takes_compressor
     from bench.outputs import write
-    from bench.tasks import BENCHMARKS
 
     methods = [spec for spec in specs(wanted) if spec != VANILLA]  # its row is there anyway
     if not methods:
@@ -76,11 +76,11 @@ def compare(
         Entry(spec, selector_for(spec, model, compressor if takes_compressor(spec) else None))
         for spec in methods
     ]
-    data = load_tasks(names(tasks, "--tasks", BENCHMARKS), count)
+    opened = open_tasks(tasks, count, data, protocol, split)
     mllm = load_model(model, device, dtype)
     with progress("compare", "cells") as report:
         found = run(
-            mllm, entries, keeps, data, reference=reference or methods[-1],
+            mllm, entries, keeps, opened, reference=reference or methods[-1],
             batch=batch, accounting=accounting, progress=report,
         )  # fmt: skip
     if out:
