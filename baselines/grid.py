@@ -12,12 +12,15 @@ class Grid(Selector):
     """Tokens spread evenly over the image: the control that looks at nothing.
 
     `keep` tokens lie on about sqrt(keep) evenly spaced rows. Where `keep` is not a full lattice the rows
-    share the tokens as evenly as whole numbers allow, so that the count is exact for every budget.
+    share the tokens as evenly as whole numbers allow, so that the count is exact for every budget. Of an
+    image in tiles, it keeps tokens at even steps in the order in which the decoder reads them.
     """
 
     depth: int = INPUT
 
     def select(self, view: View, keep: int) -> Selection:
+        if view.crop is not None:
+            return Selection(torch.tensor(centres(len(view.hidden), keep), device=view.hidden.device))
         if len(view.hidden) != view.grid[0] * view.grid[1]:
             raise ValueError(
                 f"grid needs all {view.grid[0]} x {view.grid[1]} tokens, not {len(view.hidden)} of them"

@@ -26,7 +26,9 @@ class VisionZip(Selector):
     CLS, the dominant patches in order, then the contextual tokens. Of 64 tokens 54 are dominant, CLS among
     them, and 10 contextual; other budgets split alike, as the official 108 + 20 of 128 and 162 + 30 of 192.
 
-    A contextual token is a sum, as in the official code: the target plus the mean of what joined it.
+    A contextual token is a sum, as in the official code: the target plus the mean of what joined it. Tiles of
+    one image are compressed one by one, with equal budgets; the decoder gets all of the thumbnail's tokens,
+    then the crops' dominant patches in raster order, their CLS, and their contextual tokens.
     """
 
     contextual: float = 10 / 64  # share of the budget
@@ -41,12 +43,23 @@ class VisionZip(Selector):
     def select(self, view: View, keep: int) -> Selection:
         if view.cls_token is None:
             raise ValueError("visionzip needs a vision tower with a CLS token")
-        contextual = round(keep * self.contextual)
         attention, keys = view.cls(self.layer).sum(0), view.keys(self.layer).mean(1)
-        zipped = self.zip(attention, keys, view.hidden, keep - contextual, contextual)
-        index = torch.cat([zipped.dominant.new_tensor([-1]), zipped.dominant, zipped.targets])
-        tokens = torch.cat([view.cls_token[None], view.hidden[zipped.dominant], zipped.merged])
-        return Selection(index, tokens)
+        if view.crop is None:
+            zipped = self.zip(attention, keys, view.hidden, *self.split(keep))
+            return joined([zipped], view)
+        tiles = len(view.cls_token)
+        parts = []
+        for tile in range(tiles):
+            rows = (view.crop == tile).nonzero()[:, 0]
+            budget = keep // tiles + (tile < keep % tiles)
+            zipped = self.zip(attention[rows], keys[rows], view.hidden[rows], *self.split(budget))
+            parts.append(Zipped(rows[zipped.dominant], rows[zipped.targets], zipped.merged))
+        return joined(parts, view)
+
+    def split(self, keep: int) -> tuple[int, int]:
+        """Dominant tokens, CLS among them, and contextual ones."""
+        contextual = round(keep * self.contextual)
+        return keep - contextual, contextual
 
     @staticmethod
     def zip(attention: Tensor, keys: Tensor, features: Tensor, dominant: int, contextual: int) -> Zipped:
@@ -68,3 +81,20 @@ class VisionZip(Selector):
             groups = F.one_hot(nearest, len(targets)).to(features)  # [others, C]
             merged = merged + groups.T @ features[others] / groups.sum(0).clamp(min=1)[:, None]
         return Zipped(kept, targets, merged)
+
+
+def joined(parts: list[Zipped], view: View) -> Selection:
+    """What goes on of the tiles of an image, in the official order; the thumbnail, or only tile, is first."""
+    assert view.cls_token is not None
+    thumbnail, crops = parts[0], parts[1:]
+    dominant = torch.cat([thumbnail.dominant[:0], *(part.dominant for part in crops)]).sort().values
+    whole = thumbnail.dominant.new_full((1,), -1)
+    index = torch.cat(
+        [whole, thumbnail.dominant, thumbnail.targets, dominant, whole.expand(len(crops))]
+        + [part.targets for part in crops]
+    )
+    tokens = torch.cat(
+        [view.cls_token[:1], view.hidden[thumbnail.dominant], thumbnail.merged, view.hidden[dominant]]
+        + [view.cls_token[1:], *(part.merged for part in crops)]
+    )
+    return Selection(index, tokens)

@@ -16,7 +16,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 from weakref import WeakSet
 
@@ -37,7 +37,7 @@ _attached: WeakSet[nn.Module] = WeakSet()
 
 @dataclass
 class Trace:
-    """Records of all prefills inside one `attach`, in order; one per batch row, so beams have one each."""
+    """Records of all prefills inside one `attach`, in order; one per image, so beams have one each."""
 
     samples: list[Record] = field(default_factory=list)
 
@@ -56,13 +56,14 @@ def attach(
 
     `generate` (greedy, sampling, beams) and plain calls of the model work, at batch 1 and with left padding;
     logits and caches are shorter where tokens were dropped. All text counts as prompt. `positions` defaults
-    to what the method's official code does; `count_flops` measures what the selection itself computes.
-    Keeping all tokens leaves the model untouched, bit for bit. Only calls of the model itself are compressed,
-    not of its parts; under a method that acts at VISION the projector alone returns NaN.
+    to what the method's official code does (M-RoPE always keeps its own); `count_flops` measures what the
+    selection itself computes. Keeping all tokens leaves the model untouched, bit for bit. Only calls of the
+    model itself are compressed, not of its parts; under a method that acts at VISION the projector alone
+    returns NaN.
 
     ValueError for an unsupported model, an impossible budget, a second method on the same model, and for
     inputs that cannot be compressed: `labels`, `inputs_embeds`, masks that are not 2-D, right padding,
-    several images in one sample, static caches, chunked prefill, assisted decoding.
+    static caches, chunked prefill, assisted decoding.
     """
     mllm = adapt(model)
     if positions not in (None, "original", "compact"):
@@ -71,7 +72,13 @@ def attach(
     for layer in selector.tower_layers:
         if not -count <= layer < count:
             raise ValueError(f"{type(selector).__name__} reads tower layer {layer}: the tower has {count}")
-    session = _Session(mllm, selector, keep, accounting, positions or selector.positions, count_flops)
+    numbering = "original" if mllm.mrope else positions or selector.positions
+    session = _Session(mllm, selector, keep, accounting, numbering, count_flops)
+    if not mllm.clip_tower and (selector.tower_layers or VISION in session.schedule):
+        raise ValueError(
+            f"{type(selector).__name__} works on the tokens of a CLIP tower, which {mllm.name} "
+            f"({type(mllm).__name__}) has not: choose a method that acts at the decoder's input or inside it"
+        )
     if mllm.model in _attached:
         raise ValueError(f"{mllm.name} has a method attached already: leave that `with` block first")
     _attached.add(mllm.model)
@@ -97,10 +104,13 @@ class _Session:
         self.resolution = mllm.grid
         self.tower_plan: dict[int, int] = {}
         if left is not None:
-            self.resolution = selector.resolution(mllm.grid, left)
-            self.tower_plan = selector.tower(mllm.visual_tokens, left, mllm.tower_depth)
+            share = left / mllm.visual_tokens  # of every tile
+            per_tile = round(share * mllm.tile_tokens)
+            self.resolution = selector.resolution(mllm.grid, per_tile)
+            self.tower_plan = selector.tower(mllm.tile_tokens, per_tile, mllm.tower_depth)
         self.trace = Trace()
         self.handles: list[Any] = []
+        self.images: Arguments = {}  # that were encoded for the next call of the model
         self.encoding: Encoding | None = None
         self.merging: TowerMerging  # of the tower's current run
         self.tower_input: Tensor  # of its current layer
@@ -110,12 +120,14 @@ class _Session:
         self.signature = inspect.signature(mllm.model.forward)
 
     def plan(self, tokens: int) -> dict[int, int]:
-        return plan(self.selector, tokens, self.keep, self.mllm.layers, self.accounting) if tokens else {}
+        keep = min(self.keep, tokens) if tokens < self.mllm.visual_tokens else self.keep
+        return plan(self.selector, tokens, keep, self.mllm.layers, self.accounting)
 
     def hook(self) -> None:
         mllm, add = self.mllm, self.handles.append
         add(mllm.model.register_forward_pre_hook(self._begin, with_kwargs=True))
         add(mllm.model.register_forward_hook(self._end, always_call=True))
+        self._note_images(mllm.model.base_model)
         add(mllm.tower.register_forward_pre_hook(self._encode, with_kwargs=True))
         read = {layer % len(mllm.tower_layers) for layer in self.selector.tower_layers}
         for number, module in enumerate(mllm.tower_layers):
@@ -145,9 +157,25 @@ class _Session:
         add(module.mlp.register_forward_hook(self._from_mlp))
         add(module.register_forward_hook(self._replace_sum, prepend=True))
 
+    def _note_images(self, module: Any) -> None:
+        """Remember what images are made of: `generate` may encode them before it calls the model.
+
+        No hook sees that call, so an attribute of this one object covers the method until `unhook`.
+        """
+        encode = module.get_image_features
+        signature = inspect.signature(encode)
+
+        @wraps(encode)
+        def noting(*args: Any, **kwargs: Any) -> Any:
+            self.images = signature.bind(*args, **kwargs).arguments
+            return encode(*args, **kwargs)
+
+        module.get_image_features = noting
+
     def unhook(self) -> None:
         for handle in self.handles:
             handle.remove()
+        vars(self.mllm.model.base_model).pop("get_image_features", None)
 
     # The model's own call -----------------------------------------------------------------------------------
 
@@ -165,12 +193,7 @@ class _Session:
                 "give input_ids and pixel_values: inputs_embeds do not say which tokens are visual"
             )
         if cache is None or cache.get_seq_length() == 0:
-            mllm, mask = self.mllm, given.get("attention_mask")
-            layout = read_layout(ids, mask, mllm.image_token_id, mllm.visual_tokens)
-            schedules = [self.plan(len(index)) for index in layout.index]
-            self.prefill = Prefill(
-                mllm, self.selector, self.positions, ids, layout, schedules, self.count_flops
-            )
+            self.prefill = self._prefill(ids, given)
             self.phase = "prefill"
             return args, kwargs
         if self.prefill is None or ids.shape[1] != 1:
@@ -181,11 +204,26 @@ class _Session:
         if (
             given.get("position_ids") is None
         ):  # the model would count the first layer's cache, which may be shorter
-            position = self.prefill.untouched.length + self.prefill.decoded
-            kwargs = {**kwargs, "position_ids": ids.new_full((1, 1), position)}
+            untouched = self.prefill.untouched
+            ids = self.mllm.next_positions(untouched.sizes, untouched.length, self.prefill.decoded).to(ids)
+            kwargs = {**kwargs, "position_ids": ids}
         self.prefill.next_step()
         self.phase = "decode"
         return args, kwargs
+
+    def _prefill(self, ids: Tensor, given: Arguments) -> Prefill:
+        mllm = self.mllm
+        pictures = mllm.pictures({**self.images, **given, "input_ids": ids})
+        self.images = {}
+        placeholders = int((ids == mllm.image_token_id).sum())
+        rows = placeholders // max(1, sum(map(len, pictures)))  # beams of one prompt share its image
+        shared = [picture for picture in pictures for _ in range(rows)]
+        layout = read_layout(
+            ids, given.get("attention_mask"), mllm.image_token_id, [len(picture) for picture in shared]
+        )
+        found = dict(zip(layout.places, shared, strict=True))
+        schedules = {place: self.plan(len(picture)) for place, picture in found.items()}
+        return Prefill(mllm, self.selector, self.positions, ids, layout, found, schedules, self.count_flops)
 
     def _layer(
         self, number: int, layer: nn.Module, args: tuple, kwargs: Arguments
@@ -196,7 +234,7 @@ class _Session:
         if self.phase == "decode":
             return args, prefill.decode(number, hidden, kwargs)
         if number == 0:
-            prefill.encoding = self.encoding
+            prefill.receive(self.encoding)
         hidden, kwargs = prefill.enter(number, hidden, kwargs)
         return (hidden, *others), kwargs
 
@@ -206,19 +244,21 @@ class _Session:
             first, cache = self.selector.cut_caches_from(self.mllm.layers), output.past_key_values
             if first is not None and cache is not None:
                 self.prefill.cut_caches(cache, first)
-            self.trace.samples += map(self.prefill.record, range(len(self.prefill.ids)))
+            for sample in range(len(self.prefill.ids)):
+                self.trace.samples += self.prefill.records(sample)
         self.phase = ""
 
     # The vision tower, which `generate` may run before it calls the model -----------------------------------
 
     def _encode(self, module: nn.Module, args: tuple, kwargs: Arguments) -> tuple[tuple, Arguments]:
-        pixels = args[0] if args else kwargs["pixel_values"]
-        self.encoding = Encoding(pixels)
+        tiles = self.mllm.tower_pixels(args, kwargs)
+        self.encoding = Encoding(tiles)
         self.merging = TowerMerging(
-            self.selector, self.tower_plan, self.mllm.grid, self.resolution, len(pixels)
+            self.selector, self.tower_plan, self.mllm.grid, self.resolution, len(tiles)
         )
         if self.resolution == self.mllm.grid:
             return args, kwargs
+        pixels = torch.stack(list(tiles))
         (rows, columns), (height, width) = self.mllm.grid, pixels.shape[-2:]
         size = self.resolution[0] * height // rows, self.resolution[1] * width // columns
         small = F.interpolate(pixels.float(), size, mode="bicubic", antialias=True, align_corners=False)
@@ -280,4 +320,4 @@ class _Session:
 
     def _fill(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         """Something for every placeholder: no layer of the decoder sees it, and others shall notice."""
-        return F.pad(output, (0, 0, 0, self.mllm.visual_tokens), value=torch.nan)
+        return F.pad(output, (0, 0, 0, self.mllm.tile_tokens), value=torch.nan)

@@ -44,7 +44,7 @@ class View:
     inputs: Tensor | None = None  # [M, D] embeddings of all visual tokens that left the tower; None at VISION
     context: Tensor | None = None  # [T, C] hidden states of the other tokens at this depth; None at VISION
     crop: Tensor | None = None  # [N] image tile, 0 = thumbnail; None = there is one image only
-    cls_token: Tensor | None = None  # [C] the tower's CLS feature, at VISION
+    cls_token: Tensor | None = None  # [P, C] the tower's CLS feature of each tile, at VISION
     cls: Callable[[int], Tensor] = (
         _missing  # tower layer -> [H, N] attention of CLS to the patches, softmax with CLS
     )

@@ -22,9 +22,9 @@ class AnswerLoss:
 
     Call it with indices [P, K] into the N visual tokens, ascending in each row; it returns losses [P], lower
     is better. `full` is the loss with all of them. `positions="original"` lets kept tokens keep their places,
-    which equals masking the others; "compact" closes the gaps. The rows before the first visual token are
-    computed once per sample, and candidates go through the decoder together, at most `max_tokens` rows at a
-    time (a matter of memory and speed only).
+    which equals masking the others; "compact" closes the gaps (not of M-RoPE). The rows before the first
+    visual token are computed once per sample, and candidates go through the decoder together, at most
+    `max_tokens` rows at a time (a matter of memory and speed only).
     """
 
     def __init__(
@@ -35,8 +35,10 @@ class AnswerLoss:
         if not len(embedded.response):
             raise ValueError("the sample has no response to score: embed it with its gold answer")
         self._decoder, self._head = mllm.decoder, mllm.head
-        self._compact, self._max_tokens = positions == "compact", max_tokens
+        self._compact = positions == "compact" and not mllm.mrope
+        self._max_tokens = max_tokens
         self._embeds = embedded.embeds[:-1]  # nothing is predicted from the last row
+        self._positions = embedded.positions
         self._visual, self._response = embedded.visual, embedded.response
         self._start = int(embedded.visual[0])
         rows = torch.arange(self._start, len(self._embeds), device=self._embeds.device)
@@ -61,7 +63,7 @@ class AnswerLoss:
     def _losses(self, rows: Tensor) -> Tensor:
         """Losses [p] of the prefix followed by each of these rows [p, L], which end with the response."""
         count, length = rows.shape
-        positions = rows
+        positions = self._positions[..., rows]
         if self._compact:
             positions = self._start + torch.arange(length, device=rows.device).expand(count, -1)
         # The mask says that gaps between positions are not borders between packed sequences.

@@ -2,42 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+Place = tuple[int, int]  # sample of the batch, image of the sample
+
 
 @dataclass(frozen=True)
 class Layout:
-    """A batch as a decoder layer sees it: left-padded samples, the visual tokens of each in one run."""
+    """A batch as a decoder layer sees it: left-padded samples, each image's visual tokens in one run."""
 
     length: int  # rows per sample, padding included
     sizes: list[int]  # rows per sample that are not padding
-    before: list[int]  # text tokens before the image
-    index: list[
-        Tensor
-    ]  # [N] per sample, which visual token of the untouched batch each one is; -1 = the whole image
+    before: list[list[int]]  # per sample and image, text tokens before it
+    index: list[list[Tensor]]  # [N] per sample and image, which of its untouched tokens each one is; -1 = all
+    device: torch.device
 
     @property
-    def device(self) -> torch.device:
-        return self.index[0].device
+    def places(self) -> list[Place]:
+        """Every image of the batch, in order."""
+        return [(sample, image) for sample, images in enumerate(self.index) for image in range(len(images))]
+
+    def tokens(self, place: Place) -> Tensor:
+        """Untouched indices [N] of the visual tokens of one image."""
+        sample, image = place
+        return self.index[sample][image]
 
     def first(self, sample: int) -> int:
         """The first row that is not padding."""
         return self.length - self.sizes[sample]
 
-    def visual(self, sample: int) -> slice:
-        """The rows of the visual tokens."""
-        start = self.first(sample) + self.before[sample]
-        return slice(start, start + len(self.index[sample]))
+    def visual(self, place: Place) -> slice:
+        """The rows of the visual tokens of one image."""
+        sample, image = place
+        earlier = sum(len(index) for index in self.index[sample][:image])
+        start = self.first(sample) + self.before[sample][image] + earlier
+        return slice(start, start + len(self.index[sample][image]))
 
     def text(self, sample: int) -> Tensor:
-        """The rows [T] of the other tokens."""
-        run, rows = self.visual(sample), torch.arange(self.length, device=self.device)
-        return torch.cat([rows[self.first(sample) : run.start], rows[run.stop :]])
+        """The rows [T] of the tokens that belong to no image."""
+        return torch.cat(list(self._text_runs(sample)))
 
     def mask(self, decoded: int = 0) -> Tensor | None:
         """[B, length + decoded] bool, False = padding; None if there is no padding."""
@@ -46,23 +54,35 @@ class Layout:
         padding = self.length - torch.tensor(self.sizes, device=self.device)
         return torch.arange(self.length + decoded, device=self.device) >= padding[:, None]
 
-    def shorten(self, chosen: Mapping[int, Tensor]) -> tuple[Layout, Tensor]:
-        """The layout after some samples kept only the `chosen` rows of their visual run, and which rows these
-        are.
+    def shorten(self, chosen: Mapping[Place, Tensor]) -> tuple[Layout, Tensor]:
+        """The layout after some images kept only the `chosen` rows of their run, and which rows these are.
 
-        The second is [B, L'], left-padded with row 0. A chosen -1 takes the first visual row; samples that
-        are not listed keep all.
+        The second is [B, L'], left-padded with row 0. A chosen -1 takes the run's first row; images that are
+        not listed keep all.
         """
         rows, index = [], []
-        for sample, untouched in enumerate(self.index):
-            run, every = self.visual(sample), torch.arange(self.length, device=self.device)
-            picked = chosen.get(sample, torch.arange(len(untouched), device=self.device))
-            head, tail = every[self.first(sample) : run.start], every[run.stop :]
-            rows.append(torch.cat([head, run.start + picked.clamp(min=0), tail]))
-            index.append(origin(untouched, picked))
+        for sample, images in enumerate(self.index):
+            kept, after = [], []
+            for image, untouched in enumerate(images):
+                picked = chosen.get((sample, image), torch.arange(len(untouched), device=self.device))
+                kept.append(self.visual((sample, image)).start + picked.clamp(min=0))
+                after.append(origin(untouched, picked))
+            text = list(self._text_runs(sample))
+            parts = [part for pair in zip(text, [*kept, text[-1][:0]], strict=True) for part in pair]
+            rows.append(torch.cat(parts))
+            index.append(after)
         sizes = [len(row) for row in rows]
-        after = Layout(max(sizes), sizes, self.before, index)
-        return after, pad_sequence(rows, batch_first=True, padding_side="left")
+        after_all = Layout(max(sizes), sizes, self.before, index, self.device)
+        return after_all, pad_sequence(rows, batch_first=True, padding_side="left")
+
+    def _text_runs(self, sample: int) -> Iterator[Tensor]:
+        """Rows of the text before, between and after the images: one run more than images."""
+        start = self.first(sample)
+        for image in range(len(self.index[sample])):
+            run = self.visual((sample, image))
+            yield torch.arange(start, run.start, device=self.device)
+            start = run.stop
+        yield torch.arange(start, self.length, device=self.device)
 
 
 def origin(index: Tensor, chosen: Tensor) -> Tensor:
@@ -70,12 +90,12 @@ def origin(index: Tensor, chosen: Tensor) -> Tensor:
     return torch.where(chosen < 0, -1, index[chosen.clamp(min=0)]) if len(index) else index
 
 
-def read_layout(ids: Tensor, mask: Tensor | None, image_token: int, tokens: int) -> Layout:
-    """The layout of a fresh batch with `tokens` placeholders of id `image_token` per image; text-only samples
-    are fine.
+def read_layout(ids: Tensor, mask: Tensor | None, image_token: int, counts: Sequence[int]) -> Layout:
+    """The layout of a fresh batch in which the images, in order, have `counts` placeholders `image_token`.
 
-    ids [B, S]; mask [B, S] or None. ValueError for masks that are not 2-D, right padding and several images
-    in a sample.
+    ids [B, S]; mask [B, S] or None. Samples without an image are fine. Where one sample's images were encoded
+    once for several rows (beams), `counts` is used for each of them. ValueError for masks that are not 2-D,
+    right padding, and placeholders that do not fit the images.
     """
     if mask is not None and (not isinstance(mask, Tensor) or mask.shape != ids.shape):
         raise ValueError("attention_mask: give the 2-D mask that the processor returns")
@@ -85,14 +105,30 @@ def read_layout(ids: Tensor, mask: Tensor | None, image_token: int, tokens: int)
         if not mask[:, -1].all() or (mask.int().diff(dim=1) < 0).any():
             raise ValueError("attention_mask has holes or right padding: pad on the left")
         sizes = mask.sum(1).tolist()
-    before, index = [], []
+    left = list(counts)
+    before: list[list[int]] = []
+    index: list[list[Tensor]] = []
     for sample, row in enumerate(ids == image_token):
-        rows = row.nonzero()[:, 0].tolist()
-        if rows and (len(rows) != tokens or rows[-1] - rows[0] + 1 != tokens):
-            raise ValueError(
-                f"sample {sample} of the batch holds {len(rows)} visual tokens where one image has {tokens}: "
-                f"give one image per sample"
-            )
-        before.append(rows[0] - length + sizes[sample] if rows else sizes[sample])
-        index.append(torch.arange(len(rows), device=ids.device))
-    return Layout(length, sizes, before, index)
+        runs = _runs(row)
+        starts: list[int] = []
+        images: list[Tensor] = []
+        for start, stop in runs:
+            while start < stop:
+                count = left.pop(0) if left else 0
+                if not 0 < count <= stop - start:
+                    raise ValueError(
+                        f"sample {sample} of the batch holds {sum(map(len, images)) + stop - start} or more "
+                        f"visual tokens that fit no image: give every image that the prompt names, once"
+                    )
+                starts.append(start - length + sizes[sample] - sum(map(len, images)))
+                images.append(torch.arange(count, device=ids.device))
+                start += count
+        before.append(starts)
+        index.append(images)
+    return Layout(length, sizes, before, index, ids.device)
+
+
+def _runs(placeholder: Tensor) -> list[tuple[int, int]]:
+    """Start and end of every run of True in a row [S]."""
+    edges = torch.nn.functional.pad(placeholder.int(), (1, 1)).diff().nonzero()[:, 0].tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))

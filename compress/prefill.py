@@ -7,20 +7,21 @@ No hooks here: `attach` calls in from the model's layers.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from compress.attention import cls_scores, decoder_keys, decoder_rows, tower_keys
 from compress.base import VISION, Positions, Selection, Selector, View
-from compress.layout import Layout, origin
-from compress.models import MLLM
+from compress.layout import Layout, Place, origin
+from compress.models import MLLM, Picture
 
 Arguments = dict[str, Any]  # of a decoder layer, by name
 LayerInput = tuple[Tensor, Tensor, Tensor]  # hidden [B, L, D]; cos, sin [1 or B, L, d]
@@ -28,10 +29,10 @@ LayerInput = tuple[Tensor, Tensor, Tensor]  # hidden [B, L, D]; cos, sin [1 or B
 
 @dataclass(frozen=True)
 class Record:
-    """What happened to one batch row in one prefill."""
+    """What happened to one image in one prefill; a row without images has one record, of no tokens."""
 
     tokens: int  # visual tokens before compression
-    text: int  # other prompt tokens
+    text: int  # tokens of the prompt that belong to no image
     entering: list[int]  # visual tokens entering each decoder layer: the ledger
     cached: list[
         int
@@ -55,7 +56,7 @@ class TowerInput:
 class Encoding:
     """One run of the vision tower over I images."""
 
-    pixels: Tensor  # [I, ...]
+    pixels: Sequence[Tensor]  # I tiles
     inputs: dict[int, TowerInput] = field(default_factory=dict)  # of the tower layers that the method lists
     cls: Tensor | None = None  # [I, C] output features, for VISION
     features: Tensor | None = None  # [I, N, C], for VISION; shorter images end in padding
@@ -78,39 +79,55 @@ class Prefill:
 
     def __init__(
         self, mllm: MLLM, selector: Selector, positions: Positions, ids: Tensor, layout: Layout,
-        schedules: list[dict[int, int]], count_flops: bool = False,
+        pictures: dict[Place, Picture], schedules: dict[Place, dict[int, int]], count_flops: bool = False,
     ):  # fmt: skip
         self.mllm, self.selector, self.positions = mllm, selector, positions
         self.ids, self.untouched = ids, layout  # [B, S]
-        self.schedules = schedules  # per sample, depth -> visual tokens left
+        self.pictures = pictures
+        self.schedules = schedules  # depth -> visual tokens left
         self.encoding: Encoding | None = None
-        self.kept: dict[int, dict[int, Tensor]] = {}  # depth -> sample -> untouched indices
-        self.merged: dict[int, dict[int, Tensor]] = {}
+        self.tiles: dict[Place, int] = {}  # first tile of each image among those that the tower encoded
+        self.kept: dict[int, dict[Place, Tensor]] = {}  # depth -> untouched indices
+        self.merged: dict[int, dict[Place, Tensor]] = {}
         self.layers: list[tuple[Layout, Arguments]] = []  # what each decoder layer got
         self.caches: list[Layout] = []  # what each layer's cache holds of the prefill
-        self.entered: list[Tensor] = []  # per sample, embeddings of the visual tokens that left the tower
-        self.aligned: list[Tensor] = []  # of those that are left
+        self.entered: dict[Place, Tensor] = {}  # embeddings of the visual tokens that left the tower
+        self.aligned: dict[Place, Tensor] = {}  # of those that are left
         self.text: list[Tensor] = []  # per sample, of the others
         self.previous: LayerInput | None = None  # of the layer before, where the next depth is a stage
         self.first: Tensor | None = None  # [B, 1] position of the first token
         self.decoded = 0
         self.shared: dict[Any, Arguments] = {}  # arguments of the current decoding step, by layout
-        self.flops: list[float] | None = [0.0] * len(ids) if count_flops else None  # per sample
+        self.flops: dict[Place, float] | None = dict.fromkeys(pictures, 0.0) if count_flops else None
+
+    def receive(self, encoding: Encoding | None) -> None:
+        """What the tower encoded for this batch; None if nobody saw it do so."""
+        self.encoding = encoding
+        counts = [picture.tiles for picture in self.pictures.values()]
+        if encoding is None or sum(counts) % len(encoding.pixels):
+            self.encoding = None
+            return
+        rows = sum(counts) // len(encoding.pixels)  # beams of one prompt share its image
+        starts = np.cumsum([0, *counts[::rows]]).tolist()
+        self.tiles = {place: starts[number // rows] for number, place in enumerate(self.pictures)}
 
     def acts(self, depth: int) -> bool:
-        return any(depth in schedule for schedule in self.schedules)
+        return any(depth in schedule for schedule in self.schedules.values())
 
     def enter(self, number: int, hidden: Tensor, given: Arguments) -> tuple[Tensor, Arguments]:
         """The hidden states and arguments for decoder layer `number` in place of those it was `given`."""
         layout, arguments = self.layers[-1] if number else (self.untouched, {})
         state = State(hidden, layout, arguments)
         if number == 0:
-            self.first = self._position(layout, given)
+            if self.positions == "compact":
+                self.first = self._position(layout, given)
             self.text = [rows[layout.text(sample)] for sample, rows in enumerate(hidden)]
             if self.acts(VISION):
                 state = self._shorten(0, state, given, self._vision(hidden))
-            self.entered = [rows[state.layout.visual(sample)] for sample, rows in enumerate(state.hidden)]
-            self.aligned = list(self.entered)
+            self.entered = {
+                place: state.hidden[place[0], state.layout.visual(place)] for place in state.layout.places
+            }
+            self.aligned = dict(self.entered)
         if self.acts(number):
             state = self._shorten(number, state, given, self._stage(number, state, given))
         arguments = {**given, **state.arguments}
@@ -118,7 +135,7 @@ class Prefill:
         self.layers.append((state.layout, state.arguments))
         self.caches.append(state.layout)
         if len(self.layers) == self.mllm.layers:
-            self.aligned, self.entered, self.text = [], [], []  # nothing can be asked any more
+            self.aligned, self.entered, self.text = {}, {}, []  # nothing can be asked any more
             self.encoding = None
         return state.hidden, arguments
 
@@ -156,9 +173,8 @@ class Prefill:
                 continue
             if id(layout) not in cut:
                 kept = {
-                    sample: torch.isin(index, final.index[sample]).nonzero()[:, 0]
-                    for sample, index in enumerate(layout.index)
-                    if len(index)
+                    place: torch.isin(layout.tokens(place), final.tokens(place)).nonzero()[:, 0]
+                    for place in layout.places
                 }
                 cut[id(layout)] = layout.shorten(kept)
             self.caches[number], rows = cut[id(layout)]
@@ -168,98 +184,131 @@ class Prefill:
             layer.keys = layer.keys[batch, :, where].transpose(1, 2).contiguous()
             layer.values = layer.values[batch, :, where].transpose(1, 2).contiguous()
 
-    def record(self, sample: int) -> Record:
-        """What became of one sample. ValueError for tokens chosen twice, or out of order without merging."""
-        kept = {depth: chosen[sample].tolist() for depth, chosen in self.kept.items() if sample in chosen}
-        merged = {depth: chosen[sample].tolist() for depth, chosen in self.merged.items() if sample in chosen}
+    def records(self, sample: int) -> list[Record]:
+        """What became of the images of one sample.
+
+        ValueError for tokens chosen twice, or out of order without merging.
+        """
+        places = [place for place in self.untouched.places if place[0] == sample]
+        text = len(self.untouched.text(sample))
+        nothing = [0] * len(self.layers)
+        return [self._record(place, text) for place in places] or [
+            Record(0, text, nothing, nothing, {}, {}, None if self.flops is None else 0.0)
+        ]
+
+    def _record(self, place: Place, text: int) -> Record:
+        kept = {depth: chosen[place].tolist() for depth, chosen in self.kept.items() if place in chosen}
+        merged = {depth: chosen[place].tolist() for depth, chosen in self.merged.items() if place in chosen}
         for depth, index in kept.items():
-            places = [place for place in index if place >= 0]
-            if len(set(places)) < len(places) or (not any(merged[depth]) and places != sorted(places)):
+            single = [one for one in index if one >= 0]
+            if len(set(single)) < len(single) or (not any(merged[depth]) and single != sorted(single)):
                 raise ValueError(
                     f"select at depth {depth} returned {index}: unique indices, ascending unless merged"
                 )
-        tokens = len(self.untouched.index[sample])
         return Record(
-            tokens=tokens,
-            text=self.untouched.sizes[sample] - tokens,
-            entering=[len(layout.index[sample]) for layout, _ in self.layers],
-            cached=[len(layout.index[sample]) for layout in self.caches],
+            tokens=len(self.untouched.tokens(place)),
+            text=text,
+            entering=[len(layout.tokens(place)) for layout, _ in self.layers],
+            cached=[len(layout.tokens(place)) for layout in self.caches],
             kept=kept,
             merged=merged,
-            selection_flops=None if self.flops is None else self.flops[sample],
+            selection_flops=None if self.flops is None else self.flops[place],
         )
 
     # The stages ---------------------------------------------------------------------------------------------
 
-    def _vision(self, hidden: Tensor) -> dict[int, Selection]:
-        """What goes on from the tower, per sample, already projected."""
+    def _vision(self, hidden: Tensor) -> dict[Place, Selection]:
+        """What goes on from the tower, per image, already projected."""
         chosen = {}
-        for sample, index in enumerate(self.untouched.index):
-            if not len(index):
-                continue
-            image, encoding = self._image(sample)
-            assert encoding.features is not None
-            features = encoding.features[image]
-            at, tokens = index, features
-            if VISION in self.schedules[sample] and encoding.index and encoding.merged:
-                at = encoding.index[image].to(index)  # the tower itself has done it
-                tokens = features[: len(at)]
-                self._note(sample, VISION, at, encoding.merged[image])
-                if self.flops is not None and encoding.flops:
-                    self.flops[sample] += encoding.flops[image]
-            elif VISION in self.schedules[sample]:
-                view = View(
-                    depth=VISION,
-                    hidden=features,
-                    visual=hidden.new_empty(0, hidden.shape[-1]),
-                    text=self.text[sample],
-                    index=index,
-                    cls_token=None if encoding.cls is None else encoding.cls[image],
-                    **self._signals(sample, index),
-                )
-                selection = self._select(sample, view)
-                at = selection.index
-                tokens = features[at] if selection.tokens is None else selection.tokens
-            projected = self.mllm.projector.forward(
-                tokens
-            )  # not called as a module: its hooks put tokens aside
-            chosen[sample] = Selection(at, projected)
+        for place in self.untouched.places:
+            at, tokens = self._from_tower(place, hidden)
+            projected = self.mllm.projector.forward(tokens)  # not as a module, whose hooks put tokens aside
+            if VISION not in self.schedules[place]:  # newlines are where the model put them
+                run = self.untouched.visual(place)
+                projected = hidden[place[0], run].index_copy(0, at, projected.to(hidden))
+                at = self.untouched.tokens(place)
+            chosen[place] = Selection(at, projected)
         return chosen
 
-    def _stage(self, number: int, state: State, given: Arguments) -> dict[int, Selection]:
-        """What goes on from decoder layer `number`, for the samples that keep less from there on."""
+    def _from_tower(self, place: Place, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The visual tokens of one image that are to be projected: rows of its run, features [K, C].
+
+        Newlines, which the tower does not know, do not go on.
+        """
+        index, picture, encoding = self.untouched.tokens(place), self.pictures[place], self._encoding()
+        assert encoding.features is not None
+        if encoding.index and encoding.merged:  # the tower itself has done it
+            return self._shortened_tiles(place, encoding)
+        patches = (picture.tile >= 0).nonzero()[:, 0].to(index)
+        tile, patch = picture.tile.to(index)[patches], picture.patch.to(index)[patches]
+        first = self.tiles[place]
+        features = encoding.features[first + tile, patch]
+        if VISION not in self.schedules[place]:
+            return patches, features
+        view = View(
+            depth=VISION,
+            hidden=features,
+            visual=hidden.new_empty(0, hidden.shape[-1]),
+            text=self.text[place[0]],
+            index=patches,
+            cls_token=None if encoding.cls is None else encoding.cls[first : first + picture.tiles],
+            **self._signals(place, patches),
+        )
+        selection = self._select(place, view)
+        at = origin(patches, selection.index)
+        return at, features[selection.index] if selection.tokens is None else selection.tokens
+
+    def _shortened_tiles(self, place: Place, encoding: Encoding) -> tuple[Tensor, Tensor]:
+        """What the tower itself left of an image's tiles, one after the other; padding does not go on."""
+        assert encoding.index and encoding.merged and encoding.features is not None
+        picture, per_tile = self.pictures[place], self.mllm.tile_tokens
+        row = torch.full((picture.tiles * per_tile,), -1)
+        patches = picture.tile >= 0
+        row[(picture.tile * per_tile + picture.patch)[patches]] = patches.nonzero()[:, 0]
+        index, merged, tokens = [], [], []
+        for number in range(picture.tiles):
+            tile = self.tiles[place] + number
+            at = row.to(encoding.features.device)[number * per_tile + encoding.index[tile]]
+            index.append(at[at >= 0])
+            merged.append(encoding.merged[tile][at >= 0])
+            tokens.append(encoding.features[tile, : len(at)][at >= 0])
+            if self.flops is not None and encoding.flops:
+                self.flops[place] += encoding.flops[tile]
+        self._note(place, VISION, torch.cat(index), torch.cat(merged))
+        return torch.cat(index), torch.cat(tokens)
+
+    def _stage(self, number: int, state: State, given: Arguments) -> dict[Place, Selection]:
+        """What goes on from decoder layer `number`, for the images that keep less from there on."""
         chosen = {}
         current = (state.hidden, *{**given, **state.arguments}["position_embeddings"])
-        for sample, index in enumerate(state.layout.index):
-            if self.schedules[sample].get(number, len(index)) >= len(index):
+        inputs = {number - 1: self.previous, number: current}
+        for place in state.layout.places:
+            sample, index = place[0], state.layout.tokens(place)
+            if self.schedules[place].get(number, len(index)) >= len(index):
                 continue
             view = View(
                 depth=number,
-                hidden=state.hidden[sample, state.layout.visual(sample)],
-                visual=self.aligned[sample],
+                hidden=state.hidden[sample, state.layout.visual(place)],
+                visual=self.aligned[place],
                 text=self.text[sample],
                 index=index,
-                inputs=self.entered[sample],
+                inputs=self.entered[place],
                 context=state.hidden[sample, state.layout.text(sample)],
-                attention=partial(
-                    self._attention, sample, state.layout, {number - 1: self.previous, number: current}
-                ),
-                decoder_keys=partial(
-                    self._decoder_keys, sample, state.layout, {number - 1: self.previous, number: current}
-                ),
+                attention=partial(self._attention, place, state.layout, inputs),
+                decoder_keys=partial(self._decoder_keys, place, state.layout, inputs),
                 norm=self.mllm.decoder.norm,
-                **self._signals(sample, index),
+                **self._signals(place, index),
             )
-            chosen[sample] = self._select(sample, view)
-            self.aligned[sample] = self.aligned[sample][chosen[sample].index.clamp(min=0)]
+            chosen[place] = self._select(place, view)
+            self.aligned[place] = self.aligned[place][chosen[place].index.clamp(min=0)]
         return chosen
 
-    def _select(self, sample: int, view: View) -> Selection:
+    def _select(self, place: Place, view: View) -> Selection:
         """Let the method choose, check the form of its answer and note what goes on."""
         with FlopCounterMode(display=False) if self.flops is not None else nullcontext() as counter:
-            chosen = self.selector.select(view, self.schedules[sample][view.depth])
+            chosen = self.selector.select(view, self.schedules[place][view.depth])
         if self.flops is not None and counter is not None:
-            self.flops[sample] += counter.get_total_flops()
+            self.flops[place] += counter.get_total_flops()
         index, tokens = chosen.index.to(view.hidden.device), chosen.tokens
         if index.ndim != 1 or index.dtype != torch.long or not 1 <= len(index) <= len(view.hidden):
             raise ValueError(
@@ -272,24 +321,24 @@ class Prefill:
         merged = index < 0
         if tokens is not None:
             merged = merged | (tokens != view.hidden[index.clamp(min=0)]).any(1)
-        self._note(sample, view.depth, origin(view.index, index), merged)
+        self._note(place, view.depth, origin(view.index, index), merged)
         return Selection(index, tokens)
 
-    def _note(self, sample: int, depth: int, index: Tensor, merged: Tensor) -> None:
-        self.kept.setdefault(depth, {})[sample] = index
-        self.merged.setdefault(depth, {})[sample] = merged
+    def _note(self, place: Place, depth: int, index: Tensor, merged: Tensor) -> None:
+        self.kept.setdefault(depth, {})[place] = index
+        self.merged.setdefault(depth, {})[place] = merged
 
-    def _shorten(self, number: int, state: State, given: Arguments, chosen: dict[int, Selection]) -> State:
+    def _shorten(self, number: int, state: State, given: Arguments, chosen: dict[Place, Selection]) -> State:
         """Gather the rows that go on from decoder layer `number`, and make the arguments that fit them."""
         if not chosen:
             return state
         device = state.hidden.device
-        after, rows = state.layout.shorten({sample: selection.index for sample, selection in chosen.items()})
+        after, rows = state.layout.shorten({place: selection.index for place, selection in chosen.items()})
         batch, rows = torch.arange(len(rows), device=device)[:, None], rows.to(device)
         hidden = state.hidden[batch, rows]
-        for sample, selection in chosen.items():
+        for place, selection in chosen.items():
             if selection.tokens is not None:
-                hidden[sample, after.visual(sample)] = selection.tokens.to(hidden)
+                hidden[place[0], after.visual(place)] = selection.tokens.to(hidden)
         arguments = self._masked(number, hidden, after.mask(), given)
         if self.positions == "compact":
             assert self.first is not None
@@ -317,75 +366,89 @@ class Prefill:
 
     # What methods may ask -----------------------------------------------------------------------------------
 
-    def _signals(self, sample: int, index: Tensor) -> Arguments:
+    def _signals(self, place: Place, index: Tensor) -> Arguments:
         """The parts of a view that all depths have; callables compute when they are called."""
+        picture = self.pictures[place]
 
-        def scores(layer: int) -> tuple[Tensor, Tensor]:
-            module, hidden, rows = self._tower_input(sample, layer, index)
-            return cls_scores(module, hidden), rows
+        def scores(layer: int) -> Tensor:
+            return by_tile(layer, cls_scores, -torch.inf)
 
         def attention(layer: int) -> Tensor:
-            whole, rows = scores(layer)
-            return whole.softmax(-1, dtype=torch.float32)[:, rows]
-
-        def with_itself(layer: int) -> Tensor:
-            whole, rows = scores(layer)
-            return torch.cat([whole[:, :1], whole[:, rows]], 1)
+            return by_tile(layer, lambda *of: cls_scores(*of).softmax(-1, dtype=torch.float32), 0)
 
         def keys(layer: int) -> Tensor:
-            module, hidden, rows = self._tower_input(sample, layer, index)
-            return tower_keys(module, hidden)[rows]
+            return by_tile(layer, lambda *of: tower_keys(*of).movedim(0, -1), 0).movedim(-1, 0)
 
+        def by_tile(layer: int, signal: Callable[[Any, Tensor], Tensor], newline: float) -> Tensor:
+            """A signal [..., 1 + M] of every tile's tokens as one [..., N] of the view's."""
+            parts, rows = self._tower_inputs(place, layer, index)
+            columns = torch.cat([signal(self.mllm.tower_layers[layer], part) for part in parts], -1)
+            found = columns[..., rows.clamp(min=0)]
+            return torch.where(rows < 0, newline, found) if (rows < 0).any() else found
+
+        def with_itself(layer: int) -> Tensor:
+            parts, _ = self._tower_inputs(place, layer, index)
+            own = cls_scores(self.mllm.tower_layers[layer], parts[0])[:, :1]
+            return torch.cat([own, scores(layer)], 1)
+
+        tile = picture.tile.to(index)[index.clamp(min=0)]
         return {
-            "grid": self.mllm.grid,
-            "before": self.untouched.before[sample],
+            "grid": picture.grid,
+            "before": self.untouched.before[place[0]][place[1]],
+            "crop": tile if picture.tiles > 1 else None,
             "cls": attention,
             "scores": with_itself,
             "keys": keys,
-            "seed": partial(self._seed, sample),
+            "seed": partial(self._seed, place),
         }
 
-    def _image(self, sample: int) -> tuple[int, Encoding]:
-        """Which image of the tower's run belongs to a sample; beams of one prompt share theirs."""
-        holders = [number for number, index in enumerate(self.untouched.index) if len(index)]
-        if self.encoding is None or len(holders) % len(self.encoding.pixels):
+    def _encoding(self) -> Encoding:
+        if self.encoding is None:
             name = type(self.selector).__name__
-            raise ValueError(
-                f"{name} reads the image: give pixel_values, one image per sample, not its features"
-            )
-        return holders.index(sample) * len(self.encoding.pixels) // len(holders), self.encoding
+            raise ValueError(f"{name} reads the image: give pixel_values, every image once, not its features")
+        return self.encoding
 
-    def _tower_input(self, sample: int, layer: int, index: Tensor) -> tuple[Any, Tensor, Tensor]:
-        """A tower layer, its input [1 + M, C], and the rows in it [N] of the tokens of a view."""
-        image, encoding = self._image(sample)
+    def _tower_inputs(self, place: Place, layer: int, index: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The input of a tower layer for every tile of an image, [1 + M, C] each, and where in their
+        concatenation the tokens of a view are, [N]: CLS of the first for -1, and -1 for newlines."""
+        encoding, picture = self._encoding(), self.pictures[place]
         if layer not in encoding.inputs:
             listed = ", ".join(map(str, self.selector.tower_layers)) or "none"
             raise ValueError(
                 f"tower layer {layer} was not recorded: the method's tower_layers lists {listed}"
             )
         given = encoding.inputs[layer]
-        there = given.index[image].to(index)
-        place = index.new_zeros(self.mllm.visual_tokens)  # row 0 is CLS
-        place[there] = torch.arange(1, len(there) + 1, device=index.device)
-        rows = torch.where(index < 0, 0, place[index.clamp(min=0)])
-        return self.mllm.tower_layers[layer], given.hidden[image, : 1 + len(there)], rows
+        parts, row = [], index.new_full((len(picture),), -1)
+        length = 0
+        for number in range(picture.tiles):
+            tile = self.tiles[place] + number
+            there = given.index[tile].to(index)
+            parts.append(given.hidden[tile, : 1 + len(there)])
+            place_of = index.new_full((picture.grid[0] * picture.grid[1],), -1)
+            place_of[there] = torch.arange(length + 1, length + 1 + len(there), device=index.device)
+            mine = picture.tile.to(index) == number
+            row[mine] = place_of[picture.patch.to(index)[mine]]
+            length += 1 + len(there)
+        return parts, torch.where(index < 0, 0, row[index.clamp(min=0)])
 
     def _attention(
-        self, sample: int, layout: Layout, inputs: dict[int, LayerInput | None], layer: int,
+        self, place: Place, layout: Layout, inputs: dict[int, LayerInput | None], layer: int,
         rows: Sequence[int] | Tensor,
     ) -> Tensor:  # fmt: skip
+        sample = place[0]
         hidden, cos, sin = self._decoder_input(sample, layout, inputs, layer)
-        start, run = layout.first(sample), layout.visual(sample)
+        start, run = layout.first(sample), layout.visual(place)
         asked = layout.text(sample)[torch.as_tensor(rows, device=layout.device)] - start
         weights = decoder_rows(self.mllm.decoder.layers[layer], hidden, cos, sin, asked)
         return weights[..., run.start - start : run.stop - start]
 
     def _decoder_keys(
-        self, sample: int, layout: Layout, inputs: dict[int, LayerInput | None], layer: int
+        self, place: Place, layout: Layout, inputs: dict[int, LayerInput | None], layer: int
     ) -> tuple[Tensor, Tensor]:
+        sample = place[0]
         hidden, cos, sin = self._decoder_input(sample, layout, inputs, layer)
         keys = decoder_keys(self.mllm.decoder.layers[layer], hidden, cos, sin).transpose(0, 1)
-        start, run = layout.first(sample), layout.visual(sample)
+        start, run = layout.first(sample), layout.visual(place)
         return keys[run.start - start : run.stop - start], keys[layout.text(sample) - start]
 
     @staticmethod
@@ -402,9 +465,11 @@ class Prefill:
         )
         return hidden, cos, sin
 
-    def _seed(self, sample: int) -> int:
-        image, encoding = self._image(sample)
+    def _seed(self, place: Place) -> int:
+        encoding, first = self._encoding(), self.tiles[place]
+        pixels = encoding.pixels[first : first + self.pictures[place].tiles]
         digest = hashlib.blake2b(digest_size=8)
-        for part in (encoding.pixels[image], self.ids[sample, self.untouched.first(sample) :]):
+        prompt = self.ids[place[0], self.untouched.first(place[0]) :]
+        for part in (*pixels, prompt):
             digest.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
         return int.from_bytes(digest.digest(), "little")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +18,18 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextImageProcessorPil,
+    LlavaNextProcessor,
     LlavaProcessor,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLImageProcessorPil,
 )
 
+from compress.families.qwen2_5_vl import ImageOnlyProcessor
 from compress.models import MLLM, load
 
 torch.set_num_threads(1)
@@ -32,9 +43,10 @@ TEMPLATE = (
 )
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    specials = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
-    vocabulary = {word: number for number, word in enumerate([*specials, *WORDS])}
+def tokenizer(special: Mapping[str, str] = MappingProxyType({"image_token": "<image>"})) -> Any:
+    """A tokenizer of whole words; `special` names tokens of the family."""
+    tokens = ["<pad>", "<s>", "</s>", "<unk>", *special.values()]
+    vocabulary = {word: number for number, word in enumerate([*tokens, *WORDS])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
@@ -44,20 +56,13 @@ def tokenizer() -> PreTrainedTokenizerFast:
         bos_token="<s>",
         eos_token="</s>",
         unk_token="<unk>",
-        extra_special_tokens={"image_token": "<image>"},
+        extra_special_tokens=dict(special),
     )
 
 
-def build_tiny(folder: Path, seed: int = 0) -> Path:
-    """Save a LLaVA of random weights: 144 visual tokens, tower of 4 layers, decoder of 6 narrow layers with
-    GQA.
-
-    Fresh random weights barely react to context, so equality tests would pass whatever the code does: the
-    matrices are scaled up until the answer depends on every token.
-    """
-    words = tokenizer()
-    vision = CLIPVisionConfig(
-        image_size=48,
+def clip(side: int) -> CLIPVisionConfig:
+    return CLIPVisionConfig(
+        image_size=side,
         patch_size=4,
         hidden_size=48,
         intermediate_size=96,
@@ -65,28 +70,27 @@ def build_tiny(folder: Path, seed: int = 0) -> Path:
         num_attention_heads=4,
         projection_dim=32,
     )
-    text = LlamaConfig(
-        vocab_size=len(words),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        pad_token_id=words.pad_token_id,
-        bos_token_id=words.bos_token_id,
-        eos_token_id=words.eos_token_id,
-    )
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=words.convert_tokens_to_ids("<image>"),
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-        image_seq_length=144,
-    )
-    torch.manual_seed(seed)
-    model = LlavaForConditionalGeneration(config).eval()
+
+
+def decoder(words: PreTrainedTokenizerFast, **special: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": len(words),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 1024,
+        "pad_token_id": words.pad_token_id,
+        "bos_token_id": words.bos_token_id,
+        "eos_token_id": words.eos_token_id,
+        **special,
+    }
+
+
+def sharpen(model: Any) -> Any:
+    """Fresh random weights barely react to context, so equality tests would pass whatever the code does: the
+    matrices are scaled up until the answer depends on every token."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim < 2:
@@ -95,23 +99,111 @@ def build_tiny(folder: Path, seed: int = 0) -> Path:
                 parameter.mul_(40)
             elif "lm_head" in name:
                 parameter.mul_(12)
-            elif "vision_tower" in name:
+            elif "vision_tower" in name or "visual." in name:
                 parameter.mul_(4)
             else:
                 parameter.mul_(6)
+    return model.eval()
+
+
+def build_tiny(folder: Path, seed: int = 0) -> Path:
+    """Save a LLaVA of random weights: 144 visual tokens, tower of 4 layers, decoder of 6 narrow layers with
+    GQA."""
+    words = tokenizer()
+    config = LlavaConfig(
+        vision_config=clip(48),
+        text_config=LlamaConfig(**decoder(words)),
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        image_seq_length=144,
+    )
+    torch.manual_seed(seed)
+    sharpen(LlavaForConditionalGeneration(config)).save_pretrained(folder)
     pixels = CLIPImageProcessorPil(
         size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48}, do_convert_rgb=True
     )
-    processor = LlavaProcessor(
+    LlavaProcessor(
         pixels,
         words,
         patch_size=4,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         chat_template=TEMPLATE,
+    ).save_pretrained(folder)
+    return folder
+
+
+def build_tiny_next(folder: Path, seed: int = 0) -> Path:
+    """Save a LLaVA-NeXT of random weights: tiles of 36 patches, at most four of them and a thumbnail."""
+    words = tokenizer()
+    pinpoints = [[24, 48], [48, 24], [48, 48], [72, 24], [24, 72]]
+    config = LlavaNextConfig(
+        vision_config=clip(24),
+        text_config=LlamaConfig(**decoder(words)),
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        image_grid_pinpoints=pinpoints,
     )
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    torch.manual_seed(seed)
+    model = LlavaNextForConditionalGeneration(config)
+    model.model.image_newline.data.mul_(20)
+    sharpen(model).save_pretrained(folder)
+    pixels = LlavaNextImageProcessorPil(
+        size={"shortest_edge": 24},
+        crop_size={"height": 24, "width": 24},
+        image_grid_pinpoints=pinpoints,
+        do_convert_rgb=True,
+    )
+    LlavaNextProcessor(
+        pixels,
+        words,
+        patch_size=4,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=TEMPLATE,
+    ).save_pretrained(folder)
+    return folder
+
+
+def build_tiny_qwen(folder: Path, seed: int = 0) -> Path:
+    """Save a Qwen2.5-VL of random weights: a window-attention tower, M-RoPE, images of any size."""
+    names = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
+    names |= {"start": "<|vision_start|>", "end": "<|vision_end|>"}
+    words = tokenizer(names)
+    ids = {name: words.convert_tokens_to_ids(token) for name, token in names.items()}
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
+    config = Qwen2_5_VLConfig(
+        text_config=decoder(words, bos_token_id=None, rope_parameters=rope),
+        vision_config={
+            "depth": 4,
+            "hidden_size": 48,
+            "intermediate_size": 96,
+            "num_heads": 4,
+            "patch_size": 4,
+            "window_size": 32,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "fullatt_block_indexes": [1, 3],
+            "out_hidden_size": 64,
+        },
+        image_token_id=ids["image_token"],
+        video_token_id=ids["video_token"],
+        vision_start_token_id=ids["start"],
+        vision_end_token_id=ids["end"],
+    )
+    torch.manual_seed(seed)
+    sharpen(Qwen2_5_VLForConditionalGeneration(config)).save_pretrained(folder)
+    pixels = Qwen2VLImageProcessorPil(
+        patch_size=4,
+        merge_size=2,
+        temporal_patch_size=2,
+        size={"shortest_edge": 16 * 16, "longest_edge": 96 * 96},
+    )
+    image = f"{names['start']} {names['image_token']} {names['end']} "
+    template = TEMPLATE.replace("<image> ", image)
+    ImageOnlyProcessor(pixels, words, chat_template=template).save_pretrained(folder)
     return folder
 
 
@@ -124,6 +216,16 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(tiny_folder: Path) -> MLLM:
     """The tiny model through the adapter; shared, so tests must leave it as they found it."""
     return load(str(tiny_folder))
+
+
+@pytest.fixture(scope="session")
+def tiny_next(tmp_path_factory: pytest.TempPathFactory) -> MLLM:
+    return load(str(build_tiny_next(tmp_path_factory.mktemp("models") / "tiny-next")))
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen(tmp_path_factory: pytest.TempPathFactory) -> MLLM:
+    return load(str(build_tiny_qwen(tmp_path_factory.mktemp("models") / "tiny-qwen")))
 
 
 @pytest.fixture(scope="session")

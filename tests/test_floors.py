@@ -21,7 +21,11 @@ FLOORS = ("evosearch", "compress", "baselines", "bench")  # lowest first
 FILES = [path for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))]
 
 TRANSFORMERS = {  # who may know the library, besides compress/micro, which builds a model with it
+    "compress/mllm.py",
     "compress/models.py",
+    "compress/families/llava.py",
+    "compress/families/llava_next.py",
+    "compress/families/qwen2_5_vl.py",
     "compress/attach.py",
     "compress/prefill.py",  # masks of shortened sequences
     "compress/fitness.py",  # caches shared by candidates

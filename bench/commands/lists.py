@@ -92,10 +92,52 @@ def _listing(plural: str, lines: Callable[[], list[Line]]) -> click.Command:
     return listing
 
 
-COMMANDS = {
+@click.command()
+@click.option("--model", help="Say which methods run on this model, and why the others do not.")
+@click.option(
+    "--keep", type=click.IntRange(1), help="At this budget; a ninth of the visual tokens by default."
+)
+@as_json
+def methods(model: str | None, keep: int | None, machine: bool) -> None:
+    """List the methods, one line each, with the options that NAME:option=value sets.
+
+    \b
+    Example:
+      evocomp methods --model micro --keep 48
+    """
+    listed = _registered("baselines", "METHODS")
+    runs = _runs(model, keep, [line.name for line in listed]) if model else {}
+    if machine:
+        show_json([line._asdict() | ({"runs": runs[line.name]} if model else {}) for line in listed])
+        return
+    header = ["name", f"runs on {model}" if model else "about", "options"]
+    rows = [
+        [line.name, runs.get(line.name, line.about), ", ".join(f"{k}={v}" for k, v in line.options.items())]
+        for line in listed
+    ]
+    show_table(header, rows)
+
+
+def _runs(model: str, keep: int | None, names: list[str]) -> dict[str, str]:
+    """Per method "yes", or why it does not run on a model at a budget."""
+    from bench.commands.common import budget, load_model
+    from bench.compressors import selector_for
+    from compress.attach import attach
+
+    mllm = load_model(model, "cpu", "float32")
+    wanted, answers = budget(keep, mllm), {}
+    for name in names:
+        try:
+            with attach(mllm, selector_for(name, model), wanted):
+                answers[name] = "yes"
+        except ValueError as problem:
+            answers[name] = f"no: {problem}"
+    return answers
+
+
+COMMANDS: dict[str, click.Command] = {"methods": methods} | {
     plural: _listing(plural, lines)
     for plural, lines in {
-        "methods": lambda: _registered("baselines", "METHODS"),
         "models": _models,
         "tasks": lambda: _registered("bench.tasks", "TASKS"),
         "groupers": lambda: _registered("evosearch", "GROUPERS"),

@@ -78,3 +78,9 @@ def test_grid_leaves_no_large_hole(keep: int):
 def test_grid_after_another_stage_is_refused():
     with pytest.raises(ValueError, match="needs all 12 x 12 tokens, not 100"):
         Grid().select(view(tokens=100), 16)
+
+
+def test_grid_takes_even_steps_through_an_image_in_tiles(tiny_next: MLLM, pictures):
+    with attach(tiny_next, Grid(), 24) as trace, torch.no_grad():
+        tiny_next.model(**tiny_next.prepare(pictures[:1], ["how many ?"]))
+    assert trace.samples[0].kept[0] == list(range(4, 192, 8))

@@ -40,7 +40,7 @@ def test_it_keeps_and_merges_as_the_official_code(case: int):
             text=torch.empty(0),
             index=torch.arange(len(hidden) - 1),
             grid=(1, len(hidden) - 1),
-            cls_token=hidden[0],
+            cls_token=hidden[:1],
             cls=lambda layer, attention=attention: attention,
             keys=lambda layer, keys=keys: keys[:, None],
         )
@@ -60,7 +60,7 @@ def test_budgets_split_as_published(keep: int, contextual: int):
         text=torch.empty(0),
         index=torch.arange(576),
         grid=(24, 24),
-        cls_token=hidden[0],
+        cls_token=hidden[:1],
         cls=lambda layer: hidden[:, :4].T,
         keys=lambda layer: hidden[:, None],
     )
@@ -99,3 +99,20 @@ def test_a_tower_without_cls_is_refused():
     view = View(VISION, hidden, hidden, hidden, torch.arange(4), (2, 2))
     with pytest.raises(ValueError, match="needs a vision tower with a CLS token"):
         VisionZip().select(view, 2)
+
+
+def test_tiles_are_compressed_one_by_one_in_the_official_order(tiny_next: MLLM, pictures):
+    inputs = tiny_next.prepare(pictures[:1], ["how many ?"])
+    (picture,) = tiny_next.pictures(inputs)
+    with attach(tiny_next, VisionZip(), 42) as trace, torch.no_grad():
+        tiny_next.model(**inputs)
+    (record,) = trace.samples
+    kept = record.kept[VISION]
+    assert record.entering == [42] * 6 and picture.tiles == 5
+    tiles = [int(picture.tile[index]) if index >= 0 else None for index in kept]
+    # 42 = 9 + 9 + 8 + 8 + 8: of each CLS, 7 or 6 dominant ones and 1 contextual
+    assert tiles[:9] == [None] + [0] * 8 and kept[1:8] == sorted(kept[1:8])
+    dominant = kept[9:34]
+    assert dominant == sorted(dominant)
+    assert [tiles[9:34].count(tile) for tile in (1, 2, 3, 4)] == [7, 6, 6, 6]
+    assert kept[34:38] == [-1] * 4 and tiles[38:] == [1, 2, 3, 4]

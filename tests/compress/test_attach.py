@@ -511,7 +511,6 @@ def test_inputs_that_cannot_be_compressed_are_refused(tiny: MLLM, pictures):
     inputs = tiny.prepare(pictures[:2], QUESTIONS[:2])
     embeds = tiny.merge(inputs)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    two_images = torch.cat([ids[:1], ids[:1]], 1)
     with attach(tiny, Stages(), 30) as trace, torch.no_grad():
         with pytest.raises(ValueError, match="static cache"):
             tiny.model.generate(**inputs, max_new_tokens=2, cache_implementation="static")
@@ -523,8 +522,8 @@ def test_inputs_that_cannot_be_compressed_are_refused(tiny: MLLM, pictures):
             tiny.model(**{**inputs, "attention_mask": mask.flip(1)})
         with pytest.raises(ValueError, match="2-D mask"):
             tiny.model(**{**inputs, "attention_mask": mask[:, None, None]})
-        with pytest.raises(ValueError, match="holds 288 visual tokens.*one image per sample"):
-            tiny.model(two_images, inputs["pixel_values"])
+        with pytest.raises(ValueError, match="fit no image: give every image that the prompt names"):
+            tiny.model(torch.cat([ids[:1, 1:], ids[:1, :-2]], 1)[:, 5:], inputs["pixel_values"])
         with pytest.raises(ValueError, match="one token at a time"):
             output = tiny.model(**inputs, use_cache=True)
             tiny.model(ids[:, -2:], past_key_values=output.past_key_values)
@@ -643,3 +642,67 @@ def test_an_adaptive_method_decides_how_many_tokens_stay(tiny: MLLM, pictures):
         tiny.model(**inputs)
     counts = [record.entering[0] for record in trace.samples]
     assert len(set(counts)) > 1 and all(7 < count < 144 for count in counts)
+
+
+def several_images(mllm: MLLM, pictures):
+    """A prompt of two images with text around them, and one of three in a row, left-padded."""
+    image = "<image> "
+    prompts = [
+        f"user : {image}what is the {image}left of ? assistant :",
+        f"user : {image}{image}{image}how many ? assistant :",
+    ]
+    inputs = mllm.processor(
+        images=[pictures[:2], [pictures[2], pictures[3], pictures[0]]], text=prompts, padding=True,
+        return_tensors="pt",
+    )  # fmt: skip
+    alone = [
+        mllm.processor(images=[pictures[:2]], text=prompts[:1], return_tensors="pt"),
+        mllm.processor(
+            images=[[pictures[2], pictures[3], pictures[0]]], text=prompts[1:], return_tensors="pt"
+        ),
+    ]
+    return inputs, alone
+
+
+@pytest.mark.parametrize("positions", ["original", "compact"])
+@pytest.mark.parametrize(
+    "counts", [{INPUT: 30}, {VISION: 40}, {1: 50, 4: 20}, {VISION: 100, INPUT: 60, 3: 30}]
+)
+def test_every_image_of_a_prompt_is_selected_from_by_itself(tiny: MLLM, pictures, counts, positions):
+    together, alone = several_images(tiny, pictures)
+    last = min(counts.values())
+    with attach(tiny, Stages(counts), last, accounting="nominal", positions=positions) as trace:
+        _, batch = run(tiny, together)
+        singles = torch.cat([run(tiny, inputs)[1] for inputs in alone])
+    torch.testing.assert_close(batch, singles, atol=2e-5, rtol=1e-5)
+    assert len(trace.samples) == 10 and trace.samples[:5] == trace.samples[5:]
+    assert all(record.entering[-1] == last and record.tokens == 144 for record in trace.samples)
+    assert trace.samples[0].kept != trace.samples[1].kept  # different images, different tokens
+
+
+def test_all_tokens_of_several_images_are_the_untouched_model(tiny: MLLM, pictures):
+    together, _ = several_images(tiny, pictures)
+    expected = run(tiny, together)[1]
+    with attach(tiny, Stages({VISION: 144}), 144):
+        assert torch.equal(run(tiny, together)[1], expected)
+
+
+def test_a_second_image_that_keeps_all_leaves_only_the_first_shorter(tiny: MLLM, pictures):
+    """Equal to a mask over what the first image dropped."""
+
+    class First(Stages):
+        def select(self, view: View, keep: int) -> Selection:
+            return Selection(top_k(view.hidden.norm(dim=-1), keep if view.before < 4 else len(view.hidden)))
+
+    inputs = several_images(tiny, pictures)[1][0]
+    with attach(tiny, First(), 30) as trace, torch.no_grad():
+        logits = tiny.model(**inputs).logits[0, -1]
+    assert [record.entering[0] for record in trace.samples] == [30, 144]
+    images = (inputs["input_ids"][0] == tiny.image_token_id).nonzero()[:, 0]
+    mask = torch.ones_like(inputs["input_ids"])
+    mask[0, images[:144]] = 0
+    mask[0, images[torch.tensor(trace.samples[0].kept[INPUT])]] = 1
+    with torch.no_grad():
+        positions = torch.arange(mask.shape[1])[None]
+        expected = tiny.model(**{**inputs, "attention_mask": mask}, position_ids=positions).logits[0, -1]
+    torch.testing.assert_close(logits, expected, atol=2e-5, rtol=1e-5)

@@ -54,9 +54,9 @@ class Planted:
         visual = self.looks[things] + 0.3 * torch.randn(VISUAL, WIDTH, generator=generator)
         word = self.words[int(question.split()[1])]
         rows = torch.cat([torch.ones(1, WIDTH), visual, word[None]])
-        return Embedded(
-            rows, torch.arange(1, 1 + VISUAL), len(rows), torch.empty(0, dtype=torch.long), (4, 6)
-        )
+        nothing = torch.empty(0, dtype=torch.long)
+        place = torch.arange(len(rows))
+        return Embedded(rows, torch.arange(1, 1 + VISUAL), len(rows), nothing, (4, 6), place)
 
 
 def lessons(mllm: Planted, first: int, count: int) -> tuple[list[Sample], list[Label]]:

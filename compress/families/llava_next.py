@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps
+from transformers import BatchFeature
+from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+from compress.families.llava import Llava
+from compress.mllm import Picture
+
+
+class LlavaNext(Llava):
+    """LLaVA-NeXT: LLaVA-1.5's parts, the image as a thumbnail and a grid of crops (anyres).
+
+    The decoder reads the thumbnail's tokens, then the stitched crops row by row, without padding and with a
+    newline token after every row: how many there are depends on the image's shape. Newlines are tokens like
+    others inside the decoder; methods that act at the tower never see them, and they do not go on.
+
+    After `fix_grid` every image is padded to a square, cut into 2 x 2 crops, and has no newlines: always five
+    times a tile's tokens, the 2880 of the literature.
+    """
+
+    image_arguments = ("pixel_values", "image_sizes")
+
+    @property
+    def fixed(self) -> bool:
+        return self.model.model.image_newline is None
+
+    def fix_grid(self) -> None:
+        """Change model and processor to five tiles for every image, without newlines, for good."""
+        side = self.model.config.vision_config.image_size
+        self.model.model.image_newline = None
+        self.model.config.image_grid_pinpoints = [[2 * side, 2 * side]]
+        if self.processor is not None:
+            self.processor.image_processor.image_grid_pinpoints = [[2 * side, 2 * side]]
+
+    @property
+    def visual_tokens(self) -> int:
+        side = self.model.config.vision_config.image_size
+        rows, columns = self.grid
+        most = max(
+            (height // side * rows) * (width // side * columns + (not self.fixed))
+            for height, width in self.model.config.image_grid_pinpoints
+        )
+        return int(self.tile_tokens + most)
+
+    def pictures(self, given: Mapping[str, Any]) -> list[Picture]:
+        if given.get("image_sizes") is None:
+            raise ValueError("give image_sizes, as the processor returns them, with the pixel_values")
+        config, per_tile = self.model.config, self.tile_tokens
+        pictures = []
+        for size in given["image_sizes"]:
+            tiles = image_size_to_num_patches(
+                size, config.image_grid_pinpoints, config.vision_config.image_size
+            )
+            place = torch.arange(tiles * per_tile, dtype=torch.float64).view(tiles, per_tile, 1)
+            newline = None if self.fixed else torch.tensor([-1.0], dtype=torch.float64)
+            # The model's own packing, of numbers instead of features, says where every token comes from.
+            packed, _ = self.model.model.pack_image_features(
+                [place], [size], vision_feature_select_strategy="default", image_newline=newline
+            )
+            source = packed[0][:, 0].long()
+            tile = torch.where(source < 0, -1, source // per_tile)
+            pictures.append(Picture(self.grid, tiles, tile, torch.where(source < 0, -1, source % per_tile)))
+        return pictures
+
+    def encode(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> BatchFeature:
+        if not self.fixed:
+            return super().encode(images, prompts)
+        processor = self._processor()
+        square = [ImageOps.pad(image, (max(image.size), max(image.size))) for image in images]
+        pixels = processor.image_processor(square, return_tensors="pt")
+        token = processor.image_token
+        texts = [prompt.replace(token, token * self.visual_tokens) for prompt in prompts]
+        return BatchFeature({**processor.tokenizer(texts, padding=True, return_tensors="pt"), **pixels})

@@ -1,0 +1,264 @@
+"""One face for every multimodal model family.
+
+An adapter says where a family keeps its parts (tower, projector, decoder, head), where its visual tokens come
+from and how a prompt is built; nothing in it changes the transformers model it holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from transformers import AutoProcessor, BatchFeature, PreTrainedModel
+from transformers.masking_utils import create_causal_mask
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """One sample as the decoder sees it: S rows, prompt first, then the response."""
+
+    embeds: Tensor  # [S, D] decoder input embeddings, visual tokens in place
+    visual: Tensor  # [N] int64, rows of the visual tokens, ascending
+    prompt: int  # rows [0, prompt) are the prompt, visual tokens included; the rest is the response
+    response: Tensor  # [R] int64 response token ids, end-of-sequence included; empty without a response
+    grid: tuple[int, int]  # rows x columns of the visual tokens
+    positions: Tensor  # [S], or [3, S] with M-RoPE
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Where the N visual tokens of one image come from: patches of the tower's tiles, and newlines."""
+
+    grid: tuple[int, int]  # rows x columns of patches of a tile
+    tiles: int  # that the tower encodes of it; the first is the whole image
+    tile: Tensor  # [N] which of them each token is of, from 0; -1 = a newline, which no patch gave
+    patch: Tensor  # [N] its patch of that tile, row-major
+
+    def __len__(self) -> int:
+        return len(self.tile)
+
+
+class MLLM(ABC):
+    """A multimodal model with its processor. Construct through `load` (by name) or `adapt` (around a live
+    model).
+
+    Modules of the model are typed `Any`: their attributes are the family's, not torch's.
+    """
+
+    image_arguments: tuple[str, ...] = ("pixel_values",)  # what the processor gives for the tower
+    clip_tower: bool = True  # whether methods can read the tower, and merge in it
+    mrope: bool = False  # rotary positions of several axes, which are never renumbered
+
+    def __init__(self, model: PreTrainedModel, processor: Any = None, name: str = ""):
+        self.model: Any = model
+        self.processor = processor
+        self.name = name or type(model).__name__
+
+    # What a family must say ---------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def decoder(self) -> Any:
+        """The language model: `.layers`, `.norm`, `.rotary_emb`, `.embed_tokens`, `.config`."""
+
+    @property
+    @abstractmethod
+    def tower(self) -> Any:
+        """The vision encoder."""
+
+    @property
+    @abstractmethod
+    def tower_layers(self) -> Any:
+        """Its transformer blocks, each with `layer_norm1` and `self_attn`."""
+
+    @property
+    @abstractmethod
+    def projector(self) -> Any:
+        """The aligner: tower features [I, N, C] -> decoder width [I, N, D]."""
+
+    @property
+    @abstractmethod
+    def grid(self) -> tuple[int, int]:
+        """Rows x columns of the visual tokens of one tile, the whole image where there is but one."""
+
+    @property
+    @abstractmethod
+    def tower_depth(self) -> int:
+        """How many of the tower's blocks the projector's input passes."""
+
+    @abstractmethod
+    def tower_cls(self, output: Any) -> Tensor | None:
+        """CLS feature [I, C] at the layer the projector reads, from the tower's output; None without CLS."""
+
+    # What all families share --------------------------------------------------------------------------------
+
+    @property
+    def head(self) -> Any:
+        """Hidden states [..., D] -> logits [..., V]."""
+        return self.model.get_output_embeddings()
+
+    @property
+    def layers(self) -> int:
+        """Number of decoder layers."""
+        return len(self.decoder.layers)
+
+    @property
+    def tile_tokens(self) -> int:
+        """Visual tokens of one tile before any compression."""
+        rows, columns = self.grid
+        return rows * columns
+
+    @property
+    def visual_tokens(self) -> int:
+        """Visual tokens of one image before any compression, the most where images differ."""
+        return self.tile_tokens
+
+    def fix_grid(self) -> None:
+        """Give every image the same number of visual tokens; ValueError for a family without such a mode."""
+        raise ValueError(f"{self.name} ({type(self).__name__}) has no fixed grid: leave anyres at 'native'")
+
+    def tower_pixels(self, args: tuple, kwargs: Mapping[str, Any]) -> Sequence[Tensor]:
+        """The tiles in a call of the tower, in order."""
+        pixels: Tensor = args[0] if args else kwargs["pixel_values"]
+        return list(pixels)
+
+    def pictures(self, given: Mapping[str, Any]) -> list[Picture]:
+        """The images among the arguments of a call of the model, in the order of their placeholders.
+
+        One tile each, unless a family says otherwise.
+        """
+        pixels = given.get("pixel_values")
+        if pixels is None:  # features instead of pixels: as many images as there are placeholders for
+            ids = given["input_ids"]
+            count = int((ids == self.image_token_id).sum()) // self.visual_tokens
+        else:
+            count = len(pixels)
+        patch = torch.arange(self.tile_tokens)
+        return [Picture(self.grid, 1, torch.zeros_like(patch), patch)] * count
+
+    def merge(self, inputs: BatchFeature) -> Tensor:
+        """Decoder input embeddings [B, S, D] of prepared inputs, visual tokens in place."""
+        ids = inputs["input_ids"]
+        embeds = self.decoder.embed_tokens(ids)
+        given = {name: inputs[name] for name in self.image_arguments}
+        features = torch.cat(list(self.model.get_image_features(**given).pooler_output))
+        merged: Tensor = embeds.masked_scatter((ids == self.image_token_id)[..., None], features.to(embeds))
+        return merged
+
+    def next_positions(self, sizes: Sequence[int], length: int, decoded: int) -> Tensor:
+        """Position ids of the next token after a prefill of `length` rows, of which `sizes` are not padding.
+
+        [1, 1], what a call without ids would take with a cache that nothing was dropped from.
+        """
+        return torch.tensor([[length + decoded]])
+
+    def positions(self, inputs: BatchFeature, response: int) -> Tensor:
+        """Positions [S] (M-RoPE: [3, S]) of one prepared sample and a response of that many tokens."""
+        return torch.arange(inputs["input_ids"].shape[1] + response, device=self.model.device)
+
+    @property
+    def image_token_id(self) -> int:
+        return self.model.config.image_token_id
+
+    def causal_mask(self, hidden: Tensor, mask: Tensor | None, cache: Any, layer: int) -> Any:
+        """What a decoder layer expects as attention mask, for its own cache and the current attention kernel.
+
+        hidden [B, L, D] are the new rows; mask [B, cached + L] bool, False = padding, None = no padding.
+        """
+        return create_causal_mask(
+            config=self.decoder.config,
+            inputs_embeds=hidden,
+            attention_mask=None if mask is None else mask.to(hidden.device),
+            past_key_values=cache,
+            layer_idx=layer,
+        )
+
+    def prepare(self, images: Sequence[Image], questions: Sequence[str]) -> BatchFeature:
+        """Inputs for `model.generate(**inputs)`: chat format, left padding, on the model's device."""
+        if len(images) != len(questions) or not questions:
+            raise ValueError(
+                f"{len(images)} images and {len(questions)} questions: give one image per question"
+            )
+        for number, question in enumerate(questions):
+            if not question.strip():
+                raise ValueError(f"question {number} is empty: ask something about the image")
+        prompts = [self.prompt(question) for question in questions]
+        inputs = self.encode([image.convert("RGB") for image in images], prompts)
+        inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
+        return inputs.to(self.model.device)
+
+    def encode(self, images: Sequence[Image], prompts: Sequence[str]) -> BatchFeature:
+        """Pixels and ids, one image in each prompt."""
+        encoded: BatchFeature = self._processor()(
+            images=list(images), text=list(prompts), padding=True, return_tensors="pt"
+        )
+        return encoded
+
+    def prompt(self, question: str) -> str:
+        """The question with one image in the chat format of the model."""
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        turns = [{"role": "user", "content": content}]
+        return self._processor().apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+
+    @torch.no_grad()
+    def embed(self, image: Image, question: str, response: str | None = None) -> Embedded:
+        """The decoder's input for one sample; a response follows the prompt, with the end token."""
+        inputs = self.prepare([image], [question])
+        embeds = self.merge(inputs)[0]
+        ids = embeds.new_empty(0, dtype=torch.long)
+        if response is not None:
+            tokenizer = self._processor().tokenizer
+            answer = tokenizer(response, add_special_tokens=False)["input_ids"]
+            ids = torch.tensor([*answer, tokenizer.eos_token_id], device=embeds.device)
+        visual = (inputs["input_ids"][0] == self.image_token_id).nonzero()[:, 0]
+        rows = torch.cat([embeds, self.decoder.embed_tokens(ids)])
+        positions = self.positions(inputs, len(ids))
+        grid = self.pictures(inputs)[0].grid
+        return Embedded(rows, visual, len(embeds), ids, grid, positions)
+
+    def answer(
+        self, images: Sequence[Image], questions: Sequence[str], *, max_new_tokens: int = 16
+    ) -> list[str]:
+        """Greedy answers, stripped; inside `with attach(...)` with fewer visual tokens."""
+        inputs = self.prepare(images, questions)
+        tokenizer = self._processor().tokenizer
+        ids = self.model.generate(
+            **inputs,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        new = ids[:, inputs["input_ids"].shape[1] :]
+        return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over configuration and weights: equal for equal models, in every process."""
+        config = self.model.config.to_diff_dict()
+        config = {
+            key: value
+            for key, value in config.items()
+            if key not in ("transformers_version", "_name_or_path")
+        }
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    @classmethod
+    def read_processor(cls, source: str) -> Any:
+        """The processor in a folder or of a hub name: PIL, the same pixels with and without torchvision."""
+        return AutoProcessor.from_pretrained(source, backend="pil")
+
+    def _processor(self) -> Any:
+        if self.processor is None:
+            raise ValueError(f"{self.name} has no processor: load it by name, or adapt(model, processor)")
+        return self.processor

@@ -1,0 +1,367 @@
+"""Every family: stock classes, images of different shapes, and the same contract."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+)
+
+from compress.attach import attach
+from compress.base import INPUT, VISION, Selection, Selector, View, top_k
+from compress.fitness import AnswerLoss
+from compress.models import MLLM, adapt, load
+from compress.network import Compressor
+
+QUESTIONS = ["what color is the star ?", "how many ?", "is there a red circle above ?", "what shape ?"]
+FAMILIES = ["tiny", "tiny_next", "tiny_qwen"]
+SHAPES = [(48, 48), (60, 30), (20, 70), (26, 34)]  # width, height
+
+
+@pytest.fixture(params=FAMILIES)
+def mllm(request: pytest.FixtureRequest) -> MLLM:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Image.Image]:
+    """Different pictures of different shapes."""
+    rng = np.random.default_rng(1)
+    made = []
+    for width, height in SHAPES:
+        pixels = rng.integers(0, 80, (height, width, 3), dtype=np.uint8)
+        pixels[height // 4 : height // 2, width // 3 : width // 2] = rng.integers(100, 255, 3)
+        made.append(Image.fromarray(pixels))
+    return made
+
+
+@dataclass
+class Share(Selector):
+    """Keeps the tokens of largest norm, a share of those that are there, at several depths."""
+
+    shares: dict[int, float] = field(default_factory=lambda: {INPUT: 0.3})
+    adaptive: bool = True
+
+    def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
+        return dict.fromkeys(self.shares, 0)
+
+    def select(self, view: View, keep: int) -> Selection:
+        count = max(1, round(self.shares[view.depth] * len(view.hidden)))
+        return Selection(top_k(view.hidden.norm(dim=-1), count))
+
+
+class All(Selector):
+    """Keeps what it sees."""
+
+    def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
+        return {2: keep}
+
+    def select(self, view: View, keep: int) -> Selection:
+        return Selection(torch.arange(len(view.hidden)))
+
+
+def run(mllm: MLLM, inputs, steps: int = 4) -> Tensor:
+    output = mllm.model.generate(
+        **inputs, max_new_tokens=steps, min_new_tokens=steps, do_sample=False, output_logits=True,
+        return_dict_in_generate=True,
+    )  # fmt: skip
+    return torch.stack(output.logits, 1)
+
+
+def test_the_adapter_knows_where_every_visual_token_comes_from(mllm: MLLM, images):
+    inputs = mllm.prepare(images, QUESTIONS)
+    pictures = mllm.pictures(inputs)
+    counts = (inputs["input_ids"] == mllm.image_token_id).sum(1).tolist()
+    assert [len(picture) for picture in pictures] == counts
+    assert max(counts) <= mllm.visual_tokens
+    for picture in pictures:
+        assert set(picture.tile.tolist()) - {-1} == set(range(picture.tiles))
+        assert ((picture.patch < 0) == (picture.tile < 0)).all()
+        assert picture.patch.max() < picture.grid[0] * picture.grid[1]
+
+
+def test_next_tokens_are_the_features_of_their_patches(tiny_next: MLLM, images, monkeypatch):
+    inputs = tiny_next.prepare(images, QUESTIONS)
+    seen: list[Tensor] = []
+    handle = tiny_next.projector.register_forward_hook(lambda module, args, output: seen.append(output))
+    with torch.no_grad():
+        embeds = tiny_next.merge(inputs)
+    handle.remove()
+    first = 0
+    for row, ids, picture in zip(embeds, inputs["input_ids"], tiny_next.pictures(inputs), strict=True):
+        visual = row[ids == tiny_next.image_token_id]
+        patches = picture.tile >= 0
+        expected = seen[0][first + picture.tile[patches], picture.patch[patches]]
+        assert torch.equal(visual[patches], expected)
+        newline = tiny_next.model.model.image_newline
+        assert (visual[~patches] == newline).all() and (~patches).any()
+        first += picture.tiles
+
+
+def test_keeping_all_is_the_untouched_model(mllm: MLLM, images):
+    inputs = mllm.prepare(images, QUESTIONS)
+    expected = run(mllm, inputs)
+    with attach(mllm, All(), mllm.visual_tokens):
+        assert torch.equal(run(mllm, inputs), expected)
+
+
+@pytest.mark.parametrize("shares", [{INPUT: 0.3}, {2: 0.2}, {INPUT: 0.7, 1: 0.5, 4: 0.3}])
+def test_a_batch_equals_its_samples_one_by_one(mllm: MLLM, images, shares):
+    with attach(mllm, Share(shares)) as trace:
+        together = run(mllm, mllm.prepare(images, QUESTIONS))
+        alone = [
+            run(mllm, mllm.prepare([image], [question]))[0]
+            for image, question in zip(images, QUESTIONS, strict=True)
+        ]
+    torch.testing.assert_close(together, torch.stack(alone), atol=3e-5, rtol=1e-5)
+    assert trace.samples[:4] == trace.samples[4:]
+    expected = run(mllm, mllm.prepare(images, QUESTIONS))
+    assert ((together - expected)[:, 0].abs().amax(1) > 0.05).all()
+
+
+def test_dropping_at_the_input_equals_masking(mllm: MLLM, images):
+    """The decoder of the untouched model with the dropped tokens masked, at the same positions."""
+    inputs = mllm.prepare(images[1:2], QUESTIONS[1:2])
+    with attach(mllm, Share()) as trace, torch.no_grad():
+        found = mllm.model(**inputs).logits[0, -1]
+        visual = (inputs["input_ids"][0] == mllm.image_token_id).nonzero()[:, 0]
+    mask = torch.ones_like(inputs["input_ids"])
+    mask[0, visual] = 0
+    mask[0, visual[torch.tensor(trace.samples[0].kept[INPUT])]] = 1
+    positions = mllm.positions(inputs, 0)
+    with torch.no_grad():
+        hidden = mllm.decoder(
+            inputs_embeds=mllm.merge(inputs), attention_mask=mask,
+            position_ids=positions[:, None] if positions.ndim == 2 else positions[None],
+        ).last_hidden_state  # fmt: skip
+        expected = mllm.head(hidden)[0, -1]
+    torch.testing.assert_close(found, expected, atol=3e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def recompute(mllm: MLLM, inputs, new: Tensor, kept: dict[int, list[int]]) -> Tensor:
+    """Logits [steps, V] by a plain loop over the decoder's layers, without cache or hooks.
+
+    Tokens that were dropped before a layer are absent from it and all deeper ones.
+    """
+    ids = inputs["input_ids"]
+    embeds = torch.cat([mllm.merge(inputs), mllm.decoder.embed_tokens(new[None])], 1)
+    positions = mllm.positions(inputs, len(new))
+    hidden, cos_sin = (
+        embeds,
+        mllm.decoder.rotary_emb(embeds, positions[:, None] if positions.ndim == 2 else positions[None]),
+    )
+    visual = (ids[0] == mllm.image_token_id).nonzero()[:, 0].tolist()
+    rows = list(range(embeds.shape[1]))
+    for number, layer in enumerate(mllm.decoder.layers):
+        if number in kept:
+            gone = set(visual) - {visual[index] for index in kept[number]}
+            stay = [place for place, row in enumerate(rows) if row not in gone]
+            hidden = hidden[:, stay]
+            cos_sin = tuple(table[:, stay] for table in cos_sin)
+            rows = [rows[place] for place in stay]
+        length = hidden.shape[1]
+        mask = torch.full((length, length), -torch.inf).triu(1)[None, None]
+        hidden = layer(hidden, attention_mask=mask, position_embeddings=cos_sin)
+    return mllm.head(mllm.decoder.norm(hidden))[0, -len(new) - 1 : -1]
+
+
+@pytest.mark.parametrize("shares", [{INPUT: 0.3}, {2: 0.3}, {1: 0.5, 4: 0.2}])
+def test_decoding_equals_an_independent_recomputation(mllm: MLLM, images, shares):
+    inputs = mllm.prepare(images[1:2], QUESTIONS[:1])
+    with attach(mllm, Share(shares)) as trace:
+        output = mllm.model.generate(
+            **inputs, max_new_tokens=5, min_new_tokens=5, do_sample=False, output_logits=True,
+            return_dict_in_generate=True,
+        )  # fmt: skip
+    (record,) = trace.samples
+    assert sorted(record.kept) == sorted(shares)
+    new = output.sequences[0, -5:]
+    expected = recompute(mllm, inputs, new, record.kept)
+    torch.testing.assert_close(torch.stack(output.logits, 1)[0], expected, atol=3e-5, rtol=1e-5)
+
+
+def test_a_plain_call_of_the_next_token_equals_generate(mllm: MLLM, images):
+    inputs = mllm.prepare(images[1:2], QUESTIONS[:1])
+    with attach(mllm, Share({2: 0.3})), torch.no_grad():
+        expected = run(mllm, inputs, 2)[0]
+        first = mllm.model(**inputs, use_cache=True)
+        token = first.logits[:, -1:].argmax(-1)
+        second = mllm.model(input_ids=token, past_key_values=first.past_key_values)
+    torch.testing.assert_close(second.logits[0, -1], expected[1], atol=3e-5, rtol=1e-5)
+
+
+def test_methods_at_the_tower_drop_newlines_and_keep_patches(tiny_next: MLLM, images):
+    inputs = tiny_next.prepare(images, QUESTIONS)
+    pictures = tiny_next.pictures(inputs)
+    with attach(tiny_next, Share({VISION: 0.4})) as trace:
+        together = run(tiny_next, inputs)
+        alone = [
+            run(tiny_next, tiny_next.prepare([image], [question]))[0]
+            for image, question in zip(images, QUESTIONS, strict=True)
+        ]
+    torch.testing.assert_close(together, torch.stack(alone), atol=3e-5, rtol=1e-5)
+    for record, picture in zip(trace.samples, pictures, strict=False):
+        kept = torch.tensor(record.kept[VISION])
+        assert (picture.tile[kept] >= 0).all()
+        assert record.entering[0] == round(0.4 * int((picture.tile >= 0).sum()))
+
+
+class Listening(Share):
+    """Remembers the signals of its view."""
+
+    tower_layers = (-2,)
+
+    def select(self, view: View, keep: int) -> Selection:
+        self.view, self.attention, self.keys = view, view.cls(-2), view.keys(-2)
+        return super().select(view, keep)
+
+
+def test_newlines_have_no_attention_from_cls(tiny_next: MLLM, images):
+    inputs = tiny_next.prepare(images[:1], QUESTIONS[:1])
+    (picture,) = tiny_next.pictures(inputs)
+    selector = Listening()
+    with attach(tiny_next, selector), torch.no_grad():
+        tiny_next.model(**inputs)
+    newline = picture.tile < 0
+    assert selector.view.crop is not None and torch.equal(selector.view.crop, picture.tile)
+    assert (selector.attention[:, newline] == 0).all() and (selector.attention[:, ~newline] > 0).all()
+    for tile in range(picture.tiles):  # softmax over each tile and its own CLS
+        assert (selector.attention[:, picture.tile == tile].sum(1) < 1).all()
+    assert (selector.keys[newline] == 0).all()
+
+
+def test_a_fixed_grid_gives_every_image_five_tiles_without_newlines(tiny_next: MLLM, images):
+    fixed = load(tiny_next.name, anyres="fixed")
+    inputs = fixed.prepare(images, QUESTIONS)
+    assert fixed.visual_tokens == 180
+    for picture in fixed.pictures(inputs):
+        assert len(picture) == 180 and (picture.tile >= 0).all()
+    with attach(fixed, Share({VISION: 0.5, 2: 0.5})) as trace:
+        run(fixed, inputs)
+    assert [record.entering for record in trace.samples] == [[90, 90, 45, 45, 45, 45]] * 4
+
+
+def test_a_method_at_a_clip_tower_is_refused_without_one(tiny_qwen: MLLM):
+    with (
+        pytest.raises(ValueError, match="works on the tokens of a CLIP tower"),
+        attach(tiny_qwen, Listening()),
+    ):
+        pass
+
+
+def test_candidate_losses_equal_a_masked_forward(mllm: MLLM, images):
+    embedded = mllm.embed(images[1], QUESTIONS[0], "red circle")
+    loss = AnswerLoss(mllm, embedded)
+    rng = np.random.default_rng(0)
+    count = len(embedded.visual)
+    kept = np.sort(np.stack([rng.permutation(count)[:9] for _ in range(5)]), 1)
+    positions = embedded.positions
+    with torch.no_grad():
+        for indices, found in zip(kept, loss(kept), strict=True):
+            mask = torch.ones(1, len(embedded.embeds), dtype=torch.long)
+            mask[0, embedded.visual] = 0
+            mask[0, embedded.visual[torch.tensor(indices)]] = 1
+            hidden = mllm.decoder(
+                inputs_embeds=embedded.embeds[None], attention_mask=mask,
+                position_ids=positions[:, None] if positions.ndim == 2 else positions[None],
+            ).last_hidden_state  # fmt: skip
+            logits = mllm.head(hidden)[0, -len(embedded.response) - 1 : -1]
+            expected = torch.nn.functional.cross_entropy(logits, embedded.response)
+            assert found == pytest.approx(expected.item(), abs=2e-5)
+
+
+CLIP_L = {
+    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+    "image_size": 336, "patch_size": 14, "projection_dim": 768,
+}  # fmt: skip
+PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+
+
+def vicuna(size: str) -> LlamaConfig:
+    """The decoder of LLaVA-1.5 and LLaVA-NeXT with Vicuna, 7B or 13B."""
+    wide = size == "13B"
+    return LlamaConfig(
+        vocab_size=32064, hidden_size=5120 if wide else 4096, intermediate_size=13824 if wide else 11008,
+        num_hidden_layers=40 if wide else 32, num_attention_heads=40 if wide else 32,
+        num_key_value_heads=40 if wide else 32, max_position_embeddings=4096,
+    )  # fmt: skip
+
+
+def at_full_size(name: str) -> MLLM:
+    """The published configuration, without memory for weights."""
+    clip = CLIPVisionConfig(**CLIP_L)
+    with torch.device("meta"):
+        if name.startswith("llava-1.5"):
+            config = LlavaConfig(vision_config=clip, text_config=vicuna("13B" if "13b" in name else "7B"))
+            return adapt(LlavaForConditionalGeneration(config))
+        if name.startswith("llava-next"):
+            config = LlavaNextConfig(
+                vision_config=clip, text_config=vicuna("7B"), image_grid_pinpoints=PINPOINTS
+            )
+            return adapt(LlavaNextForConditionalGeneration(config))
+        text = {
+            "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
+            "num_attention_heads": 28, "num_key_value_heads": 4,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+        }  # fmt: skip
+        return adapt(Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text)))
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "layers", "tower_depth", "compressor"),
+    [
+        ("llava-1.5-7b", 576, 32, 23, 202_383_360),
+        ("llava-1.5-13b", 576, 40, 23, None),
+        ("llava-next-7b", 576 + 48 * 49, 32, 23, 202_383_360),
+        ("qwen2.5-vl-7b", None, 28, 32, 233_057_792),
+    ],
+)
+def test_published_configurations_fit_their_adapters(name, tokens, layers, tower_depth, compressor):
+    mllm = at_full_size(name)
+    assert mllm.layers == layers and mllm.tower_depth == tower_depth
+    assert tokens is None or mllm.visual_tokens == tokens
+    if compressor:
+        with torch.device("meta"):
+            made = Compressor(mllm.decoder.config)
+        head = made.width + 1
+        assert sum(parameter.numel() for parameter in made.parameters()) == compressor + head
+
+
+def test_the_fixed_grid_at_full_size_has_2880_tokens():
+    mllm = at_full_size("llava-next-7b")
+    mllm.fix_grid()
+    assert mllm.visual_tokens == 2880
+    pictures = mllm.pictures({"image_sizes": torch.tensor([[640, 640]])})  # `encode` pads to a square
+    assert [len(picture) for picture in pictures] == [2880]
+
+
+def test_a_native_grid_depends_on_the_shape_of_the_image():
+    """640 x 480 in 2 x 2 crops of 24 x 24: after the thumbnail 36 rows of 48 patches and a newline."""
+    mllm = at_full_size("llava-next-7b")
+    (picture,) = mllm.pictures({"image_sizes": torch.tensor([[480, 640]])})
+    assert len(picture) == 576 + 36 * 49 and int((picture.tile < 0).sum()) == 36
+
+
+def test_the_pipeline_of_transformers_answers_with_fewer_tokens(mllm: MLLM, images):
+    from transformers import pipeline
+
+    pipe = pipeline("image-text-to-text", model=mllm.model, processor=mllm.processor)
+    content = [{"type": "image", "image": images[1]}, {"type": "text", "text": QUESTIONS[0]}]
+    with attach(mllm.model, Share()) as trace:
+        said = pipe(text=[{"role": "user", "content": content}], max_new_tokens=3, return_full_text=False)
+    assert said[0]["generated_text"] is not None
+    assert [round(0.3 * record.tokens) for record in trace.samples] == [trace.samples[0].entering[0]]
