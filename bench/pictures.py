@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from bench.compare import Comparison
+    from bench.comparison import Comparison
     from evosearch import Grouping
 
 Grid = tuple[int, int]  # rows x columns
@@ -175,12 +175,13 @@ def fronts(comparison: Comparison, title: str = "") -> Figure:
     whole, *others = comparison.rows
     lines: dict[str, list[tuple[float, float]]] = {}
     for row in others:
-        lines.setdefault(row.method, []).append((row.tokens, row.average))
+        if row.tokens is not None and row.average is not None:
+            lines.setdefault(row.method, []).append((row.tokens, row.average))
     figure, axes = _axes("visual tokens per layer", "mean share of vanilla, %", title)
-    untouched = f"{whole.method}, {whole.tokens:.0f} tokens"
-    axes.axhline(whole.average, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label=untouched)
+    untouched = f"{whole.method}, {whole.keep} tokens"
+    axes.axhline(100, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label=untouched)
     ranked = sorted(lines.items(), key=lambda line: -sum(y for _, y in line[1]) / len(line[1]))
-    leads = {row.method for row in others if row.versus}
+    leads = {comparison.reference}
     fixed = sorted(lines, key=lambda method: (method not in leads, method))  # colours do not hang on results
     for method, points in ranked:
         x, y = zip(*sorted(points), strict=True)

@@ -85,6 +85,17 @@ def open_tasks(
     return load_tasks(named, count, split, data=data, protocol=protocol, labelled=labelled)
 
 
+def match_option(command: F) -> F:
+    """--match."""
+    return click.option(
+        "--match",
+        type=click.Choice(["tokens", "equivalent", "flops"]),
+        default="equivalent",
+        show_default=True,
+        help="What budgets equal: tokens after the last stage, their mean over layers, or prefill FLOPs.",
+    )(command)
+
+
 def as_json(command: F) -> F:
     return click.option("--json", "machine", is_flag=True, help="Print JSON instead of a table.")(command)
 
@@ -261,7 +272,7 @@ def say(text: str) -> None:
 
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
-    """A table on stdout; numbers align right."""
+    """A table on stdout; numbers align right, with marks or without."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -273,16 +284,18 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str 
     for row in rows:
         table.add_row(*row)
     console = Console(markup=False, emoji=False, highlight=False)  # questions and answers stay as they are
-    console.width = console.width if sys.stdout.isatty() else 200
+    console.width = console.width if sys.stdout.isatty() else 220
     console.print(table)
 
 
 def show_comparison(comparison: Comparison) -> None:
-    """The table of a comparison on stdout, with a sentence per budget."""
-    from bench.table import header, headlines, table_rows
+    """The table of a comparison on stdout, hard questions, notes, and a sentence per budget."""
+    from bench.table import hard_header, hard_rows, header, headlines, notes, table_rows
 
-    show_table(header(comparison), table_rows(comparison))
-    for line in headlines(comparison):
+    show_table(header(comparison), table_rows(comparison), "MIXED PROTOCOLS" if comparison.mixed else None)
+    if rows := hard_rows(comparison):
+        show_table(hard_header(comparison), rows, "on the hard questions")
+    for line in [*notes(comparison), *headlines(comparison)]:
         click.echo(line)
 
 
@@ -292,7 +305,7 @@ def show_json(content: object) -> None:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text.strip("% ") or "0")
+        float(text.strip("% °†").replace("–", "0") or "0")
     except ValueError:
         return False
     return True

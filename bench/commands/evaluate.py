@@ -15,6 +15,7 @@ from bench.commands.common import (
     budget,
     data_options,
     load_model,
+    match_option,
     model_options,
     open_tasks,
     progress,
@@ -24,8 +25,8 @@ from bench.commands.common import (
 )
 
 if TYPE_CHECKING:
+    from bench.budget import Match
     from bench.tasks import Task
-    from compress.base import Accounting
 
 
 @click.command("eval")
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     "--method", default="none", show_default=True, help="NAME or NAME:option=value,... (evocomp methods)."
 )
 @click.option("--compressor", help="Folder of a trained compressor; the shipped one by default.")
-@click.option("--keep", type=int, help="Visual tokens per decoder layer; a ninth by default.")
-@click.option("--accounting", type=click.Choice(["average", "nominal"]), default="average", show_default=True)
+@click.option("--keep", type=int, help="Budget in visual tokens; a ninth by default.")
+@match_option
 @data_options
 @click.option(
     "--submission", type=OutFolder(), help="Folder for the file that each benchmark's server or tool takes."
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 @model_options
 @as_json
 def evaluate(
-    method: str, compressor: str | None, keep: int | None, accounting: Accounting, tasks: str,
+    method: str, compressor: str | None, keep: int | None, match: Match, tasks: str,
     count: int | None, data: str | None, protocol: str | None, split: str | None, submission: Path | None,
     batch: int, model: str, device: str, dtype: str, machine: bool,
 ) -> None:  # fmt: skip
@@ -66,9 +67,7 @@ def evaluate(
     rows, written = [], []
     for task, samples in opened.items():
         with progress(task.name) as report:
-            found = run(
-                mllm, task, samples, selector, keep, batch=batch, accounting=accounting, progress=report
-            )
+            found = run(mllm, task, samples, selector, keep, batch=batch, match=match, progress=report)
         rows.append((task, found, task.subscores(samples, found.predictions)))
         if submission and data:
             name, content = task.submission(samples, found.predictions, data)
@@ -83,18 +82,19 @@ def evaluate(
                     "method": method, "keep": keep, "task": o.task, "protocol": task.protocol,
                     "split": task.part if data else split or "test", "metric": task.metric,
                     "score": number(o.score), "subscores": {k: number(v) for k, v in parts.items()},
-                    "n": len(o.predictions), "tokens": o.tokens, "entering": o.entering, "seconds": o.seconds,
+                    "n": len(o.predictions), "tokens": o.tokens, "left": o.left, "entering": o.entering,
+                    "prefill_flops": o.ledger.prefill_flops, "seconds": o.seconds,
                 }
                 for task, o, parts in rows
             ]
         )  # fmt: skip
         return
     show_table(
-        ["task", "split", "metric", "score", "n", "tokens/layer", "seconds", "also"],
+        ["task", "split", "metric", "score", "n", "tokens/layer", "left", "seconds", "also"],
         [
             [
                 o.task, task.part if data else split or "test", task.metric, shown(o.score),
-                str(len(o.predictions)), f"{o.tokens:.1f}", f"{o.seconds:.1f}",
+                str(len(o.predictions)), f"{o.tokens:.1f}", f"{o.left:.1f}", f"{o.seconds:.1f}",
                 ", ".join(f"{name} {shown(parts[name])}" for name in task.headline if name in parts),
             ]
             for task, o, parts in rows
