@@ -36,7 +36,7 @@ def of_run(mllm: MLLM, *, batch: int, match: Match, positions: Positions | None)
 
 
 def of_task(task: Task, samples: Sequence[Sample]) -> dict[str, Any]:
-    """What makes a benchmark's score: its version and options, its questions and how long an answer may be."""
+    """What makes a benchmark's score: version and options, questions and how long an answer may be."""
     digest = hashlib.sha256()
     for one in samples:
         digest.update(one.fingerprint.encode())

@@ -10,7 +10,6 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from hashlib import sha256
 from itertools import groupby
 from math import isqrt
 from pathlib import Path
@@ -144,11 +143,11 @@ def _checked(grid: Grid | None, tokens: int) -> Grid:
 def _telling(samples: Sequence[Sample], credits: Sequence[Sequence[float]], limit: int) -> list[int]:
     """Places of the samples whose credit varies most over the runs; no image twice while others are left."""
     ranked = sorted(range(len(samples)), key=lambda place: -pvariance(credits[place]))
-    pictures: set[bytes] = set()
+    pictures: set[str] = set()
     fresh: list[int] = []
     again: list[int] = []
     for place in ranked:
-        content = sha256(samples[place].image.tobytes()).digest()
+        content = samples[place].picture_digest
         (again if content in pictures else fresh).append(place)
         pictures.add(content)
     return sorted([*fresh, *again][:limit])

@@ -45,11 +45,14 @@ class Sample:
         return self.picture if isinstance(self.picture, Image) else self.picture()
 
     @property
-    def fingerprint(self) -> str:
-        """Digest of what is asked and about what; an image in a file is not opened for it."""
-        told = repr((self.id, self.question, self.answers)).encode()
+    def picture_digest(self) -> str:
+        """Tells the picture from others; one that lies in a file is not opened for it."""
         if isinstance(self.picture, Image):
-            seen = repr(self.picture.size).encode() + self.picture.tobytes()
-        else:
-            seen = self.picture.key.encode()
-        return hashlib.sha256(told + seen).hexdigest()
+            return hashlib.sha256(repr(self.picture.size).encode() + self.picture.tobytes()).hexdigest()
+        return hashlib.sha256(self.picture.key.encode()).hexdigest()
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of id, question, answers and picture."""
+        told = repr((self.id, self.question, self.answers, self.picture_digest))
+        return hashlib.sha256(told.encode()).hexdigest()
