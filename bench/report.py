@@ -32,9 +32,7 @@ from bench.table import (
     one,
     table_rows,
 )
-from bench.tasks import TASKS
 from compress.samples import Sample
-from evosearch.registry import find
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -70,7 +68,7 @@ def html(
         title=title, vanilla=VANILLA, comparison=comparison, blocks=parts, reference=comparison.reference,
         marks=marks, notes=notes(comparison), hard=(hard_header(comparison), hard_rows(comparison)),
         contrasts=_contrasts(comparison),
-        metrics={task: find(TASKS, task, "task").metric for task in comparison.tasks},
+        metrics={task: comparison.metrics.get(task, "score") for task in comparison.tasks},
         counts={task: len(comparison.samples[task]) for task in comparison.tasks},
         headlines=headlines(comparison), whisker=_Whisker.over(comparison),
         methods=list(dict.fromkeys(row.method for row in comparison.rows)),

@@ -84,9 +84,9 @@ class Folder:
             raise ValueError(f"{self.path} has no {' or '.join(names)} (it has {shown or 'nothing'})")
         return here[0]
 
-    def image(self, *places: str) -> ImageFile:
-        """An image below this folder; ValueError if its name leads out of it."""
-        return ImageFile(self.path, "/".join(places))
+    def image(self, place: str, name: str) -> ImageFile:
+        """An image in the sub-folder `place`; ValueError if its name leads out of it."""
+        return ImageFile(self.path / place, name)
 
     def rows(self, config: str, split: str) -> Iterator[tuple[Row, Picture]]:
         """Rows of a split in lmms-lab's layout, images aside: `{config}/{split}-*.parquet`."""

@@ -39,7 +39,6 @@ class GQA(Task):
 
     name = "gqa"
     metric = "accuracy"
-    version = 2
     submits = True
     repository = "GQA"
     splits = {"testdev": (12578,), "testdev-all": (172174,), "val": (132062,), "train": (943000,)}

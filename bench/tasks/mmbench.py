@@ -54,7 +54,6 @@ class MMBench(Task):
 
     name = "mmbench"
     metric = "circular accuracy"
-    version = 2
     submits = True
     repository = "MMBench"
     splits = {"dev": (4329, 4377), "test": (6666,)}

@@ -35,7 +35,6 @@ class Pope(Task):
     rule: Literal["official", "robust", "strict"] | None = None  # None: as the protocol does
 
     name = "pope"
-    version = 2
     repository = "POPE"
     splits = {"test": (9000, 8910)}
     headline = ("accuracy", "said yes")
@@ -119,11 +118,14 @@ class Pope(Task):
         return float(self.reader(prediction) is (sample.answers[0] == "yes"))
 
     def statistics(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
-        """[U, 9], per sample: true positives, false positives, false negatives in its subset's columns."""
+        """[U, 9], per sample: true positives, false positives, false negatives in its subset's columns.
+
+        lmms-eval pools the subsets: there all count in the first columns.
+        """
         sums = np.zeros((len(samples), 9))
         for row, (one, prediction) in enumerate(zip(samples, predictions, strict=True)):
             yes, truth = self.reader(prediction), one.answers[0] == "yes"
-            at = 3 * SUBSETS.index(one.info["subset"])
+            at = 0 if self.protocol == "lmms-eval" else 3 * SUBSETS.index(one.info["subset"])
             sums[row, at] = yes is True and truth
             sums[row, at + 1] = yes is True and not truth
             sums[row, at + 2] = yes is False and truth
@@ -131,8 +133,6 @@ class Pope(Task):
 
     def value(self, sums: Sums) -> Sums:
         parts = sums.reshape(*sums.shape[:-1], 3, 3)
-        if self.protocol == "lmms-eval":
-            return 100 * f1(parts.sum(-2))
         asked = parts.sum(-1) > 0
         return 100 * (f1(parts) * asked).sum(-1) / np.maximum(asked.sum(-1), 1)
 

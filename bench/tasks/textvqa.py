@@ -40,7 +40,6 @@ class TextVQA(Task):
 
     name = "textvqa"
     metric = "VQA accuracy"
-    version = 2
     submits = True
     repository = "textvqa"
     splits = {"val": (5000,), "train": (34602,), "test": (5734,)}

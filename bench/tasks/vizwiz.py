@@ -33,7 +33,6 @@ class VizWiz(Task):
 
     name = "vizwiz"
     metric = "VQA accuracy"
-    version = 2
     submits = True
     repository = "VizWiz-VQA"
     splits = {"val": (4319,), "train": (20523,), "test": (8000,)}

@@ -35,7 +35,6 @@ class VQAv2(Task):
 
     name = "vqav2"
     metric = "VQA accuracy"
-    version = 2
     submits = True
     repository = "VQAv2"
     splits = {"val": (214354,), "train": (443757,), "test-dev": (107394,), "test": (447793,)}

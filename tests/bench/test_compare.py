@@ -368,7 +368,7 @@ def test_images_of_any_number_of_tokens_are_compared(
     mllm = request.getfixturevalue(family)
     ((_, samples),) = data.items()
     shapes = [(48, 48), (60, 30), (20, 70)]
-    shown = [replace(s, image=s.image.resize(shapes[i % 3])) for i, s in enumerate(samples)]
+    shown = [replace(s, picture=s.image.resize(shapes[i % 3])) for i, s in enumerate(samples)]
     entries = (Entry("random", Random()), Entry("fastv", FastV(layer=6)), Entry("visionzip", VisionZip()))
     given: dict[Task, list[Sample]] = {Asked(): shown}
     keep = mllm.visual_tokens // 3
