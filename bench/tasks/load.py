@@ -40,6 +40,8 @@ def load_tasks(
         if split not in (None, *MICRO_SPLITS):
             raise ValueError(f"unknown split '{split}' of the miniatures: choose {' or '.join(MICRO_SPLITS)}")
         tasks = [pick(TASKS, spec, "task") for spec in specs]
+        if real := [task for task in tasks if task.protocol != "micro" or task.split]:
+            raise ValueError(f"task '{real[0].name}': protocol and split go with --data; leave them out")
     else:
         asked = protocol or (None if data.startswith(HUB) else Manifest.of(data).protocol) or "llava"
         tasks = [pick(TASKS, spec, "task", protocol=asked, split=split) for spec in specs]

@@ -34,7 +34,7 @@ LMMS_LAB = {"val": "validation", "train": "train", "test": "test"}
 
 @dataclass(frozen=True)
 class TextVQA(Task):
-    """Read the handwritten number, ten agreeing annotators (TextVQA; validation)."""
+    """Read what is written, ten annotators, soft accuracy (TextVQA; chooses checkpoints)."""
 
     ocr_hint: Literal["on", "off"] | None = None  # None: on under llava, as LLaVA-1.5 is asked, else off
 

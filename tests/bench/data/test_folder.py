@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,6 @@ from PIL import Image
 
 from bench.data.folder import Folder, Hub, Manifest, read_json, read_lines, read_table
 from bench.tasks.pope import Pope
-from tests.bench.data.test_images import encoded
 
 
 def test_a_broken_document_names_its_file(tmp_path: Path) -> None:
@@ -85,7 +85,9 @@ def test_the_hub_is_read_through_datasets(monkeypatch: pytest.MonkeyPatch) -> No
 
     def load_dataset(name: str, config: str | None, *, split: str) -> Rows:
         asked.append((name, config, split))
-        picture = {"bytes": encoded(Image.new("RGB", (4, 2))), "path": ""}
+        file = BytesIO()
+        Image.new("RGB", (4, 2)).save(file, "PNG")
+        picture = {"bytes": file.getvalue(), "path": ""}
         return Rows(
             [
                 {

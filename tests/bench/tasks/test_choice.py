@@ -12,10 +12,10 @@ OPTIONS = {"A": "cat", "B": "dog", "C": "a red car", "D": "none of these"}
 @pytest.mark.parametrize(
     ("said", "letter"),
     [
-        ("A", "A"), ("A.", "A"), ("(B)", "B"), ("B. dog", "B"), ("The answer is C", "C"), ("It is a dog", "B"),
-        ("Option B", "B"), ("C、a red car", "C"), ("D) none of these", "D"), ("A dog is in the image", "B"),
-        ("the dog sits on A chair now", "A"), ("a cat or a dog", None), ("A and B", None), ("b", None),
-        ("答案：C", None), ("选B", None), ("", None),
+        ("A", "A"), ("A.", "A"), ("(B)", "B"), ("B. dog", "B"), ("The answer is C", "C"),
+        ("It is a dog", "B"), ("Option B", "B"), ("C、a red car", "C"), ("D) none of these", "D"),
+        ("A dog is in the image", "B"), ("the dog sits on A chair now", "A"), ("a cat or a dog", None),
+        ("A and B", None), ("b", None), ("答案：C", None), ("选B", None), ("", None),
     ],
 )  # fmt: skip
 def test_vlmevalkit_vectors(said: str, letter: str | None) -> None:

@@ -17,7 +17,8 @@ def row(question: str, answer: str, **more: Any) -> dict[str, Any]:
     return {
         "question": question, "answer": answer, "imageId": "n1", "isBalanced": True,
         "groups": {"global": "color", "local": None}, "entailed": [], "equivalent": [],
-        "types": {"structural": "query", "semantic": "attr", "detailed": "x"}, "semantic": [{"operation": "select"}] * 2,
+        "types": {"structural": "query", "semantic": "attr", "detailed": "x"},
+        "semantic": [{"operation": "select"}] * 2,
     } | more  # fmt: skip
 
 

@@ -103,6 +103,8 @@ def test_unknown_protocols_splits_and_options_are_refused(folder: Any) -> None:
         load_tasks(["gqa"], split="dev")
     with pytest.raises(ValueError, match="give their folder with --data"):
         load_tasks(["gqa"], protocol="llava")
+    with pytest.raises(ValueError, match="task 'pope': protocol and split go with --data"):
+        load_tasks(["pope:protocol=llava"])
     with pytest.raises(ValueError, match="named twice"):
         load_tasks(["pope", "pope:rule=official"])
 

@@ -22,7 +22,8 @@ def rows(files: Any, items: Sequence[int] = (3, 7), hint: str = "", **more: Any)
             made.append(
                 {
                     "index": item + turn * COPY, "question": f"What is {item}?", "hint": hint,
-                    **dict(zip("ABC", options, strict=True)), "D": "nan", "answer": "ABC"[options.index("cat")],
+                    **dict(zip("ABC", options, strict=True)), "D": "nan",
+                    "answer": "ABC"[options.index("cat")],
                     "category": f"ability {item}", "image": files.text() if turn == 0 else str(item),
                     "source": "web", "l2-category": "coarse", "comment": "None", "split": "dev", **more,
                 }

@@ -12,8 +12,9 @@ from bench.tasks.textvqa import TextVQA
 SHORT = "\nAnswer the question using a single word or phrase."
 LINE = {
     "question_id": "003a8ae2ef43b901", "image": "003a8ae2ef43b901.jpg", "category": "default",
-    "text": "What is the brand of this camera?\nReference OCR token: DAKOTA, DIGITAL, Single-Use, Camera, Pire, "
-    "digitat\nAnswer the question using a single word or phrase.",
+    "text": "What is the brand of this camera?\n"
+    "Reference OCR token: DAKOTA, DIGITAL, Single-Use, Camera, Pire, digitat\n"
+    "Answer the question using a single word or phrase.",
 }  # fmt: skip
 
 

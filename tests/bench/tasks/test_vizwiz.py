@@ -52,7 +52,7 @@ def test_the_image_is_the_id_and_may_stand_once_only(folder: Any) -> None:
 
 
 def test_unanswerable_is_an_answer_whose_rate_is_told(folder: Any) -> None:
-    """Trap 6: a model that says Unanswerable gains what humans said so, so the rate stands beside the score."""
+    """Trap 6: who says Unanswerable gains what humans said so; the rate stands beside the score."""
     task = VizWiz(protocol="llava")
     samples = task.load(folder.root)
     said = ["Unanswerable", "A dog."]

@@ -1,4 +1,4 @@
-"""VQAv2: questions joined to annotations by id, the protocols' normalisers, and an upload of all questions."""
+"""VQAv2: questions joined to annotations by id, the protocols' normalisers, an upload of all questions."""
 
 from __future__ import annotations
 
