@@ -30,12 +30,19 @@ class Grid(Selector):
 
 def lattice(rows: int, columns: int, keep: int) -> list[int]:
     """Ascending indices of `keep` cells spread over a grid, row-major; 1 <= keep <= rows * columns."""
-    lines = min(rows, max(1, round((keep * rows / columns) ** 0.5), -(-keep // columns)))
-    cells = []
-    for line, row in enumerate(centres(rows, lines)):
-        share = keep * (line + 1) // lines - keep * line // lines
-        cells += [row * columns + column for column in centres(columns, share)]
-    return cells
+    shares = bands(rows, columns, keep)
+    return [
+        row * columns + column
+        for row, share in zip(centres(rows, len(shares)), shares, strict=True)
+        for column in centres(columns, share)
+    ]
+
+
+def bands(rows: int, columns: int, keep: int) -> list[int]:
+    """How many of `keep` tokens lie on each of about sqrt(keep) rows, or bands of rows; one or more each."""
+    lines = max(1, round((keep * rows / columns) ** 0.5), -(-keep // columns))
+    lines = min(lines, rows, keep)
+    return [keep * (line + 1) // lines - keep * line // lines for line in range(lines)]
 
 
 def centres(length: int, count: int) -> list[int]:

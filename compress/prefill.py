@@ -199,12 +199,16 @@ class Prefill:
     def _record(self, place: Place, text: int) -> Record:
         kept = {depth: chosen[place].tolist() for depth, chosen in self.kept.items() if place in chosen}
         merged = {depth: chosen[place].tolist() for depth, chosen in self.merged.items() if place in chosen}
+        # A stage that merges may put tokens out of order, and those after it keep them so.
+        before = list(range(len(self.untouched.tokens(place))))
         for depth, index in kept.items():
-            single = [one for one in index if one >= 0]
-            if len(set(single)) < len(single) or (not any(merged[depth]) and single != sorted(single)):
+            row = {one: number for number, one in enumerate(before)}
+            rows = [row[one] for one in index if one >= 0]
+            if len(set(rows)) < len(rows) or (not any(merged[depth]) and rows != sorted(rows)):
                 raise ValueError(
                     f"select at depth {depth} returned {index}: unique indices, ascending unless merged"
                 )
+            before = index
         return Record(
             tokens=len(self.untouched.tokens(place)),
             text=text,

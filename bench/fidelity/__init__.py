@@ -1,11 +1,13 @@
 """Fidelity: what our code makes of the inputs that official implementations were recorded on."""
 
-from bench.fidelity import dpcknn, fastv, losses, visionzip
+from bench.fidelity import dpcknn, fastv, losses, mustdrop, tome, visionzip
 from bench.fidelity.cases import GOLDEN, Case, Check, Verdict, read_cases, verify
 
 CHECKS: dict[str, Check] = {
     "fastv": fastv.check,
     "visionzip": visionzip.check,
+    "tome": tome.check,
+    "mustdrop": mustdrop.check,
     "dpcknn": dpcknn.check,
     "ghmc": losses.ghmc,
     "losses_formula": losses.formulas,

@@ -196,6 +196,21 @@ def test_merged_tokens_go_on_in_their_own_order(tiny: MLLM, pictures, depth: int
         torch.testing.assert_close(logits[sample], expected, atol=2e-5, rtol=1e-5)
 
 
+def test_a_later_stage_keeps_the_order_of_merged_tokens(tiny: MLLM, pictures):
+    """What a merging stage put out of order is not out of order for the stages after it."""
+
+    class Turned(Stages):
+        def select(self, view: View, keep: int) -> Selection:
+            if view.depth == INPUT:
+                index = torch.arange(2 * keep - 2, -1, -2)
+                return Selection(index, view.hidden[index] + 1)
+            return Selection(torch.arange(keep))
+
+    with attach(tiny, Turned({INPUT: 40, 2: 3}), 3, accounting="nominal") as trace, torch.no_grad():
+        tiny.model(**tiny.prepare(pictures[:1], QUESTIONS[:1]))
+    assert trace.samples[0].kept[2] == [78, 76, 74]
+
+
 def test_original_and_compact_positions_differ(tiny: MLLM, pictures):
     inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
     logits = {}
@@ -341,7 +356,7 @@ def test_views_at_vision_show_the_towers_features_and_cls(tiny: MLLM, pictures):
         expected = tiny.tower(inputs["pixel_values"], output_hidden_states=True).hidden_states[-2]
     for sample, view in enumerate(look.views):
         assert torch.equal(view.hidden, expected[sample, 1:])
-        assert view.cls_token is not None and torch.equal(view.cls_token, expected[sample, 0])
+        assert view.cls_token is not None and torch.equal(view.cls_token, expected[sample, :1])
         assert view.visual.shape == (0, 64) and len(view.text) == [10, 7][sample]
 
 

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from compress.base import VISION, Merge, Selection, Selector, TowerView, View, scaled_layer, top_k
+
+STAGES = (2, 6, 10, 14)  # decoder layers, of 32, that tokens are dropped after
+
+
+@dataclass
+class MustDrop(Selector):
+    """Merge uniform windows early in the tower, then drop what the text ignores, but no key token of CLS.
+
+    "Multi-Stage Vision Token Dropping: Towards Efficient Multimodal Large Language Model" (Liu et al., 2024,
+    arXiv 2411.10803).
+    1. After tower layer 0, windows of `window` x `window` patches are scored by the mean cosine between their
+       patches; the most uniform become one token each. These go first, by falling score.
+    2. Key tokens are the `key_rate` of the tokens then left that CLS attends to most in the last tower layer.
+    3. After decoder layers 2, 6, 10 and 14 of 32 a token counts by the attention (mean over heads) that all
+       text after the image pays to it. Key tokens always stay. Positions are contiguous.
+    4. After the prefill the caches of these layers are cut to the tokens that passed all stages.
+
+    The official code has thresholds and no budget. Here the budget decides: each of the five stages passes on
+    the same share of what reaches it, the tower in whole windows, and the decoder's keep the key tokens and
+    those with the largest sums. Where not even the key tokens fit, CLS decides among them. With `adaptive`
+    the thresholds decide: windows of `similarity` or more merge, and a token goes if its share of the sum is
+    below `global_threshold` and its largest attention below `individual_threshold`. The defaults are the
+    official ones for an average of 192 of 576 on TextVQA; for 128 they are 0.0012 and 0.001, for 64 0.011
+    and 0.01.
+
+    `stages="tower"` merges windows and does nothing else; then a budget must be that of whole windows.
+    Patches beyond the last full window never merge.
+
+    Departure: the official code merges as many windows in all images of a batch as in the one with the fewest
+    above the threshold; here an image does not depend on its batch.
+    """
+
+    window: int = 3
+    key_rate: float = 0.08
+    similarity: float = 0.8
+    global_threshold: float = 0.001
+    individual_threshold: float = 0.001
+    adaptive: bool = False
+    stages: Literal["all", "tower"] = "all"
+    depth = VISION
+    positions = "compact"
+    merge_after = "block"
+
+    @property
+    def tower_layers(self) -> tuple[int, ...]:  # type: ignore[override]
+        return (-1,) if self.stages == "all" else ()
+
+    def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
+        if self.stages == "tower":
+            return {VISION: keep}
+        share = (keep / tokens) ** (1 / (1 + len(STAGES)))
+        counts = {VISION: tokens - int(tokens * (1 - share) / self.saving) * self.saving}
+        for stage, layer in enumerate(STAGES, 2):
+            counts[scaled_layer(layer + 1, layers)] = round(tokens * share**stage)
+        return counts
+
+    def tower(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
+        if self.adaptive:
+            return {0: 0}
+        windows, rest = divmod(tokens - keep, self.saving)
+        if rest and self.stages == "tower":
+            most = tokens // self.window**2
+            near = sorted({tokens - min(count, most) * self.saving for count in (windows, windows + 1)})
+            raise ValueError(
+                f"keep={keep}: one window of {self.window} x {self.window} merged takes {self.saving} of "
+                f"{tokens} tokens; the nearest possible budgets are {' and '.join(map(str, near))}"
+            )
+        return {0: tokens - windows * self.saving}
+
+    def cut_caches_from(self, layers: int) -> int | None:
+        return scaled_layer(STAGES[0] + 1, layers) - 1 if self.stages == "all" else None
+
+    @property
+    def saving(self) -> int:
+        """Tokens that one merged window saves."""
+        if self.window < 2:
+            raise ValueError(f"window={self.window}: choose 2 or more")
+        return self.window**2 - 1
+
+    def merge(self, view: TowerView, keep: int) -> Merge:
+        tokens = len(view.hidden)
+        score, patches = self.windows(view.hidden, view.grid, self.window)
+        count = (tokens - keep) // self.saving
+        if self.adaptive:
+            count = int((score >= self.similarity).sum())
+        elif count > len(score):
+            raise ValueError(
+                f"{keep} patches cannot be reached in the tower: {view.grid[0]} x {view.grid[1]} have "
+                f"{len(score)} windows of {self.window} x {self.window}, which leave "
+                f"{tokens - len(score) * self.saving} or more"
+            )
+        best = patches[score.sort(descending=True, stable=True).indices[:count]]
+        alone = torch.ones_like(view.index, dtype=torch.bool).index_fill(0, best.flatten(), False)
+        into = count - 1 + alone.cumsum(0)
+        into[best] = torch.arange(count, device=into.device)[:, None]
+        middle = best[:, self.window // 2 * (self.window + 1)]
+        return Merge(torch.cat([middle, alone.nonzero()[:, 0]]), into)
+
+    def select(self, view: View, keep: int) -> Selection:
+        attention = view.attention(view.depth - 1, range(view.before, len(view.text))).mean(0)
+        assert view.inputs is not None  # the stages lie in the decoder
+        key = self.key_tokens(view.cls(-1), self.key_rate, len(view.inputs))
+        if self.adaptive:
+            stays = self.important(attention, self.global_threshold, self.individual_threshold)
+            return Selection(stays.index_fill(0, key, True).nonzero()[:, 0])
+        return Selection(top_k(attention.sum(0).index_fill(0, key[:keep], torch.inf), keep))
+
+    @staticmethod
+    def windows(hidden: Tensor, grid: tuple[int, int], side: int) -> tuple[Tensor, Tensor]:
+        """Mean cosine [W] between different patches of each window, and its patches [W, side^2].
+
+        hidden [rows * columns, C]. Windows go row by row from the upper left; leftover patches are in none.
+        """
+        down, across = grid[0] // side, grid[1] // side
+        place = torch.arange(grid[0] * grid[1], device=hidden.device).view(grid)
+        place = place[: down * side, : across * side].reshape(down, side, across, side)
+        patches = place.transpose(1, 2).reshape(down * across, side * side)
+        unit = F.normalize(hidden.float(), dim=-1)[patches]
+        cosine = unit @ unit.mT
+        between = cosine.sum((1, 2)) - cosine.diagonal(dim1=1, dim2=2).sum(1)
+        return between / (side**2 * (side**2 - 1)), patches
+
+    @staticmethod
+    def key_tokens(cls: Tensor, rate: float, entered: int) -> Tensor:
+        """The tokens that CLS attends to most, by its attention [H, N], most attended first.
+
+        They are a share `rate` of those that `entered` the decoder, rounded up.
+        """
+        return cls.mean(0).sort(descending=True, stable=True).indices[: ceil(rate * entered)]
+
+    @staticmethod
+    def important(attention: Tensor, whole: float, single: float) -> Tensor:
+        """Which tokens the text [T, N] looks at enough: in sum, as a share of all, or any of it at them."""
+        total = attention.sum(0)
+        return (total >= whole * total.sum()) | (attention.amax(0) >= single)
