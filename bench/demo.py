@@ -95,8 +95,9 @@ def run(mllm: MLLM, out: Path, *, fresh: int, n: int, workers: int, bar: Bar) ->
         entries.append(Entry(name, EvoComp(trained[kind].compressor, depth)))
     with bar("compare", "cells") as report:
         found = compare(
-            mllm, entries, KEEPS, load_tasks(BENCHMARKS, n), reference=REFERENCE, batch=32, progress=report
-        )
+            mllm, entries, KEEPS, load_tasks(BENCHMARKS, n), reference=REFERENCE,
+            batch=32, workers=workers, progress=report,
+        )  # fmt: skip
     seconds["comparison"] = time.perf_counter() - began
     reused = {kind: len(store) for kind, store in stores.items()}
     return Demo(found, live, reused, trained, seconds)

@@ -186,9 +186,10 @@ def fronts(comparison: Comparison, title: str = "") -> Figure:
     for method, points in ranked:
         x, y = zip(*sorted(points), strict=True)
         number = fixed.index(method)
+        turn = number // len(LINES)  # the same colour again has another mark
         axes.plot(
-            x, y, color=LINES[number % len(LINES)], marker=MARKS[number % len(MARKS)], markersize=5.5,
-            linewidth=2.6 if method in leads else 1.3, label="\n".join(wrap(method, 32)),
+            x, y, color=LINES[number % len(LINES)], marker=MARKS[(number + turn) % len(MARKS)],
+            markersize=5.5, linewidth=2.6 if method in leads else 1.3, label="\n".join(wrap(method, 32)),
         )  # fmt: skip
     axes.set_xticks(sorted({row.keep for row in others}) or [whole.keep])
     axes.legend(frameon=False, labelcolor=INK, loc="center left", bbox_to_anchor=(1.02, 0.5))

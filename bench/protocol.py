@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -62,15 +62,14 @@ def task_of(name: str, facts: Facts) -> Task:
 def of_method(selector: Selector) -> dict[str, Any]:
     """What a name stood for: class, options, and digests of its code, weights and folders."""
     kind = type(selector)
-    source = inspect.getsourcefile(kind)
-    options = {field.name: getattr(selector, field.name) for field in fields(selector)} if (
-        is_dataclass(selector)
-    ) else vars(selector)  # fmt: skip
+    options = vars(selector)
+    if is_dataclass(selector):
+        options = {field.name: getattr(selector, field.name) for field in fields(selector)}
     return {
         "class": kind.__name__,
         "positions": selector.positions,
         "adaptive": selector.adaptive,
-        "code": _digest(Path(source).read_bytes()) if source else "",
+        "code": _code(kind),
         **{name: _told(value) for name, value in options.items()},
     }
 
@@ -88,6 +87,12 @@ def differences(theirs: Facts, ours: Facts, words: tuple[str, str] = ("there", "
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:24]}...{_digest(text.encode())}"
+
+
+def _code(kind: type) -> str:
+    """Digest of the file that defines a class; empty for one that was typed in."""
+    path = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return _digest(Path(path).read_bytes()) if path else ""
 
 
 def _told(value: object) -> object:

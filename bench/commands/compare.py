@@ -104,8 +104,8 @@ def compare(
     with progress("compare", "cells") as report:
         found = run(
             mllm, entries, keeps, opened, reference=reference or methods[-1],
-            difficulty=difficulty or (DIFFICULTY if DIFFICULTY in methods else None),
-            batch=batch, match=match, positions=positions, workers=workers, folder=out, progress=report,
+            difficulty=difficulty or DIFFICULTY, batch=batch, match=match, positions=positions,
+            workers=workers, folder=out, progress=report,
         )  # fmt: skip
     if out:
         write(found, mllm, out, title=f"{mllm.name}: methods at equal budgets", commands=[command])

@@ -225,8 +225,8 @@ def test_another_model_and_changed_code_are_refused(
         patched.setattr(type(tiny), "fingerprint", lambda self: "other")
         with pytest.raises(ValueError, match="model is '.*' there and 'other' here"):
             grid(tiny, data, tmp_path)
-    monkeypatch.setattr("bench.protocol.inspect.getsourcefile", lambda kind: __file__)
-    with pytest.raises(ValueError, match="none: code is '.*' there"):
+    monkeypatch.setattr("bench.protocol._code", lambda kind: "changed")
+    with pytest.raises(ValueError, match="none: code is '.*' there and 'changed' here"):
         grid(tiny, data, tmp_path)
 
 
@@ -304,10 +304,15 @@ def test_a_grid_without_a_possible_cell_is_refused_before_the_work(
         grid(tiny, data, entries=(Entry("picky", Picky()),), keeps=(9,))
 
 
-def test_a_mistake_in_a_sample_is_no_impossible_budget(tiny: MLLM, data: Any) -> None:
-    ((task, samples),) = data.items()
-    with pytest.raises(ValueError, match="question 0 is empty"):
-        grid(tiny, {task: [replace(samples[0], question=" ")]})
+def test_what_stops_vanilla_stops_the_grid(tiny: MLLM, data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(mllm: MLLM, task: Task, samples: Any, selector: Selector, keep: int, **options: Any) -> Any:
+        if keep == 144:
+            raise ValueError("image 3 is broken")
+        return evaluate(mllm, task, samples, selector, keep, **options)
+
+    monkeypatch.setattr(module, "evaluate", failing)
+    with pytest.raises(ValueError, match="image 3 is broken"):
+        grid(tiny, data)
 
 
 # What budgets equal -----------------------------------------------------------------------------------------

@@ -146,6 +146,13 @@ def test_fronts_draw_a_line_per_method_over_measured_tokens() -> None:
         assert picture.format == "PNG"
 
 
+def test_fronts_tell_many_methods_apart() -> None:
+    rows = [Row("none", 9, {}, 100, 9, 9, 100, 1.0, untouched=True)]
+    rows += [Row(f"m{i}", 4, {}, 90 - i, 4, 4, 50, 1.0) for i in range(25)]
+    lines = fronts(Comparison((), tuple(rows), {})).axes[0].get_lines()[1:]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 25
+
+
 def test_saving_is_whole_or_not_at_all(tmp_path: Path, image: Image.Image) -> None:
     path = save(image, tmp_path / "one.png")
     with Image.open(path) as back:
