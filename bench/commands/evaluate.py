@@ -26,6 +26,7 @@ from bench.commands.common import (
 
 if TYPE_CHECKING:
     from bench.budget import Match
+    from bench.evaluate import Outcome
     from bench.tasks import Task
 
 
@@ -68,7 +69,7 @@ def evaluate(
     for task, samples in opened.items():
         with progress(task.name) as report:
             found = run(mllm, task, samples, selector, keep, batch=batch, match=match, progress=report)
-        rows.append((task, found, task.subscores(samples, found.predictions)))
+        rows.append((task, found))
         if submission and data:
             name, content = task.submission(samples, found.predictions, data)
             submission.mkdir(parents=True, exist_ok=True)
@@ -81,11 +82,11 @@ def evaluate(
                 {
                     "method": method, "keep": keep, "task": o.task, "protocol": task.protocol,
                     "split": task.part if data else split or "test", "metric": task.metric,
-                    "score": number(o.score), "subscores": {k: number(v) for k, v in parts.items()},
+                    "score": number(o.score), "subscores": {k: number(v) for k, v in o.subscores.items()},
                     "n": len(o.predictions), "tokens": o.tokens, "left": o.left, "entering": o.entering,
                     "prefill_flops": o.ledger.prefill_flops, "seconds": o.seconds,
                 }
-                for task, o, parts in rows
+                for task, o in rows
             ]
         )  # fmt: skip
         return
@@ -95,9 +96,9 @@ def evaluate(
             [
                 o.task, task.part if data else split or "test", task.metric, shown(o.score),
                 str(len(o.predictions)), f"{o.tokens:.1f}", f"{o.left:.1f}", f"{o.seconds:.1f}",
-                ", ".join(f"{name} {shown(parts[name])}" for name in task.headline if name in parts),
+                ", ".join(f"{part} {shown(o.subscores[part])}" for part in beside(task, o)),
             ]
-            for task, o, parts in rows
+            for task, o in rows
         ],
         f"{method}, keep {keep}, protocol {', '.join({task.protocol: 0 for task, *_ in rows})}",
     )  # fmt: skip
@@ -115,6 +116,11 @@ def check_submission(tasks: Sequence[Task], count: int | None, data: str | None)
         raise ValueError(
             f"nothing takes a file of {' or '.join(silent)}: its labels are public; name other --tasks"
         )
+
+
+def beside(task: Task, outcome: Outcome) -> list[str]:
+    """Names of the sub-scores that stand beside the score."""
+    return [part for part in task.headline if part in outcome.subscores]
 
 
 def number(value: float) -> float | None:

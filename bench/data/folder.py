@@ -165,6 +165,13 @@ def read_table(path: Path, needed: Sequence[str]) -> list[Row]:
     another length.
     """
     csv.field_size_limit(LONGEST)
+    try:
+        return _table(path, needed)
+    except csv.Error as problem:
+        raise ValueError(f"{path}: not a tab-separated table ({problem})") from problem
+
+
+def _table(path: Path, needed: Sequence[str]) -> list[Row]:
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.reader(file, delimiter="\t")
         header = next(rows, [])

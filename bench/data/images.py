@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from compress.samples import Picture
 
@@ -158,4 +158,6 @@ class Padded:
         side = max(image.size)
         if image.size == (side, side):
             return image
-        return ImageOps.pad(image, (side, side), color=CLIP_MEAN)
+        square = Image.new("RGB", (side, side), CLIP_MEAN)
+        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        return square

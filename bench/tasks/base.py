@@ -100,8 +100,10 @@ class Task(ABC):
             return list(self.lmms_lab(folder) if folder.tabular else self.official(folder))
         except KeyError as missing:
             raise ValueError(
-                f"{folder.path}: a record has no field {missing}: is it one that docs/benchmarks.md names?"
+                f"{folder.path}: a record has no field {missing}; is it a file that docs/benchmarks.md names?"
             ) from missing
+        except (TypeError, AttributeError) as problem:
+            raise ValueError(f"{folder.path}: a record is of another form ({problem})") from problem
 
     def present(self, folder: Folder) -> bool:
         """Whether files of this split are there at all."""

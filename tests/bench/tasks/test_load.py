@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -146,3 +147,36 @@ def test_what_is_no_folder_of_benchmarks_says_so(folder: Any, tmp_path: Any) -> 
     (folder.root / "pope").mkdir()
     with pytest.raises(ValueError, match="has no coco_pope_random.json .it has nothing"):
         Pope(protocol="llava").load(folder.root)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_records_of_another_form_are_refused_in_one_line(name: str, tmp_path: Any) -> None:
+    """Every value of every record in turn missing, null or of another type: read, or a ValueError."""
+    from bench.data.export import export
+
+    export(tmp_path, [name], 4)
+    task = TASKS[name](protocol="llava")
+    for path in [*(tmp_path / name).glob("*.json"), *(tmp_path / name).glob("*.tsv")]:
+        whole = path.read_text()
+        for broken in spoiled(whole, path.suffix):
+            path.write_text(broken)
+            try:
+                task.load(tmp_path)
+            except ValueError as problem:
+                assert "\n" not in str(problem)
+        path.write_text(whole)
+    assert len(task.load(tmp_path)) == 4
+
+
+def spoiled(text: str, kind: str) -> Any:
+    yield from ("", "[]", "{}", "[1]", "null", '{"data": {}}', '{"questions": [null]}', "a\tb\n1\n", "\0")
+    if kind == ".tsv":
+        head, first, *rest = text.splitlines(keepends=True)
+        fields = first.split("\t")
+        for place in range(len(fields)):
+            yield head + "\t".join([*fields[:place], "?", *fields[place + 1 :]]) + "".join(rest)
+        return
+    for value in ("null", "7", '"x"', "[]"):
+        for key in dict.fromkeys(re.findall(r'"(\w+)": ', text)):
+            yield re.sub(rf'("{key}"): ("[^"]*"|\d+)', rf"\1: {value}", text, count=1)
+            yield text.replace(f'"{key}"', '"other"', 1)
