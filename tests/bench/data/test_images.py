@@ -37,9 +37,10 @@ def test_cmyk_and_one_pixel() -> None:
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
-    deep = Image.fromarray(np.array([[0, 257, 25700, 65535]], np.uint16))
-    found = np.asarray(open_rgb(encoded(deep), "it"))
-    assert found[0, :, 0].tolist() == [0, 1, 100, 255] and (found[..., 0] == found[..., 2]).all()
+    values = [[0, 257, 25700, 65535]]
+    for image, kind in ((np.array(values, np.uint16), "PNG"), (np.array(values, np.int32), "TIFF")):
+        found = np.asarray(open_rgb(encoded(Image.fromarray(image), kind), "it"))
+        assert found[0, :, 0].tolist() == [0, 1, 100, 255] and (found[..., 0] == found[..., 2]).all()
 
 
 def test_an_animation_shows_its_first_frame() -> None:

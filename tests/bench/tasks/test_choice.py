@@ -27,6 +27,11 @@ def test_a_letter_far_from_the_end_is_a_word() -> None:
     assert vlmevalkit("B as I have said", OPTIONS) is None
 
 
+def test_texts_are_found_whatever_their_case() -> None:
+    for matcher in (vlmevalkit, lmms_eval):
+        assert matcher("it is a DOG", {"A": "Cat", "B": "Dog"}) == "B"
+
+
 def test_a_told_answer_wins_and_asterisks_do_not_hurt() -> None:
     assert vlmevalkit("A and B, but the answer is **b**", OPTIONS) == "B"
     assert vlmevalkit("the correct answer is D", {"A": "x", "B": "y"}) is None  # there is no D

@@ -72,6 +72,7 @@ def test_subscores_of_the_official_tool(folder: Any) -> None:
     )
     assert found["consistency"] == 0  # q1 is right, and q3, which it entails, is wrong
     assert task.subscores(samples, ["red", "green", "yes", "no"])["consistency"] == 100
+    assert "consistency" not in task.subscores(samples, ["green", "blue", "yes", "no"])  # only of right ones
     assert "validity" not in found  # there is no choices file
 
 

@@ -113,8 +113,10 @@ def llava_lines(n: dict[str, int]) -> list[dict[str, Any]]:
 
 def test_llavas_questions_are_joined_by_content(folder: Any) -> None:
     """Trap 2: labels go with category, image and text, whatever the position."""
-    folder.lines("pope/llava_pope_test.jsonl", llava_lines(dict.fromkeys(SUBSETS, 4)))
+    asked = llava_lines(dict.fromkeys(SUBSETS, 4))
+    folder.lines("pope/llava_pope_test.jsonl", asked)
     samples = Pope(protocol="llava").load(folder.root)
+    assert [s.question for s in samples] == [row["text"] for row in asked]
     assert [s.id for s in samples[:2]] == ["random-0", "random-1"]
     for one in samples:
         assert one.answers == (("yes",) if " dog " in one.question else ("no",))
