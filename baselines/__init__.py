@@ -1,12 +1,15 @@
 """Published and control methods, one file and one class each; a new one is a file and a line in `METHODS`."""
 
+from baselines.dart import DART, DARTInput
 from baselines.downsample import Downsample
 from baselines.fastv import FastV
 from baselines.grid import Grid
 from baselines.mustdrop import MustDrop
 from baselines.none import KeepAll
 from baselines.pool import Pool
+from baselines.pyramiddrop import PyramidDrop
 from baselines.random import Random
+from baselines.sparsevlm import SparseVLM
 from baselines.tome import ToMe
 from baselines.visionzip import VisionZip
 from compress.base import Selector
@@ -19,6 +22,10 @@ METHODS: dict[str, type[Selector]] = {
     "pool": Pool,
     "downsample": Downsample,
     "fastv": FastV,
+    "dart": DART,
+    "dart-input": DARTInput,
+    "sparsevlm": SparseVLM,
+    "pyramiddrop": PyramidDrop,
     "visionzip": VisionZip,
     "tome": ToMe,
     "mustdrop": MustDrop,
@@ -26,7 +33,9 @@ METHODS: dict[str, type[Selector]] = {
 }
 
 __all__ = [
+    "DART",
     "METHODS",
+    "DARTInput",
     "Downsample",
     "EvoComp",
     "FastV",
@@ -34,7 +43,9 @@ __all__ = [
     "KeepAll",
     "MustDrop",
     "Pool",
+    "PyramidDrop",
     "Random",
+    "SparseVLM",
     "ToMe",
     "VisionZip",
 ]

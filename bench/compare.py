@@ -60,6 +60,9 @@ def compare(
     """
     if not entries or not keeps or not data:
         raise ValueError("nothing to compare: give at least one method, one budget and one task")
+    names = [VANILLA, *(one.name for one in entries)]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"'{repeated.pop()}' names two rows: give every method a name of its own")
     if workers < 1 or (workers > 1 and mllm.model.device.type != "cpu"):
         where = mllm.model.device
         raise ValueError(f"workers={workers}: choose 1, or more with a model on the CPU (this one: {where})")

@@ -17,7 +17,7 @@ import numpy as np
 from bench.budget import Match
 from bench.cells import Cell, Key
 from bench.evaluate import Outcome
-from bench.stats import Interval, Pairs, holm, interval, mcnemar, share, shares
+from bench.stats import LEVEL, Interval, Pairs, chance, holm, interval, mcnemar, share, shares
 from bench.tasks import Task
 from compress.samples import Sample
 
@@ -28,19 +28,22 @@ VANILLA = "none"
 class Contrast:
     """A row held against another on the same samples: row minus rival.
 
-    `gap` is of the mean share of vanilla, in points (None where a task is missing), `pooled` and `tasks` are
-    tests on the units of all tasks and of each; all are corrected for the number of tests in the table.
+    `gap` is of the mean share of vanilla, in points (None where a task is missing), with its `p`; `pooled`
+    and `tasks` are tests on the units of all tasks together and of each. `adjusted` values are corrected for
+    the number of tests in the table.
     """
 
     rival: str
     gap: Interval | None
+    p: float
+    adjusted: float
     pooled: Pairs
     tasks: Mapping[str, Pairs]
 
     @property
     def significant(self) -> bool:
-        """Whether the average differs by more than chance: the test says so, and the interval has no zero."""
-        return self.gap is not None and self.gap.clear and self.pooled.significant
+        """Whether the average differs by more than chance, over the whole table and by its own interval."""
+        return self.gap is not None and self.gap.clear and self.adjusted < LEVEL
 
 
 @dataclass(frozen=True)
@@ -191,9 +194,12 @@ def _rows(group: Group, tasks: Sequence[Task], keeps: Sequence[int], reference: 
             return None
         ours, theirs = ([found[one][name].credit for name in both] for one in (run, rival))
         known = all(one in drawn and not isnan(drawn[one][0]) for one in (run, rival))
+        p = chance(drawn[run], drawn[rival]) if known else 1.0
         return Contrast(
             group.name(rival[0]),
             interval(drawn[run], drawn[rival]) if known else None,
+            p,
+            p,
             mcnemar(np.concatenate(ours), np.concatenate(theirs)),
             {name: mcnemar(a, b) for name, a, b in zip(both, ours, theirs, strict=True)},
         )
@@ -235,15 +241,17 @@ def _corrected(rows: Sequence[Row]) -> list[Row]:
 
 
 def _family(contrasts: Sequence[Contrast | None]) -> list[Contrast | None]:
-    """Holm's correction over all tests against one rival: once for the averages, once for the cells."""
+    """Holm's correction over all tests against one rival: averages, pooled units and cells by themselves."""
     made = [one for one in contrasts if one]
-    averages = iter(holm([one.pooled.p for one in made]))
+    averages = iter(holm([one.p for one in made]))
+    pooled = iter(holm([one.pooled.p for one in made]))
     cells = iter(holm([pairs.p for one in made for pairs in one.tasks.values()]))
     return [
         one
         and replace(
             one,
-            pooled=replace(one.pooled, adjusted=next(averages)),
+            adjusted=next(averages),
+            pooled=replace(one.pooled, adjusted=next(pooled)),
             tasks={name: replace(pairs, adjusted=next(cells)) for name, pairs in one.tasks.items()},
         )
         for one in contrasts

@@ -3,13 +3,15 @@
 Two views of the same pairs. *Intervals*: units (samples, or the samples that only count together) are drawn
 again with replacement, the same draw for every method, and the scores are recomputed from the sums;
 benchmarks are drawn independently and then averaged, as tables do. *Tests*: McNemar's exact test on the units
-that two methods answered differently well, with Holm's correction for the size of the table.
+that two methods answered differently well, for averages the bootstrap's, with Holm's correction for the size
+of the table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from math import erfc, sqrt
 from typing import TypeVar
 from zlib import crc32
 
@@ -114,6 +116,17 @@ def interval(ours: Floats, theirs: Floats) -> Interval:
     gap = ours - theirs
     low, high = np.nanpercentile(gap[1:], [2.5, 97.5])
     return Interval(float(gap[0]), float(low), float(high))
+
+
+def chance(ours: Floats, theirs: Floats) -> float:
+    """Two-sided p of a difference between two results of one call of `shares`, if there is none in truth.
+
+    Normal, with the bootstrap's standard error: the share of draws beyond zero could not become as small as
+    the correction for a large table needs it. Without any variation there is no evidence: 1.
+    """
+    gap = ours - theirs
+    error = float(np.nanstd(gap[1:]))
+    return erfc(abs(float(gap[0])) / error / sqrt(2)) if error > 1e-9 else 1.0
 
 
 def mcnemar(ours: ArrayLike, theirs: ArrayLike) -> Pairs:

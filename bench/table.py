@@ -21,7 +21,7 @@ AS_VANILLA, AS_REFERENCE, MISSING = "°", "†", "–"
 TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$"}
 TEX |= {AS_VANILLA: r"$^\circ$", AS_REFERENCE: r"$^\dagger$", MISSING: "--", "<": "$<$", ">": "$>$"}
 TEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
-AVERAGE = "Avg. %"
+AVERAGE, MIXED = "Avg. %", "MIXED PROTOCOLS"
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ def notes(comparison: Comparison) -> list[str]:
     rivals = {AS_VANILLA: f"{AS_VANILLA} {VANILLA}", AS_REFERENCE: f"{AS_REFERENCE} {comparison.reference}"}
     if shown := [name for sign, name in rivals.items() if sign in signs]:
         lines.append(
-            f"Not significantly different from {' and '.join(shown)}: McNemar's exact test at 5 %, Holm's "
-            f"correction over the table; for {AVERAGE} the 95 % interval must exclude zero as well."
+            f"Not significantly different from {' and '.join(shown)}: scores by McNemar's exact test, "
+            f"{AVERAGE} by the paired bootstrap, at 5 % with Holm's correction over the table."
         )
     if adaptive := dict.fromkeys(row.method for row in comparison.rows if row.adaptive):
         lines.append(f"Adaptive, spends what it likes at any budget: {', '.join(adaptive)}.")
@@ -215,7 +215,8 @@ def hard_title(comparison: Comparison, keep: int) -> str:
 def markdown(comparison: Comparison) -> str:
     """The table in GitHub's Markdown, the best figures of a budget bold; notes and hard questions below."""
     names = [name for name in header(comparison) if name != "keep"]
-    lines = [_piped(names), _piped(["---", *("---:" for _ in names[1:])])]
+    lines = [f"**{MIXED}**", ""] if comparison.mixed else []
+    lines += [_piped(names), _piped(["---", *("---:" for _ in names[1:])])]
     for block in blocks(comparison):
         lines.append(_piped([f"*{block.title}*", *("" for _ in names[1:])]))
         for row in block.rows:
@@ -267,6 +268,7 @@ def csv_text(comparison: Comparison) -> str:
     ]
     for rival in rivals:
         columns += [f"vs {rival}", f"vs {rival} low", f"vs {rival} high", f"p {rival}", f"same as {rival}"]
+        columns += [f"pooled p {rival}"]
         columns += [f"{task} p {rival}" for task in comparison.tasks]
     if comparison.difficulty:
         columns += [f"{task} {what}" for task in comparison.tasks for what in ("hard", "hard n", "easy n")]
@@ -296,11 +298,16 @@ def _bare(value: float | None) -> str:
 
 def _columns(contrast: Contrast | None, tasks: Sequence[str]) -> list[str]:
     if contrast is None:
-        return [""] * (5 + len(tasks))
-    gap, pooled = contrast.gap, contrast.pooled
+        return [""] * (6 + len(tasks))
+    gap = contrast.gap
     bounds = [_bare(value) for value in (gap.difference, gap.low, gap.high)] if gap else [""] * 3
     cells = [f"{contrast.tasks[task].adjusted:.2g}" if task in contrast.tasks else "" for task in tasks]
-    return [*bounds, f"{pooled.adjusted:.2g}", str(not contrast.significant).lower(), *cells]
+    told = [
+        f"{contrast.adjusted:.2g}",
+        str(not contrast.significant).lower(),
+        f"{contrast.pooled.adjusted:.2g}",
+    ]
+    return [*bounds, *told, *cells]
 
 
 def _note(comparison: Comparison, row: Row) -> str:
@@ -312,6 +319,8 @@ def latex(comparison: Comparison) -> str:
     r"""The table as a `tabular` for booktabs, the best figures of each budget bold; hard questions follow."""
     names = [name for name in header(comparison) if name != "keep"]
     lines = _opened(names)
+    if comparison.mixed:
+        lines.append(rf"\multicolumn{{{len(names)}}}{{c}}{{\textbf{{{MIXED}}}}} \\")
     for block in blocks(comparison):
         lines += [r"\midrule", rf"\multicolumn{{{len(names)}}}{{c}}{{\textit{{{_tex(block.title)}}}}} \\"]
         for row in block.rows:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Literal, NoReturn, Self
@@ -52,8 +52,9 @@ class View:
         _missing  # tower layer -> [H, 1 + N] scaled scores of CLS for itself and the patches, before softmax
     )
     keys: Callable[[int], Tensor] = _missing  # tower layer -> [N, H, d] keys of the patches, unscaled
-    attention: Callable[[int, Sequence[int] | Tensor], Tensor] = _missing
-    # decoder layer, text rows [R], negative from the end -> [H, R, N], softmax over all
+    attention: Callable[[int, Sequence[int] | Tensor | None], Tensor] = _missing
+    # decoder layer, text rows [R], negative from the end -> [H, R, N], softmax over all; None = rows of all
+    # tokens, visual ones included, in the order of the sequence
     decoder_keys: Callable[[int], tuple[Tensor, Tensor]] = _missing
     # decoder layer -> [N, H, d] and [T, H, d], visual and other tokens' keys, rotated; H are the key heads
     norm: Callable[[Tensor], Tensor] = _missing  # the decoder's final norm
@@ -189,11 +190,11 @@ def plan(
 ) -> dict[int, int]:
     """The schedule of `selector` that spends `keep` visual tokens per decoder layer.
 
-    "average": the mean over layers of tokens entering a layer is as near to `keep` as whole tokens allow
-    (exact for methods that act before the decoder; the difference is in the ledger). "nominal": `keep` are
-    left after the last stage. The empty schedule means that nothing is done: all tokens are asked for, or the
-    method never acts. An adaptive method gets zeros for counts, whatever the budget. ValueError if the budget
-    is out of range or out of reach.
+    "average": the mean over layers of tokens entering a layer is `keep` to the nearest whole token, with
+    counts between two of the selector's schedules if need be (exact for methods that act before the decoder;
+    the difference is in the ledger). "nominal": `keep` are left after the last stage. The empty schedule
+    means that nothing is done: all tokens are asked for, or the method never acts. An adaptive method gets
+    zeros for counts, whatever the budget. ValueError if the budget is out of range or out of reach.
     """
     if accounting not in ("average", "nominal"):
         raise ValueError(f"accounting={accounting!r}: choose 'average' or 'nominal'")
@@ -218,20 +219,51 @@ def plan(
             f"raise keep or use accounting='nominal'"
         )
     above = bisect_left(range(1, tokens + 1), float(keep), key=mean) + 1
-    last = min((max(above - 1, 1), above), key=lambda count: abs(mean(count) - keep))
-    return _checked(selector, tokens, last, layers)
+    lower, upper = (_checked(selector, tokens, last, layers) for last in (max(above - 1, 1), above))
+    return min(
+        _between(lower, upper, tokens),
+        key=lambda schedule: abs(sum(entering(schedule, tokens, layers)) / layers - keep),
+    )
+
+
+def _between(lower: Mapping[int, int], upper: Mapping[int, int], tokens: int) -> Iterator[dict[int, int]]:
+    """Schedules on the way from one to the other; a step moves no count by more than one token.
+
+    One token more after the last stage may be several after the first. The tower's count comes last and at
+    once: it may be one of whole windows.
+    """
+    ways = {
+        depth: (_left(lower, depth, tokens), _left(upper, depth, tokens))
+        for depth in sorted({*lower, *upper})
+    }
+    steps = max(1, *(more - few for few, more in ways.values()))
+    for step in range(steps + 1):
+        counts = {depth: few + (more - few) * step // steps for depth, (few, more) in ways.items()}
+        if VISION in ways and step < steps:
+            counts[VISION] = ways[VISION][0]
+        yield _dropping(counts, tokens)
+
+
+def _left(schedule: Mapping[int, int], depth: int, tokens: int) -> int:
+    """Tokens left at a depth."""
+    return min((count for stage, count in schedule.items() if stage <= depth), default=tokens)
+
+
+def _dropping(counts: Mapping[int, int], tokens: int) -> dict[int, int]:
+    """Counts by ascending depth, without the stages that drop nothing."""
+    schedule, left = {}, tokens
+    for depth, count in counts.items():
+        if count < left:
+            schedule[depth] = left = count
+    return schedule
 
 
 def _checked(selector: Selector, tokens: int, keep: int, layers: int) -> dict[int, int]:
-    schedule, left = {}, tokens
-    for depth, count in sorted(selector.schedule(tokens, keep, layers).items()):
+    counts = dict(sorted(selector.schedule(tokens, keep, layers).items()))
+    for depth in counts:
         if not VISION <= depth < layers:
             raise ValueError(
                 f"{type(selector).__name__} acts at depth {depth}: choose -1 (tower), 0 (input) "
                 f"or a decoder layer up to {layers - 1}"
             )
-        if selector.adaptive:
-            schedule[depth] = 0
-        elif count < left:  # a stage that drops nothing is none
-            schedule[depth] = left = count
-    return schedule
+    return dict.fromkeys(counts, 0) if selector.adaptive else _dropping(counts, tokens)

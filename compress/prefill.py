@@ -89,6 +89,7 @@ class Prefill:
         self.tiles: dict[Place, int] = {}  # first tile of each image among those that the tower encoded
         self.kept: dict[int, dict[Place, Tensor]] = {}  # depth -> untouched indices
         self.merged: dict[int, dict[Place, Tensor]] = {}
+        self.unordered: dict[int, dict[Place, Tensor]] = {}  # whether rows did not ascend, without merging
         self.layers: list[tuple[Layout, Arguments]] = []  # what each decoder layer got
         self.caches: list[Layout] = []  # what each layer's cache holds of the prefill
         self.entered: dict[Place, Tensor] = {}  # embeddings of the visual tokens that left the tower
@@ -199,16 +200,12 @@ class Prefill:
     def _record(self, place: Place, text: int) -> Record:
         kept = {depth: chosen[place].tolist() for depth, chosen in self.kept.items() if place in chosen}
         merged = {depth: chosen[place].tolist() for depth, chosen in self.merged.items() if place in chosen}
-        # A stage that merges may put tokens out of order, and those after it keep them so.
-        before = list(range(len(self.untouched.tokens(place))))
         for depth, index in kept.items():
-            row = {one: number for number, one in enumerate(before)}
-            rows = [row[one] for one in index if one >= 0]
-            if len(set(rows)) < len(rows) or (not any(merged[depth]) and rows != sorted(rows)):
+            single = [one for one in index if one >= 0]
+            if len(set(single)) < len(single) or self.unordered.get(depth, {}).get(place):
                 raise ValueError(
                     f"select at depth {depth} returned {index}: unique indices, ascending unless merged"
                 )
-            before = index
         return Record(
             tokens=len(self.untouched.tokens(place)),
             text=text,
@@ -325,6 +322,8 @@ class Prefill:
         merged = index < 0
         if tokens is not None:
             merged = merged | (tokens != view.hidden[index.clamp(min=0)]).any(1)
+        else:
+            self.unordered.setdefault(view.depth, {})[place] = (index.diff() <= 0).any()
         self._note(place, view.depth, origin(view.index, index), merged)
         return Selection(index, tokens)
 
@@ -437,12 +436,15 @@ class Prefill:
 
     def _attention(
         self, place: Place, layout: Layout, inputs: dict[int, LayerInput | None], layer: int,
-        rows: Sequence[int] | Tensor,
+        rows: Sequence[int] | Tensor | None,
     ) -> Tensor:  # fmt: skip
         sample = place[0]
         hidden, cos, sin = self._decoder_input(sample, layout, inputs, layer)
         start, run = layout.first(sample), layout.visual(place)
-        asked = layout.text(sample)[torch.as_tensor(rows, device=layout.device)] - start
+        if rows is None:
+            asked = torch.arange(len(hidden), device=layout.device)
+        else:
+            asked = layout.text(sample)[torch.as_tensor(rows, device=layout.device)] - start
         weights = decoder_rows(self.mllm.decoder.layers[layer], hidden, cos, sin, asked)
         return weights[..., run.start - start : run.stop - start]
 

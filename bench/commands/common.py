@@ -290,9 +290,9 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str 
 
 def show_comparison(comparison: Comparison) -> None:
     """The table of a comparison on stdout, hard questions, notes, and a sentence per budget."""
-    from bench.table import hard_header, hard_rows, header, headlines, notes, table_rows
+    from bench.table import MIXED, hard_header, hard_rows, header, headlines, notes, table_rows
 
-    show_table(header(comparison), table_rows(comparison), "MIXED PROTOCOLS" if comparison.mixed else None)
+    show_table(header(comparison), table_rows(comparison), MIXED if comparison.mixed else None)
     if rows := hard_rows(comparison):
         show_table(hard_header(comparison), rows, "on the hard questions")
     for line in [*notes(comparison), *headlines(comparison)]:

@@ -1,10 +1,24 @@
 """Fidelity: what our code makes of the inputs that official implementations were recorded on."""
 
-from bench.fidelity import dpcknn, fastv, losses, mustdrop, tome, visionzip
+from bench.fidelity import (
+    dart,
+    dpcknn,
+    fastv,
+    losses,
+    mustdrop,
+    pyramiddrop,
+    sparsevlm,
+    tome,
+    visionzip,
+)
 from bench.fidelity.cases import GOLDEN, Case, Check, Verdict, read_cases, verify
 
 CHECKS: dict[str, Check] = {
     "fastv": fastv.check,
+    "dart": dart.check,
+    "sparsevlm": sparsevlm.check,
+    "sparsevlm_rank": sparsevlm.rank,
+    "pyramiddrop": pyramiddrop.check,
     "visionzip": visionzip.check,
     "tome": tome.check,
     "mustdrop": mustdrop.check,

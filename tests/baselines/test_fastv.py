@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from baselines.fastv import FastV
 from compress.attach import attach
@@ -63,3 +66,26 @@ def test_it_keeps_what_the_last_prompt_token_attends_to(tiny: MLLM, pictures, ti
 
 def test_positions_stay_original():
     assert FastV().positions == "original"
+
+
+@dataclass
+class Remembering(FastV):
+    queries: Literal["last", "all"] = "all"
+
+    def score(self, view: View) -> Tensor:
+        self.attention = view.attention(view.depth - 1, None)
+        return super().score(view)
+
+
+def test_the_papers_ranking_reads_the_attention_of_all_tokens(tiny: MLLM, pictures, tiny_folder):
+    from transformers import AutoModelForImageTextToText
+
+    eager = AutoModelForImageTextToText.from_pretrained(tiny_folder, attn_implementation="eager").eval()
+    questions = ["what color is the star ?", "how many ?"]
+    method = Remembering()
+    with torch.no_grad(), attach(tiny, method, 40, accounting="nominal") as trace:
+        tiny.model(**tiny.prepare(pictures[:2], questions))  # the second sample is padded
+        alone = tiny.prepare(pictures[1:2], questions[1:])
+        attention = eager(**alone, output_attentions=True).attentions[0][0, :, :, 2:146]
+    torch.testing.assert_close(method.attention, attention, atol=1e-5, rtol=1e-4)
+    assert trace.samples[1].kept == {1: attention.mean((0, 1)).topk(40).indices.sort().values.tolist()}

@@ -139,6 +139,9 @@ def test_nothing_to_compare_is_refused(tiny: MLLM, data: Any) -> None:
             grid(tiny, data, **empty)
     with pytest.raises(ValueError, match="keep=145: choose between 1 and the 144"):
         grid(tiny, data, keeps=(40, 145))
+    for name in ("grid", "none"):
+        with pytest.raises(ValueError, match=f"'{name}' names two rows"):
+            grid(tiny, data, entries=(*ENTRIES, Entry(name, FastV())))
     with pytest.raises(ValueError, match="workers=0: choose 1, or more"):
         grid(tiny, data, workers=0)
 

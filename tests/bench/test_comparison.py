@@ -77,6 +77,8 @@ def test_p_values_are_corrected_over_the_whole_table_rival_by_rival(made: Compar
     assert len(contrasts) == 6
     smallest = min(contrasts, key=lambda one: one.pooled.p)
     assert smallest.pooled.adjusted == pytest.approx(6 * smallest.pooled.p)
+    clearest = min(contrasts, key=lambda one: one.p)
+    assert clearest.adjusted == pytest.approx(6 * clearest.p)
     cells = [pairs for one in contrasts for pairs in one.tasks.values()]
     assert len(cells) == 11
     least = min(cells, key=lambda one: one.p)
@@ -100,13 +102,27 @@ def test_the_same_difference_can_drown_in_a_larger_table(make_group: MakeGroup) 
     assert adjusted(2) and not adjusted(8)
 
 
-def test_an_average_is_significant_only_if_interval_and_test_agree(made: Comparison) -> None:
+def test_an_average_is_significant_only_after_correction_and_without_zero(made: Comparison) -> None:
     contrast = row(made, "clear", 4).vanilla
     through_zero = replace(contrast, gap=replace(contrast.gap, high=0.1))
-    corrected_away = replace(contrast, pooled=replace(contrast.pooled, adjusted=0.2))
+    corrected_away = replace(contrast, adjusted=0.2)
     assert contrast.significant
     assert not through_zero.significant and not corrected_away.significant
     assert not replace(contrast, gap=None).significant
+
+
+def test_an_average_is_tested_as_an_average(make_group: MakeGroup) -> None:
+    """One task falls on its few questions and another gains on its many: pooled, that looks like nothing."""
+    few, many = [1.0] * 20, [1.0] * 400
+    cells = make_group(
+        {
+            ("none", 16): {"gqa": few, "vqav2": [0.0] * 14 + many[14:]},
+            ("uneven", 4): {"gqa": [0.0] * 14 + few[14:], "vqav2": many},
+        }
+    )
+    contrast = assemble(TASKS, [cells], (4,)).rows[1].vanilla
+    assert contrast and contrast.significant and contrast.gap and contrast.gap.high < 0
+    assert (contrast.pooled.better, contrast.pooled.worse, contrast.pooled.significant) == (14, 14, False)
 
 
 def test_costs_are_shares_of_vanilla_s(made: Comparison) -> None:

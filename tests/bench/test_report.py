@@ -75,7 +75,7 @@ def comparison(make_outcome: MakeOutcome) -> Comparison:
 def contrast(rival: str, gap: Interval, p: float) -> Contrast:
     """gqa differs as clearly as the average, vqav2 does not."""
     told, silent = Pairs(1, 9, p, p), Pairs(3, 3, 1.0, 1.0)
-    return Contrast(rival, gap, told, {"gqa": told, "vqav2": silent})
+    return Contrast(rival, gap, p, p, told, {"gqa": told, "vqav2": silent})
 
 
 class Page(HTMLParser):

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from scipy.stats import chi2
+from scipy.stats import chi2, norm
 
 from bench import stats
-from bench.stats import Interval, Pairs, holm, interval, mcnemar, resample, share, shares
+from bench.stats import Interval, Pairs, chance, holm, interval, mcnemar, resample, share, shares
 from bench.tasks import GQA, Pope
 
 
@@ -63,6 +63,18 @@ def test_the_interval_is_the_binomial_s_for_right_and_wrong_answers():
     gap = interval(got["mine"], got["none"])
     half = 196 * np.sqrt(0.3 * 0.7 / 300)
     assert gap.low == pytest.approx(30 - half, abs=0.6) and gap.high == pytest.approx(30 + half, abs=0.6)
+
+
+def test_the_p_value_of_an_average_is_that_of_its_standard_error():
+    """Of 200 questions 40 are won and 20 lost: z is 20 over the root of 60 - 20 * 20 / 200."""
+    ours, theirs = [1] * 40 + [0] * 20 + [1] * 140, [0] * 40 + [1] * 20 + [1] * 140
+    got = drawn(ours=ours, theirs=theirs, whole=np.ones(200))
+    z = 20 / np.sqrt(60 - 20**2 / 200)
+    assert norm.isf(chance(got["ours"], got["theirs"]) / 2) == pytest.approx(z, rel=0.05)
+    assert chance(got["theirs"], got["ours"]) == chance(got["ours"], got["theirs"])
+    assert chance(got["ours"], got["ours"]) == 1
+    one = drawn(mine=[0], whole=[1])
+    assert chance(one["mine"], one["whole"]) == 1  # a single question is no evidence
 
 
 def test_other_runs_of_a_call_do_not_change_an_interval():

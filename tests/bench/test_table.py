@@ -32,7 +32,8 @@ def contrast(rival: str, gap: float, clear: bool, gqa: bool = True, vqav2: bool 
     """A gap of the average, and whether it and the two tasks differ by more than chance."""
     wide = 2.0 if clear else 30.0
     told = {"gqa": CLEAR if gqa else CHANCE, "vqav2": CLEAR if vqav2 else CHANCE}
-    return Contrast(rival, Interval(gap, gap - wide, gap + wide), CLEAR if clear else CHANCE, told)
+    p = 0.003 if clear else 0.7
+    return Contrast(rival, Interval(gap, gap - wide, gap + wide), p / 2, p, CLEAR if clear else CHANCE, told)
 
 
 def scored(method: str, keep: int, average: float, **more: object) -> Row:
@@ -100,7 +101,7 @@ def test_notes_say_what_budgets_are_and_explain_only_marks_that_are_there(compar
     said = notes(replace(comparison, match="flops"))
     assert said[0].startswith("Budgets are prefill FLOPs, own choosing included")
     assert said[1].startswith(
-        "Not significantly different from ° none and † ours: McNemar's exact test at 5 %"
+        "Not significantly different from ° none and † ours: scores by McNemar's exact test"
     )
     plain = replace(comparison, rows=comparison.rows[:1], impossible={})
     assert notes(plain) == ["Budgets are visual tokens entering a decoder layer, mean over layers."]
@@ -130,7 +131,8 @@ def test_csv_has_plain_figures_bounds_p_values_and_notes(comparison: Comparison)
         "4.0",
     )
     assert (rival["vs ours"], rival["vs ours low"], rival["vs ours high"]) == ("-10.0", "-12.0", "-8.0")
-    assert (rival["p ours"], rival["same as ours"], rival["gqa p ours"]) == ("0.002", "false", "0.002")
+    assert (rival["p ours"], rival["same as ours"], rival["gqa p ours"]) == ("0.003", "false", "0.002")
+    assert (rival["pooled p ours"], own["p none"]) == ("0.002", "0.7")
     assert (own["same as none"], own["vqav2 p none"], own["adaptive"]) == ("true", "1", "true")
     assert (ours["vs ours"], rows[0]["vs none"]) == ("", "")
     assert (late["gqa"], late["average"], late["note"]) == ("", "", "keep=4 is out of reach")
@@ -182,7 +184,10 @@ def test_figures_that_look_equal_are_both_best(comparison: Comparison) -> None:
 def test_a_mixed_table_is_marked_in_every_form(comparison: Comparison) -> None:
     mixed = replace(comparison, mixed=("[2] other: batch is 16 in one and 8 in other",))
     assert notes(mixed)[0].startswith("Mixed protocols, not comparable: [2] other")
+    assert markdown(mixed).startswith("**MIXED PROTOCOLS**\n\n| method |")
+    assert r"\multicolumn{9}{c}{\textbf{MIXED PROTOCOLS}} \\" in latex(mixed)
     assert "Mixed protocols" in markdown(mixed) and "Mixed protocols" in latex(mixed)
+    assert "MIXED" not in markdown(comparison) + latex(comparison)
     assert all("batch is 16" in row["note"] for row in csv.DictReader(io.StringIO(csv_text(mixed))))
 
 

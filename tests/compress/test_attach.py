@@ -211,6 +211,17 @@ def test_a_later_stage_keeps_the_order_of_merged_tokens(tiny: MLLM, pictures):
     assert trace.samples[0].kept[2] == [78, 76, 74]
 
 
+def test_tokens_that_merging_happened_not_to_change_may_stand_in_any_order(tiny: MLLM, pictures):
+    class Unchanged(Stages):
+        def select(self, view: View, keep: int) -> Selection:
+            index = torch.arange(keep).flip(0)
+            return Selection(index, view.hidden[index])
+
+    with attach(tiny, Unchanged({3: 3}), 3, accounting="nominal") as trace, torch.no_grad():
+        tiny.model(**tiny.prepare(pictures[:1], QUESTIONS[:1]))
+    assert trace.samples[0].kept[3] == [2, 1, 0]
+
+
 def test_original_and_compact_positions_differ(tiny: MLLM, pictures):
     inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
     logits = {}

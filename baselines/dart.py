@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from compress.base import INPUT, Selection, Selector, View, scaled_layer
+
+
+@dataclass
+class DART(Selector):
+    """Keep a few pivot tokens and those that duplicate them least.
+
+    "Stop Looking for Important Tokens in Multimodal Language Models: Duplication Matters More" (Wen et al.,
+    EMNLP 2025). Reads the rotated keys of layer K - 1 and the hidden states after it, passed through the
+    decoder's final norm; drops before layer K, once; positions stay original. `layer` is the K of a 32-layer
+    decoder and scales with depth; with 0 it acts before the decoder, see `DARTInput`.
+
+    Pivots are the visual tokens, and the tokens after the image, whose keys have the largest L1 norms. One
+    pivot after the other keeps its share of what is left, smallest cosine first; text pivots only steer.
+
+    `pivot_order`: the official code walks through a set of absolute positions, so that CPython's hashing says
+    who comes first ("cpython_set"); "norm" takes image pivots, then text pivots, by falling norm.
+
+    `budget`: of a budget B the official code gives each of P pivots B // P tokens and keeps the image pivots
+    on top: 196 for 192. "strict" counts the image pivots and hands what division leaves to the first pivots;
+    it is the default because a budget must mean the same for all methods. "official" makes the count of a
+    nominal budget the larger one.
+    """
+
+    layer: int = 2
+    image_pivots: int = 4
+    text_pivots: int = 4
+    pivot_order: Literal["cpython_set", "norm"] = "cpython_set"
+    budget: Literal["strict", "official"] = "strict"
+
+    def __post_init__(self) -> None:
+        if self.image_pivots < 1 or self.text_pivots < 0:
+            raise ValueError(
+                f"image_pivots={self.image_pivots}, text_pivots={self.text_pivots}: choose 1 image pivot or "
+                "more, and 0 text pivots or more"
+            )
+
+    def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
+        if self.budget == "official":
+            pivots = self.image_pivots + self.text_pivots
+            keep = min(tokens, keep // pivots * pivots + self.image_pivots)
+        return {scaled_layer(self.layer, layers) if self.layer else INPUT: keep}
+
+    def select(self, view: View, keep: int) -> Selection:
+        keys, states = self.features(view)
+        image, _, order = self.pivots(keys.float().abs().sum(1), len(view.hidden), view.before, keep)
+        return Selection(self.spread(states, len(view.hidden), image, order, keep))
+
+    def features(self, view: View) -> tuple[Tensor, Tensor]:
+        """Keys [N + T, d] and states [N + T, C] of the visual tokens and of the T tokens after the image."""
+        if view.depth == INPUT:
+            embeddings = torch.cat([view.visual, view.text[view.before :]])
+            return embeddings, embeddings
+        assert view.context is not None  # as at every depth of the decoder
+        visual, others = view.decoder_keys(view.depth - 1)
+        states = torch.cat([view.hidden, view.context[view.before :]])
+        return torch.cat([visual, others[view.before :]]).flatten(1), view.norm(states)
+
+    def pivots(self, norms: Tensor, tokens: int, before: int, keep: int) -> tuple[Tensor, Tensor, list[int]]:
+        """Image pivots [I <= keep], text pivots, and the order in which all of them choose.
+
+        norms [N + T] are of `tokens` = N visual tokens, which `before` others precede, and the T after them.
+        """
+        image = norms[:tokens].sort(descending=True, stable=True).indices[: min(self.image_pivots, keep)]
+        text = norms[tokens:].sort(descending=True, stable=True).indices[: self.text_pivots] + tokens
+        order = torch.cat([image, text]).tolist()
+        if self.pivot_order == "cpython_set":
+            order = [position - before for position in set(before + pivot for pivot in order)]
+        return image, text, order
+
+    @staticmethod
+    def shares(tokens: int, pivots: int) -> list[int]:
+        """How many of `tokens` each pivot takes: what division leaves goes to the first."""
+        share, rest = divmod(tokens, pivots)
+        return [share + (place < rest) for place in range(pivots)]
+
+    @classmethod
+    def spread(cls, states: Tensor, tokens: int, image: Tensor, order: list[int], keep: int) -> Tensor:
+        """Indices [keep] of the image pivots and of what each pivot adds from the first `tokens` states."""
+        unit = F.normalize(states.float(), dim=-1)
+        free = torch.ones(tokens, dtype=torch.bool, device=states.device).index_fill(0, image, False)
+        for pivot, share in zip(order, cls.shares(keep - len(image), len(order)), strict=True):
+            cosine = (unit[:tokens] @ unit[pivot]).masked_fill(~free, torch.inf)
+            free[cosine.sort(stable=True).indices[:share]] = False
+        return (~free).nonzero()[:, 0]
+
+
+@dataclass
+class DARTInput(DART):
+    """DART before the decoder: norms and cosines of the embeddings themselves.
+
+    An interpretation: the rule has been compared "before the LLM" without a description of its features.
+    """
+
+    layer: int = 0

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from compress.base import Selection, Selector, View, scaled_layer
+
+STAGES, ADAPTIVE_STAGES = (3, 7, 16), (3, 7, 16, 20)  # of 32 layers: after layers 2, 6, 15 (and 19)
+COUNTS = (  # left of 576 by each stage, merged tokens included, in the settings for 64, 96, 128 and 192
+    (0, 82, 249, 312, 309, 576),
+    (0, 32, 55, 117, 204, 576),
+    (0, 18, 27, 39, 113, 576),
+)
+
+
+class Recycled(NamedTuple):
+    kept: Tensor  # [K] tokens that stay as they are, ascending
+    candidates: Tensor  # [C] the best of the others, by falling score
+    centres: Tensor  # [M] the candidates (0 .. C - 1) that clusters formed around, best first
+    assignment: Tensor  # [C] cluster of each candidate
+    merged: Tensor  # [M, width] means of the clusters
+
+
+@dataclass
+class SparseVLM(Selector):
+    """Keep what the relevant prompt words look at, and recycle the best of the rest as a few merged tokens.
+
+    "SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model Inference" (Zhang et al., ICML
+    2025, arXiv 2410.04417), version 1.5. Raters are the tokens after the image that the visual tokens, as
+    they enter the decoder, resemble most; a stage after layer K reads their attention in K. Stages follow
+    layers 2, 6 and 15 of 32 and scale with depth. Merged tokens come last; positions are renumbered.
+
+    A stage's count includes its merged tokens. The official counts are tuned for 576 tokens and four budgets,
+    averages over the tokens that *leave* each layer; ours interpolate them by the count of the last stage.
+
+    `adaptive=True` is version 1.0: after layers 2, 6, 15 and 19 the rank of the raters' attention decides how
+    many stay before recycling, rank * `scale` + `bias`. Published are 13.5 and 0 (for 192), 9 and 6 (128),
+    0.8 and 0 (64).
+
+    Departures: the official clustering adds noise to densities, for equal ones; here it is off, and `noise`
+    draws it from the sample. If no word is more relevant than the mean, all are raters. A count below the
+    official number of clusters merges into that many and keeps no other token.
+    """
+
+    adaptive: bool = False
+    scale: float = 13.5
+    bias: float = 0.0
+    noise: bool = False
+    positions = "compact"
+
+    def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
+        if self.adaptive:
+            return {scaled_layer(stage, layers): 0 for stage in ADAPTIVE_STAGES}
+        unit = tokens / COUNTS[-1][-1]
+        counts = [round(float(np.interp(keep / unit, COUNTS[-1], stage)) * unit) for stage in COUNTS]
+        return {scaled_layer(stage, layers): count for stage, count in zip(STAGES, counts, strict=True)}
+
+    def select(self, view: View, keep: int) -> Selection:
+        assert view.inputs is not None  # as at every depth of the decoder
+        words = view.text[view.before :]
+        if not len(words):
+            raise ValueError("sparsevlm asks the words after the image: put the question behind it")
+        raters = self.raters(self.relevance(view.inputs, words))
+        attention = view.attention(view.depth - 1, view.before + raters)
+        kept, merged = self.counts(attention, keep)
+        if not merged:
+            return Selection(torch.arange(kept, device=view.hidden.device))
+        noise = None
+        if self.noise:
+            generator = torch.Generator().manual_seed(view.seed() % 2**63)
+            noise = torch.rand(len(view.hidden), generator=generator)
+        parts = self.recycle(self.score(attention), view.hidden, kept, merged, noise)
+        index = torch.cat([parts.kept, parts.candidates[parts.centres]])
+        return Selection(index, torch.cat([view.hidden[parts.kept], parts.merged]))
+
+    def counts(self, attention: Tensor, keep: int) -> tuple[int, int]:
+        """How many of the N tokens stay as they are, and into how many the best of the rest are merged."""
+        tokens = attention.shape[-1]
+        if not self.adaptive:
+            kept = self.kept_of(keep, tokens)
+            return kept, keep - kept
+        kept = self.kept_by_rank(self.rank(attention), tokens)
+        return kept, self.clusters(tokens - kept) if kept < tokens else 0
+
+    @staticmethod
+    def relevance(visual: Tensor, text: Tensor) -> Tensor:
+        """[T], summing to 1: how far the visual embeddings [N, D] point to each word's [T, D], unscaled."""
+        return (visual.float() @ text.float().T).softmax(1).mean(0)
+
+    @staticmethod
+    def raters(relevance: Tensor) -> Tensor:
+        """Indices [R] of the words more relevant than the mean; of all, if there is none."""
+        above = relevance > relevance.mean()
+        return (above | ~above.any()).nonzero()[:, 0]
+
+    @staticmethod
+    def score(attention: Tensor) -> Tensor:
+        """[N] from the raters' attention [H, R, N]: the mean over heads and raters."""
+        return attention.mean((0, 1))
+
+    @staticmethod
+    def rank(attention: Tensor) -> int:
+        """Rank of the raters' attention [H, R, N], heads averaged."""
+        return int(torch.linalg.matrix_rank(attention.mean(0)))
+
+    def kept_by_rank(self, rank: int, tokens: int) -> int:
+        """How many of `tokens` version 1.0 keeps before recycling; all if the rank is full."""
+        return tokens if rank == tokens else min(max(0, int(rank * self.scale + self.bias)), tokens - 1)
+
+    @staticmethod
+    def candidates(dropped: int) -> int:
+        """How many dropped tokens are recycled."""
+        return int(0.3 * dropped) + 1
+
+    @classmethod
+    def clusters(cls, dropped: int) -> int:
+        """How many tokens they become."""
+        return cls.candidates(dropped) // 10 + 1
+
+    @classmethod
+    def kept_of(cls, count: int, tokens: int) -> int:
+        """The most tokens to keep so that they and the clusters are at most `count`, below `tokens`.
+
+        They are then exactly `count`, unless even the clusters alone are more.
+        """
+        return max((kept for kept in range(count) if kept + cls.clusters(tokens - kept) <= count), default=0)
+
+    @classmethod
+    def recycle(
+        cls, scores: Tensor, hidden: Tensor, kept: int, clusters: int, noise: Tensor | None = None
+    ) -> Recycled:
+        """Split N tokens by `scores` [N] and merge the best dropped of `hidden` [N, C] into `clusters`."""
+        order = scores.sort(descending=True, stable=True).indices
+        candidates = order[kept : kept + cls.candidates(len(order) - kept)]
+        points = hidden[candidates].float()
+        centres, assignment = density_peaks(points, clusters, noise)
+        members = F.one_hot(assignment, clusters).to(points)  # [C, M]
+        merged = members.T @ points / (members.sum(0) + 1e-6)[:, None]
+        return Recycled(order[:kept].sort().values, candidates, centres, assignment, merged.to(hidden))
+
+
+def density_peaks(points: Tensor, clusters: int, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """DPC-KNN on the device of `points` [C, width]: centres [M], best first, and assignments [C].
+
+    There are as many neighbours as clusters, of which a point counts itself as one. `noise` in [0, 1), of
+    which the first C are used, is scaled by 1e-6 and added to densities.
+    """
+    apart = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist") / points.shape[1] ** 0.5
+    density = apart.topk(clusters, largest=False).values.square().mean(1).neg().exp()
+    if noise is not None:
+        density = density + 1e-6 * noise[: len(points)].to(density)
+    denser = density > density[:, None]
+    distance = torch.where(denser, apart, apart.max()).amin(1)
+    # Two clusters form around the two closest points, equal in every number: who is first is up to topk.
+    centres = (density * distance).topk(clusters).indices
+    assignment = apart[:, centres].argmin(1)
+    assignment[centres] = torch.arange(clusters, device=points.device)
+    return centres, assignment
