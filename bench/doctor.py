@@ -157,25 +157,10 @@ def benchmarks(data: str, *, images: bool = False) -> Iterator[Finding]:
     for name in there:
         folder = Folder(root / name)
         layout = "lmms-lab's layout" if folder.tabular else "as distributed"
-        parts = [part for part in TASKS[name].splits if _has(TASKS[name], part, folder)]
-        if not parts:
-            first = TASKS[name](protocol="llava")
-            yield _unread(name, first, folder)
-        for part in parts:
-            yield from _split(TASKS[name](protocol="llava", split=part), folder, manifest, layout, images)
-
-
-def _has(task: type[Task], part: str, folder: Folder) -> bool:
-    """Whether any file of this split is there, so that what lacks is a problem and not a choice."""
-    return task(protocol="llava", split=part).present(folder)
-
-
-def _unread(name: str, task: Task, folder: Folder) -> Finding:
-    try:
-        task.whole(folder)
-    except ValueError as problem:
-        return Finding(name, "problem", str(problem))
-    return Finding(name, "ok", "read")
+        splits = [TASKS[name](protocol="llava", split=part) for part in TASKS[name].splits]
+        begun = [task for task in splits if task.present(folder)]  # what these lack is a problem, no choice
+        for task in begun or splits[:1]:
+            yield from _split(task, folder, manifest, layout, images)
 
 
 def _split(task: Task, folder: Folder, manifest: Manifest, layout: str, images: bool) -> Iterator[Finding]:

@@ -96,6 +96,8 @@ class Task(ABC):
 
     def whole(self, folder: Folder) -> list[Sample]:
         """All samples of the split, unchecked; ValueError for files that are missing or of another form."""
+        if folder.tabular and (mixed := found(folder, self.official_files())):
+            raise ValueError(f"{folder.path} has both {mixed[0].name} and Parquet files: keep one layout")
         try:
             return list(self.lmms_lab(folder) if folder.tabular else self.official(folder))
         except KeyError as missing:
@@ -107,8 +109,7 @@ class Task(ABC):
 
     def present(self, folder: Folder) -> bool:
         """Whether files of this split are there at all."""
-        patterns = self.lab_files() if folder.tabular else self.official_files()
-        return any(any(folder.path.glob(pattern)) for pattern in patterns)
+        return bool(found(folder, self.lab_files() if folder.tabular else self.official_files()))
 
     def official_files(self) -> tuple[str, ...]:
         """Patterns of the files that name this split, as distributed."""
@@ -217,6 +218,11 @@ class Task(ABC):
     ) -> tuple[str, bytes]:
         """Name and content of the file that the benchmark's server takes, or its official tool."""
         raise ValueError(f"task '{self.name}' has no file to hand in: its labels are public")
+
+
+def found(folder: Folder, patterns: Iterable[str]) -> list[Path]:
+    """The files of a folder that fit any of the patterns."""
+    return [path for pattern in patterns for path in sorted(folder.path.glob(pattern))]
 
 
 def normal(text: str) -> str:

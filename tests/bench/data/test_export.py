@@ -84,6 +84,14 @@ def test_nothing_is_overwritten(folders: dict[str, Path]) -> None:
         export(folders["official"], ["gqa"], 2)
 
 
+def test_two_layouts_in_one_folder_are_refused(tmp_path: Path) -> None:
+    export(tmp_path, ["pope"], 6)
+    export(tmp_path / "lab", ["pope"], 6, "lmms-lab")
+    (tmp_path / "lab" / "pope" / "data").rename(tmp_path / "pope" / "data")
+    with pytest.raises(ValueError, match="has both coco_pope_.*json and Parquet files: keep one layout"):
+        load_tasks(["pope"], data=str(tmp_path))
+
+
 def test_tasks_may_be_added(tmp_path: Path) -> None:
     assert export(tmp_path, ["gqa"], 3) == {"gqa/testdev": 3}
     assert export(tmp_path, ["pope"], 6) == {"pope/test": 6}
