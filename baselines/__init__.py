@@ -2,11 +2,16 @@
 
 from baselines.dart import DART, DARTInput
 from baselines.downsample import Downsample
+from baselines.farthest import Farthest
 from baselines.fastv import FastV
+from baselines.globalcom2 import GlobalCom2
+from baselines.gprune import GPrune
 from baselines.grid import Grid
+from baselines.hired import HiRED
 from baselines.mustdrop import MustDrop
 from baselines.none import KeepAll
 from baselines.pool import Pool
+from baselines.prumerge import PruMerge, PruMergePlus
 from baselines.pyramiddrop import PyramidDrop
 from baselines.random import Random
 from baselines.sparsevlm import SparseVLM
@@ -19,6 +24,7 @@ METHODS: dict[str, type[Selector]] = {
     "none": KeepAll,
     "random": Random,
     "grid": Grid,
+    "farthest": Farthest,
     "pool": Pool,
     "downsample": Downsample,
     "fastv": FastV,
@@ -26,7 +32,12 @@ METHODS: dict[str, type[Selector]] = {
     "dart-input": DARTInput,
     "sparsevlm": SparseVLM,
     "pyramiddrop": PyramidDrop,
+    "hired": HiRED,
+    "prumerge": PruMerge,
+    "prumerge+": PruMergePlus,
     "visionzip": VisionZip,
+    "globalcom2": GlobalCom2,
+    "gprune": GPrune,
     "tome": ToMe,
     "mustdrop": MustDrop,
     "evocomp": EvoComp,
@@ -38,12 +49,18 @@ __all__ = [
     "DARTInput",
     "Downsample",
     "EvoComp",
+    "Farthest",
     "FastV",
+    "GPrune",
+    "GlobalCom2",
     "Grid",
+    "HiRED",
     "KeepAll",
     "MustDrop",
     "Pool",
     "PyramidDrop",
+    "PruMerge",
+    "PruMergePlus",
     "Random",
     "SparseVLM",
     "ToMe",

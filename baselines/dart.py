@@ -15,7 +15,7 @@ class DART(Selector):
     """Keep a few pivot tokens and those that duplicate them least.
 
     "Stop Looking for Important Tokens in Multimodal Language Models: Duplication Matters More" (Wen et al.,
-    EMNLP 2025). Reads the rotated keys of layer K - 1 and the hidden states after it, passed through the
+    EMNLP 2025, arXiv 2502.11494). Reads the rotated keys of layer K - 1 and the hidden states after it, passed through the
     decoder's final norm; drops before layer K, once; positions stay original. `layer` is the K of a 32-layer
     decoder and scales with depth; with 0 it acts before the decoder, see `DARTInput`.
 

@@ -49,7 +49,8 @@ class View:
         _missing  # tower layer -> [H, N] attention of CLS to the patches, softmax with CLS
     )
     scores: Callable[[int], Tensor] = (
-        _missing  # tower layer -> [H, 1 + N] scaled scores of CLS for itself and the patches, before softmax
+        _missing  # tower layer -> [H, P + N] scaled scores of CLS, before softmax: of each tile's for itself,
+        # then for the patches of its tile
     )
     keys: Callable[[int], Tensor] = _missing  # tower layer -> [N, H, d] keys of the patches, unscaled
     attention: Callable[[int, Sequence[int] | Tensor | None], Tensor] = _missing

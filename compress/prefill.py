@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,7 @@ class Prefill:
         self.tiles: dict[Place, int] = {}  # first tile of each image among those that the tower encoded
         self.kept: dict[int, dict[Place, Tensor]] = {}  # depth -> untouched indices
         self.merged: dict[int, dict[Place, Tensor]] = {}
-        self.unordered: dict[int, dict[Place, Tensor]] = {}  # whether rows did not ascend, without merging
+        self.chosen: dict[int, dict[Place, Tensor]] = {}  # rows of the view; sorted where order was free
         self.layers: list[tuple[Layout, Arguments]] = []  # what each decoder layer got
         self.caches: list[Layout] = []  # what each layer's cache holds of the prefill
         self.entered: dict[Place, Tensor] = {}  # embeddings of the visual tokens that left the tower
@@ -188,7 +189,7 @@ class Prefill:
     def records(self, sample: int) -> list[Record]:
         """What became of the images of one sample.
 
-        ValueError for tokens chosen twice, or out of order without merging.
+        ValueError for tokens chosen twice, or out of order without values of their own.
         """
         places = [place for place in self.untouched.places if place[0] == sample]
         text = len(self.untouched.text(sample))
@@ -198,14 +199,14 @@ class Prefill:
         ]
 
     def _record(self, place: Place, text: int) -> Record:
+        for depth, chosen in self.chosen.items():
+            rows = chosen[place].tolist() if place in chosen else []
+            if any(later <= row and later >= 0 for row, later in pairwise(rows)):
+                raise ValueError(
+                    f"select at depth {depth} returned rows {rows}: unique, ascending unless tokens are given"
+                )
         kept = {depth: chosen[place].tolist() for depth, chosen in self.kept.items() if place in chosen}
         merged = {depth: chosen[place].tolist() for depth, chosen in self.merged.items() if place in chosen}
-        for depth, index in kept.items():
-            single = [one for one in index if one >= 0]
-            if len(set(single)) < len(single) or self.unordered.get(depth, {}).get(place):
-                raise ValueError(
-                    f"select at depth {depth} returned {index}: unique indices, ascending unless merged"
-                )
         return Record(
             tokens=len(self.untouched.tokens(place)),
             text=text,
@@ -306,8 +307,12 @@ class Prefill:
 
     def _select(self, place: Place, view: View) -> Selection:
         """Let the method choose, check the form of its answer and note what goes on."""
+        keep = self.schedules[place][view.depth]
         with FlopCounterMode(display=False) if self.flops is not None else nullcontext() as counter:
-            chosen = self.selector.select(view, self.schedules[place][view.depth])
+            if keep < len(view.hidden):
+                chosen = self.selector.select(view, keep)
+            else:  # the budget counted newlines, which the tower does not know: all patches fit
+                chosen = Selection(torch.arange(len(view.hidden)))
         if self.flops is not None and counter is not None:
             self.flops[place] += counter.get_total_flops()
         index, tokens = chosen.index.to(view.hidden.device), chosen.tokens
@@ -322,8 +327,8 @@ class Prefill:
         merged = index < 0
         if tokens is not None:
             merged = merged | (tokens != view.hidden[index.clamp(min=0)]).any(1)
-        else:
-            self.unordered.setdefault(view.depth, {})[place] = (index.diff() <= 0).any()
+        rows = index if tokens is None else index.sort().values
+        self.chosen.setdefault(view.depth, {})[place] = rows
         self._note(place, view.depth, origin(view.index, index), merged)
         return Selection(index, tokens)
 
@@ -391,8 +396,8 @@ class Prefill:
 
         def with_itself(layer: int) -> Tensor:
             parts, _ = self._tower_inputs(place, layer, index)
-            own = cls_scores(self.mllm.tower_layers[layer], parts[0])[:, :1]
-            return torch.cat([own, scores(layer)], 1)
+            own = [cls_scores(self.mllm.tower_layers[layer], part)[:, :1] for part in parts]
+            return torch.cat([*own, scores(layer)], 1)
 
         tile = picture.tile.to(index)[index.clamp(min=0)]
         return {

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from baselines.farthest import Farthest
 from baselines.grid import Grid, lattice
 from baselines.none import KeepAll
 from baselines.random import Random
@@ -78,6 +81,20 @@ def test_grid_leaves_no_large_hole(keep: int):
 def test_grid_after_another_stage_is_refused():
     with pytest.raises(ValueError, match="needs all 12 x 12 tokens, not 100"):
         Grid().select(view(tokens=100), 16)
+
+
+def test_farthest_starts_in_the_middle_and_spreads_by_angle():
+    degrees = torch.tensor([0.0, 30.0, 70.0, 31.0, 32.0])
+    rays = torch.stack([degrees.deg2rad().cos(), degrees.deg2rad().sin()], 1)
+    given = replace(view(tokens=5), visual=rays * torch.tensor([[1.0], [9.0], [0.1], [2.0], [3.0]]))
+    assert kept(Farthest().select(given, 1)) == [4]  # the mean lies at 32.5 degrees
+    assert kept(Farthest().select(given, 2)) == [2, 4]
+    assert kept(Farthest().select(given, 3)) == [0, 2, 4]
+
+
+def test_farthest_never_takes_a_token_twice_even_among_equals():
+    assert kept(Farthest().select(replace(view(), visual=torch.ones(144, 4)), 143)) == list(range(143))
+    assert kept(Farthest().select(view(), 3)) == [0, 1, 2]  # no direction at all
 
 
 def test_grid_takes_even_steps_through_an_image_in_tiles(tiny_next: MLLM, pictures):

@@ -42,6 +42,16 @@ class Ragged(Stages):
         return super().select(view, keep - len(view.text))
 
 
+class Falling(Stages):
+    """Keeps the longest at the first stage, the longest first, and their order at all later ones."""
+
+    def select(self, view: View, keep: int) -> Selection:
+        if view.depth != min(self.counts):
+            return super().select(view, keep)
+        index = view.hidden.norm(dim=-1).sort(descending=True).indices[:keep]
+        return Selection(index, view.hidden[index])
+
+
 class Fixed(Stages):
     """Keeps every third token, whatever the values."""
 
@@ -165,7 +175,7 @@ def test_a_sample_that_keeps_all_is_unharmed_by_one_that_does_not(tiny: MLLM, pi
 
 @pytest.mark.parametrize("positions", ["original", "compact"])
 @pytest.mark.parametrize("counts", SCHEDULES, ids=str)
-@pytest.mark.parametrize("method", [Stages, Ragged])
+@pytest.mark.parametrize("method", [Stages, Ragged, Falling])
 def test_decoding_equals_recomputation_from_scratch(
     tiny: MLLM, pictures, method, counts: dict[int, int], positions: str
 ):
@@ -561,8 +571,9 @@ def test_inputs_that_cannot_be_compressed_are_refused(tiny: MLLM, pictures):
 @pytest.mark.parametrize(
     ("selection", "message"),
     [
-        (Selection(torch.tensor([3, 3, 5])), "unique indices, ascending unless merged"),
-        (Selection(torch.tensor([5, 3])), "unique indices, ascending unless merged"),
+        (Selection(torch.tensor([3, 3, 5])), "unique, ascending unless tokens are given"),
+        (Selection(torch.tensor([5, 3])), "unique, ascending unless tokens are given"),
+        (Selection(torch.tensor([5, 3, 5]), torch.zeros(3, 64)), "unique, ascending unless tokens are given"),
         (Selection(torch.zeros(0, dtype=torch.long)), "give 1 to N int64 rows"),
         (Selection(torch.ones(144, dtype=torch.bool)), "give 1 to N int64 rows"),
         (Selection(torch.arange(3), torch.zeros(2, 64)), r"give \[K, C\]"),

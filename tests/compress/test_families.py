@@ -220,6 +220,24 @@ def test_methods_at_the_tower_drop_newlines_and_keep_patches(tiny_next: MLLM, im
         assert record.entering[0] == round(0.4 * int((picture.tile >= 0).sum()))
 
 
+def test_a_budget_that_only_newlines_exceed_keeps_all_patches(tiny_next: MLLM, images):
+    class Fewer(Selector):
+        depth = VISION
+
+        def select(self, view: View, keep: int) -> Selection:
+            assert 1 <= keep < len(view.hidden)
+            return Selection(torch.arange(keep))
+
+    inputs = tiny_next.prepare(images, QUESTIONS)
+    pictures = tiny_next.pictures(inputs)
+    keep = min(map(len, pictures)) - 1
+    with attach(tiny_next, Fewer(), keep) as trace, torch.no_grad():
+        tiny_next.model(**inputs)
+    patches = [int((picture.tile >= 0).sum()) for picture in pictures]
+    assert min(patches) < keep
+    assert [record.entering[0] for record in trace.samples] == [min(keep, count) for count in patches]
+
+
 class Listening(Share):
     """Remembers the signals of its view."""
 

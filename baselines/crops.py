@@ -1,0 +1,60 @@
+"""Images in tiles: what the methods that budget per tile share.
+
+Tile 0 is the thumbnail, the others are crops of the image in row-major order. The tokens of the crops stand
+in raster order over the grid that the crops form when they are put together, without padding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from compress.base import View, top_k
+
+Grid = tuple[int, int]  # rows x columns
+
+
+def share_out(wanted: Tensor, room: Tensor, keep: int) -> Tensor:
+    """Whole numbers [P] in proportion to `wanted` [P], none above `room` [P], that add up to `keep`.
+
+    Webster's rule: the j-th token goes to the part with the largest wanted / (tokens so far + 1/2), so no
+    part loses a token when `keep` rises. `keep` must not exceed the room there is.
+    """
+    seats = torch.arange(int(room.max()), device=room.device)
+    claims = wanted.double().clamp(min=1e-9)[:, None] / (seats + 0.5)
+    claims[seats >= room[:, None]] = -1
+    return (top_k(claims.flatten(), keep) // len(seats)).bincount(minlength=len(room))
+
+
+def best_of_each(scores: Tensor, part: Tensor, counts: Tensor) -> Tensor:
+    """The counts[p] best of `scores` [N] among the tokens with part [N] = p, for every p; ascending."""
+    best = [
+        rows[top_k(scores[rows], count)]
+        for rows, count in zip(rows_of_each(part, len(counts)), counts.tolist(), strict=True)
+    ]
+    return torch.cat(best).sort().values
+
+
+def rows_of_each(part: Tensor, parts: int) -> list[Tensor]:
+    """The rows of every part, ascending."""
+    return [(part == number).nonzero()[:, 0] for number in range(parts)]
+
+
+def stitched(view: View) -> tuple[Grid, Grid]:
+    """Rows x columns of all crops' tokens, and of the crops, from a view of an image in tiles at VISION.
+
+    A row of tokens ends where the index skips a newline, or where the crops start again from the left. A
+    single column of crops without newlines is as wide as a tile.
+    """
+    assert view.crop is not None
+    crop, index = view.crop[view.crop > 0], view.index[view.crop > 0]
+    ends = ((index.diff() > 1) | (crop.diff() < 0)).nonzero()[:, 0]
+    columns = int(ends[0]) + 1 if len(ends) else view.grid[1]
+    across = int(crop[:columns].max() - crop[:columns].min()) + 1
+    return (len(crop) // columns, columns), (int(crop.max()) // across, across)
+
+
+def crop_of_cell(side: int, shape: Grid) -> Tensor:
+    """Which crop, from 0, covers each cell [side * side] of the thumbnail; the last ones take the rest."""
+    row, column = ((torch.arange(side) // (side // count)).clamp(max=count - 1) for count in shape)
+    return (row[:, None] * shape[1] + column).flatten()

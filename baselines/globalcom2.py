@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isqrt
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from baselines.crops import best_of_each, crop_of_cell, share_out, stitched
+from compress.base import VISION, Selection, Selector, View
+
+
+@dataclass
+class GlobalCom2(Selector):
+    """Let the thumbnail command how many tokens each crop keeps, and which.
+
+    "Global Compression Commander: Plug-and-Play Inference Acceleration for High-Resolution Large
+    Vision-Language Models" (Liu et al., AAAI 2026, arXiv 2501.05179). Reads the scores of CLS for the patches
+    in the tower's last layer, mean over heads; drops between tower and projector; positions are contiguous.
+    The thumbnail keeps its best patches; a crop keeps the more, the more score the thumbnail has where the
+    crop lies; the crop's own scores and the thumbnail's, enlarged, say which. One image without crops is a
+    thumbnail alone.
+
+    Departures: the paper ranks by attention, the code by scores before the softmax (`signal`); the code
+    passes the thumbnail's tokens on in falling order of score (`order`); the code's counts only come near
+    the budget, here the crops share it out exactly; the code adds all newlines of the crops, here none go on.
+    """
+
+    temperature: float = 10.0
+    signal: Literal["logits", "attention"] = "logits"
+    order: Literal["score", "raster"] = "score"
+    layer: int = -1
+    depth = VISION
+    positions = "compact"
+
+    @property
+    def tower_layers(self) -> tuple[int, ...]:  # type: ignore[override]
+        return (self.layer,)
+
+    def select(self, view: View, keep: int) -> Selection:
+        if view.cls_token is None:
+            raise ValueError("globalcom2 needs a vision tower with a CLS token")
+        read = (
+            view.cls(self.layer)
+            if self.signal == "attention"
+            else view.scores(self.layer)[:, -len(view.hidden) :]
+        )
+        scores = read.float().mean(0)
+        index = self.ranked(scores, keep) if view.crop is None else self.command(view, scores, keep)
+        if self.order == "raster":
+            return Selection(index.sort().values)
+        return Selection(index, view.hidden[index])
+
+    def command(self, view: View, scores: Tensor, keep: int) -> Tensor:
+        """Rows [keep] of a tiled image: the thumbnail's by score, then the crops' in raster order."""
+        assert view.crop is not None
+        local = (view.crop > 0).nonzero()[:, 0]
+        crop = view.crop[local] - 1
+        whole = (view.crop == 0).nonzero()[:, 0]
+        ratio = keep / len(scores)
+        grid, shape = stitched(view)
+        scales = self.scales(scores[whole], shape, ratio)
+        guided = self.guided(scores[local], self.enlarged(scores[whole], grid), crop)
+        size = crop.bincount(minlength=len(scales))
+        first = int(len(whole) * ratio)
+        kept = best_of_each(guided, crop, share_out(size * scales, size, keep - first))
+        return torch.cat([whole[self.ranked(scores[whole], first)], local[kept]])
+
+    @staticmethod
+    def ranked(scores: Tensor, keep: int) -> Tensor:
+        """The `keep` best of `scores` [N], best first."""
+        return scores.sort(descending=True, stable=True).indices[:keep]
+
+    def scales(self, thumbnail: Tensor, shape: tuple[int, int], ratio: float) -> Tensor:
+        """The share [P] of its tokens that each of shape = rows x columns of crops keeps; `ratio` on average.
+
+        thumbnail [n] are its scores.
+        """
+        region = crop_of_cell(isqrt(len(thumbnail)), shape).to(thumbnail.device)
+        worth = thumbnail.new_zeros(shape[0] * shape[1]).index_add(0, region, thumbnail) / self.temperature
+        weight = worth.softmax(0)
+        return (ratio * (1 + weight - weight.mean())).clamp(max=1)
+
+    @staticmethod
+    def enlarged(thumbnail: Tensor, grid: tuple[int, int]) -> Tensor:
+        """The thumbnail's scores [n] at every cell of the crops' grid, flattened: bilinear."""
+        side = isqrt(len(thumbnail))
+        return F.interpolate(thumbnail.view(1, 1, side, side), grid, mode="bilinear").flatten()
+
+    @staticmethod
+    def guided(local: Tensor, thumbnail: Tensor, crop: Tensor) -> Tensor:
+        """Scores [M] of the crops' tokens: own plus the thumbnail's, both of unit norm in every crop."""
+
+        def unit(scores: Tensor) -> Tensor:
+            squares = scores.new_zeros(int(crop.max()) + 1).index_add(0, crop, scores**2)
+            return scores / squares.sqrt()[crop]
+
+        return unit(local) + unit(thumbnail)

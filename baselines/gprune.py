@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from baselines.crops import best_of_each, rows_of_each, share_out
+from compress.base import Selection, Selector, View
+
+
+@dataclass
+class GPrune(Selector):
+    """Keep the tokens where information gathers when it flows through the graph of similar tokens.
+
+    "What Kind of Visual Tokens Do We Need? Training-free Visual Token Pruning for Multi-modal Large Language
+    Models from the Perspective of Graph" (Jiang et al., AAAI 2025, arXiv 2501.02268). Reads the projected
+    features alone, drops at the decoder's input; positions stay original. Tokens are linked from cosine
+    `similarity` on; every one's norm flows `iterations` times along the softmax of its links; what arrives is
+    divided by the number of links. Thumbnail and crops of a tiled image are two graphs that lose the same
+    share; all newlines stay.
+
+    Departures: newlines count, and take half of the budget at most. A link below the threshold is left out of
+    the softmax, where the code gives it a score of -5000; its weight is 0 in both.
+    """
+
+    similarity: float = 0.5
+    temperature: float = 0.03
+    iterations: int = 5
+
+    def select(self, view: View, keep: int) -> Selection:
+        crop = torch.zeros_like(view.index) if view.crop is None else view.crop
+        newlines, tokens = (crop < 0).nonzero()[: keep // 2, 0], (crop >= 0).nonzero()[:, 0]
+        graph = crop[tokens].clamp(max=1)
+        sizes = graph.bincount()
+        scores = view.visual.new_empty(len(tokens), dtype=torch.float32)
+        for rows in rows_of_each(graph, len(sizes)):
+            scores[rows] = self.importance(view.visual[tokens[rows]])
+        kept = tokens[best_of_each(scores, graph, share_out(sizes, sizes, keep - len(newlines)))]
+        return Selection(torch.cat([kept, newlines]).sort().values)
+
+    def importance(self, features: Tensor) -> Tensor:
+        """Scores [N] of the nodes of one graph, in float32, from their features [N, D]."""
+        features = features.float()
+        cosine = F.normalize(features, dim=-1) @ F.normalize(features, dim=-1).T
+        linked = (cosine >= self.similarity).fill_diagonal_(True)
+        flow = (cosine / self.temperature).masked_fill(~linked, -torch.inf).softmax(1)
+        score = features.norm(dim=1)
+        for _ in range(self.iterations):
+            score = score @ flow
+        return score / linked.sum(1)

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isqrt
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from baselines.crops import best_of_each, crop_of_cell, share_out, stitched
+from compress.base import VISION, Selection, Selector, View, top_k
+
+
+@dataclass
+class HiRED(Selector):
+    """Share the budget over the tiles of an image by early CLS attention, spend it by late CLS attention.
+
+    "HiRED: Attention-Guided Token Dropping for Efficient Inference of High-Resolution Vision-Language Models"
+    (Arif et al., AAAI 2025, arXiv 2408.10945). Reads the attention of CLS, summed over heads, in the tower's
+    first layer and in the one whose output the projector reads; drops between tower and projector; positions
+    are contiguous. The thumbnail gets `alpha` of the budget, the crops share the rest by where the
+    thumbnail's 1 - alpha most attended patches lie. One image without crops spends all by late attention.
+
+    Departures: the paper gives a crop the patches of the thumbnail that it covers ("spatial"), the code
+    consecutive runs of the flattened thumbnail ("flat_chunks"); the paper's late layer is the last one
+    (`late=-1`); the code loses tokens to rounding, here the crops share them.
+    """
+
+    alpha: float = 0.5
+    crop_mapping: Literal["flat_chunks", "spatial"] = "flat_chunks"
+    early: int = 0
+    late: int = -2
+    depth = VISION
+    positions = "compact"
+
+    @property
+    def tower_layers(self) -> tuple[int, ...]:  # type: ignore[override]
+        return (self.early, self.late)
+
+    def select(self, view: View, keep: int) -> Selection:
+        if view.cls_token is None:
+            raise ValueError("hired needs a vision tower with a CLS token")
+        late = view.cls(self.late).sum(0)
+        if view.crop is None:
+            return Selection(top_k(late, keep))
+        early = view.cls(self.early).sum(0)[view.crop == 0]
+        if self.crop_mapping == "spatial":
+            _, shape = stitched(view)
+            region = crop_of_cell(isqrt(len(early)), shape)
+        else:
+            region = self.flat_chunks(len(early), int(view.crop.max()))
+        budgets = self.budgets(early, region.to(early.device), view.crop.bincount(), keep)
+        return Selection(best_of_each(late, view.crop, budgets))
+
+    def budgets(self, early: Tensor, region: Tensor, sizes: Tensor, keep: int, exact: bool = True) -> Tensor:
+        """Tokens [P] that each tile keeps of its `sizes` [P], the thumbnail first.
+
+        early [n] attention of the thumbnail, region [n] the crop, from 0, that each of its patches counts
+        for. With `exact` they add up to `keep`; without they are rounded down as in the official code.
+        """
+        thumbnail = min(int(keep * self.alpha), int(sizes[0]))
+        rest = min(keep - thumbnail, int(sizes[1:].sum()))
+        if not rest:
+            return sizes.new_tensor([keep if exact else thumbnail] + [0] * (len(sizes) - 1))
+        marked = top_k(early, int(len(early) * (1 - self.alpha)))
+        marks = region[marked].bincount(minlength=len(sizes) - 1)
+        if exact:
+            return torch.cat([sizes.new_tensor([keep - rest]), share_out(marks, sizes[1:], rest)])
+        crops = (marks / marks.sum() * rest).floor().long().minimum(sizes[1:])
+        return torch.cat([sizes.new_tensor([thumbnail]), crops])
+
+    @staticmethod
+    def flat_chunks(tokens: int, crops: int) -> Tensor:
+        """Which of `crops` equal runs each of the `tokens` is in."""
+        return torch.arange(tokens) * crops // tokens

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from baselines.crops import rows_of_each, share_out
+from compress.base import VISION, Selection, Selector, View
+
+
+@dataclass
+class PruMerge(Selector):
+    """Keep the patches with outlying CLS attention, add the patches like them, and sum up the rest in one.
+
+    "LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models" (Shang et al., ICCV 2025,
+    arXiv 2403.15388). Reads keys and CLS scores of the tower's last layer as one wide head; acts between
+    tower and projector; positions are contiguous. The decoder gets the centres in falling order of attention,
+    then one token for all other patches. `adaptive` lets the upper fence of the attention's quartiles say how
+    many centres there are; else there are keep - 1.
+
+    Departures: the paper averages a centre with its nearest *dropped* patches, the code adds its nearest
+    patches, dropped or not, with their attention as weights that are never normalised (`merging`). The code
+    takes the fence over a batch, here it is each image's own, and passes one centre at least. Training-free;
+    the published numbers are of fine-tuned models. Tiles of one image are compressed one by one, as HiRED's
+    authors ran it, with budgets in proportion to their patches.
+    """
+
+    adaptive: bool = False
+    merging: Literal["code", "paper"] = "code"
+    order: Literal["attention", "raster"] = "attention"
+    heads: Literal["one", "all"] = "one"  # "all": the tower's own attention, mean over its heads
+    neighbours: int = 32
+    layer: int = -1
+    depth = VISION
+    positions = "compact"
+
+    @property
+    def tower_layers(self) -> tuple[int, ...]:  # type: ignore[override]
+        return (self.layer,)
+
+    def select(self, view: View, keep: int) -> Selection:
+        if view.cls_token is None:
+            raise ValueError("prumerge needs a vision tower with a CLS token")
+        crop, tiles = torch.zeros_like(view.index) if view.crop is None else view.crop, len(view.cls_token)
+        scores, keys = view.scores(self.layer), view.keys(self.layer).flatten(1)
+        sizes = crop.bincount(minlength=tiles)
+        index, tokens = [], []
+        for tile, (rows, budget) in enumerate(
+            zip(rows_of_each(crop, tiles), share_out(sizes, sizes, keep).tolist(), strict=True)
+        ):
+            if len(rows) and (budget or self.adaptive):
+                attention = self.attention(torch.cat([scores[:, [tile]], scores[:, tiles + rows]], 1))
+                centres = self.centres(attention, budget)
+                rest = rows.new_full((min(1, len(rows) - len(centres)),), -1)
+                index += [rows[centres], rest]
+                tokens.append(self.fused(attention, keys[rows], view.hidden[rows], centres))
+        return Selection(torch.cat(index), torch.cat(tokens))
+
+    def centres(self, attention: Tensor, keep: int) -> Tensor:
+        """The patches that others join, in the order in which they go on, `keep` with the rest's token."""
+        if self.adaptive:
+            centres = self.outlying(attention, self.ratio(attention))
+        else:
+            centres = self.budgeted(attention, keep - 1)
+        return centres.sort().values if self.order == "raster" else centres
+
+    def attention(self, scores: Tensor) -> Tensor:
+        """Attention [N] of CLS to the patches from its scaled scores [H, 1 + N], itself first."""
+        if self.heads == "all":
+            return scores.float().softmax(-1).mean(0)[1:]
+        return (scores.float().sum(0) / len(scores) ** 0.5).softmax(-1)[1:]
+
+    @staticmethod
+    def ratio(attention: Tensor) -> float:
+        """The share of `attention`, of any shape, above Q3 + 1.5 (Q3 - Q1)."""
+        low, high = attention.flatten().quantile(attention.new_tensor([0.25, 0.75]))
+        return float((attention > high + 1.5 * (high - low)).double().mean())
+
+    def outlying(self, attention: Tensor, ratio: float) -> Tensor:
+        """The centres when `ratio` of the patches are outliers, in falling order of attention [N]."""
+        return ranked(attention)[: max(1, int(len(attention) * ratio))]
+
+    def budgeted(self, attention: Tensor, count: int) -> Tensor:
+        """The `count` centres, in falling order of attention [N]."""
+        return ranked(attention)[:count]
+
+    def fused(self, attention: Tensor, keys: Tensor, features: Tensor, centres: Tensor) -> Tensor:
+        """Features [n + 1, C]: the n centres with their neighbours, then the rest, if there is one.
+
+        attention [N], keys [N, d], features [N, C], centres [n].
+        """
+        dropped = torch.ones_like(attention, dtype=torch.bool).index_fill(0, centres, False)
+        allowed = dropped.expand(len(centres), -1)
+        if self.merging == "code":
+            allowed = torch.ones_like(allowed).scatter(1, centres[:, None], False)
+        unit = F.normalize(keys.float(), dim=-1)
+        cosine = (unit[centres] @ unit.T).masked_fill(~allowed, -torch.inf)  # [n, N]
+        near = cosine.sort(dim=1, descending=True, stable=True).indices[:, : self.neighbours]
+        weights = torch.zeros_like(allowed, dtype=attention.dtype)
+        weights = weights.scatter(1, near, attention[near]) * allowed  # there may be fewer neighbours
+        own = attention[centres] if self.merging == "paper" else torch.ones_like(attention[centres])
+        weights = weights.scatter(1, centres[:, None], own[:, None])
+        if self.merging == "paper":
+            weights = weights / weights.sum(1, keepdim=True)
+        if dropped.any():
+            weights = torch.cat([weights, (attention * dropped)[None]])
+        return (weights @ features.float()).to(features.dtype)
+
+
+@dataclass
+class PruMergePlus(PruMerge):
+    """PruMerge with more centres, spread over the image, so that no region is left out.
+
+    Same paper and code. With `adaptive`, as officially, every step-th patch joins the outliers, where step is
+    a third of the patches per outlier; the last patch of the image is never one of them. With a budget, a
+    quarter of the keep - 1 centres are those with the highest attention, the official proportion of one
+    outlier to three samples, and the others lie evenly among the remaining patches, so that none is counted
+    twice and the total is exact.
+    """
+
+    salient: float = 0.25  # share of the centres chosen by attention, with a budget
+
+    def outlying(self, attention: Tensor, ratio: float) -> Tensor:
+        outliers = super().outlying(attention, ratio)
+        step = len(attention) // len(outliers) // 3
+        spread = torch.arange(0, len(attention) - 1, step, device=attention.device)
+        return torch.cat([outliers, spread[~torch.isin(spread, outliers)]])
+
+    def budgeted(self, attention: Tensor, count: int) -> Tensor:
+        order, salient = ranked(attention), ceil(count * self.salient)
+        others, samples = order[salient:].sort().values, count - salient
+        places = torch.arange(samples, device=order.device) * len(others) // max(1, samples)
+        return torch.cat([order[:salient], others[places]])
+
+
+def ranked(attention: Tensor) -> Tensor:
+    """All indices by falling `attention`; among equals the lower comes first."""
+    return attention.sort(descending=True, stable=True).indices
