@@ -19,7 +19,7 @@ N = 80
 class Open(Task):
     """Any mixture of samples, scored one by one."""
 
-    name, metric = "all", "credit"
+    name, metric = "all", "accuracy"
 
     def micro(self, n, split="test"):
         raise NotImplementedError
