@@ -63,7 +63,9 @@ class Folder:
         folder = Folder(Path(data) / task)
         if not folder.path.is_dir():
             have = sorted(one.name for one in Path(data).iterdir() if one.is_dir())
-            raise ValueError(f"{data} has no sub-folder {task}/ (it has {', '.join(have) or 'none'})")
+            raise ValueError(
+                f"{data} has no sub-folder {task}/ (it has {', '.join(have) or 'none'}): name --tasks that are there"
+            )
         return folder
 
     @property

@@ -238,10 +238,10 @@ class MMBenchCN(MMBench):
 
 
 def circular(samples: Sequence[Sample], right: Sequence[float]) -> dict[int, float]:
-    """By question, in the order of their first rows: the worst of its rotations."""
+    """By question, in the order of their first rows: the worst of its rotations, NaN without labels."""
     worst: dict[int, float] = {}
     for one, hit in zip(samples, right, strict=True):
-        worst[one.info["item"]] = min(worst.get(one.info["item"], 1.0), hit)
+        worst[one.info["item"]] = float(np.minimum(worst.get(one.info["item"], 1.0), hit))
     return worst
 
 

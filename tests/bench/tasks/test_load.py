@@ -142,7 +142,7 @@ def test_facts_of_a_run_give_its_task_back() -> None:
 def test_what_is_no_folder_of_benchmarks_says_so(folder: Any, tmp_path: Any) -> None:
     with pytest.raises(ValueError, match="there is no folder .*nowhere"):
         GQA(protocol="llava").load(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="no sub-folder pope/ .it has gqa"):
+    with pytest.raises(ValueError, match="no sub-folder pope/; it has gqa: name these"):
         Pope(protocol="llava").load(folder.root)
     (folder.root / "pope").mkdir()
     with pytest.raises(ValueError, match="has no coco_pope_random.json .it has nothing"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isnan
 from typing import Any
 
 import pytest
@@ -180,6 +181,7 @@ def test_the_workbook_keeps_the_servers_columns(files: Any, tmp_path: Any) -> No
     task = MMBench(protocol="llava", split="test")
     samples = task.load(files.root)
     assert samples[0].answers == ()
+    assert isnan(task.score(samples, ["A"] * 6)) and isnan(task.subscores(samples, ["A"] * 6)["vanilla"])
     name, content = task.submission(samples, ["A <b>"] * 6, files.root)
     assert name == "mmbench-test.xlsx"
     (tmp_path / name).write_bytes(content)
