@@ -63,9 +63,8 @@ class Folder:
         folder = Folder(Path(data) / task)
         if not folder.path.is_dir():
             have = sorted(one.name for one in Path(data).iterdir() if one.is_dir())
-            raise ValueError(
-                f"{data} has no sub-folder {task}/ (it has {', '.join(have) or 'none'}): name --tasks that are there"
-            )
+            named = f"it has {', '.join(have)}: name these as --tasks" if have else "it has none at all"
+            raise ValueError(f"{data} has no sub-folder {task}/; {named}")
         return folder
 
     @property
