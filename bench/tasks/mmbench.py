@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 
-from bench.data.folder import Folder, Row, read_table
+from bench.data.folder import Folder, Manifest, Row, read_table
 from bench.data.images import ImageText
 from bench.tasks.base import Sums, Task, means, normal
 from bench.tasks.choice import MATCHERS
@@ -156,9 +156,9 @@ class MMBench(Task):
         if torn := [item for item, turns in copies.items() if turns != set(range(len(turns)))]:
             yield f"{len(torn)} questions lack their original or a rotation, for instance index {torn[0]}"
 
-    def miscounts(self, samples: Sequence[Sample], manifest: object) -> Iterator[str]:
+    def miscounts(self, samples: Sequence[Sample], manifest: Manifest) -> Iterator[str]:
         """The size of edition 1.1 is not published with it, so only 1.0 is counted."""
-        return super().miscounts(samples, manifest) if self.edition == "1.0" else iter(())  # type: ignore[arg-type]
+        return super().miscounts(samples, manifest) if self.edition == "1.0" else iter(())
 
     def notes(self, samples: Sequence[Sample]) -> Iterator[str]:
         if len(samples) == 4377:
