@@ -20,7 +20,10 @@ COMMANDS = {
     "labels": ("labels", "Compare label stores: losses, cost, paired differences."),
     "train": ("train", "Train a compressor on a label store (resumable)."),
     "eval": ("evaluate", "Score one method on benchmarks."),
-    "compare": ("compare", "Score methods side by side at equal budgets."),
+    "compare": ("compare", "Score methods side by side at equal budgets (resumable)."),
+    "table": ("table", "Put finished comparisons into one table."),
+    "data": ("data", "Write the miniature benchmarks in official formats."),
+    "doctor": ("doctor", "Check the installation, or a folder of benchmarks."),
     "verify": ("verify", "Check every method against its official implementation."),
     "methods": ("lists", "List the compression methods."),
     "models": ("lists", "List the shipped models."),
@@ -60,7 +63,9 @@ def one_line() -> Iterator[None]:
         path = problem.ctx.command_path if problem.ctx else "evocomp"
         raise Problem(f"{problem.format_message()} See {path} --help") from problem
     except KeyboardInterrupt as stop:
-        raise Interrupted("interrupted; label and train go on where they stopped when run again") from stop
+        raise Interrupted(
+            "interrupted; label, train and compare --out go on where they stopped when run again"
+        ) from stop
     except EXPECTED as problem:
         if os.environ.get("EVOCOMP_DEBUG"):
             raise

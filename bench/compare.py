@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
+from baselines import KeepAll
+from bench.budget import Footing, Match
+from bench.cells import Cells, Key
+from bench.comparison import VANILLA, Comparison, Group, assemble
 from bench.evaluate import Outcome, evaluate
-from bench.ledger import Ledger, Shape
-from bench.stats import Interval, interval, shares
-from bench.tasks import TASKS, Task
-from bench.tasks.base import Sums
-from compress.base import Accounting, Selector, plan
+from bench.ledger import Shape
+from bench.protocol import of_method, of_run, of_task
+from bench.tasks import Task
+from bench.workers import each
+from compress.base import Positions, Selector
 from compress.models import MLLM
 from compress.samples import Sample
-from evosearch.registry import find
 
-VANILLA = "none"
+DIFFICULTY = "downsample"  # what it answers needs no clever method
 Progress = Callable[[int, int], object]  # cells done, cells in all
 
 
@@ -27,37 +32,6 @@ class Entry:
     selector: Selector
 
 
-@dataclass(frozen=True)
-class Row:
-    """One method at one budget: scores per task in percent, the mean share of vanilla, what it cost."""
-
-    method: str
-    keep: int
-    scores: Mapping[str, float]
-    average: float  # mean over tasks of score / vanilla score, percent
-    tokens: float  # visual tokens per decoder layer, measured
-    seconds: float
-    versus: Mapping[str, Interval]  # gap of `average` to other methods at this budget, paired
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All rows (vanilla first, then by budget and average), with the outcome behind every cell."""
-
-    tasks: tuple[str, ...]
-    rows: tuple[Row, ...]
-    outcomes: Mapping[tuple[str, int, str], Outcome]  # (method, keep, task)
-    samples: Mapping[str, Sequence[Sample]]
-
-
-def load_tasks(names: Sequence[str], n: int, split: str = "test") -> dict[Task, list[Sample]]:
-    """Tasks by name with `n` samples each; ValueError suggests names."""
-    if n < 1:
-        raise ValueError(f"n={n}: ask for at least one sample per task")
-    tasks = [find(TASKS, name, "task")() for name in names]
-    return {task: task.micro(n, split) for task in tasks}
-
-
 def compare(
     mllm: MLLM,
     entries: Sequence[Entry],
@@ -65,95 +39,117 @@ def compare(
     data: Mapping[Task, Sequence[Sample]],
     *,
     reference: str | None = None,
+    difficulty: str | None = DIFFICULTY,
     batch: int = 16,
-    accounting: Accounting = "average",
+    match: Match = "equivalent",
+    positions: Positions | None = None,
+    workers: int = 1,
+    folder: Path | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Comparison:
     """Evaluate vanilla once and every entry at every budget on the same samples.
 
-    `reference` names the entry whose paired gap to the others is computed (None: the first entry).
-    ValueError, before anything is computed, without entries, budgets or tasks, and for an impossible budget.
+    `reference` names the entry that all others are held against, besides vanilla (None: the first entry);
+    `difficulty` the one whose right answers make a question easy, if it is among them. Budgets are spent as
+    `match` has it. With a `folder` every finished cell is kept there and never computed again. Results do not
+    depend on `workers` (processes of one thread; a model on a GPU takes one).
+
+    A budget that a method cannot reach leaves its cells empty, with the reason. ValueError, before anything
+    is computed, without entries, budgets or tasks, for a budget that no method can reach, and for a folder of
+    another protocol.
     """
     if not entries or not keeps or not data:
         raise ValueError("nothing to compare: give at least one method, one budget and one task")
-    tasks = list(data)
-    outcomes: dict[tuple[str, int, str], Outcome] = {}
+    names = [VANILLA, *(one.name for one in entries)]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"'{repeated.pop()}' names two rows: give every method a name of its own")
+    if workers < 1 or (workers > 1 and mllm.model.device.type != "cpu"):
+        where = mllm.model.device
+        raise ValueError(f"workers={workers}: choose 1, or more with a model on the CPU (this one: {where})")
     tokens = mllm.visual_tokens
     for keep in keeps:
-        for entry in entries:
-            plan(entry.selector, tokens, keep, mllm.layers, accounting)
-    cells = (1 + len(keeps) * len(entries)) * len(tasks)
+        if not 1 <= keep <= tokens:
+            raise ValueError(f"keep={keep}: choose between 1 and the {tokens} visual tokens of this image")
+    selectors: dict[str, Selector] = {VANILLA: KeepAll()} | {one.name: one.selector for one in entries}
+    protocol = of_run(mllm, batch=batch, match=match, positions=positions)
     for task, samples in data.items():
-        outcomes[VANILLA, tokens, task.name] = evaluate(mllm, task, samples, batch=batch)
-        progress(len(outcomes), cells)
-    for keep in keeps:
-        for entry in entries:
-            for task, samples in data.items():
-                outcomes[entry.name, keep, task.name] = evaluate(
-                    mllm, task, samples, entry.selector, keep, batch=batch, accounting=accounting
-                )
-                progress(len(outcomes), cells)
-    return Comparison(
-        tuple(task.name for task in tasks),
-        tuple(_rows(tasks, [e.name for e in entries], keeps, tokens, data, outcomes, reference)),
-        outcomes,
-        {task.name: samples for task, samples in data.items()},
+        protocol |= of_task(task, samples)
+    cells = Cells(folder, protocol, {name: of_method(selector) for name, selector in selectors.items()})
+
+    whole = [Key(VANILLA, tokens, task.name) for task in data]
+    grid = [Key(one.name, keep, task.name) for keep in keeps for one in entries for task in data]
+    reasons = _out_of_reach(mllm, entries, keeps, match)
+    _check_any(grid, {key: reasons[key[:2]] for key in grid if key[:2] in reasons})
+
+    by_name = {task.name: (task, samples) for task, samples in data.items()}
+    for key in grid:
+        if key[:2] in reasons:
+            cells.add(key, (), None, reasons[key[:2]])
+    todo = [key for key in [*whole, *grid] if key[:2] not in reasons and not cells.finished(key)]
+    done, total = len(whole) + len(grid) - len(todo), len(whole) + len(grid)
+    progress(done, total)
+    with closing(each(Work(mllm, selectors, by_name, batch, match, positions), todo, workers)) as made:
+        for key, found in made:
+            if isinstance(found, Outcome):
+                cells.add(key, by_name[key.task][1], found)
+            else:
+                cells.add(key, (), None, found)
+            done += 1
+            progress(done, total)
+    _check_any(grid, {key: cell.impossible for key, cell in cells.found.items() if cell.outcome is None})
+    return assemble(
+        list(data),
+        [Group({key: cells.found[key] for key in [*whole, *grid]}, tokens)],
+        keeps,
+        reference=reference or entries[0].name,
+        difficulty=difficulty,
+        match=match,
+        samples={task.name: samples for task, samples in data.items()},
     )
 
 
-def _rows(
-    tasks: Sequence[Task], names: Sequence[str], keeps: Sequence[int], tokens: int,
-    data: Mapping[Task, Sequence[Sample]], outcomes: Mapping[tuple[str, int, str], Outcome],
-    reference: str | None,
-) -> list[Row]:  # fmt: skip
-    def statistics(name: str, keep: int) -> dict[str, Sums]:
-        return {t.name: t.statistics(s, outcomes[name, keep, t.name].predictions) for t, s in data.items()}
-
-    whole = statistics(VANILLA, tokens)
-    rows = []
-    for keep, name in [(tokens, VANILLA), *((keep, name) for keep in keeps for name in names)]:
-        mine = [outcomes[name, keep, task.name] for task in tasks]
-        drawn = shares(tasks, statistics(name, keep), whole)
-        lead = reference or names[0]
-        versus = {}
-        if name == lead:
-            rivals = [VANILLA, *(other for other in names if other != lead)]
-            for other in rivals:
-                theirs = shares(tasks, whole if other == VANILLA else statistics(other, keep), whole)
-                versus[other] = interval(drawn, theirs)
-        rows.append(
-            Row(
-                name, keep, {o.task: o.score for o in mine}, float(drawn[0]),
-                sum(o.tokens for o in mine) / len(mine), sum(o.seconds for o in mine), versus,
-            )
-        )  # fmt: skip
-    order = {keep: place for place, keep in enumerate([tokens, *keeps])}
-    return sorted(rows, key=lambda row: (order[row.keep], -row.average))
+def _out_of_reach(
+    mllm: MLLM, entries: Sequence[Entry], keeps: Sequence[int], match: Match
+) -> dict[tuple[str, int], str]:
+    """By method and budget, why it cannot be had: as far as that can be said before anything is measured."""
+    if match == "flops":
+        return {}
+    footing = Footing(match, mllm.visual_tokens, Shape.of(mllm.decoder.config))
+    reasons = {}
+    for keep in keeps:
+        for one in entries:
+            try:
+                footing.solve(one.selector, keep)
+            except ValueError as problem:
+                reasons[one.name, keep] = str(problem)
+    return reasons
 
 
-def records(comparison: Comparison, mllm: MLLM) -> list[dict[str, object]]:
-    """One record per method, budget and task: score, share of vanilla, ledger, seconds, n. Ready for JSON."""
-    listed: list[dict[str, object]] = []
-    shape = Shape.of(mllm.decoder.config)
-    for (method, keep, task), outcome in comparison.outcomes.items():
-        vanilla = comparison.outcomes[VANILLA, mllm.visual_tokens, task]
-        ledger = Ledger(shape, outcome.entering, outcome.text)
-        listed.append(
-            {
-                "method": method,
-                "keep": keep,
-                "task": task,
-                "score": outcome.score,
-                "share": 100 * outcome.score / max(vanilla.score, 1e-9),
-                "n": len(outcome.predictions),
-                "seconds": outcome.seconds,
-                "ledger": {
-                    "entering": outcome.entering,
-                    "text": outcome.text,
-                    "average": ledger.average,
-                    "prefill_flops": ledger.flops,
-                    "kv_bytes": ledger.kv_bytes(),
-                },
-            }
-        )
-    return listed
+def _check_any(grid: Sequence[Key], impossible: Mapping[Key, str]) -> None:
+    """ValueError, with every reason, if no cell of the grid is possible."""
+    if all(key in impossible for key in grid):
+        raise ValueError("; ".join(dict.fromkeys(impossible[key] for key in grid)))
+
+
+@dataclass(frozen=True)
+class Work:
+    """From a place in the grid to its outcome, or to the reason why there can be none."""
+
+    mllm: MLLM
+    selectors: Mapping[str, Selector]
+    data: Mapping[str, tuple[Task, Sequence[Sample]]]
+    batch: int
+    match: Match
+    positions: Positions | None
+
+    def __call__(self, key: Key) -> Outcome | str:
+        task, samples = self.data[key.task]
+        try:
+            return evaluate(
+                self.mllm, task, samples, self.selectors[key.method], key.keep,
+                batch=self.batch, match=self.match, positions=self.positions,
+            )  # fmt: skip
+        except ValueError as problem:
+            if key.method == VANILLA:
+                raise
+            return str(problem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 
 from baselines import METHODS
@@ -27,6 +28,21 @@ def takes_compressor(spec: str) -> bool:
     """Whether the method of this spec needs a trained compressor and the spec names none."""
     name, given = parse(spec)
     return name in METHODS and "compressor" in options(METHODS[name]) and "compressor" not in given
+
+
+def buildable(model: str, compressor: str | None = None) -> list[str]:
+    """Methods that a name alone makes, in the registry's order, and that have a budget.
+
+    Left out are those that need an argument, if it is not a compressor that is given or shipped for `model`,
+    and adaptive ones.
+    """
+    given = {"compressor"} if compressor or (SHIPPED / model / "compressor").is_dir() else set()
+    return [
+        name
+        for name, method in METHODS.items()
+        if not method.adaptive
+        and {one.name for one in signature(method).parameters.values() if one.default is one.empty} <= given
+    ]
 
 
 def selector_for(spec: str, model: str, compressor: str | None = None) -> Selector:

@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.compare import Comparison, Entry, compare, load_tasks
+from bench.compare import Comparison, Entry, compare
 from bench.compressors import selector_for, shipped
 from bench.tasks import BENCHMARKS
+from bench.tasks.load import load_tasks
 from bench.tasks.mixture import labelled_samples, training_samples
 from compress.evocomp import EvoComp
 from compress.labels import Label, LabelConfig, LabelStore, label, read_labels, sample_key
@@ -94,8 +95,9 @@ def run(mllm: MLLM, out: Path, *, fresh: int, n: int, workers: int, bar: Bar) ->
         entries.append(Entry(name, EvoComp(trained[kind].compressor, depth)))
     with bar("compare", "cells") as report:
         found = compare(
-            mllm, entries, KEEPS, load_tasks(BENCHMARKS, n), reference=REFERENCE, batch=32, progress=report
-        )
+            mllm, entries, KEEPS, load_tasks(BENCHMARKS, n), reference=REFERENCE,
+            batch=32, workers=workers, progress=report,
+        )  # fmt: skip
     seconds["comparison"] = time.perf_counter() - began
     reused = {kind: len(store) for kind, store in stores.items()}
     return Demo(found, live, reused, trained, seconds)

@@ -1,4 +1,4 @@
-"""What a run costs: visual tokens per layer -> average tokens, prefill FLOPs, cache bytes.
+"""What a run costs: visual tokens per layer -> equivalent tokens, FLOPs of prefill and decoding, cache bytes.
 
 All figures follow from the tokens that really entered each layer (`attach`'s trace), never from the asked
 budget.
@@ -40,18 +40,33 @@ class Shape:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The cost of one prefill: `entering[i]` visual and `text` other tokens enter decoder layer i.
+    """The cost of one sample: `entering[i]` visual and `text` other tokens enter decoder layer i.
 
-    Means over samples give the cost of the mean sample (attention is quadratic, so not quite the mean cost).
+    `cached[i]` visual tokens are in the cache of layer i after the prefill (None: all that entered it);
+    `selection` are the FLOPs of the method's own choosing. Means over samples give the cost of the mean
+    sample (attention is quadratic, so not quite the mean cost).
     """
 
     shape: Shape
     entering: Sequence[float]
     text: float
+    cached: Sequence[float] | None = None
+    selection: float = 0.0
 
     def __post_init__(self) -> None:
-        if len(self.entering) != self.shape.layers:
-            raise ValueError(f"{len(self.entering)} token counts for a decoder of {self.shape.layers} layers")
+        for counts in (self.entering, self.in_cache):
+            if len(counts) != self.shape.layers:
+                raise ValueError(f"{len(counts)} token counts for a decoder of {self.shape.layers} layers")
+
+    @property
+    def leaving(self) -> Sequence[float]:
+        """Visual tokens that go on from each layer: those that enter the next one."""
+        return (*self.entering[1:], self.entering[-1])
+
+    @property
+    def in_cache(self) -> Sequence[float]:
+        """Visual tokens in the cache of each layer after the prefill."""
+        return self.entering if self.cached is None else self.cached
 
     @property
     def average(self) -> float:
@@ -59,25 +74,40 @@ class Ledger:
         return sum(self.entering) / len(self.entering)
 
     @property
-    def flops(self) -> float:
+    def average_leaving(self) -> float:
+        """The mean over layers of those leaving a layer, as some papers count (SparseVLM)."""
+        return sum(self.leaving) / len(self.leaving)
+
+    @property
+    def prefill_flops(self) -> float:
         """Multiplications and additions of the prefill, two per multiply-add, for one row of logits.
 
-        Counts projections, full-square attention (as kernels without causal skipping do it) and feed-forward;
-        leaves out norms, rotary tables and softmax, as FLOP counters do, and the tower and the selection.
+        Counts projections, full-square attention (as kernels without causal skipping do it), feed-forward and
+        the method's own choosing; leaves out norms, rotary tables and softmax, as FLOP counters do, and the
+        tower.
         """
-        return sum(self._layer(visual + self.text) for visual in self.entering) + self._head()
+        lengths = [visual + self.text for visual in self.entering]
+        return sum(self._layer(n, n) for n in lengths) + self._head() + self.selection
+
+    def decode_flops(self, steps: int = 1) -> float:
+        """The same of `steps` tokens decoded one by one after the prefill; each sees those before it."""
+        return sum(self._step(done) for done in range(steps))
 
     def kv_bytes(self, element: int = 2) -> float:
         """Bytes of keys and values after the prefill; `element` bytes per number, 2 = half precision."""
         row = 2 * self.shape.kv_heads * self.shape.head_dim * element
-        return sum((visual + self.text) * row for visual in self.entering)
+        return sum((visual + self.text) * row for visual in self.in_cache)
 
-    def _layer(self, length: float) -> float:
+    def _step(self, done: int) -> float:
+        return sum(self._layer(1, visual + self.text + done + 1) for visual in self.in_cache) + self._head()
+
+    def _layer(self, length: float, seen: float) -> float:
+        """`length` new rows that attend to `seen` rows, themselves among them."""
         shape = self.shape
         queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
         projections = 2 * shape.hidden * (2 * queries + 2 * keys)  # q and o; k and v
         feed_forward = 2 * 3 * shape.hidden * shape.intermediate  # gate, up, down
-        attention = 2 * 2 * length * queries  # scores and mixing, per query row
+        attention = 2 * 2 * seen * queries  # scores and mixing, per query row
         return length * (projections + feed_forward + attention)
 
     def _head(self) -> int:

@@ -10,11 +10,11 @@ from pathlib import Path
 from PIL.Image import Image
 
 from baselines import METHODS
-from bench.compare import VANILLA, Comparison, records
+from bench.comparison import VANILLA, Comparison, Row, records
 from bench.environment import environment
 from bench.pictures import fronts, groups, kept_tokens, save, strip, trace
 from bench.report import html
-from bench.table import csv_text, latex, markdown
+from bench.table import csv_text, latex, markdown, notes
 from compress.files import replacing
 from compress.fitness import AnswerLoss
 from compress.models import MLLM
@@ -32,23 +32,19 @@ def write(
     facts: Mapping[str, str] | None = None,
     commands: Sequence[str] = (),
 ) -> None:
-    """Write results.json, table.md, table.csv, table.tex, pictures/ and report.html to `out`.
+    """Write the tables (`write_tables`), pictures of kept tokens and report.html to `out`.
 
-    results.json has a row per method, budget and task. `facts` (told beside the environment), `commands` and
-    `curves` (captions with PNG files) go into the report.
+    `facts` (told beside the environment), `commands` and `curves` (captions with PNG files) go into the
+    report. Pictures and report need images of one grid: a model that cuts images into tiles, or into as many
+    tokens as their size asks for, gets the tables only.
     """
-    pictures = out / "pictures"
-    pictures.mkdir(parents=True, exist_ok=True)
     told = environment() | {"model": mllm.name, "fingerprint": mllm.fingerprint()[:16]} | dict(facts or {})
-    summary = [{**asdict(row), "scores": dict(row.scores)} for row in comparison.rows]
-    results = {"facts": told, "rows": records(comparison, mllm), "summary": summary}
-    put(out / "results.json", json.dumps(results, indent=1) + "\n")
-    put(out / "table.md", markdown(comparison))
-    put(out / "table.csv", csv_text(comparison))
-    put(out / "table.tex", latex(comparison))
-    front = save(fronts(comparison), pictures / "fronts.png")
+    front = write_tables(comparison, out, told)
+    whole = (one for (method, _, _), one in comparison.outcomes.items() if method == VANILLA)
+    if any(len(kept) != mllm.tile_tokens for outcome in whole for kept in outcome.kept):
+        return
     for task in comparison.tasks:
-        save(side_by_side(comparison, mllm, task), pictures / f"kept-{task}.png")
+        save(side_by_side(comparison, mllm, task), out / "pictures" / f"kept-{task}.png")
     page = html(
         comparison,
         title=title,
@@ -61,14 +57,56 @@ def write(
     put(out / "report.html", page)
 
 
+def write_tables(comparison: Comparison, out: Path, facts: Mapping[str, str]) -> Path:
+    """Write results.json, table.md, table.csv, table.tex and a plot, whose path is returned.
+
+    results.json has a row per method, budget and task, the summary of every row and of the hard questions,
+    and why cells are empty.
+    """
+    pictures = out / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    put(out / "results.json", json.dumps(results(comparison, facts), indent=1) + "\n")
+    put(out / "table.md", markdown(comparison))
+    put(out / "table.csv", csv_text(comparison))
+    put(out / "table.tex", latex(comparison))
+    return save(fronts(comparison), pictures / "fronts.png")
+
+
+def results(comparison: Comparison, facts: Mapping[str, str]) -> dict[str, object]:
+    """All that a comparison says, ready for JSON."""
+    return {
+        "facts": dict(facts),
+        "match": comparison.match,
+        "reference": comparison.reference,
+        "mixed": list(comparison.mixed),
+        "notes": notes(comparison),
+        "rows": records(comparison),
+        "summary": [summary(row) for row in comparison.rows],
+        "difficulty": [asdict(one) for one in comparison.difficulty],
+        "impossible": [
+            {"method": method, "keep": keep, "task": task, "why": why}
+            for (method, keep, task), why in comparison.impossible.items()
+        ],
+    }
+
+
+def summary(row: Row) -> dict[str, object]:
+    """A row of the table, ready for JSON."""
+    told = asdict(row)
+    for rival, contrast in (("vanilla", row.vanilla), ("reference", row.reference)):
+        if contrast:
+            told[rival]["significant"] = contrast.significant
+    return told
+
+
 def side_by_side(comparison: Comparison, mllm: MLLM, task: str, place: int = 0) -> Image:
     """One sample of a task under every method at the smallest budget (paper Figures 5 and 6)."""
     sample = comparison.samples[task][place]
     keep = min(row.keep for row in comparison.rows)
     panels = []
     for row in comparison.rows:
-        if row.keep == keep or row.method == VANILLA:
-            outcome = comparison.outcomes[row.method, row.keep, task]
+        outcome = comparison.outcomes.get((row.method, row.keep, task))
+        if outcome and (row.keep == keep or row.untouched):
             caption = f"{row.method}: {outcome.predictions[place]}"
             panels.append((caption, kept_tokens(sample.image, mllm.grid, outcome.kept[place])))
     return strip(panels, f"{sample.question} (gold: {sample.answers[0]}; {keep} tokens)")

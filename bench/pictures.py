@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from bench.compare import Comparison
+    from bench.comparison import Comparison
     from evosearch import Grouping
 
 Grid = tuple[int, int]  # rows x columns
@@ -175,19 +175,21 @@ def fronts(comparison: Comparison, title: str = "") -> Figure:
     whole, *others = comparison.rows
     lines: dict[str, list[tuple[float, float]]] = {}
     for row in others:
-        lines.setdefault(row.method, []).append((row.tokens, row.average))
+        if row.tokens is not None and row.average is not None:
+            lines.setdefault(row.method, []).append((row.tokens, row.average))
     figure, axes = _axes("visual tokens per layer", "mean share of vanilla, %", title)
-    untouched = f"{whole.method}, {whole.tokens:.0f} tokens"
-    axes.axhline(whole.average, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label=untouched)
+    untouched = f"{whole.method}, {whole.keep} tokens"
+    axes.axhline(100, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label=untouched)
     ranked = sorted(lines.items(), key=lambda line: -sum(y for _, y in line[1]) / len(line[1]))
-    leads = {row.method for row in others if row.versus}
+    leads = {comparison.reference}
     fixed = sorted(lines, key=lambda method: (method not in leads, method))  # colours do not hang on results
     for method, points in ranked:
         x, y = zip(*sorted(points), strict=True)
         number = fixed.index(method)
+        turn = number // len(LINES)  # the same colour again has another mark
         axes.plot(
-            x, y, color=LINES[number % len(LINES)], marker=MARKS[number % len(MARKS)], markersize=5.5,
-            linewidth=2.6 if method in leads else 1.3, label="\n".join(wrap(method, 32)),
+            x, y, color=LINES[number % len(LINES)], marker=MARKS[(number + turn) % len(MARKS)],
+            markersize=5.5, linewidth=2.6 if method in leads else 1.3, label="\n".join(wrap(method, 32)),
         )  # fmt: skip
     axes.set_xticks(sorted({row.keep for row in others}) or [whole.keep])
     axes.legend(frameon=False, labelcolor=INK, loc="center left", bbox_to_anchor=(1.02, 0.5))

@@ -10,19 +10,29 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from hashlib import sha256
 from itertools import groupby
 from math import isqrt
 from pathlib import Path
 from statistics import pvariance
 from typing import TYPE_CHECKING, Any
 
-from bench.compare import VANILLA, Comparison
+from bench.comparison import VANILLA, Comparison
 from bench.pictures import Grid, seen
-from bench.table import Block, blocks, csv_text, header, headlines, latex, markdown, reference, table_rows
-from bench.tasks import TASKS
+from bench.table import (
+    blocks,
+    csv_text,
+    hard_header,
+    hard_rows,
+    header,
+    headlines,
+    latex,
+    markdown,
+    marks,
+    notes,
+    one,
+    table_rows,
+)
 from compress.samples import Sample
-from evosearch.registry import find
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -55,10 +65,12 @@ def html(
     """
     parts = blocks(comparison)
     return _template().render(
-        title=title, vanilla=VANILLA, comparison=comparison, blocks=parts, reference=reference(comparison),
-        metrics={task: find(TASKS, task, "task").metric for task in comparison.tasks},
+        title=title, vanilla=VANILLA, comparison=comparison, blocks=parts, reference=comparison.reference,
+        marks=marks, notes=notes(comparison), hard=(hard_header(comparison), hard_rows(comparison)),
+        contrasts=_contrasts(comparison),
+        metrics={task: comparison.metrics.get(task, "score") for task in comparison.tasks},
         counts={task: len(comparison.samples[task]) for task in comparison.tasks},
-        headlines=headlines(comparison), whisker=_Whisker.over(parts),
+        headlines=headlines(comparison), whisker=_Whisker.over(comparison),
         methods=list(dict.fromkeys(row.method for row in comparison.rows)),
         facts=facts, commands=commands, about=about or {},
         curves=[(name, _png_uri(name, picture)) for name, picture in curves],
@@ -70,11 +82,13 @@ def ledger(comparison: Comparison) -> dict[tuple[str, int], tuple[list[float], s
     """By method and budget: visual tokens entering each layer, mean over tasks, and the same in words."""
     listed = {}
     for row in comparison.rows:
-        layers = [comparison.outcomes[row.method, row.keep, task].entering for task in comparison.tasks]
+        runs = [comparison.outcomes.get((row.method, row.keep, task)) for task in comparison.tasks]
+        layers = [run.entering for run in runs if run]
         means = [sum(column) / len(column) for column in zip(*layers, strict=True)]
-        runs = groupby(f"{mean:.1f}".removesuffix(".0") for mean in means)
-        words = ", ".join(f"{count} × {len(list(same))}" for count, same in runs)
-        listed[row.method, row.keep] = means, words
+        equal = groupby(f"{mean:.1f}".removesuffix(".0") for mean in means)
+        words = ", ".join(f"{count} × {len(list(same))}" for count, same in equal)
+        if layers:
+            listed[row.method, row.keep] = means, words
     return listed
 
 
@@ -82,30 +96,37 @@ def browser(comparison: Comparison, grid: Grid | None = None, limit: int = SAMPL
     """What the page's browser of samples needs, ready for JSON.
 
     Images are stored once each, as small JPEGs. What the runs said, their credit and the tokens they kept
-    stand in the order of `runs`, vanilla first (which kept everything: None).
+    stand in the order of `runs`, vanilla first (which kept everything: None); a run without answers said
+    None.
     """
     rows, columns = _checked(grid, comparison.rows[0].keep)
     runs = [(row.method, row.keep) for row in comparison.rows]
     images: dict[str, int] = {}
     tasks = []
     for task in comparison.tasks:
-        credits = _credits(comparison, task, runs)
-        outcomes = [comparison.outcomes[method, keep, task] for method, keep in runs]
+        outcomes = [comparison.outcomes.get((method, keep, task)) for method, keep in runs]
+        credits = [run.correct for run in outcomes if run]
         shown = []
-        for place in _telling(comparison.samples[task], credits, limit):
+        for place in _telling(comparison.samples[task], list(zip(*credits, strict=True)), limit):
             sample = comparison.samples[task][place]
             image = images.setdefault(_jpeg_uri(sample, (rows, columns)), len(images))
             shown.append(
                 {
                     "id": sample.id, "family": sample.family, "question": sample.question, "image": image,
-                    "answers": _tally(sample.answers), "said": [o.predictions[place] for o in outcomes],
-                    "credit": [round(credit, 3) for credit in credits[place]],
-                    "kept": [None, *(list(o.kept[place]) for o in outcomes[1:])],
+                    "answers": _tally(sample.answers),
+                    "said": [run.predictions[place] if run else None for run in outcomes],
+                    "credit": [round(run.correct[place], 3) if run else 0 for run in outcomes],
+                    "kept": [None, *(list(run.kept[place]) if run else [] for run in outcomes[1:])],
                 }
             )  # fmt: skip
         tasks.append({"name": task, "samples": shown})
     named = [{"method": method, "keep": keep} for method, keep in runs]
     return {"grid": [rows, columns], "runs": named, "images": list(images), "tasks": tasks}
+
+
+def _contrasts(comparison: Comparison) -> list[str]:
+    """The rivals, as fields of a row, that the table has a column for."""
+    return [name for name in ("vanilla", "reference") if any(getattr(r, name) for r in comparison.rows)]
 
 
 def _checked(grid: Grid | None, tokens: int) -> Grid:
@@ -117,24 +138,14 @@ def _checked(grid: Grid | None, tokens: int) -> Grid:
     return rows, columns
 
 
-def _credits(comparison: Comparison, task: str, runs: Sequence[tuple[str, int]]) -> list[list[float]]:
-    """[samples][runs]"""
-    correct = find(TASKS, task, "task")().correct
-    said = [comparison.outcomes[method, keep, task].predictions for method, keep in runs]
-    return [
-        [correct(sample, one) for one in answers]
-        for sample, answers in zip(comparison.samples[task], zip(*said, strict=True), strict=True)
-    ]
-
-
 def _telling(samples: Sequence[Sample], credits: Sequence[Sequence[float]], limit: int) -> list[int]:
     """Places of the samples whose credit varies most over the runs; no image twice while others are left."""
     ranked = sorted(range(len(samples)), key=lambda place: -pvariance(credits[place]))
-    pictures: set[bytes] = set()
+    pictures: set[str] = set()
     fresh: list[int] = []
     again: list[int] = []
     for place in ranked:
-        content = sha256(samples[place].image.tobytes()).digest()
+        content = samples[place].picture_digest
         (again if content in pictures else fresh).append(place)
         pictures.add(content)
     return sorted([*fresh, *again][:limit])
@@ -173,8 +184,9 @@ class _Whisker:
     width: int = 72
 
     @classmethod
-    def over(cls, parts: Sequence[Block]) -> _Whisker:
-        gaps = [gap for block in parts if block.lead for gap in block.lead.versus.values()]
+    def over(cls, comparison: Comparison) -> _Whisker:
+        contrasts = (each for row in comparison.rows for each in (row.vanilla, row.reference))
+        gaps = [each.gap for each in contrasts if each and each.gap]
         return cls(min([0.0, *(g.low for g in gaps)]) - 0.5, max([0.0, *(g.high for g in gaps)]) + 0.5)
 
     def at(self, value: float) -> float:
@@ -190,6 +202,6 @@ def _template() -> Template:
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.filters["one"] = lambda value: f"{value:.1f}"
+    environment.filters["one"] = one
     environment.filters["signed"] = lambda gap: str(gap).replace("-", "−")
     return environment.get_template("report.html.j2")

@@ -10,9 +10,11 @@ import click
 from bench.commands.common import (
     OutFolder,
     as_json,
+    data_options,
     load_model,
+    match_option,
     model_options,
-    names,
+    open_tasks,
     progress,
     say,
     show_comparison,
@@ -22,7 +24,8 @@ from bench.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from compress.base import Accounting
+    from bench.budget import Match
+    from compress.base import Positions
 
 CONTROLS = "random,grid,fastv,visionzip,evocomp"
 
@@ -33,64 +36,85 @@ CONTROLS = "random,grid,fastv,visionzip,evocomp"
     "wanted",
     default=CONTROLS,
     show_default=True,
-    help="NAME or NAME:option=value,... with commas (evocomp methods).",
+    help="NAME or NAME:option=value,... with commas, or all (evocomp methods).",
 )
 @click.option(
     "--keep", "keeps", default="48,32,16", show_default=True, callback=whole_numbers, help="Budgets."
 )
-@click.option("--tasks", default="all", show_default=True, help="Names with commas (evocomp tasks).")
-@click.option("-n", "count", default=200, show_default=True, type=click.IntRange(1), help="Samples per task.")
-@click.option("--reference", help="Method whose paired gaps are shown; the last one by default.")
+@match_option
+@data_options
+@click.option(
+    "--reference", help="Method that all are tested against, besides none; the last one by default."
+)
+@click.option(
+    "--difficulty", help="Method whose right answers make a question easy; downsample if it is compared."
+)
 @click.option("--compressor", help="Folder of a trained compressor; the shipped one by default.")
-@click.option("--accounting", type=click.Choice(["average", "nominal"]), default="average", show_default=True)
+@click.option(
+    "--positions",
+    type=click.Choice(["original", "compact"]),
+    help="Of kept tokens in the decoder; each method's own by default.",
+)
 @click.option("--batch", default=16, show_default=True, type=click.IntRange(1))
-@click.option("--out", type=OutFolder(), help="Folder for results, tables and the report.")
+@click.option(
+    "--workers", default=1, show_default=True, type=click.IntRange(1),
+    help="Processes; results do not depend on it.",
+)  # fmt: skip
+@click.option("--out", type=OutFolder(), help="Folder for results, tables and the report; resumable.")
 @model_options
 @as_json
 @click.pass_obj
 def compare(
-    command: str, wanted: str, keeps: list[int], tasks: str, count: int, reference: str | None,
-    compressor: str | None, accounting: Accounting, batch: int, out: Path | None,
-    model: str, device: str, dtype: str, machine: bool,
+    command: str, wanted: str, keeps: list[int], match: Match, tasks: str, count: int | None,
+    data: str | None, protocol: str | None, split: str | None, reference: str | None,
+    difficulty: str | None, compressor: str | None, positions: Positions | None, batch: int, workers: int,
+    out: Path | None, model: str, device: str, dtype: str, machine: bool,
 ) -> None:  # fmt: skip
     """Score methods at equal budgets; the untouched model is always the first row.
+
+    Every cell of the grid is kept in --out as soon as it is finished: run the same command again to go on
+    after an interruption, or with more methods, budgets or tasks to extend the table.
 
     \b
     Example:
       evocomp compare --methods fastv:layer=3,evocomp --keep 48,16 --tasks pope,gqa --out tables
     """
-    from bench.compare import VANILLA, Entry, load_tasks, records
+    from bench.compare import DIFFICULTY, Entry
     from bench.compare import compare as run
-    from bench.compressors import selector_for, takes_compressor
-    from bench.outputs import write
-    from bench.tasks import BENCHMARKS
+    from bench.comparison import VANILLA
+    from bench.compressors import buildable, selector_for, takes_compressor
+    from bench.environment import environment
+    from bench.outputs import results, write
 
-    methods = [spec for spec in specs(wanted) if spec != VANILLA]  # its row is there anyway
+    listed = buildable(model, compressor) if wanted.strip() == "all" else specs(wanted)
+    methods = [spec for spec in listed if spec != VANILLA]  # its row is there anyway
     if not methods:
         raise ValueError(f"--methods {wanted}: name a method besides {VANILLA} (evocomp methods)")
     if compressor and not any(map(takes_compressor, methods)):
         raise ValueError("no method takes the --compressor: leave it out, or add evocomp to --methods")
-    if reference and reference not in methods:
-        raise ValueError(f"--reference {reference}: choose one of {', '.join(methods)}")
+    for option, chosen in (("reference", reference), ("difficulty", difficulty)):
+        if chosen and chosen not in methods:
+            raise ValueError(f"--{option} {chosen}: choose one of {', '.join(methods)}")
     entries = [
         Entry(spec, selector_for(spec, model, compressor if takes_compressor(spec) else None))
         for spec in methods
     ]
-    data = load_tasks(names(tasks, "--tasks", BENCHMARKS), count)
+    opened = open_tasks(tasks, count, data, protocol, split)
     mllm = load_model(model, device, dtype)
     with progress("compare", "cells") as report:
         found = run(
-            mllm, entries, keeps, data, reference=reference or methods[-1],
-            batch=batch, accounting=accounting, progress=report,
+            mllm, entries, keeps, opened, reference=reference or methods[-1],
+            difficulty=difficulty or DIFFICULTY, batch=batch, match=match, positions=positions,
+            workers=workers, folder=out, progress=report,
         )  # fmt: skip
     if out:
         write(found, mllm, out, title=f"{mllm.name}: methods at equal budgets", commands=[command])
     if machine:
-        show_json(records(found, mllm))
+        show_json(results(found, environment() | {"model": mllm.name}))
     else:
         show_comparison(found)
         if out:
-            say(f"results, tables and report.html are in {out}")
+            say(f"results.json, tables and pictures are in {out}")
 
 
 COMMANDS = {"compare": compare}

@@ -22,6 +22,7 @@ from transformers import LlamaConfig
 from baselines import METHODS
 from bench.cli import COMMANDS, main
 from bench.commands.common import _bar, _lines, open_image, specs
+from bench.compressors import buildable
 from bench.evaluate import evaluate
 from bench.tasks import TASKS
 from bench.tasks.mixture import training_samples
@@ -301,36 +302,118 @@ def test_eval_scores_tasks(compressor: Path) -> None:
     assert whole[0]["tokens"] == 144
     assert 0 <= cut[0]["score"] <= whole[0]["score"] <= 100
     assert cut[0]["entering"] == [144] + [9] * 11  # nearest to an average of 20
-    nominal = ("--method", "fastv", "--keep", 20, "--accounting", "nominal")
-    assert parsed("eval", "--tasks", "gqa", "-n", 2, *nominal)[0]["entering"] == [144] + [20] * 11
+    fastv = ("eval", "--tasks", "gqa", "-n", 2, "--method", "fastv", "--keep", 20, "--match")
+    assert parsed(*fastv, "tokens")[0]["entering"] == [144] + [20] * 11
+    free = parsed("eval", "--tasks", "gqa", "-n", 2, "--method", "grid", "--keep", 20)[0]
+    assert parsed(*fastv, "flops")[0]["prefill_flops"] == pytest.approx(free["prefill_flops"], rel=0.03)
     table = done("eval", "--tasks", "gqa", "-n", 6, "--method", "random")
     assert "random, keep 16" in table
     assert "accuracy" in table
 
 
+GRID = ("compare", "--keep", "48,32,48", "--tasks", "gqa,pope", "-n", 6)
+
+
 def test_compare_writes_tables_report_and_pictures(compressor: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "tables"
     methods = f"none,random,fastv:layer=3,evocomp:compressor={compressor},depth=1"
-    arguments = ("--methods", methods, "--keep", "48,32,48", "--tasks", "gqa,pope", "-n", 6, "--out", out)
-    result = run("compare", *arguments)
+    result = run(*GRID, "--methods", methods, "--out", out)
     assert result.exit_code == 0, result.stderr
     assert "14 of 14 cells" in result.stderr
     written = content(out)
     expected = {"results.json", "table.md", "table.csv", "table.tex", "report.html", "pictures/fronts.png"}
-    assert set(written) == expected | {"pictures/kept-gqa.png", "pictures/kept-pope.png"}
-    rows = json.loads(written["results.json"])["rows"]
-    assert len(rows) == (1 + 3 * 2) * 2
-    assert {"method", "keep", "task", "score", "share", "ledger", "seconds", "n"} <= rows[0].keys()
-    assert rows[0]["method"] == "none"
+    expected |= {"pictures/kept-gqa.png", "pictures/kept-pope.png"}
+    assert {name for name in written if not name.startswith("cells/")} == expected
+    assert len([name for name in written if name.startswith("cells/")]) == 14
+    told = json.loads(written["results.json"])
+    assert len(told["rows"]) == (1 + 3 * 2) * 2
+    assert {"method", "keep", "task", "score", "share", "ledger", "seconds", "n"} <= told["rows"][0].keys()
+    assert told["rows"][0]["method"] == "none"
+    assert told["facts"]["model"] == "micro"
     assert "fastv:layer=3" in result.stdout
+    assert "Budgets are visual tokens entering a decoder layer" in result.stdout
     page = written["report.html"].decode()
-    assert "evocomp compare --methods" in page
+    assert "evocomp compare --keep" in page
 
 
 def test_compare_prints_the_same_rows_as_json() -> None:
-    rows = parsed("compare", "--methods", "grid", "--keep", 16, "--tasks", "gqa", "-n", 4)
+    told = parsed("compare", "--methods", "grid", "--keep", 16, "--tasks", "gqa", "-n", 4)
+    rows = told["rows"]
     assert [(row["method"], row["keep"], row["n"]) for row in rows] == [("none", 144, 4), ("grid", 16, 4)]
     assert rows[0]["share"] == 100
+    assert (told["reference"], told["match"], told["impossible"]) == ("grid", "equivalent", [])
+
+
+def test_compare_resumes_and_refuses_other_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = (*GRID, "--methods", "random,grid", "--out", tmp_path / "out")
+    first = parsed(*command)
+    before = content(tmp_path / "out" / "cells")
+    with monkeypatch.context() as patched:
+        patched.setattr("bench.compare.evaluate", lambda *given, **options: 1 / 0)
+        again = parsed(*command)
+    assert [row["seconds"] for row in again["rows"]] == [row["seconds"] for row in first["rows"]]
+    assert "batch is 16 there and 8 here" in refused(*command, "--batch", 8)
+    assert "match is 'equivalent' there and 'flops' here" in refused(*command, "--match", "flops")
+    assert "gqa: n is 6 there and 5 here" in refused(*command, "-n", 5)
+    assert content(tmp_path / "out" / "cells") == before
+
+
+def test_ctrl_c_while_comparing_keeps_finished_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+
+    def interrupted(*given: Any, **options: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return evaluate(*given, **options)
+
+    command = (*GRID, "--methods", "random,grid", "--out", tmp_path / "out")
+    with monkeypatch.context() as patched:
+        patched.setattr("bench.compare.evaluate", interrupted)
+        assert "compare --out go on where they stopped" in refused(*command, status=130)
+    assert len(content(tmp_path / "out")) == 3
+    assert len(parsed(*command)["rows"]) == 10
+
+
+def test_compare_shows_hard_questions_and_empty_cells() -> None:
+    methods = ("--methods", "grid,fastv,random", "--reference", "random", "--difficulty", "grid")
+    result = run("compare", *methods, "--keep", "16,12", "--tasks", "gqa", "-n", 12)
+    assert result.exit_code == 0, result.stderr
+    assert "on the hard questions" in result.stdout
+    assert "questions grid misses" in result.stdout
+    assert "– fastv at 12: keep=12 is out of reach for FastV under --match equivalent" in result.stdout
+    assert "vs random, 95 %" in result.stdout
+
+
+def test_all_methods_are_those_that_a_name_makes() -> None:
+    told = parsed("compare", "--methods", "all", "--keep", 36, "--tasks", "gqa", "-n", 2)
+    compared = {row["method"] for row in told["rows"]} | {one["method"] for one in told["impossible"]}
+    assert compared == set(buildable("micro"))
+    assert {"none", "random", "grid", "fastv", "visionzip", "evocomp"} <= compared
+    assert "evocomp" not in buildable("a model that nothing is shipped for")
+    assert "evocomp" in buildable("a model that nothing is shipped for", "folder")
+
+
+def test_table_joins_folders_of_one_protocol_and_marks_others(tmp_path: Path) -> None:
+    one, two, other = tmp_path / "one", tmp_path / "two", tmp_path / "other"
+    shared = ("compare", "--keep", 32, "--tasks", "gqa", "-n", 4, "--methods")
+    done(*shared, "grid", "--out", one)
+    done(*shared, "random", "--out", two)
+    done(*shared, "random", "--batch", 2, "--out", other)
+    told = parsed("table", one, two, "--reference", "grid", "--out", tmp_path / "joint")
+    assert [row["method"] for row in told["summary"]][0] == "none"
+    assert {row["method"] for row in told["summary"]} == {"none", "grid", "random"}
+    files = {"results.json", "table.md", "table.csv", "table.tex", "pictures/fronts.png"}
+    assert set(content(tmp_path / "joint")) == files
+    message = refused("table", one, other)
+    assert f"not comparable: batch is 16 in {one} and 2 in {other}" in message
+    assert "--mixed" in message
+    text = done("table", one, other, "--mixed")
+    assert text.startswith("MIXED PROTOCOLS")
+    assert "random [2]" in text
+    assert "Mixed protocols, not comparable: [2] batch is 16 in" in text
+    assert "no results here" in refused("table", tmp_path / "nowhere")
+    assert "unknown method of these results 'gird'" in refused("table", one, "--reference", "gird")
 
 
 def test_specs_are_split_between_methods_and_not_between_options() -> None:
@@ -424,8 +507,13 @@ MISTAKES: list[tuple[tuple[object, ...], str]] = [
     ((*ASK, "--keep", "few"), "'few' is not a valid integer"),
     ((*COMPARE, "random", "--keep", "16,few"), "'16,few': write whole numbers with commas"),
     ((*ASK, "--method", "fastv", "--keep", 12), "the smallest average over 12 layers is 13"),
-    ((*EVAL, "--method", "fastv", "--keep", 12), "the smallest average over 12 layers is 13"),
-    ((*COMPARE, "random,fastv", "--keep", "48,12"), "the smallest average over 12 layers is 13"),
+    ((*EVAL, "--method", "fastv", "--keep", 12), "the nearest budget is 13"),
+    ((*COMPARE, "fastv", "--keep", "12,11"), "under --match equivalent"),
+    ((*COMPARE, "random", "--keep", "48,145"), "between 1 and the 144 visual tokens"),
+    ((*COMPARE, "random", "--difficulty", "grid"), "--difficulty grid: choose one of random"),
+    ((*COMPARE, "random", "--match", "tokns"), "'tokns' is not one of 'tokens', 'equivalent', 'flops'"),
+    ((*COMPARE, "random", "--positions", "own"), "'own' is not one of 'original', 'compact'"),
+    (("table",), "Missing argument 'FOLDERS...'"),
     ((*ASK, "--method", "grid:depth=12"), "a decoder layer up to 11"),
     ((*EVAL, "-n", 0), "0 is not in the range x>=1"),
     ((*TRAIN, "--lr", 0), "choose lr above 0"),
@@ -450,7 +538,7 @@ def test_mistakes_get_one_line(
 
 def test_an_impossible_budget_is_refused_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.compare.evaluate", lambda *given, **options: 1 / 0)
-    assert "the smallest average" in refused(*COMPARE, "random,fastv", "--keep", "48,12")
+    assert "out of reach" in refused(*COMPARE, "fastv", "--keep", "12,11")
 
 
 def test_keeping_nothing_is_not_keeping_everything() -> None:

@@ -8,9 +8,8 @@ import pytest
 from deap.tools import Logbook
 from PIL import Image
 
-from bench.compare import Comparison, Row
+from bench.comparison import Comparison, Row
 from bench.pictures import color, fronts, groups, kept_tokens, png, save, seen, strip, trace
-from bench.stats import Interval
 from evosearch import Grouping
 
 GRID, CELL = (3, 4), 24
@@ -131,21 +130,27 @@ def test_the_trace_draws_best_and_mean_over_evaluations() -> None:
 
 
 def test_fronts_draw_a_line_per_method_over_measured_tokens() -> None:
-    def row(method: str, keep: int, average: float, tokens: float, lead: bool = False) -> Row:
-        versus = {"b": Interval(1, 0, 2)} if lead else {}
-        return Row(method, keep, {}, average, tokens, 1.0, versus)
+    def row(method: str, keep: int, average: float | None, tokens: float) -> Row:
+        return Row(method, keep, {}, average, tokens, tokens, 1.0, 1.0)
 
     rows = (
-        row("none", 9, 100, 9), row("a", 4, 90, 4, lead=True), row("b", 4, 80, 4.2),
-        row("b", 2, 70, 2.1), row("a", 2, 60, 2, lead=True),
+        row("none", 9, 100, 9), row("a", 4, 90, 4), row("b", 4, 80, 4.2),
+        row("b", 2, 70, 2.1), row("a", 2, 60, 2), row("impossible", 2, None, 2),
     )  # fmt: skip
-    figure = fronts(Comparison((), rows, {}, {}))
+    figure = fronts(Comparison((), rows, {}, reference="a"))
     drawn = {str(line.get_label()): line for line in figure.axes[0].get_lines()}
     assert list(drawn) == ["none, 9 tokens", "a", "b"]
     assert drawn["b"].get_xydata().tolist() == [[2.1, 70], [4.2, 80]]  # type: ignore[union-attr]
     assert drawn["a"].get_linewidth() > drawn["b"].get_linewidth()
     with Image.open(BytesIO(png(figure))) as picture:
         assert picture.format == "PNG"
+
+
+def test_fronts_tell_many_methods_apart() -> None:
+    rows = [Row("none", 9, {}, 100, 9, 9, 100, 1.0, untouched=True)]
+    rows += [Row(f"m{i}", 4, {}, 90 - i, 4, 4, 50, 1.0) for i in range(25)]
+    lines = fronts(Comparison((), tuple(rows), {})).axes[0].get_lines()[1:]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 25
 
 
 def test_saving_is_whole_or_not_at_all(tmp_path: Path, image: Image.Image) -> None:

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import csv
 import io
 import json
 import re
 from base64 import b64decode
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,16 +14,17 @@ import pytest
 from PIL import Image
 
 from bench import report
-from bench.compare import Comparison, Row
+from bench.comparison import Comparison, Contrast, Difficulty, Row
 from bench.environment import environment
 from bench.evaluate import Outcome
 from bench.pictures import png
-from bench.stats import Interval
+from bench.stats import Interval, Pairs
 from bench.table import blocks
 from compress.samples import Sample
 
 TOKENS, KEEPS, METHODS = 16, (4, 2), ("ours", "rival_1", "control")
 SCORES = {"ours": 90.0, "rival_1": 80.0, "control": 70.0}
+MakeOutcome = Callable[..., Outcome]
 EVIL = """</script><script>alert(1)</script> & "quotes" <!-- ü"""
 
 
@@ -35,38 +36,46 @@ def sample(task: str, number: int) -> Sample:
     return Sample(f"{task}-{number}", image, question, answers, task=task, family="color")
 
 
-def outcome(task: str, method: str, keep: int, samples: list[Sample]) -> Outcome:
+def outcome(make: MakeOutcome, task: str, method: str, keep: int, samples: list[Sample]) -> Outcome:
     """Sample i is answered right by the first 1 + i % 3 methods; `ours` has a token for the whole image."""
     place = METHODS.index(method) if method in METHODS else 0
-    said = tuple(s.answers[0] if place <= i % 3 else "nothing" for i, s in enumerate(samples))
-    kept = tuple(range(keep))
-    if method == "ours":
-        kept = (*range(5, 4 + keep), -1)
+    right = [float(place <= i % 3) for i in range(len(samples))]
+    said = [s.answers[0] if hit else "nothing" for s, hit in zip(samples, right, strict=True)]
+    kept = (*range(5, 4 + keep), -1) if method == "ours" else tuple(range(keep))
     late = method == "control" and keep == 4
     entering = (16.0, 0.0, 0.0, 0.0) if late else (float(keep),) * 4
-    return Outcome(task, said, 60.0 + keep, entering, (kept,) * len(samples), text=9.0, seconds=1.0)
+    return make(task, right, said=said, kept=kept, entering=entering)
 
 
 @pytest.fixture(scope="module")
-def comparison() -> Comparison:
+def comparison(make_outcome: MakeOutcome) -> Comparison:
     samples = {task: [sample(task, i) for i in range(30)] for task in ("gqa", "vqav2")}
     outcomes = {
-        (method, keep, task): outcome(task, method, keep, listed)
+        (method, keep, task): outcome(make_outcome, task, method, keep, listed)
         for task, listed in samples.items()
         for method, keep in [("none", TOKENS), *((m, k) for m in METHODS for k in KEEPS)]
     }
-    rows = [Row("none", TOKENS, {"gqa": 88.84, "vqav2": 91.0}, 100.0, 16.0, 3.0, {})]
+    scores = {"gqa": 88.84, "vqav2": 91.0}
+    rows = [Row("none", TOKENS, scores, 100.0, 16.0, 16.0, 100.0, 3.0, untouched=True)]
     for keep in KEEPS:
         for method in METHODS:
-            versus = {
-                "none": Interval(-10.04, -12, -8),
-                "rival_1": Interval(10, 7.96, 12),
-                "control": Interval(20, -1, 41),
-            }
             score = SCORES[method]
-            scores = {"gqa": score + 0.25, "vqav2": score - 1}
-            rows.append(Row(method, keep, scores, score, keep, 1.26, versus if method == "ours" else {}))
-    return Comparison(("gqa", "vqav2"), tuple(rows), outcomes, samples)
+            gap = Interval(score - 90, score - 92.04, score - 88)
+            rows.append(
+                Row(
+                    method, keep, {"gqa": score + 0.25, "vqav2": score - 1}, score, keep, keep, 5.5 * keep,
+                    1.26,
+                    vanilla=contrast("none", Interval(score - 100, score - 102, score - 98), 0.01),
+                    reference=None if method == "ours" else contrast("ours", gap, 0.01),
+                )
+            )  # fmt: skip
+    return Comparison(("gqa", "vqav2"), tuple(rows), outcomes, samples, reference="ours")
+
+
+def contrast(rival: str, gap: Interval, p: float) -> Contrast:
+    """gqa differs as clearly as the average, vqav2 does not."""
+    told, silent = Pairs(1, 9, p, p), Pairs(3, 3, 1.0, 1.0)
+    return Contrast(rival, gap, p, p, told, {"gqa": told, "vqav2": silent})
 
 
 class Page(HTMLParser):
@@ -117,73 +126,15 @@ def data_of(page: str) -> dict:
     return json.loads(found[1])
 
 
-def test_rows_have_the_header_s_columns_and_one_decimal(comparison: Comparison) -> None:
-    header, rows = report.header(comparison), report.table_rows(comparison)
-    assert header[:4] == ["method", "keep", "gqa", "vqav2"]
-    assert header[4:] == ["Avg. %", "tokens/layer", "seconds", "ours ahead by, 95 %"]
-    assert rows[0] == ["none", "16", "88.8", "91.0", "100.0", "16.0", "3.0", ""]
-    assert rows[1] == ["ours", "4", "90.2", "89.0", "90.0", "4.0", "1.3", "none: -10.0 [-12.0, -8.0]"]
-    assert rows[2][-1] == "+10.0 [+8.0, +12.0]"
-    assert [(row[0], row[1]) for row in rows[1:]] == [(m, str(k)) for k in KEEPS for m in METHODS]
-
-
-def test_markdown_has_a_block_per_budget_and_bold_winners(comparison: Comparison) -> None:
-    lines = report.markdown(comparison).splitlines()
-    cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
-    assert {len(row) for row in cells} == {7}
-    assert "| *4 of 16 visual tokens (−75.0 %)* |" in lines[4]
-    assert lines[5].startswith("| ours | **90.2** | **89.0** | **90.0** | 4.0 | 1.3 |")
-    assert lines[6].startswith(r"| rival\_1 | 80.2 | 79.0 | 80.0 |")
-    assert "**" not in lines[3]  # vanilla competes with nobody
-
-
-def test_csv_reads_back(comparison: Comparison) -> None:
-    rows = list(csv.DictReader(io.StringIO(report.csv_text(comparison))))
-    assert len(rows) == 7
-    assert rows[2]["method"] == "rival_1"
-    assert (rows[2]["average"], rows[2]["ahead"], rows[2]["ahead_low"]) == ("80.0", "10.0", "8.0")
-    assert rows[0]["ahead"] == ""
-
-
-def test_latex_is_escaped_and_every_line_has_all_columns(comparison: Comparison) -> None:
-    text = report.latex(comparison)
-    assert r"rival\_1 & 80.2 & 79.0 & 80.0" in text
-    assert r"ours & \textbf{90.2} & \textbf{89.0} & \textbf{90.0}" in text
-    assert r"$-$10.0 [$-$12.0, $-$8.0]" in text
-    assert {line.count("&") for line in text.splitlines() if " & " in line} == {6}
-    assert not re.search(r"(?<!\\)[%_]", text)
-
-
-def test_headlines_name_the_first_and_the_interval(comparison: Comparison) -> None:
-    first = report.headlines(comparison)[0]
-    assert first.startswith("ours keeps 90.0 % of the untouched model's score with 4 of 16 visual tokens")
-    assert "next is rival_1 with 80.0 % (ours ahead by +10.0 [+8.0, +12.0])" in first
-
-
-def test_headlines_do_not_hide_a_reference_that_lost(comparison: Comparison) -> None:
-    whole, ours, rival, control, *_ = comparison.rows
-    gaps = {"rival_1": Interval(-20, -22, -18), "control": Interval(-10, -12, -8)}
-    beaten = replace(ours, average=60.0, versus=gaps)
-    lost = replace(comparison, rows=(whole, rival, control, beaten))
-    (line,) = report.headlines(lost)
-    assert line.startswith("rival_1 keeps 80.0 %")
-    assert line.endswith("; ours with 60.0 % (ours ahead by -20.0 [-22.0, -18.0]).")
-
-
-def test_figures_that_look_equal_are_both_best(comparison: Comparison) -> None:
-    whole, ours, rival, *_ = comparison.rows
-    even = blocks(replace(comparison, rows=(whole, ours, replace(rival, average=89.96))))[1]
-    assert [even.best(row.average, "average") for row in even.rows] == [True, True]
-
-
 def test_the_page_is_well_formed_and_has_every_row(comparison: Comparison, page: str) -> None:
     rows = [[cell.strip() for cell in row] for row in Page(page).rows]
     for block in blocks(comparison):
         assert [block.title] in rows
         for row in block.rows:
-            values = (*row.scores.values(), row.average, row.tokens, row.seconds)
-            line = [row.method, *(f"{value:.1f}" for value in values)]
-            assert line in [cells[:6] for cells in rows]
+            scores = [f"{value:.1f}{report.marks(row, task)}" for task, value in row.scores.items()]
+            costs = [f"{value:.1f}" for value in (row.tokens, row.left, row.flops, row.seconds)]
+            line = [row.method, *scores, f"{row.average:.1f}{report.marks(row)}", *costs]
+            assert line in [cells[:8] for cells in rows]
 
 
 def test_the_page_requests_nothing(page: str) -> None:
@@ -256,8 +207,37 @@ def test_sections_without_content_are_left_out(comparison: Comparison) -> None:
 def test_vanilla_alone_makes_a_page(comparison: Comparison) -> None:
     alone = replace(comparison, rows=comparison.rows[:1])
     assert Page(make(alone)).rows
-    assert report.header(alone)[-1] == "seconds"
+    assert report.header(alone)[-1] == "FLOPs %"
     assert report.headlines(alone) == []
+
+
+def test_the_page_says_what_does_not_differ_what_is_hard_and_what_is_mixed(comparison: Comparison) -> None:
+    hard = (Difficulty("gqa", 4, "control", 20, 10, {"none": 95.0, "ours": 61.5, "control": 0.0}),)
+    why = "[2] other: batch is 16 there and 8 here"
+    page = make(replace(comparison, difficulty=hard, mixed=(why,)))
+    rows = [[cell.strip() for cell in row] for row in Page(page).rows]
+    assert ["ours", "90.2", "89.0°", "90.0"] in [row[:4] for row in rows]
+    assert ["rival_1", "80.2", "79.0°†", "80.0"] in [row[:4] for row in rows]
+    assert "Not significantly different from ° none and † ours" in page
+    assert ["questions control misses", "4", "10 of 30", "–", ""] in rows
+    assert ["ours", "4", "61.5", "–", "64.7"] in rows
+    assert page.count(why) == 1 and "Mixed protocols" in page
+    assert "Mixed protocols" not in make(comparison) and "Hard questions" not in make(comparison)
+
+
+def test_a_run_without_answers_leaves_a_dash(comparison: Comparison) -> None:
+    gone = {key: one for key, one in comparison.outcomes.items() if key[:2] != ("control", 2)}
+    empty = Row("control", 2, {}, None, None, None, None, 0.0)
+    rows = tuple(empty if (r.method, r.keep) == ("control", 2) else r for r in comparison.rows)
+    why = {("control", 2, task): "out of reach" for task in comparison.tasks}
+    page = make(replace(comparison, rows=rows, outcomes=gone, impossible=why))
+    cells = [[cell.strip() for cell in row] for row in Page(page).rows]
+    assert ["control", *"–––––––"][:7] == next(
+        row[:7] for row in cells if row[0] == "control" and row[1] == "–"
+    )
+    assert "– control at 2: out of reach" in page
+    run = data_of(page)["runs"].index({"method": "control", "keep": 2})
+    assert all(s["said"][run] is None for task in data_of(page)["tasks"] for s in task["samples"])
 
 
 def test_curves_come_from_files_too_and_must_be_png(comparison: Comparison, tmp_path: Path) -> None:

@@ -1,41 +1,150 @@
-"""Paired intervals: exact on sums, tight when methods agree, and they hold zero when nothing differs."""
+"""Paired statistics: exact on sums, tight when methods agree, and silent when nothing differs."""
 
 import numpy as np
 import pytest
+from scipy.stats import chi2, norm
 
-from bench.stats import interval, shares
-from bench.tasks import GQA
+from bench import stats
+from bench.stats import Interval, Pairs, chance, holm, interval, mcnemar, resample, share, shares
+from bench.tasks import GQA, Pope
 
 
 def results(right):
     return {"gqa": np.stack([np.array(right, float), np.ones(len(right))], 1)}
 
 
+def drawn(**runs):
+    return shares([GQA()], {name: results(right) for name, right in runs.items()}, "whole")
+
+
 def test_share_is_score_over_vanilla_score():
-    got = shares([GQA()], results([1, 0, 0, 0]), results([1, 1, 0, 0]))
-    assert got[0] == pytest.approx(50)
+    got = drawn(mine=[1, 0, 0, 0], whole=[1, 1, 0, 0])
+    assert got["mine"][0] == pytest.approx(50)
+    assert (got["whole"] == 100).all()
+
+
+def test_nothing_of_nothing_is_all_of_it_and_something_of_nothing_is_unknown():
+    assert share(0, 0) == 100 and np.isnan(share(3, 0)) and share(30, 40) == 75
+
+
+def test_the_paper_s_averages_are_means_of_shares():
+    """EvoComp Table 1, LLaVA-1.5-7B: scores and the printed average, to the printed digit."""
+    vanilla = [61.9, 64.7, 58.1, 85.9, 78.5, 50.0]
+    for printed, scores in {
+        "96.9": [57.9, 64.2, 57.5, 77.8, 76.0, 51.2],  # FastV, 192 tokens
+        "90.7": [54.3, 59.6, 52.9, 71.3, 70.6, 50.1],  # PruMerge, 192
+        "99.3": [60.8, 64.2, 57.2, 84.1, 77.4, 51.7],  # EvoComp@2, 192
+        "94.4": [55.9, 63.7, 56.6, 72.0, 73.3, 51.4],  # FastV, 128
+    }.items():
+        assert f"{np.mean(share(scores, vanilla)):.1f}" == printed
 
 
 def test_pairing_removes_what_both_methods_share():
     rng = np.random.default_rng(0)
     easy = rng.random(400) < 0.5
-    mine, theirs = easy.copy(), easy.copy()
+    mine = easy.copy()
     mine[np.flatnonzero(~easy)[:12]] = True  # twelve more right answers, all else equal
-    gap = interval(
-        shares([GQA()], results(mine), results(easy)), shares([GQA()], results(theirs), results(easy))
-    )
-    assert gap.low > 0 and gap.difference == pytest.approx(100 * 12 / easy.sum())
+    got = drawn(mine=mine, whole=easy)
+    gap = interval(got["mine"], got["whole"])
+    assert gap.low > 0 and gap.clear and gap.difference == pytest.approx(100 * 12 / easy.sum())
     assert gap.low < gap.difference < gap.high
 
 
 def test_no_difference_gives_an_interval_around_zero():
     rng = np.random.default_rng(1)
-    a, b = rng.random(300) < 0.5, rng.random(300) < 0.5
-    whole = results(np.ones(300))
-    gap = interval(shares([GQA()], results(a), whole), shares([GQA()], results(b), whole))
-    assert gap.low < 0 < gap.high
+    got = drawn(a=rng.random(300) < 0.5, b=rng.random(300) < 0.5, whole=np.ones(300))
+    gap = interval(got["a"], got["b"])
+    assert gap.low < 0 < gap.high and not gap.clear
+
+
+def test_the_interval_is_the_binomial_s_for_right_and_wrong_answers():
+    """90 of 300 against none: the standard error of a share is sqrt(.3 * .7 / 300)."""
+    got = drawn(mine=[1] * 90 + [0] * 210, none=np.zeros(300), whole=np.ones(300))
+    gap = interval(got["mine"], got["none"])
+    half = 196 * np.sqrt(0.3 * 0.7 / 300)
+    assert gap.low == pytest.approx(30 - half, abs=0.6) and gap.high == pytest.approx(30 + half, abs=0.6)
+
+
+def test_the_p_value_of_an_average_is_that_of_its_standard_error():
+    """Of 200 questions 40 are won and 20 lost: z is 20 over the root of 60 - 20 * 20 / 200."""
+    ours, theirs = [1] * 40 + [0] * 20 + [1] * 140, [0] * 40 + [1] * 20 + [1] * 140
+    got = drawn(ours=ours, theirs=theirs, whole=np.ones(200))
+    z = 20 / np.sqrt(60 - 20**2 / 200)
+    assert norm.isf(chance(got["ours"], got["theirs"]) / 2) == pytest.approx(z, rel=0.05)
+    assert chance(got["theirs"], got["ours"]) == chance(got["ours"], got["theirs"])
+    assert chance(got["ours"], got["ours"]) == 1
+    one = drawn(mine=[0], whole=[1])
+    assert chance(one["mine"], one["whole"]) == 1  # a single question is no evidence
+
+
+def test_other_runs_of_a_call_do_not_change_an_interval():
+    rng = np.random.default_rng(2)
+    a, b, c = (rng.random(50) < 0.5 for _ in range(3))
+    alone, together = drawn(a=a, whole=b), drawn(c=c, a=a, whole=b)
+    assert (alone["a"] == together["a"]).all()
+
+
+def test_draws_do_not_depend_on_how_many_are_held_at_once(monkeypatch):
+    sums = np.random.default_rng(3).random((30, 2))
+    whole = resample([sums], seed=5, draws=40)
+    monkeypatch.setattr(stats, "CHUNK", 90)
+    assert np.allclose(resample([sums], seed=5, draws=40), whole, atol=1e-12)
+    assert whole.shape == (1, 41, 2) and np.allclose(whole[0, 0], sums.sum(0))
+
+
+def test_scores_that_are_no_means_are_recomputed_from_sums():
+    """F1 of the resampled sums, not the mean of resampled F1."""
+    task = Pope()
+    sums = np.zeros((40, 9))
+    sums[:20, 0], sums[20:, 2] = 1, 1  # 20 true positives, 20 misses: F1 = 2/3
+    got = shares([task], {"mine": {"pope": sums}, "whole": {"pope": np.eye(9)[[0] * 40]}}, "whole")
+    assert got["mine"][0] == pytest.approx(100 * 2 / 3)
 
 
 def test_different_samples_are_refused():
-    with pytest.raises(ValueError, match="4 units against 3"):
-        shares([GQA()], results([1, 0, 1, 0]), results([1, 1, 1]))
+    with pytest.raises(ValueError, match="gqa: 3 and 4 units; compare runs over the same samples"):
+        drawn(mine=[1, 0, 1, 0], whole=[1, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "p"),
+    [(0, 5, 2 / 32), (1, 7, 2 * (1 + 8) / 256), (3, 3, 1.0), (0, 0, 1.0), (10, 0, 2 / 1024)],
+)
+def test_mcnemar_is_the_exact_binomial_of_discordant_pairs(better, worse, p):
+    ours = [1] * better + [0] * worse + [1, 0] * 20
+    theirs = [0] * better + [1] * worse + [1, 0] * 20
+    got = mcnemar(ours, theirs)
+    assert (got.better, got.worse) == (better, worse)
+    assert got.p == got.adjusted == pytest.approx(p)
+
+
+def test_mcnemar_agrees_with_its_textbook_form_on_many_pairs():
+    got = mcnemar([1] * 300 + [0] * 240, [0] * 300 + [1] * 240)
+    corrected = (abs(300 - 240) - 1) ** 2 / 540
+    assert got.p == pytest.approx(chi2.sf(corrected, 1), rel=0.02)
+
+
+def test_soft_scores_are_discordant_however_little_they_differ():
+    got = mcnemar([0.3, 0.9, 1.0, 0.6, 0.0], [0.6, 0.9, 0.9, 0.3, 0.0])
+    assert (got.better, got.worse, got.p) == (2, 1, 1.0)
+
+
+def test_holm_s_steps_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1, 1] and holm([]) == [] and holm([0.2]) == [0.2]
+
+
+def test_holm_bounds_false_findings_over_a_table():
+    """Forty true null hypotheses: without correction most tables claim something, with it one in twenty."""
+    rng = np.random.default_rng(4)
+    tables = rng.random((500, 40))
+    claims = np.mean([min(holm(table)) < 0.05 for table in tables])
+    assert claims < 0.08 < np.mean(tables.min(1) < 0.05)
+
+
+def test_significance_is_of_the_corrected_value():
+    assert Pairs(9, 0, 0.004, 0.04).significant and not Pairs(9, 0, 0.004, 0.2).significant
+
+
+def test_an_interval_turns_round():
+    assert -Interval(1, -2, 5) == Interval(-1, -5, 2) and str(Interval(1, -2, 5)) == "+1.0 [-2.0, +5.0]"

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from bench.tasks import BENCHMARKS, TASKS
-from bench.tasks.base import soft_accuracy
 from bench.tasks.mixture import labelled_samples, training_samples
+from bench.tasks.vqa import accuracy
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,23 @@ def test_mmbench_needs_all_four_rotations(data):
     assert task.score(samples, ["b" if right[0] == "a" else "a", *right[1:]]) == pytest.approx(100 * 5 / 6)
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_every_unit_has_a_credit_and_statistics(name, data):
+    task, samples = data[name]
+    said = [s.answers[0] if i % 3 else "xyzzy" for i, s in enumerate(samples)]
+    credit, sums = task.credit(samples, said), task.statistics(samples, said)
+    assert len(credit) == len(sums) == (6 if name.startswith("mmbench") else 24)
+    assert credit.min() == 0 and credit.max() <= 1
+    assert isinstance(task.version, int)
+
+
+def test_what_does_not_say_yes_says_no_for_pope(data):
+    task, samples = data["pope"]
+    yes, no = (next(s for s in samples if s.answers[0] == word) for word in ("yes", "no"))
+    assert [task.correct(yes, said) for said in ("yes", "Yes .", "no", "red")] == [1, 1, 0, 0]
+    assert [task.correct(no, said) for said in ("yes", "no", "red")] == [0, 1, 1]
+
+
 def test_mmbench_cn_asks_in_other_words(data):
     english = {w for s in data["mmbench"][1] for w in s.question.split()} - {"a", "b", "c", "d", "?", "."}
     chinese = {w for s in data["mmbench-cn"][1] for w in s.question.split()} - {"a", "b", "c", "d", "?", "."}
@@ -73,7 +90,7 @@ def test_vqa_soft_accuracy_leaves_one_annotator_out():
         official = np.mean(
             [min(1, sum(a == "red" for j, a in enumerate(answers) if j != i) / 3) for i in range(10)]
         )
-        assert soft_accuracy(answers, "Red.") == pytest.approx(official)
+        assert accuracy(answers, "Red.") == pytest.approx(official)
 
 
 def test_vizwiz_has_bad_photographs_and_unanswerable_questions(data):

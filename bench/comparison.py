@@ -1,0 +1,343 @@
+"""From cells to rows: shares of vanilla, costs, what differs by more than chance, and on hard questions.
+
+Cells that share a protocol form a group. Only inside a group runs are held against each other, pair by pair,
+and every row's share is of its own group's vanilla.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import product
+from math import inf, isnan, nan
+from statistics import fmean
+
+import numpy as np
+
+from bench.budget import Match
+from bench.cells import Cell, Key
+from bench.evaluate import Outcome
+from bench.stats import LEVEL, Interval, Pairs, chance, holm, interval, mcnemar, share, shares
+from bench.tasks import Task
+from compress.samples import Sample
+
+VANILLA = "none"
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A row held against another on the same samples: row minus rival.
+
+    `gap` is of the mean share of vanilla, in points (None where a task is missing), with its `p`; `pooled`
+    and `tasks` are tests on the units of all tasks together and of each. `adjusted` values are corrected for
+    the number of tests in the table.
+    """
+
+    rival: str
+    gap: Interval | None
+    p: float
+    adjusted: float
+    pooled: Pairs
+    tasks: Mapping[str, Pairs]
+
+    @property
+    def significant(self) -> bool:
+        """Whether the average differs by more than chance, over the whole table and by its own interval."""
+        return self.gap is not None and self.gap.clear and self.adjusted < LEVEL
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method at one budget. What no cell could tell is None, or missing in `scores`."""
+
+    method: str
+    keep: int
+    scores: Mapping[str, float]  # by task, percent
+    average: float | None  # mean over all tasks of score / vanilla score, percent
+    tokens: float | None  # visual tokens entering a decoder layer, mean over layers, measured
+    left: float | None  # visual tokens after the last stage, measured
+    flops: float | None  # prefill, choosing included, as percent of vanilla's
+    seconds: float
+    untouched: bool = False  # vanilla's own row
+    adaptive: bool = False  # the method itself says how many tokens stay: `keep` is no budget of it
+    vanilla: Contrast | None = None
+    reference: Contrast | None = None
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """What is left of a task when the questions are set aside that `method` answers at this budget.
+
+    A unit is easy if it earned half the credit or more. `scores` are those on the `hard` units, by method,
+    vanilla's among them; without hard units there are none.
+    """
+
+    task: str
+    keep: int
+    method: str
+    easy: int
+    hard: int
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All rows (vanilla first, then by budget and average), with the outcome behind every cell."""
+
+    tasks: tuple[str, ...]
+    rows: tuple[Row, ...]
+    outcomes: Mapping[tuple[str, int, str], Outcome]  # (method, keep, task)
+    samples: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
+    reference: str | None = None
+    match: Match = "equivalent"
+    impossible: Mapping[tuple[str, int, str], str] = field(default_factory=dict)  # why there is no outcome
+    difficulty: tuple[Difficulty, ...] = ()
+    metrics: Mapping[str, str] = field(default_factory=dict)  # what the score of each task is called
+    mixed: tuple[str, ...] = ()  # protocols that differ, in words; none in an honest table
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells under one protocol; `mark` tells their rows from those of other groups ("" for the first)."""
+
+    cells: Mapping[Key, Cell]
+    tokens: int  # of the untouched image
+    mark: str = ""
+
+    def name(self, method: str) -> str:
+        return f"{method} {self.mark}".strip()
+
+    def outcome(self, method: str, keep: int, task: str) -> Outcome | None:
+        cell = self.cells.get(Key(method, keep, task))
+        return cell.outcome if cell else None
+
+
+def assemble(
+    tasks: Sequence[Task],
+    groups: Sequence[Group],
+    keeps: Sequence[int],
+    *,
+    reference: str | None = None,
+    difficulty: str | None = None,
+    match: Match = "equivalent",
+    samples: Mapping[str, Sequence[Sample]] | None = None,
+    mixed: Sequence[str] = (),
+) -> Comparison:
+    """The comparison of all cells of all groups: vanilla, then budget by budget, the best average first.
+
+    `difficulty` names the method whose right answers make a question easy, in the first group. ValueError
+    if a group lacks vanilla on a task that others of its rows were measured on.
+    """
+    top: list[Row] = []
+    below: dict[int, list[Row]] = {keep: [] for keep in keeps}
+    outcomes: dict[tuple[str, int, str], Outcome] = {}
+    impossible: dict[tuple[str, int, str], str] = {}
+    for group in groups:
+        vanilla, *rows = _rows(group, tasks, keeps, reference)
+        top.append(vanilla)
+        for row in rows:
+            below[row.keep].append(row)
+        for (method, keep, task), cell in group.cells.items():
+            place = group.name(method), keep, task
+            if cell.outcome:
+                outcomes[place] = cell.outcome
+            elif keep in below:
+                impossible[place] = cell.impossible
+    ranked = [
+        *top,
+        *(
+            row
+            for rows in below.values()
+            for row in sorted(
+                rows, key=lambda row: -inf if row.average is None else row.average, reverse=True
+            )
+        ),
+    ]
+    return Comparison(
+        tasks=tuple(task.name for task in tasks),
+        rows=tuple(_corrected(ranked)),
+        outcomes=outcomes,
+        samples=samples or {},
+        metrics={task.name: task.metric for task in tasks},
+        reference=reference,
+        match=match,
+        impossible=impossible,
+        difficulty=tuple(
+            one
+            for keep in keeps
+            for task in tasks
+            if difficulty and (one := _difficulty(groups[0], task, keep, difficulty))
+        ),
+        mixed=tuple(mixed),
+    )
+
+
+def _rows(group: Group, tasks: Sequence[Task], keeps: Sequence[int], reference: str | None) -> list[Row]:
+    """Vanilla's row and those of the methods; p values are not yet corrected."""
+    whole = (VANILLA, group.tokens)
+    named = dict.fromkeys((key.method, key.keep) for key in group.cells if key.method != VANILLA)
+    runs = [whole, *(run for run in named if run[1] in keeps)]
+    found = {
+        run: {task.name: outcome for task in tasks if (outcome := group.outcome(*run, task.name))}
+        for run in runs
+    }
+    for run in runs:
+        for task in found[run].keys() - found[whole].keys():
+            raise ValueError(f"{task}: {run[0]} was run but not the untouched model, '{VANILLA}': add it")
+    sums = {run: {name: np.array(one.sums) for name, one in found[run].items()} for run in runs}
+    complete = {run: sums[run] for run in runs if len(found[run]) == len(tasks)}
+    drawn = shares(tasks, complete, whole) if whole in complete else {}
+
+    def contrast(run: tuple[str, int], rival: tuple[str, int]) -> Contrast | None:
+        both = [name for name in found[run] if name in found.get(rival, {})]
+        if run == rival or not both:
+            return None
+        ours, theirs = ([found[one][name].credit for name in both] for one in (run, rival))
+        known = all(one in drawn and not isnan(drawn[one][0]) for one in (run, rival))
+        p = chance(drawn[run], drawn[rival]) if known else 1.0
+        return Contrast(
+            group.name(rival[0]),
+            interval(drawn[run], drawn[rival]) if known else None,
+            p,
+            p,
+            mcnemar(np.concatenate(ours), np.concatenate(theirs)),
+            {name: mcnemar(a, b) for name, a, b in zip(both, ours, theirs, strict=True)},
+        )
+
+    rows = []
+    for run in runs:
+        mine = found[run]
+        costs = [(one, found[whole][name].ledger.prefill_flops) for name, one in mine.items()]
+        average = float(drawn[run][0]) if run in drawn else nan
+        rows.append(
+            Row(
+                method=group.name(run[0]),
+                keep=run[1],
+                scores={name: one.score for name, one in mine.items()},
+                average=None if isnan(average) else average,
+                tokens=fmean(one.tokens for one in mine.values()) if mine else None,
+                left=fmean(one.left for one in mine.values()) if mine else None,
+                flops=fmean(100 * one.ledger.prefill_flops / all for one, all in costs) if mine else None,
+                seconds=sum(one.seconds for one in mine.values()),
+                untouched=run == whole,
+                adaptive=any(
+                    bool(cell.method.get("adaptive")) for key, cell in group.cells.items() if key[:2] == run
+                ),
+                vanilla=contrast(run, whole),
+                reference=contrast(run, (reference, run[1])) if reference and run != whole else None,
+            )
+        )
+    return rows
+
+
+def _corrected(rows: Sequence[Row]) -> list[Row]:
+    """The rows with p values corrected for the number of tests in the table, rival by rival."""
+    vanilla = _family([row.vanilla for row in rows])
+    reference = _family([row.reference for row in rows])
+    return [
+        replace(row, vanilla=mine, reference=other)
+        for row, mine, other in zip(rows, vanilla, reference, strict=True)
+    ]
+
+
+def _family(contrasts: Sequence[Contrast | None]) -> list[Contrast | None]:
+    """Holm's correction over all tests against one rival: averages, pooled units and cells by themselves."""
+    made = [one for one in contrasts if one]
+    averages = iter(holm([one.p for one in made]))
+    pooled = iter(holm([one.pooled.p for one in made]))
+    cells = iter(holm([pairs.p for one in made for pairs in one.tasks.values()]))
+    return [
+        one
+        and replace(
+            one,
+            adjusted=next(averages),
+            pooled=replace(one.pooled, adjusted=next(pooled)),
+            tasks={name: replace(pairs, adjusted=next(cells)) for name, pairs in one.tasks.items()},
+        )
+        for one in contrasts
+    ]
+
+
+def _difficulty(group: Group, task: Task, keep: int, method: str) -> Difficulty | None:
+    told = group.outcome(method, keep, task.name)
+    if told is None:
+        return None
+    hard = np.array(told.credit) < 0.5
+    runs = {VANILLA: group.outcome(VANILLA, group.tokens, task.name)}
+    runs |= {key.method: group.outcome(*key) for key in group.cells if key[1:] == (keep, task.name)}
+    scores = {
+        group.name(name): float(task.value(np.array(one.sums)[hard].sum(0)))
+        for name, one in runs.items()
+        if one and hard.any()
+    }
+    return Difficulty(task.name, keep, group.name(method), int((~hard).sum()), int(hard.sum()), scores)
+
+
+def hard_shares(comparison: Comparison, keep: int) -> dict[str, float]:
+    """By method: mean over tasks of its share of vanilla's score on the hard questions, in percent.
+
+    Tasks without hard questions, or none that vanilla can answer, tell nothing and are left out; so are
+    methods that lack a task of the rest.
+    """
+    told = [one for one in comparison.difficulty if one.keep == keep]
+    found: dict[str, list[float]] = {}
+    for one in told:
+        whole = one.scores.get(VANILLA, 0.0)
+        for name, score in one.scores.items() if whole > 0 else ():
+            found.setdefault(name, []).append(float(share(score, whole)))
+    most = max(map(len, found.values()), default=0)
+    return {name: fmean(listed) for name, listed in found.items() if len(listed) == most}
+
+
+def records(comparison: Comparison) -> list[dict[str, object]]:
+    """One record per method, budget and task: score, share, tests, ledger, seconds, n. Ready for JSON."""
+    whole = {row.method: row.keep for row in comparison.rows if row.untouched}
+    hard = {(one.keep, one.task): one for one in comparison.difficulty}
+    listed: list[dict[str, object]] = []
+    for row, task in product(comparison.rows, comparison.tasks):
+        outcome = comparison.outcomes.get((row.method, row.keep, task))
+        if outcome is None:
+            continue
+        ledger, beyond = outcome.ledger, hard.get((row.keep, task))
+        vanilla = row.vanilla.rival if row.vanilla else row.method
+        untouched = comparison.outcomes[vanilla, whole[vanilla], task]
+        fraction = float(share(outcome.score, untouched.score))
+        listed.append(
+            {
+                "method": row.method,
+                "keep": row.keep,
+                "task": task,
+                "score": outcome.score,
+                "share": None if isnan(fraction) else fraction,
+                "n": len(outcome.predictions),
+                "units": len(outcome.credit),
+                "metric": comparison.metrics.get(task),
+                "subscores": dict(outcome.subscores),
+                "seconds": outcome.seconds,
+                "adaptive": row.adaptive,
+                "against": [_told(one, task) for one in (row.vanilla, row.reference) if one],
+                "easy": beyond.easy if beyond else None,
+                "hard": beyond.hard if beyond else None,
+                "score on hard": beyond.scores.get(row.method) if beyond else None,
+                "ledger": {
+                    "entering": list(ledger.entering),
+                    "leaving": list(ledger.leaving),
+                    "cached": list(ledger.in_cache),
+                    "stages": list(outcome.stages),
+                    "text": ledger.text,
+                    "left": outcome.left,
+                    "average": ledger.average,
+                    "average_leaving": ledger.average_leaving,
+                    "selection_flops": ledger.selection,
+                    "prefill_flops": ledger.prefill_flops,
+                    "decode_flops": ledger.decode_flops(),
+                    "kv_bytes": ledger.kv_bytes(),
+                },
+            }
+        )
+    return listed
+
+
+def _told(contrast: Contrast, task: str) -> dict[str, object]:
+    pairs = contrast.tasks[task]
+    return {"rival": contrast.rival, **asdict(pairs), "significant": pairs.significant}

@@ -1,0 +1,81 @@
+"""One function on many jobs, here or in processes of one thread each: the same results either way."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
+from typing import Any, TypeVar
+
+import torch
+from threadpoolctl import threadpool_limits
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+def each(
+    work: Callable[[Job], Result], jobs: Sequence[Job], workers: int = 1
+) -> Generator[tuple[Job, Result], None, None]:
+    """Pairs of job and result; with several `workers` in the order in which they are finished.
+
+    One thread computes each, for the number of threads may change the last bits of a result. OSError if a
+    worker is killed.
+    """
+    if workers > 1 and len(jobs) > 1:
+        yield from _in_processes(work, jobs, min(workers, len(jobs)))
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            for job in jobs:
+                yield job, work(job)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _in_processes(
+    work: Callable[[Job], Result], jobs: Sequence[Job], workers: int
+) -> Generator[tuple[Job, Result], None, None]:
+    # Forked workers share the weights and start at once; where forking is unsafe, the work is sent to them.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    executor = ProcessPoolExecutor(workers, context, _start, (work,))
+    try:
+        waiting = {executor.submit(_call, job): job for job in jobs}
+        for future in as_completed(waiting):
+            yield waiting.pop(future), future.result()
+    except BrokenProcessPool as broken:
+        raise OSError("a worker was killed, perhaps for lack of memory: try fewer --workers") from broken
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+_work: Callable[[Any], Any] | None = None  # of a worker process, set once when it starts
+
+
+def _start(work: Callable[[Any], Any]) -> None:
+    global _work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    threadpool_limits(1)
+    _work = work
+
+
+def _call(job: Any) -> Any:
+    assert _work is not None
+    return _work(job)
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
