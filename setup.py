@@ -41,6 +41,7 @@ setup(
         "rich>=13.9",
     ],
     extras_require={
+        "hub": ["datasets>=3.0"],  # evocomp eval --data hub:lmms-lab
         "dev": [
             "pytest>=8.3",
             "pytest-timeout>=2.3",

@@ -15,9 +15,9 @@ class DART(Selector):
     """Keep a few pivot tokens and those that duplicate them least.
 
     "Stop Looking for Important Tokens in Multimodal Language Models: Duplication Matters More" (Wen et al.,
-    EMNLP 2025, arXiv 2502.11494). Reads the rotated keys of layer K - 1 and the hidden states after it, passed through the
-    decoder's final norm; drops before layer K, once; positions stay original. `layer` is the K of a 32-layer
-    decoder and scales with depth; with 0 it acts before the decoder, see `DARTInput`.
+    EMNLP 2025, arXiv 2502.11494). Reads the rotated keys of layer K - 1 and the hidden states after it,
+    passed through the decoder's final norm; drops before layer K, once; positions stay original. `layer` is
+    the K of a 32-layer decoder and scales with depth; with 0 it acts before the decoder, see `DARTInput`.
 
     Pivots are the visual tokens, and the tokens after the image, whose keys have the largest L1 norms. One
     pivot after the other keeps its share of what is left, smallest cosine first; text pivots only steer.

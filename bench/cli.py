@@ -22,6 +22,8 @@ COMMANDS = {
     "eval": ("evaluate", "Score one method on benchmarks."),
     "compare": ("compare", "Score methods side by side at equal budgets (resumable)."),
     "table": ("table", "Put finished comparisons into one table."),
+    "data": ("data", "Write the miniature benchmarks in official formats."),
+    "doctor": ("doctor", "Check the installation, or a folder of benchmarks."),
     "verify": ("verify", "Check every method against its official implementation."),
     "methods": ("lists", "List the compression methods."),
     "models": ("lists", "List the shipped models."),

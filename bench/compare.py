@@ -14,12 +14,11 @@ from bench.comparison import VANILLA, Comparison, Group, assemble
 from bench.evaluate import Outcome, evaluate
 from bench.ledger import Shape
 from bench.protocol import of_method, of_run, of_task
-from bench.tasks import TASKS, Task
+from bench.tasks import Task
 from bench.workers import each
 from compress.base import Positions, Selector
 from compress.models import MLLM
 from compress.samples import Sample
-from evosearch.registry import find
 
 DIFFICULTY = "downsample"  # what it answers needs no clever method
 Progress = Callable[[int, int], object]  # cells done, cells in all
@@ -31,14 +30,6 @@ class Entry:
 
     name: str
     selector: Selector
-
-
-def load_tasks(names: Sequence[str], n: int, split: str = "test") -> dict[Task, list[Sample]]:
-    """Tasks by name with `n` samples each; ValueError suggests names."""
-    if n < 1:
-        raise ValueError(f"n={n}: ask for at least one sample per task")
-    tasks = [find(TASKS, name, "task")() for name in names]
-    return {task: task.micro(n, split) for task in tasks}
 
 
 def compare(

@@ -91,6 +91,7 @@ class Comparison:
     match: Match = "equivalent"
     impossible: Mapping[tuple[str, int, str], str] = field(default_factory=dict)  # why there is no outcome
     difficulty: tuple[Difficulty, ...] = ()
+    metrics: Mapping[str, str] = field(default_factory=dict)  # what the score of each task is called
     mixed: tuple[str, ...] = ()  # protocols that differ, in words; none in an honest table
 
 
@@ -156,6 +157,7 @@ def assemble(
         rows=tuple(_corrected(ranked)),
         outcomes=outcomes,
         samples=samples or {},
+        metrics={task.name: task.metric for task in tasks},
         reference=reference,
         match=match,
         impossible=impossible,

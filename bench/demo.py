@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.compare import Comparison, Entry, compare, load_tasks
+from bench.compare import Comparison, Entry, compare
 from bench.compressors import selector_for, shipped
 from bench.tasks import BENCHMARKS
+from bench.tasks.load import load_tasks
 from bench.tasks.mixture import labelled_samples, training_samples
 from compress.evocomp import EvoComp
 from compress.labels import Label, LabelConfig, LabelStore, label, read_labels, sample_key

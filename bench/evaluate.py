@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean
 
 import torch
@@ -41,6 +41,7 @@ class Outcome:
     ledger: Ledger  # means over samples; the cost of choosing is that of the first batch
     stages: tuple[int, ...]  # depths at which tokens were dropped
     seconds: float
+    subscores: Mapping[str, float] = field(default_factory=dict)  # of parts, and rates; see `Task.subscores`
 
     @property
     def entering(self) -> Sequence[float]:
@@ -109,6 +110,7 @@ def evaluate(
         ledger=_ledger(mllm, records),
         stages=tuple(sorted({depth for record in records for depth in record.kept})),
         seconds=seconds,
+        subscores=task.subscores(samples, predictions),
     )
 
 

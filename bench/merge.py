@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.cells import Cell, Key, read_cells
 from bench.comparison import VANILLA, Comparison, Group, assemble
-from bench.protocol import Facts, differences
+from bench.protocol import Facts, differences, task_of
 from bench.tasks import TASKS
 from evosearch.registry import find, unknown
 
@@ -101,7 +101,8 @@ def merge(
         if apart[0]:
             told.append(f"[{len(sources)}] {'; '.join(apart[0])}")
     names = dict.fromkeys(key.task for source in sources for key in source.cells)
-    tasks = [find(TASKS, name, "task")() for name in TASKS if name in names]
+    facts = {name: value for source in reversed(sources) for name, value in source.protocol.items()}
+    tasks = [task_of(name, facts) for name in TASKS if name in names]
     methods = dict.fromkeys(key.method for source in sources for key in source.cells if key.method != VANILLA)
     for option, chosen in (("reference", reference), ("difficulty", difficulty)):
         if chosen is not None and chosen not in methods:

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from bench.budget import Match
-from bench.tasks import Task
+from bench.tasks import TASKS, Task
 from compress.base import Positions, Selector
 from compress.models import MLLM
 from compress.samples import Sample
+from evosearch.registry import find
 
 Facts = Mapping[str, Any]  # ready for JSON
 
@@ -36,12 +37,12 @@ def of_run(mllm: MLLM, *, batch: int, match: Match, positions: Positions | None)
 
 
 def of_task(task: Task, samples: Sequence[Sample]) -> dict[str, Any]:
-    """What makes a benchmark's score: its version, its questions and how long an answer may be."""
+    """What makes a benchmark's score: version and options, questions and how long an answer may be."""
     digest = hashlib.sha256()
     for one in samples:
-        digest.update(repr((one.id, one.question, one.answers, one.image.size)).encode())
-        digest.update(one.image.tobytes())
+        digest.update(one.fingerprint.encode())
     facts = {
+        **{field.name.replace("_", " "): getattr(task, field.name) for field in fields(task)},
         "version": task.version,
         "metric": task.metric,
         "new tokens": task.max_new_tokens,
@@ -49,6 +50,13 @@ def of_task(task: Task, samples: Sequence[Sample]) -> dict[str, Any]:
         "samples": digest.hexdigest()[:16],
     }
     return {f"{task.name}: {name}": value for name, value in facts.items()}
+
+
+def task_of(name: str, facts: Facts) -> Task:
+    """The benchmark under the options that `of_task` told; ValueError for a name or option unknown here."""
+    kind = find(TASKS, name, "task")
+    told = {field.name: f"{name}: {field.name.replace('_', ' ')}" for field in fields(kind)}
+    return kind(**{option: facts[key] for option, key in told.items() if key in facts})
 
 
 def of_method(selector: Selector) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from hashlib import sha256
 from itertools import groupby
 from math import isqrt
 from pathlib import Path
@@ -28,9 +27,7 @@ from bench.table import (
     notes,
     one,
 )
-from bench.tasks import TASKS
 from compress.samples import Sample
-from evosearch.registry import find
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -64,7 +61,7 @@ def html(
         title=title, vanilla=VANILLA, comparison=comparison, blocks=parts, reference=comparison.reference,
         marks=marks, notes=notes(comparison), hard=(hard_header(comparison), hard_rows(comparison)),
         contrasts=_contrasts(comparison),
-        metrics={task: find(TASKS, task, "task").metric for task in comparison.tasks},
+        metrics={task: comparison.metrics.get(task, "score") for task in comparison.tasks},
         counts={task: len(comparison.samples[task]) for task in comparison.tasks},
         headlines=headlines(comparison), whisker=_Whisker.over(comparison),
         methods=list(dict.fromkeys(row.method for row in comparison.rows)),
@@ -137,11 +134,11 @@ def _checked(grid: Grid | None, tokens: int) -> Grid:
 def _telling(samples: Sequence[Sample], credits: Sequence[Sequence[float]], limit: int) -> list[int]:
     """Places of the samples whose credit varies most over the runs; no image twice while others are left."""
     ranked = sorted(range(len(samples)), key=lambda place: -pvariance(credits[place]))
-    pictures: set[bytes] = set()
+    pictures: set[str] = set()
     fresh: list[int] = []
     again: list[int] = []
     for place in ranked:
-        content = sha256(samples[place].image.tobytes()).digest()
+        content = samples[place].picture_digest
         (again if content in pictures else fresh).append(place)
         pictures.add(content)
     return sorted([*fresh, *again][:limit])

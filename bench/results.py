@@ -61,6 +61,8 @@ def records(comparison: Comparison) -> list[dict[str, object]]:
                 "share": None if isnan(fraction) else fraction,
                 "n": len(outcome.predictions),
                 "units": len(outcome.credit),
+                "metric": comparison.metrics.get(task),
+                "subscores": dict(outcome.subscores),
                 "seconds": outcome.seconds,
                 "adaptive": row.adaptive,
                 "against": [_told(one, task) for one in (row.vanilla, row.reference) if one],

@@ -12,6 +12,7 @@ from itertools import groupby
 
 from bench.budget import MEANING
 from bench.comparison import VANILLA, Comparison, Contrast, Row, hard_shares
+from bench.tasks.vizwiz import UNANSWERABLE
 
 AS_VANILLA, AS_REFERENCE, MISSING = "°", "†", "–"
 AVERAGE, MIXED = "Avg. %", "MIXED PROTOCOLS"
@@ -97,6 +98,16 @@ def notes(comparison: Comparison) -> list[str]:
     """What a reader must know, line by line: mixed protocols, budgets, marks, empty cells, adaptive rows."""
     lines = [f"Mixed protocols, not comparable: {told}" for told in comparison.mixed]
     lines.append(f"Budgets are {MEANING[comparison.match]}.")
+    if comparison.metrics:
+        named = (f"{task} {comparison.metrics[task]}" for task in comparison.tasks)
+        lines.append(f"Scores, in percent: {', '.join(named)}.")
+    rates = [
+        f"{method} at {keep} {one(outcome.subscores[UNANSWERABLE])} %"
+        for (method, keep, _), outcome in comparison.outcomes.items()
+        if UNANSWERABLE in outcome.subscores
+    ]
+    if rates:
+        lines.append(f"VizWiz rewards giving up; {UNANSWERABLE} are: {', '.join(rates)}.")
     signs = "".join(marks(row, column) for row in comparison.rows for column in (None, *comparison.tasks))
     rivals = {AS_VANILLA: f"{AS_VANILLA} {VANILLA}", AS_REFERENCE: f"{AS_REFERENCE} {comparison.reference}"}
     if shown := [name for sign, name in rivals.items() if sign in signs]:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from PIL.Image import Image
+
+
+class Picture(Protocol):
+    """An image that is opened when it is looked at, and not kept."""
+
+    @property
+    def key(self) -> str:
+        """Tells it from other pictures without opening it, the same on every machine."""
+
+    def __call__(self) -> Image:
+        """The image in RGB; ValueError that says what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -14,15 +26,33 @@ class Sample:
     """One question about one image.
 
     `id` is unique inside its task and split, and seeds everything random about the sample. `answers` holds
-    one gold response, or ten annotators' for soft accuracy; the first is the response that labelling scores.
-    `family` is the kind of question inside a task (for gates and sub-scores); `info` is free for the task's
-    metric.
+    one gold response, or ten annotators' for soft accuracy, or none where they are not public; the first is
+    the response that labelling scores. `family` is the kind of question inside a task (for gates and
+    sub-scores); `info` is free for the task's metric.
     """
 
     id: str
-    image: Image
+    picture: Image | Picture
     question: str
     answers: tuple[str, ...]
     task: str = ""
     family: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def image(self) -> Image:
+        """The image in RGB, opened now if it lies in a file."""
+        return self.picture if isinstance(self.picture, Image) else self.picture()
+
+    @property
+    def picture_digest(self) -> str:
+        """Tells the picture from others; one that lies in a file is not opened for it."""
+        if isinstance(self.picture, Image):
+            return hashlib.sha256(repr(self.picture.size).encode() + self.picture.tobytes()).hexdigest()
+        return hashlib.sha256(self.picture.key.encode()).hexdigest()
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of id, question, answers and picture."""
+        told = repr((self.id, self.question, self.answers, self.picture_digest))
+        return hashlib.sha256(told.encode()).hexdigest()

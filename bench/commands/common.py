@@ -6,7 +6,6 @@ import json
 import os
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from bench.compare import Comparison
+    from bench.tasks import Task
     from compress.models import MLLM
+    from compress.samples import Sample
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,6 +42,47 @@ def model_options(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def data_options(command: F) -> F:
+    """--tasks, -n, --data, --protocol and --split: what `open_tasks` takes."""
+    for option in (
+        click.option(
+            "--split", help="test or val of the miniatures, or a split of --data (first of its kind)."
+        ),
+        click.option(
+            "--protocol", help="Prompts and matching with --data: llava (default) or lmms-eval, never mixed."
+        ),
+        click.option(
+            "--data",
+            help="Folder of benchmarks (docs/benchmarks.md) or hub:OWNER; the miniatures without it.",
+        ),
+        click.option(
+            "-n", "count", type=click.IntRange(1), help="Samples per task; 200, with --data all by default."
+        ),
+        click.option(
+            "--tasks",
+            default="all",
+            show_default=True,
+            help="NAME[:option=value] with commas (evocomp tasks).",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def open_tasks(
+    tasks: str, count: int | None, data: str | None, protocol: str | None, split: str | None, *,
+    labelled: bool = True,
+) -> dict[Task, list[Sample]]:  # fmt: skip
+    """The tasks that the options name with their samples."""
+    from bench.tasks import BENCHMARKS
+    from bench.tasks.load import load_tasks
+
+    wanted = ",".join(BENCHMARKS) if tasks == "all" else tasks
+    if not (named := specs(wanted)):
+        raise ValueError(f"--tasks names nothing: write names with commas, or all ({', '.join(BENCHMARKS)})")
+    return load_tasks(named, count, split, data=data, protocol=protocol, labelled=labelled)
 
 
 def match_option(command: F) -> F:
@@ -106,7 +148,7 @@ def load_model(model: str, device: str, dtype: str) -> MLLM:
 
 def open_image(name: str) -> Image:
     """An image file, or `micro:SEED` for a scene of the micro world; ValueError that says what is wrong."""
-    from PIL import Image, UnidentifiedImageError
+    from bench.data.images import open_rgb
 
     if name.startswith("micro:"):
         from compress.micro.world import render, scene
@@ -118,13 +160,9 @@ def open_image(name: str) -> Image:
     if not Path(name).is_file():
         raise ValueError(f"there is no image at {name}: give an image file, or micro:SEED for a made scene")
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(name) as picture:
-            return picture.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
-        why = "it is none" if isinstance(problem, UnidentifiedImageError) else str(problem)
-        raise ValueError(
-            f"{name} cannot be read as an image ({why}): give a PNG, JPEG or WebP file"
-        ) from problem
+        return open_rgb(Path(name), name)
+    except ValueError as problem:
+        raise ValueError(f"{problem}: give a PNG, JPEG or WebP file") from problem
 
 
 def asked(question: str) -> str:

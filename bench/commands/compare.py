@@ -10,10 +10,11 @@ import click
 from bench.commands.common import (
     OutFolder,
     as_json,
+    data_options,
     load_model,
     match_option,
     model_options,
-    names,
+    open_tasks,
     progress,
     say,
     show_comparison,
@@ -41,8 +42,7 @@ CONTROLS = "random,grid,fastv,visionzip,evocomp"
     "--keep", "keeps", default="48,32,16", show_default=True, callback=whole_numbers, help="Budgets."
 )
 @match_option
-@click.option("--tasks", default="all", show_default=True, help="Names with commas (evocomp tasks).")
-@click.option("-n", "count", default=200, show_default=True, type=click.IntRange(1), help="Samples per task.")
+@data_options
 @click.option(
     "--reference", help="Method that all are tested against, besides none; the last one by default."
 )
@@ -65,7 +65,8 @@ CONTROLS = "random,grid,fastv,visionzip,evocomp"
 @as_json
 @click.pass_obj
 def compare(
-    command: str, wanted: str, keeps: list[int], match: Match, tasks: str, count: int, reference: str | None,
+    command: str, wanted: str, keeps: list[int], match: Match, tasks: str, count: int | None,
+    data: str | None, protocol: str | None, split: str | None, reference: str | None,
     difficulty: str | None, compressor: str | None, positions: Positions | None, batch: int, workers: int,
     out: Path | None, model: str, device: str, dtype: str, machine: bool,
 ) -> None:  # fmt: skip
@@ -78,14 +79,13 @@ def compare(
     Example:
       evocomp compare --methods fastv:layer=3,evocomp --keep 48,16 --tasks pope,gqa --out tables
     """
-    from bench.compare import DIFFICULTY, Entry, load_tasks
+    from bench.compare import DIFFICULTY, Entry
     from bench.compare import compare as run
     from bench.comparison import VANILLA
     from bench.compressors import buildable, selector_for, takes_compressor
     from bench.environment import environment
     from bench.outputs import write
     from bench.results import results
-    from bench.tasks import BENCHMARKS
 
     listed = buildable(model, compressor) if wanted.strip() == "all" else specs(wanted)
     methods = [spec for spec in listed if spec != VANILLA]  # its row is there anyway
@@ -100,11 +100,11 @@ def compare(
         Entry(spec, selector_for(spec, model, compressor if takes_compressor(spec) else None))
         for spec in methods
     ]
-    data = load_tasks(names(tasks, "--tasks", BENCHMARKS), count)
+    opened = open_tasks(tasks, count, data, protocol, split)
     mllm = load_model(model, device, dtype)
     with progress("compare", "cells") as report:
         found = run(
-            mllm, entries, keeps, data, reference=reference or methods[-1],
+            mllm, entries, keeps, opened, reference=reference or methods[-1],
             difficulty=difficulty or DIFFICULTY, batch=batch, match=match, positions=positions,
             workers=workers, folder=out, progress=report,
         )  # fmt: skip

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import isnan
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from bench.commands.common import (
+    OutFolder,
     as_json,
     budget,
+    data_options,
     load_model,
     match_option,
     model_options,
-    names,
+    open_tasks,
     progress,
+    say,
     show_json,
     show_table,
 )
 
 if TYPE_CHECKING:
     from bench.budget import Match
+    from bench.evaluate import Outcome
+    from bench.tasks import Task
 
 
 @click.command("eval")
@@ -29,17 +37,17 @@ if TYPE_CHECKING:
 @click.option("--compressor", help="Folder of a trained compressor; the shipped one by default.")
 @click.option("--keep", type=int, help="Budget in visual tokens; a ninth by default.")
 @match_option
+@data_options
 @click.option(
-    "--tasks", "wanted", default="all", show_default=True, help="Names with commas (evocomp tasks)."
+    "--submission", type=OutFolder(), help="Folder for the file that each benchmark's server or tool takes."
 )
-@click.option("-n", "count", default=200, show_default=True, type=click.IntRange(1), help="Samples per task.")
-@click.option("--split", type=click.Choice(["test", "val"]), default="test", show_default=True)
 @click.option("--batch", default=16, show_default=True, type=click.IntRange(1))
 @model_options
 @as_json
 def evaluate(
-    method: str, compressor: str | None, keep: int | None, match: Match, wanted: str, count: int,
-    split: str, batch: int, model: str, device: str, dtype: str, machine: bool,
+    method: str, compressor: str | None, keep: int | None, match: Match, tasks: str,
+    count: int | None, data: str | None, protocol: str | None, split: str | None, submission: Path | None,
+    batch: int, model: str, device: str, dtype: str, machine: bool,
 ) -> None:  # fmt: skip
     """Score a method: greedy answers, the benchmark's metric, visual tokens per layer as measured.
 
@@ -47,43 +55,81 @@ def evaluate(
     Example:
       evocomp eval --method visionzip --keep 32 --tasks pope,gqa
     """
-    from bench.compare import load_tasks
     from bench.compressors import selector_for
     from bench.evaluate import evaluate as run
-    from bench.tasks import BENCHMARKS
+    from compress.files import replacing
 
     selector = selector_for(method, model, compressor)
-    data = load_tasks(names(wanted, "--tasks", BENCHMARKS), count, split)
+    opened = open_tasks(tasks, count, data, protocol, split, labelled=submission is None)
+    if submission:
+        check_submission(list(opened), count, data)
     mllm = load_model(model, device, dtype)
     keep = budget(keep, mllm)
-    rows = []
-    for task, samples in data.items():
+    rows, written = [], []
+    for task, samples in opened.items():
         with progress(task.name) as report:
-            rows.append(run(mllm, task, samples, selector, keep, batch=batch, match=match, progress=report))
+            found = run(mllm, task, samples, selector, keep, batch=batch, match=match, progress=report)
+        rows.append((task, found))
+        if submission and data:
+            name, content = task.submission(samples, found.predictions, data)
+            submission.mkdir(parents=True, exist_ok=True)
+            with replacing(submission / name) as part:
+                part.write_bytes(content)
+            written.append(str(submission / name))
     if machine:
         show_json(
             [
                 {
-                    "method": method, "keep": keep, "task": o.task, "score": o.score,
+                    "method": method, "keep": keep, "task": o.task, "protocol": task.protocol,
+                    "split": task.part if data else split or "test", "metric": task.metric,
+                    "score": number(o.score), "subscores": {k: number(v) for k, v in o.subscores.items()},
                     "n": len(o.predictions), "tokens": o.tokens, "left": o.left, "entering": o.entering,
                     "prefill_flops": o.ledger.prefill_flops, "seconds": o.seconds,
                 }
-                for o in rows
+                for task, o in rows
             ]
         )  # fmt: skip
         return
-    metrics = {task.name: task.metric for task in data}
     show_table(
-        ["task", "metric", "score", "n", "tokens/layer", "left", "seconds"],
+        ["task", "split", "metric", "score", "n", "tokens/layer", "left", "seconds", "also"],
         [
             [
-                o.task, metrics[o.task], f"{o.score:.1f}", str(len(o.predictions)),
-                f"{o.tokens:.1f}", f"{o.left:.1f}", f"{o.seconds:.1f}",
+                o.task, task.part if data else split or "test", task.metric, shown(o.score),
+                str(len(o.predictions)), f"{o.tokens:.1f}", f"{o.left:.1f}", f"{o.seconds:.1f}",
+                ", ".join(f"{part} {shown(o.subscores[part])}" for part in beside(task, o)),
             ]
-            for o in rows
+            for task, o in rows
         ],
-        f"{method}, keep {keep}",
+        f"{method}, keep {keep}, protocol {', '.join({task.protocol: 0 for task, *_ in rows})}",
     )  # fmt: skip
+    for path in written:
+        say(f"to hand in: {path}")
+
+
+def check_submission(tasks: Sequence[Task], count: int | None, data: str | None) -> None:
+    """ValueError, before anything is computed, for what no server or tool takes."""
+    if data is None or count is not None:
+        raise ValueError(
+            "--submission holds the answers to all questions of --data: give it, and leave out -n"
+        )
+    if silent := [task.name for task in tasks if not task.submits]:
+        raise ValueError(
+            f"nothing takes a file of {' or '.join(silent)}: its labels are public; name other --tasks"
+        )
+
+
+def beside(task: Task, outcome: Outcome) -> list[str]:
+    """Names of the sub-scores that stand beside the score."""
+    return [part for part in task.headline if part in outcome.subscores]
+
+
+def number(value: float) -> float | None:
+    """JSON has no NaN: a score without labels is null."""
+    return None if isnan(value) else value
+
+
+def shown(value: float) -> str:
+    return "-" if isnan(value) else f"{value:.1f}"
 
 
 COMMANDS = {"eval": evaluate}

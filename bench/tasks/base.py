@@ -3,32 +3,189 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from math import nan
+from pathlib import Path
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.data.folder import Folder, Manifest
+from bench.data.images import Padded
 from compress.samples import Sample
+from evosearch.registry import unknown
 
 Sums = NDArray[np.float64]
+Protocol = Literal["micro", "llava", "lmms-eval"]
+SHORT = "Answer the question using a single word or phrase."
 
 
+@dataclass(frozen=True)
 class Task(ABC):
     """One benchmark. Its score is `value` of summed `statistics`, so resampling units resamples the score.
 
     A unit is a sample, or the samples that only count together. `version` rises with every change of samples,
     prompt or metric: scores of different versions are not put into one table.
+
+    `protocol` fixes prompt, post-processing and metric: `llava` as the scripts that published tables come
+    from, `lmms-eval` as that harness, `micro` for the miniature, which is asked the bare question. `split` is
+    one of `splits` (None: the first); `image_mode` pads images to a square (None: as the protocol does).
     """
 
+    protocol: Protocol = "micro"
+    split: str | None = None
+    image_mode: Literal["pad", "whole"] | None = None
+
     name: ClassVar[str]
-    metric: ClassVar[str]
     version: ClassVar[int] = 1
-    max_new_tokens: ClassVar[int] = 6
+    repository: ClassVar[str] = ""  # of lmms-lab
+    submits: ClassVar[bool] = False  # whether there is a server or tool that takes a file
+    splits: ClassVar[Mapping[str, tuple[int, ...]]] = {}  # numbers of samples as published; () where unknown
+    headline: ClassVar[tuple[str, ...]] = ()  # sub-scores that stand beside the score
+
+    def __post_init__(self) -> None:
+        if self.protocol not in get_args(Protocol):
+            raise ValueError(unknown("protocol", self.protocol, get_args(Protocol)))
+        if self.split is not None and self.split not in self.splits:
+            raise ValueError(unknown(f"split of task '{self.name}'", self.split, self.splits))
+
+    @property
+    @abstractmethod
+    def metric(self) -> str:
+        """What the score is called."""
+
+    @property
+    def max_new_tokens(self) -> int:
+        """How long an answer may be."""
+        return 6 if self.protocol == "micro" else 128
+
+    @property
+    def part(self) -> str:
+        """The split that is read from official files."""
+        return self.split or next(iter(self.splits))
+
+    # Samples ------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def micro(self, n: int, split: str = "test") -> list[Sample]:
         """`n` samples of the miniature, neighbours about different scenes where the form allows it."""
+
+    def load(self, data: str | Path, n: int | None = None) -> list[Sample]:
+        """Samples of the folder of benchmarks `data`, or of `hub:OWNER`, in the order of the files.
+
+        With `n`, those whose ids hash lowest, evenly from every stratum and never a part of a unit (so it may
+        be a few more): the same on every machine, and the fewer are among the more. ValueError for repeated
+        or missing ids, and for a number of samples that is not the published one (nor what the folder's own
+        manifest says).
+        """
+        if not self.splits:
+            raise ValueError(f"task '{self.name}' is there in miniature only: leave out --data")
+        folder = Folder.of(data, self.name, self.repository)
+        samples = self.whole(folder)
+        if faults := [*self.faults(samples), *self.miscounts(samples, Manifest.of(data))]:
+            more = f" (and {len(faults) - 1} more: evocomp doctor --data)" if len(faults) > 1 else ""
+            raise ValueError(f"{folder.path}, {self.part}: {faults[0]}{more}")
+        if n is not None:
+            samples = self.some(samples, n)
+        pad = self.image_mode == "pad" or (self.image_mode is None and self.protocol == "llava")
+        return [replace(one, picture=Padded(one.picture)) for one in samples] if pad else samples  # type: ignore[arg-type]
+
+    def whole(self, folder: Folder) -> list[Sample]:
+        """All samples of the split, unchecked; ValueError for files that are missing or of another form."""
+        if folder.tabular and (mixed := found(folder, self.official_files())):
+            raise ValueError(f"{folder.path} has both {mixed[0].name} and Parquet files: keep one layout")
+        try:
+            return list(self.lmms_lab(folder) if folder.tabular else self.official(folder))
+        except KeyError as missing:
+            raise ValueError(
+                f"{folder.path}: a record has no field {missing}; is it a file that docs/benchmarks.md names?"
+            ) from missing
+        except (TypeError, AttributeError) as problem:
+            raise ValueError(f"{folder.path}: a record is of another form ({problem})") from problem
+
+    def present(self, folder: Folder) -> bool:
+        """Whether files of this split are there at all."""
+        return bool(found(folder, self.lab_files() if folder.tabular else self.official_files()))
+
+    def official_files(self) -> tuple[str, ...]:
+        """Patterns of the files that name this split, as distributed."""
+        return ()
+
+    def lab_files(self) -> tuple[str, ...]:
+        """Patterns of the files that name this split, in lmms-lab's layout."""
+        return (f"data/{self.part}-*.parquet",)
+
+    def official(self, folder: Folder) -> Iterator[Sample]:
+        """Samples of the files as the benchmark's authors distribute them."""
+        raise NotImplementedError
+
+    def lmms_lab(self, folder: Folder) -> Iterator[Sample]:
+        """Samples of lmms-lab's Parquet files."""
+        raise NotImplementedError
+
+    def faults(self, samples: Sequence[Sample]) -> Iterator[str]:
+        """What is wrong with the samples of a whole split, in words."""
+        count = Counter(one.id for one in samples)
+        if again := [name for name, times in count.items() if times > 1]:
+            yield f"{len(again)} ids stand for several samples, for instance '{again[0]}'"
+        if lacking := sum(not name.strip() or name in ("None", "nan") for name in count.elements()):
+            yield f"{lacking} samples have no id"
+        if silent := [one.id for one in samples if not one.question.strip()]:
+            yield f"{len(silent)} samples have no question, for instance '{silent[0]}'"
+        labelled = sum(bool(one.answers) for one in samples)
+        if 0 < labelled < len(samples):
+            yield f"{len(samples) - labelled} samples have no answer, but the others have one"
+
+    def miscounts(self, samples: Sequence[Sample], manifest: Manifest) -> Iterator[str]:
+        """How the number of samples of a whole split differs from what it should be."""
+        own = manifest.sizes.get(f"{self.name}/{self.part}")
+        published = self.splits[self.part] if own is None else (own,)
+        if published and len(samples) not in published:
+            yield (
+                f"{len(samples):,} samples, but there should be {' or '.join(f'{n:,}' for n in published)}: "
+                f"a file is cut or of another version (the size of a set of your own goes into evocomp.json)"
+            )
+
+    def notes(self, samples: Sequence[Sample]) -> Iterator[str]:
+        """What a reader of a score should know about these samples: versions that share a name."""
+        return iter(())
+
+    def some(self, samples: Sequence[Sample], n: int) -> list[Sample]:
+        """The first units of each stratum in the order of their hashes, until they have `n` samples."""
+        size = Counter(map(self.unit, samples))
+        strata: dict[str, list[str]] = {}
+        for unit, stratum in {self.unit(one): self.stratum(one) for one in samples}.items():
+            strata.setdefault(stratum, []).append(unit)
+        ranked = sorted(
+            (place, stratum, unit)
+            for stratum, units in strata.items()
+            for place, unit in enumerate(sorted(units, key=lambda unit: sha256(unit.encode()).digest()))
+        )
+        chosen: set[str] = set()
+        for _, _, unit in ranked:
+            if n <= 0:
+                break
+            chosen.add(unit)
+            n -= size[unit]
+        return [one for one in samples if self.unit(one) in chosen]
+
+    def unit(self, sample: Sample) -> str:
+        """What the sample counts in."""
+        return sample.id
+
+    def stratum(self, sample: Sample) -> str:
+        """The part of the benchmark that has a score of its own."""
+        return ""
+
+    # Scores -------------------------------------------------------------------------------------------------
+
+    def correct(self, sample: Sample, prediction: str) -> float:
+        """Credit of one prediction in [0, 1], for sample browsers and sub-scores; NaN without an answer."""
+        return float(normal(prediction) == normal(sample.answers[0])) if sample.answers else nan
 
     def credit(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
         """[U] how right each unit was, in [0, 1]: what tests compare pair by pair. By default per sample."""
@@ -48,9 +205,24 @@ class Task(ABC):
         """The benchmark's score in percent."""
         return float(self.value(self.statistics(samples, predictions).sum(0)))
 
-    def correct(self, sample: Sample, prediction: str) -> float:
-        """Credit of one prediction in [0, 1]: for sample browsers and sub-scores by family."""
-        return soft_accuracy(sample.answers, prediction)
+    def subscores(self, samples: Sequence[Sample], predictions: Sequence[str]) -> dict[str, float]:
+        """Scores of parts and rates, in percent unless the benchmark's file says otherwise; by name.
+
+        By default the credit of every family.
+        """
+        pairs = list(zip(samples, predictions, strict=True))
+        return means((one.family, self.correct(one, said)) for one, said in pairs)
+
+    def submission(
+        self, samples: Sequence[Sample], predictions: Sequence[str], data: str | Path
+    ) -> tuple[str, bytes]:
+        """Name and content of the file that the benchmark's server takes, or its official tool."""
+        raise ValueError(f"task '{self.name}' has no file to hand in: its labels are public")
+
+
+def found(folder: Folder, patterns: Iterable[str]) -> list[Path]:
+    """The files of a folder that fit any of the patterns."""
+    return [path for pattern in patterns for path in sorted(folder.path.glob(pattern))]
 
 
 def normal(text: str) -> str:
@@ -58,12 +230,10 @@ def normal(text: str) -> str:
     return " ".join(text.lower().split()).removesuffix(".").strip()
 
 
-def soft_accuracy(answers: Sequence[str], prediction: str) -> float:
-    """VQA accuracy: mean of min(1, matches / 3) with each annotator left out; exact match for one answer."""
-    said = normal(prediction)
-    matches = sum(normal(answer) == said for answer in answers)
-    if len(answers) == 1:
-        return float(matches)
-    others = len(answers) - 1
-    inside = min(1.0, (matches - 1) / 3) * matches + min(1.0, matches / 3) * (others + 1 - matches)
-    return inside / len(answers)
+def means(named: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Mean in percent of the values of each name, sorted by name; nameless values are left out."""
+    values: dict[str, list[float]] = {}
+    for name, value in named:
+        if name:
+            values.setdefault(name, []).append(value)
+    return {name: 100 * sum(values[name]) / len(values[name]) for name in sorted(values)}

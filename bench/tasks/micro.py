@@ -21,7 +21,7 @@ def sample(
 ) -> Sample:
     """One question as a sample; `about` and `options` of the question travel in `info`."""
     return Sample(
-        id=f"{task}-{picture.split}-{number}", image=render(picture), question=question.text,
+        id=f"{task}-{picture.split}-{number}", picture=render(picture), question=question.text,
         answers=answers or (question.answer,), task=task, family=question.family,
         info={"seed": picture.seed, "about": question.about, "options": question.options, **info},
     )  # fmt: skip

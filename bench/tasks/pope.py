@@ -1,33 +1,54 @@
-"""POPE in miniature: is the object there? Negatives are random, popular or adversarial; mean F1 of the three.
+"""POPE (Li et al. 2023, arXiv:2305.10355): is the object there? Random, popular and adversarial negatives.
 
-is there a red star ? -> no
+    Is there a dining table in the image?
+    Answer the question using a single word or phrase.   -> no
+
+Official: 3 x 3,000 questions about 500 images of COCO val2014; an answer is no if its first sentence has the
+word No, no or not, and else yes. Published is the mean of the three F1 (LLaVA); lmms-eval pools them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from bench.tasks.base import Sums, Task, normal
+from bench.data.folder import Folder, Manifest, Row, read_lines
+from bench.tasks.base import SHORT, Sums, Task
 from bench.tasks.micro import sample, scenes
 from compress.micro import questions as q
 from compress.micro.world import rng_of
-from compress.samples import Sample
+from compress.samples import Picture, Sample
+
+SUBSETS = q.NEGATIVES
+LLAVA = "llava_pope_test.jsonl"  # the questions of all three subsets that LLaVA asks
+SIZES = {"random": (3000, 2910), "popular": (3000,), "adversarial": (3000,)}  # 2,910: the commit LLaVA pins
 
 
+@dataclass(frozen=True)
 class Pope(Task):
-    """Object existence against random, popular and adversarial negatives, mean F1 (POPE)."""
+    """Object existence against random, popular and adversarial negatives, F1 (POPE)."""
+
+    rule: Literal["official", "robust", "strict"] | None = None  # None: as the protocol does
 
     name = "pope"
-    metric = "F1"
+    repository = "POPE"
+    splits = {"test": (9000, 8910)}
+    headline = ("accuracy", "said yes")
+
+    @property
+    def metric(self) -> str:
+        return "pooled F1" if self.protocol == "lmms-eval" else "mean F1"
 
     def micro(self, n: int, split: str = "test") -> list[Sample]:
         made: list[Sample] = []
         for number, picture in scenes(self.name, split):
             if len(made) >= n:
                 break
-            subset = q.NEGATIVES[number % 3]
+            subset = SUBSETS[number % 3]
             rng = rng_of(split, picture.seed, 2)
             no = q.exist(picture, rng, negative=subset)
             yes = q.exist(picture, rng)
@@ -39,27 +60,156 @@ class Pope(Task):
                 made.append(sample(self.name, len(made), picture, question, subset=subset))
         return made[:n]
 
+    def official_files(self) -> tuple[str, ...]:
+        return ("coco_pope_*.json",)
+
+    def official(self, folder: Folder) -> Iterator[Sample]:
+        """`coco_pope_{subset}.json` (JSON Lines) and val2014/.
+
+        Where LLaVA's question file is there as well, its questions are asked, joined to the labels by
+        content: the two are told apart by position alone, and come in versions of different length.
+        """
+        rows = {subset: read_lines(folder.find(f"coco_pope_{subset}.json")) for subset in SUBSETS}
+        if (folder.path / LLAVA).is_file():
+            rows = joined(read_lines(folder.path / LLAVA), rows)
+        for subset, labelled in rows.items():
+            for row in labelled:
+                picture = folder.image("val2014", row["image"])
+                yield self.asked(subset, row, row["text"], row["label"], picture)
+
+    def lmms_lab(self, folder: Folder) -> Iterator[Sample]:
+        for row, picture in folder.rows("data", "test"):
+            yield self.asked(row["category"], row, row["question"], row["answer"], picture)
+
+    def asked(self, subset: str, row: Row, text: str, label: str, picture: Picture) -> Sample:
+        if subset not in SUBSETS or label.strip().lower() not in ("yes", "no"):
+            raise ValueError(
+                f"question {row['question_id']}: category '{subset}', label '{label}' (not yes or no)"
+            )
+        return Sample(
+            id=f"{subset}-{row['question_id']}", picture=picture,
+            question=text if self.protocol == "micro" else f"{text}\n{SHORT}",
+            answers=(label.strip().lower(),), task=self.name, family="exist", info={"subset": subset},
+        )  # fmt: skip
+
+    def miscounts(self, samples: Sequence[Sample], manifest: Manifest) -> Iterator[str]:
+        yield from super().miscounts(samples, manifest)
+        if f"{self.name}/{self.part}" not in manifest.sizes:
+            count = Counter(map(self.stratum, samples))
+            for subset, published in SIZES.items():
+                if count[subset] not in published:
+                    yield f"{count[subset]:,} {subset} questions, published are {published[0]:,}"
+
+    def notes(self, samples: Sequence[Sample]) -> Iterator[str]:
+        if sum(self.stratum(one) == "random" for one in samples) == 2910:
+            yield "2,910 random questions, as at the commit LLaVA pins; today's file has 3,000"
+
+    def stratum(self, sample: Sample) -> str:
+        return str(sample.info["subset"])
+
+    @property
+    def reader(self) -> Callable[[str], bool | None]:
+        """From an answer to yes, no or neither."""
+        default = {"micro": "robust", "llava": "official", "lmms-eval": "strict"}[self.protocol]
+        return RULES[self.rule or default]
+
     def correct(self, sample: Sample, prediction: str) -> float:
-        """Whether it is on the right side; what does not say yes says no."""
-        return float(says_yes(prediction) == (sample.answers[0] == "yes"))
+        """Whether it is on the right side; what is on neither is wrong."""
+        return float(self.reader(prediction) is (sample.answers[0] == "yes"))
 
     def statistics(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
-        """[U, 9], per sample: true positives, false positives, false negatives in its subset's columns."""
+        """[U, 9], per sample: true positives, false positives, false negatives in its subset's columns.
+
+        lmms-eval pools the subsets: there all count in the first columns.
+        """
         sums = np.zeros((len(samples), 9))
         for row, (one, prediction) in enumerate(zip(samples, predictions, strict=True)):
-            yes, truth = says_yes(prediction), one.answers[0] == "yes"
-            at = 3 * q.NEGATIVES.index(one.info["subset"])
-            sums[row, at] = yes and truth
-            sums[row, at + 1] = yes and not truth
-            sums[row, at + 2] = not yes and truth
+            yes, truth = self.reader(prediction), one.answers[0] == "yes"
+            at = 0 if self.protocol == "lmms-eval" else 3 * SUBSETS.index(one.info["subset"])
+            sums[row, at] = yes is True and truth
+            sums[row, at + 1] = yes is True and not truth
+            sums[row, at + 2] = yes is False and truth
         return sums
 
     def value(self, sums: Sums) -> Sums:
         parts = sums.reshape(*sums.shape[:-1], 3, 3)
-        f1 = 2 * parts[..., 0] / np.maximum(2 * parts[..., 0] + parts[..., 1] + parts[..., 2], 1e-12)
         asked = parts.sum(-1) > 0
-        return 100 * (f1 * asked).sum(-1) / np.maximum(asked.sum(-1), 1)
+        return 100 * (f1(parts) * asked).sum(-1) / np.maximum(asked.sum(-1), 1)
+
+    def subscores(self, samples: Sequence[Sample], predictions: Sequence[str]) -> dict[str, float]:
+        """Of all and of each subset: accuracy, precision, recall, F1, answers that say yes; the pooled F1;
+        and how many answers the official and the robust rule read differently.
+        """
+        found: dict[str, float] = {}
+        sums = self.statistics(samples, predictions)
+        credits = self.credit(samples, predictions)
+        yes = np.array([self.reader(said) is True for said in predictions], float)
+        subset = np.array([one.info["subset"] for one in samples])
+        for name in ("", *SUBSETS):
+            here = (subset == name) | (not name)
+            if not here.any():
+                continue
+            hit, false, missed = sums[here].sum(0).reshape(3, 3).sum(0)
+            label = f"{name} " if name else ""
+            found |= {
+                f"{label}accuracy": 100 * float(credits[here].mean()),
+                f"{label}precision": 100 * float(hit / max(hit + false, 1)),
+                f"{label}recall": 100 * float(hit / max(hit + missed, 1)),
+                f"{label}F1" if name else "pooled F1": 100 * float(f1(np.array([hit, false, missed]))),
+                f"{label}said yes": 100 * float(yes[here].mean()),
+            }
+        apart = [official(said) is not robust(said) for said in predictions]
+        return found | {"rules differ": 100 * sum(apart) / len(apart)}
 
 
-def says_yes(prediction: str) -> bool:
-    return "yes" in normal(prediction).split()
+def official(text: str) -> bool:
+    """POPE's own rule: no if No, no or not is a word before the first period, and yes whatever else it is."""
+    words = text.split(".")[0].replace(",", "").split(" ")
+    return not {"No", "no", "not"} & set(words)
+
+
+def robust(text: str) -> bool:
+    """Yes if yes is a word of it, case and punctuation aside, and else no."""
+    return "yes" in "".join(c if c.isalnum() else " " for c in text.lower()).split()
+
+
+def strict(text: str) -> bool | None:
+    """lmms-eval's: yes or no as a whole, case aside; anything else is neither."""
+    return {"yes": True, "no": False}.get(text.lower().strip())
+
+
+RULES: dict[str, Callable[[str], bool | None]] = {"official": official, "robust": robust, "strict": strict}
+
+
+def f1(counts: Sums) -> Sums:
+    """F1 of (true positives, false positives, false negatives) [..., 3]; 0 where there are none of them."""
+    hit = counts[..., 0]
+    return 2 * hit / np.maximum(2 * hit + counts[..., 1] + counts[..., 2], 1e-12)
+
+
+def joined(asked: Sequence[Row], labelled: dict[str, list[Row]]) -> dict[str, list[Row]]:
+    """The labels of the questions asked, by subset, image and text; ValueError where the two do not fit."""
+    questions = [(row["category"], row["image"], strip(row["text"])) for row in asked]
+    for subset, rows in labelled.items():
+        ours = sum(question[0] == subset for question in questions)
+        if ours != len(rows):
+            raise ValueError(
+                f"{LLAVA} has {ours:,} {subset} questions, but coco_pope_{subset}.json {len(rows):,} labels: "
+                f"they are of different versions (LLaVA's file has 2,910 random ones and goes with the "
+                f"label files of POPE's commit e3e39262); fetch that, or delete {LLAVA}"
+            )
+    known = {
+        (subset, row["image"], strip(row["text"])): row for subset, rows in labelled.items() for row in rows
+    }
+    lacking = [question for question in questions if question not in known]
+    if lacking:
+        raise ValueError(f"{LLAVA}: {len(lacking):,} questions have no label, for instance {lacking[0]}")
+    chosen: dict[str, list[Row]] = {subset: [] for subset in labelled}
+    for row, question in zip(asked, questions, strict=True):
+        chosen[question[0]].append(known[question] | {"question_id": row["question_id"]})
+    return chosen
+
+
+def strip(text: str) -> str:
+    """The question without the prompt's last line."""
+    return text.partition("\n")[0].strip()

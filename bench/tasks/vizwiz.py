@@ -1,22 +1,42 @@
-"""VizWiz in miniature: blurred, dark or cut photographs, and questions that have no answer.
+"""VizWiz-VQA (Gurari et al. 2018, arXiv:1802.08218): photographs by blind people, some without an answer.
 
-what color is the star ? (no star, or a finger before it) -> unanswerable
+    What color is the star? (a finger before it)
+    When the provided information is insufficient, respond with 'Unanswerable'.
+    Answer the question using a single word or phrase.   -> unanswerable
+
+Published is test, 8,000 questions without public labels; val is another scale. "Unanswerable" is an answer
+like any other, towards which compressed models drift, so its rate is told beside the accuracy. Normalisation
+and accuracy as in `bench.tasks.vqa`, all steps on both sides.
 """
 
 from __future__ import annotations
 
-from bench.tasks.base import Task
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from bench.data.folder import Folder, Row, read_json
+from bench.tasks.base import SHORT, Task
 from bench.tasks.micro import annotators, asked, sample
+from bench.tasks.vqa import accuracy, normalised
+from bench.tasks.vqav2 import humans
 from compress.micro import questions as q
 from compress.micro.world import COLORS, SPOILS, rng_of
-from compress.samples import Sample
+from compress.samples import Picture, Sample
+
+INSUFFICIENT = "When the provided information is insufficient, respond with 'Unanswerable'."
+UNANSWERABLE = "predicted unanswerable"
 
 
 class VizWiz(Task):
     """Bad photographs and unanswerable questions, ten annotators, soft accuracy (VizWiz)."""
 
     name = "vizwiz"
-    metric = "soft accuracy"
+    metric = "VQA accuracy"
+    submits = True
+    repository = "VizWiz-VQA"
+    splits = {"val": (4319,), "train": (20523,), "test": (8000,)}
+    headline = (UNANSWERABLE,)
 
     def micro(self, n: int, split: str = "test") -> list[Sample]:
         askers = [q.color, q.shape, q.missing, q.exist]
@@ -26,3 +46,53 @@ class VizWiz(Task):
             answers = annotators(question.answer, others, rng_of(split, picture.seed, 4), agree=0.85)
             made.append(sample(self.name, i, picture, question, answers))
         return made
+
+    def official_files(self) -> tuple[str, ...]:
+        return (f"{self.part}.json",)
+
+    def official(self, folder: Folder) -> Iterator[Sample]:
+        """`{split}.json` and `{split}/`; a question has no id, the name of its image stands for it."""
+        for row in read_json(folder.find(f"{self.part}.json")):
+            answers = tuple(human["answer"] for human in row.get("answers") or ())
+            kind = row.get("answer_type") or ""
+            yield self.asked(row["image"], row, answers, kind, folder.image(self.part, row["image"]))
+
+    def lmms_lab(self, folder: Folder) -> Iterator[Sample]:
+        for row, picture in folder.rows("data", self.part):
+            name = f"{row['question_id'].removesuffix('.jpg')}.jpg"
+            yield self.asked(name, row, tuple(row.get("answers") or ()), row.get("category") or "", picture)
+
+    def asked(self, image: str, row: Row, answers: tuple[str, ...], kind: str, picture: Picture) -> Sample:
+        return Sample(
+            id=PurePosixPath(image).stem, picture=picture, question=prompt(row["question"], self.protocol),
+            answers=answers, task=self.name, family=kind, info={"image": image},
+        )  # fmt: skip
+
+    def faults(self, samples: Sequence[Sample]) -> Iterator[str]:
+        yield from super().faults(samples)
+        yield from humans(samples)
+
+    def correct(self, sample: Sample, prediction: str) -> float:
+        return accuracy(sample.answers, prediction)
+
+    def subscores(self, samples: Sequence[Sample], predictions: Sequence[str]) -> dict[str, float]:
+        """By answer type, and the share of predictions that say unanswerable."""
+        said = [normalised(text) == "unanswerable" for text in predictions]
+        return super().subscores(samples, predictions) | {UNANSWERABLE: 100 * sum(said) / len(said)}
+
+    def submission(
+        self, samples: Sequence[Sample], predictions: Sequence[str], data: str | Path
+    ) -> tuple[str, bytes]:
+        """An array of {image, answer}, normalised."""
+        rows = [
+            {"image": one.info["image"], "answer": normalised(text)}
+            for one, text in zip(samples, predictions, strict=True)
+        ]
+        return f"vizwiz-{self.part}.json", json.dumps(rows).encode()
+
+
+def prompt(question: str, protocol: str) -> str:
+    """lmms-eval's `capitalize` also lowers all letters but the first."""
+    if protocol == "micro":
+        return question
+    return "\n".join([question.capitalize() if protocol == "lmms-eval" else question, INSUFFICIENT, SHORT])

@@ -19,12 +19,13 @@ from baselines.random import Random
 from baselines.visionzip import VisionZip
 from bench import compare as module
 from bench.cells import Key, read_cells
-from bench.compare import Entry, compare, load_tasks
+from bench.compare import Entry, compare
 from bench.comparison import Comparison
 from bench.evaluate import evaluate, spend
 from bench.ledger import Ledger, Shape
 from bench.outputs import write
 from bench.tasks import GQA, Task
+from bench.tasks.load import load_tasks
 from compress.base import INPUT, Selection, Selector, View
 from compress.models import MLLM
 from compress.samples import Sample
@@ -375,7 +376,7 @@ def test_images_of_any_number_of_tokens_are_compared(
     mllm = request.getfixturevalue(family)
     ((_, samples),) = data.items()
     shapes = [(48, 48), (60, 30), (20, 70)]
-    shown = [replace(s, image=s.image.resize(shapes[i % 3])) for i, s in enumerate(samples)]
+    shown = [replace(s, picture=s.image.resize(shapes[i % 3])) for i, s in enumerate(samples)]
     entries = (Entry("random", Random()), Entry("fastv", FastV(layer=6)), Entry("visionzip", VisionZip()))
     given: dict[Task, list[Sample]] = {Asked(): shown}
     keep = mllm.visual_tokens // 3

@@ -27,7 +27,7 @@ def test_a_task_is_its_version_questions_answers_and_images() -> None:
     assert facts == of_task(task, task.micro(3))
     assert (facts["gqa: version"], facts["gqa: n"]) == (GQA.version, 3)
     dark = Image.fromarray(np.zeros((96, 96, 3), np.uint8))
-    for change in ({"question": "what ?"}, {"answers": ("no",)}, {"image": dark}, {"id": "other"}):
+    for change in ({"question": "what ?"}, {"answers": ("no",)}, {"picture": dark}, {"id": "other"}):
         changed = [replace(samples[0], **change), *samples[1:]]  # type: ignore[arg-type]
         assert of_task(task, changed)["gqa: samples"] != facts["gqa: samples"]
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from bench.tasks import BENCHMARKS, TASKS
-from bench.tasks.base import soft_accuracy
 from bench.tasks.mixture import labelled_samples, training_samples
+from bench.tasks.vqa import accuracy
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_vqa_soft_accuracy_leaves_one_annotator_out():
         official = np.mean(
             [min(1, sum(a == "red" for j, a in enumerate(answers) if j != i) / 3) for i in range(10)]
         )
-        assert soft_accuracy(answers, "Red.") == pytest.approx(official)
+        assert accuracy(answers, "Red.") == pytest.approx(official)
 
 
 def test_vizwiz_has_bad_photographs_and_unanswerable_questions(data):

@@ -1,0 +1,38 @@
+"""`evocomp doctor`: what is wrong with this installation or a folder of benchmarks?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from bench.commands.common import as_json, say, show_json, show_table
+
+
+@click.command()
+@click.option("--data", help="Folder of benchmarks to check as well (docs/benchmarks.md).")
+@click.option("--images", is_flag=True, help="Open every image of --data, not only look whether it is there.")
+@as_json
+@click.pass_context
+def doctor(ctx: click.Context, data: str | None, images: bool, machine: bool) -> None:
+    """Check versions, device, extras and shipped weights, and data; exit status 1 if there is a problem.
+
+    \b
+    Example:
+      evocomp doctor --data benchmarks --images
+    """
+    from bench.doctor import benchmarks, installation
+
+    if images and data is None:
+        raise ValueError("--images opens the images of a folder: name it with --data")
+    findings = [*installation(), *(benchmarks(data, images=images) if data else ())]
+    problems = sum(one.state == "problem" for one in findings)
+    if machine:
+        show_json([asdict(one) for one in findings])
+    else:
+        show_table(["what", "state", "detail"], [[one.subject, one.state, one.detail] for one in findings])
+    say(f"{problems} problem{'s' * (problems != 1)} in {len(findings)} findings")
+    ctx.exit(1 if problems else 0)
+
+
+COMMANDS = {"doctor": doctor}

@@ -1,0 +1,198 @@
+"""Is this installation sound, and is this folder of benchmarks whole? One finding per thing looked at."""
+
+from __future__ import annotations
+
+import platform
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from PIL.Image import Image
+
+from bench.compressors import SHIPPED
+from bench.data.folder import Folder, Manifest
+from bench.data.images import ImageFile
+from bench.tasks import TASKS
+from bench.tasks.base import Task
+from compress.models import MODELS
+from compress.samples import Sample
+
+WATCHED = ("torch", "transformers", "tokenizers", "safetensors", "deap", "pyarrow", "pillow")
+REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*([^;\[]*)(?:;.*extra\s*==\s*['\"]([\w-]+)['\"])?")
+EXAMPLES = 3  # names told of many
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`problem` is what must be mended; `note` what a reader should know, such as an extra that is absent."""
+
+    subject: str
+    state: Literal["ok", "note", "problem"]
+    detail: str
+
+
+# The installation --------------------------------------------------------------------------------------
+
+
+def installation() -> Iterator[Finding]:
+    """Versions against the ranges the package declares, the device, optional extras, and shipped weights."""
+    fits = sys.version_info >= (3, 11)
+    yield Finding("python", "ok" if fits else "problem", f"{platform.python_version()}, needs >=3.11")
+    try:
+        needs = requires("evocomp") or []
+    except PackageNotFoundError:
+        yield Finding("evocomp", "problem", "not installed: pip install -e .")
+        needs = []
+    ranges, extras = requirements(needs)
+    for name in WATCHED:
+        if name in ranges:
+            yield _installed(name, ranges[name])
+    for extra, names in sorted(extras.items()):
+        absent = [name for name in names if find_spec(name.replace("-", "_")) is None and not _version(name)]
+        detail = (
+            f"without {', '.join(absent)}: pip install 'evocomp[{extra}]'" if absent else ", ".join(names)
+        )
+        yield Finding(f"extra {extra}", "note" if absent else "ok", detail)
+    yield _device()
+    for name, folder in MODELS.items():
+        yield _weights(f"model {name}", folder)
+    for folder in sorted(SHIPPED.glob("*/compressor/*")):
+        yield _weights(f"compressor {folder.parent.parent.name}/{folder.name}", folder)
+
+
+def requirements(lines: Sequence[str]) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Version ranges by name, and names by extra, from a distribution's metadata."""
+    ranges: dict[str, str] = {}
+    extras: dict[str, list[str]] = {}
+    for line in lines:
+        if found := REQUIREMENT.match(line):
+            name, wanted, extra = found[1].lower(), found[2].strip(), found[3]
+            if extra:
+                extras.setdefault(extra, []).append(name)
+            else:
+                ranges[name] = wanted
+    return ranges, extras
+
+
+def inside(have: str, wanted: str) -> bool:
+    """Whether a version fits a range such as `>=2.11,<2.14`."""
+
+    def numbers(text: str) -> tuple[int, ...]:
+        found = tuple(int(part) for part in re.match(r"[\d.]*", text)[0].split(".") if part)  # type: ignore[index]
+        return found + (0,) * (4 - len(found))
+
+    tests = {
+        ">=": lambda a, b: a >= b, "<=": lambda a, b: a <= b, "==": lambda a, b: a == b,
+        "!=": lambda a, b: a != b, ">": lambda a, b: a > b, "<": lambda a, b: a < b,
+    }  # fmt: skip
+    parts = [re.match(r"\s*([<>=!]=?)\s*(.+)", part) for part in wanted.split(",") if part.strip()]
+    return all(part is not None and tests[part[1]](numbers(have), numbers(part[2])) for part in parts)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _installed(name: str, wanted: str) -> Finding:
+    have = _version(name)
+    if have is None:
+        return Finding(name, "problem", f"not installed, needs {wanted}")
+    return Finding(name, "ok" if inside(have, wanted) else "problem", f"{have}, needs {wanted}")
+
+
+def _device() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        return Finding("device", "ok", f"cuda: {torch.cuda.get_device_name()}")
+    return Finding("device", "ok", f"cpu, {torch.get_num_threads()} threads; no accelerator is found")
+
+
+def _weights(subject: str, folder: Path) -> Finding:
+    """Every tensor of a folder's safetensors files read once."""
+    from safetensors import SafetensorError, safe_open
+
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        return Finding(subject, "problem", f"{folder} holds no weights: make micro builds them")
+    tensors = 0
+    for file in files:
+        try:
+            with safe_open(file, "numpy") as weights:
+                for key in weights.keys():  # noqa: SIM118
+                    weights.get_tensor(key)
+                    tensors += 1
+        except (SafetensorError, OSError) as problem:
+            return Finding(subject, "problem", f"{file} cannot be read ({problem})")
+    return Finding(
+        subject, "ok", f"{tensors} tensors in {sum(file.stat().st_size for file in files):,} bytes"
+    )
+
+
+# A folder of benchmarks --------------------------------------------------------------------------------
+
+
+def benchmarks(data: str, *, images: bool = False) -> Iterator[Finding]:
+    """Every split of every task that is there: number of samples, ids, answers, and images, which must be
+    there and, with `images`, open. ValueError without such a folder.
+    """
+    root = Path(data)
+    manifest = Manifest.of(data)
+    there = [name for name in TASKS if (root / name).is_dir()]
+    if not root.is_dir() or not there:
+        raise ValueError(
+            f"{data} has no sub-folder of a benchmark ({', '.join(TASKS)}): see docs/benchmarks.md"
+        )
+    strangers = sorted(one.name for one in root.iterdir() if one.is_dir() and one.name not in TASKS)
+    if strangers:
+        yield Finding(data, "note", f"not looked at: {', '.join(strangers)}")
+    for name in there:
+        folder = Folder(root / name)
+        layout = "lmms-lab's layout" if folder.tabular else "as distributed"
+        splits = [TASKS[name](protocol="llava", split=part) for part in TASKS[name].splits]
+        begun = [task for task in splits if task.present(folder)]  # what these lack is a problem, no choice
+        for task in begun or splits[:1]:
+            yield from _split(task, folder, manifest, layout, images)
+
+
+def _split(task: Task, folder: Folder, manifest: Manifest, layout: str, images: bool) -> Iterator[Finding]:
+    subject = f"{task.name}/{task.part}"
+    try:
+        samples = task.whole(folder)
+    except ValueError as problem:
+        yield Finding(subject, "problem", str(problem))
+        return
+    labels = "" if samples and samples[0].answers else ", without public labels"
+    yield Finding(subject, "ok", f"{len(samples):,} samples, {layout}{labels}")
+    for note in task.notes(samples):
+        yield Finding(subject, "note", note)
+    for fault in [*task.miscounts(samples, manifest), *task.faults(samples)]:
+        yield Finding(subject, "problem", fault)
+    if bad := _bad_images(samples, images):
+        shown = "; ".join(bad[:EXAMPLES]) + (" ..." if len(bad) > EXAMPLES else "")
+        yield Finding(subject, "problem", f"{len(bad):,} images: {shown}")
+
+
+def _bad_images(samples: Sequence[Sample], images: bool) -> list[str]:
+    """What is wrong with each different picture: that its file is not there or, with `images`, why it does
+    not open.
+    """
+    pictures = [one.picture for one in samples if not isinstance(one.picture, Image)]
+    bad = []
+    for picture in {picture.key: picture for picture in pictures}.values():
+        if isinstance(picture, ImageFile) and not picture.path.is_file():
+            bad.append(f"{picture.name} is missing")
+        elif images:
+            try:
+                picture()
+            except ValueError as problem:
+                bad.append(str(problem))
+    return bad

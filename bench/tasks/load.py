@@ -1,0 +1,61 @@
+"""Tasks by name with their samples: the miniatures, or a folder of benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.data.folder import HUB, Manifest
+from bench.tasks import TASKS
+from bench.tasks.base import Task
+from compress.samples import Sample
+from evosearch.registry import pick
+
+MICRO = 200  # samples of a miniature, where nothing is said
+MICRO_SPLITS = ("test", "val")
+
+
+def load_tasks(
+    specs: Sequence[str],
+    n: int | None = None,
+    split: str | None = None,
+    *,
+    data: str | None = None,
+    protocol: str | None = None,
+    labelled: bool = True,
+) -> dict[Task, list[Sample]]:
+    """Tasks by `name` or `name:option=value,...` with `n` samples each, in the order given.
+
+    Without `data`, miniatures (200 samples and split test by default). With it, the folder's or hub's samples
+    (all by default) under `protocol`, by default the one the folder itself names, else llava. ValueError
+    for unknown names, protocols and splits, for tasks named twice, for bad data (see `Task.load`), and, where
+    scores are wanted (`labelled`), for splits whose labels are not public.
+    """
+    if n is not None and n < 1:
+        raise ValueError(f"n={n}: ask for at least one sample per task")
+    if data is None:
+        if protocol not in (None, "micro"):
+            raise ValueError(
+                f"protocol {protocol} is for the benchmarks themselves: give their folder with --data"
+            )
+        if split not in (None, *MICRO_SPLITS):
+            raise ValueError(f"unknown split '{split}' of the miniatures: choose {' or '.join(MICRO_SPLITS)}")
+        tasks = [pick(TASKS, spec, "task") for spec in specs]
+        if real := [task for task in tasks if task.protocol != "micro" or task.split]:
+            raise ValueError(f"task '{real[0].name}': protocol and split go with --data; leave them out")
+    else:
+        asked = protocol or (None if data.startswith(HUB) else Manifest.of(data).protocol) or "llava"
+        tasks = [pick(TASKS, spec, "task", protocol=asked, split=split) for spec in specs]
+    names = [task.name for task in tasks]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"task '{min(twice)}' is named twice: ask it under one set of options at a time")
+    if data is None:
+        return {task: task.micro(n or MICRO, split or "test") for task in tasks}
+    loaded = {task: task.load(data, n) for task in tasks}
+    for task, samples in loaded.items():
+        if labelled and not samples[0].answers:
+            public = [name for name in task.splits if "test" not in name or name == "testdev"]
+            raise ValueError(
+                f"the labels of {task.name}, split {task.part}, are not public: write a file for its server "
+                f"with evocomp eval --submission DIR, or choose split {' or '.join(public)}"
+            )
+    return loaded

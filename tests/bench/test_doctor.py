@@ -1,0 +1,123 @@
+"""The doctor finds what is broken, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bench import doctor
+from bench.cli import main
+from bench.data.export import export
+from bench.doctor import benchmarks, inside, installation, requirements
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(one) for one in args])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    export(tmp_path / "data", ["gqa", "pope", "mmbench", "vizwiz"], 8)
+    return tmp_path / "data"
+
+
+def problems(folder: Path, **options: Any) -> list[str]:
+    return [f"{f.subject}: {f.detail}" for f in benchmarks(str(folder), **options) if f.state == "problem"]
+
+
+def test_this_installation_is_sound() -> None:
+    found = {one.subject: one for one in installation()}
+    assert [one for one in found.values() if one.state == "problem"] == []
+    assert {"python", "torch", "transformers", "device", "model micro"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("have", "wanted", "fits"),
+    [
+        ("2.13.0+cpu", ">=2.11,<2.14", True), ("2.14", ">=2.11,<2.14", False),
+        ("2.9.1", "<2.14,>=2.11", False),
+        ("5.23.0", ">=5.17", True), ("1.0", "==1.0.0", True), ("1.1", "!=1.1", False), ("3", "", True),
+    ],
+)  # fmt: skip
+def test_ranges(have: str, wanted: str, fits: bool) -> None:
+    assert inside(have, wanted) is fits
+
+
+def test_requirements_are_told_from_extras() -> None:
+    ranges, extras = requirements(["torch<2.14,>=2.11", "Pillow>=11", 'datasets>=3; extra == "hub"'])
+    assert ranges == {"torch": "<2.14,>=2.11", "pillow": ">=11"} and extras == {"hub": ["datasets"]}
+
+
+def test_a_version_out_of_range_and_an_absent_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = ["torch>=99", "deap>=1", 'no-such-library>=3; extra == "more"']
+    monkeypatch.setattr(doctor, "requires", lambda name: needs)
+    found = {one.subject: one for one in installation()}
+    assert found["torch"].state == "problem" and found["deap"].state == "ok"
+    assert found["extra more"].state == "note" and "evocomp[more]" in found["extra more"].detail
+
+
+def test_unreadable_weights_are_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"cut")
+    monkeypatch.setattr(doctor, "MODELS", {"cut": tmp_path, "gone": tmp_path / "nowhere"})
+    found = {one.subject: one for one in installation()}
+    assert found["model cut"].state == "problem" and "cannot be read" in found["model cut"].detail
+    assert "make micro" in found["model gone"].detail
+
+
+def test_whole_data_has_no_problem(folder: Path) -> None:
+    assert problems(folder, images=True) == []
+
+
+def test_sizes_are_held_against_the_published_ones(folder: Path) -> None:
+    (folder / "evocomp.json").unlink()
+    found = problems(folder)
+    assert any("gqa/testdev: 8 samples, but there should be 12,578" in one for one in found)
+    assert any("mmbench/dev: 8 samples, but there should be 4,329 or 4,377" in one for one in found)
+    assert any("pope/test: 4 random questions, published are 3,000" in one for one in found)
+
+
+def test_missing_and_broken_images_are_counted(folder: Path) -> None:
+    first, second, *_ = sorted((folder / "gqa" / "images").iterdir())
+    first.unlink()
+    second.write_bytes(b"no image")
+    assert problems(folder) == [f"gqa/testdev: 1 images: {first.name} is missing"]
+    (opened,) = problems(folder, images=True)
+    assert opened.startswith("gqa/testdev: 2 images: ") and "cannot be read as an image" in opened
+
+
+def test_every_fault_is_told_and_not_only_the_first(folder: Path) -> None:
+    path = folder / "vizwiz" / "val.json"
+    rows = json.loads(path.read_text())
+    rows[1]["image"] = rows[0]["image"]
+    rows[2]["answers"] = rows[2]["answers"][:9]
+    path.write_text(json.dumps(rows))
+    (folder / "pope" / "coco_pope_random.json").unlink()
+    (folder / "mmbench" / "MMBench_DEV_EN.tsv").write_text("index\tquestion\n")
+    found = "\n".join(problems(folder))
+    for words in (
+        "1 ids stand for several",
+        "'VizWiz_val_",
+        "has 9",
+        "no coco_pope_random.json",
+        "no column A, B",
+    ):
+        assert words in found
+
+
+def test_the_command_says_problem_by_its_status(folder: Path) -> None:
+    sound = run("doctor", "--data", folder, "--json")
+    assert sound.exit_code == 0
+    assert {one["state"] for one in json.loads(sound.stdout)} <= {"ok", "note"}
+    next((folder / "gqa" / "images").iterdir()).unlink()
+    broken = run("doctor", "--data", folder)
+    assert broken.exit_code == 1 and "1 images:" in broken.stdout and "1 problem in" in broken.stderr
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    assert run("doctor", "--images").exit_code == 2
+    empty = run("doctor", "--data", tmp_path)
+    assert empty.exit_code == 2 and "has no sub-folder of a benchmark" in empty.stderr
