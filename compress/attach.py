@@ -23,10 +23,10 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from compress.base import VISION, Accounting, Positions, Selector, plan
+from compress.flops import counting
 from compress.layout import read_layout
 from compress.models import MLLM, adapt
 from compress.prefill import Arguments, Encoding, Prefill, Record, TowerInput
@@ -298,7 +298,7 @@ class _Session:
 
     def _merge(self, number: int, hidden: Tensor) -> Tensor:
         module = self.mllm.tower_layers[number]
-        with FlopCounterMode(display=False) if self.count_flops else nullcontext() as counter:
+        with counting() if self.count_flops else nullcontext() as counter:
             merged = self.merging.merge(number, module, self.tower_input, hidden)
         if counter is not None and self.encoding:
             share = counter.get_total_flops() / len(hidden)

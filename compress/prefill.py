@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from compress.attention import cls_scores, decoder_keys, decoder_rows, tower_keys
 from compress.base import VISION, Positions, Selection, Selector, View
+from compress.flops import counting
 from compress.layout import Layout, Place, origin
 from compress.models import MLLM, Picture
 
@@ -308,7 +308,7 @@ class Prefill:
     def _select(self, place: Place, view: View) -> Selection:
         """Let the method choose, check the form of its answer and note what goes on."""
         keep = self.schedules[place][view.depth]
-        with FlopCounterMode(display=False) if self.flops is not None else nullcontext() as counter:
+        with counting() if self.flops is not None else nullcontext() as counter:
             if keep < len(view.hidden):
                 chosen = self.selector.select(view, keep)
             else:  # the budget counted newlines, which the tower does not know: all patches fit
