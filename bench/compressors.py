@@ -40,7 +40,7 @@ def selector_for(spec: str, model: str, compressor: str | None = None) -> Select
     if compressor and not takes:
         raise ValueError(f"method '{spec}' takes no --compressor: leave it out")
     context = (
-        {"compressor": compressor or str(shipped(model, "compressor", "group-attribution"))} if takes else {}
+        {"compressor": compressor or str(shipped(model, "compressor", "random-groups"))} if takes else {}
     )
     selector = pick(METHODS, spec, "method", **context)
     if isinstance(selector, EvoComp):
