@@ -55,7 +55,7 @@ def selector_for(spec: str, model: str, compressor: str | None = None) -> Select
     if compressor and not takes:
         raise ValueError(f"method '{spec}' takes no --compressor: leave it out")
     context = (
-        {"compressor": compressor or str(shipped(model, "compressor", "group-attribution"))} if takes else {}
+        {"compressor": compressor or str(shipped(model, "compressor", "random-groups"))} if takes else {}
     )
     # A bad folder is an error now, not in the middle of a comparison.
     return pick(METHODS, spec, "method", **context).load()

@@ -20,12 +20,17 @@ from compress.training import TrainConfig, TrainResult, train
 
 KEEPS = (48, 32, 16)
 LIVE = 100_000  # number of the first sample that is labelled live: beyond all shipped labels
-PAPER, RANDOM, OURS = "best", "random", "group-attribution"  # label kinds that a compressor is trained on
-# The paper's labels and their control learn by the paper's loss; ours from scores, since every token has one.
+PAPER, RANDOM, OURS = "best", "random", "random-groups"  # sets of labels that a compressor is trained on
+LABELS = {
+    PAPER: LabelConfig("best"),
+    RANDOM: LabelConfig("random"),  # the control: a random token of each of the paper's groups
+    OURS: LabelConfig("best", grouper="random"),
+}
+# The paper's labels and their control learn by the paper's loss.
 RECIPES = {
     PAPER: TrainConfig(epochs=8, batch=32),
     RANDOM: TrainConfig(epochs=8, batch=32),
-    OURS: TrainConfig(loss="ce", target="score", epochs=16, batch=16, lr=0.002),
+    OURS: TrainConfig(loss="ce", epochs=12, batch=32),
 }
 REFERENCE = "evocomp+"
 # Depth 1 of 12 layers is the paper's 2 of 32 (EvoComp@2).
@@ -47,14 +52,14 @@ class Demo:
     """What the demo made, and what it took from the package."""
 
     comparison: Comparison
-    live: dict[str, LabelStore]  # label kind -> labels searched now
-    reused: dict[str, int]  # label kind -> shipped labels used in training
-    trained: dict[str, TrainResult]  # label kind -> compressor trained now
+    live: dict[str, LabelStore]  # set of labels -> labels searched now
+    reused: dict[str, int]  # set of labels -> shipped labels used in training
+    trained: dict[str, TrainResult]  # set of labels -> compressor trained now
     seconds: dict[str, float]  # stage -> wall time
 
 
 def run(mllm: MLLM, out: Path, *, fresh: int, n: int, workers: int, bar: Bar) -> Demo:
-    """Label `fresh` new samples per kind, train on those and the shipped ones, compare on `n` per task.
+    """Label `fresh` samples per searched set, train on those and the shipped ones, compare on `n` per task.
 
     Everything is written below `out`; labels and checkpoints found there are continued.
     """
@@ -66,13 +71,13 @@ def run(mllm: MLLM, out: Path, *, fresh: int, n: int, workers: int, bar: Bar) ->
         with bar(f"label {fresh} samples: {kind}", "samples") as report:
             samples = training_samples(fresh, LIVE)
             live[kind] = label(
-                mllm, samples, out / "labels" / kind, LabelConfig(kind), workers=workers, progress=report
+                mllm, samples, out / "labels" / kind, LABELS[kind], workers=workers, progress=report
             )
     merged: dict[str, list[Label]] = {kind: [*stores[kind], *live[kind]] for kind in stores}
     samples = labelled_samples(one.id for one in merged[PAPER])
     with bar(f"label {len(samples)} samples: random", "samples") as report:
         live[RANDOM] = label(
-            mllm, samples, out / "labels" / RANDOM, LabelConfig(RANDOM), workers=workers, progress=report
+            mllm, samples, out / "labels" / RANDOM, LABELS[RANDOM], workers=workers, progress=report
         )
     merged[RANDOM] = list(live[RANDOM])
     seconds["labels"] = time.perf_counter() - started
