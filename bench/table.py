@@ -94,6 +94,20 @@ def marks(row: Row, column: str | None = None) -> str:
     return found
 
 
+def _giving_up(comparison: Comparison) -> str:
+    """How often answers were "unanswerable", which VizWiz rewards: the first row's rate and the extremes."""
+    rates = {
+        f"{method} at {keep}": outcome.subscores[UNANSWERABLE]
+        for (method, keep, _), outcome in comparison.outcomes.items()
+        if UNANSWERABLE in outcome.subscores
+    }
+    if not rates:
+        return ""
+    told = [next(iter(rates)), min(rates, key=rates.__getitem__), max(rates, key=rates.__getitem__)]
+    shown = (f"{name} {one(rates[name])} %" for name in dict.fromkeys(told))
+    return f"VizWiz rewards giving up; {UNANSWERABLE}, first row, least and most: {', '.join(shown)}."
+
+
 def notes(comparison: Comparison) -> list[str]:
     """What a reader must know, line by line: mixed protocols, budgets, marks, empty cells, adaptive rows."""
     lines = [f"Mixed protocols, not comparable: {told}" for told in comparison.mixed]
@@ -101,13 +115,8 @@ def notes(comparison: Comparison) -> list[str]:
     if comparison.metrics:
         named = (f"{task} {comparison.metrics[task]}" for task in comparison.tasks)
         lines.append(f"Scores, in percent: {', '.join(named)}.")
-    rates = [
-        f"{method} at {keep} {one(outcome.subscores[UNANSWERABLE])} %"
-        for (method, keep, _), outcome in comparison.outcomes.items()
-        if UNANSWERABLE in outcome.subscores
-    ]
-    if rates:
-        lines.append(f"VizWiz rewards giving up; {UNANSWERABLE} are: {', '.join(rates)}.")
+    if giving_up := _giving_up(comparison):
+        lines.append(giving_up)
     signs = "".join(marks(row, column) for row in comparison.rows for column in (None, *comparison.tasks))
     rivals = {AS_VANILLA: f"{AS_VANILLA} {VANILLA}", AS_REFERENCE: f"{AS_REFERENCE} {comparison.reference}"}
     if shown := [name for sign, name in rivals.items() if sign in signs]:

@@ -74,11 +74,6 @@ def attach(
             raise ValueError(f"{type(selector).__name__} reads tower layer {layer}: the tower has {count}")
     numbering = "original" if mllm.mrope else positions or selector.positions
     session = _Session(mllm, selector, keep, accounting, numbering, count_flops)
-    if not mllm.clip_tower and (selector.tower_layers or VISION in session.schedule):
-        raise ValueError(
-            f"{type(selector).__name__} works on the tokens of a CLIP tower, which {mllm.name} "
-            f"({type(mllm).__name__}) has not: choose a method that acts at the decoder's input or inside it"
-        )
     if mllm.model in _attached:
         raise ValueError(f"{mllm.name} has a method attached already: leave that `with` block first")
     _attached.add(mllm.model)
@@ -101,6 +96,12 @@ class _Session:
         self.keep, self.accounting, self.positions = keep, accounting, positions
         self.schedule = self.plan(mllm.visual_tokens)  # a bad budget fails here, not in a batch
         left = self.schedule.get(VISION)
+        if not mllm.clip_tower and (selector.tower_layers or left is not None):
+            raise ValueError(
+                f"{type(selector).__name__} works on the tokens of a CLIP tower, which {mllm.name} "
+                f"({type(mllm).__name__}) has not: choose a method that acts at the decoder's input or "
+                f"inside it"
+            )
         self.resolution = mllm.grid
         self.tower_plan: dict[int, int] = {}
         if left is not None:

@@ -159,3 +159,70 @@ def test_no_gradient_and_no_weight_is_touched(tiny: MLLM, pictures, name: str):
     with attach(tiny, make(name, tiny), 40):
         tiny.answer(pictures[:1], QUESTIONS[:1], max_new_tokens=2)
     assert tiny.fingerprint() == before
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_cache_of_every_layer_holds_what_the_record_says(tiny: MLLM, pictures, name: str):
+    """Several stages leave caches of several lengths, and cut ones are short from the first stage on."""
+    inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
+    with attach(tiny, make(name, tiny), 40) as trace, torch.no_grad():
+        cache = tiny.model(**inputs, use_cache=True).past_key_values
+    (record,) = trace.samples
+    assert [layer.keys.shape[2] for layer in cache.layers] == [record.text + kept for kept in record.cached]
+    assert all(cached <= entered for cached, entered in zip(record.cached, record.entering, strict=True))
+
+
+BLIND = {  # to the question
+    "none", "grid", "farthest", "pool", "downsample", "hired", "prumerge", "prumerge+", "visionzip",
+    "globalcom2", "gprune", "tome",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_only_methods_that_read_the_text_depend_on_the_question(tiny: MLLM, pictures, name: str):
+    chosen = []
+    for question in QUESTIONS[0], QUESTIONS[2]:
+        with attach(tiny, make(name, tiny), 40, accounting="nominal") as trace, torch.no_grad():
+            tiny.model(**tiny.prepare(pictures, [question] * len(pictures)))
+        chosen.append([record.kept for record in trace.samples])
+    assert (chosen[0] == chosen[1]) == (name in BLIND)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_order_of_a_batch_does_not_matter(tiny: MLLM, pictures, name: str):
+    with attach(tiny, make(name, tiny), 40) as trace, torch.no_grad():
+        tiny.model(**tiny.prepare(pictures, QUESTIONS))
+        tiny.model(**tiny.prepare(pictures[::-1], QUESTIONS[::-1]))
+    assert trace.samples[:4] == trace.samples[:3:-1]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_global_seed_does_not_matter(tiny: MLLM, pictures, name: str):
+    inputs = tiny.prepare(pictures[:2], QUESTIONS[:2])
+    method = make(name, tiny)
+    with attach(tiny, method, 40) as trace, torch.no_grad():
+        for seed in 1, 2:
+            torch.manual_seed(seed)
+            tiny.model(**inputs)
+    assert trace.samples[:2] == trace.samples[2:]
+
+
+@pytest.mark.parametrize(("family", "keep"), [("tiny_next", 30), ("tiny_qwen", 14)])
+@pytest.mark.parametrize("name", METHODS)
+def test_other_families_give_the_same_in_a_batch_or_a_clear_refusal(
+    request: pytest.FixtureRequest, pictures, name: str, family: str, keep: int
+):
+    mllm: MLLM = request.getfixturevalue(family)
+    shapes = [pictures[0], pictures[1].resize((60, 30)), pictures[2].resize((26, 40))]
+    try:
+        with attach(mllm, make(name, mllm), keep, accounting="nominal") as trace, torch.no_grad():
+            together = run(mllm, mllm.prepare(shapes, QUESTIONS[:3]), 2)
+            alone = [
+                run(mllm, mllm.prepare([picture], [question]), 2)[0]
+                for picture, question in zip(shapes, QUESTIONS, strict=False)
+            ]
+    except ValueError as problem:
+        assert "CLIP tower" in str(problem) and not mllm.clip_tower
+        return
+    torch.testing.assert_close(together, torch.stack(alone), atol=3e-5, rtol=1e-5)
+    assert trace.samples[:3] == trace.samples[3:]
