@@ -38,6 +38,7 @@ setup(
         "Jinja2>=3.1",
         "PyYAML>=6.0",
         "click>=8.1.8",
+        "packaging>=24",
         "rich>=13.9",
     ],
     extras_require={
@@ -45,7 +46,6 @@ setup(
         "dev": [
             "pytest>=8.3",
             "pytest-timeout>=2.3",
-            "packaging>=24",
             "ruff>=0.9",
             "mypy>=1.15",
             "types-PyYAML>=6.0",

@@ -12,6 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from PIL.Image import Image
 
 from bench.compressors import SHIPPED
@@ -23,7 +25,6 @@ from compress.models import MODELS
 from compress.samples import Sample
 
 WATCHED = ("torch", "transformers", "tokenizers", "safetensors", "deap", "pyarrow", "pillow")
-REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*([^;\[]*)(?:;.*extra\s*==\s*['\"]([\w-]+)['\"])?")
 EXAMPLES = 3  # names told of many
 
 
@@ -65,33 +66,17 @@ def installation() -> Iterator[Finding]:
         yield _weights(f"compressor {folder.parent.parent.name}/{folder.name}", folder)
 
 
-def requirements(lines: Sequence[str]) -> tuple[dict[str, str], dict[str, list[str]]]:
+def requirements(lines: Sequence[str]) -> tuple[dict[str, SpecifierSet], dict[str, list[str]]]:
     """Version ranges by name, and names by extra, from a distribution's metadata."""
-    ranges: dict[str, str] = {}
+    ranges: dict[str, SpecifierSet] = {}
     extras: dict[str, list[str]] = {}
-    for line in lines:
-        if found := REQUIREMENT.match(line):
-            name, wanted, extra = found[1].lower(), found[2].strip(), found[3]
-            if extra:
-                extras.setdefault(extra, []).append(name)
-            else:
-                ranges[name] = wanted
+    for one in map(Requirement, lines):
+        extra = re.search(r"extra == [\"']([\w-]+)", str(one.marker))
+        if extra:
+            extras.setdefault(extra[1], []).append(one.name.lower())
+        else:
+            ranges[one.name.lower()] = one.specifier
     return ranges, extras
-
-
-def inside(have: str, wanted: str) -> bool:
-    """Whether a version fits a range such as `>=2.11,<2.14`."""
-
-    def numbers(text: str) -> tuple[int, ...]:
-        found = tuple(int(part) for part in re.match(r"[\d.]*", text)[0].split(".") if part)  # type: ignore[index]
-        return found + (0,) * (4 - len(found))
-
-    tests = {
-        ">=": lambda a, b: a >= b, "<=": lambda a, b: a <= b, "==": lambda a, b: a == b,
-        "!=": lambda a, b: a != b, ">": lambda a, b: a > b, "<": lambda a, b: a < b,
-    }  # fmt: skip
-    parts = [re.match(r"\s*([<>=!]=?)\s*(.+)", part) for part in wanted.split(",") if part.strip()]
-    return all(part is not None and tests[part[1]](numbers(have), numbers(part[2])) for part in parts)
 
 
 def _version(name: str) -> str | None:
@@ -101,11 +86,12 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _installed(name: str, wanted: str) -> Finding:
+def _installed(name: str, wanted: SpecifierSet) -> Finding:
     have = _version(name)
     if have is None:
         return Finding(name, "problem", f"not installed, needs {wanted}")
-    return Finding(name, "ok" if inside(have, wanted) else "problem", f"{have}, needs {wanted}")
+    fits = wanted.contains(have, prereleases=True)
+    return Finding(name, "ok" if fits else "problem", f"{have}, needs {wanted}")
 
 
 def _device() -> Finding:

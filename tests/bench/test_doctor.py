@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from bench import doctor
 from bench.cli import main
 from bench.data.export import export
-from bench.doctor import benchmarks, inside, installation, requirements
+from bench.doctor import benchmarks, installation, requirements
 
 
 def run(*args: object) -> Result:
@@ -35,21 +35,10 @@ def test_this_installation_is_sound() -> None:
     assert {"python", "torch", "transformers", "device", "model micro"} <= set(found)
 
 
-@pytest.mark.parametrize(
-    ("have", "wanted", "fits"),
-    [
-        ("2.13.0+cpu", ">=2.11,<2.14", True), ("2.14", ">=2.11,<2.14", False),
-        ("2.9.1", "<2.14,>=2.11", False),
-        ("5.23.0", ">=5.17", True), ("1.0", "==1.0.0", True), ("1.1", "!=1.1", False), ("3", "", True),
-    ],
-)  # fmt: skip
-def test_ranges(have: str, wanted: str, fits: bool) -> None:
-    assert inside(have, wanted) is fits
-
-
 def test_requirements_are_told_from_extras() -> None:
     ranges, extras = requirements(["torch<2.14,>=2.11", "Pillow>=11", 'datasets>=3; extra == "hub"'])
-    assert ranges == {"torch": "<2.14,>=2.11", "pillow": ">=11"} and extras == {"hub": ["datasets"]}
+    assert set(ranges) == {"torch", "pillow"} and extras == {"hub": ["datasets"]}
+    assert ranges["torch"].contains("2.13.0+cpu") and not ranges["torch"].contains("2.14")
 
 
 def test_a_version_out_of_range_and_an_absent_extra(monkeypatch: pytest.MonkeyPatch) -> None:
