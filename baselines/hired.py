@@ -34,7 +34,7 @@ class HiRED(Selector):
     positions = "compact"
 
     @property
-    def tower_layers(self) -> tuple[int, ...]:  # type: ignore[override]
+    def tower_layers(self) -> tuple[int, ...]:
         return (self.early, self.late)
 
     def select(self, view: View, keep: int) -> Selection:

@@ -53,7 +53,7 @@ class MustDrop(Selector):
     merge_after = "block"
 
     @property
-    def tower_layers(self) -> tuple[int, ...]:  # type: ignore[override]
+    def tower_layers(self) -> tuple[int, ...]:
         return (-1,) if self.stages == "all" else ()
 
     def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:

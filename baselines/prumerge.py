@@ -39,7 +39,7 @@ class PruMerge(Selector):
     positions = "compact"
 
     @property
-    def tower_layers(self) -> tuple[int, ...]:  # type: ignore[override]
+    def tower_layers(self) -> tuple[int, ...]:
         return (self.layer,)
 
     def select(self, view: View, keep: int) -> Selection:

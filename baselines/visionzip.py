@@ -37,7 +37,7 @@ class VisionZip(Selector):
     positions = "compact"
 
     @property
-    def tower_layers(self) -> tuple[int, ...]:  # type: ignore[override]
+    def tower_layers(self) -> tuple[int, ...]:
         return (self.layer,)
 
     def select(self, view: View, keep: int) -> Selection:

@@ -202,12 +202,11 @@ class _Session:
                 "a compressed cache grows by one token at a time, inside the `with` block of its prefill: "
                 "no chunked prefill, no assisted decoding, no continued conversation"
             )
-        if (
-            given.get("position_ids") is None
-        ):  # the model would count the first layer's cache, which may be shorter
-            untouched = self.prefill.untouched
-            ids = self.mllm.next_positions(untouched.sizes, untouched.length, self.prefill.decoded).to(ids)
-            kwargs = {**kwargs, "position_ids": ids}
+        if given.get("position_ids") is None:
+            # The model would count the first layer's cache, which may be shorter.
+            untouched, decoded = self.prefill.untouched, self.prefill.decoded
+            positions = self.mllm.next_positions(untouched.sizes, untouched.length, decoded)
+            kwargs = {**kwargs, "position_ids": positions.to(ids)}
         self.prefill.next_step()
         self.phase = "decode"
         return args, kwargs
@@ -255,7 +254,7 @@ class _Session:
         tiles = self.mllm.tower_pixels(args, kwargs)
         self.encoding = Encoding(tiles)
         self.merging = TowerMerging(
-            self.selector, self.tower_plan, self.mllm.grid, self.resolution, len(tiles)
+            self.selector, self.tower_plan, self.mllm.grid, self.resolution, len(tiles), tiles[0].device
         )
         if self.resolution == self.mllm.grid:
             return args, kwargs
@@ -274,8 +273,7 @@ class _Session:
         self.tower_input = hidden
         for layer in self.selector.tower_layers:
             if layer % len(self.mllm.tower_layers) == number:
-                index = [crowd.index for crowd in self.merging.crowds]
-                self.encoding.inputs[layer] = TowerInput(hidden, index)
+                self.encoding.inputs[layer] = TowerInput(hidden, self.merging.crowds)
         bias = self.merging.bias(hidden) if self.tower_plan else None
         if bias is None:
             return None
@@ -314,9 +312,7 @@ class _Session:
         if self.encoding:
             self.encoding.features = args[0]
             if self.tower_plan or self.resolution != self.mllm.grid:
-                crowds = self.merging.crowds
-                self.encoding.index = [crowd.index for crowd in crowds]
-                self.encoding.merged = [crowd.size > 1 for crowd in crowds]
+                self.encoding.crowds = self.merging.crowds
         return (args[0][:, :0],)
 
     def _fill(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:

@@ -109,10 +109,14 @@ class Selector(ABC):
 
     depth: int = INPUT
     positions: Positions = "original"  # "compact": the decoder's positions are renumbered without holes
-    tower_layers: tuple[int, ...] = ()  # tower layers whose `cls`, `scores` and `keys` are read
     adaptive: bool = False  # its own thresholds say how many tokens stay: counts, and `keep`, are 0
     merge_after: Literal["attention", "block"] = "attention"  # where in a tower layer `merge` acts
     proportional: bool = False  # whether later tower layers attend to a merged token by its size
+
+    @property
+    def tower_layers(self) -> tuple[int, ...]:
+        """Tower layers whose `cls`, `scores` and `keys` are read."""
+        return ()
 
     def load(self) -> Self:
         """The same method, what it needs read from disk; ValueError where that is missing."""

@@ -23,6 +23,7 @@ from compress.base import VISION, Positions, Selection, Selector, View
 from compress.flops import counting
 from compress.layout import Layout, Place, origin
 from compress.models import MLLM, Picture
+from compress.tower import Crowd
 
 Arguments = dict[str, Any]  # of a decoder layer, by name
 LayerInput = tuple[Tensor, Tensor, Tensor]  # hidden [B, L, D]; cos, sin [1 or B, L, d]
@@ -35,12 +36,8 @@ class Record:
     tokens: int  # visual tokens before compression
     text: int  # tokens of the prompt that belong to no image
     entering: list[int]  # visual tokens entering each decoder layer: the ledger
-    cached: list[
-        int
-    ]  # visual tokens in each layer's cache after the prefill; `entering` unless caches are cut
-    kept: dict[
-        int, list[int]
-    ]  # depth -> untouched index of each token that went on, in order; -1 = the whole image
+    cached: list[int]  # visual tokens in each layer's cache after the prefill; fewer if caches are cut
+    kept: dict[int, list[int]]  # depth -> untouched index of what went on, in order; -1 = the whole image
     merged: dict[int, list[bool]]  # depth -> which of them carry a new value
     selection_flops: float | None  # of the method's own matrix products, two per multiply-add; if asked for
 
@@ -50,7 +47,7 @@ class TowerInput:
     """The input of one tower layer."""
 
     hidden: Tensor  # [I, 1 + N, C]
-    index: list[Tensor]  # [N] per image, the patch that each row after CLS is
+    crowds: list[Crowd]  # per image, the patches that the rows after CLS are
 
 
 @dataclass
@@ -61,8 +58,7 @@ class Encoding:
     inputs: dict[int, TowerInput] = field(default_factory=dict)  # of the tower layers that the method lists
     cls: Tensor | None = None  # [I, C] output features, for VISION
     features: Tensor | None = None  # [I, N, C], for VISION; shorter images end in padding
-    index: list[Tensor] | None = None  # [N] per image, its patches, where the tower itself shortened them
-    merged: list[Tensor] | None = None  # [N] per image, which of them carry a new value, there
+    crowds: list[Crowd] | None = None  # per image, what is left of it, where the tower itself shortened it
     flops: list[float] = field(default_factory=list)  # per image, that merging in the tower took
 
 
@@ -239,8 +235,8 @@ class Prefill:
         """
         index, picture, encoding = self.untouched.tokens(place), self.pictures[place], self._encoding()
         assert encoding.features is not None
-        if encoding.index and encoding.merged:  # the tower itself has done it
-            return self._shortened_tiles(place, encoding)
+        if encoding.crowds:
+            return self._shortened_tiles(place, encoding.features, encoding.crowds)
         patches = (picture.tile >= 0).nonzero()[:, 0].to(index)
         tile, patch = picture.tile.to(index)[patches], picture.patch.to(index)[patches]
         first = self.tiles[place]
@@ -260,22 +256,22 @@ class Prefill:
         at = origin(patches, selection.index)
         return at, features[selection.index] if selection.tokens is None else selection.tokens
 
-    def _shortened_tiles(self, place: Place, encoding: Encoding) -> tuple[Tensor, Tensor]:
+    def _shortened_tiles(self, place: Place, features: Tensor, crowds: list[Crowd]) -> tuple[Tensor, Tensor]:
         """What the tower itself left of an image's tiles, one after the other; padding does not go on."""
-        assert encoding.index and encoding.merged and encoding.features is not None
         picture, per_tile = self.pictures[place], self.mllm.tile_tokens
         row = torch.full((picture.tiles * per_tile,), -1)
         patches = picture.tile >= 0
         row[(picture.tile * per_tile + picture.patch)[patches]] = patches.nonzero()[:, 0]
+        row = row.to(features.device)
         index, merged, tokens = [], [], []
         for number in range(picture.tiles):
             tile = self.tiles[place] + number
-            at = row.to(encoding.features.device)[number * per_tile + encoding.index[tile]]
+            at = row[number * per_tile + crowds[tile].index]
             index.append(at[at >= 0])
-            merged.append(encoding.merged[tile][at >= 0])
-            tokens.append(encoding.features[tile, : len(at)][at >= 0])
-            if self.flops is not None and encoding.flops:
-                self.flops[place] += encoding.flops[tile]
+            merged.append((crowds[tile].size > 1)[at >= 0])
+            tokens.append(features[tile, : len(at)][at >= 0])
+            if self.flops is not None and (taken := self._encoding().flops):
+                self.flops[place] += taken[tile]
         self._note(place, VISION, torch.cat(index), torch.cat(merged))
         return torch.cat(index), torch.cat(tokens)
 
@@ -378,26 +374,24 @@ class Prefill:
         """The parts of a view that all depths have; callables compute when they are called."""
         picture = self.pictures[place]
 
+        def by_tile(
+            layer: int, signal: Callable[[Any, Tensor], Tensor], newline: float
+        ) -> tuple[list[Tensor], Tensor]:
+            """A signal [..., 1 + M] of every tile's tokens, and the view's part of it [..., N]."""
+            parts, rows = self._tower_inputs(place, layer, index)
+            tiles = [signal(self.mllm.tower_layers[layer], part) for part in parts]
+            found = torch.cat(tiles, -1)[..., rows.clamp(min=0)]
+            return tiles, torch.where(rows < 0, newline, found) if (rows < 0).any() else found
+
         def scores(layer: int) -> Tensor:
-            return by_tile(layer, cls_scores, -torch.inf)
+            tiles, found = by_tile(layer, cls_scores, -torch.inf)
+            return torch.cat([*(tile[:, :1] for tile in tiles), found], 1)
 
         def attention(layer: int) -> Tensor:
-            return by_tile(layer, lambda *of: cls_scores(*of).softmax(-1, dtype=torch.float32), 0)
+            return by_tile(layer, lambda *of: cls_scores(*of).softmax(-1, dtype=torch.float32), 0)[1]
 
         def keys(layer: int) -> Tensor:
-            return by_tile(layer, lambda *of: tower_keys(*of).movedim(0, -1), 0).movedim(-1, 0)
-
-        def by_tile(layer: int, signal: Callable[[Any, Tensor], Tensor], newline: float) -> Tensor:
-            """A signal [..., 1 + M] of every tile's tokens as one [..., N] of the view's."""
-            parts, rows = self._tower_inputs(place, layer, index)
-            columns = torch.cat([signal(self.mllm.tower_layers[layer], part) for part in parts], -1)
-            found = columns[..., rows.clamp(min=0)]
-            return torch.where(rows < 0, newline, found) if (rows < 0).any() else found
-
-        def with_itself(layer: int) -> Tensor:
-            parts, _ = self._tower_inputs(place, layer, index)
-            own = [cls_scores(self.mllm.tower_layers[layer], part)[:, :1] for part in parts]
-            return torch.cat([*own, scores(layer)], 1)
+            return by_tile(layer, lambda *of: tower_keys(*of).movedim(0, -1), 0)[1].movedim(-1, 0)
 
         tile = picture.tile.to(index)[index.clamp(min=0)]
         return {
@@ -405,7 +399,7 @@ class Prefill:
             "before": self.untouched.before[place[0]][place[1]],
             "crop": tile if picture.tiles > 1 else None,
             "cls": attention,
-            "scores": with_itself,
+            "scores": scores,
             "keys": keys,
             "seed": partial(self._seed, place),
         }
@@ -430,7 +424,7 @@ class Prefill:
         length = 0
         for number in range(picture.tiles):
             tile = self.tiles[place] + number
-            there = given.index[tile].to(index)
+            there = given.crowds[tile].index.to(index)
             parts.append(given.hidden[tile, : 1 + len(there)])
             place_of = index.new_full((picture.grid[0] * picture.grid[1],), -1)
             place_of[there] = torch.arange(length + 1, length + 1 + len(there), device=index.device)

@@ -39,11 +39,11 @@ class TowerMerging:
 
     def __init__(
         self, selector: Selector, plan: Mapping[int, int], grid: tuple[int, int],
-        resolution: tuple[int, int], images: int,
+        resolution: tuple[int, int], images: int, device: torch.device,
     ):  # fmt: skip
         self.selector, self.plan, self.grid = selector, plan, grid
-        patches = centres(grid, resolution)
-        size = torch.full((len(patches),), grid[0] * grid[1] / len(patches))
+        patches = centres(grid, resolution).to(device)
+        size = torch.full((len(patches),), grid[0] * grid[1] / len(patches), device=device)
         self.crowds = [Crowd(patches, size)] * images
 
     def merge(self, layer: int, module: Any, inputs: Tensor, hidden: Tensor) -> Tensor:
@@ -72,12 +72,11 @@ class TowerMerging:
     def _merge(
         self, layer: int, module: Any, crowd: Crowd, before: Tensor, rows: Tensor
     ) -> tuple[Tensor, Crowd]:
-        device = rows.device
-        index, size = crowd.index.to(device), crowd.size.to(device)
+        index, size = crowd.index, crowd.size
         cls, hidden = rows[:1], rows[1 : 1 + len(crowd)]
         keep = self.plan[layer]
         if keep >= len(crowd):
-            return rows[: 1 + len(crowd)], Crowd(index, size)
+            return rows[: 1 + len(crowd)], crowd
         keys = partial(lambda: tower_keys(module, before)[1:])
         view = TowerView(layer, hidden, size, index, self.grid, keys)
         chosen = self.selector.merge(view, keep)

@@ -35,7 +35,6 @@ from bench.commands.common import (
 @click.option(
     "--text/--no-text", default=True, show_default=True, help="Let the compressor read the question."
 )
-@click.option("--norm/--no-norm", default=False, show_default=True, help="Normalise before the classifier.")
 @click.option("--epochs", default=30, show_default=True, type=click.IntRange(1))
 @click.option("--batch", default=64, show_default=True, type=click.IntRange(1))
 @click.option("--lr", default=0.003, show_default=True)
@@ -48,7 +47,7 @@ from bench.commands.common import (
 @as_json
 def train(
     labels: tuple[Path, ...], out: Path, loss: str, lambda_cos: float, bins: int,
-    target: Literal["label", "lead", "score"], text: bool, norm: bool, epochs: int, batch: int, lr: float,
+    target: Literal["label", "lead", "score"], text: bool, epochs: int, batch: int, lr: float,
     validate: str, validate_samples: int, seed: int, model: str, device: str, dtype: str, machine: bool,
 ) -> None:  # fmt: skip
     """Train a compressor on label stores; weights of the best epoch, curves.csv and curves.png land in --out.
@@ -65,7 +64,7 @@ def train(
 
     stores = [read_labels(folder) for folder in labels]
     config = TrainConfig(
-        loss=loss, lambda_cos=lambda_cos, bins=bins, target=target, text=text, norm=norm,
+        loss=loss, lambda_cos=lambda_cos, bins=bins, target=target, text=text,
         epochs=epochs, batch=batch, lr=lr, seed=seed,
     )  # fmt: skip
     mllm = load_model(model, device, dtype)
