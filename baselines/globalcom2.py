@@ -40,8 +40,7 @@ class GlobalCom2(Selector):
         return (self.layer,)
 
     def select(self, view: View, keep: int) -> Selection:
-        if view.cls_token is None:
-            raise ValueError("globalcom2 needs a vision tower with a CLS token")
+        view.need_cls("globalcom2")
         read = (
             view.cls(self.layer)
             if self.signal == "attention"

@@ -38,8 +38,7 @@ class HiRED(Selector):
         return (self.early, self.late)
 
     def select(self, view: View, keep: int) -> Selection:
-        if view.cls_token is None:
-            raise ValueError("hired needs a vision tower with a CLS token")
+        view.need_cls("hired")
         late = view.cls(self.late).sum(0)
         if view.crop is None:
             return Selection(top_k(late, keep))

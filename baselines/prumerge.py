@@ -43,9 +43,8 @@ class PruMerge(Selector):
         return (self.layer,)
 
     def select(self, view: View, keep: int) -> Selection:
-        if view.cls_token is None:
-            raise ValueError("prumerge needs a vision tower with a CLS token")
-        crop, tiles = torch.zeros_like(view.index) if view.crop is None else view.crop, len(view.cls_token)
+        tiles = len(view.need_cls("prumerge"))
+        crop = torch.zeros_like(view.index) if view.crop is None else view.crop
         scores, keys = view.scores(self.layer), view.keys(self.layer).flatten(1)
         sizes = crop.bincount(minlength=tiles)
         index, tokens = [], []

@@ -41,16 +41,12 @@ class VisionZip(Selector):
         return (self.layer,)
 
     def select(self, view: View, keep: int) -> Selection:
-        if view.cls_token is None:
-            raise ValueError("visionzip needs a vision tower with a CLS token")
+        tiles = len(view.need_cls("visionzip"))
         attention, keys = view.cls(self.layer).sum(0), view.keys(self.layer).mean(1)
-        if view.crop is None:
-            zipped = self.zip(attention, keys, view.hidden, *self.split(keep))
-            return joined([zipped], view)
-        tiles = len(view.cls_token)
+        crop = torch.zeros_like(view.index) if view.crop is None else view.crop
         parts = []
         for tile in range(tiles):
-            rows = (view.crop == tile).nonzero()[:, 0]
+            rows = (crop == tile).nonzero()[:, 0]
             budget = keep // tiles + (tile < keep % tiles)
             zipped = self.zip(attention[rows], keys[rows], view.hidden[rows], *self.split(budget))
             parts.append(Zipped(rows[zipped.dominant], rows[zipped.targets], zipped.merged))

@@ -15,10 +15,10 @@ from bench.evaluate import Outcome, evaluate
 from bench.ledger import Shape
 from bench.protocol import of_method, of_run, of_task
 from bench.tasks import Task
-from bench.workers import each
 from compress.base import Positions, Selector
 from compress.models import MLLM
 from compress.samples import Sample
+from compress.workers import each
 
 DIFFICULTY = "downsample"  # what it answers needs no clever method
 Progress = Callable[[int, int], object]  # cells done, cells in all

@@ -63,6 +63,12 @@ class View:
         0
     )  # 64 bits drawn from pixels and prompt: the same alone and in any batch
 
+    def need_cls(self, method: str) -> Tensor:
+        """`cls_token`; ValueError, in which `method` is named, for a tower without CLS."""
+        if self.cls_token is None:
+            raise ValueError(f"{method} needs a vision tower with a CLS token")
+        return self.cls_token
+
 
 @dataclass(frozen=True)
 class Selection:

@@ -78,18 +78,21 @@ def _listing(plural: str, lines: Callable[[], list[Line]]) -> click.Command:
     )
     @as_json
     def listing(machine: bool) -> None:
-        listed = lines()
-        if machine:
-            show_json([line._asdict() for line in listed])
-            return
-        header, rows = ["name", "about"], [[line.name, line.about] for line in listed]
-        if any(line.options for line in listed):
-            header.append("options")
-            for row, line in zip(rows, listed, strict=True):
-                row.append(", ".join(f"{key}={value}" for key, value in line.options.items()))
-        show_table(header, rows)
+        _show(lines(), machine)
 
     return listing
+
+
+def _show(listed: list[Line], machine: bool, about: str = "about") -> None:
+    if machine:
+        show_json([{"name": line.name, about: line.about, "options": line.options} for line in listed])
+        return
+    header, rows = ["name", about], [[line.name, line.about] for line in listed]
+    if any(line.options for line in listed):
+        header.append("options")
+        for row, line in zip(rows, listed, strict=True):
+            row.append(", ".join(f"{key}={value}" for key, value in line.options.items()))
+    show_table(header, rows)
 
 
 @click.command()
@@ -106,32 +109,26 @@ def methods(model: str | None, keep: int | None, machine: bool) -> None:
       evocomp methods --model micro --keep 48
     """
     listed = _registered("baselines", "METHODS")
-    runs = _runs(model, keep, [line.name for line in listed]) if model else {}
-    if machine:
-        show_json([line._asdict() | ({"runs": runs[line.name]} if model else {}) for line in listed])
-        return
-    header = ["name", f"runs on {model}" if model else "about", "options"]
-    rows = [
-        [line.name, runs.get(line.name, line.about), ", ".join(f"{k}={v}" for k, v in line.options.items())]
-        for line in listed
-    ]
-    show_table(header, rows)
+    if model is None:
+        _show(listed, machine)
+    else:
+        _show(_runs(model, keep, listed), machine, f"runs on {model}")
 
 
-def _runs(model: str, keep: int | None, names: list[str]) -> dict[str, str]:
-    """Per method "yes", or why it does not run on a model at a budget."""
+def _runs(model: str, keep: int | None, listed: list[Line]) -> list[Line]:
+    """The methods with "yes", or why they do not run on a model at a budget."""
     from bench.commands.common import budget, load_model
     from bench.compressors import selector_for
     from compress.attach import attach
 
     mllm = load_model(model, "cpu", "float32")
-    wanted, answers = budget(keep, mllm), {}
-    for name in names:
+    wanted, answers = budget(keep, mllm), []
+    for line in listed:
         try:
-            with attach(mllm, selector_for(name, model), wanted):
-                answers[name] = "yes"
+            with attach(mllm, selector_for(line.name, model), wanted):
+                answers.append(line._replace(about="yes"))
         except ValueError as problem:
-            answers[name] = f"no: {problem}"
+            answers.append(line._replace(about=f"no: {problem}"))
     return answers
 
 

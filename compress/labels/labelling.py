@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
-import signal
-import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from multiprocessing.connection import wait
 from typing import Any
 
 import numpy as np
-import torch
-from threadpoolctl import threadpool_limits
 
 from compress.fitness import POSITIONS, AnswerLoss
 from compress.labels.kinds import KINDS, Kind, Problem
 from compress.labels.store import Label, LabelStore, Writer, read_labels
 from compress.models import MLLM
 from compress.samples import Sample
+from compress.workers import each
 from evosearch import GROUPERS, STRATEGIES, pick
 
 SHARD_ROWS, SHARD_SECONDS = 256, 20.0  # a shard is written at whichever is first
@@ -115,12 +106,12 @@ def label(
     if progress:
         progress(done, total)
     waiting = (samples[place] for place in todo)
-    made = _in_processes(mllm, waiting, settings, workers) if workers > 1 else _here(mllm, waiting, settings)
+    made = each(Labeller(mllm, settings), waiting, workers, ordered=True)
     finished: list[Label] = []
     written = time.monotonic()
     try:
         with closing(made):
-            for one in made:
+            for _, one in made:
                 finished.append(one)
                 if len(finished) >= SHARD_ROWS or time.monotonic() - written > SHARD_SECONDS:
                     batch, finished = finished, []
@@ -191,61 +182,3 @@ def _missing(samples: Sequence[Sample], present: set[str]) -> list[int]:
             raise ValueError(f"sample id {key!r} occurs twice; ids must be unique in a store")
         places[key] = place
     return [place for key, place in places.items() if key not in present]
-
-
-def _here(mllm: MLLM, samples: Iterator[Sample], config: LabelConfig) -> Generator[Label, None, None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in a worker: the number of threads may change the last bits of a loss
-    try:
-        with threadpool_limits(1):
-            yield from map(Labeller(mllm, config), samples)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _in_processes(
-    mllm: MLLM, samples: Iterator[Sample], config: LabelConfig, workers: int
-) -> Generator[Label, None, None]:
-    """Labels in the order of the samples, from worker processes."""
-    # Forked workers share the weights and start at once; where forking is unsafe, the model is sent to them.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    executor = ProcessPoolExecutor(workers, context, _start_worker, (mllm, config))
-    ahead: deque[Future[Label]] = deque()
-    try:
-        for sample in samples:
-            ahead.append(executor.submit(_label_in_worker, sample))
-            if len(ahead) > 4 * workers:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    except BrokenProcessPool as broken:
-        raise OSError(
-            "a labelling worker was killed, perhaps for lack of memory; finished labels are safe: "
-            "run again, with fewer workers"
-        ) from broken
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-_labeller: Labeller | None = None  # of a worker process, set once when it starts
-
-
-def _start_worker(mllm: MLLM, config: LabelConfig) -> None:
-    global _labeller
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
-    threadpool_limits(1)
-    _labeller = Labeller(mllm, config)
-
-
-def _label_in_worker(sample: Sample) -> Label:
-    assert _labeller is not None
-    return _labeller(sample)
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)

@@ -765,3 +765,12 @@ def test_progress_has_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> 
     captured = capsys.readouterr()
     assert "4/10" in captured.err
     assert captured.out == ""
+
+
+def test_methods_say_whether_they_run_on_a_model_at_a_budget():
+    rows = json.loads(
+        CliRunner().invoke(main, ["methods", "--model", "micro", "--keep", "16", "--json"]).stdout
+    )
+    told = {row["name"]: row["runs on micro"] for row in rows}
+    assert told["fastv"] == told["visionzip"] == "yes"
+    assert told["tome"].startswith("no: ") and "18 of 144 is the smallest budget" in told["tome"]

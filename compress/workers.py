@@ -7,10 +7,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait
+from itertools import islice
+from multiprocessing.connection import wait as wait_for_end
 from typing import Any, TypeVar
 
 import torch
@@ -19,17 +20,19 @@ from threadpoolctl import threadpool_limits
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+AHEAD = 4  # jobs per worker that are handed out at a time: a long list never lies in memory
+
 
 def each(
-    work: Callable[[Job], Result], jobs: Sequence[Job], workers: int = 1
+    work: Callable[[Job], Result], jobs: Iterable[Job], workers: int = 1, *, ordered: bool = False
 ) -> Generator[tuple[Job, Result], None, None]:
-    """Pairs of job and result; with several `workers` in the order in which they are finished.
+    """Pairs of job and result, as they are finished or, `ordered`, as the jobs came.
 
     One thread computes each, for the number of threads may change the last bits of a result. OSError if a
     worker is killed.
     """
-    if workers > 1 and len(jobs) > 1:
-        yield from _in_processes(work, jobs, min(workers, len(jobs)))
+    if workers > 1:
+        yield from _in_processes(work, jobs, workers, ordered)
         return
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -42,17 +45,26 @@ def each(
 
 
 def _in_processes(
-    work: Callable[[Job], Result], jobs: Sequence[Job], workers: int
+    work: Callable[[Job], Result], jobs: Iterable[Job], workers: int, ordered: bool
 ) -> Generator[tuple[Job, Result], None, None]:
     # Forked workers share the weights and start at once; where forking is unsafe, the work is sent to them.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     executor = ProcessPoolExecutor(workers, context, _start, (work,))
+    left, waiting = iter(jobs), dict[Future[Result], Job]()
     try:
-        waiting = {executor.submit(_call, job): job for job in jobs}
-        for future in as_completed(waiting):
-            yield waiting.pop(future), future.result()
+        while True:
+            for job in islice(left, AHEAD * workers - len(waiting)):
+                waiting[executor.submit(_call, job)] = job
+            if not waiting:
+                return
+            first = next(iter(waiting))
+            for future in [first] if ordered else wait(waiting, return_when=FIRST_COMPLETED).done:
+                yield waiting.pop(future), future.result()
     except BrokenProcessPool as broken:
-        raise OSError("a worker was killed, perhaps for lack of memory: try fewer --workers") from broken
+        raise OSError(
+            "a worker was killed, perhaps for lack of memory; what is finished is kept: "
+            "run again, with fewer workers"
+        ) from broken
     finally:
         executor.shutdown(cancel_futures=True)
 
@@ -77,5 +89,5 @@ def _call(job: Any) -> Any:
 def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
-    wait([parent.sentinel])
+    wait_for_end([parent.sentinel])
     os._exit(1)
