@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.crops import best_of_each, crop_of_cell, share_out, stitched
-from compress.base import VISION, Selection, Selector, View
+from compress.base import VISION, Selection, Selector, Traits, View
 
 
 @dataclass
@@ -38,6 +38,9 @@ class GlobalCom2(Selector):
     @property
     def tower_layers(self) -> tuple[int, ...]:
         return (self.layer,)
+
+    def choices(self, model: Traits) -> tuple[str, ...]:
+        return () if model.tiles else ("an image without crops is a thumbnail alone",)
 
     def select(self, view: View, keep: int) -> Selection:
         view.need_cls("globalcom2")

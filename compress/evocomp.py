@@ -8,7 +8,7 @@ from typing import Self
 
 from torch import Tensor
 
-from compress.base import INPUT, Scorer, View
+from compress.base import INPUT, Scorer, Traits, View
 from compress.network import Compressor, Tokens
 
 
@@ -25,6 +25,12 @@ class EvoComp(Scorer):
 
     def score(self, view: View) -> Tensor:
         return self.network.to(view.visual.device).score(Tokens(view.visual, view.text, view.before))
+
+    def choices(self, model: Traits) -> tuple[str, ...]:
+        width = self.network.width
+        if width == model.width:
+            return ()
+        return (f"transferred: embeddings of width {model.width} are pooled to the compressor's {width}",)
 
     def load(self) -> Self:
         _ = self.network

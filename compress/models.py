@@ -15,6 +15,8 @@ from transformers.utils import logging
 from compress.families import FAMILIES
 from compress.mllm import MLLM, Embedded, Picture
 
+Anyres = Literal["native", "fixed"]
+
 MODELS: dict[str, Path] = {"micro": Path(__file__).parent / "micro" / "weights" / "micro"}
 
 
@@ -36,11 +38,12 @@ def load(
     *,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
-    anyres: Literal["native", "fixed"] = "native",
+    anyres: Anyres = "native",
 ) -> MLLM:
     """Load a shipped model, a local folder or a hub name, in evaluation mode.
 
-    `anyres="fixed"` gives every image of a LLaVA-NeXT the same number of visual tokens (`fix_grid`).
+    `anyres="fixed"` gives every image of a LLaVA-NeXT the same number of visual tokens (`fix_grid`; papers
+    call it fixed_2x2_nounpad).
     ValueError, with what to do next, if there is no such model or its family is not supported.
     """
     source = _source(name)
@@ -98,4 +101,4 @@ def _source(name: str) -> str:
     return name
 
 
-__all__ = ["FAMILIES", "MLLM", "MODELS", "Embedded", "Picture", "adapt", "load", "quiet"]
+__all__ = ["FAMILIES", "MLLM", "MODELS", "Anyres", "Embedded", "Picture", "adapt", "load", "quiet"]

@@ -91,9 +91,10 @@ class Qwen25VL(MLLM):
             pictures.append(Picture(grid, 1, torch.zeros_like(patch), patch))
         return pictures
 
-    def next_positions(self, sizes: Sequence[int], length: int, decoded: int) -> Tensor:
+    def next_positions(self, sizes: Sequence[int], length: int, decoded: int, count: int) -> Tensor:
         delta = self.model.model.rope_deltas.cpu().view(-1)
-        return (torch.tensor(sizes) + decoded + delta).expand(3, -1)[..., None]
+        first = torch.tensor(sizes) + decoded + delta
+        return (first[:, None] + torch.arange(count)).expand(3, -1, -1)
 
     def positions(self, inputs: BatchFeature, response: int) -> Tensor:
         found, _ = self.model.model.get_rope_index(
