@@ -50,7 +50,8 @@ class GlobalCom2(Selector):
             else view.scores(self.layer)[:, -len(view.hidden) :]
         )
         scores = read.float().mean(0)
-        index = self.ranked(scores, keep) if view.crop is None else self.command(view, scores, keep)
+        alone = view.crop is None or not view.crop.any()  # of a line of pixels no crop has a token
+        index = self.ranked(scores, keep) if alone else self.command(view, scores, keep)
         if self.order == "raster":
             return Selection(index.sort().values)
         return Selection(index, view.hidden[index])

@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from transformers import AutoTokenizer, BatchFeature, Qwen2_5_VLProcessor, Qwen2VLImageProcessorPil
 
 from compress.mllm import MLLM, Picture
+
+LONGEST = 200  # times its short side may an image be long
 
 
 class ImageOnlyProcessor(Qwen2_5_VLProcessor):
@@ -73,6 +76,15 @@ class Qwen25VL(MLLM):
 
     def tower_cls(self, output: Any) -> Tensor | None:
         return None
+
+    def encode(self, images: Sequence[Image], prompts: Sequence[str]) -> BatchFeature:
+        for image in images:
+            if max(image.size) > LONGEST * min(image.size):
+                raise ValueError(
+                    f"an image of {image.width} x {image.height} pixels is too thin for {self.name}: one "
+                    f"side may be {LONGEST} times the other"
+                )
+        return super().encode(images, prompts)
 
     def tower_pixels(self, args: tuple, kwargs: Mapping[str, Any]) -> Sequence[Tensor]:
         pixels, grids = args[0] if args else kwargs["hidden_states"], kwargs.get("grid_thw")

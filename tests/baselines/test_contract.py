@@ -5,8 +5,10 @@ from __future__ import annotations
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from baselines import METHODS, EvoComp
 from compress.attach import attach
@@ -171,6 +173,18 @@ def test_the_cache_of_every_layer_holds_what_the_record_says(tiny: MLLM, picture
     (record,) = trace.samples
     assert [layer.keys.shape[2] for layer in cache.layers] == [record.text + kept for kept in record.cached]
     assert all(cached <= entered for cached, entered in zip(record.cached, record.entering, strict=True))
+
+
+@pytest.mark.parametrize("name", COMPRESSING)
+def test_lines_of_pixels_are_compressed_like_images(tiny_next: MLLM, name: str):
+    """Of some of them no crop has a token, only the thumbnail."""
+    shapes = [(1, 1), (60, 30), (500, 1), (1, 180)]
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 255, (h, w, 3), dtype=np.uint8)) for w, h in shapes]
+    with attach(tiny_next, make(name, tiny_next), 30, accounting="nominal") as trace, torch.no_grad():
+        tiny_next.model(**tiny_next.prepare(images, QUESTIONS))
+    assert trace.samples[2].tokens == tiny_next.tile_tokens
+    assert all(1 <= record.entering[-1] <= 30 for record in trace.samples)
 
 
 BLIND = {  # to the question

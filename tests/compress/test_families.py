@@ -20,8 +20,10 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
 )
 
+from baselines import METHODS
 from compress.attach import attach
-from compress.base import INPUT, VISION, Selection, Selector, View, top_k
+from compress.base import INPUT, VISION, Selection, Selector, View, choices_of, entering, plan, top_k
+from compress.evocomp import EvoComp
 from compress.fitness import AnswerLoss
 from compress.models import MLLM, adapt, load
 from compress.network import Compressor
@@ -307,11 +309,21 @@ CLIP_L = {
     "image_size": 336, "patch_size": 14, "projection_dim": 768,
 }  # fmt: skip
 PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+QWEN_TEXT = {
+    "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
+    "num_attention_heads": 28, "num_key_value_heads": 4,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+}  # fmt: skip
+QWEN_VISION = {
+    "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584,
+    "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 112,
+    "fullatt_block_indexes": [7, 15, 23, 31],
+}  # fmt: skip
 
 
 def vicuna(size: str) -> LlamaConfig:
     """The decoder of LLaVA-1.5 and LLaVA-NeXT with Vicuna, 7B or 13B."""
-    wide = size == "13B"
+    wide = size == "13b"
     return LlamaConfig(
         vocab_size=32064, hidden_size=5120 if wide else 4096, intermediate_size=13824 if wide else 11008,
         num_hidden_layers=40 if wide else 32, num_attention_heads=40 if wide else 32,
@@ -321,42 +333,89 @@ def vicuna(size: str) -> LlamaConfig:
 
 def at_full_size(name: str) -> MLLM:
     """The published configuration, without memory for weights."""
-    clip = CLIPVisionConfig(**CLIP_L)
+    clip, text = CLIPVisionConfig(**CLIP_L), vicuna(name.rpartition("-")[2])
     with torch.device("meta"):
         if name.startswith("llava-1.5"):
-            config = LlavaConfig(vision_config=clip, text_config=vicuna("13B" if "13b" in name else "7B"))
+            config = LlavaConfig(vision_config=clip, text_config=text)
             return adapt(LlavaForConditionalGeneration(config))
         if name.startswith("llava-next"):
-            config = LlavaNextConfig(
-                vision_config=clip, text_config=vicuna("7B"), image_grid_pinpoints=PINPOINTS
-            )
+            config = LlavaNextConfig(vision_config=clip, text_config=text, image_grid_pinpoints=PINPOINTS)
             return adapt(LlavaNextForConditionalGeneration(config))
-        text = {
-            "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
-            "num_attention_heads": 28, "num_key_value_heads": 4,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
-        }  # fmt: skip
-        return adapt(Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text)))
+        config = Qwen2_5_VLConfig(text_config=QWEN_TEXT, vision_config=QWEN_VISION)
+        return adapt(Qwen2_5_VLForConditionalGeneration(config))
+
+
+FULL_SIZE = ["llava-1.5-7b", "llava-1.5-13b", "llava-next-7b", "qwen2.5-vl-7b"]
 
 
 @pytest.mark.parametrize(
-    ("name", "tokens", "layers", "tower_depth", "compressor"),
+    ("name", "parameters", "tokens", "layers", "tower_depth", "compressor"),
     [
-        ("llava-1.5-7b", 576, 32, 23, 202_383_360),
-        ("llava-1.5-13b", 576, 40, 23, None),
-        ("llava-next-7b", 576 + 48 * 49, 32, 23, 202_383_360),
-        ("qwen2.5-vl-7b", None, 28, 32, 233_057_792),
+        ("llava-1.5-7b", 7_063_427_072, 576, 32, 23, 202_383_360),
+        ("llava-1.5-13b", 13_351_494_656, 576, 40, 23, 317_204_480),
+        ("llava-next-7b", 7_063_431_168, 576 + 48 * 49, 32, 23, 202_383_360),
+        ("qwen2.5-vl-7b", 8_292_166_656, 35 * 35, 28, 32, 233_057_792),
     ],
 )
-def test_published_configurations_fit_their_adapters(name, tokens, layers, tower_depth, compressor):
+def test_published_configurations_fit_their_adapters(
+    name, parameters, tokens, layers, tower_depth, compressor
+):
     mllm = at_full_size(name)
-    assert mllm.layers == layers and mllm.tower_depth == tower_depth
-    assert tokens is None or mllm.visual_tokens == tokens
-    if compressor:
-        with torch.device("meta"):
-            made = Compressor(mllm.decoder.config)
-        head = made.width + 1
-        assert sum(parameter.numel() for parameter in made.parameters()) == compressor + head
+    assert sum(parameter.numel() for parameter in mllm.model.parameters()) == parameters
+    assert (mllm.layers, mllm.tower_depth, mllm.visual_tokens) == (layers, tower_depth, tokens)
+    assert len(mllm.tower_layers) >= tower_depth
+    width = mllm.decoder.config.hidden_size
+    assert mllm.traits.width == width and mllm.head.weight.shape == (mllm.head.out_features, width)
+    with torch.device("meta"):
+        made = Compressor(mllm.decoder.config)
+    head = made.width + 1
+    assert sum(parameter.numel() for parameter in made.parameters()) == compressor + head
+
+
+@pytest.mark.parametrize(
+    ("name", "fixed", "count"),
+    [("llava-1.5-7b", False, 576), ("llava-1.5-13b", False, 576), ("llava-next-7b", False, 2928),
+     ("llava-next-7b", True, 2880)],
+)  # fmt: skip
+def test_an_image_becomes_so_many_tokens_at_full_size(name: str, fixed: bool, count: int):
+    """Shapes only: the model's own code runs on tensors without memory."""
+    mllm = at_full_size(name)
+    if fixed:
+        mllm.fix_grid()
+    tiles = (5,) if "next" in name else ()
+    given = {"pixel_values": torch.empty(1, *tiles, 3, 336, 336, device="meta")}
+    if tiles:
+        given["image_sizes"] = torch.tensor([[672, 672]])
+    with torch.no_grad():
+        (features,) = mllm.model.get_image_features(**given).pooler_output
+    assert features.shape == (count, mllm.decoder.config.hidden_size)
+    (picture,) = mllm.pictures(given)
+    assert len(picture) == count == mllm.visual_tokens
+
+
+def test_four_patches_are_a_token_of_qwen_at_full_size():
+    mllm = at_full_size("qwen2.5-vl-7b")
+    (picture,) = mllm.pictures({"image_grid_thw": torch.tensor([[1, 46, 34]]), "pixel_values": None})
+    tokens = mllm.projector(torch.empty(46 * 34, 1280, device="meta"))
+    assert tokens.shape == (len(picture), 3584) == (23 * 17, 3584)
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_every_method_has_a_schedule_at_full_size(name: str):
+    """Paper budgets: 64 of 576, and a ninth of the others."""
+    mllm = at_full_size(name)
+    keep = round(mllm.visual_tokens / 9)
+    for kind, method in METHODS.items():
+        selector = EvoComp(Compressor(tiny_llama())) if kind == "evocomp" else method()
+        counts = entering(
+            plan(selector, mllm.visual_tokens, keep, mllm.layers), mllm.visual_tokens, mllm.layers
+        )
+        assert kind == "none" or abs(sum(counts) / mllm.layers - keep) <= 1, kind
+        assert all(isinstance(choice, str) for choice in choices_of(selector, mllm.traits))
+
+
+def tiny_llama() -> LlamaConfig:
+    return LlamaConfig(hidden_size=16, intermediate_size=24, num_attention_heads=4, num_hidden_layers=1)
 
 
 def test_the_fixed_grid_at_full_size_has_2880_tokens():
