@@ -162,12 +162,12 @@ def _choices(comparison: Comparison) -> list[str]:
 def _batches(comparison: Comparison) -> list[str]:
     """Which cells went through the model in smaller batches than others."""
     sizes = [one.batch for one in comparison.outcomes.values() if one.batch]
-    smaller = {
-        f"{method} at {keep} ({task}): {outcome.batch}": None
+    smaller = [
+        f"{outcome.batch} for {method} at {keep} ({task})"
         for (method, keep, task), outcome in comparison.outcomes.items()
         if outcome.batch and outcome.batch < max(sizes)
-    }
-    return [f"In batches of {max(sizes)}, or fewer: {', '.join(smaller)}."] if smaller else []
+    ]
+    return [f"Samples in batches of {max(sizes)}, but of {', '.join(smaller)}."] if smaller else []
 
 
 def headlines(comparison: Comparison) -> list[str]:

@@ -135,7 +135,7 @@ def test_a_table_says_which_cells_took_smaller_batches(tiny: MLLM, samples, tmp_
         )
     assert found.outcomes["grid", 20, "gqa"].batch == 8 and found.outcomes["grid", 30, "gqa"].batch == 4
     (line,) = (line for line in notes(found) if "batches" in line)
-    assert line == "In batches of 8, or fewer: grid at 30 (gqa): 4."
+    assert line == "Samples in batches of 8, but of 4 for grid at 30 (gqa)."
 
 
 def test_an_untouched_model_without_room_for_one_sample_ends_the_comparison(tiny: MLLM, samples):
