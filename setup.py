@@ -25,6 +25,7 @@ setup(
         # tables of another shape.
         "torch>=2.11,<2.14",
         "transformers>=5.17,<6",
+        "huggingface_hub>=1.31",
         "tokenizers>=0.22",
         "safetensors>=0.5",
         "numpy>=2.0",
