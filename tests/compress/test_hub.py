@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import threading
 from base64 import b64decode
 from collections.abc import Iterator
@@ -205,11 +206,12 @@ def test_the_cache_serves_when_the_hub_is_gone(small_hub, compressor, tmp_path, 
 
 
 def test_a_model_is_loaded_by_its_hub_name(small_hub, tiny, tiny_folder, pictures) -> None:
-    small_hub.repositories["me/tiny"] = folder_of(tiny_folder) | {"pytorch_model.bin": b"a pickle"}
+    extra = {"pytorch_model.bin": b"a pickle", "original/model.safetensors": b"the same once more"}
+    small_hub.repositories["me/tiny"] = folder_of(tiny_folder) | extra
     loaded = load("me/tiny")
     assert loaded.name == "me/tiny" and loaded.fingerprint() == tiny.fingerprint()
     assert loaded.answer(pictures[:1], ["how many ?"]) == tiny.answer(pictures[:1], ["how many ?"])
-    assert not [line for line in small_hub.asked if "pytorch_model.bin" in line]
+    assert not [line for line in small_hub.asked if "pytorch_model.bin" in line or "original" in line]
 
 
 def test_a_model_of_another_family_is_refused_before_its_weights_are_fetched(small_hub) -> None:
@@ -234,6 +236,15 @@ def test_an_unreachable_hub_is_said_at_once(monkeypatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="HF_HUB_OFFLINE is set, and me/small .*hf download me/small"):
         Compressor.from_pretrained("me/small")
+
+
+@pytest.mark.timeout(60)
+def test_a_hub_behind_a_silent_firewall_is_given_up(tmp_path, monkeypatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connections are made, nothing is answered
+        point_to(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path / "cache", monkeypatch)
+        monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.2)
+        with pytest.raises(ValueError, match="cannot reach http.*timed out"):
+            Compressor.from_pretrained("me/small")
 
 
 def test_missing_gated_and_forbidden_repositories_say_what_to_do(small_hub, compressor) -> None:
