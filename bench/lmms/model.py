@@ -107,8 +107,8 @@ class CompressedModel(lmms):
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
         raise NotImplementedError(
-            "evocomp answers in one round: tasks with output_type generate_until, loglikelihood or "
-            "multiple_choice; leave this one out"
+            "evocomp answers in one round: tasks with output_type generate_until or multiple_choice; "
+            "leave this one out"
         )
 
     def clean(self) -> None:

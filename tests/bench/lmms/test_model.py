@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -13,6 +14,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import ImageFile
 
 import bench.lmms
 from baselines.fastv import FastV
@@ -59,8 +61,16 @@ class Base:
         return cls(**{key: int(value) if value.isdigit() else value for key, value in pairs}, **more)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def images_as_strict_as_before() -> Iterator[None]:
+    """lmms-eval lets the whole process open images that are cut off; later tests shall not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", ImageFile.LOAD_TRUNCATED_IMAGES)
+        yield
+
+
 @pytest.fixture(scope="module")
-def plug_in() -> Any:
+def plug_in() -> Iterator[Any]:
     """The module of the plug-in."""
     with pytest.MonkeyPatch.context() as patch:
         if not INSTALLED:
