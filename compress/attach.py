@@ -99,7 +99,8 @@ class _Session:
     ):  # fmt: skip
         self.mllm, self.selector, self.count_flops, self.turns = mllm, selector, count_flops, turns
         self.keep, self.accounting, self.positions = keep, accounting, positions
-        self.schedule = self.plan(mllm.visual_tokens)  # a bad budget fails here, not in a batch
+        # A bad budget fails here, not in a batch; whether an average is in reach may depend on the image.
+        self.schedule = self.plan(mllm.visual_tokens, "nominal" if mllm.free_size else accounting)
         left = self.schedule.get(VISION)
         if not mllm.clip_tower and (selector.tower_layers or left is not None):
             raise ValueError(
@@ -125,9 +126,9 @@ class _Session:
         self.phase = ""  # "prefill" or "decode" while the model itself is being called
         self.signature = inspect.signature(mllm.model.forward)
 
-    def plan(self, tokens: int) -> dict[int, int]:
+    def plan(self, tokens: int, accounting: Accounting) -> dict[int, int]:
         keep = min(self.keep, tokens) if tokens < self.mllm.visual_tokens else self.keep
-        return plan(self.selector, tokens, keep, self.mllm.layers, self.accounting)
+        return plan(self.selector, tokens, keep, self.mllm.layers, accounting)
 
     def hook(self) -> None:
         mllm, add = self.mllm, self.handles.append
@@ -238,7 +239,7 @@ class _Session:
             ids, given.get("attention_mask"), mllm.image_token_id, [len(picture) for picture in shared]
         )
         found = dict(zip(layout.places, shared, strict=True))
-        schedules = {place: self.plan(len(picture)) for place, picture in found.items()}
+        schedules = {place: self.plan(len(picture), self.accounting) for place, picture in found.items()}
         return Prefill(mllm, self.selector, self.positions, ids, layout, found, schedules, self.count_flops)
 
     def _layer(

@@ -57,6 +57,7 @@ class MLLM(ABC):
 
     image_arguments: tuple[str, ...] = ("pixel_values",)  # what the processor gives for the tower
     clip_tower: bool = True  # whether methods can read the tower, and merge in it
+    free_size: bool = False  # tokens follow the image's size: what the largest allows says little of others
     mrope: bool = False  # rotary positions of several axes, which are never renumbered
 
     def __init__(self, model: PreTrainedModel, processor: Any = None, name: str = ""):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "--method", default="evocomp", show_default=True, help="NAME or NAME:option=value,... (evocomp methods)."
 )
-@click.option("--compressor", help="Folder of a trained compressor; the shipped one by default.")
+@click.option("--compressor", help="Folder or hub name of a trained compressor; the shipped one by default.")
 @click.option("--keep", type=int, help="Visual tokens per decoder layer; a ninth by default.")
 @click.option("--accounting", type=click.Choice(["average", "nominal"]), default="average", show_default=True)
 @click.option("--max-new-tokens", type=click.IntRange(1), default=16, show_default=True)

@@ -54,7 +54,7 @@ CONTROLS = "random,grid,fastv,visionzip,evocomp"
 @click.option(
     "--difficulty", help="Method whose right answers make a question easy; downsample if it is compared."
 )
-@click.option("--compressor", help="Folder of a trained compressor; the shipped one by default.")
+@click.option("--compressor", help="Folder or hub name of a trained compressor; the shipped one by default.")
 @source_option
 @click.option(
     "--positions",

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.option(
     "--method", default="none", show_default=True, help="NAME or NAME:option=value,... (evocomp methods)."
 )
-@click.option("--compressor", help="Folder of a trained compressor; the shipped one by default.")
+@click.option("--compressor", help="Folder or hub name of a trained compressor; the shipped one by default.")
 @click.option("--keep", type=int, help="Budget in visual tokens; a ninth by default.")
 @match_option
 @data_options

@@ -81,6 +81,7 @@ def train(
     with progress("train", "steps") as report:
         result = run(
             mllm, merged, labelled_samples(one.id for one in merged), out, config, validate=check,
+            notes={"labels": [dict(store.settings) for store in stores]},
             progress=lambda stage, done, total: report(done, total),
         )  # fmt: skip
     best = result.best

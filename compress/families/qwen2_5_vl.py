@@ -43,6 +43,7 @@ class Qwen25VL(MLLM):
 
     image_arguments = ("pixel_values", "image_grid_thw")
     clip_tower = False
+    free_size = True
     mrope = True
 
     @property

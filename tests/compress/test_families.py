@@ -283,6 +283,29 @@ def test_a_method_at_a_clip_tower_is_refused_without_one(tiny_qwen: MLLM):
         pass
 
 
+def test_a_budget_is_judged_by_the_image_where_images_have_any_size(tiny_qwen: MLLM, images):
+    """A bare model does not know its processor's limits, and takes images to be up to 15,625 tokens."""
+
+    class Late(Selector):
+        def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
+            return {2: keep}
+
+        def select(self, view: View, keep: int) -> Selection:
+            return Selection(torch.arange(keep))
+
+    inputs = tiny_qwen.prepare(images[:1], QUESTIONS[:1])
+    (tokens,) = (len(picture) for picture in tiny_qwen.pictures(inputs))
+    with attach(tiny_qwen.model, Late(), tokens * 2 // 3) as trace, torch.no_grad():
+        tiny_qwen.model(**inputs)
+    assert trace.samples[0].entering == [tokens] * 2 + [tokens // 2] * 4
+    with (
+        pytest.raises(ValueError, match=f"its first layers see all {tokens} visual tokens"),
+        attach(tiny_qwen.model, Late(), tokens // 4),
+        torch.no_grad(),
+    ):
+        tiny_qwen.model(**inputs)
+
+
 def test_candidate_losses_equal_a_masked_forward(mllm: MLLM, images):
     embedded = mllm.embed(images[1], QUESTIONS[0], "red circle")
     loss = AnswerLoss(mllm, embedded)
