@@ -18,7 +18,7 @@ def test_no_scene_is_thinned_at_share_zero():
 def test_everything_that_is_there_stays_visible():
     kept = seen(1.0)
     for thing in (-1, 0, 1, 2):
-        assert (kept & (OWNER == thing)).any(1).all()
+        assert (kept & (thing == OWNER)).any(1).all()
 
 
 def test_each_thing_has_a_share_of_its_own_from_nearly_nothing_to_nearly_all():
