@@ -82,8 +82,9 @@ def render_scenes(split: str, seeds: range, workers: int = 2) -> Scenes:
     phrases = np.zeros((len(rows), PHRASES), bool)
     for i, places in enumerate(told):
         phrases[i, places] = True
-    stacked = (np.stack(column) for column in (pixels, kind, color, owner))
-    return Scenes(*stacked, np.array(texture), phrases)
+    return Scenes(
+        np.stack(pixels), np.stack(kind), np.stack(color), np.stack(owner), np.array(texture), phrases
+    )
 
 
 def sine_cosine(side: int, width: int) -> Tensor:
