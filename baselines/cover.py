@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from compress.base import Selection, Selector, View
-from compress.evocomp_plus import cover, likeness
+from compress.coverage import cover, likeness
 
 
 @dataclass

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from compress.base import Selector
-from compress.evocomp_plus import EvoCompPlus, cover
+from compress.coverage import cover
+from compress.evocomp_plus import EvoCompPlus
 
 
 def alike(*groups: int) -> torch.Tensor:
