@@ -12,6 +12,7 @@ from pathlib import Path
 from bench.compressors import selector_for
 from bench.edge.bundle import DECODER, GGUF
 from bench.edge.chain import Chain, Positions, Question
+from bench.edge.extras import optional
 from bench.edge.prepare import Work, exported, made_up, prepare, question
 from bench.edge.protocol import Protocol
 from bench.edge.runner import Precision
@@ -90,6 +91,8 @@ def benchmark(
     again where settings are equal; without one they are gone afterwards. ValueError, before the work, for
     models, shapes and precisions that do not go together.
     """
+    for module in runtime.modules:
+        optional(module, runtime.extra)
     subject = load()
     plan = plan_for(subject.mllm.visual_tokens)
     work = prepare(

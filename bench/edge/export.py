@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bench.edge.bundle import COMPRESSOR, DECODER, VISION
 from bench.edge.decoder import FixedDecoder
-from bench.edge.extras import needs
+from bench.edge.extras import optional
 from bench.edge.parts import FixedCompressor, FixedVision
 from bench.edge.protocol import Protocol, variant
 from bench.edge.runner import Floats
@@ -39,9 +39,7 @@ def export_decoder(decoder: FixedDecoder, protocol: Protocol, embeddings: Floats
 
     They share the weights as on the phone. The host looks embeddings up, no graph does.
     """
-    with needs("edge"):
-        import onnx
-        from onnxruntime.tools.onnx_model_utils import make_dim_param_fixed
+    onnx, tools = (optional(name, "edge") for name in ("onnx", "onnxruntime.tools.onnx_model_utils"))
     names = list(decoder.empty_cache(0))
     chunk, context = torch.export.Dim("chunk"), torch.export.Dim("context")
     lengths = ({1: chunk}, {1: chunk}, {0: chunk, 1: chunk}, {1: context}, ({2: context},) * len(names))
@@ -55,8 +53,8 @@ def export_decoder(decoder: FixedDecoder, protocol: Protocol, embeddings: Floats
     )
     for rows, size in protocol.variants:
         fixed = onnx.load(folder / DECODER, load_external_data=False)
-        make_dim_param_fixed(fixed.graph, "chunk", rows)
-        make_dim_param_fixed(fixed.graph, "context", size)
+        tools.make_dim_param_fixed(fixed.graph, "chunk", rows)
+        tools.make_dim_param_fixed(fixed.graph, "context", size)
         onnx.save(fixed, folder / f"{variant(rows, size)}.onnx")
 
 
@@ -76,8 +74,7 @@ def _export(
     lengths: tuple[Any, ...] | None = None,
 ) -> None:  # fmt: skip
     """Write one graph, its weights in a file beside it. Runtimes optimise graphs themselves, and faster."""
-    with needs("edge"):
-        import onnxscript  # noqa: F401  # what torch exports with
+    optional("onnxscript", "edge")  # what torch exports with
     with warnings.catch_warnings(), torch.no_grad(), quiet():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
 
 
-@contextmanager
-def needs(extra: str) -> Iterator[None]:
-    """Say which extra to install when an import in the block fails."""
+def optional(module: str, extra: str) -> Any:
+    """An imported module; ValueError that names the extra to install if it is not there."""
     try:
-        yield
+        return import_module(module)
     except ImportError as problem:
-        raise ValueError(
-            f"{problem.name or problem} is not installed: pip install 'evocomp[{extra}]'"
-        ) from problem
+        name = problem.name or module
+        raise ValueError(f"{name} is not installed: pip install 'evocomp[{extra}]'") from problem

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bench.edge.bundle import GGUF
 from bench.edge.decoder import FixedDecoder
-from bench.edge.extras import needs
+from bench.edge.extras import optional
 from bench.edge.int4 import Int4Linear, quantise
 from bench.edge.protocol import Protocol
 from bench.edge.runner import Floats
@@ -25,11 +25,10 @@ def export_decoder(decoder: FixedDecoder, protocol: Protocol, embeddings: Floats
 
     The table of embeddings is in it because llama.cpp wants one; rows come from the host.
     """
-    with needs("llamacpp"):
-        from gguf import GGMLQuantizationType as Kind
-        from gguf import GGUFWriter
+    library = optional("gguf", "llamacpp")
     shape, part = decoder.shape, folder / f"{GGUF}.part"
-    writer = GGUFWriter(part, ARCHITECTURE)
+    writer = library.GGUFWriter(part, ARCHITECTURE)
+    q4_0 = library.GGMLQuantizationType.Q4_0
     writer.add_context_length(1 << 16)
     writer.add_embedding_length(shape.hidden)
     writer.add_block_count(len(decoder.layers))
@@ -47,7 +46,7 @@ def export_decoder(decoder: FixedDecoder, protocol: Protocol, embeddings: Floats
     def put(name: str, linear: nn.Module, heads: int = 0) -> None:
         if isinstance(linear, Int4Linear):
             levels, scales = linear.levels, linear.scales.view(linear.outputs, -1)
-            writer.add_tensor(name, blocks(paired(levels, heads), paired(scales, heads)), raw_dtype=Kind.Q4_0)
+            writer.add_tensor(name, blocks(paired(levels, heads), paired(scales, heads)), raw_dtype=q4_0)
         else:
             weight: Tensor = linear.weight  # type: ignore[assignment]
             writer.add_tensor(name, paired(weight, heads).numpy())
@@ -66,7 +65,7 @@ def export_decoder(decoder: FixedDecoder, protocol: Protocol, embeddings: Floats
     writer.add_tensor("output_norm.weight", decoder.norm.numpy())
     put("output.weight", decoder.head)
     table = blocks(*quantise(torch.from_numpy(embeddings)))
-    writer.add_tensor("token_embd.weight", table, raw_dtype=Kind.Q4_0)
+    writer.add_tensor("token_embd.weight", table, raw_dtype=q4_0)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench.edge.bundle import GGUF, Bundle
-from bench.edge.extras import needs
+from bench.edge.extras import optional
 from bench.edge.ort import OrtParts
 from bench.edge.protocol import Chunk, Protocol
 from bench.edge.runner import Floats, Ints, Precision, Runner
@@ -128,8 +128,7 @@ def check(precision: Precision) -> None:
 @cache
 def low_level() -> Any:
     """The C functions, initialised, with llama.cpp's log switched off: errors are told by us."""
-    with needs("llamacpp"):
-        from llama_cpp import llama_cpp
+    library = optional("llama_cpp.llama_cpp", "llamacpp")
     getLogger("llama-cpp-python").setLevel(CRITICAL + 1)
-    llama_cpp.llama_backend_init()
-    return llama_cpp
+    library.llama_backend_init()
+    return library

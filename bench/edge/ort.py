@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from bench.edge.bundle import COMPRESSOR, DECODER, VISION, Bundle, Settings
-from bench.edge.extras import needs
+from bench.edge.extras import optional
 from bench.edge.protocol import variant
 from bench.edge.runner import ChunkedRunner, Floats, Precision
 
@@ -79,8 +79,7 @@ class OrtRunner(ChunkedRunner):
 
 
 def session(path: Path, threads: int) -> Any:
-    with needs("edge"):
-        import onnxruntime
+    onnxruntime = optional("onnxruntime", "edge")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

@@ -53,8 +53,8 @@ class Protocol:
 
     @property
     def variants(self) -> list[tuple[int, int]]:
-        """(rows, context) of the four graphs; a pair fewer where both contexts are the same."""
-        return [(rows, size) for size in dict.fromkeys(self.contexts) for rows in (self.chunk, 1)]
+        """(rows, context) of the four graphs, fewer where two are the same."""
+        return list(dict.fromkeys((rows, size) for size in self.contexts for rows in (self.chunk, 1)))
 
     def chunks(self, rows: int) -> int:
         """Prefill calls for a prompt of so many rows."""

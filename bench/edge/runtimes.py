@@ -20,6 +20,8 @@ class Runtime:
 
     title: str
     package: str  # that runs it
+    extra: str  # of this distribution, which brings the package
+    modules: tuple[str, ...]  # that have to be there
     files: str  # name of what is exported; runtimes that read the same share it
     export: Callable[[FixedDecoder, Protocol, Floats, Path], None]  # decoder, shapes, embeddings, folder
     open: Callable[[Bundle, int], Backend]  # folder, threads
@@ -30,6 +32,8 @@ class Runtime:
 ORT = Runtime(
     title="ONNX Runtime CPU",
     package="onnxruntime",
+    extra="edge",
+    modules=("onnxruntime", "onnx", "onnxscript"),
     files="onnx",
     export=export.export_decoder,
     open=ort.OrtBackend,
@@ -39,6 +43,8 @@ ORT = Runtime(
 LLAMA_CPP = Runtime(
     title="llama.cpp CPU",
     package="llama-cpp-python",
+    extra="llamacpp",
+    modules=("llama_cpp", "gguf", "onnxruntime", "onnx", "onnxscript"),
     files="gguf",
     export=gguf.export_decoder,
     open=llamacpp.LlamaCppBackend,
