@@ -13,7 +13,12 @@ TIMINGS = {
 
 @click.group(cls=Commands, table=TIMINGS)
 def bench() -> None:
-    """Time compression on this machine, or on another one."""
+    """Time compression on this machine, or on another one.
+
+    \b
+    Example:
+      evocomp bench edge --threads 1 --paper
+    """
 
 
 COMMANDS = {"bench": bench}

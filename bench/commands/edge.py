@@ -95,6 +95,7 @@ def numbers(ctx: click.Context, parameter: click.Parameter, text: str | None) ->
     type=click.FloatRange(0, min_open=True),
     help="Seconds that --external has per budget.",
 )
+@click.option("--paper", is_flag=True, help="Add the paper's own figures, of a phone's NPU.")
 @click.option("--out", type=OutFolder(), help="Folder for edge.json with all samples, edge.csv and edge.md.")
 @as_json
 @click.pass_obj
@@ -102,8 +103,8 @@ def edge(
     command: str, wanted: str, model: str, shape: str | None, layers: int | None, compressor: str | None,
     keeps: list[int], chunk: int | None, contexts: list[int], text: int | None, precision: str | None,
     positions: Positions | None, decoded: int, samples: int, rounds: int, warmup: int, threads: int,
-    files: Path | None, external: str | None, tokens: int | None, timeout: float, out: Path | None,
-    machine: bool,
+    files: Path | None, external: str | None, tokens: int | None, timeout: float, paper: bool,
+    out: Path | None, machine: bool,
 ) -> None:  # fmt: skip
     """Time the chain from image to answer as a phone has to run it (paper, Table 4).
 
@@ -111,12 +112,13 @@ def edge(
     over one file of int4 weights, an int8 cache; vision tower and compressor are float.
 
     \b
-    Examples:
+    Example:
       evocomp bench edge --runtimes ort,llamacpp --out edge
-      evocomp bench edge --shape llava-1.5-7b --depth-slice 2
+      evocomp bench edge --shape llava-1.5-7b --depth-slice 2 --paper
       evocomp bench edge --external "python phone.py"
     """
     from bench.edge import external as other
+    from bench.edge import paper as published
     from bench.edge import table
     from bench.edge.benchmark import Plan, Subject, benchmark, own_model, published_size
     from bench.edge.protocol import PAPER_TOKENS, Protocol
@@ -147,6 +149,8 @@ def edge(
     else:
         runtimes = [find(RUNTIMES, name, "runtime") for name in names(wanted, "--runtimes", [*RUNTIMES])]
         measured = [benchmark(one, load, plan_for, files, progress) for one in runtimes]
+    if paper:
+        measured.append(published.table())
     content = table.results(measured, environment() | {"command": command})
     if out:
         out.mkdir(parents=True, exist_ok=True)

@@ -76,8 +76,8 @@ def ask(command: str, request: Request, timeout: float) -> dict[str, Any]:
         done = subprocess.run(parts, input=asked, capture_output=True, text=True, timeout=timeout)
     except FileNotFoundError:
         raise ValueError(f"--external: there is no program {parts[0]}") from None
-    except PermissionError:
-        raise ValueError(f"--external: {parts[0]} is not executable") from None
+    except OSError as problem:
+        raise ValueError(f"--external: {parts[0]} cannot be run ({problem.strerror})") from None
     except subprocess.TimeoutExpired:
         raise ValueError(f"{shown} gave no answer within {timeout:g} s: raise --timeout") from None
     except UnicodeDecodeError as problem:

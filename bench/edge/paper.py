@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from bench.edge.chain import STAGES
 from bench.edge.protocol import PAPER_TEXT, PAPER_TOKENS, Protocol
 from bench.edge.timing import Cell, Measurement
 
-TOTALS = {576: 1154, 192: 726, 128: 723, 64: 569}  # ms, as printed
-SPEEDUPS = {576: 1.0, 192: 1.6, 128: 1.6, 64: 2.0}
-# ms: visual encoding, compression, LLM prefill, LLM decoding
-STAGES = {576: (220, 0, 853, 81), 192: (220, 121, 310, 75), 128: (218, 121, 309, 75), 64: (218, 121, 156, 74)}
+# By visual tokens, in ms: visual encoding, compression, LLM prefill, LLM decoding
+PRINTED = {
+    576: (220, 0, 853, 81),
+    192: (220, 121, 310, 75),
+    128: (218, 121, 309, 75),
+    64: (218, 121, 156, 74),
+}
 
 
 def table() -> Measurement:
@@ -17,10 +21,9 @@ def table() -> Measurement:
     The length of its text is not given; any up to 64 tokens makes the same chunks.
     """
     protocol, cells = Protocol(), []
-    for keep, values in STAGES.items():
+    for keep, values in PRINTED.items():
         rows = keep + PAPER_TEXT
-        names = ("vision", "compression", "prefill", "decode")
-        samples = {name: [float(value)] for name, value in zip(names, values, strict=True)}
+        samples = {name: [float(value)] for name, value in zip(STAGES, values, strict=True)}
         context = protocol.contexts[keep < PAPER_TOKENS]
         cells.append(Cell(keep, rows, context, protocol.chunks(rows), samples))
     return Measurement("paper, MT6991 NPU", "W4A16KV8", True, cells)
