@@ -3,6 +3,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PACKAGES = ("evosearch", "compress", "baselines", "bench")
+EDGE = ["onnxruntime>=1.22", "onnx>=1.18", "onnxscript>=0.5.6"]
 
 setup(
     name="evocomp",
@@ -47,8 +48,12 @@ setup(
     ],
     extras_require={
         "hub": ["datasets>=3.0"],  # evocomp eval --data hub:lmms-lab
+        "edge": EDGE,  # evocomp bench edge
+        # evocomp bench edge --runtimes llamacpp: is compiled when it is installed, and its C interface moves.
+        "llamacpp": [*EDGE, "llama-cpp-python>=0.3.36,<0.4", "gguf>=0.17"],
         "lmms": ["lmms_eval>=0.7.1,<0.8"],  # lmms-eval eval --model evocomp
         "dev": [
+            *EDGE,
             "pytest>=8.3",
             "pytest-timeout>=2.3",
             "ruff>=0.9",
