@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from compress.base import INPUT, Scorer, View
@@ -18,17 +19,25 @@ class EvoComp(Scorer):
 
     `compressor` is the folder that training wrote, or the network itself. The choice needs the aligned
     embeddings only, so `depth` may be the decoder's input (the paper's EvoComp@0) or any layer (EvoComp@2).
+    Under an LLM in half precision the network's layers run in half precision too.
     """
 
     compressor: str | Compressor
     depth: int = INPUT
 
     def score(self, view: View) -> Tensor:
-        return self.network.to(view.visual.device).score(Tokens(view.visual, view.text, view.before))
+        place = view.visual.dtype, view.visual.device
+        if place not in self._running:
+            self._running[place] = self.network.running(*place)
+        return self._running[place].score(Tokens(view.visual, view.text, view.before))
 
     def load(self) -> Self:
         _ = self.network
         return self
+
+    @cached_property
+    def _running(self) -> dict[tuple[torch.dtype, torch.device], Compressor]:
+        return {}
 
     @cached_property
     def network(self) -> Compressor:

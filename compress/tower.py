@@ -42,7 +42,7 @@ class TowerMerging:
         resolution: tuple[int, int], images: int, device: torch.device,
     ):  # fmt: skip
         self.selector, self.plan, self.grid = selector, plan, grid
-        patches = centres(grid, resolution).to(device)
+        patches = centres(grid, resolution, device)
         size = torch.full((len(patches),), grid[0] * grid[1] / len(patches), device=device)
         self.crowds = [Crowd(patches, size)] * images
 
@@ -89,10 +89,11 @@ class TowerMerging:
         return torch.cat([cls, tokens]), Crowd(index[chosen.index], sizes)
 
 
-def centres(grid: tuple[int, int], smaller: tuple[int, int]) -> Tensor:
+def centres(grid: tuple[int, int], smaller: tuple[int, int], device: torch.device) -> Tensor:
     """The patches of `grid` in the middle of each patch of a grid that is no larger, row-major."""
     row, column = (
-        (2 * torch.arange(few) + 1) * many // (2 * few) for many, few in zip(grid, smaller, strict=True)
+        (2 * torch.arange(few, device=device) + 1) * many // (2 * few)
+        for many, few in zip(grid, smaller, strict=True)
     )
     return (row[:, None] * grid[1] + column).flatten()
 

@@ -87,7 +87,7 @@ class Qwen25VL(MLLM):
         pictures = []
         for _, height, width in given["image_grid_thw"].tolist():
             grid = height // merge, width // merge
-            patch = torch.arange(grid[0] * grid[1])
+            patch = torch.arange(grid[0] * grid[1], device=self.index_device)
             pictures.append(Picture(grid, 1, torch.zeros_like(patch), patch))
         return pictures
 
