@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -22,6 +22,7 @@ COMMANDS = {
     "eval": ("evaluate", "Score one method on benchmarks."),
     "compare": ("compare", "Score methods side by side at equal budgets (resumable)."),
     "table": ("table", "Put finished comparisons into one table."),
+    "bench": ("bench", "Time compression: every stage of an answer, on this device."),
     "data": ("data", "Write the miniature benchmarks in official formats."),
     "doctor": ("doctor", "Check the installation, or a folder of benchmarks."),
     "verify": ("verify", "Check every method against its official implementation."),
@@ -82,33 +83,41 @@ def _words(problem: Exception) -> str:
 
 
 class Commands(click.Group):
-    """Lists commands without importing them, and turns expected errors into one line."""
+    """Lists commands without importing them, and turns expected errors into one line.
+
+    `table`: name -> its module in bench.commands, and a line of help.
+    """
+
+    def __init__(self, *args: Any, table: Mapping[str, tuple[str, str]], **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.table = table
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return list(self.table)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
+        if name not in self.table:
             return None
-        module = import_module(f"bench.commands.{COMMANDS[name][0]}")
+        module = import_module(f"bench.commands.{self.table[name][0]}")
         command: click.Command = module.COMMANDS[name]
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS:
+        if args and args[0] not in self.table:
             from evosearch.registry import unknown
 
-            raise Problem(unknown("command", args[0], COMMANDS))
+            raise Problem(unknown("command", args[0], self.table))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, help) for name, (_, help) in COMMANDS.items()])
+            formatter.write_dl([(name, help) for name, (_, help) in self.table.items()])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.obj = shlex.join(["evocomp", *args])  # for reports: the command that made them
+        if ctx.parent is None:
+            ctx.obj = shlex.join(["evocomp", *args])  # for reports: the command that made them
         with one_line():
             return super().parse_args(ctx, args)
 
@@ -120,7 +129,7 @@ class Commands(click.Group):
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-@click.group("evocomp", cls=Commands, context_settings=SETTINGS)
+@click.group("evocomp", cls=Commands, table=COMMANDS, context_settings=SETTINGS)
 @click.version_option(package_name="evocomp")
 def main() -> None:
     """Visual-token compression for multimodal LLMs: search, learn, compare, measure.

@@ -244,7 +244,7 @@ class _Session:
         mllm = self.mllm
         pictures = mllm.pictures({**self.images, **given, "input_ids": ids})
         self.images = {}
-        host = ids.cpu()  # to wait for the device once, not for every number that is read
+        host = ids.cpu().numpy()  # to wait for the device once, not for every number that is read
         placeholders = int((host == mllm.image_token_id).sum())
         rows = placeholders // max(1, sum(map(len, pictures)))  # beams of one prompt share its image
         shared = [picture for picture in pictures for _ in range(rows)]

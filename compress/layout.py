@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -96,7 +98,7 @@ def origin(index: Tensor, chosen: Tensor) -> Tensor:
 
 
 def read_layout(
-    ids: Tensor, mask: Tensor | None, image_token: int, counts: Sequence[int], device: torch.device
+    ids: NDArray[np.int64], mask: Tensor | None, image_token: int, counts: Sequence[int], device: torch.device
 ) -> Layout:
     """The layout of a fresh batch in which the images, in order, have `counts` placeholders `image_token`.
 
@@ -105,15 +107,15 @@ def read_layout(
     `counts` is used for each of them. ValueError for masks that are not 2-D, right padding, and placeholders
     that do not fit the images.
     """
-    if mask is not None and (not isinstance(mask, Tensor) or mask.shape != ids.shape):
+    if mask is not None and (not isinstance(mask, Tensor) or tuple(mask.shape) != ids.shape):
         raise ValueError("attention_mask: give the 2-D mask that the processor returns")
     length = ids.shape[1]
     sizes = [length] * len(ids)
     if mask is not None:
-        mask = mask.cpu()
-        if not mask[:, -1].all() or (mask.int().diff(dim=1) < 0).any():
+        given = mask.cpu().numpy().astype(np.int64)
+        if not given[:, -1].all() or (np.diff(given) < 0).any():
             raise ValueError("attention_mask has holes or right padding: pad on the left")
-        sizes = mask.sum(1).tolist()
+        sizes = given.sum(1).tolist()
     left = list(counts)
     before: list[list[int]] = []
     index: list[list[Tensor]] = []
@@ -137,7 +139,7 @@ def read_layout(
     return Layout(length, sizes, before, index, device)
 
 
-def _runs(placeholder: Tensor) -> list[tuple[int, int]]:
+def _runs(placeholder: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """Start and end of every run of True in a row [S]."""
-    edges = torch.nn.functional.pad(placeholder.int(), (1, 1)).diff().nonzero()[:, 0].tolist()
+    edges = np.flatnonzero(np.diff(np.pad(placeholder.astype(np.int8), 1))).tolist()
     return list(zip(edges[::2], edges[1::2], strict=True))

@@ -159,6 +159,17 @@ class MLLM(ABC):
         patch = torch.arange(self.tile_tokens, device=self.index_device)
         return Picture(self.grid, 1, torch.zeros_like(patch), patch)
 
+    def noise(self, ids: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
+        """What the processor gives beside `ids` [B, S], here of random pixels: to measure time with.
+
+        One image in each row, of the size that has the most visual tokens.
+        """
+        side = self.model.config.vision_config.image_size
+        return {"pixel_values": self._pixels((len(ids), 3, side, side), draw)}
+
+    def _pixels(self, shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
+        return torch.randn(shape, generator=draw, device=draw.device).to(self.model.dtype)
+
     def merge(self, inputs: BatchFeature) -> Tensor:
         """Decoder input embeddings [B, S, D] of prepared inputs, visual tokens in place."""
         ids = inputs["input_ids"]

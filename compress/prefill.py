@@ -167,8 +167,8 @@ class Prefill:
         (layout, changed), cache = self.layers[number], self.caches[number]
         if not changed and cache is layout:
             return given
-        if self.positions == "original" and not cache.padded:
-            return {**given, "attention_mask": None, "position_ids": None}  # one row that sees all there is
+        if self.positions == "original" and not cache.padded and hidden.shape[1] == 1:
+            return {**given, "attention_mask": None, "position_ids": None}  # a row that sees all there is
         key = id(layout), id(cache), hidden.device
         if key not in self.shared:
             arguments = self._masked(number, hidden, cache.mask(self.decoded), given)

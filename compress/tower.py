@@ -103,6 +103,7 @@ def join(merge: Merge, values: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
     sizes = size.new_zeros(len(merge.index)).index_add(0, merge.into, size)
     weighted = values.float() * size[:, None]
     total = weighted.new_zeros(len(merge.index), values.shape[1]).index_add(0, merge.into, weighted)
-    alone = torch.bincount(merge.into, minlength=len(merge.index)) == 1
+    # Not bincount, for whose length a GPU would be waited for.
+    alone = torch.zeros_like(merge.index).index_add(0, merge.into, torch.ones_like(merge.into)) == 1
     # A token that nothing joined stays the same to the last bit.
     return torch.where(alone[:, None], values[merge.index], (total / sizes[:, None]).to(values)), sizes

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 from transformers import BatchFeature
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
@@ -42,11 +43,24 @@ class LlavaNext(Llava):
     def visual_tokens(self) -> int:
         side = self.model.config.vision_config.image_size
         rows, columns = self.grid
-        most = max(
-            (height // side * rows) * (width // side * columns + (not self.fixed))
-            for height, width in self.model.config.image_grid_pinpoints
+        height, width = self._largest()
+        return int(self.tile_tokens + (height // side * rows) * (width // side * columns + (not self.fixed)))
+
+    def _largest(self) -> tuple[int, int]:
+        """Height and width, in pixels, of the image with the most tokens."""
+        side = self.model.config.vision_config.image_size
+        rows, columns = self.grid
+        height, width = max(
+            self.model.config.image_grid_pinpoints,
+            key=lambda size: size[0] // side * rows * (size[1] // side * columns + (not self.fixed)),
         )
-        return int(self.tile_tokens + most)
+        return height, width
+
+    def noise(self, ids: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
+        side, (height, width) = self.model.config.vision_config.image_size, self._largest()
+        tiles = 1 + height * width // side**2
+        sizes = torch.tensor([[height, width]] * len(ids), device=ids.device)
+        return {"pixel_values": self._pixels((len(ids), tiles, 3, side, side), draw), "image_sizes": sizes}
 
     def pictures(self, given: Mapping[str, Any]) -> list[Picture]:
         if given.get("image_sizes") is None:
