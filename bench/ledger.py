@@ -63,15 +63,15 @@ class Ledger:
                 raise ValueError(f"{len(counts)} token counts for a decoder of {self.shape.layers} layers")
 
     @classmethod
-    def mean(cls, shape: Shape, records: Sequence[Record]) -> Ledger:
-        """Of the mean sample; the cost of choosing is that of the samples whose FLOPs were counted, or 0."""
-        counted = [one.selection_flops for one in records if one.selection_flops is not None]
+    def mean(cls, shape: Shape, records: Sequence[Record], counted: int | None = None) -> Ledger:
+        """Of the mean sample; choosing costs what it does for the first `counted`, 0 if nobody counted."""
+        chosen = [one.selection_flops for one in records[:counted] if one.selection_flops is not None]
         return cls(
             shape,
             entering=_means([one.entering for one in records]),
             text=fmean(one.text for one in records),
             cached=_means([one.cached for one in records]),
-            selection=fmean(counted or [0.0]),
+            selection=fmean(chosen or [0.0]),
         )
 
     @property

@@ -157,13 +157,13 @@ class Prefill:
             self.aligned, self.entered, self.text, self.read = {}, {}, [], {}  # nothing can be asked any more
             self.encoding = None
 
-    def next_step(self) -> None:
-        """One more token is decoded."""
-        self.decoded += 1
+    def next_step(self, count: int) -> None:
+        """So many tokens more."""
+        self.decoded += count
         self.shared = {}
 
     def decode(self, number: int, hidden: Tensor, given: Arguments) -> Arguments:
-        """The arguments for decoder layer `number` in the current decoding step; hidden [B, 1, D]."""
+        """The arguments for decoder layer `number` in the current decoding step; hidden [B, n, D]."""
         (layout, changed), cache = self.layers[number], self.caches[number]
         if not changed and cache is layout:
             return given

@@ -33,6 +33,7 @@ TRANSFORMERS = {  # who may know the library, besides compress/micro, which buil
     "compress/shapes.py",  # published configurations
     "compress/static.py",  # caches of a fixed length
 }
+PLUG_INS = {"lmms_eval": "bench/lmms/"}  # libraries that load us: an extra brings them, one folder knows them
 
 
 @cache
@@ -99,10 +100,15 @@ def test_every_library_is_declared(floor: str) -> None:
     providers = packages_distributions()
     undeclared = {
         library
-        for library in third_party(floor)
+        for library in third_party(floor) - set(PLUG_INS)
         if not declared & {canonicalize_name(name) for name in providers.get(library, [])}
     }
     assert undeclared == set()
+
+
+@pytest.mark.parametrize(("library", "folder"), PLUG_INS.items())
+def test_plug_ins_stay_in_their_folder(library: str, folder: str) -> None:
+    assert {file for file in users(library) if not file.startswith(folder)} == set()
 
 
 def test_transformers_stays_in_few_files() -> None:
@@ -129,6 +135,10 @@ HEAVY = {"torch", "transformers", "sklearn", "scipy", "pyarrow", "matplotlib", "
 
 def test_importing_the_search_is_light() -> None:
     assert not HEAVY & loaded("import evosearch")
+
+
+def test_lmms_eval_starts_without_our_heavy_imports() -> None:
+    assert not HEAVY & loaded("import bench.lmms")
 
 
 @pytest.mark.parametrize(("package", "absent"), [("compress", {"transformers"}), ("baselines", set())])

@@ -25,7 +25,7 @@ from bench.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from compress.models import MLLM
+    from compress.models import MLLM, Anyres
 
 SHARES = (3 / 4, 1 / 2, 1 / 3, 2 / 9, 1 / 9)  # of the visual tokens: the default budgets
 
@@ -69,8 +69,8 @@ SHARES = (3 / 4, 1 / 2, 1 / 3, 2 / 9, 1 / 9)  # of the visual tokens: the defaul
 def latency(
     command: str, wanted: str, keeps: list[int] | None, match: str, modes: str, shape: str | None,
     depth_slice: int | None, batch: int, steps: int, text: int, image: str, question: str, repetitions: int,
-    warmup: int, compressor: str | None, scored: Path | None, out: Path | None, model: str, device: str,
-    dtype: str, machine: bool,
+    warmup: int, compressor: str | None, scored: Path | None, out: Path | None, model: str, anyres: Anyres,
+    device: str, dtype: str, machine: bool,
 ) -> None:  # fmt: skip
     """Time vision encoding, selection, prefill, first token, decoding and total, method by method in turns.
 
@@ -113,7 +113,7 @@ def latency(
         mllm = shaped(shape, device, dtype, depth_slice)
         compressor = compressor or RANDOM
     else:
-        mllm = load_model(model, device, dtype)
+        mllm = load_model(model, device, dtype, anyres)
     listed = buildable(model, compressor) if wanted.strip() == "all" else specs(wanted)
     methods = [spec for spec in listed if spec != VANILLA]  # its rows are there anyway
     tokens = mllm.visual_tokens
