@@ -65,6 +65,7 @@ def test_a_compiled_forward_is_gone_after_its_block(tiny: MLLM, pictures):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # a compiler runs
 def test_the_compiled_decoder_answers_the_same(tiny: MLLM, pictures):
     inputs = tiny.prepare(pictures[:1], ["what color is the star ?"])
     cache = static_cache(tiny, 1, inputs["input_ids"].shape[1] - 144 + 30 + STEPS)
