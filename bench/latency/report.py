@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.latency.measure import Measured
 from bench.latency.request import Cell
-from bench.latency.summary import BreakEven, Row, break_evens, record, rows, slower
+from bench.latency.summary import COMPARED, BreakEven, Row, break_evens, record, rows, slower
 from bench.pictures import curves, save
 from compress.files import replacing
 
@@ -112,13 +112,31 @@ def break_even_table(report: Report) -> list[list[str]]:
     return [[f"{method}, {mode}" if modes else method, *told] for (method, mode), told in found.items()]
 
 
+def curve_header(report: Report, stage: str) -> list[str]:
+    """Column names of `curve_table`: the budgets, largest first."""
+    budgets = {row.cell.keep for row in report.rows if not row.untouched}
+    return [f"{stage}: times faster at", *map(str, sorted(budgets, reverse=True))]
+
+
+def curve_table(report: Report, stage: str) -> list[list[str]]:
+    """Speed-ups of one stage, a line per method and a column per budget: the curve in numbers."""
+    budgets = [int(budget) for budget in curve_header(report, stage)[1:]]
+    found: dict[str, dict[int, str]] = {}
+    for row in report.rows:
+        if row.speedups:
+            found.setdefault(_name(report, row), {})[row.cell.keep] = f"{row.speedups[stage].times:.2f}"
+    return [[name, *(told.get(budget, MISSING) for budget in budgets)] for name, told in found.items()]
+
+
 def markdown(report: Report) -> str:
-    """Facts, both tables and notes."""
+    """Facts, all tables and notes."""
     lines = [f"- {name}: {_flat(value)}" for name, value in report.facts.items()]
     lines += ["", "Medians in milliseconds; speed-ups against vanilla, paired, with 95 % intervals.", ""]
     lines += _piped(header(report), table(report))
     if report.break_evens:
         lines += ["", *_piped(break_even_header(report), break_even_table(report))]
+        for stage in COMPARED:
+            lines += ["", *_piped(curve_header(report, stage), curve_table(report, stage))]
     if notes := report.notes():
         lines += ["", *(f"- {note}" for note in notes)]
     return "\n".join(lines) + "\n"

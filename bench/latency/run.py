@@ -103,6 +103,7 @@ def held(mllm: MLLM, conditions: Conditions, inputs: Mapping[str, Any]) -> dict[
     """What has to be the same in all rounds of a folder."""
     device, length = mllm.model.device, inputs["input_ids"].shape[1]
     cuda = device.type == "cuda"
+    here = environment()
     weights = "random" if mllm.processor is None else mllm.fingerprint()[:16]
     return {
         "model": mllm.name,
@@ -117,7 +118,9 @@ def held(mllm: MLLM, conditions: Conditions, inputs: Mapping[str, Any]) -> dict[
         "device": torch.cuda.get_device_name(device) if cuda else device.type,
         "dtype": str(mllm.model.dtype).removeprefix("torch."),
         "attention": mllm.decoder.config._attn_implementation,
+        "processor": here["processor"],
         "torch": torch.__version__,
+        "transformers": here["transformers"],
         "cuda": torch.version.cuda if cuda else None,
         "threads": torch.get_num_threads(),
         "warm-up": conditions.warmup,

@@ -103,7 +103,11 @@ def test_a_run_leaves_tables_raw_times_and_pictures(tmp_path: Path):
     with (tmp_path / "latency.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 5 * 8 and {row["stage"] for row in rows} >= {"vision", "selection", "other", "total"}
-    assert "| grid | 48 | 48.0 |" in (tmp_path / "latency.md").read_text()
+    told = (tmp_path / "latency.md").read_text()
+    assert "| grid | 48 | 48.0 |" in told
+    assert "| total: times faster at | 48 | 16 |" in told
+    fastv = [row["speedups"]["total"]["times"] for row in found["rows"] if row["method"] == "fastv"]
+    assert f"| fastv | {fastv[0]:.2f} | {fastv[1]:.2f} |" in told
 
 
 def test_a_rerun_times_only_what_is_new(tmp_path: Path, monkeypatch):
