@@ -57,6 +57,10 @@ SHARES = (3 / 4, 1 / 2, 1 / 3, 2 / 9, 1 / 9)  # of the visual tokens: the defaul
 @click.option("--question", default="what color is the star ?", show_default=True, help="With --model.")
 @click.option("--repetitions", default=30, show_default=True, type=click.IntRange(2))
 @click.option("--warmup", default=3, show_default=True, type=click.IntRange(0))
+@click.option(
+    "--clock", type=click.Choice(["wall", "processor"]), default="wall", show_default=True,
+    help="processor: time of one thread on a CPU that others use as well.",
+)  # fmt: skip
 @click.option("--compressor", help="Folder of a trained compressor; with --shape a random one by default.")
 @click.option(
     "--accuracy", "scored", type=click.Path(file_okay=False, path_type=Path),
@@ -69,7 +73,7 @@ SHARES = (3 / 4, 1 / 2, 1 / 3, 2 / 9, 1 / 9)  # of the visual tokens: the defaul
 def latency(
     command: str, wanted: str, keeps: list[int] | None, match: str, modes: str, shape: str | None,
     depth_slice: int | None, batch: int, steps: int, text: int, image: str, question: str, repetitions: int,
-    warmup: int, compressor: str | None, scored: Path | None, out: Path | None, model: str, anyres: Anyres,
+    warmup: int, clock: str, compressor: str | None, scored: Path | None, out: Path | None, model: str, anyres: Anyres,
     device: str, dtype: str, machine: bool,
 ) -> None:  # fmt: skip
     """Time vision encoding, selection, prefill, first token, decoding and total, method by method in turns.
@@ -122,7 +126,7 @@ def latency(
         raise ValueError(f"--keep {wrong}: choose between 1 and {tokens - 1}, below {mllm.name}'s {tokens}")
     conditions = Conditions(
         methods=tuple(methods), keeps=tuple(budgets), modes=tuple(chosen), match=match, batch=batch,
-        steps=steps, repetitions=repetitions, warmup=warmup, model=model, compressor=compressor,
+        steps=steps, repetitions=repetitions, warmup=warmup, model=model, compressor=compressor, clock=clock,
     )  # fmt: skip
     inputs = prompt(mllm, bool(shape), text, batch, image, question)
     with progress("measure", "rounds") as report:
@@ -132,7 +136,7 @@ def latency(
     if machine:
         show_json(results(found))
         return
-    show_table(header(found), table(found), f"{mllm.name}, {device}, {dtype}: medians in ms")
+    show_table(header(found), table(found), f"{mllm.name}, {device}, {dtype}: medians in ms of {clock} time")
     if lines := break_even_table(found):
         show_table(break_even_header(found), lines, "break-even: visual tokens from which on it is faster")
     for note in found.notes():

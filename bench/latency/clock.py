@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +11,10 @@ from typing import Any, Protocol
 import torch
 
 Mark = Any  # a moment, which only its clock can read
+NOW: dict[str, Callable[[], float]] = {  # seconds on the host
+    "wall": time.perf_counter,
+    "processor": time.process_time,  # that this process spent on it, whatever else the machine does
+}
 
 
 class Clock(Protocol):
@@ -38,8 +43,11 @@ class HostClock:
     Memory is that of the whole process, which Linux alone tells.
     """
 
+    def __init__(self, now: Callable[[], float] = time.perf_counter):
+        self.now = now
+
     def mark(self) -> float:
-        return time.perf_counter()
+        return self.now()
 
     def seconds(self, start: float, end: float) -> float:
         return end - start
@@ -83,10 +91,15 @@ class CudaClock:
         return torch.cuda.max_memory_allocated(self.device)
 
 
-def clock_of(device: torch.device) -> Clock:
-    """The clock for a model on this device; ValueError for one that has none here."""
+def clock_of(device: torch.device, kind: str = "wall") -> Clock:
+    """The clock for a model on this device, of a kind in NOW; ValueError where there is none."""
+    if kind == "processor" and (device.type != "cpu" or torch.get_num_threads() > 1):
+        raise ValueError(
+            "processor time is that of one thread on a cpu: choose --device cpu and set OMP_NUM_THREADS=1, or "
+            "--clock wall"
+        )
     if device.type == "cuda":
         return CudaClock(device)
     if device.type == "cpu":
-        return HostClock()
+        return HostClock(NOW[kind])
     raise ValueError(f"latency is measured on cpu and cuda, not on {device.type}")

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch._dynamo.exc import TorchDynamoException
 
-from bench.latency.clock import clock_of
+from bench.latency.clock import Clock
 from bench.latency.power import Driver
 from bench.latency.request import Cell, Cost, Rig, Shot
 from bench.latency.rounds import Rounds
@@ -45,7 +45,7 @@ def measure(
     cannot be run, or runs out of memory, is left out with its reason, and the rest go on. What `rounds` holds
     already is not timed again.
     """
-    found = Measured(rounds, peak=roof(rig.mllm.model.device, rig.mllm.model.dtype))
+    found = Measured(rounds, peak=roof(rig.mllm.model.device, rig.mllm.model.dtype, rig.clock))
     for cell in cells:
         with _problem_of(cell, found):
             rig.check(cell)
@@ -119,9 +119,9 @@ def _no_garbage() -> Iterator[None]:
         gc.enable()
 
 
-def roof(device: torch.device, dtype: torch.dtype) -> float | None:
+def roof(device: torch.device, dtype: torch.dtype, clock: Clock) -> float | None:
     """FLOP/s of a large product of square matrices here, the best of ten; None if there is no room for it."""
-    side, clock = 8192 if device.type == "cuda" else 1024, clock_of(device)
+    side = 8192 if device.type == "cuda" else 1024
     try:
         left, right = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
     except RuntimeError:

@@ -131,7 +131,11 @@ def curve_table(report: Report, stage: str) -> list[list[str]]:
 def markdown(report: Report) -> str:
     """Facts, all tables and notes."""
     lines = [f"- {name}: {_flat(value)}" for name, value in report.facts.items()]
-    lines += ["", "Medians in milliseconds; speed-ups against vanilla, paired, with 95 % intervals.", ""]
+    lines += [
+        "",
+        f"Medians in ms of {report.facts['clock']} time; speed-ups against vanilla, paired, with 95 % intervals.",
+        "",
+    ]
     lines += _piped(header(report), table(report))
     if report.break_evens:
         lines += ["", *_piped(break_even_header(report), break_even_table(report))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bench.latency.clock import clock_of
+from bench.latency.clock import NOW, clock_of
 from bench.latency.modes import Eager, Static
 from bench.latency.stages import Stages
 from bench.latency.waits import counting_waits
@@ -57,15 +56,15 @@ class Cost:
 
 
 class Rig:
-    """A model, a prompt for it, and methods by name; `None` is the untouched model."""
+    """A model, a prompt for it, and methods by name; `None` is the untouched model. `clock` is a kind in NOW."""
 
     def __init__(
         self, mllm: MLLM, selectors: Mapping[str, Selector | None], inputs: Mapping[str, Any], *, steps: int,
-        accounting: Accounting = "average",
+        accounting: Accounting = "average", clock: str = "wall",
     ):  # fmt: skip
         self.mllm, self.selectors, self.inputs = mllm, selectors, inputs
         self.steps, self.accounting = steps, accounting
-        self.clock = clock_of(mllm.model.device)
+        self.clock, self.now = clock_of(mllm.model.device, clock), NOW[clock]
         self.runs: dict[Cell, Eager] = {}
 
     @property
@@ -103,10 +102,10 @@ class Rig:
             inside.enter_context(stages.inner())
             clock.forget_peak()
             clock.wait()
-            start = time.perf_counter()
-            run.answer(self.inputs, lambda: stamps.append(time.perf_counter()))
+            start = self.now()
+            run.answer(self.inputs, lambda: stamps.append(self.now()))
             clock.wait()
-            total = time.perf_counter() - start
+            total = self.now() - start
         vision, selection, prefill = stages.seconds()
         later = len(stamps) - 1
         return Shot(

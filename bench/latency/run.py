@@ -42,6 +42,7 @@ class Conditions:
     warmup: int = 3
     model: str = "micro"
     compressor: str | None = None
+    clock: str = "wall"  # or "processor"
 
     def selectors(self, mllm: MLLM) -> dict[str, Selector | None]:
         """Methods by their specs, vanilla first."""
@@ -86,7 +87,7 @@ def run(
     rounds = Rounds(folder, told, methods)
     rig = Rig(
         mllm, selectors, inputs, steps=conditions.steps,
-        accounting="average" if conditions.match == "equivalent" else "nominal",
+        accounting="average" if conditions.match == "equivalent" else "nominal", clock=conditions.clock,
     )  # fmt: skip
     cells = conditions.cells(mllm)
     measured = measure(
@@ -115,6 +116,7 @@ def held(mllm: MLLM, conditions: Conditions, inputs: Mapping[str, Any]) -> dict[
         "new tokens": conditions.steps,
         "batch": conditions.batch,
         "match": conditions.match,
+        "clock": conditions.clock,
         "device": torch.cuda.get_device_name(device) if cuda else device.type,
         "dtype": str(mllm.model.dtype).removeprefix("torch."),
         "attention": mllm.decoder.config._attn_implementation,

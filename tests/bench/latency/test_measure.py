@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from bench.latency.clock import NOW, HostClock, clock_of
 from bench.latency.measure import measure, out_of_memory, roof
 from bench.latency.request import Cell, Cost
 from bench.latency.rounds import Rounds
@@ -25,6 +26,7 @@ class Fake:
     def __init__(self, make_shot: Callable, trouble: Callable[[Cell, int], None] = lambda cell, number: None):
         self.make_shot, self.trouble = make_shot, trouble
         self.selectors = {"none": None, "grid": object(), "fastv": object()}
+        self.clock = HostClock()
         self.mllm = SimpleNamespace(model=SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32))
         self.order: list[Cell] = []
 
@@ -118,6 +120,21 @@ def test_memory_errors_are_told_from_others():
     assert not out_of_memory(RuntimeError("index out of range"))
 
 
+def test_the_processors_clock_counts_this_process_alone(monkeypatch):
+    busy = iter([2.0, 2.5])
+    monkeypatch.setitem(NOW, "processor", lambda: next(busy))
+    clock = clock_of(torch.device("cpu"), "processor")
+    assert clock.seconds(clock.mark(), clock.mark()) == 0.5
+
+
+def test_the_processors_clock_is_for_one_thread_on_a_cpu(monkeypatch):
+    with pytest.raises(ValueError, match="set OMP_NUM_THREADS=1"):
+        clock_of(torch.device("cuda"), "processor")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with pytest.raises(ValueError, match="set OMP_NUM_THREADS=1"):
+        clock_of(torch.device("cpu"), "processor")
+
+
 def test_the_roof_is_a_rate():
-    rate = roof(torch.device("cpu"), torch.float32)
+    rate = roof(torch.device("cpu"), torch.float32, HostClock())
     assert rate is not None and 1e8 < rate < 1e15
