@@ -73,8 +73,8 @@ SHARES = (3 / 4, 1 / 2, 1 / 3, 2 / 9, 1 / 9)  # of the visual tokens: the defaul
 def latency(
     command: str, wanted: str, keeps: list[int] | None, match: str, modes: str, shape: str | None,
     depth_slice: int | None, batch: int, steps: int, text: int, image: str, question: str, repetitions: int,
-    warmup: int, clock: str, compressor: str | None, scored: Path | None, out: Path | None, model: str, anyres: Anyres,
-    device: str, dtype: str, machine: bool,
+    warmup: int, clock: str, compressor: str | None, scored: Path | None, out: Path | None, model: str,
+    anyres: Anyres, device: str, dtype: str, machine: bool,
 ) -> None:  # fmt: skip
     """Time vision encoding, selection, prefill, first token, decoding and total, method by method in turns.
 

@@ -95,8 +95,8 @@ def clock_of(device: torch.device, kind: str = "wall") -> Clock:
     """The clock for a model on this device, of a kind in NOW; ValueError where there is none."""
     if kind == "processor" and (device.type != "cpu" or torch.get_num_threads() > 1):
         raise ValueError(
-            "processor time is that of one thread on a cpu: choose --device cpu and set OMP_NUM_THREADS=1, or "
-            "--clock wall"
+            "processor time is that of one thread on a cpu: choose --device cpu and set OMP_NUM_THREADS=1, "
+            "or --clock wall"
         )
     if device.type == "cuda":
         return CudaClock(device)

@@ -131,9 +131,10 @@ def curve_table(report: Report, stage: str) -> list[list[str]]:
 def markdown(report: Report) -> str:
     """Facts, all tables and notes."""
     lines = [f"- {name}: {_flat(value)}" for name, value in report.facts.items()]
+    clock = report.facts["clock"]
     lines += [
         "",
-        f"Medians in ms of {report.facts['clock']} time; speed-ups against vanilla, paired, with 95 % intervals.",
+        f"Medians in ms of {clock} time; speed-ups against vanilla, paired, with 95 % intervals.",
         "",
     ]
     lines += _piped(header(report), table(report))

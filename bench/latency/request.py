@@ -56,7 +56,10 @@ class Cost:
 
 
 class Rig:
-    """A model, a prompt for it, and methods by name; `None` is the untouched model. `clock` is a kind in NOW."""
+    """A model, a prompt for it, and methods by name; `None` is the untouched model.
+
+    `clock` is a kind in NOW.
+    """
 
     def __init__(
         self, mllm: MLLM, selectors: Mapping[str, Selector | None], inputs: Mapping[str, Any], *, steps: int,
