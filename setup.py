@@ -47,6 +47,7 @@ setup(
         "rich>=13.9",
     ],
     extras_require={
+        "gpu": ["nvidia-ml-py>=12.560"],  # energy, clocks and driver for evocomp bench latency
         "hub": ["datasets>=3.0"],  # evocomp eval --data hub:lmms-lab
         "edge": EDGE,  # evocomp bench edge
         # evocomp bench edge --runtimes llamacpp: is compiled when it is installed, and its C interface moves.

@@ -22,7 +22,7 @@ COMMANDS = {
     "eval": ("evaluate", "Score one method on benchmarks."),
     "compare": ("compare", "Score methods side by side at equal budgets (resumable)."),
     "table": ("table", "Put finished comparisons into one table."),
-    "bench": ("bench", "Time compression: phones and other devices of fixed shapes."),
+    "bench": ("bench", "Time compression: every stage of an answer here, or the phone protocol."),
     "data": ("data", "Write the miniature benchmarks in official formats."),
     "doctor": ("doctor", "Check the installation, or a folder of benchmarks."),
     "verify": ("verify", "Check every method against its official implementation."),

@@ -171,18 +171,7 @@ def _prefill(mllm: MLLM, samples: Sequence[Sample], selector: Selector, last: in
 
 
 def _ledger(mllm: MLLM, records: Sequence[Record]) -> Ledger:
-    def mean(rows: Sequence[Sequence[int]]) -> tuple[float, ...]:
-        return tuple(fmean(column) for column in zip(*rows, strict=True))
-
-    return Ledger(
-        Shape.of(mllm.decoder.config),
-        entering=mean([record.entering for record in records]),
-        text=fmean(record.text for record in records),
-        cached=mean([record.cached for record in records]),
-        selection=fmean(
-            each.selection_flops for each in records[:COUNTED] if each.selection_flops is not None
-        ),
-    )
+    return Ledger.mean(Shape.of(mllm.decoder.config), records, COUNTED)
 
 
 def _kept(record: Record) -> tuple[int, ...]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from colorsys import hsv_to_rgb
 from io import BytesIO
 from pathlib import Path
 from textwrap import wrap
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -192,6 +193,25 @@ def fronts(comparison: Comparison, title: str = "") -> Figure:
             markersize=5.5, linewidth=2.6 if method in leads else 1.3, label="\n".join(wrap(method, 32)),
         )  # fmt: skip
     axes.set_xticks(sorted({row.keep for row in others}) or [whole.keep])
+    axes.legend(frameon=False, labelcolor=INK, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    return figure
+
+
+def curves(
+    lines: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str, title: str = "", *,
+    levels: Mapping[str, float] = MappingProxyType({}),
+) -> Figure:  # fmt: skip
+    """Points (x, y) of each name joined from left to right; `levels` are dashed lines across."""
+    figure, axes = _axes(x, y, title)
+    for name, level in levels.items():
+        axes.axhline(level, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="\n".join(wrap(name, 32)))
+    for number, name in enumerate(sorted(lines)):  # colours do not hang on results
+        across, up = zip(*sorted(lines[name]), strict=True)
+        turn = number // len(LINES)  # the same colour again has another mark
+        axes.plot(
+            across, up, color=LINES[number % len(LINES)], marker=MARKS[(number + turn) % len(MARKS)],
+            markersize=5.5, linewidth=1.3, label="\n".join(wrap(name, 32)),
+        )  # fmt: skip
     axes.legend(frameon=False, labelcolor=INK, loc="center left", bbox_to_anchor=(1.02, 0.5))
     return figure
 

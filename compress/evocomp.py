@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from compress.base import INPUT, Scorer, Traits, View
@@ -16,13 +17,17 @@ from compress.network import Compressor, Tokens, compressor_folder
 class Learned(Scorer):
     """A method that scores visual tokens with a trained compressor.
 
-    `compressor` is the folder that training wrote, a name on the hub, or the network itself.
+    `compressor` is the folder that training wrote, a name on the hub, or the network itself. Under an LLM in
+    half precision the network's layers run in half precision too.
     """
 
     compressor: str | Compressor
 
     def score(self, view: View) -> Tensor:
-        return self.network.to(view.visual.device).score(Tokens(view.visual, view.text, view.before))
+        place = view.visual.dtype, view.visual.device
+        if place not in self._running:
+            self._running[place] = self.network.running(*place)
+        return self._running[place].score(Tokens(view.visual, view.text, view.before))
 
     def choices(self, model: Traits) -> tuple[str, ...]:
         width = self.network.width
@@ -36,6 +41,10 @@ class Learned(Scorer):
         local = replace(self, compressor=str(compressor_folder(self.compressor)))
         _ = local.network
         return local
+
+    @cached_property
+    def _running(self) -> dict[tuple[torch.dtype, torch.device], Compressor]:
+        return {}
 
     @cached_property
     def network(self) -> Compressor:

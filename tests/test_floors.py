@@ -31,6 +31,8 @@ TRANSFORMERS = {  # who may know the library, besides compress/micro, which buil
     "compress/prefill.py",  # masks of shortened sequences
     "compress/fitness.py",  # caches shared by candidates
     "compress/network.py",  # a decoder layer as compressor
+    "compress/shapes.py",  # published configurations
+    "compress/static.py",  # caches of a fixed length
 }
 PLUG_INS = {"lmms_eval": "bench/lmms/"}  # libraries that load us: an extra brings them, one folder knows them
 

@@ -7,6 +7,7 @@ import click
 from bench.cli import Commands
 
 TIMINGS = {
+    "latency": ("latency", "Every stage of an answer, all methods in turns, on a GPU or CPU."),
     "edge": ("edge", "The phone protocol on runtimes of fixed shapes (paper, Table 4)."),
 }
 
@@ -17,6 +18,7 @@ def bench() -> None:
 
     \b
     Example:
+      evocomp bench latency --methods visionzip,evocomp --keep 48,16
       evocomp bench edge --threads 1 --paper
     """
 

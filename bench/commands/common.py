@@ -190,12 +190,19 @@ def load_model(model: str, device: str = "cpu", dtype: str = "float32", anyres: 
     from compress.models import load, quiet
 
     quiet()
+    check_device(device)
+    return load(model, device=device, dtype=getattr(torch, dtype), anyres=anyres)
+
+
+def check_device(device: str) -> None:
+    """ValueError for a device that is not there."""
+    import torch
+
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as problem:
         why = str(problem).partition("\n")[0]
         raise ValueError(f"--device {device} cannot be used here ({why}): try cpu or cuda") from problem
-    return load(model, device=device, dtype=getattr(torch, dtype), anyres=anyres)
 
 
 def open_image(name: str) -> Image:

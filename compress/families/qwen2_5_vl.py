@@ -100,9 +100,19 @@ class Qwen25VL(MLLM):
         pictures = []
         for _, height, width in given["image_grid_thw"].tolist():
             grid = height // merge, width // merge
-            patch = torch.arange(grid[0] * grid[1])
+            patch = torch.arange(grid[0] * grid[1], device=self.index_device)
             pictures.append(Picture(grid, 1, torch.zeros_like(patch), patch))
         return pictures
+
+    def noise(self, ids: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
+        vision = self.model.config.vision_config
+        height, width = (side * vision.spatial_merge_size for side in self.grid)
+        patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        return {
+            "pixel_values": self._pixels((len(ids) * height * width, patch), draw),
+            "image_grid_thw": torch.tensor([[1, height, width]] * len(ids), device=ids.device),
+            "mm_token_type_ids": (ids == self.image_token_id).int(),
+        }
 
     def next_positions(self, sizes: Sequence[int], length: int, decoded: int, count: int) -> Tensor:
         delta = self.model.model.rope_deltas.cpu().view(-1)
