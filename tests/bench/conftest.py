@@ -8,7 +8,7 @@ import pytest
 
 from bench.cells import Cell, Key
 from bench.comparison import VANILLA, Group
-from bench.evaluate import Outcome
+from bench.evaluate import Outcome, Stage
 from bench.ledger import Ledger, Shape
 
 SHAPE = Shape(layers=4, hidden=8, intermediate=16, heads=2, kv_heads=2, head_dim=4, vocabulary=20)
@@ -26,9 +26,11 @@ def outcome(
     credit = tuple(map(float, correct))
     return Outcome(
         task=task,
+        samples=tuple(f"{task}-{number}" for number in range(len(credit))),
         predictions=tuple(said or ("right" if each else "wrong" for each in correct)),
         correct=credit,
         kept=(tuple(kept),) * len(credit),
+        path=((Stage(0, tuple(kept)),) if len(kept) < TOKENS else (),) * len(credit),
         credit=credit,
         sums=tuple((each, 1.0) for each in credit),
         score=100 * sum(credit) / len(credit),
