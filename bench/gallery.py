@@ -139,15 +139,18 @@ def panels(picture: Picture) -> tuple[Panel, ...]:
 def covered(image: Image.Image, layout: Sequence[Panel]) -> Image.Image:
     """The part of the image that the tokens cover, at most PIXELS long.
 
-    A centre crop to the grid's shape, as CLIP's processors take it; an image in tiles is seen whole.
+    A centre crop to the grid's shape, as CLIP's processors take it; an image in tiles is seen whole, padded
+    to a square where no newlines end its rows (`LlavaNext.fix_grid`).
     """
-    last = layout[-1]
+    last, whole = layout[-1], image.convert("RGB")
     longest = min(PIXELS, max(image.size))
     cell = longest / max(last.rows, last.columns)
     size = max(1, round(last.columns * cell)), max(1, round(last.rows * cell))
-    if len(layout) > 1:
-        return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    return ImageOps.fit(image.convert("RGB"), size, Image.Resampling.LANCZOS)
+    if len(layout) == 1:
+        return ImageOps.fit(whole, size, Image.Resampling.LANCZOS)
+    if last.stride == last.columns:
+        whole = ImageOps.pad(whole, (max(image.size), max(image.size)))
+    return whole.resize(size, Image.Resampling.LANCZOS)
 
 
 def jpeg(image: Image.Image) -> bytes:

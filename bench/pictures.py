@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from colorsys import hsv_to_rgb
 from io import BytesIO
 from pathlib import Path
@@ -153,31 +153,6 @@ def color(number: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def strip(panels: Sequence[tuple[str, Image.Image]], title: str = "") -> Image.Image:
-    """Pictures side by side, each under its caption, below a title."""
-    if not panels:
-        raise ValueError("a strip needs at least one picture")
-    gap, small, large = 16, ImageFont.load_default(15), ImageFont.load_default(20)
-    captions = ["\n".join(wrap(caption, max(8, picture.width // 8))) for caption, picture in panels]
-    canvas = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    band = max(_height(canvas, caption, small) for caption in captions)
-    width = max(
-        sum(picture.width + gap for _, picture in panels) + gap,
-        2 * gap + round(canvas.textlength(title, large)),
-    )
-    top = gap + (_height(canvas, title, large) + gap if title else 0)
-    sheet = Image.new("RGB", (width, top + band + gap // 2 + max(p.height for _, p in panels) + gap), "white")
-    draw = ImageDraw.Draw(sheet)
-    if title:
-        draw.text((gap, gap), title, fill=INK, font=large)
-    left = gap
-    for caption, (_, picture) in zip(captions, panels, strict=True):
-        draw.multiline_text((left, top), caption, fill=INK, font=small)
-        sheet.paste(picture.convert("RGB"), (left, top + band + gap // 2))
-        left += picture.width + gap
-    return sheet
-
-
 def trace(logbook: Logbook, title: str = "") -> Figure:
     """Best loss so far and mean loss of each batch over evaluations, from a search's logbook."""
     if not logbook:
@@ -309,7 +284,3 @@ def _badge(picture: Image.Image, text: str) -> None:
     left, top, right, bottom = draw.textbbox((10, 8), text, font=font)
     draw.rounded_rectangle((left - 6, top - 4, right + 6, bottom + 4), 5, fill=MERGED)
     draw.text((10, 8), text, fill=SHADE, font=font)
-
-
-def _height(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
-    return round(draw.multiline_textbbox((0, 0), text or " ", font=font)[3])
