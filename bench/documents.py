@@ -19,7 +19,8 @@ def markdown(report: Report) -> str:
         parts.append("\n".join(f"- {plain(line)}" for line in said))
     parts += ["## Table", markdown_table(report.comparison).strip()]
     parts += ["## Visual tokens entering each decoder layer", _ledger(report.comparison)]
-    parts += ["## Methods", _listed(report.about)]
+    if report.about:
+        parts += ["## Methods", _listed(report.about)]
     if report.origin.commands:
         parts += ["## Commands", "\n".join(["```sh", *report.origin.commands, "```"])]
     if report.origin.facts:
@@ -59,7 +60,8 @@ def latex(report: Report) -> str:
     for (method, keep), (_, words) in ledger(comparison).items():
         lines.append(rf"{tex(method)} & {keep} & {tex(words)} \\")
     lines += [r"\bottomrule", r"\end{longtable}"]
-    lines += [r"\subsection*{Methods}", *_items(_pairs(report.about))]
+    if report.about:
+        lines += [r"\subsection*{Methods}", *_items(_pairs(report.about))]
     if origin.commands:
         lines += [r"\subsection*{Commands}", *_items(origin.commands, _typed)]
     if origin.facts:

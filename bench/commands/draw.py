@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from deap.tools import Logbook
     from matplotlib.figure import Figure
 
+    from compress.models import Anyres
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -57,13 +59,13 @@ def draw() -> None:
 @click.option(
     "--keep", "keeps", default="48,32,16", show_default=True, callback=whole_numbers, help="Budgets."
 )
-@click.option("--compressor", help="Folder of a trained compressor; the shipped one by default.")
+@click.option("--compressor", help="Folder or hub name of a trained compressor; the shipped one by default.")
 @click.option("--answer", help="What is right; without it no answer is marked.")
 @out_option("kept.png")
 @model_options
 def kept(
     image: str, question: str, methods: str, keeps: list[int], compressor: str | None, answer: str | None,
-    out: Path, model: str, device: str, dtype: str,
+    out: Path, model: str, device: str, dtype: str, anyres: Anyres,
 ) -> None:  # fmt: skip
     """Kept tokens of several methods, a column each, at several budgets (paper Figures 5 and 6).
 
@@ -86,7 +88,7 @@ def kept(
     selectors = {
         spec: selector_for(spec, model, compressor if takes_compressor(spec) else None) for spec in named
     }
-    mllm = load_model(model, device, dtype)
+    mllm = load_model(model, device, dtype, anyres)
     for keep in keeps:
         budget(keep, mllm)
     sample = Sample(image, picture, question, (answer,) if answer else ())
@@ -111,7 +113,7 @@ def kept(
 @model_options
 def groups(
     image: str, question: str, groupers: str, keep: int | None, seed: int, out: Path, model: str, device: str,
-    dtype: str,
+    dtype: str, anyres: Anyres,
 ) -> None:  # fmt: skip
     """The groups from each of which one token is kept, by several groupers (paper Figure 2).
 
@@ -127,7 +129,7 @@ def groups(
     from bench.inspection import spaces
     from compress.samples import Sample
 
-    mllm = load_model(model, device, dtype)
+    mllm = load_model(model, device, dtype, anyres)
     sample = Sample(image, picture, question, ())
     found = spaces(mllm, sample, specs(groupers), budget(keep, mllm), seed)
     written(grouped(show(sample, mllm), found), out)
@@ -151,7 +153,7 @@ def groups(
 @model_options
 def searches(
     image: str, question: str, answer: str | None, strategies: str, grouper: str, keep: int | None,
-    evaluations: int, seeds: int, out: Path, model: str, device: str, dtype: str,
+    evaluations: int, seeds: int, out: Path, model: str, device: str, dtype: str, anyres: Anyres,
 ) -> None:  # fmt: skip
     """The best loss so far of several strategies over evaluations, on one sample.
 
@@ -172,7 +174,7 @@ def searches(
     named = specs(strategies)
     for spec in named:
         pick(STRATEGIES, spec, "strategy")  # a wrong name is an error before the work
-    mllm = load_model(model, device, dtype)
+    mllm = load_model(model, device, dtype, anyres)
     response = (mllm.answer([picture], [question])[0] if answer is None else answer).strip()
     if not response:
         raise ValueError("there is no gold response to score: write one with --answer")
