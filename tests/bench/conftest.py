@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,3 +133,18 @@ def comparison() -> Comparison:
 def gallery(comparison: Comparison) -> Gallery:
     """Pictures of all samples of the comparison; all have sixteen tokens."""
     return {task: {one.id: shown(one) for one in listed} for task, listed in comparison.samples.items()}
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A Chromium without a window; tests are skipped where playwright or a Chromium is missing."""
+    sync = pytest.importorskip("playwright.sync_api")
+    with sync.sync_playwright() as driver:
+        names = ("chromium", "chromium-browser", "google-chrome")
+        found = [driver.chromium.executable_path, *filter(None, map(shutil.which, names))]
+        program = next((one for one in found if Path(one).is_file()), None)
+        if program is None:
+            pytest.skip("no Chromium: playwright install chromium, or the system's package")
+        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
