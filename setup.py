@@ -47,6 +47,8 @@ setup(
     ],
     extras_require={
         "hub": ["datasets>=3.0"],  # evocomp eval --data hub:lmms-lab
+        "app": ["gradio>=6"],  # evocomp app
+        "browser": ["playwright>=1.50"],  # tests of the report's page and the app in a Chromium
         "lmms": ["lmms_eval>=0.7.1,<0.8"],  # lmms-eval eval --model evocomp
         "dev": [
             "pytest>=8.3",

@@ -86,10 +86,9 @@ def test_the_report_joins_folders_and_needs_neither_model_nor_samples(
     moved = shutil.copytree(tables, tmp_path / "moved")
     shutil.rmtree(moved / "samples")
     monkeypatch.setattr("compress.models.load", lambda *given, **options: 1 / 0)
-    done(
-        "report", moved, tmp_path / "more", "--title", "Both", "--samples", 2, "--out", tmp_path / "both.html"
-    )
-    page, data = (tmp_path / "both.html").read_text(), data_of(tmp_path / "both.html")
+    both = tmp_path / "both.html"
+    done("report", moved, tmp_path / "more", "--title", "Both", "--samples", 2, "--out", both)
+    page, data = both.read_text(), data_of(both)
     assert "<title>Both</title>" in page and page.count("evocomp compare") == 2
     assert {run["method"] for run in data["runs"]} == {"none", "visionzip", "pyramiddrop", "grid"}
     assert [len(task["samples"]) for task in data["tasks"]] == [1, 1]
@@ -109,7 +108,7 @@ def test_other_forms_are_text_and_a_document(
 def test_mistakes_get_one_line(tables: Path, tmp_path: Path) -> None:
     for arguments, expected in (
         ((tmp_path,), "no results here; give folders that evocomp compare --out wrote"),
-        ((tables, "--format", "md", "--out", tmp_path / "a.html"), "a report in md ends in .md, or choose --format"),
+        ((tables, "--format", "md", "--out", tmp_path / "a.html"), "a report in md ends in .md, or"),
         ((tables, "--out", tmp_path / "a.docx"), "a name that ends in .html or .md or .tex"),
         ((tables, "--reference", "visonzip", "--out", tmp_path / "a.html"), "did you mean 'visionzip'"),
         ((tables, "--format", "pdf"), "'pdf' is not one of 'html', 'md', 'latex'"),
@@ -137,10 +136,9 @@ def drawn(path: Path) -> tuple[int, int]:
 
 def test_kept_tokens_are_drawn_and_what_is_out_of_reach_is_said(tmp_path: Path) -> None:
     out = tmp_path / "new" / "kept.png"
-    result = done(
-        "draw", "kept", *STAR, "--methods", "none,grid,fastv", "--keep", "48,12", "--answer", "green", "--out", out
-    )  # fmt: skip
-    assert "fastv at 12: keep=12 is out of reach" in result.stderr or "fastv at 12: keep=12" in result.stderr
+    options = ("--methods", "none,grid,fastv", "--keep", "48,12", "--answer", "green")
+    result = done("draw", "kept", *STAR, *options, "--out", out)
+    assert "fastv at 12: keep=12" in result.stderr and "13" in result.stderr
     assert f"drawn in {out}" in result.stderr
     width, height = drawn(out)
     assert width > height > 400
