@@ -52,6 +52,8 @@ setup(
         "edge": EDGE,  # evocomp bench edge
         # evocomp bench edge --runtimes llamacpp: is compiled when it is installed, and its C interface moves.
         "llamacpp": [*EDGE, "llama-cpp-python>=0.3.36,<0.4", "gguf>=0.17"],
+        "app": ["gradio>=6"],  # evocomp app
+        "browser": ["playwright>=1.50"],  # tests of the report's page and the app in a Chromium
         "lmms": ["lmms_eval>=0.7.1,<0.8"],  # lmms-eval eval --model evocomp
         "dev": [
             *EDGE,

@@ -65,7 +65,7 @@ class Demo:
 def run(mllm: MLLM, out: Path, *, fresh: int, n: int, workers: int, bar: Bar) -> Demo:
     """Label `fresh` samples per searched set, train on those and the shipped ones, compare on `n` per task.
 
-    Everything is written below `out`; labels and checkpoints found there are continued.
+    Everything is written below `out`; labels, checkpoints and cells found there are continued.
     """
     seconds: dict[str, float] = {}
     started = time.perf_counter()
@@ -105,7 +105,7 @@ def run(mllm: MLLM, out: Path, *, fresh: int, n: int, workers: int, bar: Bar) ->
     with bar("compare", "cells") as report:
         found = compare(
             mllm, entries, KEEPS, load_tasks(BENCHMARKS, n), reference=REFERENCE,
-            batch=32, workers=workers, progress=report,
+            batch=32, workers=workers, folder=out, progress=report,
         )  # fmt: skip
     seconds["comparison"] = time.perf_counter() - began
     reused = {kind: len(store) for kind, store in stores.items()}

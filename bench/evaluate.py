@@ -27,17 +27,31 @@ COUNTED = 16  # samples on which that cost is measured, whatever the batch
 
 
 @dataclass(frozen=True)
+class Stage:
+    """What went on from one depth of one sample: untouched indices, -1 for a token of the whole image.
+
+    `merged` are those of `kept`, -1 aside, whose value changed here or earlier: they stand for several.
+    """
+
+    depth: int
+    kept: tuple[int, ...]
+    merged: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What one run produced: per sample in the samples' order, per unit (see `Task`), and means.
 
     `kept` holds the untouched indices of the tokens after the last stage, -1 for a token that stands for the
-    whole image.
+    whole image; `path` all stages on the way there, none where all tokens were kept.
     """
 
     task: str
+    samples: tuple[str, ...]  # ids
     predictions: tuple[str, ...]
     correct: tuple[float, ...]  # credit of each prediction, 0 to 1
     kept: tuple[tuple[int, ...], ...]  # per sample
+    path: tuple[tuple[Stage, ...], ...]  # per sample
     credit: tuple[float, ...]  # [U] what paired tests compare
     sums: tuple[tuple[float, ...], ...]  # [U, k] what the score is a function of
     score: float  # percent
@@ -119,9 +133,11 @@ def evaluate(
     pairs = zip(samples, predictions, strict=True)
     return Outcome(
         task=task.name,
+        samples=tuple(one.id for one in samples),
         predictions=tuple(predictions),
         correct=tuple(float(task.correct(one, said)) for one, said in pairs),
         kept=tuple(map(_kept, records)),
+        path=tuple(map(path, records)),
         credit=tuple(task.credit(samples, predictions).tolist()),
         sums=tuple(map(tuple, sums.tolist())),
         score=float(task.value(sums.sum(0))),
@@ -176,3 +192,16 @@ def _ledger(mllm: MLLM, records: Sequence[Record]) -> Ledger:
 
 def _kept(record: Record) -> tuple[int, ...]:
     return tuple(record.kept[max(record.kept)]) if record.kept else tuple(range(record.tokens))
+
+
+def path(record: Record) -> tuple[Stage, ...]:
+    """The stages of one image, from the first depth to the last."""
+    merged: set[int] = set()
+    stages = []
+    for depth in sorted(record.kept):
+        kept = record.kept[depth]
+        merged |= {index for index, new in zip(kept, record.merged[depth], strict=True) if new}
+        stages.append(
+            Stage(depth, tuple(kept), tuple(index for index in kept if index >= 0 and index in merged))
+        )
+    return tuple(stages)

@@ -169,16 +169,17 @@ class OutFolder(click.Path):
         return folder
 
 
-class OutPicture(click.Path):
-    """A PNG file to write; a wrong suffix or place is an error before the work."""
+class OutFile(click.Path):
+    """A file to write, of one of some suffixes; a wrong suffix or place is an error before the work."""
 
-    def __init__(self) -> None:
+    def __init__(self, *suffixes: str) -> None:
         super().__init__(dir_okay=False, path_type=Path)
+        self.suffixes = suffixes
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         path = Path(str(super().convert(value, param, ctx)))
-        if path.suffix.lower() != ".png":
-            self.fail(f"pictures are written as PNG: give {path} a name that ends in .png.", param, ctx)
+        if path.suffix.lower() not in self.suffixes:
+            self.fail(f"give {path} a name that ends in {' or '.join(self.suffixes)}.", param, ctx)
         OutFolder().convert(path.parent, param, ctx)
         return path
 

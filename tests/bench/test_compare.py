@@ -23,7 +23,9 @@ from bench.cells import Key, read_cells
 from bench.compare import Entry, compare
 from bench.comparison import Comparison
 from bench.evaluate import evaluate, spend
+from bench.gallery import read_gallery
 from bench.ledger import Ledger, Shape
+from bench.origin import Origin
 from bench.outputs import write
 from bench.tasks import GQA, Task
 from bench.tasks.load import load_tasks
@@ -389,10 +391,10 @@ def test_images_of_any_number_of_tokens_are_compared(
     assert len({len(one) for one in whole.kept}) > 1
     assert abs(found.outcomes["fastv", keep, "asked"].tokens - random.tokens) <= 1
     assert (("visionzip", keep, "asked") in found.impossible) == (not mllm.clip_tower)
-    write(found, mllm, tmp_path / "out", title="tables only")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "results.json", "table.md", "table.csv", "table.tex", "pictures",
-    }  # fmt: skip
+    write(found, mllm, tmp_path / "out", Origin("images of any size", {}))
+    shown = read_gallery(tmp_path / "out")["asked"]
+    assert [one.tokens for one in shown.values()] == [len(one) for one in whole.kept]
+    assert (tmp_path / "out" / "report.html").is_file()
 
 
 def test_tasks_are_loaded_by_name() -> None:
