@@ -32,9 +32,13 @@ if TYPE_CHECKING:
     "--set", "changes", multiple=True, metavar="KEY=VALUE",
     help="Change a setting, as n=50 or learns.train.epochs=2; may be repeated.",
 )  # fmt: skip
-@click.option("--only", "rows", multiple=True, metavar="ROW", help="Only this row and the reference; may be repeated.")
+@click.option(
+    "--only", "rows", multiple=True, metavar="ROW", help="Only this row and the reference; may be repeated."
+)
 @click.option("--dry-run", is_flag=True, help="Print steps, forwards, time and memory; do nothing.")
-@click.option("--out", default="runs", show_default=True, type=OutFolder(), help="Folder of all runs; steps are shared.")
+@click.option(
+    "--out", default="runs", show_default=True, type=OutFolder(), help="Folder of all runs; steps are shared."
+)
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes.")
 @click.option(
     "--batch", type=BatchSize(), default="auto", show_default=True,
@@ -67,9 +71,15 @@ def run(
     if rows:
         wanted = wanted.only(rows)
     from bench.recipe.estimate import estimates
-    from bench.recipe.plan import plan
+    from bench.recipe.plan import lacking, plan
     from bench.recipe.run import run as work
     from bench.recipe.steps import Shop
+
+    if lacks := lacking(wanted):
+        if not dry_run:
+            raise ValueError("; ".join(lacks))
+        click.echo("\n".join(lacks))
+        return
 
     @cache
     def load(name: str) -> MLLM:
@@ -95,8 +105,8 @@ def run(
 def record(one: Estimate) -> dict[str, object]:
     """A line of the plan, ready for JSON."""
     return {
-        "step": one.step.folder.name, "title": one.step.title, "model": one.step.model, "units": one.step.units,
-        "finished": one.step.finished, "forwards": one.forwards, "seconds": one.seconds, "origin": one.origin,
+        "step": one.step.folder.name, "title": one.step.title, "model": one.step.model,
+        "units": one.step.units, "finished": one.step.finished, "forwards": one.forwards, "seconds": one.seconds, "origin": one.origin,
         "memory": one.memory,
     }  # fmt: skip
 

@@ -17,10 +17,12 @@ from evosearch import GROUPERS, Evolution, Grouping, pick, search
 
 
 def draw(plan: Plan, wanted: Drawing, comparison: Comparison | None) -> list[Path]:
-    """Write a PNG per sample into the folder of the results; ValueError for images that are cut into tiles."""
+    """Write a PNG per sample into the results' folder; ValueError for images that are cut into tiles."""
     task = next((task for task in plan.answers.data if task.name == wanted.task), None)
     if task is None:
-        raise ValueError(f"draw.task={wanted.task}: choose one of the recipe's {', '.join(plan.recipe.tasks)}")
+        raise ValueError(
+            f"draw.task={wanted.task}: choose one of the recipe's {', '.join(plan.recipe.tasks)}"
+        )
     mllm, folder = plan.mllm, plan.folder / "pictures"
     if mllm.tile_tokens != mllm.visual_tokens:
         raise ValueError(f"draw: the images of {mllm.name} are not one grid of tokens, so none is drawn")

@@ -1,4 +1,4 @@
-"""How long a plan will take and how much memory: from what earlier steps took here, or from stated constants."""
+"""How long a plan will take and in how much memory: from earlier steps here, or from stated constants."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ class Estimate:
         step = self.step
         if step.done:
             return "done"
-        return f"{step.finished} of {step.units} {step.unit}" if step.finished else f"{step.units} {step.unit}"
+        return (
+            f"{step.finished} of {step.units} {step.unit}" if step.finished else f"{step.units} {step.unit}"
+        )
 
 
 def estimates(steps: Sequence[Step], shop: Shop) -> list[Estimate]:

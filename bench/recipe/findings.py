@@ -48,7 +48,11 @@ class Finding:
 
 
 def findings(
-    cells: Cells, tasks: Sequence[Task], budgets: Mapping[int, int], rows: Sequence[str], reference: str | None
+    cells: Cells,
+    tasks: Sequence[Task],
+    budgets: Mapping[int, int],
+    rows: Sequence[str],
+    reference: str | None,
 ) -> list[Finding]:
     """A finding per budget and row, in the recipe's order. Vanilla must be complete."""
     ((whole, vanilla),) = _outcomes(cells[VANILLA, 0]).items()
@@ -58,13 +62,13 @@ def findings(
         runs: dict[tuple[str, int], dict[str, Outcome]] = {(VANILLA, 0): vanilla}
         reasons: dict[str, str] = {}
         for (row, seed), found in cells.items():
-            mine = _outcomes(found).get(keep, {})
-            if row != VANILLA and len(mine) == len(names):
-                runs[row, seed] = mine
+            complete = _outcomes(found).get(keep, {})
+            if row != VANILLA and len(complete) == len(names):
+                runs[row, seed] = complete
             for cell in found.values():
                 if cell.key.keep == keep and cell.impossible:
                     reasons[row] = cell.impossible
-        sums = {run: {name: np.array(one.sums) for name, one in mine.items()} for run, mine in runs.items()}
+        sums = {run: {name: np.array(one.sums) for name, one in made.items()} for run, made in runs.items()}
         drawn = shares(tasks, sums, (VANILLA, 0))
         means = {
             row: np.mean([drawn[run] for run in drawn if run[0] == row], axis=0)
@@ -73,9 +77,8 @@ def findings(
         for row in rows:
             mine = [(seed, made) for (name, seed), made in runs.items() if name == row]
             if not mine or isnan(means[row][0]):
-                scores = {}
-                listed.append(Finding(row, keep, paper_keep, scores, None, (), None, None, None,
-                                      impossible=reasons.get(row, "it was not run")))  # fmt: skip
+                why = reasons.get(row, "it was not run")
+                listed.append(Finding(row, keep, paper_keep, {}, None, (), None, None, None, impossible=why))
                 continue
             each = [one for _, made in mine for one in made.values()]
             against = means.get(reference) if reference and reference != row else None

@@ -31,6 +31,7 @@ class Told:
     verdict: Sequence[str] = ()
     headroom: Sequence[Mapping[str, Any]] = ()
     labels: Sequence[Mapping[str, Any]] = ()
+    speedups: Sequence[tuple[str, int, str, float, float | None]] = ()  # row, budget, stage, here, paper
 
 
 def header(told: Told) -> list[str]:
@@ -94,7 +95,8 @@ def notes(told: Told) -> list[str]:
     ]
     if told.findings:
         listed.append(
-            f"{AVERAGE}: mean over the tasks of score / the untouched model's. Budgets are {MEANING[recipe.match]}."
+            f"{AVERAGE}: mean over the tasks of score / the untouched model's. "
+            f"Budgets are {MEANING[recipe.match]}."
         )
     if recipe.reference:
         several = len(recipe.seeds) > 1
@@ -114,9 +116,18 @@ def markdown(told: Told) -> str:
     page = [f"# {told.recipe.title}", ""]
     names = header(told)
     if told.findings:
-        page += _table(names, [[[f"*{name}*", *[""] * (len(names) - 1)], *rows] for name, rows in lines(told)])
+        page += _table(
+            names, [[[f"*{name}*", *[""] * (len(names) - 1)], *rows] for name, rows in lines(told)]
+        )
     if told.verdict:
         page += ["## Beside the paper", "", *(f"- {line}" for line in told.verdict), ""]
+    if told.speedups:
+        page += ["## Times faster than the untouched model", ""]
+        rows = [
+            [row, str(keep), stage, f"{times:.2f}", one(paper)]
+            for row, keep, stage, times, paper in told.speedups
+        ]
+        page += _table(["row", "keep", "stage", "measured", "paper"], [rows])
     if told.headroom:
         page += ["## Loss of what was kept", ""]
         rows = [
@@ -135,8 +146,8 @@ def markdown(told: Told) -> str:
             ]
             for each in told.labels
         ]  # fmt: skip
-        columns = ["row", "kind", "grouper", "strategy", "samples", "evaluations", "random candidate", "label",
-                   "all tokens", "label vs reference, 95 %"]  # fmt: skip
+        columns = ["row", "kind", "grouper", "strategy", "samples", "evaluations", "random candidate",
+                   "label", "all tokens", "label vs reference, 95 %"]  # fmt: skip
         page += _table(columns, [rows])
     return "\n".join([*page, *(f"- {note}" for note in notes(told))]) + "\n"
 

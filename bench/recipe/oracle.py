@@ -37,7 +37,7 @@ class Searched(Step):
     """Answers with searched masks: those of `labels`, by budget and task."""
 
     kind = "searched"
-    unit = "answers"
+    unit = counted = "answers"
     code = ("bench/recipe/oracle.py", "compress/transfer.py", *Answer.code)
 
     shop: Shop
@@ -135,8 +135,6 @@ def partners(samples: Sequence[Sample]) -> list[int]:
     return [following[place] for place in range(len(samples))]
 
 
-
-
 @dataclass(frozen=True, eq=False)
 class Losses(Step):
     """Loss of the gold answer with what every row kept, as the search measures it: before the decoder.
@@ -145,7 +143,7 @@ class Losses(Step):
     """
 
     kind = "losses"
-    unit = "samples"
+    unit = counted = "samples"
     code = ("bench/recipe/oracle.py", "compress/fitness.py", *MODEL)
 
     shop: Shop
@@ -241,13 +239,14 @@ class _Measuring:
 
 
 def headroom(
-    losses: Mapping[tuple[str, int], Mapping[str, Sequence[float]]], reference: str
+    losses: Mapping[tuple[str, int], Mapping[str, Sequence[float]]], reference: str, rows: Sequence[str]
 ) -> list[dict[str, object]]:
-    """Mean loss of every row, and how far above the reference's on the same samples, with 95 % intervals."""
+    """Mean loss of the `rows`, and how far above the reference's on the same samples, with 95 % intervals."""
     from scipy.stats import bootstrap  # not at the top: half a second
 
     lines: list[dict[str, object]] = []
-    for (row, keep), tasks in losses.items():
+    for row, keep in sorted(losses, key=lambda place: (-place[1], rows.index(place[0]))):
+        tasks = losses[row, keep]
         mine = np.concatenate([tasks[task] for task in tasks])
         told: dict[str, object] = {"row": row, "keep": keep, "loss": float(mine.mean()), "above": None}
         best = losses.get((reference, keep))
@@ -258,5 +257,3 @@ def headroom(
             told["above"] = {"difference": float(gaps.mean()), "low": low, "high": high}
         lines.append(told)
     return lines
-
-

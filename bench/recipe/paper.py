@@ -147,7 +147,7 @@ def verdict(found: Sequence[Sign], ranks: Sequence[Order], paper: Paper, model: 
         f"The paper measured {paper.model} on the benchmarks themselves; here it is {model}. Directions and "
         f"order can be held against each other, the size of a difference cannot."
     ]
-    for keep in dict.fromkeys(one.keep for one in [*found, *ranks]):
+    for keep in dict.fromkeys([*(one.keep for one in found), *(one.keep for one in ranks)]):
         told = [one for one in found if one.keep == keep and abs(one.paper) >= 0.05]
         parts = []
         if told:

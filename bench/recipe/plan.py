@@ -11,15 +11,17 @@ from pathlib import Path
 from bench.compressors import selector_for
 from bench.data.instructions import read_mixture, sound
 from bench.protocol import of_task
-from bench.recipe.measure import Measurement, measurements
+from bench.recipe.measure import Timing, absent, timings
 from bench.recipe.oracle import Losses, Searched
 from bench.recipe.schema import Learning, Recipe
 from bench.recipe.steps import Answer, Candidate, Label, Pool, Shop, Step, Train, digest_of, named, trained
 from bench.tasks import Task
 from bench.tasks.load import load_tasks
 from bench.tasks.mixture import training_samples
-from compress.models import MLLM
+from compress.models import MLLM, MODELS
 from compress.samples import Sample
+
+COMPARISON = "comparison"  # folder of a result
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +39,7 @@ class Plan:
     answers: Answer
     searched: Sequence[Searched]
     losses: Losses | None
-    measured: Sequence[Measurement]
+    timed: Sequence[Timing]
 
     @property
     def mllm(self) -> MLLM:
@@ -52,7 +54,7 @@ class Plan:
             listed += [*one.labels.values(), one]
         if self.losses:
             listed.append(self.losses)
-        listed += self.measured
+        listed += self.timed
         return list({(step.digest, step.units): step for step in listed}.values())
 
     @cached_property
@@ -90,23 +92,37 @@ def plan(recipe: Recipe, shop: Shop) -> Plan:
                 depth = row.learns.layer(mllm.layers)
                 candidates.append(trained(step, name, depth, row.positions, chooser))
     budgets = recipe.budgets(mllm.visual_tokens)
-    answers = Answer(
-        shop, "answer", recipe.model, tuple(candidates), tuple(budgets), data, recipe.match
-    )
+    answers = Answer(shop, "answer", recipe.model, tuple(candidates), tuple(budgets), data, recipe.match)
     oracle = {name: row for name, row in recipe.rows.items() if row.searched}
     if oracle and recipe.match != "tokens":
-        raise ValueError(f"match={recipe.match}: searched masks have as many tokens as they have; match: tokens")
+        raise ValueError(
+            f"match={recipe.match}: searched masks have as many tokens as they have; match: tokens"
+        )
     masks = _masks(recipe, shop, data, budgets) if oracle else {}
     searched = [
         Searched(shop, f"answer with masks: {name}", name, row.searched == "other", answers, masks)
         for name, row in oracle.items()
     ]
     losses = Losses(shop, "losses of what was kept", answers, searched) if recipe.losses else None
-    return Plan(recipe, shop, stores, trains, answers, searched, losses, measurements(recipe, shop, trains))
+    made: list[Plan] = []
+    timed = timings(recipe, shop, answers, trains, lambda: made[0].folder / COMPARISON)
+    made.append(Plan(recipe, shop, stores, trains, answers, searched, losses, timed))
+    return made[0]
+
+
+def lacking(recipe: Recipe) -> list[str]:
+    """What the recipe needs and this version does not have, in words: models, benchmarks."""
+    models = dict.fromkeys(filter(None, (recipe.model, recipe.source)))
+    strangers = [name for name in models if name.startswith("micro") and name not in MODELS]
+    return [
+        *(f"{recipe.name} needs the model {name}, which is not shipped yet: name another (--model, --set)"
+          for name in strangers if not Path(name).exists()),
+        *absent(recipe),
+    ]  # fmt: skip
 
 
 def training_pool(mixture: str | None, images: str | None) -> Pool:
-    """The miniature's training samples, or those of LLaVA's instruction mixture by the hashes of their ids."""
+    """The miniature's training samples, or those of LLaVA's mixture in the order of their ids' hashes."""
     if mixture is None or images is None:
         return Pool({"samples": "the micro mixture"}, training_samples)
     path = Path(mixture)

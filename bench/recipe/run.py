@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.cells import Cell, Cells, Key
 from bench.commands.labels import difference, summarise
-from bench.comparison import Comparison, Group, assemble
+from bench.comparison import VANILLA, Comparison, Group, assemble
 from bench.environment import environment
 from bench.outputs import put, write
 from bench.recipe.draw import draw
@@ -17,28 +17,30 @@ from bench.recipe.findings import findings, untouched
 from bench.recipe.forms import Told, latex, markdown
 from bench.recipe.oracle import headroom
 from bench.recipe.paper import Paper, orders, signs, verdict
-from bench.recipe.plan import Plan
+from bench.recipe.plan import COMPARISON, Plan
 from bench.recipe.steps import Bar
+
+SPEEDUP = ("row", "keep", "stage", "times", "paper")
 
 
 def run(plan: Plan, bar: Bar, command: str) -> Path:
-    """Do what is left of the plan; the folder with results.json, table.md, table.tex, comparison and pictures.
+    """Do what is left of the plan; the folder with results.json, tables, the comparison and pictures.
 
     Everything finished is kept when it is interrupted; the same call goes on.
     """
     for step in plan.steps:
-        step.do(bar)
+        if step not in plan.timed:
+            step.do(bar)
     plan.folder.mkdir(parents=True, exist_ok=True)
+    comparison = compared(plan) if plan.recipe.rows else None
+    for step in plan.timed:  # they plot the scores of the comparison
+        step.do(bar)
     told = tell(plan, command)
     put(plan.folder / "results.json", json.dumps(results(plan, told), indent=1) + "\n")
     put(plan.folder / "table.md", markdown(told))
     put(plan.folder / "table.tex", latex(told))
-    comparison = None
-    if plan.recipe.rows:
-        comparison = compared(plan)
-        write(
-            comparison, plan.mllm, plan.folder / "comparison", title=plan.recipe.title, commands=[command]
-        )
+    if comparison:
+        write(comparison, plan.mllm, plan.folder / COMPARISON, title=plan.recipe.title, commands=[command])
     if plan.recipe.draw:
         draw(plan, plan.recipe.draw, comparison)
     return plan.folder
@@ -70,20 +72,24 @@ def tell(plan: Plan, command: str) -> Told:
         told.signs = signs(found, paper, names, recipe.reference) if recipe.reference else []
         told.verdict = verdict(told.signs, told.orders, paper, plan.mllm.name)
     if plan.losses and recipe.reference:
-        told.headroom = headroom(plan.losses.read(), recipe.reference)
+        told.headroom = headroom(plan.losses.read(), recipe.reference, [VANILLA, *recipe.rows])
     told.labels = label_costs(plan)
+    told.speedups = [one for step in plan.timed for one in step.speedups()]
     return told
 
 
 def label_costs(plan: Plan) -> list[dict[str, Any]]:
-    """What the labels of each row are like, and their loss against those of the reference row."""
-    stores = {row: step.labels() for row, step in plan.stores.items()}
-    base = stores.get(plan.recipe.reference or "")
+    """What each label store is like, which rows learn from it, and its loss against the reference's."""
+    sharing: dict[tuple[str, int], list[str]] = {}
+    for row, step in plan.stores.items():
+        sharing.setdefault((step.digest, step.units), []).append(row)
+    reference = plan.recipe.reference
+    base = plan.stores.get(reference) if reference else None
     lines: list[dict[str, Any]] = []
-    for row, store in stores.items():
-        other = base is not None and plan.stores[row].digest != plan.stores[plan.recipe.reference or ""].digest
-        against = difference(base, store) if base is not None and other else None
-        lines.append({"row": row, **summarise(store), "against the reference": against})
+    for rows in sharing.values():
+        store = plan.stores[rows[0]].labels()
+        against = difference(base.labels(), store) if base and reference not in rows else None
+        lines.append({"row": ", ".join(rows), **summarise(store), "against the reference": against})
     return lines
 
 
@@ -98,7 +104,7 @@ def compared(plan: Plan) -> Comparison:
             cells[key] = Cell(key, cell.protocol, cell.method, cell.outcome, cell.impossible)
     data = {task.name: samples for task, samples in plan.answers.data.items()}
     protocol = {name: value for name, value in plan.answers.facts.items() if name != "vanilla"}
-    kept = Cells(plan.folder / "comparison", protocol, {key.method: cell.method for key, cell in cells.items()})
+    kept = Cells(plan.folder / COMPARISON, protocol, {key.method: cell.method for key, cell in cells.items()})
     for key, cell in cells.items():
         if not kept.finished(key):
             kept.add(key, data[key.task], cell.outcome, cell.impossible)
@@ -137,4 +143,5 @@ def results(plan: Plan, told: Told) -> dict[str, Any]:
         "verdict": told.verdict,
         "headroom": told.headroom,
         "labels": told.labels,
+        "speedups": [dict(zip(SPEEDUP, one, strict=True)) for one in told.speedups],
     }  # fmt: skip

@@ -100,8 +100,8 @@ class Edge:
 class Recipe:
     """One table or figure.
 
-    `paper` names the numbers to stand beside, `reference` the row that all others are held against. Compressor
-    rows are trained once per seed in `seeds`. `tasks`, `n`, `data`, `protocol` and `split` are those of
+    `paper` names the numbers to stand beside, `reference` the row that all others are held against. Rows that
+    learn are trained once per seed in `seeds`. `tasks`, `n`, `data`, `protocol` and `split` are those of
     `evocomp compare`; `mixture` and `images` are LLaVA's instruction mixture and its folder of images, for
     labels of a real model. `losses` asks for the loss of what every row kept, beside its answers.
     """
@@ -285,7 +285,7 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _put(told: dict[str, Any], key: str, value: Any) -> None:
-    """Set what a key with dots names; the names of rows may have spaces. ValueError for one that is unknown."""
+    """Set what a key with dots names; rows may have spaces in their names. ValueError for an unknown key."""
     if key not in (paths := {path: None for path in _paths(told)}):
         raise ValueError(unknown("key of --set", key, paths))
     *outer, last = _parts(told, key)
@@ -300,7 +300,9 @@ def _put(told: dict[str, Any], key: str, value: Any) -> None:
 def _parts(told: Mapping[str, Any], key: str) -> list[str]:
     if key.startswith("rows."):
         rest = key.removeprefix("rows.")
-        row = next(name for name in sorted(told["rows"], key=len, reverse=True) if rest.startswith(f"{name}."))
+        row = next(
+            name for name in sorted(told["rows"], key=len, reverse=True) if rest.startswith(f"{name}.")
+        )
         return ["rows", row, *rest.removeprefix(f"{row}.").split(".")]
     return key.split(".")
 

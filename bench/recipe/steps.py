@@ -81,6 +81,7 @@ class Step(ABC):
 
     kind: ClassVar[str]
     unit: ClassVar[str]
+    counted: ClassVar[str]  # what `work` reports: units, or groups of them
     code: ClassVar[tuple[str, ...]]  # modules that do the work
     shop: Shop
     title: str
@@ -138,7 +139,7 @@ class Step(ABC):
             return False
         self.folder.mkdir(parents=True, exist_ok=True)
         before, started = self.finished, time.perf_counter()
-        with bar(self.title, self.unit) as report:
+        with bar(self.title, self.counted) as report:
             self.work(report)
         spent = {
             "units": self.units - before,
@@ -148,7 +149,7 @@ class Step(ABC):
             "model": self.shop.fingerprint(self.model)[:16],
             "device": self.shop.load(self.model).model.device.type,
         }
-        told = {"kind": self.kind, "title": self.title, "facts": dict(self.facts)}
+        told: dict[str, Any] = {"kind": self.kind, "title": self.title, "facts": dict(self.facts)}
         told |= {"environment": environment(), "runs": [*self.record.get("runs", []), spent]}
         put(self.folder / RECORD, json.dumps(told, indent=1) + "\n")
         return True
@@ -164,7 +165,7 @@ class Label(Step):
     """Labels of the first `count` samples of a pool. More of them extend the same store."""
 
     kind = "label"
-    unit = "samples"
+    unit = counted = "samples"
     code = ("evosearch", "compress/labels", "compress/fitness.py", "compress/mllm.py", "compress/families")
 
     shop: Shop
@@ -227,7 +228,7 @@ class Train(Step):
     """A compressor from labels."""
 
     kind = "train"
-    unit = "steps"
+    unit, counted = "samples x epochs", "steps"
     code = (
         "compress/training.py", "compress/examples.py", "compress/network.py", "compress/losses.py",
         "compress/mllm.py", "compress/families",
@@ -295,7 +296,7 @@ class Answer(Step):
     """Every candidate at every budget on every task; all recipes over the same questions share the cells."""
 
     kind = "answer"
-    unit = "answers"
+    unit, counted = "answers", "cells"
     code = ("bench/evaluate.py", "bench/tasks", "bench/budget.py", "compress/base.py", *MODEL)
 
     shop: Shop
@@ -405,6 +406,3 @@ def parameters(shape: Shape) -> float:
     """Numbers in the matrices of one decoder layer."""
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     return shape.hidden * (2 * queries + 2 * keys + 3 * shape.intermediate)
-
-
-
