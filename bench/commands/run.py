@@ -104,9 +104,10 @@ def run(
 
 def record(one: Estimate) -> dict[str, object]:
     """A line of the plan, ready for JSON."""
+    step = one.step
     return {
-        "step": one.step.folder.name, "title": one.step.title, "model": one.step.model,
-        "units": one.step.units, "finished": one.step.finished, "forwards": one.forwards, "seconds": one.seconds, "origin": one.origin,
+        "step": step.folder.name, "title": step.title, "model": step.model, "units": step.units,
+        "finished": step.finished, "forwards": one.forwards, "seconds": one.seconds, "origin": one.origin,
         "memory": one.memory,
     }  # fmt: skip
 
