@@ -17,7 +17,7 @@ setup(
     packages=find_packages(include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]),
     package_data={
         "compress.micro": ["weights/**/*"],
-        "bench": ["shipped/**/*", "fidelity/golden/*.npz", "templates/*"],
+        "bench": ["shipped/**/*", "fidelity/golden/*.npz", "templates/*", "recipes/*"],
     },
     entry_points={
         "console_scripts": ["evocomp = bench.cli:main"],

@@ -21,6 +21,7 @@ COMMANDS = {
     "train": ("train", "Train a compressor on a label store (resumable)."),
     "eval": ("evaluate", "Score one method on benchmarks."),
     "compare": ("compare", "Score methods side by side at equal budgets (resumable)."),
+    "run": ("run", "Make a table or figure of the paper, step by step (resumable)."),
     "table": ("table", "Put finished comparisons into one table."),
     "bench": ("bench", "Time compression: every stage of an answer here, or the phone protocol."),
     "report": ("report", "Make one page, text or document of finished comparisons."),
@@ -32,6 +33,7 @@ COMMANDS = {
     "methods": ("lists", "List the compression methods."),
     "models": ("lists", "List the shipped models."),
     "tasks": ("lists", "List the benchmarks."),
+    "recipes": ("run", "List the tables and figures that can be run."),
     "groupers": ("lists", "List the ways to group visual tokens."),
     "strategies": ("lists", "List the search strategies."),
     "kinds": ("lists", "List the kinds of labels."),
@@ -68,7 +70,7 @@ def one_line() -> Iterator[None]:
         raise Problem(f"{problem.format_message()} See {path} --help") from problem
     except KeyboardInterrupt as stop:
         raise Interrupted(
-            "interrupted; label, train and compare --out go on where they stopped when run again"
+            "interrupted; label, train, run and compare --out go on where they stopped when run again"
         ) from stop
     except EXPECTED as problem:
         if os.environ.get("EVOCOMP_DEBUG"):

@@ -41,7 +41,13 @@ def export(
     from bench.data.export import export as run
     from bench.tasks import TASKS
 
-    sizes = run(out, names(tasks, "--tasks", list(TASKS)), count, layout, split)
+    sizes = run(
+        out,
+        names(tasks, "--tasks", [name for name, task in TASKS.items() if task.splits]),
+        count,
+        layout,
+        split,
+    )
     if machine:
         show_json(sizes)
         return

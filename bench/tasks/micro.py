@@ -11,7 +11,7 @@ from compress.micro.world import Scene, render, rng_of, scene
 from compress.samples import Sample
 
 # Every benchmark asks about scenes of its own: seeds start at a different million.
-MILLION = {"gqa": 1, "pope": 2, "mmbench": 3, "vqav2": 4, "vizwiz": 5, "textvqa": 6}
+MILLION = {"gqa": 1, "pope": 2, "mmbench": 3, "vqav2": 4, "vizwiz": 5, "textvqa": 6, "scenes": 7}
 
 Asker = Callable[[Scene, np.random.Generator], Question | None]
 
