@@ -83,6 +83,13 @@ def numbers(ctx: click.Context, parameter: click.Parameter, text: str | None) ->
 @click.option(
     "--threads", default=0, show_default=True, type=click.IntRange(0), help="Of the runtime; 0: its choice."
 )
+@click.option(
+    "--clock",
+    type=click.Choice(["wall", "processor"]),
+    default="wall",
+    show_default=True,
+    help="processor: time of one thread, on a CPU that others use as well.",
+)
 @click.option("--files", type=OutFolder(), help="Keep exported graphs and weights here; used again.")
 @click.option("--external", metavar="CMD", help="Time another device through a command (docs/edge.md).")
 @click.option(
@@ -103,7 +110,7 @@ def edge(
     command: str, wanted: str, model: str, shape: str | None, layers: int | None, compressor: str | None,
     keeps: list[int], chunk: int | None, contexts: list[int], text: int | None, precision: str | None,
     positions: Positions | None, decoded: int, samples: int, rounds: int, warmup: int, threads: int,
-    files: Path | None, external: str | None, tokens: int | None, timeout: float, paper: bool,
+    clock: str, files: Path | None, external: str | None, tokens: int | None, timeout: float, paper: bool,
     out: Path | None, machine: bool,
 ) -> None:  # fmt: skip
     """Time the chain from image to answer as a phone has to run it (paper, Table 4).
@@ -133,7 +140,7 @@ def edge(
         budgets = keeps or [round(whole / 3), round(whole * 2 / 9), round(whole / 9)]
         return Plan(
             shapes, list(dict.fromkeys([whole, *budgets])), text or round(whole / 9), decoded, warmup, rounds,
-            threads, positions, Precision.parse(precision) if precision else None,
+            threads, positions, Precision.parse(precision) if precision else None, clock,
         )  # fmt: skip
 
     def load() -> Subject:

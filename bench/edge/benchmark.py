@@ -43,6 +43,11 @@ class Plan:
     threads: int = 0  # 0: as many as the runtime likes
     positions: Positions | None = None  # None: original where the runtime takes gaps
     precision: Precision | None = None  # None: the runtime's own
+    clock: str = "wall"  # of `chain.CLOCKS`
+
+    def __post_init__(self) -> None:
+        if self.clock == "processor" and self.threads != 1:
+            raise ValueError("--clock processor is the time of one thread: add --threads 1")
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ def benchmark(
         del work  # of which a large model's memory is full
         backend = runtime.open(bundle, plan.threads)
         positions = plan.positions or ("original" if backend.gaps else "compact")
-        chain = Chain(backend, settings, bundle.embeddings, positions)
+        chain = Chain(backend, settings, bundle.embeddings, positions, plan.clock)
         with stage(runtime.title, "rounds") as progress:
             cells, added = measure(
                 chain, questions[0], plan.keeps, plan.decoded, warmup=plan.warmup, rounds=plan.rounds,
@@ -131,7 +136,7 @@ def benchmark(
     facts = [
         f"{settings.what}; {runtime.package} {version(runtime.package)}, threads "
         f"{plan.threads or 'as it likes'}; chunks of {settings.chunk}, {positions} positions, "
-        f"{questions[0].words} text tokens, {plan.rounds} rounds"
+        f"{questions[0].words} text tokens, {plan.rounds} rounds, {plan.clock} time"
     ]
     return Measurement(runtime.title, backend.label, backend.padded, cells, held, memory, facts)
 

@@ -122,10 +122,12 @@ def test_files_hold_four_graphs_and_are_used_again(made: tuple[Path, Path, str])
     assert {"32t256c.onnx", "1t256c.onnx", "32t64c.onnx", "1t64c.onnx", "decoder.onnx.data"} <= names
     before = (folder / META).stat().st_mtime_ns
     again = run("--precision", EXACT, "--threads", 1, "--samples", 1, "--warmup", 1, "--rounds", 1, "--files",
-                made[0], "--runtimes", "ort-static", "--json")  # fmt: skip
+                made[0], "--runtimes", "ort-static", "--clock", "processor", "--json")  # fmt: skip
     assert again.exit_code == 0, again.stderr or again.exception
     assert (folder / META).stat().st_mtime_ns == before
-    assert json.loads(again.stdout)["runtimes"][0]["runtime"] == "ONNX Runtime CPU, a graph per shape"
+    (static,) = json.loads(again.stdout)["runtimes"]
+    assert static["runtime"] == "ONNX Runtime CPU, a graph per shape"
+    assert "1 rounds, processor time" in static["facts"][0]
 
 
 def test_files_of_other_settings_are_not_used(made: tuple[Path, Path, str]):
@@ -166,6 +168,7 @@ MISTAKES: list[tuple[tuple[object, ...], str]] = [
     (("--depth-slice", 13), "the decoder has 12 layers"),
     (("--shape", "llava-7b"), "unknown shape 'llava-7b'; did you mean"),
     (("--shape", "llava-1.5-7b", "--depth-slice", 0), "llava-1.5-7b has 32 layers"),
+    (("--threads", 2, "--clock", "processor"), "add --threads 1"),
     (("--tokens", 576), "--tokens goes with --external"),
     (("--external", "no-such-phone"), "there is no program no-such-phone"),
     (("--external", "false", "--tokens", 144), "failed with status 1"),
