@@ -16,7 +16,7 @@ setup(
     packages=find_packages(include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]),
     package_data={
         "compress.micro": ["weights/**/*"],
-        "bench": ["shipped/**/*", "fidelity/golden/*.npz", "templates/*"],
+        "bench": ["shipped/**/*", "fidelity/golden/*.npz", "templates/*", "data/*.yaml"],
     },
     entry_points={"console_scripts": ["evocomp = bench.cli:main"]},
     install_requires=[
@@ -43,12 +43,14 @@ setup(
     ],
     extras_require={
         "hub": ["datasets>=3.0"],  # evocomp eval --data hub:lmms-lab
+        "ray": ["ray>=2.44"],  # evocomp label --engine ray
         "dev": [
             "pytest>=8.3",
             "pytest-timeout>=2.3",
             "ruff>=0.9",
             "mypy>=1.15",
             "types-PyYAML>=6.0",
+            "ray>=2.44",
         ],
     },
 )
