@@ -92,6 +92,7 @@ _work: Callable[[Any], Any] | None = None  # of a worker process, set once when 
 def _start(work: Callable[[Any], Any]) -> None:
     global _work
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the parent's handler may wait for what is not here
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     threadpool_limits(1)
