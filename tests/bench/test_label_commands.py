@@ -162,3 +162,19 @@ def test_the_library_datasets_reads_an_export(labels: Path, tmp_path: Path) -> N
     rows = datasets.load_dataset(str(tmp_path / "mine"), split="train", cache_dir=str(tmp_path / "cache"))
     assert rows["id"] == [one.id for one in read_labels(labels)]
     assert [tuple(kept) for kept in rows["kept"]] == [one.kept for one in read_labels(labels)]
+
+
+def test_a_cluster_of_this_machine_makes_the_same_labels(
+    folder: Path, manifest: Path, labels: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    done(
+        "label", "--data", folder / "mix.json", "--images", folder, "--manifest", manifest, "--samples", 3,
+        "--engine", "ray", "--out", tmp_path, *FEW,
+    )  # fmt: skip
+    theirs = {one.id: (one.kept, one.loss_after) for one in read_labels(labels)}
+    made = read_labels(tmp_path)
+    assert len(made) == 3
+    assert all(theirs[one.id] == (one.kept, one.loss_after) for one in made)
+    (run,) = made.runs()
+    assert (run.engine, run.workers, run.samples, run.total) == ("ray", 1, 3, 3)
