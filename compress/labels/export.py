@@ -13,7 +13,7 @@ from compress.labels.store import LabelStore, schema, write_shard
 
 ROWS = 1 << 16  # of a file
 CARD = """---
-pretty_name: {title}
+pretty_name: {name}
 tags: [evocomp, visual-token-compression, multimodal]
 size_categories: [{size}]
 configs:
@@ -77,8 +77,9 @@ def card(store: LabelStore, folder: str) -> str:
     before, after, full = (pc.mean(table[name]).as_py() for name in table.column_names)
     bounds = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M")]
     rows = [f"| `{name}` | {json.dumps(value)} |" for name, value in store.settings.items()]
+    title = f"Visual tokens to keep: {store.settings.get('data', 'mixture')}, {len(store):,} labels"
     return CARD.format(
-        title=f"Visual tokens to keep: {store.settings.get('data', 'mixture')}, {len(store):,} labels",
+        title=title, name=json.dumps(title),  # which is YAML as well
         size=next((size for bound, size in bounds if len(store) < bound), "n>1M"),
         samples=len(store), keep=store.settings["keep"], visual_tokens=store.settings["visual_tokens"],
         folder=folder, before=before, after=after, full=full, given_up=len(store.quarantine),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from bench.cli import main
@@ -147,8 +148,12 @@ def test_an_audit_with_another_model_is_refused(folder: Path, labels: Path, tiny
 def test_an_export_is_a_data_set_with_a_card_and_a_store(labels: Path, tmp_path: Path) -> None:
     done("labels", labels, "--export", tmp_path / "mine")
     card = (tmp_path / "mine" / "README.md").read_text()
-    head = card.split("---")[1]
-    assert "data/train-*.parquet" in head and "size_categories: [n<1K]" in head
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
+    assert (head["pretty_name"], head["size_categories"]) == (
+        "Visual tokens to keep: mix, 6 labels",
+        ["n<1K"],
+    )
     assert "6 labels of\n16 of 144 tokens" in card and '| `kind` | "best" |' in card
     (shard,) = (tmp_path / "mine" / "data").iterdir()
     assert shard.name == "train-00000-of-00001.parquet"
