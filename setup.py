@@ -17,7 +17,9 @@ setup(
     packages=find_packages(include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]),
     package_data={
         "compress.micro": ["weights/**/*"],
-        "bench": ["shipped/**/*", "fidelity/golden/*.npz", "templates/*", "recipes/*"],
+        "bench": [
+            "shipped/**/*", "fidelity/golden/*.npz", "templates/*", "recipes/*", "data/*.yaml",
+        ],  # fmt: skip
     },
     entry_points={
         "console_scripts": ["evocomp = bench.cli:main"],
@@ -54,6 +56,7 @@ setup(
         "llamacpp": [*EDGE, "llama-cpp-python>=0.3.36,<0.4", "gguf>=0.17"],
         "app": ["gradio>=6"],  # evocomp app
         "browser": ["playwright>=1.50"],  # tests of the report's page and the app in a Chromium
+        "ray": ["ray>=2.44"],  # evocomp label --engine ray
         "lmms": ["lmms_eval>=0.7.1,<0.8"],  # lmms-eval eval --model evocomp
         "dev": [
             *EDGE,
@@ -62,6 +65,7 @@ setup(
             "ruff>=0.9",
             "mypy>=1.15",
             "types-PyYAML>=6.0",
+            "ray>=2.44",
         ],
     },
 )

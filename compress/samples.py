@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 from PIL.Image import Image
 
@@ -56,3 +57,27 @@ class Sample:
         """Digest of id, question, answers and picture."""
         told = repr((self.id, self.question, self.answers, self.picture_digest))
         return hashlib.sha256(told.encode()).hexdigest()
+
+
+class Catalogue(Sequence[Sample]):
+    """Samples that are made when they are asked for, so that a long list of them needs no memory.
+
+    `key` names a sample without making it: its id, unique inside its task, after the task's name.
+    """
+
+    @abstractmethod
+    def key(self, place: int) -> str: ...
+
+    @abstractmethod
+    def make(self, place: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, place: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Sample]: ...
+
+    def __getitem__(self, place: int | slice) -> Sample | list[Sample]:
+        if isinstance(place, slice):
+            return [self.make(one) for one in range(*place.indices(len(self)))]
+        return self.make(range(len(self))[place])

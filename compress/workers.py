@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -23,13 +24,24 @@ Result = TypeVar("Result")
 AHEAD = 4  # jobs per worker that are handed out at a time: a long list never lies in memory
 
 
+class WorkerKilledError(OSError):
+    """A worker process ended in the middle of its work; `jobs` were handed out and have no result."""
+
+    def __init__(self, jobs: Sequence[Any]):
+        super().__init__(
+            "a worker was killed, perhaps for lack of memory; what is finished is kept: "
+            "run again, with fewer workers"
+        )
+        self.jobs = jobs
+
+
 def each(
     work: Callable[[Job], Result], jobs: Iterable[Job], workers: int = 1, *, ordered: bool = False
 ) -> Generator[tuple[Job, Result], None, None]:
     """Pairs of job and result, as they are finished or, `ordered`, as the jobs came.
 
-    One thread computes each, for the number of threads may change the last bits of a result. OSError if a
-    worker is killed.
+    One thread computes each, for the number of threads may change the last bits of a result.
+    `WorkerKilledError` if a worker is.
     """
     if workers > 1:
         yield from _in_processes(work, jobs, workers, ordered)
@@ -44,27 +56,32 @@ def each(
         torch.set_num_threads(threads)
 
 
+def alone(work: Callable[[Job], Result], job: Job) -> Result:
+    """The result of one job from a process of its own; `WorkerKilledError` if that is killed."""
+    return next(_in_processes(work, [job], 1, ordered=True))[1]
+
+
 def _in_processes(
     work: Callable[[Job], Result], jobs: Iterable[Job], workers: int, ordered: bool
 ) -> Generator[tuple[Job, Result], None, None]:
     # Forked workers share the weights and start at once; where forking is unsafe, the work is sent to them.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     executor = ProcessPoolExecutor(workers, context, _start, (work,))
-    left, waiting = iter(jobs), dict[Future[Result], Job]()
+    left, waiting, taken = iter(jobs), dict[Future[Result], Job](), deque[Job]()
     try:
         while True:
-            for job in islice(left, AHEAD * workers - len(waiting)):
-                waiting[executor.submit(_call, job)] = job
+            taken.extend(islice(left, AHEAD * workers - len(waiting)))
+            while taken:
+                waiting[executor.submit(_call, taken[0])] = taken[0]
+                taken.popleft()
             if not waiting:
                 return
             first = next(iter(waiting))
             for future in [first] if ordered else wait(waiting, return_when=FIRST_COMPLETED).done:
-                yield waiting.pop(future), future.result()
+                result = future.result()
+                yield waiting.pop(future), result
     except BrokenProcessPool as broken:
-        raise OSError(
-            "a worker was killed, perhaps for lack of memory; what is finished is kept: "
-            "run again, with fewer workers"
-        ) from broken
+        raise WorkerKilledError([*waiting.values(), *taken]) from broken
     finally:
         executor.shutdown(cancel_futures=True)
 
@@ -75,6 +92,7 @@ _work: Callable[[Any], Any] | None = None  # of a worker process, set once when 
 def _start(work: Callable[[Any], Any]) -> None:
     global _work
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the parent's handler may wait for what is not here
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     threadpool_limits(1)

@@ -1,27 +1,22 @@
-"""Labelling a data set: one search per sample, independent of order and worker, resumable at any moment."""
+"""Labelling one sample: an outcome of sample, model and configuration alone."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import torch
 
 from compress.fitness import POSITIONS, AnswerLoss
 from compress.labels.kinds import KINDS, Kind, Problem
-from compress.labels.store import Label, LabelStore, Writer, read_labels
+from compress.labels.store import Label
 from compress.models import MLLM
 from compress.samples import Sample
-from compress.workers import each
 from evosearch import GROUPERS, STRATEGIES, pick
-
-SHARD_ROWS, SHARD_SECONDS = 256, 20.0  # a shard is written at whichever is first
-Progress = Callable[[int, int], object]  # samples done, samples in all
 
 
 @dataclass(frozen=True)
@@ -79,60 +74,23 @@ def sample_seed(seed: int, key: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:8]) >> 1
 
 
-def label(
-    mllm: MLLM,
-    samples: Sequence[Sample],
-    folder: str | os.PathLike[str],
-    config: LabelConfig | None = None,
-    *,
-    workers: int = 1,
-    progress: Progress | None = None,
-) -> LabelStore:
-    """Label `samples` into the store at `folder`; those it holds already are skipped, so a rerun resumes.
-
-    The label of a sample depends on the model, the configuration and the sample alone, not on order or
-    `workers` (processes with one thread each; a model on a GPU takes one). Whatever ends the run, finished
-    samples are kept. Raises ValueError for a store of another configuration or model (naming the difference)
-    and for bad samples, OSError if the store cannot be written.
-    """
-    if workers < 1 or (workers > 1 and mllm.model.device.type != "cpu"):
-        where = mllm.model.device
-        raise ValueError(f"workers={workers}: choose 1, or more with a model on the CPU (this one: {where})")
-    settings = (config or LabelConfig()).resolved(mllm.visual_tokens)
-    about = {**asdict(settings), "visual_tokens": mllm.visual_tokens, "model": mllm.fingerprint()}
-    writer = Writer(folder, about)
-    todo = _missing(samples, writer.present)
-    done, total = len(samples) - len(todo), len(samples)
-    if progress:
-        progress(done, total)
-    waiting = (samples[place] for place in todo)
-    made = each(Labeller(mllm, settings), waiting, workers, ordered=True)
-    finished: list[Label] = []
-    written = time.monotonic()
-    try:
-        with closing(made):
-            for _, one in made:
-                finished.append(one)
-                if len(finished) >= SHARD_ROWS or time.monotonic() - written > SHARD_SECONDS:
-                    batch, finished = finished, []
-                    writer.write(batch)
-                    written = time.monotonic()
-                done += 1
-                if progress:
-                    progress(done, total)
-    finally:
-        writer.write(finished)
-    return read_labels(folder)
-
-
 class Labeller:
     """Labels one sample at a time with one model."""
 
     def __init__(self, mllm: MLLM, config: LabelConfig):
-        """`config` must be resolved."""
-        self._mllm, self._config, self._kind = mllm, config, config.make_kind()
+        self._mllm, self._config = mllm, config.resolved(mllm.visual_tokens)
+        self._kind = config.make_kind()
         words: Any = mllm.decoder.embed_tokens
         self._anchors = words.weight.detach().float().cpu().numpy()  # [V, D]
+        self.about = {
+            **asdict(self._config),
+            "visual_tokens": mllm.visual_tokens,
+            "model": mllm.fingerprint(),
+        }
+        device = mllm.model.device
+        self.forks = device.type == "cpu"
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        self.machine = f"{name}, torch {torch.__version__}, transformers {version('transformers')}"
 
     def __call__(self, sample: Sample) -> Label:
         """ValueError that names the sample if it cannot be labelled."""
@@ -171,14 +129,3 @@ class Labeller:
             seconds=seconds,
             score=score,
         )
-
-
-def _missing(samples: Sequence[Sample], present: set[str]) -> list[int]:
-    """Places of the samples that the store does not hold yet."""
-    places: dict[str, int] = {}
-    for place, sample in enumerate(samples):
-        key = sample_key(sample)
-        if key in places:
-            raise ValueError(f"sample id {key!r} occurs twice; ids must be unique in a store")
-        places[key] = place
-    return [place for key, place in places.items() if key not in present]

@@ -1,24 +1,30 @@
 """The label store: a folder of Parquet shards, each written at once, each carrying the complete
-configuration.
+configuration, and the samples that were given up with the reasons.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from compress.files import replacing
+from compress.files import alone, replacing
 
 FORMAT = 1
 KEY = b"evocomp labels"
+BATCH = 256  # rows that are in memory at a time
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -53,19 +59,39 @@ class Label:
     score: tuple[float, ...] | None = None  # [N] higher = more worth keeping
 
 
+@dataclass(frozen=True)
+class Run:
+    """One call that added labels, as its shards tell of it."""
+
+    name: str  # of its shards, without their number
+    engine: str
+    workers: int
+    machines: tuple[str, ...]
+    started: datetime
+    written: datetime  # its last shard
+    samples: int  # that it added
+    total: int  # that its part of the data had, labelled before or not
+
+
 @dataclass(frozen=True, eq=False)
 class LabelStore:
-    """The labels in a folder, in the order in which they were made, and the configuration that made them."""
+    """The labels in a folder, in the order of its shards, and the configuration that made them.
+
+    Labels are read as they are asked for, so that a store may be larger than the memory.
+    """
 
     folder: Path
     settings: Mapping[str, Any]
-    labels: tuple[Label, ...]
+    shards: tuple[Path, ...]
+    ids: pa.ChunkedArray  # of all labels
+    quarantine: Mapping[str, Sequence[str]]  # samples given up -> why each attempt failed
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.ids)
 
     def __iter__(self) -> Iterator[Label]:
-        return iter(self.labels)
+        for shard in self.shards:
+            yield from _labels(shard)
 
     def __contains__(self, id: str) -> bool:
         return id in self._by_id
@@ -73,9 +99,28 @@ class LabelStore:
     def __getitem__(self, id: str) -> Label:
         return self._by_id[id]
 
-    def table(self) -> pa.Table:
+    @cached_property
+    def labels(self) -> tuple[Label, ...]:
+        """All of them in memory."""
+        return tuple(self)
+
+    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All labels as one Arrow table, for analysis."""
-        return _table(self.labels, self.settings)
+        return pa.concat_tables(_table(shard, columns) for shard in self.shards)
+
+    def runs(self) -> list[Run]:
+        """The runs that wrote it, in order; none for stores that were merged."""
+        found: dict[tuple[str, str], Run] = {}
+        for shard in self.shards:
+            if told := described(shard).get("run"):
+                name, rows = shard.stem.rpartition("-")[0], pq.read_metadata(shard).num_rows
+                before = found.get((name, told["started"]))
+                found[name, told["started"]] = Run(
+                    name, told["engine"], told["workers"], tuple(told["machines"]),
+                    datetime.fromisoformat(told["started"]), datetime.fromisoformat(told["written"]),
+                    rows + (before.samples if before else 0), told["total"],
+                )  # fmt: skip
+        return sorted(found.values(), key=lambda run: run.started)
 
     @cached_property
     def _by_id(self) -> dict[str, Label]:
@@ -83,20 +128,34 @@ class LabelStore:
 
 
 def read_labels(folder: str | os.PathLike[str]) -> LabelStore:
-    """The store in `folder`. ValueError if there is none, a shard is unreadable, or shards disagree."""
+    """The store in `folder`.
+
+    ValueError if there is none, a shard is unreadable, shards disagree, or a sample has two labels.
+    """
     path = Path(folder)
-    shards = sorted(path.glob("*.parquet"))
-    if not shards:
+    shards, settings = scan(path)
+    if settings is None or not shards:
         raise ValueError(f"{folder}: no labels here (no .parquet file); give a folder that labelling wrote")
-    labels: list[Label] = []
+    ids = pa.chunked_array([chunk for shard in shards for chunk in _table(shard, ["id"])["id"].chunks])
+    if again := repeated(ids):
+        raise ValueError(
+            f"{folder}: sample {again!r} has two labels; `evocomp labels {folder} --merge NEW` "
+            f"keeps one of each that are equal"
+        )
+    labelled = set(ids.to_pylist()) if (quarantine := read_quarantine(path, settings)) else set()
+    left = {id: reasons for id, reasons in quarantine.items() if id not in labelled}
+    return LabelStore(path, settings, tuple(shards), ids, left)
+
+
+def scan(folder: Path) -> tuple[list[Path], Mapping[str, Any] | None]:
+    """The shards in a folder and their common settings, if any; ValueError if they disagree."""
+    shards = sorted(folder.glob("*.parquet"))
     settings: Mapping[str, Any] | None = None
     for shard in shards:
-        theirs, rows = _read(shard)
+        theirs = described(shard)["settings"]
         refuse_difference(shard, theirs, settings if settings is not None else theirs)
         settings = theirs
-        labels += rows
-    assert settings is not None
-    return LabelStore(path, settings, tuple(labels))
+    return shards, settings
 
 
 def refuse_difference(origin: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
@@ -107,68 +166,186 @@ def refuse_difference(origin: Path, theirs: Mapping[str, Any], ours: Mapping[str
         raise ValueError(f"{origin} was made with other settings: {listed}. Choose these, or another folder")
 
 
+def repeated(ids: pa.ChunkedArray | pa.Array) -> str | None:
+    """An id that occurs more than once, if there is one."""
+    if pc.count_distinct(ids).as_py() == len(ids):
+        return None
+    counts = pc.value_counts(ids)
+    again: str = counts.filter(pc.greater(counts.field("counts"), 1))[0]["values"].as_py()
+    return again
+
+
+# Writing ----------------------------------------------------------------------------------------------------
+
+
 class Writer:
-    """Appends shards to a folder; whatever interrupts it, a shard is there completely or not at all."""
+    """Appends shards to a folder; whatever interrupts it, a shard is there completely or not at all.
 
-    def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, Any]):
-        """Open or create `folder`; ValueError, naming the difference, if it holds other settings' labels."""
-        self._folder, self._settings = Path(folder), dict(settings)
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as problem:
-            raise self._refused(problem) from problem
-        self.present: set[str] = set()
-        if any(self._folder.glob("*.parquet")):
-            store = read_labels(self._folder)
-            refuse_difference(self._folder, store.settings, self._settings)
-            self.present.update(one.id for one in store)
-        self._next = 1 + max((_number(shard) for shard in self._folder.glob("*.parquet")), default=-1)
+    Made by `writing`, which sees to it that there is one per folder and `name`.
+    """
 
-    def write(self, labels: Iterable[Label]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any], name: str):
+        self._folder, self._settings, self._name = folder, dict(settings), name
+        self.run: dict[str, Any] = {"started": now()}  # noted in every shard; means nothing to the labels
+        shards, theirs = scan(folder)
+        if theirs is not None:
+            refuse_difference(folder, theirs, self._settings)
+        self._present = [_table(shard, ["id"])["id"] for shard in shards]
+        self._given_up = read_quarantine(folder, self._settings)
+        own = folder / f"quarantine-{name}.json"
+        self._quarantine = _quarantined(own, self._settings) if own.exists() else {}
+        self._next = 1 + max((_number(one) for one in folder.glob(f"{name}-*.parquet")), default=-1)
+        self.empty = not shards
+
+    def missing(self, keys: Iterable[str], *, again: bool = False) -> NDArray[np.int64]:
+        """Places of the keys that the store does not hold, nor has given up unless `again`.
+
+        ValueError for a key that occurs twice.
+        """
+        wanted = pa.array(keys, pa.string())
+        if twice := repeated(wanted):
+            raise ValueError(f"sample id {twice!r} occurs twice; ids must be unique in a store")
+        settled = [pa.array([] if again else list(self._given_up), pa.string())]
+        settled += [chunk for ids in self._present for chunk in ids.chunks]
+        here = pc.is_in(wanted, value_set=pa.concat_arrays(settled))
+        places: NDArray[np.int64] = np.flatnonzero(~here.to_numpy(zero_copy_only=False))
+        return places
+
+    def write(self, labels: Iterable[Label], machines: Sequence[str] = ()) -> None:
         """Add a shard, unless there are no labels; OSError, and no trace of it, if it cannot be written."""
         rows = list(labels)
         if not rows:
             return
-        try:
-            with (
-                replacing(self._folder / f"labels-{self._next:05d}.parquet") as part,
-                part.open("wb") as file,
-            ):
-                pq.write_table(_table(rows, self._settings), file)
-        except OSError as problem:
-            raise self._refused(problem) from problem
+        run = {**self.run, "machines": list(machines), "written": now()}
+        table = pa.Table.from_pylist([asdict(row) for row in rows], schema(self._settings, run))
+        with self._explained():
+            write_shard(table, self._folder / f"{self._name}-{self._next:05d}.parquet")
         self._next += 1
-        self.present.update(row.id for row in rows)
+        self.empty = False
 
-    def _refused(self, problem: OSError) -> OSError:
-        why = problem.strerror or str(problem)
-        return OSError(f"cannot write labels to {self._folder}: {why}; what was written before is safe")
+    def give_up(self, id: str, reasons: Sequence[str]) -> None:
+        """Put a sample in quarantine."""
+        self._quarantine[id] = list(reasons)
+        with self._explained():
+            write_quarantine(self._folder / f"quarantine-{self._name}.json", self._settings, self._quarantine)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as problem:
+            raise _refused(self._folder, problem) from problem
 
 
-def _table(rows: Iterable[Label], settings: Mapping[str, Any]) -> pa.Table:
-    described = json.dumps({"format": FORMAT, "settings": dict(settings)})
-    return pa.Table.from_pylist([asdict(row) for row in rows], SCHEMA.with_metadata({KEY: described}))
+@contextmanager
+def writing(
+    folder: str | os.PathLike[str], settings: Mapping[str, Any], name: str = "labels"
+) -> Iterator[Writer]:
+    """A writer of shards `name`-00000.parquet and so on; the folder is made if there is none.
+
+    ValueError, naming the difference, if the folder holds labels of other settings, or if another process
+    writes under the same name.
+    """
+    path = Path(folder)
+    with ExitStack() as held:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            held.enter_context(alone(path / f".{name}.lock"))
+        except BlockingIOError as problem:
+            raise ValueError(
+                f"another run is writing to {folder}: wait for it, choose another folder, "
+                f"or divide the samples among the runs with shards"
+            ) from problem
+        except OSError as problem:
+            raise _refused(path, problem) from problem
+        yield Writer(path, settings, name)
 
 
-def _read(shard: Path) -> tuple[dict[str, Any], list[Label]]:
+def write_shard(table: pa.Table, target: Path) -> None:
+    """A shard in whole, or no trace of it."""
+    with replacing(target) as part, part.open("wb") as file:
+        pq.write_table(table, file)
+
+
+def write_quarantine(target: Path, settings: Mapping[str, Any], samples: Mapping[str, Sequence[str]]) -> None:
+    """Samples given up with their reasons, as a file of their own, in whole."""
+    content = {"format": FORMAT, "settings": dict(settings), "samples": dict(samples)}
+    with replacing(target) as part:
+        part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def schema(settings: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> pa.Schema:
+    """The columns, with what is said of them."""
+    told = {"format": FORMAT, "settings": dict(settings), **({"run": dict(run)} if run else {})}
+    return SCHEMA.with_metadata({KEY: json.dumps(told)})
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _refused(folder: Path, problem: OSError) -> OSError:
+    why = problem.strerror or str(problem)
+    return OSError(f"cannot write labels to {folder}: {why}; what was written before is safe")
+
+
+# Reading ----------------------------------------------------------------------------------------------------
+
+
+def described(shard: Path) -> dict[str, Any]:
+    """What a shard says of itself: format, settings, and the run that wrote it."""
+    with _readable(shard):
+        found = pq.read_schema(shard)
+    metadata = found.metadata or {}
+    if KEY not in metadata or not found.equals(SCHEMA):
+        raise ValueError(f"{shard}: not a label shard; labels need a folder of their own")
+    content: dict[str, Any] = json.loads(metadata[KEY])
+    if content["format"] != FORMAT:
+        raise ValueError(f"{shard}: format {content['format']}, but this version reads format {FORMAT}")
+    return content
+
+
+def read_quarantine(folder: Path, settings: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Samples that were given up in a folder; ValueError if that was under other settings."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(folder.glob("quarantine-*.json")):
+        found |= _quarantined(path, settings)
+    return found
+
+
+def _quarantined(path: Path, settings: Mapping[str, Any]) -> dict[str, list[str]]:
     try:
-        table = pq.read_table(shard, partitioning=None)
+        content = json.loads(path.read_text(encoding="utf-8"))
+        samples: dict[str, list[str]] = content["samples"]
+        theirs = content["settings"]
+    except (ValueError, KeyError, TypeError) as problem:
+        raise ValueError(f"{path}: unreadable; delete it to try its samples again") from problem
+    refuse_difference(path, theirs, settings)
+    return samples
+
+
+def _table(shard: Path, columns: Sequence[str] | None) -> pa.Table:
+    with _readable(shard):
+        return pq.read_table(shard, columns=columns, partitioning=None)
+
+
+def _labels(shard: Path) -> Iterator[Label]:
+    with _readable(shard), pq.ParquetFile(shard) as file:
+        for batch in file.iter_batches(BATCH):
+            for row in batch.to_pylist():
+                row = {field.name: row[field.name] for field in fields(Label)}
+                row["kept"] = tuple(row["kept"])
+                row["score"] = None if row["score"] is None else tuple(row["score"])
+                yield Label(**row)
+
+
+@contextmanager
+def _readable(shard: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, pa.ArrowException) as problem:
         why = str(problem).partition("\n")[0]
         raise ValueError(f"{shard}: unreadable ({why}); delete it to label its samples again") from problem
-    metadata = table.schema.metadata or {}
-    if KEY not in metadata or not table.schema.equals(SCHEMA):
-        raise ValueError(f"{shard}: not a label shard; labels need a folder of their own")
-    described = json.loads(metadata[KEY])
-    if described["format"] != FORMAT:
-        raise ValueError(f"{shard}: format {described['format']}, but this version reads format {FORMAT}")
-    rows = []
-    for row in table.to_pylist():
-        row = {field.name: row[field.name] for field in fields(Label)}
-        row["kept"] = tuple(row["kept"])
-        row["score"] = None if row["score"] is None else tuple(row["score"])
-        rows.append(Label(**row))
-    return described["settings"], rows
 
 
 def _number(shard: Path) -> int:

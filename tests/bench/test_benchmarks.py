@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from bench.benchmarks.scale import main as scale
 from bench.benchmarks.selection import main
 from bench.benchmarks.throughput import main as throughput
 
@@ -32,3 +33,13 @@ def test_throughput_is_timed_for_every_batch_size(tmp_path: Path):
     figures = json.loads(out.read_text())
     assert {size: len(taken) for size, taken in figures["seconds"].items()} == {"2": 2, "1": 2}
     assert figures["ratios"]["2"] == [1, 1] and min(figures["ratios"]["1"]) > 0
+
+
+def test_scale_out_is_measured_with_every_number_of_workers(tmp_path: Path):
+    out = tmp_path / "scale.json"
+    command = ["--workers", "1,2", "--seconds", "0.001", "-n", "20", "--engine", "local"]
+    result = CliRunner().invoke(scale, [*command, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    one, two = json.loads(out.read_text())
+    assert (one["workers"], one["samples"], two["workers"], two["samples"]) == (1, 20, 2, 40)
+    assert 0 < one["rate"] <= 1000 and one["driver_ms"] > 0

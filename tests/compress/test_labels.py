@@ -120,7 +120,7 @@ def test_an_interrupted_run_keeps_what_is_finished_and_resumes_to_the_same_store
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_run_resumes_to_the_same_store(tiny, samples, tmp_path, monkeypatch, workers):
     whole = label(tiny, samples, tmp_path / "whole", QUICK)
-    monkeypatch.setattr("compress.labels.labelling.SHARD_ROWS", 2)
+    monkeypatch.setattr("compress.labels.campaign.SHARD_ROWS", 2)
 
     def run() -> None:
         def kill(done: int, total: int) -> None:
@@ -207,7 +207,7 @@ def test_bad_samples_and_settings_are_refused(tiny, samples, pictures, tmp_path)
         assert LabelConfig(kind).resolved(144).strategy is None
     with pytest.raises(ValueError, match="did you mean 'vocabulary'"):
         LabelConfig(grouper="vocab")
-    assert not list(tmp_path.glob("*/*"))
+    assert not list(tmp_path.glob("*/*.parquet"))
 
 
 def test_group_attribution_finds_the_groups_that_matter_although_any_of_their_tokens_will_do():

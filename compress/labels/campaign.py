@@ -1,0 +1,178 @@
+"""Labelling a data set: on any engine, resumable at any moment, never a sample lost or twice."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.engines import Crew, Engine, Failure, Local, Work
+from compress.labels.labelling import LabelConfig, Labeller, sample_key
+from compress.labels.store import Label, LabelStore, Writer, read_labels, writing
+from compress.models import MLLM
+from compress.samples import Catalogue, Sample
+
+SHARD_ROWS, SHARD_SECONDS = 256, 20.0  # a shard is written at whichever is first
+TOLERATED = 20  # samples that may fail before it matters whether most do
+Progress = Callable[[int, int], object]  # samples done, samples in all
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `number` of `of`, from 0: the samples whose keys' hashes say so, in whatever order they come."""
+
+    number: int = 0
+    of: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.number < self.of:
+            raise ValueError(f"shard {self}: choose i/n with i from 0 to n - 1, for instance 0/{self.of}")
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+    @staticmethod
+    def of_text(text: str) -> Shard:
+        """From "i/n"."""
+        number, _, of = text.partition("/")
+        if not (number.isdecimal() and of.isdecimal() and int(of)):
+            raise ValueError(f"shard {text!r}: write i/n, for instance 0/4 for the first of four")
+        return Shard(int(number), int(of))
+
+    @property
+    def name(self) -> str:
+        """Of its files, so that shards may share a folder."""
+        return "labels" if self.of == 1 else f"labels-{self.number}of{self.of}"
+
+    def holds(self, key: str) -> bool:
+        if self.of == 1:
+            return True
+        return int.from_bytes(hashlib.sha256(f"shard/{key}".encode()).digest()[:8]) % self.of == self.number
+
+
+def label(
+    model: MLLM | Callable[[], MLLM],
+    samples: Sequence[Sample],
+    folder: str | os.PathLike[str],
+    config: LabelConfig | None = None,
+    *,
+    workers: int = 1,
+    engine: Engine | None = None,
+    shard: Shard | None = None,
+    data: Mapping[str, Any] | None = None,
+    again: bool = False,
+    progress: Progress | None = None,
+) -> LabelStore:
+    """Label `samples` into the store at `folder`; those it holds already are skipped, so a rerun resumes.
+
+    The label of a sample depends on the model, the configuration and the sample alone, not on order,
+    `workers`, `engine` (this machine by default) or interruptions. `model` may be a function that
+    loads it, and must be for workers elsewhere. `shard` restricts the run to a part of the samples.
+    `data` is what else the labels depend on, stored with the settings.
+
+    A sample that fails three times is put in quarantine with the reasons and not tried again, unless `again`.
+    Whatever ends the run, finished samples are kept. Raises ValueError for a store of another configuration
+    or model (naming the difference), if most samples fail or all that there are, and OSError if the store
+    cannot be written.
+    """
+    if isinstance(model, MLLM) and engine is not None and engine.elsewhere:
+        # transformers registers classes as models are made: a pickled model loses its hidden states.
+        raise ValueError(
+            f"engine {engine.name}: its workers load the model themselves, so give a function that does, "
+            f"for instance partial(load, {model.name!r})"
+        )
+    make = partial(_labeller, model, config or LabelConfig())
+    return gather(
+        make, samples, folder, workers=workers, engine=engine, shard=shard, data=data, again=again,
+        progress=progress,
+    )  # fmt: skip
+
+
+def gather(
+    make: Callable[[], Work],
+    samples: Sequence[Sample],
+    folder: str | os.PathLike[str],
+    *,
+    workers: int = 1,
+    engine: Engine | None = None,
+    shard: Shard | None = None,
+    data: Mapping[str, Any] | None = None,
+    again: bool = False,
+    progress: Progress | None = None,
+) -> LabelStore:
+    """As `label`, with labels from whatever `make` makes."""
+    engine, shard = engine or Local(), shard or Shard()
+    with (
+        engine.open(make, workers) as crew,
+        writing(folder, {**crew.about, **(data or {})}, shard.name) as writer,
+    ):
+        todo, total = _todo(samples, writer, shard, again)
+        writer.run |= {"engine": engine.name, "workers": workers, "shard": str(shard), "total": total}
+        _fill(writer, crew, (samples[place] for place in todo.tolist()), len(todo), total, progress)
+    return read_labels(folder)
+
+
+def _todo(
+    samples: Sequence[Sample], writer: Writer, shard: Shard, again: bool
+) -> tuple[NDArray[np.int64], int]:
+    """Places of this shard's samples that have neither label nor quarantine, and its samples in all."""
+    if isinstance(samples, Catalogue):
+        keys = [samples.key(place) for place in range(len(samples))]
+    else:
+        keys = [sample_key(sample) for sample in samples]
+    mine = np.array([shard.holds(key) for key in keys], bool)
+    todo = writer.missing(keys, again=again)
+    return todo[mine[todo]], int(mine.sum())
+
+
+def _fill(
+    writer: Writer, crew: Crew, todo: Iterable[Sample], left: int, total: int, progress: Progress | None
+) -> None:
+    """Write the labels of `todo` as they come, many at a time; give up what fails."""
+    done = total - left
+    made, failed, reason = 0, 0, ""
+    finished: list[Label] = []
+    written = time.monotonic()
+    if progress:
+        progress(done, total)
+    try:
+        with closing(crew.each(todo)) as outcomes:
+            for sample, outcome in outcomes:
+                if isinstance(outcome, Failure):
+                    failed, reason = failed + 1, outcome.reasons[-1]
+                    writer.give_up(sample_key(sample), outcome.reasons)
+                    if failed > max(TOLERATED, made):
+                        raise ValueError(
+                            f"{failed} of {made + failed} samples failed, so this run stops; the last one: "
+                            f"{reason}"
+                        )
+                else:
+                    made += 1
+                    finished.append(outcome)
+                if len(finished) >= SHARD_ROWS or time.monotonic() - written > SHARD_SECONDS:
+                    batch, finished = finished, []
+                    writer.write(batch, crew.machines)
+                    written = time.monotonic()
+                done += 1
+                if progress:
+                    progress(done, total)
+    finally:
+        writer.write(finished, crew.machines)
+    if writer.empty:
+        raise ValueError(
+            reason or (f"all {total} samples are in quarantine: see why, mend it, and try them again")
+            if total
+            else "there is nothing to label: no samples, or none in this shard"
+        )
+
+
+def _labeller(model: MLLM | Callable[[], MLLM], config: LabelConfig) -> Labeller:
+    return Labeller(model if isinstance(model, MLLM) else model(), config)
