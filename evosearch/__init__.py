@@ -34,6 +34,6 @@ __all__ = [
     "CROSSOVERS", "GROUPERS", "MUTATIONS", "STRATEGIES", "Annealing", "Archive", "Budget", "Callback",
     "Clusters", "DpcKnn", "Evolution", "Fitness", "Grid", "Grouper", "Grouping", "HillClimb", "Individual",
     "KMeans", "Loss", "Marginals", "Progress", "Proposals", "RandomGroups", "RandomSearch", "Result",
-    "Strategy", "Uniform", "Vocabulary", "alone", "describe", "dpc_knn", "find", "half_split", "options", "parse",
-    "pick", "propose", "search", "shift", "together", "unknown",
+    "Strategy", "Uniform", "Vocabulary", "alone", "describe", "dpc_knn", "find", "half_split", "options",
+    "parse", "pick", "propose", "search", "shift", "together", "unknown",
 ]  # fmt: skip
