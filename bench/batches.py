@@ -8,11 +8,12 @@ from typing import TypeVar
 
 import torch
 
+from compress.memory import ran_out
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 START, START_CPU = 64, 16  # of automatic batches; more than 16 gain nothing on a CPU (docs/performance.md)
-WORDS = ("out of memory", "not enough memory", "can't allocate memory")  # of torch, for GPUs and CPUs
 
 
 @dataclass
@@ -59,10 +60,3 @@ class Batches:
         torch.cuda.empty_cache()
         self.size = len(part) // 2
         return []
-
-
-def ran_out(problem: BaseException) -> bool:
-    """Whether an exception says that memory ran out, of a GPU or of the machine."""
-    if isinstance(problem, torch.OutOfMemoryError | MemoryError):
-        return True
-    return any(words in str(problem) for words in WORDS)

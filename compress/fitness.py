@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -12,80 +15,315 @@ from torch.nn import functional as F
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from compress.memory import ran_out
 from compress.models import MLLM, Embedded
 
 POSITIONS = ("original", "compact")
+ROWS, ROWS_CPU = 8192, 512  # that go through the decoder at a time (docs/performance.md)
+STEP = 8  # lengths are rounded up to multiples of it
+UNSCORED = -100  # the target that cross_entropy ignores
+
+Key = TypeVar("Key", bound=Hashable)
+Ints = NDArray[np.integer[Any]]
+Losses = NDArray[np.float64]
 
 
-class AnswerLoss:
-    """Mean cross-entropy of the response tokens when the decoder sees only some of the visual tokens.
+@dataclass
+class TokenBudget:
+    """How many rows go through the decoder at a time: half as many whenever memory runs out, and for good."""
 
-    Call it with indices [P, K] into the N visual tokens, ascending in each row; it returns losses [P], lower
-    is better. `full` is the loss with all of them. `positions="original"` lets kept tokens keep their places,
-    which equals masking the others; "compact" closes the gaps (not of M-RoPE). The rows before the first
-    visual token are computed once per sample, and candidates go through the decoder together, at most
-    `max_tokens` rows at a time (a matter of memory and speed only).
+    rows: int
+
+    @classmethod
+    def for_device(cls, device: torch.device) -> TokenBudget:
+        return cls(ROWS_CPU if device.type == "cpu" else ROWS)
+
+
+class Shape(NamedTuple):
+    """What candidates share that go through the decoder together; it depends on their samples alone."""
+
+    prefix: int  # number of the prefix that they follow
+    length: int  # rows of a candidate, padding included
+    scored: int  # of these, at most so many are scored
+
+
+@dataclass(frozen=True, eq=False)
+class _Sample:
+    """What the host knows of a sample, rows counted from its first."""
+
+    first: int  # where its rows begin among those of all samples
+    start: int  # rows before the first visual token
+    visual: Ints  # [N]
+    text: Ints  # [T] rows of other tokens after the first visual one
+    positions: Ints  # [A, S], an axis of rotary positions each
+    response: Ints  # [R] token ids
+    prefix: int
+
+    def shape(self, keep: int) -> Shape:
+        length = keep + len(self.text)
+        return Shape(self.prefix, -(-length // STEP) * STEP, 1 << (len(self.response) - 1).bit_length())
+
+
+class AnswerLosses(Generic[Key]):
+    """Mean cross-entropy of responses when the decoder sees only some of the visual tokens.
+
+    `launch` takes indices [P, K] into the N visual tokens of each sample, ascending in each row, and starts
+    to compute losses [P], lower is better; what it returns waits for them. `full` are the losses with all
+    tokens. `positions="original"` lets kept tokens keep their places, which equals masking the others;
+    "compact" closes the gaps (not of M-RoPE).
+
+    The rows before the first visual token are computed once, for all samples that begin with the same ones.
+    Candidates of all samples of one `Shape` go through the decoder together, always as many as fit into the
+    `budget`, with repetitions in the last batch: so a loss does not depend on which others are computed
+    beside it, down to the last bit where a kernel treats all rows alike. Padding stands at the end, where
+    causal attention never looks. Logits are made of the response's rows only.
     """
 
     def __init__(
-        self, mllm: MLLM, embedded: Embedded, *, positions: str = "original", max_tokens: int = 1024
+        self,
+        mllm: MLLM,
+        samples: Mapping[Key, Embedded],
+        *,
+        positions: str = "original",
+        budget: TokenBudget | None = None,
     ):
         if positions not in POSITIONS:
             raise ValueError(f"positions={positions!r}: choose one of {', '.join(POSITIONS)}")
-        if not len(embedded.response):
-            raise ValueError("the sample has no response to score: embed it with its gold answer")
+        for embedded in samples.values():
+            if not len(embedded.response):
+                raise ValueError("the sample has no response to score: embed it with its gold answer")
         self._decoder, self._head = mllm.decoder, mllm.head
         self._compact = positions == "compact" and not mllm.mrope
-        self._max_tokens = max_tokens
-        self._embeds = embedded.embeds[:-1]  # nothing is predicted from the last row
-        self._positions = embedded.positions
-        self._visual, self._response = embedded.visual, embedded.response
-        self._start = int(embedded.visual[0])
-        rows = torch.arange(self._start, len(self._embeds), device=self._embeds.device)
-        self._text = rows[~torch.isin(rows, embedded.visual)]
-        self._prefix = self._remember_prefix()
-        self.full = float(self(np.arange(len(self._visual))[None])[0])
+        self._axes = 3 if mllm.mrope else 1
+        self._device = mllm.model.device
+        self._budget = budget or TokenBudget.for_device(self._device)
+        self._prefixes: list[tuple[Tensor, Cache | None]] = []
+        self._bank = torch.cat([embedded.embeds for embedded in samples.values()])  # [sum of S, D]
+        self._samples: dict[Key, _Sample] = {}
+        first = 0
+        for key, embedded in samples.items():
+            self._samples[key] = self._described(embedded, first)
+            first += len(embedded.embeds)
+        every = {key: np.arange(len(sample.visual))[None] for key, sample in self._samples.items()}
+        alone = self._launch(every, at_once=1)()  # as long as they are, they would fill batches with copies
+        self.full: dict[Key, float | ValueError] = {
+            key: found if isinstance(found, ValueError) else float(found[0]) for key, found in alone.items()
+        }
+
+    def launch(self, asked: Mapping[Key, Ints]) -> Callable[[], dict[Key, Losses | ValueError]]:
+        """A function that waits for the losses, or a ValueError for a sample whose are not finite.
+
+        ValueError if memory does not suffice for a single candidate.
+        """
+        return self._launch(asked)
+
+    # One sample -----------------------------------------------------------------------------------------
+
+    def _described(self, embedded: Embedded, first: int) -> _Sample:
+        visual = embedded.visual.cpu().numpy()
+        rows = np.arange(int(visual[0]), len(embedded.embeds) - 1)  # nothing is predicted from the last row
+        return _Sample(
+            first=first,
+            start=int(visual[0]),
+            visual=visual,
+            text=np.setdiff1d(rows, visual),
+            positions=embedded.positions.cpu().numpy().reshape(self._axes, -1),
+            response=embedded.response.cpu().numpy(),
+            prefix=self._prefix(embedded.embeds[: int(visual[0])]),
+        )
 
     @torch.inference_mode()
-    def __call__(self, indices: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-        places = torch.as_tensor(np.ascontiguousarray(indices), device=self._visual.device)
-        kept = self._visual[places]  # [P, K]
-        rows = torch.cat([kept, self._text.expand(len(kept), -1)], 1).sort(1).values
-        step = max(1, self._max_tokens // rows.shape[1])
-        losses = torch.cat([self._losses(part) for part in rows.split(step)])
-        if not losses.isfinite().all():
-            raise ValueError(
-                "the model's loss on this sample is not a finite number; "
-                "its weights or the image are broken, or its precision is too low (try float32)"
-            )
-        return losses.double().cpu().numpy()
+    def _prefix(self, rows: Tensor) -> int:
+        """The number of the prefix of these rows, which is computed if it is new."""
+        for number, (known, _) in enumerate(self._prefixes):
+            if torch.equal(known, rows):
+                return number
+        shared = None
+        if len(rows):
+            cache: Any = DynamicCache(config=self._decoder.config)
+            self._decoder(inputs_embeds=rows[None], past_key_values=cache, use_cache=True)
+            shared = Cache(layers=[_FrozenLayer(layer.keys, layer.values) for layer in cache.layers])
+        self._prefixes.append((rows, shared))
+        return len(self._prefixes) - 1
 
-    def _losses(self, rows: Tensor) -> Tensor:
-        """Losses [p] of the prefix followed by each of these rows [p, L], which end with the response."""
-        count, length = rows.shape
-        positions = self._positions[..., rows]
+    # Batches --------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def _launch(
+        self, asked: Mapping[Key, Ints], at_once: int | None = None
+    ) -> Callable[[], dict[Key, Losses | ValueError]]:
+        shapes: dict[Shape, list[Key]] = defaultdict(list)
+        for key, indices in asked.items():
+            shapes[self._samples[key].shape(indices.shape[1])].append(key)
+        found = []
+        for shape, keys in shapes.items():
+            jobs = [self._candidates(self._samples[key], shape, np.asarray(asked[key])) for key in keys]
+            found += list(self._batches(shape, _Candidates.joined(jobs), at_once))
+        order = [key for keys in shapes.values() for key in keys]
+        return _Pending(torch.cat(found), {key: len(asked[key]) for key in order})
+
+    def _candidates(self, sample: _Sample, shape: Shape, indices: Ints) -> _Candidates:
+        count, scored = len(indices), len(sample.response)
+        text = np.broadcast_to(sample.text, (count, len(sample.text)))
+        rows = np.sort(np.concatenate([sample.visual[indices], text], 1), 1)  # [P, L]
+        length = rows.shape[1]
+        rows = np.pad(rows, ((0, 0), (0, shape.length - length)), mode="edge")
         if self._compact:
-            positions = self._start + torch.arange(length, device=rows.device).expand(count, -1)
-        # The mask says that gaps between positions are not borders between packed sequences.
-        seen = torch.ones(count, self._start + length, dtype=torch.long, device=rows.device)
-        hidden = self._decoder(
-            inputs_embeds=self._embeds[rows],
-            attention_mask=seen,
-            position_ids=positions,
-            past_key_values=self._prefix,
-            use_cache=self._prefix is not None,
-        ).last_hidden_state
-        logits = self._head(hidden[:, -len(self._response) :])  # [p, R, V]
-        targets = self._response.expand(count, -1)
-        return F.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none").mean(1)
+            positions = np.broadcast_to(sample.start + np.arange(shape.length), (1, *rows.shape))
+        else:
+            positions = sample.positions[:, rows]
+        columns = np.zeros((count, shape.scored), np.int64)
+        targets = np.full((count, shape.scored), UNSCORED)
+        columns[:, :scored] = np.arange(length - scored, length)
+        targets[:, :scored] = sample.response
+        return _Candidates(rows + sample.first, positions, columns, targets)
 
-    @torch.inference_mode()
-    def _remember_prefix(self) -> Cache | None:
-        if self._start == 0:
+    def _batches(self, shape: Shape, candidates: _Candidates, at_once: int | None) -> Iterator[Tensor]:
+        """Losses of candidates of one shape, on the device, a batch at a time."""
+        count, done = len(candidates.rows), 0
+        while done < count:
+            size = at_once or max(1, self._budget.rows // shape.length)
+            part = candidates.part(done, size)
+            losses = self._tried(shape, part)
+            if losses is not None:
+                yield losses[: count - done]
+                done += size
+            elif size == 1:
+                raise ValueError(
+                    "memory does not suffice for one candidate at a time: choose a smaller dtype, such as "
+                    "bfloat16, or another device"
+                )
+            else:  # the exception is gone, and with its frames the tensors that filled the memory
+                torch.cuda.empty_cache()
+                self._budget.rows = size // 2 * shape.length
+
+    def _tried(self, shape: Shape, batch: _Candidates) -> Tensor | None:
+        """Losses of a batch; None if memory ran out."""
+        try:
+            return self._losses(shape, batch)
+        except (RuntimeError, MemoryError) as problem:
+            if not ran_out(problem):
+                raise
             return None
-        cache: Any = DynamicCache(config=self._decoder.config)
-        self._decoder(inputs_embeds=self._embeds[None, : self._start], past_key_values=cache, use_cache=True)
-        return Cache(layers=[_FrozenLayer(layer.keys, layer.values) for layer in cache.layers])
+
+    def _losses(self, shape: Shape, batch: _Candidates) -> Tensor:
+        """Losses [B] of candidates that follow one prefix."""
+        rows, positions, columns, targets = (self._sent(one) for one in batch)
+        start, prefix = len(self._prefixes[shape.prefix][0]), self._prefixes[shape.prefix][1]
+        hidden = self._decoder(
+            inputs_embeds=self._bank[rows],
+            attention_mask=self._mask(start, *rows.shape),
+            position_ids=positions if self._axes > 1 else positions[0],
+            past_key_values=prefix,
+            use_cache=prefix is not None,
+        ).last_hidden_state
+        logits = self._head(
+            hidden.gather(1, columns[..., None].expand(-1, -1, hidden.shape[-1]))
+        )  # [B, R, V]
+        losses = F.cross_entropy(
+            logits.float().transpose(1, 2), targets, reduction="none", ignore_index=UNSCORED
+        )
+        return losses.sum(1) / (targets != UNSCORED).sum(1)
+
+    def _mask(self, start: int, count: int, length: int) -> Tensor:
+        """Causal, after the prefix. Given, since without one, gaps between positions are taken for borders
+        between packed sequences.
+        """
+        kernel = self._decoder.config._attn_implementation
+        if kernel not in ("sdpa", "eager"):
+            return torch.ones(count, start + length, dtype=torch.long, device=self._device)
+        seen = torch.ones(length, start + length, dtype=torch.bool, device=self._device).tril(start)
+        if kernel == "sdpa":
+            return seen[None, None]
+        lowest = torch.finfo(self._bank.dtype).min
+        return torch.zeros_like(seen, dtype=self._bank.dtype).masked_fill(~seen, lowest)[None, None]
+
+    def _sent(self, array: Ints) -> Tensor:
+        """On the device, without waiting for what it does."""
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        if self._device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self._device, non_blocking=True)
+
+
+class AnswerLoss:
+    """`AnswerLosses` of one sample: call it with indices [P, K], and it returns losses [P].
+
+    `full` is the loss with all tokens; `max_tokens` the budget of rows, by the device if not given. Raises
+    ValueError for losses that are not finite.
+    """
+
+    def __init__(
+        self, mllm: MLLM, embedded: Embedded, *, positions: str = "original", max_tokens: int | None = None
+    ):
+        budget = None if max_tokens is None else TokenBudget(max_tokens)
+        self._losses = AnswerLosses(mllm, {"": embedded}, positions=positions, budget=budget)
+        full = self._losses.full[""]
+        if isinstance(full, ValueError):
+            raise full
+        self.full = full
+
+    def __call__(self, indices: Ints) -> Losses:
+        found = self._losses.launch({"": indices})()[""]
+        if isinstance(found, ValueError):
+            raise found
+        return found
+
+
+class _Candidates(NamedTuple):
+    """Candidates of one shape, as the device gets them."""
+
+    rows: Ints  # [P, L] among the rows of all samples
+    positions: Ints  # [A, P, L]
+    columns: Ints  # [P, R] where of L the scored tokens are predicted
+    targets: Ints  # [P, R]
+
+    @staticmethod
+    def joined(parts: list[_Candidates]) -> _Candidates:
+        rows, positions, columns, targets = zip(*parts, strict=True)
+        return _Candidates(
+            np.concatenate(rows),
+            np.concatenate(positions, 1),
+            np.concatenate(columns),
+            np.concatenate(targets),
+        )
+
+    def part(self, start: int, size: int) -> _Candidates:
+        """Exactly `size` of them; the first again and again where there are not so many."""
+        end = min(start + size, len(self.rows))
+        chosen = np.r_[start:end, np.full(start + size - end, start)]
+        return _Candidates(
+            self.rows[chosen], self.positions[:, chosen], self.columns[chosen], self.targets[chosen]
+        )
+
+
+class _Pending(Generic[Key]):
+    """Losses of samples on their way from the device, in this order."""
+
+    def __init__(self, losses: Tensor, counts: Mapping[Key, int]):
+        self._counts = counts
+        self._arrived: torch.cuda.Event | None = None
+        self._host = losses
+        if losses.is_cuda:  # their copy is queued now, not behind what is launched after them
+            self._host = torch.empty(losses.shape, dtype=losses.dtype, pin_memory=True)
+            self._host.copy_(losses, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record(torch.cuda.current_stream(losses.device))
+
+    def __call__(self) -> dict[Key, Losses | ValueError]:
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        parts = np.split(self._host.double().numpy(), np.cumsum(list(self._counts.values()))[:-1])
+        return {key: _finite(part) for key, part in zip(self._counts, parts, strict=True)}
+
+
+def _finite(losses: Losses) -> Losses | ValueError:
+    if np.isfinite(losses).all():
+        return losses
+    return ValueError(
+        "the model's loss on this sample is not a finite number; "
+        "its weights or the image are broken, or its precision is too low (try float32)"
+    )
 
 
 class _FrozenLayer(DynamicLayer):

@@ -1,6 +1,6 @@
 """Pick one item per group so that a loss is small: a search engine on DEAP that knows no model."""
 
-from evosearch.archive import Archive, Fitness
+from evosearch.archive import Archive, Fitness, Proposals
 from evosearch.budget import Budget
 from evosearch.groupers import (
     GROUPERS,
@@ -17,7 +17,8 @@ from evosearch.grouping import Grouping
 from evosearch.individual import Individual, Loss
 from evosearch.operators import CROSSOVERS, MUTATIONS, half_split, shift
 from evosearch.registry import describe, find, options, parse, pick, unknown
-from evosearch.search import Callback, Progress, Result, search
+from evosearch.rounds import alone, together
+from evosearch.search import Callback, Progress, Result, propose, search
 from evosearch.strategies import (
     STRATEGIES,
     Annealing,
@@ -32,7 +33,7 @@ from evosearch.strategies import (
 __all__ = [
     "CROSSOVERS", "GROUPERS", "MUTATIONS", "STRATEGIES", "Annealing", "Archive", "Budget", "Callback",
     "Clusters", "DpcKnn", "Evolution", "Fitness", "Grid", "Grouper", "Grouping", "HillClimb", "Individual",
-    "KMeans", "Loss", "Marginals", "Progress", "RandomGroups", "RandomSearch", "Result", "Strategy",
-    "Uniform", "Vocabulary", "describe", "dpc_knn", "find", "half_split", "options", "parse", "pick",
-    "search", "shift", "unknown",
+    "KMeans", "Loss", "Marginals", "Progress", "Proposals", "RandomGroups", "RandomSearch", "Result",
+    "Strategy", "Uniform", "Vocabulary", "alone", "describe", "dpc_knn", "find", "half_split", "options",
+    "parse", "pick", "propose", "search", "shift", "together", "unknown",
 ]  # fmt: skip

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,8 @@ from evosearch.grouping import Ints
 
 Losses = npt.NDArray[np.float64]
 Fitness = Callable[[Ints], npt.ArrayLike]  # indices [P, G], rows ascending -> losses [P], lower is better
+T = TypeVar("T")
+Proposals = Generator[Ints, npt.ArrayLike, T]  # yields what a fitness gets, is sent what it returns
 
 
 class Archive:
@@ -41,9 +44,9 @@ class Archive:
         return 1 - len(self) / self.asked if self.asked else 0.0
 
     def evaluate(
-        self, indices: Ints, fitness: Fitness, room: int | None = None
-    ) -> tuple[list[float | None], list[int]]:
-        """Losses of a batch [P, G], with one call of `fitness` for at most `room` that are new.
+        self, indices: Ints, room: int | None = None
+    ) -> Proposals[tuple[list[float | None], list[int]]]:
+        """Losses of a batch [P, G]; asks for those of new candidates, at most `room`, all at once.
 
         Returns the losses, None for a new candidate that found no room, and the rows that were evaluated.
         """
@@ -52,7 +55,7 @@ class Archive:
         rows = sorted(first.values())[:room]
         if rows:
             batch = indices[rows]
-            losses = measured(fitness(batch.copy()), batch, len(self))
+            losses = measured((yield batch.copy()), batch, len(self))
             for row in rows:
                 self._place[keys[row]] = len(self._place)
             self._batches.append(batch)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-FORMAT = "evosearch checkpoint 1"
+FORMAT = "evosearch checkpoint 2"
 
 # what unpickling arbitrary bytes can raise
 DAMAGE = (

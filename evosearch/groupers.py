@@ -7,6 +7,7 @@ cut down or split up by `Grouping.largest`. `partition` gives all groups, before
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
@@ -51,8 +52,12 @@ class Vocabulary(Grouper):
     """Items whose nearest anchor by cosine is the same, as visual tokens that share a word; the paper's."""
 
     anchors: Floats  # [V, D]
+    # Numbers of the anchors nearest to vectors, computed elsewhere, for instance on a GPU.
+    nearest: Callable[[Floats], Ints] | None = None
 
     def labels(self, vectors: Floats) -> Ints:
+        if self.nearest is not None:
+            return self.nearest(vectors)
         if self.anchors.ndim != 2 or self.anchors.shape[1] != vectors.shape[1]:
             raise ValueError(
                 f"anchors {list(self.anchors.shape)} do not fit vectors of width {vectors.shape[1]}"

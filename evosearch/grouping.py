@@ -125,7 +125,8 @@ class Grouping:
     def random(self, rng: Random, count: int) -> Ints:
         """Uniform picks [count, G], the same for the same generator state on every machine."""
         draw = rng.random
-        return np.array([[int(draw() * size) for size in self.sizes] for _ in range(count)], dtype=np.int64)
+        drawn = np.array([draw() for _ in range(count * len(self))]).reshape(count, -1)
+        return (drawn * self._sizes).astype(np.int64)
 
     @cached_property
     def _sizes(self) -> Ints:

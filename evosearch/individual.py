@@ -12,6 +12,10 @@ class Loss(Fitness):
 
     weights = (-1.0,)
 
+    def __init__(self, values: Iterable[float] = ()) -> None:
+        # Without DEAP's check of the weights, which costs more than all the rest of a clone.
+        self.wvalues = tuple(-value for value in values)
+
 
 class Individual(list[int]):
     """A genome: one pick per group (item indices for strategies that ignore groups).
@@ -23,7 +27,7 @@ class Individual(list[int]):
     fitness: Loss
 
     def __init__(self, genes: Iterable[int] = ()) -> None:
-        super().__init__(genes)
+        list.__init__(self, genes)
         self.fitness = Loss()
 
     @property
@@ -33,7 +37,9 @@ class Individual(list[int]):
 
     def clone(self) -> Individual:
         """An independent copy, fitness included; far cheaper than DEAP's default, `copy.deepcopy`."""
-        twin = Individual(self)
+        twin = Individual.__new__(Individual)  # past three constructors, which take longer than the copy
+        twin += self
+        twin.fitness = Loss.__new__(Loss)
         twin.fitness.wvalues = self.fitness.wvalues
         return twin
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import inspect
 import random as global_random
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, partial
+from operator import attrgetter
 from random import Random
 from typing import Any, Literal
 
@@ -19,6 +20,14 @@ from evosearch.individual import Individual
 Operator = Callable[..., Any]
 Edge = Literal["bounce", "stay", "wrap"]
 Pair = tuple[Individual, Individual]
+
+
+def best(individuals: Iterable[Individual], k: int, rng: Random | None = None) -> list[Individual]:
+    """The `k` with the smallest losses, equals in their order: DEAP's `selBest` on plain numbers.
+
+    Nothing is drawn; `rng` is there so that selections can stand in for each other.
+    """
+    return sorted(individuals, key=attrgetter("fitness.wvalues"), reverse=True)[:k]
 
 
 def half_split(ind1: Individual, ind2: Individual, rng: Random | None = None) -> Pair:
@@ -62,7 +71,7 @@ def shift(
     "stay" does not move, "wrap" goes on at the other end. Groups of one never move, and draw nothing.
     """
     draw = rng.random
-    moved = [group for group, size in enumerate(sizes) if size > 1 and draw() < probability]
+    moved = [group for group in _with_choice(tuple(sizes)) if draw() < probability]
     sides = rng.getrandbits(len(moved))
     for group in moved:
         pick = ind[group] + (1 if sides & 1 else -1)
@@ -73,6 +82,12 @@ def shift(
             pick = 2 * ind[group] - pick if edge == "bounce" else pick % sizes[group]
         ind[group] = pick
     return (ind,)
+
+
+@lru_cache(maxsize=1024)
+def _with_choice(sizes: tuple[int, ...]) -> list[int]:
+    """Groups of more than one item."""
+    return [group for group, size in enumerate(sizes) if size > 1]
 
 
 def reset(ind: Individual, sizes: Sequence[int], rng: Random, probability: float = 0.2) -> tuple[Individual]:

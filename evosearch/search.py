@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from copy import deepcopy
+from copy import copy
 from dataclasses import dataclass, field
 from hashlib import sha256
 from os import PathLike
@@ -14,10 +14,12 @@ from random import Random
 from deap.tools import HallOfFame, Logbook
 
 from evosearch import checkpoint as checkpoints
-from evosearch.archive import Archive, Fitness
+from evosearch.archive import Archive, Fitness, Proposals
 from evosearch.budget import Budget
 from evosearch.grouping import Grouping, Ints
 from evosearch.individual import Individual
+from evosearch.operators import best
+from evosearch.rounds import alone
 from evosearch.strategies import Strategy
 
 STALE = 20  # iterations in a row without a new candidate, after which a strategy counts as converged
@@ -67,7 +69,8 @@ class Run:
     """The state of a search between two iterations; what a checkpoint holds."""
 
     strategy: Strategy
-    hall_of_fame: HallOfFame
+    hall: int  # how many of the best it remembers
+    leaders: list[Individual] = field(default_factory=list)  # these, best first
     archive: Archive = field(default_factory=Archive)
     logbook: Logbook = field(default_factory=Logbook)
     iteration: int = -1  # the last one done
@@ -77,7 +80,7 @@ class Run:
     seconds: float = 0.0
     stopped: str | None = None
 
-    def step(self, fitness: Fitness, room: int | None) -> float | None:
+    def step(self, room: int | None) -> Proposals[float | None]:
         """One batch: ask, look up or evaluate at most `room` new candidates, tell; returns the batch's mean
         loss.
 
@@ -87,7 +90,7 @@ class Run:
         if not individuals:
             return None
         indices = self.strategy.decode(individuals)
-        losses, new = self.archive.evaluate(indices, fitness, room)
+        losses, new = yield from self.archive.evaluate(indices, room)
         known = [loss for loss in losses if loss is not None]
         for individual, loss in zip(individuals, losses, strict=True):
             if loss is not None:
@@ -95,17 +98,18 @@ class Run:
         self.iteration += 1
         if new:
             self.renewed = self.iteration
-            winner = min(new, key=lambda row: individuals[row].loss)
-            if self.best is None or individuals[winner].loss < self.hall_of_fame[0].loss:
-                self.improved, self.best = self.iteration, indices[winner].copy()
-            self.hall_of_fame.update([individuals[row] for row in new])
+            found = best([individuals[row] for row in new], self.hall)
+            if self.best is None or found[0].loss < self.leaders[0].loss:
+                leader = next(row for row in new if individuals[row] is found[0])
+                self.improved, self.best = self.iteration, indices[leader].copy()
+            self.leaders = best([*self.leaders, *(one.clone() for one in found)], self.hall)
         if len(known) == len(losses):  # a batch that was cut is the last: there is nothing to learn it for
             self.strategy.tell(individuals, known)
         return sum(known) / len(known)
 
     def record(self, mean: float) -> None:
         self.logbook.record(
-            iteration=self.iteration, evaluations=len(self.archive), best=self.hall_of_fame[0].loss,
+            iteration=self.iteration, evaluations=len(self.archive), best=self.leaders[0].loss,
             mean=mean, hit_rate=self.archive.hit_rate, seconds=self.seconds,
         )  # fmt: skip
 
@@ -142,25 +146,48 @@ def search(
     Raises ValueError for losses that are not finite or of the wrong shape, and for a checkpoint of another
     configuration (which includes the budget).
     """
+    proposals = propose(
+        space, strategy, seed=seed, budget=budget, patience=patience, callbacks=callbacks, hall=hall,
+        checkpoint=checkpoint, problem=problem,
+    )  # fmt: skip
+    return alone(proposals, fitness)
+
+
+def propose(
+    space: Grouping,
+    strategy: Strategy,
+    *,
+    seed: int = 0,
+    budget: Budget | int = 408,
+    patience: int | None = None,
+    callbacks: Sequence[Callback] = (),
+    hall: int = 10,
+    checkpoint: str | PathLike[str] | None = None,
+    problem: str = "",
+) -> Proposals[Result]:
+    """`search` without the fitness: a generator that yields candidates and is sent their losses.
+
+    For searches that advance `together`; `seconds` then include the time of the others.
+    """
     limits = Budget(evaluations=budget) if isinstance(budget, int) else budget
     if patience is not None and patience < 1:
         raise ValueError(f"patience={patience}: choose 1 or more iterations, or None")
     if hall < 1:
         raise ValueError(f"hall={hall}: the hall of fame needs room for at least 1")
     path = None if checkpoint is None else Path(checkpoint)
-    configuration = _configuration(space, strategy, limits) | {
+    configuration = {} if path is None else _configuration(space, strategy, limits) | {
         "seed": seed, "patience": patience, "hall": hall, "problem": problem,
     }  # fmt: skip
     if path is not None and path.exists():
         run = checkpoints.load(path, configuration)
         assert isinstance(run, Run)
     else:
-        run = Run(deepcopy(strategy), HallOfFame(hall))
+        run = Run(copy(strategy), hall)  # all that a search changes is made in `begin`
         run.strategy.begin(space, Random(seed))
     started = time.perf_counter() - run.seconds
     while run.stopped is None:
         room = None if limits.evaluations is None else limits.evaluations - len(run.archive)
-        mean = run.step(fitness, room)
+        mean = yield from run.step(room)
         run.seconds = time.perf_counter() - started
         if mean is None:
             run.stopped = "the strategy has finished"
@@ -174,9 +201,12 @@ def search(
             run.stopped = run.stopped or (f"callback {halting[0]} asked to stop" if halting else None)
     if run.best is None:
         raise ValueError(f"{type(strategy).__name__} proposed no candidate at all")
+    hall_of_fame = HallOfFame(hall)
+    hall_of_fame.update(run.leaders[::-1])  # it puts the later of two equals first
+    leader = hall_of_fame[0]
     return Result(
-        run.best, run.hall_of_fame[0].loss, run.hall_of_fame[0], run.stopped, run.iteration, run.seconds,
-        run.archive, run.logbook, run.hall_of_fame,
+        run.best, leader.loss, leader, run.stopped, run.iteration, run.seconds, run.archive, run.logbook,
+        hall_of_fame,
     )  # fmt: skip
 
 

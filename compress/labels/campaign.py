@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,11 @@ from compress.samples import Catalogue, Sample
 SHARD_ROWS, SHARD_SECONDS = 256, 20.0  # a shard is written at whichever is first
 TOLERATED = 20  # samples that may fail before it matters whether most do
 Progress = Callable[[int, int], object]  # samples done, samples in all
+
+
+def usual_together(device: str) -> int:
+    """How many samples one worker labels at a time, by the kind of device (docs/performance.md)."""
+    return 1 if device == "cpu" else 16
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,8 @@ def label(
     *,
     workers: int = 1,
     engine: Engine | None = None,
+    together: int | None = None,
+    rows: int | None = None,
     shard: Shard | None = None,
     data: Mapping[str, Any] | None = None,
     again: bool = False,
@@ -75,8 +84,11 @@ def label(
 
     The label of a sample depends on the model, the configuration and the sample alone, not on order,
     `workers`, `engine` (this machine by default) or interruptions. `model` may be a function that
-    loads it, and must be for workers elsewhere. `shard` restricts the run to a part of the samples.
-    `data` is what else the labels depend on, stored with the settings.
+    loads it, and must be for workers elsewhere. `shard` restricts the run to a part of the samples. `data`
+    is what else the labels depend on, stored with the settings.
+
+    A worker labels `together` samples at a time, whose candidates share batches of `rows` decoder rows: a
+    matter of speed and memory. Both follow the model's device; one sample where that is not known here.
 
     A sample that fails three times is put in quarantine with the reasons and not tried again, unless `again`.
     Whatever ends the run, finished samples are kept. Raises ValueError for a store of another configuration
@@ -89,10 +101,12 @@ def label(
             f"engine {engine.name}: its workers load the model themselves, so give a function that does, "
             f"for instance partial(load, {model.name!r})"
         )
-    make = partial(_labeller, model, config or LabelConfig())
+    if together is None:
+        together = usual_together(model.model.device.type) if isinstance(model, MLLM) else 1
+    make = partial(_labeller, model, config or LabelConfig(), rows)
     return gather(
-        make, samples, folder, workers=workers, engine=engine, shard=shard, data=data, again=again,
-        progress=progress,
+        make, samples, folder, workers=workers, engine=engine, together=together, shard=shard, data=data,
+        again=again, progress=progress,
     )  # fmt: skip
 
 
@@ -103,20 +117,24 @@ def gather(
     *,
     workers: int = 1,
     engine: Engine | None = None,
+    together: int = 1,
     shard: Shard | None = None,
     data: Mapping[str, Any] | None = None,
     again: bool = False,
     progress: Progress | None = None,
 ) -> LabelStore:
-    """As `label`, with labels from whatever `make` makes."""
+    """As `label`, with labels from whatever `make` makes; for several `together` it needs a method `many`."""
+    if together < 1:
+        raise ValueError(f"together={together}: choose 1 or more samples")
     engine, shard = engine or Local(), shard or Shard()
     with (
-        engine.open(make, workers) as crew,
+        engine.open(partial(_Packed, make), workers) as crew,
         writing(folder, {**crew.about, **(data or {})}, shard.name) as writer,
     ):
         todo, total = _todo(samples, writer, shard, again)
         writer.run |= {"engine": engine.name, "workers": workers, "shard": str(shard), "total": total}
-        _fill(writer, crew, (samples[place] for place in todo.tolist()), len(todo), total, progress)
+        outcomes = _outcomes(crew, (samples[place] for place in todo.tolist()), together)
+        _fill(writer, crew, outcomes, len(todo), total, progress)
     return read_labels(folder)
 
 
@@ -133,10 +151,61 @@ def _todo(
     return todo[mine[todo]], int(mine.sum())
 
 
+class _Packed:
+    """A work whose jobs are several samples: the label of each, None for those to be tried alone."""
+
+    def __init__(self, make: Callable[[], Any]):
+        self._work = make()
+        self.about, self.forks, self.machine = self._work.about, self._work.forks, self._work.machine
+
+    def __call__(self, pack: tuple[Sample, ...]) -> tuple[Label | None, ...]:
+        if len(pack) == 1:
+            return (self._work(pack[0]),)
+        return tuple(None if isinstance(made, ValueError) else made for made in self._work.many(pack))
+
+
+def _outcomes(
+    crew: Crew, todo: Iterable[Sample], together: int
+) -> Generator[tuple[Sample, Label | Failure], None, None]:
+    """Label or failure of every sample; one that failed in a pack is tried again alone, and only that counts."""
+    left, again = iter(todo), deque[Sample]()
+
+    def packs() -> Iterator[tuple[Sample, ...]]:
+        while True:
+            if again:
+                yield (again.popleft(),)
+            elif pack := tuple(islice(left, together)):
+                yield pack
+            else:
+                return
+
+    while True:
+        with closing(crew.each(packs())) as outcomes:
+            for pack, outcome in outcomes:
+                if isinstance(outcome, Failure):
+                    if len(pack) == 1:
+                        yield pack[0], outcome
+                    else:
+                        again.extend(pack)
+                    continue
+                for sample, made in zip(pack, outcome, strict=True):
+                    if made is None:
+                        again.append(sample)
+                    else:
+                        yield sample, made
+        if not again:  # some may have failed after the last pack was taken
+            return
+
+
 def _fill(
-    writer: Writer, crew: Crew, todo: Iterable[Sample], left: int, total: int, progress: Progress | None
+    writer: Writer,
+    crew: Crew,
+    outcomes: Generator[tuple[Sample, Label | Failure], None, None],
+    left: int,
+    total: int,
+    progress: Progress | None,
 ) -> None:
-    """Write the labels of `todo` as they come, many at a time; give up what fails."""
+    """Write labels as they come, many at a time; give up what fails."""
     done = total - left
     made, failed, reason = 0, 0, ""
     finished: list[Label] = []
@@ -144,7 +213,7 @@ def _fill(
     if progress:
         progress(done, total)
     try:
-        with closing(crew.each(todo)) as outcomes:
+        with closing(outcomes):
             for sample, outcome in outcomes:
                 if isinstance(outcome, Failure):
                     failed, reason = failed + 1, outcome.reasons[-1]
@@ -174,5 +243,5 @@ def _fill(
         )
 
 
-def _labeller(model: MLLM | Callable[[], MLLM], config: LabelConfig) -> Labeller:
-    return Labeller(model if isinstance(model, MLLM) else model(), config)
+def _labeller(model: MLLM | Callable[[], MLLM], config: LabelConfig, rows: int | None) -> Labeller:
+    return Labeller(model if isinstance(model, MLLM) else model(), config, rows=rows)

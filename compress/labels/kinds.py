@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from evosearch import GROUPERS, STRATEGIES, DpcKnn, Grouper, Grouping, Result, pick, search
+from evosearch import GROUPERS, STRATEGIES, DpcKnn, Grouper, Grouping, Proposals, Result, pick, propose
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
@@ -21,17 +21,21 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """One sample to label. `loss` takes kept indices [P, K], rows ascending, and returns losses [P]."""
+    """One sample to label, for a kind that asks for losses without computing them itself.
+
+    What asks is a generator, for `yield from`: many samples advance together, and share batches.
+    """
 
     visual: Floats  # [N, D] aligned embeddings
     anchors: Floats  # [V, D] the LLM's input embeddings
     grid: tuple[int, int]
-    loss: Callable[[Ints], Floats]
     keep: int  # G, tokens in the label
     grouper: str
     strategy: str | None  # None for kinds that do not search
     evaluations: int
     seed: int
+    # Anchors nearest to vectors [N, D], where a device finds them faster.
+    nearest: Callable[[Floats], Ints] | None = None
 
     def groups(self) -> Grouping:
         """The search space: exactly `keep` groups."""
@@ -42,17 +46,24 @@ class Problem:
         return self._grouper().partition(self.visual)
 
     def _grouper(self) -> Grouper:
-        offered = {"groups": self.keep, "anchors": self.anchors, "grid": self.grid, "seed": self.seed}
+        offered = {
+            "groups": self.keep, "anchors": self.anchors, "grid": self.grid, "seed": self.seed,
+            "nearest": self.nearest,
+        }  # fmt: skip
         return pick(GROUPERS, self.grouper, "grouper", **offered)
 
-    def search(self) -> Result:
-        """The search that the strategy's name asks for, with its whole archive."""
+    def search(self) -> Proposals[Result]:
+        """The search that the strategy's name asks for; returns it with its whole archive."""
         assert self.strategy is not None
         strategy = pick(STRATEGIES, self.strategy, "strategy")
-        return search(self.groups(), self.loss, strategy, seed=self.seed, budget=self.evaluations)
+        return propose(self.groups(), strategy, seed=self.seed, budget=self.evaluations)
 
-    def single_loss(self, kept: Ints) -> float:
-        return float(self.loss(kept[None])[0])
+    def losses(self, kept: Ints) -> Proposals[Floats]:
+        """Losses [P] of kept indices [P, K], rows ascending."""
+        return np.asarray((yield kept), np.float64)
+
+    def single_loss(self, kept: Ints) -> Proposals[float]:
+        return float((yield from self.losses(kept[None]))[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,21 +83,25 @@ class Choice:
 
 
 class Kind(ABC):
-    """A way to label. Subclasses are dataclasses whose fields are options (`attribution:ridge=3`)."""
+    """A way to label. Subclasses are dataclasses whose fields are options (`attribution:ridge=3`).
+
+    `choose` is a generator: it gets losses from `yield from problem.search()`, `.losses(kept)` or
+    `.single_loss(kept)`, and returns its choice.
+    """
 
     # Of its search, unless the configuration names one; None: the kind does not search.
     strategy: ClassVar[str | None] = "evolution"
 
     @abstractmethod
-    def __call__(self, problem: Problem) -> Choice: ...
+    def choose(self, problem: Problem) -> Proposals[Choice]: ...
 
 
 @dataclass(frozen=True)
 class Best(Kind):
     """The best mask of the search; the paper's label."""
 
-    def __call__(self, problem: Problem) -> Choice:
-        found = problem.search()
+    def choose(self, problem: Problem) -> Proposals[Choice]:
+        found = yield from problem.search()
         return Choice(found.indices, found.logbook[0]["mean"], found.loss, found.evaluations)
 
 
@@ -96,10 +111,10 @@ class RandomPick(Kind):
 
     strategy: ClassVar[str | None] = None
 
-    def __call__(self, problem: Problem) -> Choice:
+    def choose(self, problem: Problem) -> Proposals[Choice]:
         space = problem.groups()
         kept = space.indices(space.random(Random(problem.seed), 1))[0]
-        loss = problem.single_loss(kept)
+        loss = yield from problem.single_loss(kept)
         return Choice(kept, loss, loss, 1)
 
 
@@ -110,9 +125,9 @@ class ClusterCentres(Kind):
     neighbours: int = 5
     strategy: ClassVar[str | None] = None
 
-    def __call__(self, problem: Problem) -> Choice:
+    def choose(self, problem: Problem) -> Proposals[Choice]:
         kept = np.sort(DpcKnn(problem.keep, self.neighbours, problem.seed).clusters(problem.visual).centres)
-        loss = problem.single_loss(kept)
+        loss = yield from problem.single_loss(kept)
         return Choice(kept, loss, loss, 1)
 
 
@@ -130,11 +145,11 @@ class Elite(Kind):
         if not 0 < self.share <= 1:
             raise ValueError(f"share={self.share}: choose a share of the candidates in (0, 1]")
 
-    def __call__(self, problem: Problem) -> Choice:
-        found = problem.search()
+    def choose(self, problem: Problem) -> Proposals[Choice]:
+        found = yield from problem.search()
         kept_by = inclusion(found.archive.indices, len(problem.visual))
         elite = np.argsort(found.archive.losses, kind="stable")[: max(1, round(self.share * len(kept_by)))]
-        return _by_score(kept_by[elite].mean(0) - kept_by.mean(0), found, problem)
+        return (yield from _by_score(kept_by[elite].mean(0) - kept_by.mean(0), found, problem))
 
 
 @dataclass(frozen=True)
@@ -154,10 +169,12 @@ class Attribution(Kind):
                 f"ridge={self.ridge}: choose a penalty above 0, or none to have it chosen per sample"
             )
 
-    def __call__(self, problem: Problem) -> Choice:
-        found = problem.search()
+    def choose(self, problem: Problem) -> Proposals[Choice]:
+        found = yield from problem.search()
         kept_by = inclusion(found.archive.indices, len(problem.visual))
-        return _by_score(-ridge_weights(kept_by, found.archive.losses, self.ridge), found, problem)
+        return (
+            yield from _by_score(-ridge_weights(kept_by, found.archive.losses, self.ridge), found, problem)
+        )
 
 
 @dataclass(frozen=True)
@@ -180,13 +197,13 @@ class GroupAttribution(Kind):
         if not self.floor > 0:
             raise ValueError(f"floor={self.floor}: choose a worth above 0")
 
-    def __call__(self, problem: Problem) -> Choice:
+    def choose(self, problem: Problem) -> Proposals[Choice]:
         groups = [np.array(group) for group in problem.partition().groups]
         rng = np.random.default_rng(problem.seed)
         shown = np.stack(
             [group_sample(groups, len(problem.visual), problem.keep, rng) for _ in range(problem.evaluations)]
         )
-        losses = np.concatenate([problem.loss(shown[at : at + 48]) for at in range(0, len(shown), 48)])
+        losses = yield from problem.losses(shown)
         kept_by = inclusion(shown, len(problem.visual))
         present = np.stack([kept_by[:, group].max(1) for group in groups], 1)
         worth = np.maximum(-ridge_weights(present, losses), 0)
@@ -196,7 +213,7 @@ class GroupAttribution(Kind):
             away = ((problem.visual[group] - problem.visual[group].mean(0)) ** 2).sum(1)
             score[group[np.argsort(away, kind="stable")]] = (value + least) / np.arange(1, len(group) + 1)
         kept = np.sort(np.argsort(-score, kind="stable")[: problem.keep])
-        after = problem.single_loss(kept)
+        after = yield from problem.single_loss(kept)
         return Choice(kept, float(losses[:48].mean()), after, len(shown) + 1, score)
 
 
@@ -242,9 +259,9 @@ def ridge_weights(features: Floats, values: Floats, penalty: float | None = None
     return weights
 
 
-def _by_score(score: NDArray[np.float64], found: Result, problem: Problem) -> Choice:
+def _by_score(score: NDArray[np.float64], found: Result, problem: Problem) -> Proposals[Choice]:
     kept = np.sort(np.argsort(-score, kind="stable")[: problem.keep])
-    after = problem.single_loss(kept)
+    after = yield from problem.single_loss(kept)
     return Choice(kept, found.logbook[0]["mean"], after, found.evaluations + 1, score)
 
 

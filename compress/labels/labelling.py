@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
 
-from compress.fitness import POSITIONS, AnswerLoss
-from compress.labels.kinds import KINDS, Kind, Problem
+from compress.fitness import POSITIONS, AnswerLosses, TokenBudget
+from compress.labels.kinds import KINDS, Choice, Kind, Problem
 from compress.labels.store import Label
-from compress.models import MLLM
+from compress.models import MLLM, Embedded
 from compress.samples import Sample
-from evosearch import GROUPERS, STRATEGIES, pick
+from evosearch import GROUPERS, STRATEGIES, pick, together
 
 
 @dataclass(frozen=True)
@@ -75,57 +79,127 @@ def sample_seed(seed: int, key: str) -> int:
 
 
 class Labeller:
-    """Labels one sample at a time with one model."""
+    """Labels samples with one model: one at a time, or `many` whose candidates share batches.
 
-    def __init__(self, mllm: MLLM, config: LabelConfig):
+    `rows` go through the decoder at a time, by the device if not given.
+    """
+
+    def __init__(self, mllm: MLLM, config: LabelConfig, *, rows: int | None = None):
         self._mllm, self._config = mllm, config.resolved(mllm.visual_tokens)
         self._kind = config.make_kind()
+        device = mllm.model.device
         words: Any = mllm.decoder.embed_tokens
         self._anchors = words.weight.detach().float().cpu().numpy()  # [V, D]
+        self._nearest = None if device.type == "cpu" else Nearest(words.weight.detach())
+        self._budget = TokenBudget(rows) if rows else TokenBudget.for_device(device)
+        # Python proposes for one half of the samples while a GPU works on the other.
+        self._lanes = 1 if device.type == "cpu" else 2
         self.about = {
             **asdict(self._config),
             "visual_tokens": mllm.visual_tokens,
             "model": mllm.fingerprint(),
         }
-        device = mllm.model.device
         self.forks = device.type == "cpu"
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         self.machine = f"{name}, torch {torch.__version__}, transformers {version('transformers')}"
 
     def __call__(self, sample: Sample) -> Label:
         """ValueError that names the sample if it cannot be labelled."""
-        key, config = sample_key(sample), self._config
+        (made,) = self.many([sample])
+        if isinstance(made, ValueError):
+            raise made
+        return made
+
+    def many(self, samples: Sequence[Sample]) -> list[Label | ValueError]:
+        """The label of each sample, the same as alone, or why it has none; `seconds` are shared equally."""
         started = time.perf_counter()
-        try:
-            if not sample.answers or not sample.answers[0].strip():
-                raise ValueError("it has no gold answer to score")
-            embedded = self._mllm.embed(sample.image, sample.question, sample.answers[0])
-            loss = AnswerLoss(self._mllm, embedded, positions=config.positions)
-            assert config.keep is not None
-            problem = Problem(
-                visual=embedded.embeds[embedded.visual].float().cpu().numpy(),
-                anchors=self._anchors,
-                grid=embedded.grid,
-                loss=loss,
-                keep=config.keep,
-                grouper=config.grouper,
-                strategy=config.strategy,
-                evaluations=config.evaluations,
-                seed=sample_seed(config.seed, key),
-            )
-            choice = self._kind(problem)
-        except ValueError as error:
-            raise ValueError(f"sample {key!r}: {error}") from error
-        score = None if choice.score is None else tuple(choice.score.astype(np.float32).tolist())
-        seconds = time.perf_counter() - started
+        embedded: dict[int, Embedded] = {}
+        outcomes: dict[int, Choice | ValueError] = {}
+        for place, sample in enumerate(samples):
+            try:
+                embedded[place] = self._embedded(sample)
+            except ValueError as problem:
+                outcomes[place] = problem
+        full: dict[int, float | ValueError] = {}
+        if embedded:
+            losses = AnswerLosses(self._mllm, embedded, positions=self._config.positions, budget=self._budget)
+            full = losses.full
+            outcomes |= {place: loss for place, loss in full.items() if isinstance(loss, ValueError)}
+            proposers = {
+                place: self._kind.choose(self._problem(samples[place], one))
+                for place, one in embedded.items()
+                if place not in outcomes
+            }
+            outcomes |= together(proposers, losses.launch, self._lanes)
+        seconds = (time.perf_counter() - started) / max(1, len(samples))
+        return [
+            self._label(sample, outcomes[place], full.get(place), seconds)
+            for place, sample in enumerate(samples)
+        ]
+
+    def _embedded(self, sample: Sample) -> Embedded:
+        if not sample.answers or not sample.answers[0].strip():
+            raise ValueError("it has no gold answer to score")
+        return self._mllm.embed(sample.image, sample.question, sample.answers[0])
+
+    def _problem(self, sample: Sample, embedded: Embedded) -> Problem:
+        config = self._config
+        assert config.keep is not None
+        return Problem(
+            visual=embedded.embeds[embedded.visual].float().cpu().numpy(),
+            anchors=self._anchors,
+            grid=embedded.grid,
+            keep=config.keep,
+            grouper=config.grouper,
+            strategy=config.strategy,
+            evaluations=config.evaluations,
+            seed=sample_seed(config.seed, sample_key(sample)),
+            nearest=self._nearest,
+        )
+
+    def _label(
+        self, sample: Sample, outcome: Choice | ValueError, full: float | ValueError | None, seconds: float
+    ) -> Label | ValueError:
+        key = sample_key(sample)
+        if isinstance(outcome, ValueError):
+            named = ValueError(f"sample {key!r}: {outcome}")
+            named.__cause__ = outcome
+            return named
+        assert isinstance(full, float)
+        score = None if outcome.score is None else tuple(outcome.score.astype(np.float32).tolist())
         return Label(
             id=key,
-            kept=tuple(choice.kept.tolist()),
-            loss_before=choice.before,
-            loss_after=choice.after,
-            loss_full=loss.full,
-            evaluations=choice.evaluations,
-            seed=problem.seed,
+            kept=tuple(outcome.kept.tolist()),
+            loss_before=outcome.before,
+            loss_after=outcome.after,
+            loss_full=full,
+            evaluations=outcome.evaluations,
+            seed=sample_seed(self._config.seed, key),
             seconds=seconds,
             score=score,
         )
+
+
+class Nearest:
+    """Numbers of the words nearest by cosine to vectors [N, D], found where the words [V, D] lie.
+
+    A CPU takes seconds for the vocabulary of a large model, longer than a GPU for the whole search.
+    """
+
+    BLOCK = 16384  # words at a time
+
+    def __init__(self, words: Tensor):
+        self._words = words
+
+    @torch.inference_mode()
+    def __call__(self, vectors: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+        rows = torch.from_numpy(vectors).to(self._words.device, torch.float32)
+        blocks = self._words.split(self.BLOCK)
+        # An all-zero word (padding) counts as at right angles to everything.
+        best = [(rows @ F.normalize(block.float(), dim=1).T).max(1) for block in blocks]
+        block = torch.stack([found.values for found in best]).argmax(0)  # [N]
+        place = torch.stack([found.indices for found in best])[
+            block, torch.arange(len(rows), device=rows.device)
+        ]
+        nearest: NDArray[np.int64] = (block * self.BLOCK + place).cpu().numpy()
+        return nearest

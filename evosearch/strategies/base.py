@@ -6,8 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from random import Random
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evosearch.grouping import Grouping, Ints
 from evosearch.individual import Individual
@@ -41,7 +43,7 @@ class Strategy(ABC):
 
     def decode(self, individuals: Sequence[Individual]) -> Ints:
         """The item indices [P, G] that genomes stand for, rows ascending; genomes are picks by default."""
-        return self.space.indices(np.array(individuals))
+        return self.space.indices(genomes(individuals))
 
     def settings(self) -> dict[str, object]:
         """Everything that decides how it searches: with equal settings and seeds, searches are equal."""
@@ -57,6 +59,15 @@ class Strategy(ABC):
         twin = Individual(base)
         twin[group] = other(base[group], self.space.sizes[group], self.rng) if pick is None else pick
         return twin
+
+
+def genomes(individuals: Sequence[Individual]) -> NDArray[Any]:
+    """Genes [P, G]."""
+    try:  # those below 256, as picks are in groups of usual size, pass in half the time as bytes
+        genes = np.frombuffer(b"".join(map(bytes, individuals)), np.uint8).astype(np.int64)
+        return genes.reshape(len(individuals), -1)
+    except (TypeError, ValueError):
+        return np.array(individuals)
 
 
 def at_least(smallest: int, **options: int) -> None:

@@ -8,12 +8,11 @@ from functools import partial
 from random import Random
 from typing import Literal
 
-from deap import tools
 from deap.base import Toolbox
 
 from evosearch.grouping import Grouping
 from evosearch.individual import Individual
-from evosearch.operators import CROSSOVERS, MUTATIONS, Edge, Operator, bind
+from evosearch.operators import CROSSOVERS, MUTATIONS, Edge, Operator, best, bind
 from evosearch.strategies.base import Strategy, at_least, share
 
 
@@ -57,7 +56,7 @@ class Evolution(Strategy):
             raise ValueError(f"edge={self.edge!r}: choose one of bounce, stay, wrap")
         self.toolbox = Toolbox()
         self.toolbox.register("clone", Individual.clone)
-        self.toolbox.register("select", tools.selBest)
+        self.toolbox.register("select", best)
         self.toolbox.register("mate", CROSSOVERS[self.mate])
         edge = {"edge": self.edge} if self.mutate == "shift" else {}
         self.toolbox.register("mutate", MUTATIONS[self.mutate], probability=self.mutation, **edge)
@@ -88,17 +87,17 @@ class Evolution(Strategy):
         return super().settings() | operators
 
     def _children(self, count: int) -> list[Individual]:
-        rng, parents, clone = self.rng, self._survivors, self.toolbox.clone
+        draw, parents, clone = self.rng.random, self._survivors, self.toolbox.clone
+        mate, mutate = self._mate, self._mutate
         children: list[Individual] = []
         turn = 0
         while len(children) < count:
-            other = (turn + 1 + int(rng.random() * (len(parents) - 1))) % len(parents)
+            other = (turn + 1 + int(draw() * (len(parents) - 1))) % len(parents)
             pair = clone(parents[turn]), clone(parents[other])
-            if rng.random() < self.crossover:
-                pair = self._mate(*pair)
+            if draw() < self.crossover:
+                pair = mate(*pair)
             for child in pair:
-                (child,) = self._mutate(child)
-                children.append(child)
+                children += mutate(child)
             turn = (turn + 1) % len(parents)
         return children[:count]
 

@@ -11,6 +11,7 @@ import pytest
 from compress.fitness import AnswerLoss
 from compress.labels import KINDS, LabelConfig, Problem, label, read_labels, sample_seed, store
 from compress.samples import Sample
+from evosearch import alone
 
 QUICK = LabelConfig(evaluations=60)
 
@@ -43,10 +44,13 @@ def planted(kind: str, noise: float = 0.3, evaluations: int = 408, strategy: str
     made = KINDS[kind]()
     problem = Problem(
         visual=rng.normal(size=(72, 8)), anchors=rng.normal(size=(20, 8)), grid=(8, 9),
-        loss=lambda kept: 8 - drop[kept].sum(1) + noise * rng.normal(size=len(kept)),
         keep=8, grouper="random", strategy=strategy or made.strategy, evaluations=evaluations, seed=1,
     )  # fmt: skip
-    return important, made(problem)
+
+    def loss(kept):
+        return 8 - drop[kept].sum(1) + noise * rng.normal(size=len(kept))
+
+    return important, alone(made.choose(problem), loss)
 
 
 def test_attribution_recovers_the_planted_tokens():
@@ -88,12 +92,12 @@ def test_a_search_lowers_the_loss_and_defaults_to_a_ninth(tiny, samples, tmp_pat
 
 
 def test_labels_depend_neither_on_order_nor_on_workers(tiny, samples, tmp_path):
-    alone = label(tiny, samples, tmp_path / "1", replace(QUICK, kind="attribution"))
+    single = label(tiny, samples, tmp_path / "1", replace(QUICK, kind="attribution"))
     together = label(tiny, samples[::-1], tmp_path / "2", replace(QUICK, kind="attribution"), workers=2)
-    assert rows(alone) == rows(together)
+    assert rows(single) == rows(together)
     assert [one.id for one in together] == [f"gqa/{one.id}" for one in samples[::-1]]
     other = label(tiny, samples[:1], tmp_path / "3", replace(QUICK, kind="attribution", seed=1))
-    assert other.labels[0].kept != alone.labels[0].kept
+    assert other.labels[0].kept != single.labels[0].kept
 
 
 def test_every_sample_has_a_seed_of_its_own_for_ever():
@@ -219,10 +223,10 @@ def test_group_attribution_finds_the_groups_that_matter_although_any_of_their_to
         return 2.0 - (groups == 3).any(1) - (groups == 7).any(1)
 
     problem = Problem(
-        visual=vectors, anchors=np.eye(12), grid=(12, 12), loss=loss, keep=8, grouper="vocabulary",
+        visual=vectors, anchors=np.eye(12), grid=(12, 12), keep=8, grouper="vocabulary",
         strategy="evolution", evaluations=200, seed=3,
     )  # fmt: skip
-    choice = KINDS["group-attribution"]()(problem)
+    choice = alone(KINDS["group-attribution"]().choose(problem), loss)
     best_of = choice.score.reshape(12, 12).max(1)
     assert set(np.argsort(-best_of)[:2].tolist()) == {3, 7}
     assert choice.after == 0 and len(choice.kept) == 8 and choice.evaluations == 201

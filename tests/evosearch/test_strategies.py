@@ -215,3 +215,12 @@ def test_individuals_of_evolution_are_deap_individuals(planted):
     problem = planted(groups=4, size=3)
     best = search(problem.space, problem, Evolution(), budget=60).best
     assert type(best) is Individual and best.fitness.valid and best.fitness.weights == (-1.0,)
+
+
+def test_genes_of_any_size_are_decoded(planted):
+    space = Grouping((tuple(range(300)), tuple(range(300, 310))), 310)
+    decoded = RandomSearch()
+    decoded.begin(space, Random(0))
+    assert decoded.decode([Individual([299, 3]), Individual([0, 0])]).tolist() == [[299, 303], [0, 300]]
+    with pytest.raises(ValueError, match="picks must be whole numbers"):
+        decoded.decode([Individual([1.5, 0])])

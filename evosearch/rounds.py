@@ -1,0 +1,71 @@
+"""Who computes the losses: searches only propose, so that many of them can share one batch.
+
+A proposer is a generator that yields candidates, item indices [P, G], is sent their losses [P], and returns
+its result in the end. `alone` drives one of them, `together` any number.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeAlias, TypeVar
+
+import numpy.typing as npt
+
+from evosearch.archive import Fitness, Proposals
+from evosearch.grouping import Ints
+
+T = TypeVar("T")
+Key = TypeVar("Key", bound=Hashable)
+
+Answers: TypeAlias = Mapping[Key, "npt.ArrayLike | ValueError"]
+Launch: TypeAlias = Callable[[Mapping[Key, Ints]], Callable[[], Answers[Key]]]
+
+
+def alone(proposals: Proposals[T], fitness: Fitness) -> T:
+    """The result of one proposer whose candidates `fitness` judges."""
+    try:
+        candidates = next(proposals)
+        while True:
+            candidates = proposals.send(fitness(candidates))
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+def together(
+    proposers: Mapping[Key, Proposals[T]], launch: Launch[Key], lanes: int = 1
+) -> dict[Key, T | ValueError]:
+    """The results of all proposers, or the ValueErrors that they ended in, under their keys.
+
+    They advance in rounds: `launch` gets the candidates of many of them at once and returns a function that
+    waits for the losses, or for the ValueError of one that cannot be judged, which then ends alone. With two
+    `lanes` they take turns in two halves, and while one half proposes, the losses of the other are computed
+    on a device that works by itself.
+    """
+    results: dict[Key, T | ValueError] = {}
+
+    def advance(key: Key, answer: npt.ArrayLike | ValueError | None) -> Ints | None:
+        proposer = proposers[key]
+        try:
+            if isinstance(answer, ValueError):
+                return proposer.throw(answer)
+            return next(proposer) if answer is None else proposer.send(answer)
+        except StopIteration as end:
+            results[key] = end.value
+        except ValueError as problem:
+            results[key] = problem
+        return None
+
+    def round_of(answers: Mapping[Key, npt.ArrayLike | ValueError | None]) -> None:
+        asked = {key: advance(key, answer) for key, answer in answers.items()}
+        if open_ := {key: candidates for key, candidates in asked.items() if candidates is not None}:
+            under_way.append(launch(open_))
+
+    under_way: deque[Callable[[], Answers[Key]]] = deque()
+    keys = list(proposers)
+    for lane in range(lanes):
+        round_of(dict.fromkeys(keys[lane::lanes]))
+    while under_way:
+        round_of(under_way.popleft()())
+    return {key: results[key] for key in keys}
