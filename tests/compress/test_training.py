@@ -32,7 +32,7 @@ class Planted:
     after them.
     """
 
-    name = "planted"
+    name, processor = "planted", None
 
     def __init__(self) -> None:
         torch.manual_seed(0)
