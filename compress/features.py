@@ -26,7 +26,7 @@ from compress.models import MLLM
 from compress.network import Tokens
 from compress.samples import Sample
 
-Keep = Literal["memory", "disk", "recompute"]
+Where = Literal["memory", "disk", "recompute"]
 Source = Callable[[], Tokens]
 Say = Callable[[str], object]
 
@@ -148,15 +148,15 @@ class OnDisk(Features):
         return f"{self.mllm.fingerprint()} {json.dumps(how, sort_keys=True, default=str)}"
 
 
-def features(keep: Keep, mllm: MLLM, folder: str | os.PathLike[str] | None) -> Features:
-    """Features kept as `keep` says; `folder` is for those on disk, and only for them."""
-    if keep not in get_args(Keep):
-        raise ValueError(f"features={keep!r}: choose one of {', '.join(get_args(Keep))}")
-    if keep == "disk":
+def open_features(where: Where, mllm: MLLM, folder: str | os.PathLike[str] | None) -> Features:
+    """Features kept where the name says; `folder` is for those on disk, and only for them."""
+    if where not in get_args(Where):
+        raise ValueError(f"features={where!r}: choose one of {', '.join(get_args(Where))}")
+    if where == "disk":
         return OnDisk(mllm, folder or cache_folder())
     if folder is not None:
-        raise ValueError(f"features={keep!r} need no folder: leave it out, or keep them on disk")
-    return Recomputed(mllm) if keep == "recompute" else InMemory(mllm)
+        raise ValueError(f"features={where!r} need no folder: leave it out, or keep them on disk")
+    return Recomputed(mllm) if where == "recompute" else InMemory(mllm)
 
 
 def cache_folder() -> Path:

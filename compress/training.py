@@ -24,7 +24,7 @@ from torch import Tensor
 
 from compress.curves import CURVES, PICTURE, Epoch, draw, write
 from compress.examples import Examples, Lesson, collect
-from compress.features import Keep, Say, features
+from compress.features import Say, Where, open_features
 from compress.files import replacing
 from compress.labels.store import Label, LabelStore, refuse_difference
 from compress.models import MLLM
@@ -58,7 +58,7 @@ def train(
     *,
     validate: Callable[[Compressor], float] | None = None,
     notes: Mapping[str, Any] | None = None,
-    keep: Keep = "memory",
+    features: Where = "memory",
     cache: str | os.PathLike[str] | None = None,
     micro_batch: int | None = None,
     checkpoint_every: int = 200,
@@ -71,7 +71,7 @@ def train(
     moment. `notes`, ready for JSON, are saved with them, beside the configuration and the model's name; by
     default how the labels of a store were made.
 
-    The rest changes no result. Features are kept in memory, on disk in the folder `cache`, or recomputed
+    The rest changes no result. `features` are kept in memory, on disk in the folder `cache`, or recomputed
     (`compress.features`), and `say` is told how much room they take. In processes that a launcher started,
     each takes its share of every batch, at most `micro_batch` samples at a time; sums of floats then differ
     in the last bits. A run that was killed goes on from its last checkpoint, written every so many steps and
@@ -90,7 +90,7 @@ def train(
     examples = collect(
         labels,
         samples,
-        features(keep, mllm, cache),
+        open_features(features, mllm, cache),
         target=config.target,
         processes=processes,
         progress=partial(report, "embed"),

@@ -23,7 +23,7 @@ from bench.commands.common import (
 
 if TYPE_CHECKING:
     from compress.curves import Epoch
-    from compress.features import Keep
+    from compress.features import Where
     from compress.models import Anyres
     from compress.train_config import TrainConfig
 
@@ -43,7 +43,7 @@ class Order:
     device: str
     dtype: str
     anyres: Anyres
-    keep_features: Keep
+    features: Where
     cache: Path | None
     micro_batch: int | None
     checkpoint_every: int
@@ -95,7 +95,7 @@ class Report:
     help="Samples of a step that a process takes at a time; fewer need less memory.",
 )  # fmt: skip
 @click.option(
-    "--features", "keep_features", type=click.Choice(["memory", "disk", "recompute"]), default="memory",
+    "--features", type=click.Choice(["memory", "disk", "recompute"]), default="memory",
     show_default=True, help="Where embeddings stay while training; disk serves later runs too.",
 )  # fmt: skip
 @click.option(
@@ -109,7 +109,7 @@ class Report:
 @as_json
 def train(
     labels: tuple[Path, ...], out: Path, preset: str | None, validate: str, validate_samples: int,
-    processes: int, micro_batch: int | None, keep_features: Keep, cache: Path | None, checkpoint_every: int,
+    processes: int, micro_batch: int | None, features: Where, cache: Path | None, checkpoint_every: int,
     model: str, device: str, dtype: str, anyres: Anyres, machine: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Train a compressor on label stores; weights of the best epoch, curves.csv and curves.png land in --out.
@@ -128,7 +128,7 @@ def train(
     given = {name: value for name, value in settings.items() if value is not None}
     order = Order(
         labels, out, replace(settings_of(preset) if preset else TrainConfig(), **given), validate,
-        validate_samples, model, device, dtype, anyres, keep_features, cache, micro_batch, checkpoint_every,
+        validate_samples, model, device, dtype, anyres, features, cache, micro_batch, checkpoint_every,
     )  # fmt: skip
     work = partial(carry_out, order)
     report = together(work, processes) if processes > 1 else work()
@@ -166,7 +166,7 @@ def carry_out(order: Order) -> Report:
     with progress("train", "steps") as report:
         result = run(
             mllm, merged, labelled_samples(one.id for one in merged), order.out, order.config, validate=check,
-            notes={"labels": [dict(store.settings) for store in stores]}, keep=order.keep_features,
+            notes={"labels": [dict(store.settings) for store in stores]}, features=order.features,
             cache=order.cache, micro_batch=order.micro_batch, checkpoint_every=order.checkpoint_every,
             progress=lambda stage, done, total: report(done, total), say=say,
         )  # fmt: skip

@@ -403,7 +403,8 @@ def test_a_budget_is_solved_for_the_images_at_hand(match: Any, tiny_qwen: MLLM, 
     sizes = [tiny_qwen.tokens_of(one.image) for one in shown]
     inputs = tiny_qwen.prepare([one.image for one in shown], [one.question for one in shown])
     assert sizes == [len(picture) for picture in tiny_qwen.pictures(inputs)]
-    early, late, keep = FastV(layer=2), FastV(layer=5), max(sizes) // 2
+    early, late = FastV(layer=11), FastV(layer=27)  # scaled to depths 2 and 5
+    keep = max(sizes) // 2
     assert tiny_qwen.visual_tokens * 2 / 6 > keep > max(sizes) * 2 / 6
     entries = (Entry("grid", Grid()), Entry("early", early), Entry("late", late))
     found = grid(tiny_qwen, {task: shown}, entries=entries, keeps=(keep,), match=match)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers import LlamaConfig, LlamaModel
 
-from compress.features import InMemory, OnDisk, cache_folder, features
+from compress.features import InMemory, OnDisk, cache_folder, open_features
 from compress.labels import Label
 from compress.models import Embedded
 from compress.network import WEIGHTS
@@ -70,9 +70,9 @@ def said() -> Iterator[list[str]]:
 
 def test_however_features_are_kept_the_weights_are_the_same(tmp_path: Path, said: list[str]):
     found = {}
-    for keep, cache in (("memory", None), ("disk", tmp_path / "cache"), ("recompute", None)):
-        train(Model(), LABELS, SAMPLES, tmp_path / keep, QUICK, keep=keep, cache=cache, say=said.append)
-        found[keep] = (tmp_path / keep / WEIGHTS).read_bytes()
+    for where, cache in (("memory", None), ("disk", tmp_path / "cache"), ("recompute", None)):
+        train(Model(), LABELS, SAMPLES, tmp_path / where, QUICK, features=where, cache=cache, say=said.append)
+        found[where] = (tmp_path / where / WEIGHTS).read_bytes()
     assert found["memory"] == found["disk"] == found["recompute"]
     size = (VISUAL + 3) * WIDTH * 2 * len(SAMPLES) / 1000
     assert said[0] == f"features of 10 samples: about {size:.3g} kB of memory in every process"
@@ -81,14 +81,14 @@ def test_however_features_are_kept_the_weights_are_the_same(tmp_path: Path, said
 
 
 def test_the_cache_serves_other_runs_and_grows_with_the_labels(tmp_path: Path, said: list[str]):
-    train(Model(), LABELS[:6], SAMPLES, tmp_path / "few", QUICK, keep="disk", cache=tmp_path / "cache")
+    train(Model(), LABELS[:6], SAMPLES, tmp_path / "few", QUICK, features="disk", cache=tmp_path / "cache")
     model = Model()
-    train(model, LABELS, SAMPLES[::-1], tmp_path / "all", QUICK, keep="disk", cache=tmp_path / "cache",
+    train(model, LABELS, SAMPLES[::-1], tmp_path / "all", QUICK, features="disk", cache=tmp_path / "cache",
           say=said.append)  # fmt: skip
     assert "6 of 10 samples are in" in said[0]
     assert model.calls == 1 + 4  # the size of one, and what was missing
     again = Model()
-    train(again, LABELS, SAMPLES, tmp_path / "again", replace(QUICK, seed=1), keep="disk",
+    train(again, LABELS, SAMPLES, tmp_path / "again", replace(QUICK, seed=1), features="disk",
           cache=tmp_path / "cache", say=said.append)  # fmt: skip
     assert again.calls == 0 and said[1] == f"features: 10 of 10 samples are in {tmp_path / 'cache'}"
 
@@ -97,13 +97,13 @@ def test_an_interrupted_cache_goes_on_and_a_damaged_file_is_made_again(tmp_path:
     cache, model = tmp_path / "cache", Model()
     model.stop_at = 6
     with pytest.raises(KeyboardInterrupt):
-        train(model, LABELS, SAMPLES, tmp_path / "run", QUICK, keep="disk", cache=cache)
+        train(model, LABELS, SAMPLES, tmp_path / "run", QUICK, features="disk", cache=cache)
     files = sorted(cache.rglob("*.safetensors"))
     assert len(files) == 4 and not list(cache.rglob("*.part"))
     files[0].write_bytes(files[0].read_bytes()[:100])
     files[1].write_bytes(b"")
     model = Model()
-    train(model, LABELS, SAMPLES, tmp_path / "run", QUICK, keep="disk", cache=cache)
+    train(model, LABELS, SAMPLES, tmp_path / "run", QUICK, features="disk", cache=cache)
     assert model.calls == 1 + 6 + 2
     train(Model(), LABELS, SAMPLES, tmp_path / "memory", QUICK)
     assert (tmp_path / "run" / WEIGHTS).read_bytes() == (tmp_path / "memory" / WEIGHTS).read_bytes()
@@ -133,28 +133,28 @@ def test_what_does_not_fit_is_refused_before_the_work(tmp_path: Path, monkeypatc
     with pytest.raises(
         ValueError, match="need about 2.88 kB, and 2 kB are free at .*: choose another folder"
     ):
-        train(model, LABELS, SAMPLES, tmp_path / "run", QUICK, keep="disk", cache=tmp_path / "cache")
+        train(model, LABELS, SAMPLES, tmp_path / "run", QUICK, features="disk", cache=tmp_path / "cache")
     assert model.calls == 2
 
 
 def test_a_label_that_does_not_fit_is_an_error_before_training(tmp_path: Path):
     wrong = [*LABELS[:-1], replace(LABELS[-1], kept=(1, VISUAL))]
-    for keep in ("memory", "disk"):
+    for where in ("memory", "disk"):
         steps = []
         with pytest.raises(ValueError, match="'9': its label does not fit the model's 6 visual tokens"):
-            train(Model(), wrong, SAMPLES, tmp_path / keep, QUICK, keep=keep,
-                  cache=tmp_path / "cache" if keep == "disk" else None,
+            train(Model(), wrong, SAMPLES, tmp_path / where, QUICK, features=where,
+                  cache=tmp_path / "cache" if where == "disk" else None,
                   progress=lambda stage, *_, steps=steps: steps.append(stage))  # fmt: skip
         assert set(steps) == {"embed"}
 
 
 def test_ways_to_keep_features_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ValueError, match="features='ram': choose one of memory, disk, recompute"):
-        features("ram", Model(), None)
+        open_features("ram", Model(), None)
     with pytest.raises(ValueError, match="features='memory' need no folder"):
-        features("memory", Model(), tmp_path)
+        open_features("memory", Model(), tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert features("disk", Model(), None).folder == cache_folder() == tmp_path / "evocomp" / "features"
+    assert open_features("disk", Model(), None).folder == cache_folder() == tmp_path / "evocomp" / "features"
     model = Model()
     model.embed = lambda image, question: Embedded(
         torch.full((9, 4), 1e6), torch.arange(2), 9, torch.empty(0), (1, 2), torch.arange(9)

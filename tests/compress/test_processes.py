@@ -44,7 +44,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path):
     alone = here()["run"](tmp_path / "alone")
     assert alone.samples == 33
     cache = str(tmp_path / "cache")
-    ways = {"plain": {}, "parts": {"micro_batch": 3}, "disk": {"keep": "disk", "cache": cache}}
+    ways = {"plain": {}, "parts": {"micro_batch": 3}, "disk": {"features": "disk", "cache": cache}}
     calls = [f"run({str(tmp_path / name)!r}, **{how!r})" for name, how in ways.items()]
     code = "\n".join([TRAIN, *calls])
     together(partial(exec, code, {}), 2)
