@@ -31,6 +31,8 @@ setup(
         # tables of another shape.
         "torch>=2.11,<2.14",
         "transformers>=5.17,<6",
+        "accelerate>=1.10",  # one training in several processes
+        "psutil>=5.9",
         "huggingface_hub>=1.31",
         "tokenizers>=0.22",
         "safetensors>=0.5",

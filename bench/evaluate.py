@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import fmean
 
 import torch
@@ -154,20 +155,23 @@ def spend(
 ) -> tuple[int, Accounting]:
     """What `attach` is asked for so that `selector` spends what `keep` tokens cost: a count and its meaning.
 
-    Where FLOPs are matched the count is solved, for the largest image of the model; prompt length and the
-    cost of choosing are measured on the first of `samples`. That cost depends on how many tokens stay, so it
-    is measured and the count solved in turn until it stands. ValueError for a budget out of reach.
+    Where FLOPs are matched the count is solved, for an image, a prompt and a cost of choosing that are the
+    mean of the first of `samples`. That cost depends on how many tokens stay, so it is measured and the count
+    solved in turn until it stands. ValueError for a budget out of reach.
     """
-    shape, tokens = Shape.of(mllm.decoder.config), mllm.visual_tokens
     if match != "flops":
-        Footing(match, tokens, shape).solve(selector, keep)
+        check_reach(mllm, selector, keep, match, partial(largest_image, mllm, samples))
         return keep, "average" if match == "equivalent" else "nominal"
 
     def probe(tried: Selector, last: int) -> Ledger:
         parts = batches.over(samples[:COUNTED], lambda part: _prefill(mllm, part, tried, last))
         return _ledger(mllm, [record for records in parts for record in records])
 
-    footing = Footing(match, tokens, shape, probe(KeepAll(), tokens).text)
+    untouched = probe(KeepAll(), mllm.visual_tokens)
+    tokens = round(untouched.average)
+    if keep >= tokens:
+        return keep, "nominal"
+    footing = Footing(match, tokens, Shape.of(mllm.decoder.config), untouched.text)
     last = footing.solve(selector, keep)
     for _ in range(ROUNDS):
         solved = footing.solve(selector, keep, probe(selector, last).selection)
@@ -175,6 +179,27 @@ def spend(
             break
         last = solved
     return last, "nominal"
+
+
+def check_reach(mllm: MLLM, selector: Selector, keep: int, match: Match, largest: Callable[[], int]) -> None:
+    """ValueError for a budget that is out of reach.
+
+    Where the tokens of an image follow from its size, `largest` is asked for those of the largest at hand
+    if the model's largest could not be had: `attach` spends the budget on each image.
+    """
+    shape, most = Shape.of(mllm.decoder.config), mllm.visual_tokens
+    try:
+        Footing(match, most, shape).solve(selector, keep)
+    except ValueError:
+        if not mllm.free_size or keep > most:
+            raise
+        tokens = largest()
+        Footing(match, tokens, shape).solve(selector, min(keep, tokens))
+
+
+def largest_image(mllm: MLLM, samples: Sequence[Sample]) -> int:
+    """Visual tokens of the largest image of the samples."""
+    return max(mllm.tokens_of(one.image) for one in samples)
 
 
 @torch.no_grad()

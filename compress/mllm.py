@@ -130,6 +130,10 @@ class MLLM(ABC):
         """Visual tokens of one image before any compression, the most where images differ."""
         return self.tile_tokens
 
+    def tokens_of(self, image: Image) -> int:
+        """Visual tokens of this image before any compression; `visual_tokens` where images hardly differ."""
+        return self.visual_tokens
+
     @property
     def traits(self) -> Traits:
         """What methods may know of the model."""

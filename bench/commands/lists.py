@@ -109,9 +109,12 @@ def _show(listed: list[Line], machine: bool, about: str = "about") -> None:
 @click.option(
     "--keep", type=click.IntRange(1), help="At this budget; a ninth of the visual tokens by default."
 )
+@click.option("--compressor", help="With --model: folder or hub name of a trained compressor.")
 @anyres_option
 @as_json
-def methods(model: str | None, keep: int | None, anyres: Anyres, machine: bool) -> None:
+def methods(
+    model: str | None, keep: int | None, compressor: str | None, anyres: Anyres, machine: bool
+) -> None:
     """List the methods, one line each, with the options that NAME:option=value sets.
 
     With --model it also names what each of them does on such a model where its paper and official code say
@@ -123,23 +126,37 @@ def methods(model: str | None, keep: int | None, anyres: Anyres, machine: bool) 
     """
     listed = _registered("baselines", "METHODS")
     if model is None:
+        if compressor:
+            raise ValueError("--compressor is tried on a model: give --model as well, or leave it out")
         _show(listed, machine)
     else:
-        _show(_runs(model, anyres, keep, listed), machine, f"runs on {model}")
+        _show(_runs(model, anyres, keep, compressor, listed), machine, f"runs on {model}")
 
 
-def _runs(model: str, anyres: Anyres, keep: int | None, listed: list[Line]) -> list[Line]:
+TRAINED = (
+    "with --compressor FOLDER: one trained on this model (evocomp label, evocomp train), or on another, "
+    "to whose width this one's features are pooled"
+)
+
+
+def _runs(
+    model: str, anyres: Anyres, keep: int | None, compressor: str | None, listed: list[Line]
+) -> list[Line]:
     """The methods with "yes", or why they do not run on a model at a budget."""
     from bench.commands.common import budget, load_model
-    from bench.compressors import selector_for
+    from bench.compressors import SHIPPED, selector_for, takes_compressor
     from compress.attach import attach
     from compress.base import choices_of
 
     mllm = load_model(model, anyres=anyres)
     wanted, answers = budget(keep, mllm), []
     for line in listed:
+        trained = takes_compressor(line.name)
+        if trained and not compressor and not (SHIPPED / model / "compressor").is_dir():
+            answers.append(line._replace(about=TRAINED))
+            continue
         try:
-            selector = selector_for(line.name, model)
+            selector = selector_for(line.name, model, compressor if trained else None)
             line = line._replace(choices=choices_of(selector, mllm.traits))
             with attach(mllm, selector, wanted):
                 answers.append(line._replace(about="yes"))

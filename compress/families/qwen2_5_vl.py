@@ -80,12 +80,21 @@ class Qwen25VL(MLLM):
 
     def encode(self, images: Sequence[Image], prompts: Sequence[str]) -> BatchFeature:
         for image in images:
-            if max(image.size) > LONGEST * min(image.size):
-                raise ValueError(
-                    f"an image of {image.width} x {image.height} pixels is too thin for {self.name}: one "
-                    f"side may be {LONGEST} times the other"
-                )
+            self._check_shape(image)
         return super().encode(images, prompts)
+
+    def tokens_of(self, image: Image) -> int:
+        self._check_shape(image)
+        pixels = self._processor().image_processor
+        patches = pixels.get_number_of_image_patches(image.height, image.width)
+        return int(patches // pixels.merge_size**2)
+
+    def _check_shape(self, image: Image) -> None:
+        if max(image.size) > LONGEST * min(image.size):
+            raise ValueError(
+                f"an image of {image.width} x {image.height} pixels is too thin for {self.name}: one "
+                f"side may be {LONGEST} times the other"
+            )
 
     def tower_pixels(self, args: tuple, kwargs: Mapping[str, Any]) -> Sequence[Tensor]:
         pixels, grids = args[0] if args else kwargs["hidden_states"], kwargs.get("grid_thw")
