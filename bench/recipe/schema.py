@@ -251,6 +251,8 @@ def build(kind: type, told: Any, where: str) -> Any:
 def _checked(hint: Any, value: Any, where: str) -> Any:
     """`value` as `hint` has it."""
     members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if value is None and NoneType in members:
+        return None
     for one in members:
         origin = get_origin(one)
         if isinstance(one, type) and is_dataclass(one):
@@ -264,7 +266,7 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
             return value
         if one is float and isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
-        if one in (int, str, bool, NoneType) and type(value) is one:
+        if one in (int, str, bool) and type(value) is one:
             return value
     raise ValueError(f"{where}={value!r}: expected {' or '.join(map(_word, members))}")
 
