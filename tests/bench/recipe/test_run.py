@@ -143,9 +143,7 @@ def test_another_model_takes_nothing_either(tiny: MLLM, tiny_wide: MLLM, finishe
     assert not any(step.done for step in plan(recipe(), shop(tiny_wide, folder)).steps)
 
 
-def test_a_kill_loses_one_cell_at_most(
-    tiny: MLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kill_loses_one_cell_at_most(tiny: MLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = recipe(rows={"grid": {"method": "grid"}, "random": {"method": "random"}}, reference=None)
     evaluate, computed = comparing.evaluate, [0]
 
@@ -247,9 +245,7 @@ def test_another_questions_mask_is_kept_for_the_same_image(tiny: MLLM, tmp_path:
     assert own and other and other.kept == (*own.kept[1:], own.kept[0])
 
 
-def test_indices_and_compressors_come_from_the_source(
-    tiny: MLLM, tiny_wide: MLLM, tmp_path: Path
-) -> None:
+def test_indices_and_compressors_come_from_the_source(tiny: MLLM, tiny_wide: MLLM, tmp_path: Path) -> None:
     rows = {"indices": {"source_gives": "indices"}, "compressor": {"source_gives": "compressor"}, "own": {}}
     asked = recipe(model="wide", source="micro", rows=rows, reference="own", paper=None)
     planned = plan(asked, shop(tiny, tmp_path, wide=tiny_wide))
