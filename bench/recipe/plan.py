@@ -90,7 +90,7 @@ def plan(recipe: Recipe, shop: Shop) -> Plan:
                 trains[name, seed] = step
                 chooser = recipe.source if row.learns.source_gives == "indices" else None
                 depth = row.learns.layer(mllm.layers)
-                candidates.append(trained(step, name, depth, row.positions, chooser))
+                candidates.append(trained(step, name, row.learns.selects, depth, row.positions, chooser))
     budgets = recipe.budgets(mllm.visual_tokens)
     answers = Answer(shop, "answer", recipe.model, tuple(candidates), tuple(budgets), data, recipe.match)
     oracle = {name: row for name, row in recipe.rows.items() if row.searched}

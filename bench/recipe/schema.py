@@ -16,12 +16,15 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from baselines import METHODS
 from bench.budget import Match
+from bench.compressors import takes_compressor
 from bench.tasks import BENCHMARKS
 from compress.base import Positions, scaled_layer
 from compress.labels import LabelConfig
 from compress.training import TrainConfig
-from evosearch.registry import unknown
+from evosearch.registry import options, unknown
+from evosearch.registry import parse as parse_spec
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
@@ -31,8 +34,9 @@ WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 class Learning:
     """How the compressor of a row comes to be, and where it acts.
 
-    `samples` of the training mixture are labelled; `depth` is the layer of a 32-layer decoder before which it
-    acts, 0 before the decoder. `source_gives` is what the recipe's `source` model does for this row: it
+    `samples` of the training mixture are labelled; `selects` is the method, of those that take a compressor,
+    that chooses tokens by it; `depth` is the layer of a 32-layer decoder before which EvoComp acts, 0 before
+    the decoder. `source_gives` is what the recipe's `source` model does for this row: it
     chooses the indices that are kept here (the paper's Table 3), or it is the model that the compressor was
     trained on (its Figure 3).
     """
@@ -40,6 +44,7 @@ class Learning:
     samples: int = 1200
     labels: LabelConfig = field(default_factory=LabelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    selects: str = "evocomp"
     depth: int = 0
     source_gives: Literal["indices", "compressor"] | None = None
 
@@ -47,6 +52,12 @@ class Learning:
         if self.samples < 2 or self.depth < 0:
             given = f"samples={self.samples}, depth={self.depth}"
             raise ValueError(f"{given}: ask for 2 samples or more, and for no negative layer")
+        if not takes_compressor(self.selects):
+            raise ValueError(f"selects={self.selects}: choose a method that takes a compressor, as evocomp")
+        if self.depth and "depth" not in options(METHODS[parse_spec(self.selects)[0]]):
+            raise ValueError(
+                f"depth={self.depth}: {self.selects} has another option for it, as evocomp+:layer=2"
+            )
         if self.train.seed:
             raise ValueError("train.seed: the seeds of training are the recipe's `seeds`")
 
@@ -251,6 +262,8 @@ def build(kind: type, told: Any, where: str) -> Any:
 def _checked(hint: Any, value: Any, where: str) -> Any:
     """`value` as `hint` has it."""
     members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if value is None and NoneType in members:
+        return None
     for one in members:
         origin = get_origin(one)
         if isinstance(one, type) and is_dataclass(one):
@@ -264,7 +277,7 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
             return value
         if one is float and isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
-        if one in (int, str, bool, NoneType) and type(value) is one:
+        if one in (int, str, bool) and type(value) is one:
             return value
     raise ValueError(f"{where}={value!r}: expected {' or '.join(map(_word, members))}")
 
@@ -318,6 +331,6 @@ def _paths(told: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _learning() -> Iterator[str]:
-    yield from ("samples", "depth", "source_gives")
+    yield from ("samples", "selects", "depth", "source_gives")
     yield from (f"labels.{one.name}" for one in fields(LabelConfig))
     yield from (f"train.{one.name}" for one in fields(TrainConfig) if one.name != "seed")

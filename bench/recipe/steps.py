@@ -19,7 +19,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
 
-from baselines import KeepAll
+from baselines import METHODS, KeepAll
 from bench.batches import Batches
 from bench.budget import Match
 from bench.cells import Cell, Key, read_cells
@@ -32,12 +32,12 @@ from bench.protocol import Facts, of_method, of_run, of_task
 from bench.recipe.code import code_of
 from bench.tasks import Task
 from compress.base import Positions, Selector
-from compress.evocomp import EvoComp
 from compress.labels import LabelConfig, LabelStore, label, read_labels, sample_key
 from compress.models import MLLM
 from compress.network import Compressor
 from compress.samples import Sample
 from compress.training import TrainConfig, train
+from evosearch.registry import pick
 
 RECORD = "step.json"
 MODEL = ("compress/mllm.py", "compress/families", "compress/prefill.py", "compress/attach.py")
@@ -373,12 +373,15 @@ class Answer(Step):
         return found
 
 
-def trained(step: Train, row: str, depth: int, positions: Positions | None, source: str | None) -> Candidate:
+def trained(
+    step: Train, row: str, selects: str, depth: int, positions: Positions | None, source: str | None
+) -> Candidate:
     """The candidate that keeps what a trained compressor chooses."""
-    key = digest_of(step.digest, depth, positions, source, code_of("compress/evocomp.py"))
+    code = code_of("compress/evocomp.py", "compress/evocomp_plus.py", "compress/coverage.py")
+    key = digest_of(step.digest, selects, depth, positions, source, code)
 
     def make() -> Selector:
-        made = EvoComp(step.compressor(), depth)
+        made = pick(METHODS, selects, "method", compressor=step.compressor(), depth=depth)
         if positions:
             made.positions = positions
         return made

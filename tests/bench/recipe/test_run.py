@@ -81,7 +81,6 @@ def test_a_finished_recipe_leaves_tables_and_a_comparison(finished: tuple[Path, 
     told = json.loads((result / "results.json").read_text())
     assert [row["row"] for row in told["rows"]] == ["grid", "ce", "EvoComp@0"]
     assert told["rows"][2]["paper"] == {"gqa": 56.1} and told["rows"][0]["paper_average"] is None
-    assert told["recipe"]["learns" if "learns" in told["recipe"] else "rows"]
     assert {run["forwards"] > 0 for step in told["steps"] for run in step["runs"]} == {True}
     page = (result / "table.md").read_text()
     assert "16 of 144 visual tokens (the paper's 64 of 576)" in page and "| grid |" in page
@@ -134,10 +133,9 @@ def test_other_code_takes_nothing_that_the_old_one_made(
     tiny: MLLM, finished: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, _ = finished
-    old = plan(recipe(), shop(tiny, folder))
+    assert all(step.done for step in plan(recipe(), shop(tiny, folder)).steps)
     monkeypatch.setattr(steps, "code_of", lambda *names: "other")
-    new = plan(recipe(), shop(tiny, folder))
-    assert all(step.done for step in old.steps) and not any(step.done for step in new.steps)
+    assert not any(step.done for step in plan(recipe(), shop(tiny, folder)).steps)
 
 
 def test_another_model_takes_nothing_either(tiny: MLLM, tiny_wide: MLLM, finished: tuple[Path, Path]) -> None:
@@ -145,9 +143,7 @@ def test_another_model_takes_nothing_either(tiny: MLLM, tiny_wide: MLLM, finishe
     assert not any(step.done for step in plan(recipe(), shop(tiny_wide, folder)).steps)
 
 
-def test_a_kill_loses_one_cell_at_most(
-    tiny: MLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kill_loses_one_cell_at_most(tiny: MLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = recipe(rows={"grid": {"method": "grid"}, "random": {"method": "random"}}, reference=None)
     evaluate, computed = comparing.evaluate, [0]
 
@@ -235,7 +231,7 @@ def test_scenes_are_asked_several_questions_and_count_as_one() -> None:
     assert task.statistics(samples, said).tolist() == [[4, 4], [2, 4], [0, 4]]
     assert task.credit(samples, said).tolist() == [1.0, 0.5, 0.0]
     assert task.score(samples, said) == 50.0
-    assert task.micro(12)[:4] == task.micro(4) or task.micro(4)[0].id == samples[0].id
+    assert [one.id for one in task.micro(4)] == [one.id for one in samples[:4]]
 
 
 def test_another_questions_mask_is_kept_for_the_same_image(tiny: MLLM, tmp_path: Path) -> None:
@@ -249,9 +245,7 @@ def test_another_questions_mask_is_kept_for_the_same_image(tiny: MLLM, tmp_path:
     assert own and other and other.kept == (*own.kept[1:], own.kept[0])
 
 
-def test_indices_and_compressors_come_from_the_source(
-    tiny: MLLM, tiny_wide: MLLM, tmp_path: Path
-) -> None:
+def test_indices_and_compressors_come_from_the_source(tiny: MLLM, tiny_wide: MLLM, tmp_path: Path) -> None:
     rows = {"indices": {"source_gives": "indices"}, "compressor": {"source_gives": "compressor"}, "own": {}}
     asked = recipe(model="wide", source="micro", rows=rows, reference="own", paper=None)
     planned = plan(asked, shop(tiny, tmp_path, wide=tiny_wide))
@@ -271,7 +265,7 @@ def test_pictures_are_drawn(tiny: MLLM, tmp_path: Path) -> None:
     kept = recipe(rows={"grid": {"method": "grid"}}, reference=None, draw={"what": "kept", "samples": 1})
     folder = worked(plan(kept, shop(tiny, tmp_path))) / "pictures"
     assert Image.open(folder / "kept-gqa-0.png").width > Image.open(folder / "kept-gqa-0.png").height
-    with pytest.raises(ValueError, match="choose one of gqa"):
+    with pytest.raises(ValueError, match="choose one of the recipe's gqa"):
         worked(plan(recipe(rows={}, reference=None, draw={**groups, "task": "pope"}), shop(tiny, tmp_path)))
 
 

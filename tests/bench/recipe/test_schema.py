@@ -10,8 +10,24 @@ import pytest
 from bench.recipe.paper import Paper
 from bench.recipe.schema import RECIPES, known, parse, read
 
-PAPERS = {"table1", "table2", "table3", "table4", "table5", "figure2", "figure3", "figure4", "figure5", "figure6"}
-PLAIN: dict[str, Any] = {"title": "t", "keep": [64], "of": 576, "rows": {"grid": {"method": "grid"}, "own": {}}}
+PAPERS = {
+    "table1",
+    "table2",
+    "table3",
+    "table4",
+    "table5",
+    "figure2",
+    "figure3",
+    "figure4",
+    "figure5",
+    "figure6",
+}
+PLAIN: dict[str, Any] = {
+    "title": "t",
+    "keep": [64],
+    "of": 576,
+    "rows": {"grid": {"method": "grid"}, "own": {}},
+}
 
 
 def refused(changes: dict[str, Any]) -> str:
@@ -42,7 +58,10 @@ def test_budgets_are_scaled_to_the_model() -> None:
 
 
 def test_rows_lie_over_what_all_rows_learn_from() -> None:
-    told = {"learns": {"samples": 5, "train": {"loss": "ce", "epochs": 3}}, "rows": {"a": {"train": {"epochs": 9}}}}
+    told = {
+        "learns": {"samples": 5, "train": {"loss": "ce", "epochs": 3}},
+        "rows": {"a": {"train": {"epochs": 9}}},
+    }
     learns = parse({**PLAIN, **told}, "test").rows["a"].learns
     assert learns is not None
     assert (learns.samples, learns.train.loss, learns.train.epochs) == (5, "ce", 9)
@@ -70,13 +89,18 @@ def test_only_keeps_the_reference() -> None:
         ({"n": "all"}, "n='all': expected a whole number or null"),
         ({"match": "token"}, "expected one of tokens, equivalent, flops"),
         ({"reference": "grit"}, "unknown row 'grit'; did you mean 'grid'"),
-        ({"learns": {"train": {"epoch": 2}}}, "unknown setting of learns.train 'epoch'; did you mean 'epochs'"),
+        (
+            {"learns": {"train": {"epoch": 2}}},
+            "unknown setting of learns.train 'epoch'; did you mean 'epochs'",
+        ),
         ({"learns": {"train": {"loss": "ghm+coss"}}}, "did you mean 'ghm+cos'"),
         ({"learns": {"train": {"seed": 1}}}, "seeds"),
         ({"learns": {"labels": {"kind": "bst"}}}, "did you mean 'best'"),
         ({"rows": {"a": {"label": {}}}}, "unknown setting of rows.a 'label'; did you mean 'labels'"),
         ({"rows": {"a": {"method": "grid", "depth": 1}}}, "rows.a: a row with method learns nothing"),
         ({"rows": {"a": {"source_gives": "indices"}}}, "rows.a: source_gives needs a model as source"),
+        ({"learns": {"selects": "grid"}}, "choose a method that takes a compressor"),
+        ({"learns": {"selects": "evocomp+", "depth": 2}}, "evocomp+ has another option for it"),
         ({"rows": ["a"]}, "rows: expected settings by name"),
         ({"title": None}, "title=None: expected a text"),
         ({"seeds": [0, 0]}, "name each seed once"),
