@@ -18,7 +18,11 @@ setup(
     package_data={
         "compress.micro": ["weights/**/*"],
         "bench": [
-            "shipped/**/*", "fidelity/golden/*.npz", "templates/*", "recipes/*", "data/*.yaml",
+            "shipped/**/*",
+            "fidelity/golden/*.npz",
+            "templates/*",
+            "recipes/*",
+            "data/*.yaml",
         ],  # fmt: skip
     },
     entry_points={

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 
 from bench.compressors import selector_for
-from bench.data.instructions import read_mixture, sound
+from bench.data.instructions import Index, Instructions
 from bench.protocol import of_task
 from bench.recipe.measure import Timing, absent, timings
 from bench.recipe.oracle import Losses, Searched
@@ -131,15 +130,11 @@ def training_pool(mixture: str | None, images: str | None) -> Pool:
     folder = Path(images)
 
     def take(count: int) -> list[Sample]:
-        everything, _ = read_mixture(path, folder)
-        order = sorted(everything, key=lambda one: sha256(one.id.encode()).digest())
-        chosen: list[Sample] = []
-        while len(chosen) < count and order:
-            part, order = order[: count - len(chosen)], order[count - len(chosen) :]
-            chosen += sound(part)[0]
+        chosen = Instructions(Index.of(path), folder, n=count)
         if len(chosen) < count:
             raise ValueError(f"{path} has {len(chosen)} usable samples, and {count} are wanted")
-        return chosen
+        chosen.refuse_changed()
+        return list(chosen)
 
     return Pool({"samples": path.name, "bytes": path.stat().st_size}, take)
 

@@ -11,6 +11,7 @@ from bench.cells import Cell, Cells, Key
 from bench.commands.labels import difference, summarise
 from bench.comparison import VANILLA, Comparison, Group, assemble
 from bench.environment import environment
+from bench.origin import Origin
 from bench.outputs import put, write
 from bench.recipe.draw import draw
 from bench.recipe.findings import findings, untouched
@@ -40,7 +41,7 @@ def run(plan: Plan, bar: Bar, command: str) -> Path:
     put(plan.folder / "table.md", markdown(told))
     put(plan.folder / "table.tex", latex(told))
     if comparison:
-        write(comparison, plan.mllm, plan.folder / COMPARISON, title=plan.recipe.title, commands=[command])
+        write(comparison, plan.mllm, plan.folder / COMPARISON, Origin(plan.recipe.title, {}, [command]))
     if plan.recipe.draw:
         draw(plan, plan.recipe.draw, comparison)
     return plan.folder
@@ -87,8 +88,8 @@ def label_costs(plan: Plan) -> list[dict[str, Any]]:
     base = plan.stores.get(reference) if reference else None
     lines: list[dict[str, Any]] = []
     for rows in sharing.values():
-        store = plan.stores[rows[0]].labels()
-        against = difference(base.labels(), store) if base and reference not in rows else None
+        store = plan.stores[rows[0]].store()
+        against = difference(base.store(), store) if base and reference not in rows else None
         lines.append({"row": ", ".join(rows), **summarise(store), "against the reference": against})
     return lines
 

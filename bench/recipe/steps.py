@@ -32,6 +32,7 @@ from bench.protocol import Facts, of_method, of_run, of_task
 from bench.recipe.code import code_of
 from bench.tasks import Task
 from compress.base import Positions, Selector
+from compress.labels import Label as Mask
 from compress.labels import LabelConfig, LabelStore, label, read_labels, sample_key
 from compress.models import MLLM
 from compress.network import Compressor
@@ -216,11 +217,14 @@ class Label(Step):
             progress=report,
         )  # fmt: skip
 
-    def labels(self) -> LabelStore:
-        """The labels of this step's samples, in their order, of the store that may hold more."""
-        store = read_labels(self.folder)
-        keys = map(sample_key, self.samples)
-        return replace(store, labels=tuple(store[key] for key in keys if key in store))
+    def store(self) -> LabelStore:
+        """The store, which may hold more than this step's samples."""
+        return read_labels(self.folder)
+
+    def labels(self) -> list[Mask]:
+        """The labels of this step's samples, in their order."""
+        store = self.store()
+        return [store[key] for key in map(sample_key, self.samples) if key in store]
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,9 +269,8 @@ class Train(Step):
         return Cost(1, 3 * flops, 4 * weights)  # weights, gradients, two moments of Adam
 
     def work(self, report: Report) -> None:
-        store = self.labels.labels()
         train(
-            self.shop.load(self.model), store, self.labels.samples, self.folder, self.config,
+            self.shop.load(self.model), self.labels.labels(), self.labels.samples, self.folder, self.config,
             progress=lambda stage, done, total: report(done, total),
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Plans worked off on the tiny model: nothing is done twice, nothing stale is taken, a kill loses one cell."""
+"""Plans worked off on the tiny model: nothing twice, nothing stale, and a kill loses one cell."""
 
 from __future__ import annotations
 
@@ -279,8 +279,10 @@ def call(*given: object) -> Result:
     return CliRunner().invoke(main, [str(one) for one in given])
 
 
-SMALL: Sequence[object] = ("--set", "n=2", "--set", "tasks=[gqa]", "--set", "learns.samples=2",
-                           "--set", "learns.train.epochs=1", "--set", "learns.labels.evaluations=12")  # fmt: skip
+SMALL: Sequence[object] = (
+    "--set", "n=2", "--set", "tasks=[gqa]", "--set", "learns.samples=2", "--set", "learns.train.epochs=1",
+    "--set", "learns.labels.evaluations=12",
+)  # fmt: skip
 
 
 def test_the_command_prints_a_plan_and_does_nothing(tiny_folder: Path, tmp_path: Path) -> None:
