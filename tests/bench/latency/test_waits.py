@@ -34,7 +34,7 @@ def test_reading_values_is_a_wait_and_arithmetic_is_none():
 
 
 def method(name: str, mllm: MLLM) -> Selector:
-    if name == "evocomp":
+    if name in ("evocomp", "evocomp+"):
         return METHODS[name](Compressor.from_decoder(mllm.decoder).eval())  # type: ignore[call-arg]
     return METHODS[name]()
 
