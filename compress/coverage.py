@@ -23,7 +23,9 @@ def cover(relevance: Tensor, alike: Tensor, keep: int) -> Tensor:
     chosen: list[Tensor] = []
     for _ in range(keep):
         gain = (alike - covered).clamp(min=0) @ relevance
-        chosen.append(gain.masked_fill(taken, -1).argmax())
-        taken = taken.index_fill(0, chosen[-1], True)
-        covered = covered.maximum(alike[chosen[-1]])
-    return torch.stack(chosen)
+        # [1] and not a number, for which a GPU would be waited for.
+        best = gain.masked_fill(taken, -1).argmax(keepdim=True)
+        taken = taken.index_fill(0, best, True)
+        covered = covered.maximum(alike[best][0])
+        chosen.append(best)
+    return torch.cat(chosen)

@@ -17,8 +17,8 @@ from compress.network import Compressor, Tokens, compressor_folder
 class Learned(Scorer):
     """A method that scores visual tokens with a trained compressor.
 
-    `compressor` is the folder that training wrote, a name on the hub, or the network itself. Under an LLM in
-    half precision the network's layers run in half precision too.
+    `compressor` is the folder that training wrote, a name on the hub, or the network itself. Under an LLM
+    in half precision its layers run in half precision too.
     """
 
     compressor: str | Compressor
