@@ -126,4 +126,4 @@ def fingerprint(mllm: MLLM, compressor: Compressor) -> str:
     for name, value in sorted(compressor.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return digest.hexdigest()[:16]
