@@ -65,11 +65,12 @@ def test_compare_leaves_all_that_a_report_needs(tables: Path) -> None:
     assert all(command.startswith("evocomp compare --keep 48,32") for command in origin.commands)
 
 
-def test_the_report_is_the_page_that_compare_wrote(tables: Path, tmp_path: Path) -> None:
+def test_the_report_shows_what_compare_showed(tables: Path, tmp_path: Path) -> None:
     said = done("report", tables, "--out", tmp_path / "new" / "one.html").stderr
     assert re.search(r"one\.html, \d\.\d MiB", said)
-    assert (tmp_path / "new" / "one.html").read_text() == (tables / "report.html").read_text()
-    data = data_of(tables / "report.html")
+    data, again = data_of(tables / "report.html"), data_of(tmp_path / "new" / "one.html")
+    assert sorted(map(str, again["runs"])) == sorted(map(str, data["runs"]))  # equals may change places
+    assert again["pictures"] == data["pictures"] and again["layouts"] == data["layouts"]
     pyramid = data["runs"].index({"method": "pyramiddrop", "keep": 48})
     zipped = data["runs"].index({"method": "visionzip", "keep": 48})
     for task in data["tasks"]:
