@@ -55,9 +55,7 @@ class Learning:
         if not takes_compressor(self.selects):
             raise ValueError(f"selects={self.selects}: choose a method that takes a compressor, as evocomp")
         if self.depth and "depth" not in options(METHODS[parse_spec(self.selects)[0]]):
-            raise ValueError(
-                f"depth={self.depth}: {self.selects} has another option for it, as evocomp+:layer=2"
-            )
+            raise ValueError(f"depth={self.depth}: {self.selects} has its own, as evocomp+:layer=2")
         if self.train.seed:
             raise ValueError("train.seed: the seeds of training are the recipe's `seeds`")
 

@@ -10,24 +10,9 @@ import pytest
 from bench.recipe.paper import Paper
 from bench.recipe.schema import RECIPES, known, parse, read
 
-PAPERS = {
-    "table1",
-    "table2",
-    "table3",
-    "table4",
-    "table5",
-    "figure2",
-    "figure3",
-    "figure4",
-    "figure5",
-    "figure6",
-}
-PLAIN: dict[str, Any] = {
-    "title": "t",
-    "keep": [64],
-    "of": 576,
-    "rows": {"grid": {"method": "grid"}, "own": {}},
-}
+PAPERS = {*(f"table{n}" for n in range(1, 6)), *(f"figure{n}" for n in range(2, 7))}
+ROWS: dict[str, Any] = {"grid": {"method": "grid"}, "own": {}}
+PLAIN: dict[str, Any] = {"title": "t", "keep": [64], "of": 576, "rows": ROWS}
 
 
 def refused(changes: dict[str, Any]) -> str:
@@ -58,10 +43,8 @@ def test_budgets_are_scaled_to_the_model() -> None:
 
 
 def test_rows_lie_over_what_all_rows_learn_from() -> None:
-    told = {
-        "learns": {"samples": 5, "train": {"loss": "ce", "epochs": 3}},
-        "rows": {"a": {"train": {"epochs": 9}}},
-    }
+    common = {"samples": 5, "train": {"loss": "ce", "epochs": 3}}
+    told = {"learns": common, "rows": {"a": {"train": {"epochs": 9}}}}
     learns = parse({**PLAIN, **told}, "test").rows["a"].learns
     assert learns is not None
     assert (learns.samples, learns.train.loss, learns.train.epochs) == (5, "ce", 9)
@@ -91,7 +74,7 @@ def test_only_keeps_the_reference() -> None:
         ({"reference": "grit"}, "unknown row 'grit'; did you mean 'grid'"),
         (
             {"learns": {"train": {"epoch": 2}}},
-            "unknown setting of learns.train 'epoch'; did you mean 'epochs'",
+            "unknown setting of learns.train 'epoch'; did you mean",
         ),
         ({"learns": {"train": {"loss": "ghm+coss"}}}, "did you mean 'ghm+cos'"),
         ({"learns": {"train": {"seed": 1}}}, "seeds"),
@@ -100,7 +83,7 @@ def test_only_keeps_the_reference() -> None:
         ({"rows": {"a": {"method": "grid", "depth": 1}}}, "rows.a: a row with method learns nothing"),
         ({"rows": {"a": {"source_gives": "indices"}}}, "rows.a: source_gives needs a model as source"),
         ({"learns": {"selects": "grid"}}, "choose a method that takes a compressor"),
-        ({"learns": {"selects": "evocomp+", "depth": 2}}, "evocomp+ has another option for it"),
+        ({"learns": {"selects": "evocomp+", "depth": 2}}, "evocomp+ has its own"),
         ({"rows": ["a"]}, "rows: expected settings by name"),
         ({"title": None}, "title=None: expected a text"),
         ({"seeds": [0, 0]}, "name each seed once"),
