@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: demo test check lint micro clean
+.PHONY: demo test check lint docs micro clean
 
 demo: $(READY)
 	$(BIN)/evocomp demo --out demo
@@ -11,11 +11,14 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
-check: lint test
+check: lint docs test
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy evosearch compress baselines bench
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 micro: $(READY)
 	$(BIN)/python -m compress.micro.build

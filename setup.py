@@ -3,6 +3,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PACKAGES = ("evosearch", "compress", "baselines", "bench")
+DOCS = ["mkdocs-material>=9.7", "mkdocstrings[python]>=1.0", "mkdocs-click>=0.9"]
 EDGE = ["onnxruntime>=1.22", "onnx>=1.18", "onnxscript>=0.5.6"]
 
 setup(
@@ -64,8 +65,10 @@ setup(
         "browser": ["playwright>=1.50"],  # tests of the report's page and the app in a Chromium
         "ray": ["ray>=2.44"],  # evocomp label --engine ray
         "lmms": ["lmms_eval>=0.7.1,<0.8"],  # lmms-eval eval --model evocomp
+        "docs": DOCS,  # make docs
         "dev": [
             *EDGE,
+            *DOCS,
             "pytest>=8.3",
             "pytest-timeout>=2.3",
             "ruff>=0.9",
