@@ -91,7 +91,9 @@ def evaluate(
             mllm, chosen, asked, accounting=accounting, positions=positions, count_flops=counted
         ) as trace:
             predictions += mllm.answer(
-                [s.image for s in part], [s.question for s in part], max_new_tokens=task.max_new_tokens
+                [s.image_at(mllm.image_side) for s in part],
+                [s.question for s in part],
+                max_new_tokens=task.max_new_tokens,
             )
         records += trace.samples
         if progress:
@@ -140,7 +142,8 @@ def spend(
 @torch.no_grad()
 def _probe(mllm: MLLM, samples: Sequence[Sample], selector: Selector, last: int) -> Ledger:
     """The ledger of one prefill."""
-    inputs = mllm.prepare([one.image for one in samples], [one.question for one in samples])
+    pictures = [one.image_at(mllm.image_side) for one in samples]
+    inputs = mllm.prepare(pictures, [one.question for one in samples])
     with attach(mllm, selector, last, accounting="nominal", count_flops=True) as trace:
         mllm.model(**inputs)
     return _ledger(mllm, trace.samples)

@@ -113,7 +113,7 @@ def collect(
         key = sample_key(sample)
         if key not in wanted or key in examples:
             continue
-        embedded = mllm.embed(sample.image, sample.question)
+        embedded = mllm.embed(sample.image_at(mllm.image_side), sample.question)
         prompt = torch.ones(embedded.prompt, dtype=torch.bool, device=embedded.embeds.device)
         prompt[embedded.visual] = False
         visual, text = embedded.embeds[embedded.visual], embedded.embeds[: embedded.prompt][prompt]

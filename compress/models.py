@@ -15,7 +15,10 @@ from transformers.utils import logging
 from compress.families import FAMILIES
 from compress.mllm import MLLM, Embedded, Picture
 
-MODELS: dict[str, Path] = {"micro": Path(__file__).parent / "micro" / "weights" / "micro"}
+WEIGHTS = Path(__file__).parent / "micro" / "weights"
+MODELS: dict[str, Path] = {
+    name: WEIGHTS / name for name in ("micro", "micro-next", "micro-qwen", "micro-wide")
+}
 
 
 def adapt(model: PreTrainedModel | MLLM, processor: Any = None, name: str = "") -> MLLM:
@@ -74,6 +77,15 @@ def load(
     return mllm
 
 
+def outline(source: str) -> MLLM:
+    """The adapter of the model in a folder or of a hub name without its weights: shapes only."""
+    config = AutoConfig.from_pretrained(source)
+    auto: Any = AutoModelForImageTextToText
+    with torch.device("meta"):
+        model = auto.from_config(config)
+    return adapt(model, FAMILIES[config.model_type].read_processor(source), source)
+
+
 def quiet() -> None:
     """Silence the progress bars of transformers and all its messages but errors, for the whole process."""
     logging.set_verbosity_error()
@@ -98,4 +110,4 @@ def _source(name: str) -> str:
     return name
 
 
-__all__ = ["FAMILIES", "MLLM", "MODELS", "Embedded", "Picture", "adapt", "load", "quiet"]
+__all__ = ["FAMILIES", "MLLM", "MODELS", "Embedded", "Picture", "adapt", "load", "outline", "quiet"]

@@ -141,7 +141,8 @@ class Labeller:
         try:
             if not sample.answers or not sample.answers[0].strip():
                 raise ValueError("it has no gold answer to score")
-            embedded = self._mllm.embed(sample.image, sample.question, sample.answers[0])
+            picture = sample.image_at(self._mllm.image_side)
+            embedded = self._mllm.embed(picture, sample.question, sample.answers[0])
             loss = AnswerLoss(self._mllm, embedded, positions=config.positions)
             assert config.keep is not None
             problem = Problem(
