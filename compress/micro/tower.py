@@ -93,9 +93,8 @@ def label_patches(
     return image, kind, color, owner
 
 
-def label_scene(split: str, seed: int, tiled: bool = False) -> tuple[NDArray, ...]:
+def label_scene(made: Scene, tiled: bool = False) -> tuple[NDArray, ...]:
     """Pixels, kind, colour, owner, texture and the phrases of one scene, a row of `Scenes`."""
-    made = scene(split, seed, training_spoil(seed))
     image, *labels = label_patches(made)
     columns = [np.asarray(image), *(label.ravel() for label in labels)]
     if tiled:
@@ -114,6 +113,10 @@ def label_scene(split: str, seed: int, tiled: bool = False) -> tuple[NDArray, ..
     return (*columns, np.array(TEXTURES.index(made.texture)), phrases)
 
 
+def training_row(split: str, seed: int, tiled: bool) -> tuple[NDArray, ...]:
+    return label_scene(scene(split, seed, training_spoil(seed)), tiled)
+
+
 def cut(image: NDArray, side: int) -> NDArray:
     """[h, w, ...] into squares, row by row: [h / side * w / side, side, side, ...]."""
     rows, columns = image.shape[0] // side, image.shape[1] // side
@@ -124,7 +127,7 @@ def cut(image: NDArray, side: int) -> NDArray:
 def render_scenes(split: str, seeds: range, tiled: bool = False, workers: int = 2) -> Scenes:
     """Render and label the scenes of `seeds`, in order, in `workers` processes."""
     with get_context("spawn").Pool(workers) as pool:
-        rows = pool.starmap(label_scene, [(split, s, tiled) for s in seeds], chunksize=64)
+        rows = pool.starmap(training_row, [(split, s, tiled) for s in seeds], chunksize=64)
     return Scenes(*(np.stack(column) for column in zip(*rows, strict=True)))
 
 

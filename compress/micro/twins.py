@@ -232,11 +232,12 @@ def imitate(
 ) -> None:  # fmt: skip
     """Train Qwen's tower and merger, in place, to give the visual tokens that the micro model has.
 
-    `features` are the micro model's, of the same scenes. The new dimensions are to be zero. Where a patch is
-    these visual tokens tell and Qwen's cannot, whose tower knows no absolute place: there M-RoPE must do.
+    `features` are the micro model's, of the same scenes. Things weigh more than background, as in alignment;
+    the new dimensions are to be zero. Where a patch is, its visual tokens tell a little and Qwen's cannot,
+    whose tower knows no absolute place: there M-RoPE must do.
     """
     tower = pupil.model.model.visual
-    pixels = torch.from_numpy(scenes.pixels)
+    pixels, kind = torch.from_numpy(scenes.pixels), torch.from_numpy(scenes.kind)
     optimiser = Optimiser(tower, lr=2e-3, matrix_lr=0.01, total=steps)
     for step in checkpointed(checkpoint, tower, optimiser, steps, every=250):
         rng = torch.Generator().manual_seed(4_000_037 + step)
@@ -245,7 +246,8 @@ def imitate(
             wanted = teacher.project(features[pick].float())
         given = pupil.project(windowed(pupil.model, pixels[pick]))
         wanted = F.pad(wanted, (0, given.shape[-1] - wanted.shape[-1]))
-        loss = (given - wanted).square().mean() / wanted.square().mean()
+        weight = torch.where(kind[pick] >= 0, 2.0, 0.5)[..., None]
+        loss = (weight * (given - wanted).square()).mean() / (weight * wanted.square()).mean()
         optimiser.step(loss, step)
         if step % 50 == 0:
             log(f"imitate {step}/{steps} loss {loss.item():.3f}")

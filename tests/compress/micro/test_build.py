@@ -11,7 +11,7 @@ import torch
 from compress.micro import decoder
 from compress.micro.build import VISION, Recipe, build_micro, build_next, build_qwen, build_wide
 from compress.micro.decoder import Course
-from compress.micro.tower import Scenes, label_scene
+from compress.micro.tower import Scenes, training_row
 from compress.micro.world import Photograph, scene
 from compress.models import MODELS, load
 
@@ -49,7 +49,7 @@ def prepare(recipe, work, tiled):
     """What other processes would make: importing everything in each takes longer than the rest."""
     work.mkdir()
     for name, split, count in (("scenes", "train", recipe.scenes), ("check", "val", recipe.check_scenes)):
-        rows = [label_scene(split, seed, tiled) for seed in range(count)]
+        rows = [training_row(split, seed, tiled) for seed in range(count)]
         np.savez(work / name, **vars(Scenes(*map(np.stack, zip(*rows, strict=True)))))
     for course in recipe.courses:
         made = decoder.lessons("train", range(recipe.scenes), 0, course.questions, course.mixture)

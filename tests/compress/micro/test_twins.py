@@ -80,7 +80,7 @@ def test_lessons_run_as_the_model_itself_would(micro, packed):
         return model(**inputs).logits[0, -1]
 
     following = twins.new_next(micro).eval()
-    rows = label_scene("train", 0, tiled=True)
+    rows = label_scene(scene("train", 0), tiled=True)
     scenes = Scenes(*(np.stack([column]) for column in rows))
     pupil = twins.llava_next(following)
     features = decoder.tower_features(following.model.vision_tower, scenes).float()
@@ -99,7 +99,7 @@ def test_lessons_run_as_the_model_itself_would(micro, packed):
 
 def test_newlines_have_no_content_to_learn(micro):
     pupil = twins.llava_next(twins.new_next(micro))
-    rows = label_scene("train", 3, tiled=True)
+    rows = label_scene(scene("train", 3), tiled=True)
     scenes = Scenes(*(np.stack([column]) for column in rows))
     alignment = decoder.Alignment(scenes, pupil.shows)
     newline = pupil.shows == 720
@@ -110,7 +110,7 @@ def test_newlines_have_no_content_to_learn(micro):
 
 def test_quarters_lie_where_the_crops_of_the_processor_do(micro):
     made = scene("train", 6)
-    pixels, *_ = label_scene("train", 6, tiled=True)
+    pixels, *_ = label_scene(scene("train", 6), tiled=True)
     processor = twins.next_processor(twins.new_next(micro)).image_processor
     theirs = processor(images=[render(made, 2)], return_tensors="pt")["pixel_values"][0]
     ours = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - MEAN[0]) / STD[0]
@@ -119,7 +119,7 @@ def test_quarters_lie_where_the_crops_of_the_processor_do(micro):
 
 
 def test_tiles_know_which_phrases_they_show():
-    rows = label_scene("train", 0, tiled=True)
+    rows = label_scene(scene("train", 0), tiled=True)
     scenes = Scenes(*(np.stack([column]) for column in rows))
     tiles = scenes.tiles
     assert tiles.pixels.shape == (5, 96, 96, 3) and tiles.kind.shape == (5, 144)
