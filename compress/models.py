@@ -98,7 +98,8 @@ def _source(name: str) -> str:
     if name in MODELS:
         if not MODELS[name].is_dir():
             raise ValueError(
-                f"the weights of the shipped model {name!r} are missing: rebuild them with `make micro`"
+                f"the weights of the shipped model {name!r} are missing: "
+                f"rebuild them with `make micro MODEL={name}`"
             )
         return str(MODELS[name])
     if Path(name).is_dir():
