@@ -18,13 +18,17 @@ setup(
         "compress.micro": ["weights/**/*"],
         "bench": ["shipped/**/*", "fidelity/golden/*.npz", "templates/*"],
     },
-    entry_points={"console_scripts": ["evocomp = bench.cli:main"]},
+    entry_points={
+        "console_scripts": ["evocomp = bench.cli:main"],
+        "lmms_eval.models": ["evocomp = bench.lmms:manifests"],
+    },
     install_requires=[
         # Compression happens in hooks between decoder layers, on their private arguments, masks and caches: a
         # release is admitted after the suite has passed on it. Before 5.17 transformers hands out M-RoPE
         # tables of another shape.
         "torch>=2.11,<2.14",
         "transformers>=5.17,<6",
+        "huggingface_hub>=1.31",
         "tokenizers>=0.22",
         "safetensors>=0.5",
         "numpy>=2.0",
@@ -43,6 +47,7 @@ setup(
     ],
     extras_require={
         "hub": ["datasets>=3.0"],  # evocomp eval --data hub:lmms-lab
+        "lmms": ["lmms_eval>=0.7.1,<0.8"],  # lmms-eval eval --model evocomp
         "dev": [
             "pytest>=8.3",
             "pytest-timeout>=2.3",

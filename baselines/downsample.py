@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compress.base import VISION, Selection, Selector, View
+from compress.base import VISION, Selection, Selector, Traits, View
 
 STRETCH = 2  # how far a scaled image may be from its aspect ratio
 
@@ -28,6 +28,9 @@ class Downsample(Selector):
                 f"{STRETCH}-fold or less; the nearest possible budgets are {' and '.join(map(str, near))}"
             )
         return possible[keep]
+
+    def choices(self, model: Traits) -> tuple[str, ...]:
+        return ("every tile is scaled down alike",) if model.tiles else ()
 
     def select(self, view: View, keep: int) -> Selection:
         raise NotImplementedError("the image was scaled down before the tower")

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.crops import best_of_each, crop_of_cell, share_out, stitched
-from compress.base import VISION, Selection, Selector, View
+from compress.base import VISION, Selection, Selector, Traits, View
 
 
 @dataclass
@@ -39,6 +39,9 @@ class GlobalCom2(Selector):
     def tower_layers(self) -> tuple[int, ...]:
         return (self.layer,)
 
+    def choices(self, model: Traits) -> tuple[str, ...]:
+        return () if model.tiles else ("an image without crops is a thumbnail alone",)
+
     def select(self, view: View, keep: int) -> Selection:
         view.need_cls("globalcom2")
         read = (
@@ -47,7 +50,8 @@ class GlobalCom2(Selector):
             else view.scores(self.layer)[:, -len(view.hidden) :]
         )
         scores = read.float().mean(0)
-        index = self.ranked(scores, keep) if view.crop is None else self.command(view, scores, keep)
+        alone = view.crop is None or not view.crop.any()  # of a line of pixels no crop has a token
+        index = self.ranked(scores, keep) if alone else self.command(view, scores, keep)
         if self.order == "raster":
             return Selection(index.sort().values)
         return Selection(index, view.hidden[index])

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.crops import best_of_each, rows_of_each, share_out
-from compress.base import Selection, Selector, View
+from compress.base import Selection, Selector, Traits, View
 
 
 @dataclass
@@ -28,6 +28,11 @@ class GPrune(Selector):
     similarity: float = 0.5
     temperature: float = 0.03
     iterations: int = 5
+
+    def choices(self, model: Traits) -> tuple[str, ...]:
+        if model.tiles:
+            return ("newlines all stay, up to half of the budget",) if model.newlines else ()
+        return ("an image without crops is one graph",)
 
     def select(self, view: View, keep: int) -> Selection:
         crop = torch.zeros_like(view.index) if view.crop is None else view.crop

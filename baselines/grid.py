@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from compress.base import INPUT, Selection, Selector, View
+from compress.base import INPUT, Selection, Selector, Traits, View
 
 
 @dataclass
@@ -17,6 +17,9 @@ class Grid(Selector):
     """
 
     depth: int = INPUT
+
+    def choices(self, model: Traits) -> tuple[str, ...]:
+        return ("tokens at even steps in reading order",) if model.tiles else ()
 
     def select(self, view: View, keep: int) -> Selection:
         if view.crop is not None:

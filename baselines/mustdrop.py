@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compress.base import VISION, Merge, Selection, Selector, TowerView, View, scaled_layer, top_k
+from compress.base import VISION, Merge, Selection, Selector, TowerView, Traits, View, scaled_layer, top_k
 
 STAGES = (2, 6, 10, 14)  # decoder layers, of 32, that tokens are dropped after
 
@@ -77,6 +77,11 @@ class MustDrop(Selector):
                 f"{tokens} tokens; the nearest possible budgets are {' and '.join(map(str, near))}"
             )
         return {0: tokens - windows * self.saving}
+
+    def choices(self, model: Traits) -> tuple[str, ...]:
+        counts = () if self.adaptive else ("counts stand in for thresholds, the same share at every stage",)
+        tiles = ("windows merge in every tile alike, key tokens are a share of all tiles'",)
+        return (*counts, *(tiles if model.tiles else ()))
 
     def cut_caches_from(self, layers: int) -> int | None:
         return scaled_layer(STAGES[0] + 1, layers) - 1 if self.stages == "all" else None

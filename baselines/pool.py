@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from baselines.grid import bands
-from compress.base import INPUT, Selection, Selector, View
+from compress.base import INPUT, Selection, Selector, Traits, View
 
 
 @dataclass
@@ -21,6 +21,9 @@ class Pool(Selector):
     """
 
     depth: int = INPUT
+
+    def choices(self, model: Traits) -> tuple[str, ...]:
+        return ("a cell is a run of tokens in reading order",) if model.tiles else ()
 
     def select(self, view: View, keep: int) -> Selection:
         tokens = len(view.hidden)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.crops import rows_of_each, share_out
-from compress.base import VISION, Selection, Selector, View
+from compress.base import VISION, Selection, Selector, Traits, View
 
 
 @dataclass
@@ -41,6 +41,9 @@ class PruMerge(Selector):
     @property
     def tower_layers(self) -> tuple[int, ...]:
         return (self.layer,)
+
+    def choices(self, model: Traits) -> tuple[str, ...]:
+        return ("tiles are compressed one by one, with budgets like their patches",) if model.tiles else ()
 
     def select(self, view: View, keep: int) -> Selection:
         tiles = len(view.need_cls("prumerge"))

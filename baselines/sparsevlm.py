@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compress.base import Selection, Selector, View, scaled_layer
+from compress.base import Selection, Selector, Traits, View, scaled_layer
 
 STAGES, ADAPTIVE_STAGES = (3, 7, 16), (3, 7, 16, 20)  # of 32 layers: after layers 2, 6, 15 (and 19)
 COUNTS = (  # left of 576 by each stage, merged tokens included, in the settings for 64, 96, 128 and 192
@@ -59,6 +59,12 @@ class SparseVLM(Selector):
         unit = tokens / COUNTS[-1][-1]
         counts = [round(float(np.interp(keep / unit, COUNTS[-1], stage)) * unit) for stage in COUNTS]
         return {scaled_layer(stage, layers): count for stage, count in zip(STAGES, counts, strict=True)}
+
+    def choices(self, model: Traits) -> tuple[str, ...]:
+        official = COUNTS[-1][-1]
+        if self.adaptive or model.tokens == official:
+            return ()
+        return (f"counts of stages, given for {official} tokens, are scaled to {model.tokens}",)
 
     def select(self, view: View, keep: int) -> Selection:
         assert view.inputs is not None  # as at every depth of the decoder

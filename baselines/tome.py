@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compress.base import VISION, Merge, Selection, Selector, TowerView, View
+from compress.base import VISION, Merge, Selection, Selector, TowerView, Traits, View
 
 
 class Match(NamedTuple):
@@ -59,6 +59,10 @@ class ToMe(Selector):
             removed = min(int(self.share(layer, layers) * (tokens - left)), left)
             left = max(left + removed, least[layer])
         return dict(sorted(counts.items()))
+
+    def choices(self, model: Traits) -> tuple[str, ...]:
+        alike = ("every tile merges down to the same count",) if model.tiles else ()
+        return ("tower layers that the projector depends on share what the budget asks to merge", *alike)
 
     def share(self, layer: int, layers: int) -> float:
         """What a layer removes, as a part of all that it and the layers before it remove."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compress.base import VISION, Selection, Selector, View, top_k
+from compress.base import VISION, Selection, Selector, Traits, View, top_k
 
 
 class Zipped(NamedTuple):
@@ -39,6 +39,9 @@ class VisionZip(Selector):
     @property
     def tower_layers(self) -> tuple[int, ...]:
         return (self.layer,)
+
+    def choices(self, model: Traits) -> tuple[str, ...]:
+        return ("tiles are compressed one by one, with equal budgets",) if model.tiles else ()
 
     def select(self, view: View, keep: int) -> Selection:
         tiles = len(view.need_cls("visionzip"))

@@ -123,7 +123,7 @@ def _table(cell: Cell, samples: Sequence[Sample]) -> pa.Table:
         meta["outcome"] = {
             "credit": outcome.credit, "sums": outcome.sums, "score": outcome.score,
             "ledger": asdict(outcome.ledger), "stages": outcome.stages, "seconds": outcome.seconds,
-            "subscores": dict(outcome.subscores),
+            "subscores": dict(outcome.subscores), "batch": outcome.batch,
         }  # fmt: skip
         answered = zip(samples, outcome.predictions, outcome.correct, outcome.kept, strict=True)
         rows = [
@@ -169,5 +169,6 @@ def _read(path: Path) -> Cell:
             stages=tuple(told["stages"]),
             seconds=told["seconds"],
             subscores=told.get("subscores", {}),
+            batch=told.get("batch"),
         )
     return Cell(key, meta["protocol"], meta["method"], outcome, meta["impossible"])

@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from baselines import KeepAll
+from bench.batches import Batches
 from bench.budget import Footing, Match
 from bench.cells import Cells, Key
 from bench.comparison import VANILLA, Comparison, Group, assemble
 from bench.evaluate import Outcome, evaluate
 from bench.ledger import Shape
-from bench.protocol import of_method, of_run, of_task
+from bench.protocol import of_entry, of_run, of_task
 from bench.tasks import Task
 from compress.base import Positions, Selector
 from compress.models import MLLM
 from compress.samples import Sample
+from compress.transfer import check_twins
 from compress.workers import each
 
 DIFFICULTY = "downsample"  # what it answers needs no clever method
@@ -26,10 +28,11 @@ Progress = Callable[[int, int], object]  # cells done, cells in all
 
 @dataclass(frozen=True)
 class Entry:
-    """One method of a comparison, and the name its rows carry."""
+    """One method of a comparison, and the name its rows carry; it may choose on another model, `source`."""
 
     name: str
     selector: Selector
+    source: MLLM | None = None
 
 
 def compare(
@@ -40,7 +43,7 @@ def compare(
     *,
     reference: str | None = None,
     difficulty: str | None = DIFFICULTY,
-    batch: int = 16,
+    batch: int | Batches = 16,
     match: Match = "equivalent",
     positions: Positions | None = None,
     workers: int = 1,
@@ -52,7 +55,7 @@ def compare(
     `reference` names the entry that all others are held against, besides vanilla (None: the first entry);
     `difficulty` the one whose right answers make a question easy, if it is among them. Budgets are spent as
     `match` has it. With a `folder` every finished cell is kept there and never computed again. Results do not
-    depend on `workers` (processes of one thread; a model on a GPU takes one).
+    depend on `workers` (processes of one thread; a model on a GPU takes one). `batch` as in `evaluate`.
 
     A budget that a method cannot reach leaves its cells empty, with the reason. ValueError, before anything
     is computed, without entries, budgets or tasks, for a budget that no method can reach, and for a folder of
@@ -70,11 +73,16 @@ def compare(
     for keep in keeps:
         if not 1 <= keep <= tokens:
             raise ValueError(f"keep={keep}: choose between 1 and the {tokens} visual tokens of this image")
-    selectors: dict[str, Selector] = {VANILLA: KeepAll()} | {one.name: one.selector for one in entries}
-    protocol = of_run(mllm, batch=batch, match=match, positions=positions)
+    for one in entries:
+        if one.source:
+            check_twins(one.source, mllm)
+    named = {one.name: one for one in (Entry(VANILLA, KeepAll()), *entries)}
+    batches = Batches(batch) if isinstance(batch, int) else batch
+    protocol = of_run(mllm, batch=batches.size, match=match, positions=positions)
     for task, samples in data.items():
         protocol |= of_task(task, samples)
-    cells = Cells(folder, protocol, {name: of_method(selector) for name, selector in selectors.items()})
+    facts = {name: of_entry(one.selector, mllm, one.source) for name, one in named.items()}
+    cells = Cells(folder, protocol, facts)
 
     whole = [Key(VANILLA, tokens, task.name) for task in data]
     grid = [Key(one.name, keep, task.name) for keep in keeps for one in entries for task in data]
@@ -88,7 +96,7 @@ def compare(
     todo = [key for key in [*whole, *grid] if key[:2] not in reasons and not cells.finished(key)]
     done, total = len(whole) + len(grid) - len(todo), len(whole) + len(grid)
     progress(done, total)
-    with closing(each(Work(mllm, selectors, by_name, batch, match, positions), todo, workers)) as made:
+    with closing(each(Work(mllm, named, by_name, batches, match, positions), todo, workers)) as made:
         for key, found in made:
             if isinstance(found, Outcome):
                 cells.add(key, by_name[key.task][1], found)
@@ -136,18 +144,19 @@ class Work:
     """From a place in the grid to its outcome, or to the reason why there can be none."""
 
     mllm: MLLM
-    selectors: Mapping[str, Selector]
+    entries: Mapping[str, Entry]
     data: Mapping[str, tuple[Task, Sequence[Sample]]]
-    batch: int
+    batches: Batches
     match: Match
     positions: Positions | None
 
     def __call__(self, key: Key) -> Outcome | str:
         task, samples = self.data[key.task]
+        entry = self.entries[key.method]
         try:
             return evaluate(
-                self.mllm, task, samples, self.selectors[key.method], key.keep,
-                batch=self.batch, match=self.match, positions=self.positions,
+                self.mllm, task, samples, entry.selector, key.keep, batch=self.batches, match=self.match,
+                positions=self.positions, source=entry.source,
             )  # fmt: skip
         except ValueError as problem:
             if key.method == VANILLA:

@@ -16,6 +16,7 @@ import numpy as np
 from bench.budget import Match
 from bench.cells import Cell, Key
 from bench.evaluate import Outcome
+from bench.protocol import Facts
 from bench.stats import LEVEL, Interval, Pairs, chance, holm, interval, mcnemar, share, shares
 from bench.tasks import Task
 from compress.samples import Sample
@@ -93,6 +94,7 @@ class Comparison:
     difficulty: tuple[Difficulty, ...] = ()
     metrics: Mapping[str, str] = field(default_factory=dict)  # what the score of each task is called
     mixed: tuple[str, ...] = ()  # protocols that differ, in words; none in an honest table
+    methods: Mapping[str, Facts] = field(default_factory=dict)  # what the name of a row stands for
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ def assemble(
     below: dict[int, list[Row]] = {keep: [] for keep in keeps}
     outcomes: dict[tuple[str, int, str], Outcome] = {}
     impossible: dict[tuple[str, int, str], str] = {}
+    methods: dict[str, Facts] = {}
     for group in groups:
         vanilla, *rows = _rows(group, tasks, keeps, reference)
         top.append(vanilla)
@@ -140,6 +143,7 @@ def assemble(
             below[row.keep].append(row)
         for (method, keep, task), cell in group.cells.items():
             place = group.name(method), keep, task
+            methods[place[0]] = cell.method
             if cell.outcome:
                 outcomes[place] = cell.outcome
             elif keep in below:
@@ -168,6 +172,7 @@ def assemble(
             if difficulty and (one := _difficulty(groups[0], task, keep, difficulty))
         ),
         mixed=tuple(mixed),
+        methods=methods,
     )
 
 

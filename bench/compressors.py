@@ -48,8 +48,8 @@ def buildable(model: str, compressor: str | None = None) -> list[str]:
 def selector_for(spec: str, model: str, compressor: str | None = None) -> Selector:
     """A method by `name` or `name:option=value,...`.
 
-    A method that takes a compressor gets the given folder, or the one shipped for `model`. ValueError for
-    unknown names and options, for a compressor where none is taken, and for a folder that holds none.
+    A method that takes a compressor gets the given folder or hub name, or the one shipped for `model`.
+    ValueError for unknown names and options, for a compressor where none is taken, and where there is none.
     """
     takes = takes_compressor(spec)
     if compressor and not takes:

@@ -7,7 +7,8 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, entry_points, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,7 @@ from PIL.Image import Image
 from bench.compressors import SHIPPED
 from bench.data.folder import Folder, Manifest
 from bench.data.images import ImageFile
+from bench.lmms import NAME
 from bench.tasks import TASKS
 from bench.tasks.base import Task
 from compress.models import MODELS
@@ -59,6 +61,8 @@ def installation() -> Iterator[Finding]:
             f"without {', '.join(absent)}: pip install 'evocomp[{extra}]'" if absent else ", ".join(names)
         )
         yield Finding(f"extra {extra}", "note" if absent else "ok", detail)
+    if have := _version("lmms_eval"):
+        yield _plug_in(have)
     yield _device()
     for name, folder in MODELS.items():
         yield _weights(f"model {name}", folder)
@@ -92,6 +96,19 @@ def _installed(name: str, wanted: SpecifierSet) -> Finding:
         return Finding(name, "problem", f"not installed, needs {wanted}")
     fits = wanted.contains(have, prereleases=True)
     return Finding(name, "ok" if fits else "problem", f"{have}, needs {wanted}")
+
+
+def _plug_in(have: str) -> Finding:
+    """Whether lmms-eval sees its model `evocomp`; it stops looking at the first plug-in that fails."""
+    others = sorted(one.value for one in entry_points(group="lmms_eval.models") if one.name != NAME)
+    try:
+        models = import_module("lmms_eval.models").list_available_models()
+    except ImportError as problem:
+        return Finding("lmms-eval", "problem", f"{have} cannot be imported ({problem})")
+    if NAME in models:
+        return Finding("lmms-eval", "ok", f"{have} sees the model {NAME}")
+    culprits = f"; one of {', '.join(others)} may have failed before it" if others else ": install it again"
+    return Finding("lmms-eval", "problem", f"{have} does not see the plug-in of evocomp{culprits}")
 
 
 def _device() -> Finding:

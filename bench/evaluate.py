@@ -10,6 +10,7 @@ from statistics import fmean
 import torch
 
 from baselines import KeepAll
+from bench.batches import Batches
 from bench.budget import Footing, Match
 from bench.ledger import Ledger, Shape
 from bench.tasks import Task
@@ -18,9 +19,11 @@ from compress.base import Accounting, Positions, Selector
 from compress.models import MLLM
 from compress.prefill import Record
 from compress.samples import Sample
+from compress.transfer import check_twins, choose
 
 Progress = Callable[[int, int], object]  # samples done, samples in all
 ROUNDS = 3  # of measuring a choice's cost and solving for the budget again
+COUNTED = 16  # samples on which that cost is measured, whatever the batch
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,11 @@ class Outcome:
     credit: tuple[float, ...]  # [U] what paired tests compare
     sums: tuple[tuple[float, ...], ...]  # [U, k] what the score is a function of
     score: float  # percent
-    ledger: Ledger  # means over samples; the cost of choosing is that of the first batch
+    ledger: Ledger  # means over samples; the cost of choosing is that of the first few
     stages: tuple[int, ...]  # depths at which tokens were dropped
     seconds: float
     subscores: Mapping[str, float] = field(default_factory=dict)  # of parts, and rates; see `Task.subscores`
+    batch: int | None = None  # samples that went through the model at a time, at the end
 
     @property
     def entering(self) -> Sequence[float]:
@@ -66,36 +70,49 @@ def evaluate(
     selector: Selector | None = None,
     keep: int | None = None,
     *,
-    batch: int = 16,
+    batch: int | Batches = 16,
     match: Match = "equivalent",
     positions: Positions | None = None,
+    source: MLLM | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Answer every sample greedily and score the answers; without a selector the untouched model answers.
 
     `keep` is the budget in visual tokens, spent as `match` has it (`bench.budget`); None keeps all.
-    `positions` are the method's own by default. ValueError for a budget that is impossible.
+    `batch` samples go through the model at a time, a matter of speed and memory only; `Batches` may halve it.
+    `positions` are the method's own by default. With `source` the method chooses on that model, and its
+    choice is kept here (`compress.transfer`). ValueError for a budget that is impossible.
     """
     if not samples:
         raise ValueError(f"{task.name}: no samples to evaluate; ask for at least one")
+    if source:
+        check_twins(source, mllm)
+        if match == "flops":
+            raise ValueError("--match flops: what choosing costs on another model is no cost of this one")
     chosen = selector or KeepAll()  # keeps the trace, changes no bit
     budget = mllm.visual_tokens if keep is None else keep
+    batches = Batches(batch) if isinstance(batch, int) else batch
     started = time.perf_counter()
-    asked, accounting = spend(mllm, samples[:batch], chosen, budget, match)
+    asked, accounting = spend(mllm, samples, chosen, budget, match, batches)
     predictions: list[str] = []
     records: list[Record] = []
-    for start in range(0, len(samples), batch):
-        part = samples[start : start + batch]
-        counted = start == 0  # counting takes as long as choosing, on small models
+
+    def answer(part: Sequence[Sample]) -> tuple[list[str], list[Record]]:
+        images = [one.image_at(mllm.image_side) for one in part]
+        questions = [one.question for one in part]
+        acting = chosen
+        if source:
+            acting = choose(source, images, questions, chosen, asked, mllm.layers, accounting)
+        counted = len(records) < COUNTED  # counting takes as long as choosing, on small models
         with attach(
-            mllm, chosen, asked, accounting=accounting, positions=positions, count_flops=counted
+            mllm, acting, asked, accounting=accounting, positions=positions, count_flops=counted
         ) as trace:
-            predictions += mllm.answer(
-                [s.image_at(mllm.image_side) for s in part],
-                [s.question for s in part],
-                max_new_tokens=task.max_new_tokens,
-            )
-        records += trace.samples
+            said = mllm.answer(images, questions, max_new_tokens=task.max_new_tokens)
+        return said, trace.samples
+
+    for said, traced in batches.over(samples, answer):
+        predictions += said
+        records += traced
         if progress:
             progress(len(predictions), len(samples))
     seconds = time.perf_counter() - started
@@ -113,26 +130,32 @@ def evaluate(
         stages=tuple(sorted({depth for record in records for depth in record.kept})),
         seconds=seconds,
         subscores=task.subscores(samples, predictions),
+        batch=batches.size,
     )
 
 
 def spend(
-    mllm: MLLM, samples: Sequence[Sample], selector: Selector, keep: int, match: Match = "equivalent"
+    mllm: MLLM, samples: Sequence[Sample], selector: Selector, keep: int, match: Match, batches: Batches
 ) -> tuple[int, Accounting]:
     """What `attach` is asked for so that `selector` spends what `keep` tokens cost: a count and its meaning.
 
     Where FLOPs are matched the count is solved, for the largest image of the model; prompt length and the
-    cost of choosing are measured on `samples`. That cost depends on how many tokens stay, so it is measured
-    and the count solved in turn until it stands. ValueError for a budget out of reach.
+    cost of choosing are measured on the first of `samples`. That cost depends on how many tokens stay, so it
+    is measured and the count solved in turn until it stands. ValueError for a budget out of reach.
     """
     shape, tokens = Shape.of(mllm.decoder.config), mllm.visual_tokens
     if match != "flops":
         Footing(match, tokens, shape).solve(selector, keep)
         return keep, "average" if match == "equivalent" else "nominal"
-    footing = Footing(match, tokens, shape, _probe(mllm, samples, KeepAll(), tokens).text)
+
+    def probe(tried: Selector, last: int) -> Ledger:
+        parts = batches.over(samples[:COUNTED], lambda part: _prefill(mllm, part, tried, last))
+        return _ledger(mllm, [record for records in parts for record in records])
+
+    footing = Footing(match, tokens, shape, probe(KeepAll(), tokens).text)
     last = footing.solve(selector, keep)
     for _ in range(ROUNDS):
-        solved = footing.solve(selector, keep, _probe(mllm, samples, selector, last).selection)
+        solved = footing.solve(selector, keep, probe(selector, last).selection)
         if solved == last:
             break
         last = solved
@@ -140,13 +163,13 @@ def spend(
 
 
 @torch.no_grad()
-def _probe(mllm: MLLM, samples: Sequence[Sample], selector: Selector, last: int) -> Ledger:
-    """The ledger of one prefill."""
+def _prefill(mllm: MLLM, samples: Sequence[Sample], selector: Selector, last: int) -> list[Record]:
+    """The records of one prefill, what choosing computes counted."""
     pictures = [one.image_at(mllm.image_side) for one in samples]
     inputs = mllm.prepare(pictures, [one.question for one in samples])
     with attach(mllm, selector, last, accounting="nominal", count_flops=True) as trace:
         mllm.model(**inputs)
-    return _ledger(mllm, trace.samples)
+    return trace.samples
 
 
 def _ledger(mllm: MLLM, records: Sequence[Record]) -> Ledger:
@@ -158,7 +181,9 @@ def _ledger(mllm: MLLM, records: Sequence[Record]) -> Ledger:
         entering=mean([record.entering for record in records]),
         text=fmean(record.text for record in records),
         cached=mean([record.cached for record in records]),
-        selection=fmean(each.selection_flops for each in records if each.selection_flops is not None),
+        selection=fmean(
+            each.selection_flops for each in records[:COUNTED] if each.selection_flops is not None
+        ),
     )
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from bench.budget import Match
 from bench.tasks import TASKS, Task
-from compress.base import Positions, Selector
+from compress.base import Positions, Selector, choices_of
 from compress.models import MLLM
 from compress.samples import Sample
 from evosearch.registry import find
@@ -57,6 +57,13 @@ def task_of(name: str, facts: Facts) -> Task:
     kind = find(TASKS, name, "task")
     told = {field.name: f"{name}: {field.name.replace('_', ' ')}" for field in fields(kind)}
     return kind(**{option: facts[key] for option, key in told.items() if key in facts})
+
+
+def of_entry(selector: Selector, mllm: MLLM, source: MLLM | None = None) -> dict[str, Any]:
+    """What a name stood for on a model, and which other model chose the indices, if one did."""
+    chooser = source or mllm
+    told = {**of_method(selector), "choices": list(choices_of(selector, chooser.traits))}
+    return told | ({"indices from": f"{source.name} {source.fingerprint()[:16]}"} if source else {})
 
 
 def of_method(selector: Selector) -> dict[str, Any]:

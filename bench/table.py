@@ -126,6 +126,7 @@ def notes(comparison: Comparison) -> list[str]:
         )
     if adaptive := dict.fromkeys(row.method for row in comparison.rows if row.adaptive):
         lines.append(f"Adaptive, spends what it likes at any budget: {', '.join(adaptive)}.")
+    lines += [*_elsewhere(comparison), *_choices(comparison), *_batches(comparison)]
     reasons: dict[str, list[str]] = {}
     for (method, keep, task), why in comparison.impossible.items():
         reasons.setdefault(f"{method} at {keep}: {why}", []).append(task)
@@ -134,6 +135,39 @@ def notes(comparison: Comparison) -> list[str]:
         where = "" if len(tasks) == every else f" ({', '.join(tasks)})"
         lines.append(f"{MISSING} {reason}{where}")
     return lines
+
+
+def _elsewhere(comparison: Comparison) -> list[str]:
+    """Which rows keep what another model's run chose."""
+    found: dict[str, list[str]] = {}
+    for name, facts in comparison.methods.items():
+        if source := facts.get("indices from"):
+            found.setdefault(source, []).append(name)
+    return [
+        f"Chosen on another model, {source}, at a cost that is not counted: {', '.join(names)}."
+        for source, names in found.items()
+    ]
+
+
+def _choices(comparison: Comparison) -> list[str]:
+    """What methods do on this model that their papers and official code leave open."""
+    found: dict[str, list[str]] = {}
+    for name, facts in comparison.methods.items():
+        for choice in facts.get("choices", ()):
+            found.setdefault(choice, []).append(name)
+    told = "; ".join(f"{choice} ({', '.join(names)})" for choice, names in found.items())
+    return [f"On this model: {told}."] if told else []
+
+
+def _batches(comparison: Comparison) -> list[str]:
+    """Which cells went through the model in smaller batches than others."""
+    sizes = [one.batch for one in comparison.outcomes.values() if one.batch]
+    smaller = [
+        f"{outcome.batch} for {method} at {keep} ({task})"
+        for (method, keep, task), outcome in comparison.outcomes.items()
+        if outcome.batch and outcome.batch < max(sizes)
+    ]
+    return [f"Samples in batches of {max(sizes)}, but of {', '.join(smaller)}."] if smaller else []
 
 
 def headlines(comparison: Comparison) -> list[str]:

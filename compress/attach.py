@@ -51,6 +51,7 @@ def attach(
     accounting: Accounting = "average",
     positions: Positions | None = None,
     count_flops: bool = False,
+    turns: bool = False,
 ) -> Iterator[Trace]:
     """Compress the visual tokens of every sample that goes through `model` inside the block.
 
@@ -60,6 +61,10 @@ def attach(
     selection itself computes. Keeping all tokens leaves the model untouched, bit for bit. Only calls of the
     model itself are compressed, not of its parts; under a method that acts at VISION the projector alone
     returns NaN.
+
+    With `turns` one call may add several tokens to a cache: another turn of a conversation, text only. What
+    was dropped stays dropped; for a new image, or a choice by the new question, give the whole conversation.
+    Otherwise several tokens are refused, since chunked prefill and assisted decoding look the same.
 
     ValueError for an unsupported model, an impossible budget, a second method on the same model, and for
     inputs that cannot be compressed: `labels`, `inputs_embeds`, masks that are not 2-D, right padding,
@@ -73,7 +78,7 @@ def attach(
         if not -count <= layer < count:
             raise ValueError(f"{type(selector).__name__} reads tower layer {layer}: the tower has {count}")
     numbering = "original" if mllm.mrope else positions or selector.positions
-    session = _Session(mllm, selector, keep, accounting, numbering, count_flops)
+    session = _Session(mllm, selector, keep, accounting, numbering, count_flops, turns)
     if mllm.model in _attached:
         raise ValueError(f"{mllm.name} has a method attached already: leave that `with` block first")
     _attached.add(mllm.model)
@@ -90,11 +95,12 @@ class _Session:
 
     def __init__(
         self, mllm: MLLM, selector: Selector, keep: int, accounting: Accounting, positions: Positions,
-        count_flops: bool,
+        count_flops: bool, turns: bool,
     ):  # fmt: skip
-        self.mllm, self.selector, self.count_flops = mllm, selector, count_flops
+        self.mllm, self.selector, self.count_flops, self.turns = mllm, selector, count_flops, turns
         self.keep, self.accounting, self.positions = keep, accounting, positions
-        self.schedule = self.plan(mllm.visual_tokens)  # a bad budget fails here, not in a batch
+        # A bad budget fails here, not in a batch; whether an average is in reach may depend on the image.
+        self.schedule = self.plan(mllm.visual_tokens, "nominal" if mllm.free_size else accounting)
         left = self.schedule.get(VISION)
         if not mllm.clip_tower and (selector.tower_layers or left is not None):
             raise ValueError(
@@ -120,9 +126,9 @@ class _Session:
         self.phase = ""  # "prefill" or "decode" while the model itself is being called
         self.signature = inspect.signature(mllm.model.forward)
 
-    def plan(self, tokens: int) -> dict[int, int]:
+    def plan(self, tokens: int, accounting: Accounting) -> dict[int, int]:
         keep = min(self.keep, tokens) if tokens < self.mllm.visual_tokens else self.keep
-        return plan(self.selector, tokens, keep, self.mllm.layers, self.accounting)
+        return plan(self.selector, tokens, keep, self.mllm.layers, accounting)
 
     def hook(self) -> None:
         mllm, add = self.mllm, self.handles.append
@@ -197,32 +203,43 @@ class _Session:
             self.prefill = self._prefill(ids, given)
             self.phase = "prefill"
             return args, kwargs
-        if self.prefill is None or ids.shape[1] != 1:
+        count = ids.shape[1]
+        if self.prefill is None or (count != 1 and not self.turns):
             raise ValueError(
                 "a compressed cache grows by one token at a time, inside the `with` block of its prefill: "
-                "no chunked prefill, no assisted decoding, no continued conversation"
+                "no chunked prefill, no assisted decoding; for another turn of a conversation, turns=True"
             )
+        if count != 1:
+            self._check_turn(ids, given.get("attention_mask"))
         if given.get("position_ids") is None:
             # The model would count the first layer's cache, which may be shorter.
             untouched, decoded = self.prefill.untouched, self.prefill.decoded
-            positions = self.mllm.next_positions(untouched.sizes, untouched.length, decoded)
+            positions = self.mllm.next_positions(untouched.sizes, untouched.length, decoded, count)
             kwargs = {**kwargs, "position_ids": positions.to(ids)}
-        self.prefill.next_step()
+        self.prefill.next_step(count)
         self.phase = "decode"
         return args, kwargs
 
+    def _check_turn(self, ids: Tensor, mask: Tensor | None) -> None:
+        if (ids == self.mllm.image_token_id).any():
+            raise ValueError(
+                "another turn on a compressed cache is text only: for a new image give the whole conversation"
+            )
+        if mask is not None and not mask[:, -ids.shape[1] :].all():
+            raise ValueError("another turn on a compressed cache has no padding: give turns of one length")
+
     def _prefill(self, ids: Tensor, given: Arguments) -> Prefill:
         mllm = self.mllm
-        pictures = mllm.pictures({**self.images, **given, "input_ids": ids})
-        self.images = {}
         placeholders = int((ids == mllm.image_token_id).sum())
+        pictures = mllm.pictures({**self.images, **given, "input_ids": ids}) if placeholders else []
+        self.images = {}
         rows = placeholders // max(1, sum(map(len, pictures)))  # beams of one prompt share its image
         shared = [picture for picture in pictures for _ in range(rows)]
         layout = read_layout(
             ids, given.get("attention_mask"), mllm.image_token_id, [len(picture) for picture in shared]
         )
         found = dict(zip(layout.places, shared, strict=True))
-        schedules = {place: self.plan(len(picture)) for place, picture in found.items()}
+        schedules = {place: self.plan(len(picture), self.accounting) for place, picture in found.items()}
         return Prefill(mllm, self.selector, self.positions, ids, layout, found, schedules, self.count_flops)
 
     def _layer(

@@ -16,6 +16,7 @@ from typing import Literal, NoReturn, Self
 from torch import Tensor
 
 VISION, INPUT = -1, 0  # tower output before the projector; decoder input. Depth k > 0: before decoder layer k
+LAYERS = 32  # of the decoders that papers give their layers for
 Accounting = Literal["average", "nominal"]
 Positions = Literal["original", "compact"]
 
@@ -82,6 +83,18 @@ class Selection:
 
     index: Tensor
     tokens: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What sets a model apart for a method, before any sample is seen."""
+
+    layers: int  # of the decoder
+    width: int  # of its embeddings
+    tokens: int  # visual tokens of an image, the most where images differ
+    tiles: bool = False  # an image is a thumbnail and crops
+    newlines: bool = False  # a token that no patch gave ends every row of the stitched crops
+    mrope: bool = False  # positions have several axes
 
 
 @dataclass(frozen=True)
@@ -165,6 +178,13 @@ class Selector(ABC):
         """
         return None
 
+    def choices(self, model: Traits) -> tuple[str, ...]:
+        """What it does on such a model where paper and official code say nothing, a phrase each.
+
+        What all methods have in common is not among them, see `choices_of`.
+        """
+        return ()
+
 
 class Scorer(Selector):
     """A method that gives every token a score and keeps the best."""
@@ -182,7 +202,7 @@ def top_k(scores: Tensor, keep: int) -> Tensor:
     return scores.sort(descending=True, stable=True).indices[:keep].sort().values
 
 
-def scaled_layer(layer: int, layers: int, paper: int = 32) -> int:
+def scaled_layer(layer: int, layers: int, paper: int = LAYERS) -> int:
     """The decoder layer, of `layers`, that corresponds to the paper's; at least 1 and below `layers`."""
     return min(max(1, round(layer * layers / paper)), layers - 1)
 
@@ -235,6 +255,23 @@ def plan(
         _between(lower, upper, tokens),
         key=lambda schedule: abs(sum(entering(schedule, tokens, layers)) / layers - keep),
     )
+
+
+def choices_of(selector: Selector, model: Traits) -> tuple[str, ...]:
+    """All that is done on such a model where the method's paper and official code say nothing."""
+    ours, papers = (sorted(selector.schedule(model.tokens, 1, n)) for n in (model.layers, LAYERS))
+    found = []
+    if ours != papers:
+        here, there = (", ".join(str(depth) for depth in depths if depth > 0) for depths in (ours, papers))
+        found.append(f"acts before decoder layers {here} of {model.layers}, the paper's {there} of {LAYERS}")
+    if model.tiles and VISION not in ours and ours:
+        also = ", newlines count as visual tokens" if model.newlines else ""
+        found.append(f"all tiles share the budget{also}")
+    if model.newlines and VISION in ours:
+        found.append("newlines do not go on")
+    if model.mrope and selector.positions == "compact" and VISION not in ours:
+        found.append("positions stay original: those of several axes cannot be renumbered")
+    return (*found, *selector.choices(model))
 
 
 def _between(lower: Mapping[int, int], upper: Mapping[int, int], tokens: int) -> Iterator[dict[int, int]]:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
 from torch import Tensor
 
-from compress.base import INPUT, Scorer, View
-from compress.network import Compressor, Tokens
+from compress.base import INPUT, Scorer, Traits, View
+from compress.network import Compressor, Tokens, compressor_folder
 
 
 @dataclass
 class EvoComp(Scorer):
     """Keep the tokens to which a trained compressor gives the highest probability (paper section 5).
 
-    `compressor` is the folder that training wrote, or the network itself. The choice needs the aligned
-    embeddings only, so `depth` may be the decoder's input (the paper's EvoComp@0) or any layer (EvoComp@2).
+    `compressor` is the folder that training wrote, a name on the hub, or the network itself. The choice needs
+    the aligned embeddings only, so `depth` may be the decoder's input (the paper's EvoComp@0) or any layer
+    (EvoComp@2).
     """
 
     compressor: str | Compressor
@@ -26,13 +27,22 @@ class EvoComp(Scorer):
     def score(self, view: View) -> Tensor:
         return self.network.to(view.visual.device).score(Tokens(view.visual, view.text, view.before))
 
+    def choices(self, model: Traits) -> tuple[str, ...]:
+        width = self.network.width
+        if width == model.width:
+            return ()
+        return (f"transferred: embeddings of width {model.width} are pooled to the compressor's {width}",)
+
     def load(self) -> Self:
-        _ = self.network
-        return self
+        if isinstance(self.compressor, Compressor):
+            return self
+        local = replace(self, compressor=str(compressor_folder(self.compressor)))
+        _ = local.network
+        return local
 
     @cached_property
     def network(self) -> Compressor:
-        """The compressor, loaded when it is first needed; ValueError if the folder holds none."""
-        return (
-            self.compressor if isinstance(self.compressor, Compressor) else Compressor.load(self.compressor)
-        )
+        """The compressor, loaded when it is first needed; ValueError if there is none."""
+        if isinstance(self.compressor, Compressor):
+            return self.compressor
+        return Compressor.from_pretrained(self.compressor)

@@ -19,6 +19,9 @@ from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, PreTrainedModel
 from transformers.masking_utils import create_causal_mask
 
+from compress.base import Traits
+from compress.conversation import Conversation, Turn, check
+
 
 @dataclass(frozen=True)
 class Embedded:
@@ -54,6 +57,7 @@ class MLLM(ABC):
 
     image_arguments: tuple[str, ...] = ("pixel_values",)  # what the processor gives for the tower
     clip_tower: bool = True  # whether methods can read the tower, and merge in it
+    free_size: bool = False  # tokens follow the image's size: what the largest allows says little of others
     mrope: bool = False  # rotary positions of several axes, which are never renumbered
 
     def __init__(self, model: PreTrainedModel, processor: Any = None, name: str = ""):
@@ -125,6 +129,12 @@ class MLLM(ABC):
         """Visual tokens of one image before any compression, the most where images differ."""
         return self.tile_tokens
 
+    @property
+    def traits(self) -> Traits:
+        """What methods may know of the model."""
+        width = self.decoder.config.hidden_size
+        return Traits(self.layers, width, self.visual_tokens, mrope=self.mrope)
+
     def fix_grid(self) -> None:
         """Give every image the same number of visual tokens; ValueError for a family without such a mode."""
         raise ValueError(f"{self.name} ({type(self).__name__}) has no fixed grid: leave anyres at 'native'")
@@ -157,12 +167,13 @@ class MLLM(ABC):
         merged: Tensor = embeds.masked_scatter((ids == self.image_token_id)[..., None], features.to(embeds))
         return merged
 
-    def next_positions(self, sizes: Sequence[int], length: int, decoded: int) -> Tensor:
-        """Position ids of the next token after a prefill of `length` rows, of which `sizes` are not padding.
+    def next_positions(self, sizes: Sequence[int], length: int, decoded: int, count: int) -> Tensor:
+        """Position ids [1, count] of the next tokens after a prefill of `length` rows, and `decoded` tokens.
 
-        [1, 1], what a call without ids would take with a cache that nothing was dropped from.
+        `sizes` of these rows are not padding. What a call without ids would take with a cache that nothing
+        was dropped from.
         """
-        return torch.tensor([[length + decoded]])
+        return length + decoded + torch.arange(count)[None]
 
     def positions(self, inputs: BatchFeature, response: int) -> Tensor:
         """Positions [S] (M-RoPE: [3, S]) of one prepared sample and a response of that many tokens."""
@@ -194,23 +205,46 @@ class MLLM(ABC):
         for number, question in enumerate(questions):
             if not question.strip():
                 raise ValueError(f"question {number} is empty: ask something about the image")
-        prompts = [self.prompt(question) for question in questions]
-        inputs = self.encode([image.convert("RGB") for image in images], prompts)
-        inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
+        asked = zip(images, questions, strict=True)
+        return self.prepare_conversations([[Turn("user", question, [image])] for image, question in asked])
+
+    def prepare_conversations(self, conversations: Sequence[Conversation]) -> BatchFeature:
+        """Inputs for the next answer of each conversation, as `prepare` gives them for one question.
+
+        All turns are prompt: a method sees an image's tokens, how many text tokens precede it, and the text
+        of all turns, earlier answers included. A budget is of each image.
+        """
+        for number, conversation in enumerate(conversations):
+            check(conversation, number)
+        turns = [turn for conversation in conversations for turn in conversation]
+        images = [image.convert("RGB") for turn in turns for image in turn.images]
+        inputs = self.encode(images, [self.chat(conversation) for conversation in conversations])
+        if "pixel_values" in inputs:
+            inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
         return inputs.to(self.model.device)
 
     def encode(self, images: Sequence[Image], prompts: Sequence[str]) -> BatchFeature:
-        """Pixels and ids, one image in each prompt."""
+        """Pixels and ids; the images in the order in which the prompts name them."""
         encoded: BatchFeature = self._processor()(
-            images=list(images), text=list(prompts), padding=True, return_tensors="pt"
+            images=list(images) or None, text=list(prompts), padding=True, return_tensors="pt"
         )
         return encoded
 
     def prompt(self, question: str) -> str:
         """The question with one image in the chat format of the model."""
-        content = [{"type": "image"}, {"type": "text", "text": question}]
-        turns = [{"role": "user", "content": content}]
-        return self._processor().apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return self._formatted([("user", 1, question)])
+
+    def chat(self, conversation: Conversation) -> str:
+        """The conversation, up to the answer that is asked for, in the chat format of the model."""
+        return self._formatted([(turn.role, len(turn.images), turn.text) for turn in conversation])
+
+    def _formatted(self, turns: Sequence[tuple[str, int, str]]) -> str:
+        """Role, number of images and text of each turn."""
+        messages = [
+            {"role": role, "content": [*[{"type": "image"}] * images, {"type": "text", "text": text}]}
+            for role, images, text in turns
+        ]
+        return self._processor().apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
 
     @torch.no_grad()
     def embed(self, image: Image, question: str, response: str | None = None) -> Embedded:
@@ -232,7 +266,13 @@ class MLLM(ABC):
         self, images: Sequence[Image], questions: Sequence[str], *, max_new_tokens: int = 16
     ) -> list[str]:
         """Greedy answers, stripped; inside `with attach(...)` with fewer visual tokens."""
-        inputs = self.prepare(images, questions)
+        return self._generate(self.prepare(images, questions), max_new_tokens)
+
+    def reply(self, conversations: Sequence[Conversation], *, max_new_tokens: int = 16) -> list[str]:
+        """The next answer of each conversation, as `answer` gives it for one question."""
+        return self._generate(self.prepare_conversations(conversations), max_new_tokens)
+
+    def _generate(self, inputs: BatchFeature, max_new_tokens: int) -> list[str]:
         tokenizer = self._processor().tokenizer
         ids = self.model.generate(
             **inputs,

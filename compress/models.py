@@ -12,9 +12,13 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import logging
 
+from compress import hub
 from compress.families import FAMILIES
 from compress.mllm import MLLM, Embedded, Picture
 
+Anyres = Literal["native", "fixed"]
+
+FILES = "*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"  # of a hub model: no code, no pickles
 WEIGHTS = Path(__file__).parent / "micro" / "weights"
 MODELS: dict[str, Path] = {
     name: WEIGHTS / name for name in ("micro", "micro-next", "micro-qwen", "micro-wide")
@@ -39,15 +43,17 @@ def load(
     *,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
-    anyres: Literal["native", "fixed"] = "native",
+    anyres: Anyres = "native",
 ) -> MLLM:
     """Load a shipped model, a local folder or a hub name, in evaluation mode.
 
-    `anyres="fixed"` gives every image of a LLaVA-NeXT the same number of visual tokens (`fix_grid`).
+    `anyres="fixed"` gives every image of a LLaVA-NeXT the same number of visual tokens (`fix_grid`; papers
+    call it fixed_2x2_nounpad).
     ValueError, with what to do next, if there is no such model or its family is not supported.
     """
-    source = _source(name)
+    folder = _folder(name)
     try:
+        source = str(folder or hub.fetch(name, ["config.json"]))
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot load model {name!r}: {str(error).splitlines()[0]}") from error
@@ -56,6 +62,7 @@ def load(
             f"{name!r} is a {config.model_type!r} model; supported: {', '.join(sorted(FAMILIES))}"
         )
     try:
+        source = str(folder or hub.fetch(name, FILES))
         auto: Any = AutoModelForImageTextToText  # typed without the report
         model, report = auto.from_pretrained(source, dtype=dtype, output_loading_info=True)
         processor = FAMILIES[config.model_type].read_processor(source)
@@ -93,22 +100,22 @@ def quiet() -> None:
     logging.disable_progress_bar()
 
 
-def _source(name: str) -> str:
-    """The folder or hub name behind a model name."""
+def _folder(name: str) -> Path | None:
+    """The folder behind a model name; None for a name on the hub."""
     if name in MODELS:
         if not MODELS[name].is_dir():
             raise ValueError(
                 f"the weights of the shipped model {name!r} are missing: "
                 f"rebuild them with `make micro MODEL={name}`"
             )
-        return str(MODELS[name])
+        return MODELS[name]
     if Path(name).is_dir():
-        return name
-    if name.count("/") != 1 or name.startswith((".", "/")):
+        return Path(name)
+    if not hub.is_name(name):
         near = get_close_matches(name, MODELS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"shipped: {', '.join(sorted(MODELS))}"
         raise ValueError(f"unknown model {name!r}; {hint} (else give a folder, or a hub name as owner/name)")
-    return name
+    return None
 
 
-__all__ = ["FAMILIES", "MLLM", "MODELS", "Embedded", "Picture", "adapt", "load", "outline", "quiet"]
+__all__ = ["FAMILIES", "MLLM", "MODELS", "Anyres", "Embedded", "Picture", "adapt", "load", "outline", "quiet"]

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
@@ -19,9 +20,12 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from transformers.masking_utils import create_bidirectional_mask
 
+from compress import hub
+from compress.card import CARD, card
 from compress.files import replacing
 
 CONFIG, WEIGHTS = "compressor.json", "compressor.safetensors"
+FILES = CONFIG, WEIGHTS, CARD
 UNSAVED = ("_name_or_path", "architectures", "transformers_version")  # of the LLM's configuration
 
 
@@ -75,11 +79,14 @@ class Compressor(nn.Module):
     attends in both directions. `text=False` is the ablation that never sees the text. `layers` > 1 takes that
     many of the LLM's first layers instead of one, and `norm=True` puts an RMS norm before the classifier
     (both ours). Embeddings of another width are brought to this one by adaptive average pooling over the
-    features (transfer).
+    features (transfer). `info` is what was noted of its making, ready for JSON; it is saved along.
     """
+
+    info: Mapping[str, Any]
 
     def __init__(self, config: PreTrainedConfig, *, text: bool = True, layers: int = 1, norm: bool = False):
         super().__init__()
+        self.info = {}
         if layers < 1:
             raise ValueError(f"layers={layers}: a compressor has at least 1 layer")
         self.text, self.width = text, config.hidden_size
@@ -125,20 +132,28 @@ class Compressor(nn.Module):
         """Retention logits [N] of one sample, float32."""
         return self(pack([tokens], text=self.text))[0][0].float()
 
-    def save(self, folder: str | os.PathLike[str], info: Mapping[str, Any] | None = None) -> None:
-        """Write weights and a JSON configuration, with `info`, into `folder`; each file changes at once."""
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
+    def describe(self) -> dict[str, Any]:
+        """Shape, LLM configuration and `info`, ready for JSON: what is saved beside the weights."""
         settings = {"text": self.text, "layers": len(self.layers), "norm": isinstance(self.norm, nn.RMSNorm)}
         llm = {key: value for key, value in self.config.to_dict().items() if key not in UNSAVED}
-        described = {"format": 1, **settings, "llm": llm, "info": dict(info or {})}
+        return {"format": 1, **settings, "llm": llm, "info": dict(self.info)}
+
+    def save(self, folder: str | os.PathLike[str], info: Mapping[str, Any] | None = None) -> None:
+        """Write weights and a JSON configuration into `folder`; each file changes at once.
+
+        `info` takes the place of the compressor's own.
+        """
+        if info is not None:
+            self.info = dict(info)
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         with replacing(target / WEIGHTS) as part:
             part.write_bytes(
                 save(weights)
             )  # not save_file, which maps the file: a full disk is then no error
         with replacing(target / CONFIG) as part:
-            part.write_text(json.dumps(described, indent=1))
+            part.write_text(json.dumps(self.describe(), indent=1))
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Compressor:
@@ -155,7 +170,47 @@ class Compressor(nn.Module):
         except (KeyError, TypeError, ValueError) as problem:
             raise ValueError(f"{path / CONFIG}: not a compressor's configuration ({problem!r})") from problem
         made.load_weights(weights, str(path / WEIGHTS))
+        made.info = described.get("info", {})
         return made.eval()
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **to_hub: Any,
+    ) -> str | None:
+        """`save`, with a model card; a README.md that is in `folder` already stays.
+
+        With `push_to_hub` the files also go to `repo_id` (by default the folder's name, under your own), with
+        the other arguments of `compress.hub.publish`, and the commit's address is returned.
+        """
+        self.save(folder)
+        name = repo_id or Path(folder).name
+        if not (Path(folder) / CARD).exists():
+            with replacing(Path(folder) / CARD) as part:
+                part.write_text(card(self.describe(), name), encoding="utf-8")
+        return hub.publish(Path(folder), FILES, name, **to_hub) if push_to_hub else None
+
+    def push_to_hub(self, repo_id: str, **to_hub: Any) -> str:
+        """Commit weights, configuration and card to the hub repository `repo_id`; returns the address.
+
+        Takes the other arguments of `compress.hub.publish`, and raises what it raises.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, repo_id=repo_id)  # the card names it
+            return hub.publish(folder, FILES, repo_id, **to_hub)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | os.PathLike[str], *, revision: str | None = None, token: str | bool | None = None
+    ) -> Compressor:
+        """The compressor in a folder, or in the hub repository `name` at `revision`, in evaluation mode.
+
+        ValueError, with what to do next, if there is none.
+        """
+        return cls.load(compressor_folder(name, revision=revision, token=token))
 
     def load_weights(self, weights: Mapping[str, Tensor], origin: str) -> None:
         """Load a state dict; ValueError, in which `origin` names it, if it is of another shape."""
@@ -170,6 +225,15 @@ class Compressor(nn.Module):
         self.load_state_dict(weights)
 
 
+def compressor_folder(
+    name: str | os.PathLike[str], *, revision: str | None = None, token: str | bool | None = None
+) -> Path:
+    """The folder `name`, or the one that the hub repository of that name is fetched to."""
+    if hub.is_name(str(name)) and not Path(name).exists():
+        return hub.fetch(str(name), FILES, revision=revision, token=token)
+    return Path(name)
+
+
 def read_description(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """What `Compressor.save` noted beside the weights: the shape and `info`."""
     path = Path(folder) / CONFIG
@@ -177,7 +241,7 @@ def read_description(folder: str | os.PathLike[str]) -> dict[str, Any]:
         described = json.loads(path.read_text())
     except FileNotFoundError:
         raise ValueError(
-            f"{folder}: no compressor here ({CONFIG} is missing); give training's folder"
+            f"{folder}: no compressor here ({CONFIG} is missing); give training's folder, or a hub name"
         ) from None
     except (OSError, ValueError) as problem:
         raise ValueError(f"{path}: unreadable ({problem}); train again") from problem

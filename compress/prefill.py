@@ -137,13 +137,13 @@ class Prefill:
             self.encoding = None
         return state.hidden, arguments
 
-    def next_step(self) -> None:
-        """One more token is decoded."""
-        self.decoded += 1
+    def next_step(self, count: int) -> None:
+        """So many tokens more."""
+        self.decoded += count
         self.shared = {}
 
     def decode(self, number: int, hidden: Tensor, given: Arguments) -> Arguments:
-        """The arguments for decoder layer `number` in the current decoding step; hidden [B, 1, D]."""
+        """The arguments for decoder layer `number` in the current decoding step; hidden [B, n, D]."""
         (layout, changed), cache = self.layers[number], self.caches[number]
         if not changed and cache is layout:
             return given

@@ -9,7 +9,7 @@ import math
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -130,14 +130,16 @@ def train(
     config: TrainConfig | None = None,
     *,
     validate: Callable[[Compressor], float] | None = None,
+    notes: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> TrainResult:
     """Train a compressor for `mllm` on those of `samples` that have a label; `folder` gets all results.
 
     The weights in `folder` are those of the best epoch so far by `validate` (higher is better), at any
-    moment. A run that was killed goes on after its last complete epoch, to the same result as without the
-    interruption. ValueError for labels that match no sample, for a loss that is not a number, and for a
-    folder with another run in it.
+    moment. `notes`, ready for JSON, are saved with them, beside the configuration and the model's name; by
+    default how the labels of a store were made. A run that was killed goes on after its last complete epoch,
+    to the same result as without the interruption. ValueError for labels that match no sample, for a loss
+    that is not a number, and for a folder with another run in it.
     """
     config, target = config or TrainConfig(), Path(folder)
     target.mkdir(parents=True, exist_ok=True)
@@ -145,7 +147,9 @@ def train(
     examples = collect(
         mllm, labels, samples, target=config.target, scratch=target, progress=partial(report, "embed")
     )
-    return _Run(mllm, examples, target, config, validate).finish(partial(report, "train"))
+    if notes is None:
+        notes = {"labels": [dict(labels.settings)]} if isinstance(labels, LabelStore) else {}
+    return _Run(mllm, examples, target, config, validate, notes).finish(partial(report, "train"))
 
 
 def _say_nothing(stage: str, done: int, total: int) -> None:
@@ -162,8 +166,11 @@ class _Run:
         folder: Path,
         config: TrainConfig,
         validate: Callable[[Compressor], float] | None,
+        notes: Mapping[str, Any],
     ):
         self.examples, self.folder, self.config = examples, folder, config
+        base = Path(mllm.name)
+        self.notes = {"base_model": base.name if base.exists() else mllm.name, **notes}
         self.device = mllm.model.device
         self.study, self.exam = _split(examples, 0.0 if validate else config.holdout, config.seed)
         self.validate = validate or self._agreement
@@ -243,7 +250,8 @@ class _Run:
     def _record(self, epoch: Epoch) -> None:
         """Write what the epoch brought: the weights if they are the best so far, curves, checkpoint."""
         if epoch.score > max((earlier.score for earlier in self.history), default=-math.inf):
-            self.compressor.save(self.folder, {"epoch": epoch.epoch, "score": epoch.score, **self.settings})
+            noted = {"epoch": epoch.epoch, "score": epoch.score, **self.settings, **self.notes}
+            self.compressor.save(self.folder, noted)
         self.history.append(epoch)
         rows = [[getattr(one, column.name) for column in fields(Epoch)] for one in self.history]
         with replacing(self.folder / CURVES) as part, part.open("w", newline="") as file:

@@ -37,7 +37,8 @@ torch.set_num_threads(1)
 WORDS = """user assistant : ? what is the a an in of to left right color shape how many are there yes no
 red green blue white black circle square star ring one two three four five small large above below""".split()
 TEMPLATE = (
-    "{% for m in messages %}user : {% for c in m['content'] %}{% if c['type'] == 'image' %}<image> "
+    "{% for m in messages %}{{ m['role'] }} : "
+    "{% for c in m['content'] %}{% if c['type'] == 'image' %}<image> "
     "{% else %}{{ c['text'] }} {% endif %}{% endfor %}{% endfor %}"
     "{% if add_generation_prompt %}assistant :{% endif %}"
 )
@@ -106,13 +107,16 @@ def sharpen(model: Any) -> Any:
     return model.eval()
 
 
-def build_tiny(folder: Path, seed: int = 0) -> Path:
+WIDE = {"hidden_size": 80, "num_hidden_layers": 9, "head_dim": 20}
+
+
+def build_tiny(folder: Path, seed: int = 0, special: Mapping[str, Any] = MappingProxyType({})) -> Path:
     """Save a LLaVA of random weights: 144 visual tokens, tower of 4 layers, decoder of 6 narrow layers with
-    GQA."""
+    GQA, unless `special` says otherwise."""
     words = tokenizer()
     config = LlavaConfig(
         vision_config=clip(48),
-        text_config=LlamaConfig(**decoder(words)),
+        text_config=LlamaConfig(**decoder(words, **special)),
         image_token_index=words.convert_tokens_to_ids("<image>"),
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
@@ -221,6 +225,18 @@ def tiny(tiny_folder: Path) -> MLLM:
 @pytest.fixture(scope="session")
 def tiny_next(tmp_path_factory: pytest.TempPathFactory) -> MLLM:
     return load(str(build_tiny_next(tmp_path_factory.mktemp("models") / "tiny-next")))
+
+
+@pytest.fixture(scope="session")
+def tiny_next_fixed(tiny_next: MLLM) -> MLLM:
+    """The same with five tiles for every image and no newlines."""
+    return load(tiny_next.name, anyres="fixed")
+
+
+@pytest.fixture(scope="session")
+def tiny_wide(tmp_path_factory: pytest.TempPathFactory) -> MLLM:
+    """The tiny model with another decoder, wider and deeper: the 13B beside the 7B."""
+    return load(str(build_tiny(tmp_path_factory.mktemp("models") / "tiny-wide", 5, WIDE)))
 
 
 @pytest.fixture(scope="session")

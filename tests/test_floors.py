@@ -31,6 +31,7 @@ TRANSFORMERS = {  # who may know the library, besides compress/micro, which buil
     "compress/fitness.py",  # caches shared by candidates
     "compress/network.py",  # a decoder layer as compressor
 }
+PLUG_INS = {"lmms_eval": "bench/lmms/"}  # libraries that load us: an extra brings them, one folder knows them
 
 
 @cache
@@ -97,10 +98,15 @@ def test_every_library_is_declared(floor: str) -> None:
     providers = packages_distributions()
     undeclared = {
         library
-        for library in third_party(floor)
+        for library in third_party(floor) - set(PLUG_INS)
         if not declared & {canonicalize_name(name) for name in providers.get(library, [])}
     }
     assert undeclared == set()
+
+
+@pytest.mark.parametrize(("library", "folder"), PLUG_INS.items())
+def test_plug_ins_stay_in_their_folder(library: str, folder: str) -> None:
+    assert {file for file in users(library) if not file.startswith(folder)} == set()
 
 
 def test_transformers_stays_in_few_files() -> None:
@@ -127,6 +133,10 @@ HEAVY = {"torch", "transformers", "sklearn", "scipy", "pyarrow", "matplotlib", "
 
 def test_importing_the_search_is_light() -> None:
     assert not HEAVY & loaded("import evosearch")
+
+
+def test_lmms_eval_starts_without_our_heavy_imports() -> None:
+    assert not HEAVY & loaded("import bench.lmms")
 
 
 @pytest.mark.parametrize(("package", "absent"), [("compress", {"transformers"}), ("baselines", set())])

@@ -9,6 +9,7 @@ import sys
 from importlib.metadata import distribution, entry_points
 from inspect import getdoc, isabstract, isclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -18,6 +19,7 @@ from packaging.utils import canonicalize_name
 from bench.cli import main
 from bench.compressors import SHIPPED
 from compress.models import MODELS
+from compress.network import FILES
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("evosearch", "compress", "baselines", "bench")
@@ -107,6 +109,24 @@ def test_readme_search_prints_what_it_says(tmp_path: Path, capsys: pytest.Captur
     (promised,) = re.findall(r"print\(result\.indices.*# (\[.*?\] [\d.]+)", code)
     run_block(code, tmp_path)
     assert capsys.readouterr().out.startswith(promised)
+
+
+@pytest.mark.skipif(not (SHIPPED / "micro").is_dir(), reason="no compressor is shipped")
+@pytest.mark.parametrize("family", ["tiny", "tiny_next", "tiny_qwen"])
+def test_the_page_on_usage_runs_in_every_family(
+    family: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mllm = request.getfixturevalue(family)
+    monkeypatch.setitem(MODELS, "micro", Path(mllm.name))
+    monkeypatch.chdir(tmp_path)
+    names: Any = run_block("\n".join(blocks("docs/usage.md")), tmp_path)
+    record = names["record"]
+    assert type(names["model"]) is type(mllm.model)
+    assert len(record.kept[names["last"]]) < record.tokens <= mllm.visual_tokens
+    assert sum(record.entering) / len(record.entering) == pytest.approx(64, abs=0.5)
+    assert names["ids"].equal(names["again"])
+    assert {one.name for one in (tmp_path / "my-compressor").iterdir()} == set(FILES)
+    assert not any(module._forward_pre_hooks for module in names["model"].modules())
 
 
 @pytest.mark.skipif(

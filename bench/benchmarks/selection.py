@@ -26,7 +26,7 @@ from compress.attach import attach
 from compress.base import Selector, plan
 from compress.files import replacing
 from compress.micro.world import render, scene
-from compress.models import MLLM
+from compress.models import MLLM, Anyres
 
 QUESTION = "what color is the star ?"
 
@@ -72,9 +72,12 @@ def measure(mllm: MLLM, selector: Selector, watch: Stopwatch, inputs: Any, keep:
 @click.option("--rounds", default=50, show_default=True, type=click.IntRange(2))
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for all figures.")
 @model_options
-def main(methods: str, keep: int, rounds: int, out: Path | None, model: str, device: str, dtype: str) -> None:
+def main(
+    methods: str, keep: int, rounds: int, out: Path | None, model: str, device: str, dtype: str,
+    anyres: Anyres,
+) -> None:  # fmt: skip
     """Time the selection of every method; medians over the rounds."""
-    mllm = load_model(model, device, dtype)
+    mllm = load_model(model, device, dtype, anyres)
     watch = Stopwatch(torch.cuda.synchronize if device.startswith("cuda") else lambda: None)
     selectors: dict[str, Selector] = {}
     for name in names(methods, "--methods", list(METHODS)):

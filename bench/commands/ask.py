@@ -22,6 +22,7 @@ from bench.commands.common import (
 
 if TYPE_CHECKING:
     from compress.base import Accounting
+    from compress.models import Anyres
 
 
 @click.command()
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "--method", default="evocomp", show_default=True, help="NAME or NAME:option=value,... (evocomp methods)."
 )
-@click.option("--compressor", help="Folder of a trained compressor; the shipped one by default.")
+@click.option("--compressor", help="Folder or hub name of a trained compressor; the shipped one by default.")
 @click.option("--keep", type=int, help="Visual tokens per decoder layer; a ninth by default.")
 @click.option("--accounting", type=click.Choice(["average", "nominal"]), default="average", show_default=True)
 @click.option("--max-new-tokens", type=click.IntRange(1), default=16, show_default=True)
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 @as_json
 def ask(
     image: str, question: str, method: str, compressor: str | None, keep: int | None, accounting: Accounting,
-    max_new_tokens: int, out: Path | None, model: str, device: str, dtype: str, machine: bool,
+    max_new_tokens: int, out: Path | None, model: str, device: str, dtype: str, anyres: Anyres,
+    machine: bool,
 ) -> None:  # fmt: skip
     """Answer QUESTION about IMAGE (a file, or micro:SEED for a made scene) with few visual tokens.
 
@@ -53,7 +55,7 @@ def ask(
     from compress.attach import attach
 
     selector = selector_for(method, model, compressor)
-    mllm = load_model(model, device, dtype)
+    mllm = load_model(model, device, dtype, anyres)
     picture = open_image(image, mllm.image_side)  # it was opened before only to be sure that it can be
     keep = budget(keep, mllm)
     tokenizer = mllm.processor.tokenizer

@@ -16,16 +16,26 @@ import click
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from bench.batches import Batches
     from bench.compare import Comparison
     from bench.tasks import Task
-    from compress.models import MLLM
+    from compress.models import MLLM, Anyres
     from compress.samples import Sample
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+anyres_option = click.option(
+    "--anyres",
+    type=click.Choice(["native", "fixed"]),
+    default="native",
+    show_default=True,
+    help="Crops of a LLaVA-NeXT: by the image's shape, or always 2 x 2 without unpadding and newlines.",
+)
+
+
 def model_options(command: F) -> F:
-    """--model, --device and --dtype."""
+    """--model, --anyres, --device and --dtype: what `load_model` takes."""
     for option in (
         click.option(
             "--dtype",
@@ -36,6 +46,7 @@ def model_options(command: F) -> F:
         click.option(
             "--device", default="cpu", show_default=True, help="Where the model runs: cpu, cuda, cuda:1 ..."
         ),
+        anyres_option,
         click.option(
             "--model", default="micro", show_default=True, help="A shipped model, a folder or a hub name."
         ),
@@ -96,6 +107,47 @@ def match_option(command: F) -> F:
     )(command)
 
 
+class BatchSize(click.ParamType):
+    """A whole number from 1, or None for auto."""
+
+    name = "INTEGER or auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value is None or value == "auto":
+            return None
+        if not str(value).isdecimal() or int(value) < 1:
+            self.fail(f"'{value}': write a whole number from 1, or auto.", param, ctx)
+        return int(value)
+
+
+def batch_option(command: F) -> F:
+    """--batch, which `open_batches` takes."""
+    return click.option(
+        "--batch", type=BatchSize(), default="auto", show_default=True,
+        help="Samples that go through the model at a time; auto: fewer when memory runs out.",
+    )(command)  # fmt: skip
+
+
+def open_batches(size: int | None, mllm: MLLM) -> Batches:
+    """Batches of the size that --batch names, or by the model's device."""
+    from bench.batches import Batches
+
+    return Batches(size) if size else Batches.for_device(mllm.model.device)
+
+
+def source_option(command: F) -> F:
+    """--indices-from."""
+    return click.option(
+        "--indices-from", "source", metavar="MODEL",
+        help="Choose tokens on this model, with the same visual tokens, and keep them on --model.",
+    )(command)  # fmt: skip
+
+
+def by_source(method: str, source: str) -> str:
+    """The name of a method whose indices come from another model."""
+    return f"{method} (indices from {Path(source).name})"
+
+
 def as_json(command: F) -> F:
     return click.option("--json", "machine", is_flag=True, help="Print JSON instead of a table.")(command)
 
@@ -131,7 +183,7 @@ class OutPicture(click.Path):
         return path
 
 
-def load_model(model: str, device: str, dtype: str) -> MLLM:
+def load_model(model: str, device: str = "cpu", dtype: str = "float32", anyres: Anyres = "native") -> MLLM:
     """The model that the options name; transformers keeps quiet from here on."""
     import torch
 
@@ -143,7 +195,7 @@ def load_model(model: str, device: str, dtype: str) -> MLLM:
     except (RuntimeError, AssertionError, NotImplementedError) as problem:
         why = str(problem).partition("\n")[0]
         raise ValueError(f"--device {device} cannot be used here ({why}): try cpu or cuda") from problem
-    return load(model, device=device, dtype=getattr(torch, dtype))
+    return load(model, device=device, dtype=getattr(torch, dtype), anyres=anyres)
 
 
 def open_image(name: str, side: int = 0) -> Image:

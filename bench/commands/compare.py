@@ -10,15 +10,19 @@ import click
 from bench.commands.common import (
     OutFolder,
     as_json,
+    batch_option,
+    by_source,
     data_options,
     load_model,
     match_option,
     model_options,
+    open_batches,
     open_tasks,
     progress,
     say,
     show_comparison,
     show_json,
+    source_option,
     specs,
     whole_numbers,
 )
@@ -26,6 +30,7 @@ from bench.commands.common import (
 if TYPE_CHECKING:
     from bench.budget import Match
     from compress.base import Positions
+    from compress.models import Anyres
 
 CONTROLS = "random,grid,fastv,visionzip,evocomp"
 
@@ -49,13 +54,14 @@ CONTROLS = "random,grid,fastv,visionzip,evocomp"
 @click.option(
     "--difficulty", help="Method whose right answers make a question easy; downsample if it is compared."
 )
-@click.option("--compressor", help="Folder of a trained compressor; the shipped one by default.")
+@click.option("--compressor", help="Folder or hub name of a trained compressor; the shipped one by default.")
+@source_option
 @click.option(
     "--positions",
     type=click.Choice(["original", "compact"]),
     help="Of kept tokens in the decoder; each method's own by default.",
 )
-@click.option("--batch", default=16, show_default=True, type=click.IntRange(1))
+@batch_option
 @click.option(
     "--workers", default=1, show_default=True, type=click.IntRange(1),
     help="Processes; results do not depend on it.",
@@ -67,13 +73,15 @@ CONTROLS = "random,grid,fastv,visionzip,evocomp"
 def compare(
     command: str, wanted: str, keeps: list[int], match: Match, tasks: str, count: int | None,
     data: str | None, protocol: str | None, split: str | None, reference: str | None,
-    difficulty: str | None, compressor: str | None, positions: Positions | None, batch: int, workers: int,
-    out: Path | None, model: str, device: str, dtype: str, machine: bool,
+    difficulty: str | None, compressor: str | None, source: str | None, positions: Positions | None,
+    batch: int | None, workers: int, out: Path | None, model: str, device: str, dtype: str, anyres: Anyres,
+    machine: bool,
 ) -> None:  # fmt: skip
     """Score methods at equal budgets; the untouched model is always the first row.
 
     Every cell of the grid is kept in --out as soon as it is finished: run the same command again to go on
-    after an interruption, or with more methods, budgets or tasks to extend the table.
+    after an interruption, or with more methods, budgets or tasks to extend the table. Rows whose tokens
+    another model chose say so in their names: run it again with --indices-from for both in one table.
 
     \b
     Example:
@@ -87,7 +95,8 @@ def compare(
     from bench.outputs import write
     from bench.results import results
 
-    listed = buildable(model, compressor) if wanted.strip() == "all" else specs(wanted)
+    chooser = source or model
+    listed = buildable(chooser, compressor) if wanted.strip() == "all" else specs(wanted)
     methods = [spec for spec in listed if spec != VANILLA]  # its row is there anyway
     if not methods:
         raise ValueError(f"--methods {wanted}: name a method besides {VANILLA} (evocomp methods)")
@@ -96,17 +105,22 @@ def compare(
     for option, chosen in (("reference", reference), ("difficulty", difficulty)):
         if chosen and chosen not in methods:
             raise ValueError(f"--{option} {chosen}: choose one of {', '.join(methods)}")
-    entries = [
-        Entry(spec, selector_for(spec, model, compressor if takes_compressor(spec) else None))
-        for spec in methods
+    selectors = [
+        selector_for(spec, chooser, compressor if takes_compressor(spec) else None) for spec in methods
     ]
     opened = open_tasks(tasks, count, data, protocol, split)
-    mllm = load_model(model, device, dtype)
+    mllm = load_model(model, device, dtype, anyres)
+    other = load_model(source, device, dtype, anyres) if source else None
+
+    def named(spec: str) -> str:
+        return by_source(spec, source) if source else spec
+
+    entries = [Entry(named(spec), one, other) for spec, one in zip(methods, selectors, strict=True)]
     with progress("compare", "cells") as report:
         found = run(
-            mllm, entries, keeps, opened, reference=reference or methods[-1],
-            difficulty=difficulty or DIFFICULTY, batch=batch, match=match, positions=positions,
-            workers=workers, folder=out, progress=report,
+            mllm, entries, keeps, opened, reference=named(reference or methods[-1]),
+            difficulty=named(difficulty or DIFFICULTY), batch=open_batches(batch, mllm), match=match,
+            positions=positions, workers=workers, folder=out, progress=report,
         )  # fmt: skip
     if out:
         write(found, mllm, out, title=f"{mllm.name}: methods at equal budgets", commands=[command])

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bench.commands.common import OutFolder, load_model, model_options, progress, say, show_comparison
+
+if TYPE_CHECKING:
+    from compress.models import Anyres
 
 
 @click.command()
@@ -19,7 +23,9 @@ from bench.commands.common import OutFolder, load_model, model_options, progress
 @click.option("-n", "count", default=200, show_default=True, type=click.IntRange(4), help="Samples per task.")
 @click.option("--workers", default=min(2, os.cpu_count() or 1), show_default=True, type=click.IntRange(1))
 @model_options
-def demo(out: Path, fresh: int, count: int, workers: int, model: str, device: str, dtype: str) -> None:
+def demo(
+    out: Path, fresh: int, count: int, workers: int, model: str, device: str, dtype: str, anyres: Anyres
+) -> None:  # fmt: skip
     """Search masks on a real (small) LLaVA, train a compressor on them, compare it with other methods.
 
     Writes results.json, table.md, pictures and a self-contained report.html to --out.
@@ -29,7 +35,7 @@ def demo(out: Path, fresh: int, count: int, workers: int, model: str, device: st
       evocomp demo --out demo
     """
     started = time.perf_counter()
-    mllm = load_model(model, device, dtype)
+    mllm = load_model(model, device, dtype, anyres)
     from bench.demo import RECIPES, run
     from bench.outputs import draw_search, write
     from bench.tasks.mixture import training_samples

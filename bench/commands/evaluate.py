@@ -12,42 +12,49 @@ import click
 from bench.commands.common import (
     OutFolder,
     as_json,
+    batch_option,
     budget,
+    by_source,
     data_options,
     load_model,
     match_option,
     model_options,
+    open_batches,
     open_tasks,
     progress,
     say,
     show_json,
     show_table,
+    source_option,
 )
 
 if TYPE_CHECKING:
     from bench.budget import Match
     from bench.evaluate import Outcome
     from bench.tasks import Task
+    from compress.models import Anyres
 
 
 @click.command("eval")
 @click.option(
     "--method", default="none", show_default=True, help="NAME or NAME:option=value,... (evocomp methods)."
 )
-@click.option("--compressor", help="Folder of a trained compressor; the shipped one by default.")
+@click.option("--compressor", help="Folder or hub name of a trained compressor; the shipped one by default.")
 @click.option("--keep", type=int, help="Budget in visual tokens; a ninth by default.")
 @match_option
 @data_options
 @click.option(
     "--submission", type=OutFolder(), help="Folder for the file that each benchmark's server or tool takes."
 )
-@click.option("--batch", default=16, show_default=True, type=click.IntRange(1))
+@source_option
+@batch_option
 @model_options
 @as_json
 def evaluate(
     method: str, compressor: str | None, keep: int | None, match: Match, tasks: str,
     count: int | None, data: str | None, protocol: str | None, split: str | None, submission: Path | None,
-    batch: int, model: str, device: str, dtype: str, machine: bool,
+    source: str | None, batch: int | None, model: str, device: str, dtype: str, anyres: Anyres,
+    machine: bool,
 ) -> None:  # fmt: skip
     """Score a method: greedy answers, the benchmark's metric, visual tokens per layer as measured.
 
@@ -57,18 +64,25 @@ def evaluate(
     """
     from bench.compressors import selector_for
     from bench.evaluate import evaluate as run
+    from bench.protocol import of_entry
     from compress.files import replacing
 
-    selector = selector_for(method, model, compressor)
+    selector = selector_for(method, source or model, compressor)
     opened = open_tasks(tasks, count, data, protocol, split, labelled=submission is None)
     if submission:
         check_submission(list(opened), count, data)
-    mllm = load_model(model, device, dtype)
+    mllm = load_model(model, device, dtype, anyres)
     keep = budget(keep, mllm)
+    other = load_model(source, device, dtype, anyres) if source else None
+    facts = of_entry(selector, mllm, other)
+    name = by_source(method, source) if source else method
+    batches = open_batches(batch, mllm)
     rows, written = [], []
     for task, samples in opened.items():
         with progress(task.name) as report:
-            found = run(mllm, task, samples, selector, keep, batch=batch, match=match, progress=report)
+            found = run(
+                mllm, task, samples, selector, keep, batch=batches, match=match, source=other, progress=report
+            )
         rows.append((task, found))
         if submission and data:
             name, content = task.submission(samples, found.predictions, data)
@@ -80,7 +94,8 @@ def evaluate(
         show_json(
             [
                 {
-                    "method": method, "keep": keep, "task": o.task, "protocol": task.protocol,
+                    "method": name, "choices": facts["choices"], "indices_from": facts.get("indices from"),
+                    "keep": keep, "batch": o.batch, "task": o.task, "protocol": task.protocol,
                     "split": task.part if data else split or "test", "metric": task.metric,
                     "score": number(o.score), "subscores": {k: number(v) for k, v in o.subscores.items()},
                     "n": len(o.predictions), "tokens": o.tokens, "left": o.left, "entering": o.entering,
@@ -100,8 +115,10 @@ def evaluate(
             ]
             for task, o in rows
         ],
-        f"{method}, keep {keep}, protocol {', '.join({task.protocol: 0 for task, *_ in rows})}",
+        f"{name}, keep {keep}, protocol {', '.join({task.protocol: 0 for task, *_ in rows})}",
     )  # fmt: skip
+    for choice in facts["choices"]:
+        click.echo(f"on this model: {choice}")
     for path in written:
         say(f"to hand in: {path}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,6 +18,9 @@ from bench.commands.common import (
     show_table,
 )
 from bench.commands.labels import cell, summarise
+
+if TYPE_CHECKING:
+    from compress.models import Anyres
 
 
 @click.command()
@@ -52,7 +56,7 @@ from bench.commands.labels import cell, summarise
 def label(
     out: Path, count: int, start: int, kind: str, keep: int | None, grouper: str, strategy: str | None,
     evaluations: int, positions: str, seed: int, workers: int,
-    model: str, device: str, dtype: str, machine: bool,
+    model: str, device: str, dtype: str, anyres: Anyres, machine: bool,
 ) -> None:  # fmt: skip
     """Search which visual tokens to keep, for samples of the training mixture; Parquet shards land in --out.
 
@@ -66,7 +70,7 @@ def label(
     from compress.labels import label as run
 
     config = LabelConfig(kind, keep, grouper, strategy, evaluations, positions, seed)
-    mllm = load_model(model, device, dtype)
+    mllm = load_model(model, device, dtype, anyres)
     from bench.tasks.mixture import training_samples
 
     samples = training_samples(count, start)

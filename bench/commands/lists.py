@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from bench.commands.common import as_json, show_json, show_table
+from bench.commands.common import anyres_option, as_json, show_json, show_table
 from evosearch.registry import describe, options
+
+if TYPE_CHECKING:
+    from compress.models import Anyres
 
 
 class Line(NamedTuple):
     name: str
     about: str
     options: dict[str, str]
+    choices: tuple[str, ...] = ()  # on the model that was asked about
 
 
 def _registered(module: str, registry: str) -> list[Line]:
@@ -77,9 +81,14 @@ def _listing(plural: str, lines: Callable[[], list[Line]]) -> click.Command:
 
 def _show(listed: list[Line], machine: bool, about: str = "about") -> None:
     if machine:
-        show_json([{"name": line.name, about: line.about, "options": line.options} for line in listed])
+        keys = ("name", about, "options", *(["choices"] if about != "about" else []))
+        show_json([dict(zip(keys, line, strict=False)) for line in listed])
         return
     header, rows = ["name", about], [[line.name, line.about] for line in listed]
+    if any(line.choices for line in listed):
+        header.append("what it does where its paper and code are silent")
+        for row, line in zip(rows, listed, strict=True):
+            row.append("; ".join(line.choices))
     if any(line.options for line in listed):
         header.append("options")
         for row, line in zip(rows, listed, strict=True):
@@ -92,9 +101,13 @@ def _show(listed: list[Line], machine: bool, about: str = "about") -> None:
 @click.option(
     "--keep", type=click.IntRange(1), help="At this budget; a ninth of the visual tokens by default."
 )
+@anyres_option
 @as_json
-def methods(model: str | None, keep: int | None, machine: bool) -> None:
+def methods(model: str | None, keep: int | None, anyres: Anyres, machine: bool) -> None:
     """List the methods, one line each, with the options that NAME:option=value sets.
+
+    With --model it also names what each of them does on such a model where its paper and official code say
+    nothing.
 
     \b
     Example:
@@ -104,20 +117,23 @@ def methods(model: str | None, keep: int | None, machine: bool) -> None:
     if model is None:
         _show(listed, machine)
     else:
-        _show(_runs(model, keep, listed), machine, f"runs on {model}")
+        _show(_runs(model, anyres, keep, listed), machine, f"runs on {model}")
 
 
-def _runs(model: str, keep: int | None, listed: list[Line]) -> list[Line]:
+def _runs(model: str, anyres: Anyres, keep: int | None, listed: list[Line]) -> list[Line]:
     """The methods with "yes", or why they do not run on a model at a budget."""
     from bench.commands.common import budget, load_model
     from bench.compressors import selector_for
     from compress.attach import attach
+    from compress.base import choices_of
 
-    mllm = load_model(model, "cpu", "float32")
+    mllm = load_model(model, anyres=anyres)
     wanted, answers = budget(keep, mllm), []
     for line in listed:
         try:
-            with attach(mllm, selector_for(line.name, model), wanted):
+            selector = selector_for(line.name, model)
+            line = line._replace(choices=choices_of(selector, mllm.traits))
+            with attach(mllm, selector, wanted):
                 answers.append(line._replace(about="yes"))
         except ValueError as problem:
             answers.append(line._replace(about=f"no: {problem}"))

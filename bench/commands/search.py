@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
+    from compress.models import Anyres
+
 
 @click.command()
 @click.argument("image")
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
 def search(
     image: str, question: str, answer: str | None, keep: int | None, grouper: str, strategy: str,
     evaluations: int, patience: int | None, positions: str, seed: int, out: Path | None,
-    model: str, device: str, dtype: str, machine: bool,
+    model: str, device: str, dtype: str, anyres: Anyres, machine: bool,
 ) -> None:  # fmt: skip
     """Search which visual tokens of IMAGE let the model answer QUESTION best: lowest loss of the gold one.
 
@@ -62,7 +64,7 @@ def search(
       evocomp search micro:3 "what color is the star ?" --strategy hill-climb --out found
     """
     picture, question = open_image(image), asked(question)
-    mllm = load_model(model, device, dtype)
+    mllm = load_model(model, device, dtype, anyres)
     picture = open_image(image, mllm.image_side)  # it was opened before only to be sure that it can be
     from bench.pictures import groups, kept_tokens, save, trace
     from compress.fitness import AnswerLoss

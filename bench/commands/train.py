@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -17,6 +17,9 @@ from bench.commands.common import (
     show_json,
     show_table,
 )
+
+if TYPE_CHECKING:
+    from compress.models import Anyres
 
 
 @click.command()
@@ -48,7 +51,8 @@ from bench.commands.common import (
 def train(
     labels: tuple[Path, ...], out: Path, loss: str, lambda_cos: float, bins: int,
     target: Literal["label", "lead", "score"], text: bool, epochs: int, batch: int, lr: float,
-    validate: str, validate_samples: int, seed: int, model: str, device: str, dtype: str, machine: bool,
+    validate: str, validate_samples: int, seed: int, model: str, device: str, dtype: str, anyres: Anyres,
+    machine: bool,
 ) -> None:  # fmt: skip
     """Train a compressor on label stores; weights of the best epoch, curves.csv and curves.png land in --out.
 
@@ -67,7 +71,7 @@ def train(
         loss=loss, lambda_cos=lambda_cos, bins=bins, target=target, text=text,
         epochs=epochs, batch=batch, lr=lr, seed=seed,
     )  # fmt: skip
-    mllm = load_model(model, device, dtype)
+    mllm = load_model(model, device, dtype, anyres)
     from bench.tasks.mixture import labelled_samples
     from bench.validation import validator
 
@@ -77,6 +81,7 @@ def train(
     with progress("train", "steps") as report:
         result = run(
             mllm, merged, labelled_samples(one.id for one in merged), out, config, validate=check,
+            notes={"labels": [dict(store.settings) for store in stores]},
             progress=lambda stage, done, total: report(done, total),
         )  # fmt: skip
     best = result.best

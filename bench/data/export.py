@@ -27,6 +27,7 @@ from evosearch.registry import find
 Layout = Literal["official", "lmms-lab"]
 Rows = Iterable[dict[str, Any]]
 GROUP = 64  # rows of a Parquet row group
+IMAGES = {"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})}  # for `datasets`
 STRUCTURE = {"color": ("query", "attr"), "shape": ("query", "obj"), "relation": ("verify", "rel")}
 KINDS = {"count": "number", "exist": "yes/no", "missing": "unanswerable"}
 
@@ -211,7 +212,7 @@ def _table(path: Path, samples: Sequence[Sample], rows: Rows, name: Callable[[Sa
                 for one, row in listed[start : start + GROUP]
             ],
             schema=writer.schema if writer else None,
-        )
+        ).replace_schema_metadata(IMAGES)
         writer = writer or pq.ParquetWriter(path, table.schema)
         writer.write_table(table)
     if writer:

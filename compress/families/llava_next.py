@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from PIL import Image, ImageOps
 from transformers import BatchFeature
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
+from compress.base import Traits
 from compress.families.llava import Llava
 from compress.mllm import Picture
 
@@ -20,7 +22,7 @@ class LlavaNext(Llava):
     others inside the decoder; methods that act at the tower never see them, and they do not go on.
 
     After `fix_grid` every image is padded to a square, cut into 2 x 2 crops, and has no newlines: always five
-    times a tile's tokens, the 2880 of the literature.
+    times a tile's tokens, the 2880 of the literature. It is `encode` that pads, not the stock processor.
     """
 
     image_arguments = ("pixel_values", "image_sizes")
@@ -51,6 +53,10 @@ class LlavaNext(Llava):
         )
         return int(self.tile_tokens + most)
 
+    @property
+    def traits(self) -> Traits:
+        return replace(super().traits, tiles=True, newlines=not self.fixed)
+
     def pictures(self, given: Mapping[str, Any]) -> list[Picture]:
         if given.get("image_sizes") is None:
             raise ValueError("give image_sizes, as the processor returns them, with the pixel_values")
@@ -72,7 +78,7 @@ class LlavaNext(Llava):
         return pictures
 
     def encode(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> BatchFeature:
-        if not self.fixed:
+        if not self.fixed or not images:
             return super().encode(images, prompts)
         processor = self._processor()
         square = [ImageOps.pad(image, (max(image.size), max(image.size))) for image in images]

@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from transformers import AutoTokenizer, BatchFeature, Qwen2_5_VLProcessor, Qwen2VLImageProcessorPil
 
 from compress.mllm import MLLM, Picture
+
+LONGEST = 200  # times its short side may an image be long
 
 
 class ImageOnlyProcessor(Qwen2_5_VLProcessor):
@@ -40,6 +43,7 @@ class Qwen25VL(MLLM):
 
     image_arguments = ("pixel_values", "image_grid_thw")
     clip_tower = False
+    free_size = True
     mrope = True
 
     @property
@@ -79,6 +83,15 @@ class Qwen25VL(MLLM):
     def tower_cls(self, output: Any) -> Tensor | None:
         return None
 
+    def encode(self, images: Sequence[Image], prompts: Sequence[str]) -> BatchFeature:
+        for image in images:
+            if max(image.size) > LONGEST * min(image.size):
+                raise ValueError(
+                    f"an image of {image.width} x {image.height} pixels is too thin for {self.name}: one "
+                    f"side may be {LONGEST} times the other"
+                )
+        return super().encode(images, prompts)
+
     def tower_pixels(self, args: tuple, kwargs: Mapping[str, Any]) -> Sequence[Tensor]:
         pixels, grids = args[0] if args else kwargs["hidden_states"], kwargs.get("grid_thw")
         sizes = (args[1] if grids is None else grids).prod(-1).tolist()
@@ -96,9 +109,10 @@ class Qwen25VL(MLLM):
             pictures.append(Picture(grid, 1, torch.zeros_like(patch), patch))
         return pictures
 
-    def next_positions(self, sizes: Sequence[int], length: int, decoded: int) -> Tensor:
+    def next_positions(self, sizes: Sequence[int], length: int, decoded: int, count: int) -> Tensor:
         delta = self.model.model.rope_deltas.cpu().view(-1)
-        return (torch.tensor(sizes) + decoded + delta).expand(3, -1)[..., None]
+        first = torch.tensor(sizes) + decoded + delta
+        return (first[:, None] + torch.arange(count)).expand(3, -1, -1)
 
     def positions(self, inputs: BatchFeature, response: int) -> Tensor:
         found, _ = self.model.model.get_rope_index(

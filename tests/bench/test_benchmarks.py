@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.benchmarks.selection import main
+from bench.benchmarks.throughput import main as throughput
 
 
 @pytest.mark.parametrize("keep", [48, 16])
@@ -21,3 +22,13 @@ def test_selection_is_timed_for_every_method(tmp_path: Path, keep: int):
     assert all(len(taken) == 2 for taken in figures["seconds"].values())
     whole, chosen = figures["medians_ms"]["fastv"]
     assert 0 < chosen < whole
+
+
+def test_throughput_is_timed_for_every_batch_size(tmp_path: Path):
+    out = tmp_path / "throughput.json"
+    command = ["--method", "grid", "--keep", "16", "--batch", "2,1", "-n", "3", "--rounds", "2"]
+    result = CliRunner().invoke(throughput, [*command, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    figures = json.loads(out.read_text())
+    assert {size: len(taken) for size, taken in figures["seconds"].items()} == {"2": 2, "1": 2}
+    assert figures["ratios"]["2"] == [1, 1] and min(figures["ratios"]["1"]) > 0

@@ -284,6 +284,7 @@ def test_train_options_reach_the_compressor(labels: Path, tmp_path: Path) -> Non
     summary = parsed("train", "--labels", labels, "--out", tmp_path / "made", *options)
     assert summary["samples"] == 4
     info = json.loads((tmp_path / "made" / "compressor.json").read_text())["info"]
+    assert info["base_model"] == "micro" and info["labels"] == [read_labels(labels).settings]
     expected = {
         "loss": "ghm",
         "lambda_cos": 0.5,
@@ -644,6 +645,30 @@ def narrow(width: int) -> Compressor:
         hidden_size=width, intermediate_size=64, num_attention_heads=4, num_hidden_layers=1, vocab_size=4
     )
     return Compressor(config)
+
+
+def test_a_compressor_is_taken_by_its_name_on_the_hub(
+    compressor: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fetch(name: str, patterns: object, **_: object) -> Path:
+        asked.append(name)
+        return compressor
+
+    monkeypatch.setattr("compress.hub.fetch", fetch)
+    local = parsed("ask", *STAR, "--compressor", compressor, "--keep", 20)
+    remote = parsed("ask", *STAR, "--compressor", "me/compressor", "--keep", 20)
+    assert asked == ["me/compressor"] and remote["kept"] == local["kept"]
+
+
+def test_a_hub_that_cannot_be_asked_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for option in ("--compressor", "--model"):
+        message = refused(
+            "ask", *STAR, "--method", "evocomp" if "comp" in option else "grid", option, "me/it"
+        )
+        assert "HF_HUB_OFFLINE is set" in message and "hf download me/it" in message
 
 
 def test_a_compressor_of_another_width_works_by_pooling(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from baselines.grid import Grid
 from baselines.random import Random
 from baselines.visionzip import VisionZip
 from bench import compare as module
+from bench.batches import Batches
 from bench.cells import Key, read_cells
 from bench.compare import Entry, compare
 from bench.comparison import Comparison
@@ -334,7 +335,7 @@ def test_flops_are_matched_with_the_choice_included(tiny: MLLM, data: Any) -> No
     assert abs(fastv.prefill_flops - target) < step
     assert abs(fastv.prefill_flops - fastv.selection - target) > 0
     left = found.outcomes["fastv", 60, "asked"].left
-    assert spend(tiny, samples, FastV(layer=6), 60, "flops") == (left, "nominal")
+    assert spend(tiny, samples, FastV(layer=6), 60, "flops", Batches(6)) == (left, "nominal")
 
 
 def test_tokens_are_those_that_are_left(tiny: MLLM, data: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,6 +48,31 @@ def test_a_version_out_of_range_and_an_absent_extra(monkeypatch: pytest.MonkeyPa
     found = {one.subject: one for one in installation()}
     assert found["torch"].state == "problem" and found["deap"].state == "ok"
     assert found["extra more"].state == "note" and "evocomp[more]" in found["extra more"].detail
+
+
+@pytest.mark.parametrize(
+    ("models", "state", "detail"),
+    [
+        (["llava_hf", "evocomp"], "ok", "0.7.3 sees the model evocomp"),
+        (["llava_hf"], "problem", "does not see the plug-in of evocomp"),
+        (None, "problem", "cannot be imported"),
+    ],
+    ids=["seen", "not seen", "broken"],
+)
+def test_lmms_eval_is_asked_whether_it_sees_the_plug_in(
+    models: list[str] | None, state: str, detail: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: "0.7.3" if name == "lmms_eval" else version(name))
+
+    def import_module(name: str) -> SimpleNamespace:
+        if models is None:
+            raise ImportError("no module named 'decord'")
+        return SimpleNamespace(list_available_models=lambda: models)
+
+    monkeypatch.setattr(doctor, "import_module", import_module)
+    found = {one.subject: one for one in installation()}
+    assert found["lmms-eval"].state == state and detail in found["lmms-eval"].detail
 
 
 def test_unreadable_weights_are_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

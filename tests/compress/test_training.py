@@ -32,6 +32,8 @@ class Planted:
     after them.
     """
 
+    name = "planted"
+
     def __init__(self) -> None:
         torch.manual_seed(0)
         config = LlamaConfig(

@@ -27,6 +27,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {layout: root / layout for layout in LAYOUTS}
 
 
+def test_tables_say_which_column_holds_pictures(folders: dict[str, Path]) -> None:
+    """`datasets` reads it from the schema, as lmms-lab's files have it, and hands out images, not bytes."""
+    datasets = pytest.importorskip("datasets")
+    file = str(folders["lmms-lab"] / "pope" / "data" / "test-00000-of-00001.parquet")
+    rows = datasets.Dataset.from_parquet(file, cache_dir=str(folders["lmms-lab"] / "cache"))
+    assert len(rows) == N and rows[0]["image"].size == (96, 96)
+
+
 def content(sample: Sample) -> tuple[Any, ...]:
     return sample.question, sample.answers, sample.image.size, sample.image.tobytes()
 

@@ -1,0 +1,192 @@
+"""Batches of prompts with any number of images, answered or scored by a compressed model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from logging import getLogger
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from compress.attach import attach
+from compress.base import Accounting, Positions, Selector
+from compress.models import MLLM
+from compress.prefill import Record
+
+MARK = "<image>"  # where lmms-eval's texts want an image
+LENGTH = 1024  # new tokens where a task does not say, as lmms-eval's own models have it
+SAMPLING = "temperature", "top_p", "top_k"
+PASSED = "num_beams", "min_new_tokens", "repetition_penalty", "no_repeat_ngram_size", "length_penalty"
+SEVERAL = "num_return_sequences", "n", "best_of"
+READ = {"max_new_tokens", "do_sample", "until", *SAMPLING, *PASSED, *SEVERAL}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question in the model's chat format; the text names its images in their order."""
+
+    text: str
+    images: tuple[Image, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    text: str  # without end token and stop strings, stripped
+    tokens: int  # that were generated, the end token included
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What a task's `generation_kwargs` ask for: arguments of `generate`, and stop strings."""
+
+    arguments: Mapping[str, Any]
+    until: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, wanted: Mapping[str, Any]) -> Decoding:
+        """Greedy unless the temperature is above 0 and sampling not forbidden; at most 1024 new tokens.
+
+        What is no setting of `generate` (some are of other models) is left out with a note. ValueError for
+        several answers to a question.
+        """
+        given = {key: value for key, value in wanted.items() if value is not None}
+        for key in SEVERAL:
+            if given.get(key, 1) != 1:
+                raise ValueError(f"{key}={given[key]}: this model gives one answer to a question")
+        if others := sorted(given.keys() - READ):
+            getLogger(__name__).warning("not a setting of this model, left out: %s", ", ".join(others))
+        arguments = {key: given[key] for key in PASSED if key in given}
+        arguments["max_new_tokens"] = int(given.get("max_new_tokens", LENGTH))
+        arguments["do_sample"] = given.get("temperature", 0) > 0 and given.get("do_sample") is not False
+        if arguments["do_sample"]:
+            arguments |= {key: given[key] for key in SAMPLING if key in given}
+        until = given.get("until", ())
+        return cls(arguments, tuple(filter(None, [until] if isinstance(until, str) else until)))
+
+
+@dataclass
+class Asker:
+    """A model under a method and its budget; `records` tell what became of every image so far."""
+
+    mllm: MLLM
+    selector: Selector
+    keep: int
+    accounting: Accounting = "average"
+    positions: Positions | None = None
+    records: list[Record] = field(default_factory=list)
+
+    def prompt(self, context: str, images: Sequence[Image]) -> Prompt:
+        """One user turn: the images where the text says `<image>`, or before it where it does not say.
+
+        ValueError where it says so more or less often than there are images.
+        """
+        marks = context.count(MARK)
+        if marks not in (0, len(images)):
+            raise ValueError(f"the text names {marks} images and {len(images)} are given: {context[:80]!r}")
+        processor = self.mllm.processor
+        # A text that holds the model's own placeholders stays whole: templates may put images first.
+        texts = [context] if processor.image_token == MARK else context.split(MARK)
+        content: list[dict[str, str]] = [{"type": "image"}] * (len(images) - marks)
+        for number, text in enumerate(texts):
+            content += [{"type": "image"}] * (number > 0)
+            content += [{"type": "text", "text": text}] * bool(text)
+        turns = [{"role": "user", "content": content}]
+        written = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return Prompt(written, tuple(image.convert("RGB") for image in images))
+
+    def answer(self, prompts: Sequence[Prompt], decoding: Decoding) -> list[Answer]:
+        """Answers of one batch, each cut before the first of the stop strings."""
+        inputs, tokenizer = self._inputs(prompts), self.mllm.processor.tokenizer
+        start = inputs["input_ids"].shape[1]
+        stop = [_Said(decoding.until, tokenizer, start)] if decoding.until else None
+        with self._compressing(prompts):
+            ids = self.mllm.model.generate(
+                **inputs, **decoding.arguments, stopping_criteria=stop, pad_token_id=tokenizer.pad_token_id
+            )
+        answers = []
+        for row in ids[:, start:]:
+            text = tokenizer.decode(row, skip_special_tokens=True)
+            for end in decoding.until:
+                text = text.partition(end)[0]
+            answers.append(Answer(text.strip(), int((row != tokenizer.pad_token_id).sum())))
+        return answers
+
+    def loss(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[tuple[float, bool]]:
+        """Mean loss of each given answer in nats per token, the end token among them, and whether it is the
+        greedy answer.
+
+        The method sees the prompt alone: the answer's tokens are decoded one by one, like generated ones.
+        """
+        inputs, tokenizer = self._inputs(prompts), self.mllm.processor.tokenizer
+        ids = [self._ids(answer) for answer in answers]
+        length = torch.tensor([len(row) for row in ids], device=self.mllm.model.device)
+        forced = pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id)
+        with self._compressing(prompts):
+            output = self.mllm.model.generate(
+                **inputs, logits_processor=[_Forced(forced, inputs["input_ids"].shape[1])],
+                max_new_tokens=forced.shape[1], do_sample=False, num_beams=1, output_logits=True,
+                return_dict_in_generate=True, pad_token_id=tokenizer.pad_token_id,
+            )  # fmt: skip
+        logits = torch.stack(output.logits, 1).float()  # [B, R, V], untouched by the forcing
+        valid = torch.arange(forced.shape[1], device=length.device) < length[:, None]
+        losses = F.cross_entropy(logits.transpose(1, 2), forced, reduction="none") * valid
+        greedy = ((logits.argmax(-1) == forced) | ~valid).all(1)
+        return list(zip((losses.sum(1) / length).tolist(), greedy.tolist(), strict=True))
+
+    def _ids(self, answer: str) -> Tensor:
+        tokenizer = self.mllm.processor.tokenizer
+        ids = tokenizer(answer.strip(), add_special_tokens=False)["input_ids"]
+        return torch.tensor([*ids, tokenizer.eos_token_id], device=self.mllm.model.device)
+
+    def _inputs(self, prompts: Sequence[Prompt]) -> Mapping[str, Tensor]:
+        images = [image for prompt in prompts for image in prompt.images]
+        texts = [prompt.text for prompt in prompts]
+        if not images:
+            inputs = self.mllm.processor.tokenizer(texts, padding=True, return_tensors="pt")
+        else:
+            inputs = self.mllm.encode(images, texts)
+            inputs["pixel_values"] = inputs["pixel_values"].to(self.mllm.model.dtype)
+        return inputs.to(self.mllm.model.device)
+
+    @contextmanager
+    def _compressing(self, prompts: Sequence[Prompt]) -> Iterator[None]:
+        """The method on the model, unless there is nothing to compress."""
+        if not any(prompt.images for prompt in prompts):
+            yield
+            return
+        with attach(
+            self.mllm, self.selector, self.keep, accounting=self.accounting, positions=self.positions
+        ) as trace:
+            yield
+        self.records += [one for one in trace.samples if one.tokens]  # prompts without images have one too
+
+
+class _Said:
+    """A stopping criterion: rows [B] in whose text after `start` rows of prompt one of the strings stands.
+
+    Read from the text: that of transformers reads the vocabulary, and fails on one of whole words.
+    """
+
+    def __init__(self, strings: Sequence[str], tokenizer: Any, start: int):
+        self.strings, self.tokenizer, self.start = strings, tokenizer, start
+
+    def __call__(self, ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        texts = self.tokenizer.batch_decode(ids[:, self.start :], skip_special_tokens=True)
+        return torch.tensor([any(end in text for end in self.strings) for text in texts], device=ids.device)
+
+
+class _Forced:
+    """A logits processor: after `start` rows of prompt `generate` takes the given tokens [B, R]."""
+
+    def __init__(self, tokens: Tensor, start: int):
+        self.tokens, self.start = tokens, start
+
+    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+        step = ids.shape[1] - self.start
+        return torch.full_like(scores, -torch.inf).scatter(1, self.tokens[:, step, None], 0.0)

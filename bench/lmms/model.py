@@ -1,0 +1,165 @@
+"""lmms-eval's view of a compressed model: its requests in, answers in their order out."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from inspect import signature
+from itertools import groupby
+from statistics import fmean
+from typing import Any
+
+import torch
+from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from lmms_eval.api.model import lmms
+from lmms_eval.models.model_utils.gen_metrics import log_metrics
+from PIL.Image import Image
+
+from bench.commands.common import budget, progress
+from bench.compressors import selector_for
+from bench.lmms.asking import Asker, Decoding, Prompt
+from compress.base import Accounting, Positions
+from compress.models import load, quiet
+from evosearch.registry import unknown
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class CompressedModel(lmms):
+    """Any model of evocomp under any of its methods; `--model_args` are those of `evocomp ask`.
+
+    `keep` visual tokens of each image per decoder layer (`accounting=average`), or after the last stage
+    (`nominal`); a ninth by default. With several processes (accelerate, torchrun) each has its own copy of
+    the model and answers its share.
+    """
+
+    is_simple = True
+
+    def __init__(
+        self,
+        pretrained: str = "micro",
+        method: str = "none",
+        keep: int | None = None,
+        compressor: str | None = None,
+        accounting: Accounting = "average",
+        positions: Positions | None = None,
+        anyres: Any = "native",
+        dtype: str = "float32",
+        device: str | None = None,
+        batch_size: int | str = 1,
+        **others: object,
+    ):
+        super().__init__()
+        for name in others:
+            known = signature(type(self)).parameters.keys() - {"others"}
+            raise ValueError(unknown("model argument", name, known))
+        if dtype not in DTYPES:
+            raise ValueError(unknown("dtype", dtype, DTYPES))
+        if not str(batch_size).isdigit() or not int(batch_size):
+            raise ValueError(f"--batch_size {batch_size}: give a whole number, for instance 8")
+        self.batch = int(batch_size)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if self.device == torch.device("cuda"):
+            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        quiet()
+        # lmms-eval cuts its arguments at commas, so between a method's options stands a semicolon.
+        selector = selector_for(method.replace(";", ","), pretrained, compressor)
+        mllm = load(pretrained, device=str(self.device), dtype=DTYPES[dtype], anyres=anyres)
+        self.asker = Asker(mllm, selector, budget(keep, mllm), accounting, positions)
+
+    def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
+        """Answers with their number of tokens, grouped into batches of equal `generation_kwargs`."""
+        answers: dict[int, GenerationResult] = {}
+        began, seen = time.perf_counter(), len(self.asker.records)
+        places = sorted(range(len(requests)), key=lambda place: _settings(requests[place]))
+        with self._progress("answers") as report:
+            for settings, group in groupby(places, key=lambda place: _settings(requests[place])):
+                decoding = Decoding.of(json.loads(settings))
+                for batch in _batches(group, self.batch):
+                    prompts = [self._prompt(*_six(requests[place])) for place in batch]
+                    for place, made in zip(batch, self.asker.answer(prompts, decoding), strict=True):
+                        tokens = TokenCounts(output_tokens=made.tokens)
+                        answers[place] = GenerationResult(made.text, tokens)
+                        context, wanted = requests[place].args[:2]
+                        self.cache_hook.add_partial("generate_until", (context, wanted), made.text)
+                    report(len(answers), len(requests))
+        self._tell(answers.values(), time.perf_counter() - began, seen)
+        return [answers[place] for place in range(len(requests))]
+
+    def loglikelihood(self, requests: Sequence[Instance]) -> list[GenerationResult]:
+        """Mean loss per token of each continuation (lower is better), and whether it is the greedy answer.
+
+        A loss and no log-likelihood, in spite of the name: lmms-eval's own models return it, and its multiple
+        choice takes the smallest. The end token counts, so that no choice wins by being the beginning of
+        another. The pairs are wrapped, since bare ones reach the metrics of lmms-eval 0.7 as text.
+        """
+        found: list[tuple[float, bool]] = []
+        with self._progress("losses") as report:
+            for batch in _batches(range(len(requests)), self.batch):
+                asked = [_six(requests[place]) for place in batch]
+                prompts = [self._prompt(*one) for one in asked]
+                found += self.asker.loss(prompts, [self._continuation(*one) for one in asked])
+                report(len(found), len(requests))
+        return [GenerationResult(pair) for pair in found]
+
+    def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
+        raise NotImplementedError(
+            "evocomp answers in one round: tasks with output_type generate_until or multiple_choice; "
+            "leave this one out"
+        )
+
+    def clean(self) -> None:
+        """Free the model's memory, as lmms-eval wants it before a judge is loaded."""
+        del self.asker
+        super().clean()
+
+    def _progress(self, title: str) -> AbstractContextManager[Callable[[int, int], object]]:
+        """On stderr, of the first process."""
+        return nullcontext(lambda done, total: None) if self.rank else progress(title, "requests")
+
+    def _document(self, doc_id: int, task: str, split: str) -> Any:
+        return self.task_dict[task][split][doc_id]
+
+    def _prompt(self, context: str, _: Any, doc_to_visual: Any, doc_id: int, task: str, split: str) -> Prompt:
+        visuals = doc_to_visual(self._document(doc_id, task, split)) or []
+        for one in visuals:
+            if not isinstance(one, Image):
+                raise ValueError(
+                    f"{task} shows a {type(one).__name__}: evocomp reads images, neither video nor sound"
+                )
+        return self.asker.prompt(context, visuals)
+
+    def _continuation(self, _: str, target: Any, __: Any, doc_id: int, task: str, split: str) -> str:
+        return str(target(self._document(doc_id, task, split)) if callable(target) else target)
+
+    def _tell(self, answers: Iterable[GenerationResult], seconds: float, seen: int) -> None:
+        """Speed and what the decoder really saw, which lmms-eval puts under "throughput" of its results."""
+        tokens = sum(one.token_counts.output_tokens for one in answers)
+        records = self.asker.records[seen:]
+        told = {
+            "visual_tokens": fmean(one.tokens for one in records),
+            "visual_tokens_per_layer": fmean(fmean(one.entering) for one in records),
+        } if records else {}  # fmt: skip
+        log_metrics(seconds, tokens, tokens / seconds, additional_metrics=told)
+
+
+def _settings(request: Instance) -> str:
+    return json.dumps(request.args[1], sort_keys=True)
+
+
+def _six(request: Instance) -> tuple:
+    """context, generation_kwargs or target, doc_to_visual, doc_id, task, split."""
+    if len(request.args) != 6:
+        raise ValueError(
+            f"{request.task_name} asks without a document, as acc_mutual_info does: leave that metric out"
+        )
+    return request.args
+
+
+def _batches(places: Iterable[int], size: int) -> Iterator[list[int]]:
+    listed = list(places)
+    for start in range(0, len(listed), size):
+        yield listed[start : start + size]
