@@ -54,7 +54,7 @@ def _about_model(folder: Path) -> str:
     from compress.models import outline
 
     if not folder.is_dir():
-        return "not built yet: run make micro"
+        return f"not built yet: run make micro MODEL={folder.name}"
     mllm = outline(str(folder))
     parameters = sum(one.numel() for one in mllm.model.parameters())
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))

@@ -94,9 +94,17 @@ MICRO = Recipe(
         LAST,
     ),
 )  # fmt: skip
-NEXT = Recipe(scenes=6000, wholes=800, courses=(replace(LAST, name="some"), replace(LAST, name="all")))
-QWEN = Recipe(imitate=1200, courses=(LAST,))
-WIDE = Recipe(courses=(LAST,))
+TWIN = replace(LAST, text=160, alignment=0.2, thinned=0.5)
+NEXT = Recipe(
+    scenes=6000, wholes=800,
+    courses=(
+        replace(TWIN, name="few", steps=400, steady=120, visual=160, seed=21),
+        replace(TWIN, name="more", steps=500, steady=300, visual=320, batch=8, seed=22),
+        replace(TWIN, name="all", steps=300, steady=100, batch=8, seed=23),
+    ),
+)  # fmt: skip
+QWEN = Recipe(imitate=1500, courses=(replace(LAST, steps=600, steady=300, seed=31),))
+WIDE = Recipe(courses=(replace(LAST, steps=400, steady=200, seed=41),))
 
 Log = Callable[[str], None]
 
