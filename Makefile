@@ -1,5 +1,6 @@
 # `make demo` and `make test` need nothing but Python 3.11 or newer: the first call makes .venv.
 PYTHON ?= python3
+MODEL ?= micro
 BIN := .venv/bin
 READY := .venv/.installed
 
@@ -21,7 +22,7 @@ docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 micro: $(READY)
-	$(BIN)/python -m compress.micro.build
+	$(BIN)/python -m compress.micro.build --model $(MODEL)
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -98,7 +98,7 @@ def build(desk: Desk, methods: list[str]) -> Any:
 
     def scene(number: int) -> tuple[Image, str, int]:
         chosen = scenes[number % len(scenes)]
-        return chosen.image, chosen.question, number + 1
+        return chosen.image_at(mllm.image_side), chosen.question, number + 1
 
     with gr.Blocks(title="evocomp", analytics_enabled=False) as page:
         gr.Markdown(
@@ -107,7 +107,9 @@ def build(desk: Desk, methods: list[str]) -> Any:
         )
         with gr.Row():
             with gr.Column():
-                image = gr.Image(type="pil", label="Image", value=scenes[0].image if scenes else None)
+                image = gr.Image(
+                    type="pil", label="Image", value=scenes[0].image_at(mllm.image_side) if scenes else None
+                )
                 question = gr.Textbox(label="Question", value=scenes[0].question if scenes else "")
                 method = gr.Dropdown(methods, value=methods[-1], label="Method", allow_custom_value=True)
                 budget = gr.Slider(

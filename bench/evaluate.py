@@ -113,7 +113,8 @@ def evaluate(
     records: list[Record] = []
 
     def answer(part: Sequence[Sample]) -> tuple[list[str], list[Record]]:
-        images, questions = [one.image for one in part], [one.question for one in part]
+        images = [one.image_at(mllm.image_side) for one in part]
+        questions = [one.question for one in part]
         acting = chosen
         if source:
             acting = choose(source, images, questions, chosen, asked, mllm.layers, accounting)
@@ -199,13 +200,14 @@ def check_reach(mllm: MLLM, selector: Selector, keep: int, match: Match, largest
 
 def largest_image(mllm: MLLM, samples: Sequence[Sample]) -> int:
     """Visual tokens of the largest image of the samples."""
-    return max(mllm.tokens_of(one.image) for one in samples)
+    return max(mllm.tokens_of(one.image_at(mllm.image_side)) for one in samples)
 
 
 @torch.no_grad()
 def _prefill(mllm: MLLM, samples: Sequence[Sample], selector: Selector, last: int) -> list[Record]:
     """The records of one prefill, what choosing computes counted."""
-    inputs = mllm.prepare([one.image for one in samples], [one.question for one in samples])
+    pictures = [one.image_at(mllm.image_side) for one in samples]
+    inputs = mllm.prepare(pictures, [one.question for one in samples])
     with attach(mllm, selector, last, accounting="nominal", count_flops=True) as trace:
         mllm.model(**inputs)
     return trace.samples

@@ -111,10 +111,11 @@ def telling(pictures: Sequence[Hashable], credits: Sequence[Sequence[float]], li
 
 def show(sample: Sample, mllm: MLLM) -> Shown:
     """The sample as the model's tokens cover it."""
-    (picture,) = mllm.pictures(mllm.prepare([sample.image], [sample.question]))
+    image = sample.image_at(mllm.image_side)
+    (picture,) = mllm.pictures(mllm.prepare([image], [sample.question]))
     layout = panels(picture)
     return Shown(
-        sample.id, sample.family, sample.question, sample.answers, jpeg(covered(sample.image, layout)), layout
+        sample.id, sample.family, sample.question, sample.answers, jpeg(covered(image, layout)), layout
     )
 
 

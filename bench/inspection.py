@@ -23,7 +23,9 @@ def look(
 ) -> Answered:  # fmt: skip
     """What a method makes of one sample; credit is whether its answer is one of the sample's, if any."""
     with attach(mllm, selector, keep, accounting=accounting) as trace:
-        (said,) = mllm.answer([sample.image], [sample.question], max_new_tokens=max_new_tokens)
+        (said,) = mllm.answer(
+            [sample.image_at(mllm.image_side)], [sample.question], max_new_tokens=max_new_tokens
+        )
     credit = float(normal(said) in map(normal, sample.answers)) if sample.answers else None
     return Answered(method, keep, said, credit, path(trace.samples[0]))
 
@@ -40,7 +42,7 @@ def strange_words(mllm: MLLM, question: str) -> list[str]:
 
 def spaces(mllm: MLLM, sample: Sample, groupers: Sequence[str], keep: int, seed: int) -> dict[str, Grouping]:
     """The groups that each grouper, by `name:option=value,...`, makes of the sample's visual tokens."""
-    embedded = mllm.embed(sample.image, sample.question, "")
+    embedded = mllm.embed(sample.image_at(mllm.image_side), sample.question, "")
     words = mllm.decoder.embed_tokens.weight.detach().float().cpu().numpy()
     vectors = embedded.embeds[embedded.visual].float().cpu().numpy()
     offered = {"groups": keep, "anchors": words, "grid": embedded.grid, "seed": seed}

@@ -74,7 +74,7 @@ def write_tables(comparison: Comparison, out: Path, facts: Mapping[str, str]) ->
 
 def draw_search(mllm: MLLM, sample: Sample, folder: Path) -> None:
     """The paper's search on one sample: its groups (Figure 2), the kept tokens and the trace of losses."""
-    embedded = mllm.embed(sample.image, sample.question, sample.answers[0])
+    embedded = mllm.embed(sample.image_at(mllm.image_side), sample.question, sample.answers[0])
     words = mllm.decoder.embed_tokens.weight.detach().float().cpu().numpy()
     keep = max(1, round(mllm.visual_tokens / 9))
     space = Vocabulary(groups=keep, anchors=words)(embedded.embeds[embedded.visual].float().cpu().numpy())

@@ -100,6 +100,11 @@ class MLLM(ABC):
 
     @property
     @abstractmethod
+    def image_side(self) -> int:
+        """Pixels along a side of the largest square image that it sees in full."""
+
+    @property
+    @abstractmethod
     def tower_depth(self) -> int:
         """How many of the tower's blocks the projector's input passes."""
 

@@ -60,6 +60,7 @@ def ask(
 
     selector = selector_for(method, model, compressor)
     mllm = load_model(model, device, dtype, anyres)
+    picture = open_image(image, mllm.image_side)  # it was opened before only to be sure that it can be
     keep = budget(keep, mllm)
     unknown = strange_words(mllm, question)
     if unknown:

@@ -206,17 +206,20 @@ def check_device(device: str) -> None:
         raise ValueError(f"--device {device} cannot be used here ({why}): try cpu or cuda") from problem
 
 
-def open_image(name: str) -> Image:
-    """An image file, or `micro:SEED` for a scene of the micro world; ValueError that says what is wrong."""
+def open_image(name: str, side: int = 0) -> Image:
+    """An image file, or `micro:SEED` for a scene of the micro world; ValueError that says what is wrong.
+
+    A scene is photographed for a model that sees `side` pixels a side.
+    """
     from bench.data.images import open_rgb
 
     if name.startswith("micro:"):
-        from compress.micro.world import render, scene
+        from compress.micro.world import Photograph, scene
 
         seed = name.removeprefix("micro:")
         if not seed.isdecimal():
             raise ValueError(f"'{name}': write micro:SEED with a whole number, for instance micro:3")
-        return render(scene("test", int(seed)))
+        return Photograph(scene("test", int(seed))).at(side)
     if not Path(name).is_file():
         raise ValueError(f"there is no image at {name}: give an image file, or micro:SEED for a made scene")
     try:

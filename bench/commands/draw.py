@@ -89,6 +89,7 @@ def kept(
         spec: selector_for(spec, model, compressor if takes_compressor(spec) else None) for spec in named
     }
     mllm = load_model(model, device, dtype, anyres)
+    picture = open_image(image, mllm.image_side)  # it was opened before only to be sure that it can be
     for keep in keeps:
         budget(keep, mllm)
     sample = Sample(image, picture, question, (answer,) if answer else ())
@@ -130,6 +131,7 @@ def groups(
     from compress.samples import Sample
 
     mllm = load_model(model, device, dtype, anyres)
+    picture = open_image(image, mllm.image_side)  # it was opened before only to be sure that it can be
     sample = Sample(image, picture, question, ())
     found = spaces(mllm, sample, specs(groupers), budget(keep, mllm), seed)
     written(grouped(show(sample, mllm), found), out)
@@ -175,6 +177,7 @@ def searches(
     for spec in named:
         pick(STRATEGIES, spec, "strategy")  # a wrong name is an error before the work
     mllm = load_model(model, device, dtype, anyres)
+    picture = open_image(image, mllm.image_side)  # it was opened before only to be sure that it can be
     response = (mllm.answer([picture], [question])[0] if answer is None else answer).strip()
     if not response:
         raise ValueError("there is no gold response to score: write one with --answer")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from importlib import import_module
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -52,25 +50,19 @@ def _models() -> list[Line]:
 
 
 def _about_model(folder: Path) -> str:
-    """Family and sizes, read from the configuration and the header of the weights."""
-    from safetensors import safe_open
+    """Family and sizes, read from the configuration."""
+    from compress.models import outline
 
     if not folder.is_dir():
-        return "not built yet: run make micro"
-    config = json.loads((folder / "config.json").read_text())
-    vision, text = config["vision_config"], config["text_config"]
-    files = list(folder.glob("*.safetensors"))
-    parameters = 0
-    for file in files:
-        with safe_open(file, "numpy") as weights:
-            shapes = [weights.get_slice(key).get_shape() for key in weights.keys()]  # noqa: SIM118
-            parameters += sum(map(prod, shapes))
-    side, pixels = vision["image_size"] // vision["patch_size"], vision["image_size"]
+        return f"not built yet: run make micro MODEL={folder.name}"
+    mllm = outline(str(folder))
+    parameters = sum(one.numel() for one in mllm.model.parameters())
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     return (
-        f"{config['model_type']}, {parameters / 1e6:.1f} M parameters, {side * side} visual tokens of "
-        f"{pixels} x {pixels} pixels, {text['num_hidden_layers']} decoder layers, "
-        f"{text['vocab_size']} words, "
-        f"{sum(file.stat().st_size for file in files) / 2**20:.1f} MiB"
+        f"{mllm.model.config.model_type}, {parameters / 1e6:.1f} M parameters, "
+        f"{mllm.visual_tokens} visual tokens of "
+        f"{mllm.image_side} x {mllm.image_side} pixels, {mllm.layers} decoder layers, "
+        f"{mllm.decoder.config.vocab_size} words, {size / 2**20:.1f} MiB"
     )
 
 

@@ -65,6 +65,7 @@ def search(
     """
     picture, question = open_image(image), asked(question)
     mllm = load_model(model, device, dtype, anyres)
+    picture = open_image(image, mllm.image_side)  # it was opened before only to be sure that it can be
     from bench.pictures import groups, kept_tokens, save, trace
     from compress.fitness import AnswerLoss
     from evosearch import GROUPERS, STRATEGIES, pick

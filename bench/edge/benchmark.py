@@ -65,7 +65,9 @@ class Subject:
         if not self.samples:
             return [made_up(work, min(WORDS, work.settings.text))]
         ((_, asked),) = load_tasks([TASK], self.samples).items()
-        return [question(self.mllm, sample.image, sample.question) for sample in asked]
+        return [
+            question(self.mllm, sample.image_at(self.mllm.image_side), sample.question) for sample in asked
+        ]
 
     @property
     def stop(self) -> list[int]:

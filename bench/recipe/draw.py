@@ -39,7 +39,7 @@ def draw(plan: Plan, wanted: Drawing, comparison: Comparison | None) -> list[Pat
 
 def divided(mllm: MLLM, sample: Sample, groupers: tuple[str, ...], keep: int) -> Figure:
     """The groups by several groupers."""
-    embedded = mllm.embed(sample.image, sample.question, sample.answers[0])
+    embedded = mllm.embed(sample.image_at(mllm.image_side), sample.question, sample.answers[0])
     vectors = embedded.embeds[embedded.visual].float().cpu().numpy()
     words = mllm.decoder.embed_tokens.weight.detach().float().cpu().numpy()
     spaces: dict[str, Grouping] = {

@@ -226,7 +226,8 @@ class _Measuring:
 
     def __call__(self, place: int) -> dict[tuple[str, int], float]:
         one = self.samples[place]
-        loss = AnswerLoss(self.mllm, self.mllm.embed(one.image, one.question, one.answers[0]))
+        picture = one.image_at(self.mllm.image_side)
+        loss = AnswerLoss(self.mllm, self.mllm.embed(picture, one.question, one.answers[0]))
         masks = {key[:2]: listed[place] for key, listed in self.kept.items() if key[2] == self.task}
         by_count: dict[int, list[tuple[str, int]]] = {}
         for row, mask in masks.items():

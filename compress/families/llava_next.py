@@ -42,6 +42,10 @@ class LlavaNext(Llava):
             self.processor.image_processor.image_grid_pinpoints = [[2 * side, 2 * side]]
 
     @property
+    def image_side(self) -> int:
+        return max(min(height, width) for height, width in self.model.config.image_grid_pinpoints)
+
+    @property
     def visual_tokens(self) -> int:
         side = self.model.config.vision_config.image_size
         rows, columns = self.grid

@@ -75,6 +75,11 @@ class Qwen25VL(MLLM):
         side = int(pixels**0.5) // unit
         return side, side
 
+    @property
+    def image_side(self) -> int:
+        vision = self.model.config.vision_config
+        return int(self.grid[0] * vision.patch_size * vision.spatial_merge_size)
+
     def tower_cls(self, output: Any) -> Tensor | None:
         return None
 

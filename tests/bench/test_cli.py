@@ -111,8 +111,11 @@ def test_lists_say_which_options_the_commands_fill_in() -> None:
 
 
 def test_models_are_described_by_their_sizes() -> None:
-    (micro,) = parsed("models")
-    assert "1.6 M parameters, 144 visual tokens of 96 x 96 pixels, 12 decoder layers" in micro["about"]
+    about = {one["name"]: one["about"] for one in parsed("models")}
+    assert "1.6 M parameters, 144 visual tokens of 96 x 96 pixels, 12 decoder layers" in about["micro"]
+    assert "744 visual tokens of 192 x 192 pixels" in about["micro-next"]
+    assert "qwen2_5_vl, 2.1 M parameters, 144 visual tokens of 96 x 96 pixels" in about["micro-qwen"]
+    assert "llava, 3.1 M parameters, 144 visual tokens of 96 x 96 pixels" in about["micro-wide"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
