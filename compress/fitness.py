@@ -165,7 +165,7 @@ class AnswerLosses(Generic[Key]):
     def _candidates(self, sample: _Sample, shape: Shape, indices: Ints) -> _Candidates:
         count, scored = len(indices), len(sample.response)
         text = np.broadcast_to(sample.text, (count, len(sample.text)))
-        rows: Ints = np.sort(np.concatenate([sample.visual[indices], text], 1), 1)  # [P, L]
+        rows = np.sort(np.concatenate([sample.visual[indices], text], 1), 1)  # [P, L]
         length = rows.shape[1]
         rows = np.pad(rows, ((0, 0), (0, shape.length - length)), mode="edge")
         if self._compact:
