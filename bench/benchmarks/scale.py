@@ -36,16 +36,14 @@ VISUAL, KEEP = 576, 64  # of LLaVA-1.5: what a result weighs
 PICTURE = Image.new("RGB", (1, 1))
 
 
-@dataclass(frozen=True)
 class Wait:
     """A labeller without a model: a wait, then a label of the usual size that depends on the sample alone."""
 
-    seconds: float
-    forks: ClassVar[bool] = True
+    forks = True
 
-    @property
-    def machine(self) -> str:
-        return f"process {os.getpid()}"  # so that workers can be counted
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+        self.machine = f"process {os.getpid()}"  # so that workers can be counted
 
     @property
     def about(self) -> dict[str, Any]:
@@ -60,12 +58,12 @@ class Wait:
 
 @dataclass(frozen=True)
 class Numbered(Catalogue):
-    """`count` samples, made when they are asked for."""
+    """So many samples, made when they are asked for."""
 
-    count: int
+    size: int
 
     def __len__(self) -> int:
-        return self.count
+        return self.size
 
     def key(self, place: int) -> str:
         return f"{place:07d}"

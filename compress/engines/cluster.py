@@ -73,8 +73,10 @@ class Cluster:
         except Exception as problem:  # a node that is slow to start ends in one of no other type
             ray.shutdown()
             why = str(problem).strip().partition("\n")[0]
+            if self.address is None:
+                raise OSError(f"cannot start a Ray cluster on this machine ({why})") from problem
             raise OSError(
-                f"cannot reach a Ray cluster at {self.address or 'this machine'} ({why}); "
+                f"cannot reach a Ray cluster at {self.address} ({why}); "
                 f"start one with `ray start --head`, or leave out the address"
             ) from problem
 
