@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from colorsys import hsv_to_rgb
 from io import BytesIO
+from math import isqrt
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from bench.comparison import Comparison
+    from compress.mllm import Picture
     from evosearch import Grouping
 
 Grid = tuple[int, int]  # rows x columns
@@ -51,6 +53,31 @@ def seen(image: Image.Image, grid: Grid, cell: int = 32) -> Image.Image:
     enlarged = image.width < size[0]  # then visible pixels are more honest than blur
     kernel = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
     return ImageOps.fit(image.convert("RGB"), size, kernel)
+
+
+def covered(layout: Picture, kept: Collection[int]) -> tuple[Grid, list[int]]:
+    """Where on the whole image kept tokens lie: a grid, and their indices in it; each -1 stays.
+
+    An image in tiles has the grid of its stitched crops: a token of the small image covers several places
+    of it, and a newline none. Other images have their own grid, and tokens their places.
+    """
+    rows, columns = layout.grid
+    if layout.tiles == 1:
+        return layout.grid, list(kept)
+    small = rows * columns
+    newlines = int((layout.tile < 0).sum())  # one behind every row
+    high = newlines or isqrt(len(layout) - small)
+    long = (len(layout) - small) // high
+    wide = long - (newlines > 0)
+    chosen = set(kept)
+    places = [
+        row * wide + column
+        for row in range(high)
+        for column in range(wide)
+        if small + row * long + column in chosen
+        or row * rows // high * columns + column * columns // wide in chosen
+    ]
+    return (high, wide), [*places, *(-1 for index in kept if index < 0)]
 
 
 def kept_tokens(

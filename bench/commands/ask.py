@@ -51,7 +51,7 @@ def ask(
     """
     picture, question = open_image(image), asked(question)
     from bench.compressors import selector_for
-    from bench.pictures import kept_tokens, save
+    from bench.pictures import covered, kept_tokens, save
     from compress.attach import attach
 
     selector = selector_for(method, model, compressor)
@@ -74,7 +74,8 @@ def ask(
     kept = record.kept[max(record.kept)] if record.kept else list(range(record.tokens))
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        save(kept_tokens(picture, mllm.grid, kept), out)
+        (layout,) = mllm.pictures(mllm.prepare([picture], [question]))
+        save(kept_tokens(picture, *covered(layout, kept)), out)
     if machine:
         show_json(
             {

@@ -66,7 +66,7 @@ def search(
     picture, question = open_image(image), asked(question)
     mllm = load_model(model, device, dtype, anyres)
     picture = open_image(image, mllm.image_side)  # it was opened before only to be sure that it can be
-    from bench.pictures import groups, kept_tokens, save, trace
+    from bench.pictures import covered, groups, kept_tokens, save, trace
     from compress.fitness import AnswerLoss
     from evosearch import GROUPERS, STRATEGIES, pick
     from evosearch import search as run
@@ -92,11 +92,15 @@ def search(
     files = {}
     if out:
         out.mkdir(parents=True, exist_ok=True)
+        (layout,) = mllm.pictures(mllm.prepare([picture], [question]))
         drawn: dict[str, Image | Figure] = {
-            "groups": groups(picture, embedded.grid, space, found.indices),
-            "kept": kept_tokens(picture, embedded.grid, found.indices.tolist()),
+            "kept": kept_tokens(picture, *covered(layout, found.indices.tolist())),
             "trace": trace(found.logbook),
         }
+        if (
+            layout.tiles == 1
+        ):  # else a place of the image is in two groups: of its crop and of the small image
+            drawn["groups"] = groups(picture, layout.grid, space, found.indices)
         for name, one in drawn.items():
             files[name] = str(out / f"{name}.png")
             save(one, out / f"{name}.png")

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from deap.tools import Logbook
 from PIL import Image
 
 from bench.comparison import Comparison, Row
-from bench.pictures import color, fronts, groups, kept_tokens, png, save, seen, strip, trace
+from bench.pictures import color, covered, fronts, groups, kept_tokens, png, save, seen, strip, trace
+from compress.mllm import Picture as Layout
 from evosearch import Grouping
 
 GRID, CELL = (3, 4), 24
@@ -169,3 +171,18 @@ def test_saving_is_whole_or_not_at_all(tmp_path: Path, image: Image.Image) -> No
     assert [file.name for file in tmp_path.iterdir()] == ["one.png"]
     with pytest.raises(ValueError, match="ends in .png"):
         save(image, tmp_path / "one.gif")
+
+
+def test_tokens_of_tiles_lie_where_the_image_shows_them() -> None:
+    """Two by two patches a tile, four crops: 4 tokens of the small image, then 4 rows of 4 and a newline."""
+    tile = [0] * 4 + 2 * [1, 1, 2, 2, -1] + 2 * [3, 3, 4, 4, -1]
+    patch = [0, 1, 2, 3, 0, 1, 0, 1, -1, 2, 3, 2, 3, -1, 0, 1, 0, 1, -1, 2, 3, 2, 3, -1]
+    layout = Layout((2, 2), 5, torch.tensor(tile), torch.tensor(patch))
+    assert covered(layout, [1]) == ((4, 4), [2, 3, 6, 7])  # the upper right quarter of the small image
+    assert covered(layout, [4, 23, 22, 8]) == ((4, 4), [0, 15])
+    assert covered(layout, [6, 1, -1]) == ((4, 4), [2, 3, 6, 7, -1])
+    bare = torch.tensor([one for one in tile if one >= 0])
+    fixed = Layout((2, 2), 5, bare, torch.zeros_like(bare))
+    assert covered(fixed, [4, 19]) == ((4, 4), [0, 15])
+    single = Layout((3, 4), 1, torch.zeros(12), torch.arange(12))
+    assert covered(single, [11, 5]) == ((3, 4), [11, 5])
