@@ -68,8 +68,8 @@ class Recipe:
         Course("whole", "where", steps=1100, steady=100, lr=1.5e-3, matrix_lr=0.015, seed=9),
         # Cells have taught where things are; as anchors they split the background into dozens of groups.
         Course(
-            "anchors", "where", steps=1200, steady=100, lr=1e-3, matrix_lr=0.01,
-            alignment=0.3, cells=False, seed=10,
+            "compressed", "where", steps=3000, steady=2000, lr=1e-3, matrix_lr=0.01,
+            alignment=0.3, cells=False, thinned=0.75, seed=10,
         ),
     )  # fmt: skip
 

@@ -126,14 +126,19 @@ class Packed:
     block: Tensor  # number of the question, from 1; -1 = padding
     target: Tensor  # the id to say next; IGNORE where none is taught
 
-    def mask(self, kept: int) -> Tensor:
-        """[B, 1, S, S] bool over prefix, `kept` visual tokens, text: causal, blocks blind to each other."""
+    def mask(self, kept: int, seen: Tensor | None = None) -> Tensor:
+        """[B, 1, S, S] bool over prefix, `kept` visual tokens, text: causal, blocks blind to each other.
+
+        `seen` [B, kept] bool: nobody reads the visual tokens where it is False.
+        """
         b, t = self.ids.shape
         front = PREFIX + kept
         block = torch.cat([torch.zeros(b, front, dtype=torch.long), self.block], 1)
         order = torch.arange(front + t)
         causal = order[:, None] >= order
         same = (block[:, :, None] == block[:, None]) | (block[:, None] == 0)
+        if seen is not None:
+            same = same & F.pad(seen, (PREFIX, t), value=True)[:, None]
         return (causal & same)[:, None]
 
     def answers(self) -> Tensor:
@@ -172,9 +177,16 @@ def pack(batch: list[Lesson], length: int | None = None) -> Packed:
 
 
 def run(
-    model: LlavaForConditionalGeneration, visual: Tensor, packed: Packed, keep: Tensor | None = None
+    model: LlavaForConditionalGeneration,
+    visual: Tensor,
+    packed: Packed,
+    keep: Tensor | None = None,
+    seen: Tensor | None = None,
 ) -> Tensor:
-    """Logits [M, V] at the M rows with a target; `keep` [B, K] names the only visual tokens to be read."""
+    """Logits [M, V] at the M rows with a target.
+
+    `keep` [B, K] names the only visual tokens that are there, `seen` [B, K] bool those of them that are read.
+    """
     decoder = model.model.language_model
     batch = len(visual)
     tok_prefix = torch.tensor([[1, _user_id()]]).expand(batch, -1)
@@ -185,7 +197,7 @@ def run(
     positions = torch.cat([torch.arange(PREFIX).expand(batch, -1), PREFIX + place, packed.positions], 1)
     out = decoder(
         inputs_embeds=embeds,
-        attention_mask=packed.mask(visual.shape[1]),
+        attention_mask=packed.mask(visual.shape[1], seen),
         position_ids=positions,
         use_cache=False,
     ).last_hidden_state
@@ -216,7 +228,7 @@ class Alignment(nn.Module):
             [index[CELLS[r // 2 * 6 + c // 2]] for r in range(GRID) for c in range(GRID)]
         )
         self.kind, self.color = torch.from_numpy(scenes.kind), torch.from_numpy(scenes.color)
-        self.texture = torch.from_numpy(scenes.texture)
+        self.owner, self.texture = torch.from_numpy(scenes.owner), torch.from_numpy(scenes.texture)
 
     def forward(self, visual: Tensor, table: Tensor, pick: Tensor, cells: bool = True) -> Tensor:
         logits = 12 * F.normalize(visual, dim=-1) @ F.normalize(table, dim=-1).T  # [B, 144, V]
@@ -290,6 +302,8 @@ class Course:
 
     `every`: only each `every`-th decoder layer takes part (the others are still silent, so leaving them out
     changes nothing); `visual`: how many visual tokens are read, at random. Both make early training cheap.
+    `thinned`: the share of scenes of which every thing, and the background, shows only a random part. It
+    teaches to count things and not tokens, as a model must that is to read compressed images.
     Learning rates stay constant until step `steady`, then fall. `alignment` weighs the pull of patches
     towards words; `cells` says whether cells are among these.
     """
@@ -307,7 +321,22 @@ class Course:
     matrix_lr: float = 0.02
     alignment: float = 0.1
     cells: bool = True
+    thinned: float = 0.0
     seed: int = 5
+
+
+def thin(owner: Tensor, share: float, rng: torch.Generator) -> Tensor:
+    """[B, 144] bool: which tokens are read when a `share` of the scenes is thinned.
+
+    In these every thing, and the background, keeps a share of its tokens drawn from [0, 1), and at least one.
+    `owner` [B, 144] is the thing that a token shows, -1 for background.
+    """
+    part, draw = owner + 1, torch.rand(owner.shape, generator=rng)
+    parts = int(part.max()) + 1
+    share_kept = torch.rand(len(owner), parts, generator=rng).gather(1, part)
+    lowest = torch.ones(len(owner), parts).scatter_reduce(1, part, draw, "amin").gather(1, part)
+    whole = torch.rand(len(owner), 1, generator=rng) >= share
+    return whole | (draw < share_kept) | (draw == lowest)
 
 
 def instruct(
@@ -345,7 +374,8 @@ def instruct(
         keep = None
         if course.visual < VISUAL:
             keep = torch.rand(len(pick), VISUAL, generator=rng).argsort(1)[:, : course.visual].sort(1).values
-        logits = run(model, visual, packed, keep)
+        seen = thin(alignment.owner[pick], course.thinned, rng) if course.thinned else None
+        logits = run(model, visual, packed, keep, seen)
         loss = (packed.weight() * F.cross_entropy(logits, packed.answers(), reduction="none")).sum()
         pull = alignment(visual, decoder.embed_tokens.weight, pick, course.cells)
         optimiser.step(loss + course.alignment * pull, step)

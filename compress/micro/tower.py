@@ -36,6 +36,7 @@ class Scenes:
     pixels: NDArray[np.uint8]  # [n, 96, 96, 3]
     kind: NDArray[np.int64]  # [n, 144] place in KINDS; -1 background, IGNORE ambiguous
     color: NDArray[np.int64]  # [n, 144] place in COLORS, likewise
+    owner: NDArray[np.int64]  # [n, 144] which of the scene's things, counted from 0; -1 background
     texture: NDArray[np.int64]  # [n] place in TEXTURES
     phrases: NDArray[np.bool_]  # [n, PHRASES] which colour-kind pairs the scene contains
 
@@ -47,8 +48,8 @@ def training_spoil(seed: int) -> str | None:
 
 def label_scene(
     split: str, seed: int
-) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64], int, list[int]]:
-    """Pixels, kind, colour, texture and the places of the phrases of one scene; see `Scenes`."""
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], int, list[int]]:
+    """Pixels, kind, colour, owner, texture and the places of the phrases of one scene; see `Scenes`."""
     made = scene(split, seed, training_spoil(seed))
     image, owner, cover = patch_labels(made)
     kind, color = np.full(GRID * GRID, -1), np.full(GRID * GRID, -1)
@@ -70,18 +71,20 @@ def label_scene(
         list(COLORS).index(t.color) * (len(SHAPES) + 1) + (*SHAPES, "number").index(t.kind)
         for t in made.visible()
     ]
-    return np.asarray(image), kind, color, TEXTURES.index(made.texture), phrases
+    return np.asarray(image), kind, color, owner.ravel(), TEXTURES.index(made.texture), phrases
 
 
 def render_scenes(split: str, seeds: range, workers: int = 2) -> Scenes:
     """Render and label the scenes of `seeds`, in order, in `workers` processes."""
     with get_context("spawn").Pool(workers) as pool:
         rows = pool.starmap(label_scene, [(split, s) for s in seeds], chunksize=64)
-    pixels, kind, color, texture, told = zip(*rows, strict=True)
+    pixels, kind, color, owner, texture, told = zip(*rows, strict=True)
     phrases = np.zeros((len(rows), PHRASES), bool)
     for i, places in enumerate(told):
         phrases[i, places] = True
-    return Scenes(np.stack(pixels), np.stack(kind), np.stack(color), np.array(texture), phrases)
+    return Scenes(
+        np.stack(pixels), np.stack(kind), np.stack(color), np.stack(owner), np.array(texture), phrases
+    )
 
 
 def sine_cosine(side: int, width: int) -> Tensor:

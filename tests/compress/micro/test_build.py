@@ -15,7 +15,7 @@ def small(monkeypatch):
     monkeypatch.setattr(decoder, "which", lambda name: None)  # compiling would take longer than the training
     courses = (
         Course("thin", "what", steps=3, steady=3, every=2, visual=32, batch=4, questions=4, text=64),
-        Course("whole", "where", steps=2, steady=1, batch=4, questions=4, text=64),
+        Course("whole", "where", steps=2, steady=1, batch=4, questions=4, text=64, cells=False, thinned=0.5),
     )
     return Recipe(scenes=24, check_scenes=8, windows=2, wholes=2, places=2, align=2, courses=courses)
 
