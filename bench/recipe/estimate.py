@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 from bench.recipe.steps import RECORD, Shop, Step
 
-# Seconds per forward and worker of the shipped micro model, and the FLOPs of such a forward. Measured once
-# with `evocomp run table5` on two shared cores (docs/reproducing.md), before anything has run here.
+# Seconds per forward and worker of the shipped micro model on two cores, and the FLOPs of such a forward: what
+# is known before anything has run (docs/reproducing.md). A training's forward is one sample in one epoch.
 MICRO: Mapping[str, tuple[float, float]] = {
-    "label": (1.0e-3, 1.0e8),
-    "train": (6.0e-3, 2.0e8),
-    "answer": (5.0e-3, 1.0e8),
-    "searched": (5.0e-3, 1.0e8),
-    "losses": (3.0e-3, 1.0e8),
+    "label": (1.0e-3, 9.6e7),
+    "train": (2.0e-3, 1.3e8),
+    "answer": (5.0e-3, 1.1e8),
+    "searched": (5.0e-3, 1.1e8),
+    "losses": (3.0e-3, 9.6e7),
 }
-ORIGIN = "two shared cores, micro"
+ORIGIN = "micro on two cores"
 GPU_FLOPS = 5e13  # assumed, never measured: what a large GPU sustains on batches of short sequences
 
 
