@@ -13,16 +13,13 @@ from compress.network import Compressor, Tokens, compressor_folder
 
 
 @dataclass
-class EvoComp(Scorer):
-    """Keep the tokens to which a trained compressor gives the highest probability (paper section 5).
+class Learned(Scorer):
+    """A method that scores visual tokens with a trained compressor.
 
-    `compressor` is the folder that training wrote, a name on the hub, or the network itself. The choice needs
-    the aligned embeddings only, so `depth` may be the decoder's input (the paper's EvoComp@0) or any layer
-    (EvoComp@2).
+    `compressor` is the folder that training wrote, a name on the hub, or the network itself.
     """
 
     compressor: str | Compressor
-    depth: int = INPUT
 
     def score(self, view: View) -> Tensor:
         return self.network.to(view.visual.device).score(Tokens(view.visual, view.text, view.before))
@@ -46,3 +43,14 @@ class EvoComp(Scorer):
         if isinstance(self.compressor, Compressor):
             return self.compressor
         return Compressor.from_pretrained(self.compressor)
+
+
+@dataclass
+class EvoComp(Learned):
+    """Keep the tokens to which a trained compressor gives the highest probability (paper section 5).
+
+    The choice needs the aligned embeddings only, so `depth` may be the decoder's input (the paper's
+    EvoComp@0) or any layer (EvoComp@2).
+    """
+
+    depth: int = INPUT
