@@ -26,7 +26,7 @@ QUICK = TrainConfig(epochs=2, batch=4)
 class Model:
     """Just enough of an adapter; counts how often it embeds, and can stop while it does."""
 
-    name, processor = "counting", None
+    name, processor, image_side = "counting", None, 8
 
     def __init__(self, fingerprint: str = "one") -> None:
         torch.manual_seed(0)

@@ -35,7 +35,7 @@ class Planted:
     after them.
     """
 
-    name, processor = "planted", None
+    name, processor, image_side = "planted", None, 8
 
     def __init__(self) -> None:
         torch.manual_seed(0)

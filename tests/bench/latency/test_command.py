@@ -112,7 +112,7 @@ def test_a_run_leaves_tables_raw_times_and_pictures(tmp_path: Path):
 
 def test_a_rerun_times_only_what_is_new(tmp_path: Path, monkeypatch):
     parsed("--methods", "grid", "--keep", 48, *QUICK, "--out", tmp_path)
-    assert "clock is wall there and processor here" in refused(
+    assert "clock is 'wall' there and 'processor' here" in refused(
         "--methods", "grid", "--keep", 48, *QUICK, "--clock", "processor", "--out", tmp_path
     )
     shots = []
