@@ -20,8 +20,8 @@ Anyres = Literal["native", "fixed"]
 
 FILES = "*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"  # of a hub model: no code, no pickles
 WEIGHTS = Path(__file__).parent / "micro" / "weights"
-MODELS: dict[str, Path] = {
-    name: WEIGHTS / name for name in ("micro", "micro-next", "micro-qwen", "micro-wide")
+MODELS: dict[str, Path] = {"micro": WEIGHTS / "micro"} | {
+    path.name: path for path in sorted(WEIGHTS.glob("micro-*"))
 }
 
 

@@ -57,7 +57,7 @@ from compress.micro.twins import (
     qwen_processor,
 )
 from compress.micro.world import PATCH, SIDE
-from compress.models import MODELS, load
+from compress.models import WEIGHTS, load
 
 VISION = CLIPVisionConfig(
     hidden_size=96, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
@@ -278,7 +278,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where the model is written; the shipped weights by default")
     parser.add_argument("--processes", type=int, default=2, help="a thread each; they share every batch")
     given = parser.parse_args()
-    work, out = given.work or Path("build") / given.model, given.out or MODELS[given.model]
+    work, out = given.work or Path("build") / given.model, given.out or WEIGHTS / given.model
     arguments = (given.processes, _free_port(), given.model, work, out)
     multiprocessing.spawn(_process, arguments, nprocs=given.processes)
     print(f"saved in {out}")
