@@ -72,14 +72,14 @@ def labels(
     stores = [read_labels(folder) for folder in folders]
     if len(stores) > 1 and given:
         raise ValueError(f"{given[0]} is about one store: name one folder, or --merge them first")
+    if exported is not None:
+        say(f"{export(stores[0], exported)}: README.md is its card; read it, then upload the folder")
     if quarantine:
         _show_quarantine(stores[0], machine)
     elif count is not None:
         _show_audit(stores[0], count, data, images, (model, device, dtype, anyres), machine)
     else:
         _show(stores, machine)
-    if exported is not None:
-        say(f"{export(stores[0], exported)}: README.md is its card; read it, then upload the folder")
 
 
 def _show(stores: list[LabelStore], machine: bool) -> None:
