@@ -59,6 +59,10 @@ def open_instructions(
     from bench.data.instructions import Index, Instructions, read_rules
 
     folder = _folder(images)
+    if not data.is_file():
+        raise ValueError(
+            f"there is no file {data}: give one of the form of LLaVA's mix665k (docs/labelling.md)"
+        )
     if manifest is not None and rules is not None:
         raise ValueError("the manifest has its sources already: give --rules to evocomp data check")
     if manifest is not None:

@@ -500,7 +500,7 @@ MISTAKES: list[tuple[tuple[object, ...], str]] = [
     ((*LABEL, "--images", "{out}"), "--images goes with --data"),
     ((*LABEL, "--turns", "al"), "'al' is not one of 'first', 'random', 'all'"),
     ((*LABEL, "--data", "mix.json"), "give the folder that their names start from with --images"),
-    ((*LABEL, "--data", "mix.json", "--images", "."), "mix.json: No such file or directory"),
+    ((*LABEL, "--data", "mix.json", "--images", "."), "there is no file mix.json"),
     (("labels", "{labels}", "--quarantine", "--audit", 2), "--quarantine and --audit: ask for one at a time"),
     (("labels", "{labels}", "{labels}", "--quarantine"), "--quarantine is about one store"),
     (("labels", "{labels}", "--export", "{labels}"), "exists: choose a new folder"),
