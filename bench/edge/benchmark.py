@@ -85,6 +85,7 @@ def published_size(shape: str, layers: int | None) -> Subject:
 
 def own_model(mllm: MLLM, compressor: str | None, layers: int | None, samples: int) -> Subject:
     """A loaded model with the compressor in a folder, or the one that is shipped for it."""
+    check_family(mllm)
     selector = selector_for("evocomp", mllm.name, compressor)
     assert isinstance(selector, EvoComp)
     return Subject(mllm, selector.network, layers, samples)
