@@ -89,12 +89,14 @@ def build(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     depth: int | None = None,
+    whole_tower: bool = False,
     seed: int = 0,
 ) -> MLLM:
     """A model of a published shape with random weights, in evaluation mode, without a processor.
 
     LLaVA-NeXT has its fixed grid, five tiles and 2880 visual tokens. With `depth` only so many of the
-    decoder's layers are there, and the same share of the tower's: a slice, which the model's name says.
+    decoder's layers are there, and the same share of the tower's unless `whole_tower`: a slice, which the
+    model's name says.
     ValueError for a name or depth that does not exist.
     """
     if name not in SHAPES:
@@ -105,7 +107,7 @@ def build(
     config = configure()
     told = f"{name} shape, random weights"
     if depth is not None:
-        told += f", {_slice(config, depth)}"
+        told += f", {_slice(config, depth, whole_tower)}"
     made = _random(kind, config, device, dtype, seed)
     mllm = adapt(made, name=told)
     if config.model_type == "llava_next":
@@ -113,20 +115,23 @@ def build(
     return mllm
 
 
-def _slice(config: Any, depth: int) -> str:
+def _slice(config: Any, depth: int, whole_tower: bool) -> str:
     """Cut a configuration to the first layers of the decoder; what was cut, in words."""
     text, vision = config.text_config, config.vision_config
     layers = text.num_hidden_layers
     if not 1 <= depth <= layers:
         raise ValueError(f"depth slice {depth}: choose 1 to {layers} decoder layers")
-    named = "depth" if hasattr(vision, "depth") else "num_hidden_layers"
-    blocks = getattr(vision, named)
-    kept = max(2, -(-blocks * depth // layers))  # LLaVA reads the last block but one
     text.num_hidden_layers = depth
     if getattr(text, "layer_types", None):
         text.layer_types = text.layer_types[:depth]
+    told = f"slice of {depth} of {layers} decoder layers"
+    if whole_tower:
+        return told
+    named = "depth" if hasattr(vision, "depth") else "num_hidden_layers"
+    blocks = getattr(vision, named)
+    kept = max(2, -(-blocks * depth // layers))  # LLaVA reads the last block but one
     setattr(vision, named, kept)
-    return f"slice of {depth} of {layers} decoder layers and {kept} of {blocks} tower layers"
+    return f"{told} and {kept} of {blocks} tower layers"
 
 
 def _random(

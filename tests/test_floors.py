@@ -21,7 +21,6 @@ FLOORS = ("evosearch", "compress", "baselines", "bench")  # lowest first
 FILES = [path for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))]
 
 TRANSFORMERS = {  # who may know the library, besides compress/micro, which builds a model with it
-    "bench/edge/shapes.py",  # published configurations, of random weights
     "compress/mllm.py",
     "compress/models.py",
     "compress/families/llava.py",

@@ -41,7 +41,7 @@ def numbers(ctx: click.Context, parameter: click.Parameter, text: str | None) ->
     "--model", default="micro", show_default=True, help="A LLaVA-1.5: shipped, in a folder, or a hub name."
 )
 @click.option(
-    "--shape", help="llava-1.5-7b or llava-1.5-13b: random weights of exactly this size, not a --model."
+    "--shape", help="llava-1.5-7b or llava-1.5-13b: random weights of this size, in place of --model."
 )
 @click.option("--depth-slice", "layers", type=int, help="Only the first so many decoder layers.")
 @click.option("--compressor", help="Folder of a trained compressor; the shipped one by default.")

@@ -9,21 +9,23 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from bench.compressors import selector_for
+import torch
+
+from bench.compressors import random_compressor, selector_for
 from bench.edge.bundle import DECODER, GGUF
 from bench.edge.chain import Chain, Positions, Question
 from bench.edge.extras import optional
+from bench.edge.parts import check_family
 from bench.edge.prepare import Work, exported, made_up, prepare, question
 from bench.edge.protocol import Protocol
 from bench.edge.runner import Precision
 from bench.edge.runtimes import Runtime
-from bench.edge.shapes import SHAPES, random_llava
 from bench.edge.timing import Measurement, Progress, measure, parity
 from bench.tasks.load import load_tasks
 from compress.evocomp import EvoComp
 from compress.models import MLLM
 from compress.network import Compressor
-from evosearch.registry import find
+from compress.shapes import build
 
 WORDS = 40  # of a made-up prompt
 TASK = "gqa"  # of the miniatures, whose questions are asked
@@ -43,7 +45,7 @@ class Plan:
     threads: int = 0  # 0: as many as the runtime likes
     positions: Positions | None = None  # None: original where the runtime takes gaps
     precision: Precision | None = None  # None: the runtime's own
-    clock: str = "wall"  # of `chain.CLOCKS`
+    clock: str = "wall"  # a kind in `bench.latency.clock.NOW`
 
     def __post_init__(self) -> None:
         if self.clock == "processor" and self.threads != 1:
@@ -52,12 +54,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model with its compressor; `layers` of its decoder are measured, of `of_layers` that it has."""
+    """A model with its compressor; the first `layers` of its decoder are measured, all if None."""
 
     mllm: MLLM
     compressor: Compressor
     layers: int | None
-    of_layers: int
     samples: int  # questions to ask; 0: the weights mean nothing
 
     def questions(self, work: Work) -> list[Question]:
@@ -76,16 +77,18 @@ class Subject:
 
 
 def published_size(shape: str, layers: int | None) -> Subject:
-    """A model of `SHAPES` with random weights, of which only the wanted layers are made."""
-    whole = find(SHAPES, shape, "shape").layers
-    return Subject(*random_llava(shape, layers), None, whole, 0)
+    """A LLaVA-1.5 of `compress.shapes` with random weights: whole, or with its first decoder layers only."""
+    check_family(build(shape, device="meta"))
+    mllm = build(shape, dtype=torch.bfloat16, depth=layers, whole_tower=True)
+    return Subject(mllm, random_compressor(mllm), None, 0)
 
 
 def own_model(mllm: MLLM, compressor: str | None, layers: int | None, samples: int) -> Subject:
     """A loaded model with the compressor in a folder, or the one that is shipped for it."""
+    check_family(mllm)
     selector = selector_for("evocomp", mllm.name, compressor)
     assert isinstance(selector, EvoComp)
-    return Subject(mllm, selector.network, layers, mllm.layers, samples)
+    return Subject(mllm, selector.network, layers, samples)
 
 
 def benchmark(
@@ -104,7 +107,7 @@ def benchmark(
     plan = plan_for(subject.mllm.visual_tokens)
     work = prepare(
         subject.mllm, subject.compressor, plan.protocol, plan.text, _precision(runtime, subject, plan),
-        runtime.files, layers=subject.layers, of_layers=subject.of_layers, random=not subject.samples,
+        runtime.files, layers=subject.layers, random=not subject.samples,
     )  # fmt: skip
     settings, questions, stop = work.settings, subject.questions(work), subject.stop
     del subject

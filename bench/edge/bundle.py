@@ -54,9 +54,9 @@ class Settings:
 
     @property
     def what(self) -> str:
-        """The model in words: which weights, how much of the decoder."""
+        """The model in words, and how much of its decoder."""
         slice = f", first {self.layers} of {self.of_layers} decoder layers" * (self.layers < self.of_layers)
-        return f"{self.model}{', random weights' * self.random}{slice}"
+        return self.model + slice
 
     def context(self, keep: int, words: int, new: int) -> int:
         """Rows of the cache for this prompt; ValueError if a fixed shape does not hold it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from time import perf_counter, process_time
 from typing import Literal
 
 import numpy as np
@@ -13,13 +12,10 @@ from numpy.typing import NDArray
 
 from bench.edge.bundle import Settings
 from bench.edge.runner import Backend, Floats, Ints
+from bench.latency.clock import NOW
 
 STAGES = ("vision", "compression", "prefill", "decode")
 Positions = Literal["original", "compact"]
-CLOCKS: dict[str, Callable[[], float]] = {  # seconds
-    "wall": perf_counter,
-    "processor": process_time,  # that this process spent, whatever else the machine does
-}
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ class Chain:
     settings: Settings
     embeddings: Floats  # [V, H]
     positions: Positions = "original"
-    clock: str = "wall"  # of CLOCKS
+    clock: str = "wall"  # a kind in NOW
 
     def __post_init__(self) -> None:
         if self.positions == "original" and not self.backend.gaps:
@@ -71,7 +67,7 @@ class Chain:
         """
         tokens, backend = self.settings.tokens, self.backend
         context = self.settings.context(keep, question.words, new)
-        clock = Clock(CLOCKS[self.clock])
+        clock = Clock(NOW[self.clock])
         with clock("vision"):
             visual = backend.vision(question.pixels)
         before, after = self.embeddings[list(question.before)], self.embeddings[list(question.after)]

@@ -18,11 +18,7 @@ class FixedVision(nn.Module):
 
     def __init__(self, mllm: MLLM):
         super().__init__()
-        if mllm.model.config.model_type != "llava":
-            raise ValueError(
-                f"{mllm.name} is a {mllm.model.config.model_type!r} model: fixed shapes need images of one "
-                f"size, as LLaVA-1.5 has them"
-            )
+        check_family(mllm)
         self.tower, self.projector = _float(mllm.tower), _float(mllm.projector)
         self.layer: int = mllm.model.config.vision_feature_layer
 
@@ -52,6 +48,15 @@ class FixedCompressor(nn.Module):
             out = layer(out, attention_mask=mask, position_embeddings=angles)
         logits: Tensor = network.head(network.norm(x + out))[0, :, 0]
         return logits
+
+
+def check_family(mllm: MLLM) -> None:
+    """ValueError for a model that does not bring all images to one size."""
+    if mllm.model.config.model_type != "llava":
+        raise ValueError(
+            f"{mllm.name} is a {mllm.model.config.model_type!r} model: fixed shapes need images of one size, "
+            f"as LLaVA-1.5 has them"
+        )
 
 
 def _float(part: Any) -> Any:

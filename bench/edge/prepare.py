@@ -37,13 +37,12 @@ class Work:
 
 def prepare(
     mllm: MLLM, compressor: Compressor, protocol: Protocol, text: int, precision: Precision, files: str, *,
-    layers: int | None = None, of_layers: int | None = None, random: bool = False,
+    layers: int | None = None, random: bool = False,
 ) -> Work:  # fmt: skip
     """Quantise the decoder and fix all shapes: the prompt has `text` tokens besides the image, at most.
 
-    `layers` takes the first so many of the decoder's; `of_layers` are those of the published model where
-    `mllm` is a part of it; `random` says that its weights mean nothing. ValueError for models, widths and
-    depths that have no fixed shapes here.
+    `layers` takes the first so many of the decoder's; `random` says that weights mean nothing. ValueError
+    for models, widths and depths that have no fixed shapes here.
     """
     vision, width = FixedVision(mllm), mllm.decoder.config.hidden_size
     if compressor.width != width:
@@ -66,7 +65,7 @@ def prepare(
         text=text,
         reads_text=compressor.text,
         layers=len(decoder.layers),
-        of_layers=of_layers or mllm.layers,
+        of_layers=mllm.layers,
         kv_heads=decoder.shape.kv_heads,
         head_dim=decoder.shape.head_dim,
     )

@@ -11,7 +11,7 @@ import torch
 
 from baselines import METHODS
 from bench.comparison import VANILLA
-from bench.compressors import selector_for, takes_compressor
+from bench.compressors import random_compressor, selector_for, takes_compressor
 from bench.environment import environment
 from bench.latency.measure import Progress, measure
 from bench.latency.modes import MODES
@@ -22,7 +22,6 @@ from bench.latency.rounds import Rounds
 from bench.protocol import of_method
 from compress.base import Selector
 from compress.models import MLLM
-from compress.network import Compressor
 from evosearch.registry import pick
 
 RANDOM = "random"  # in place of a compressor's folder: random weights
@@ -61,13 +60,6 @@ class Conditions:
         return whole + [
             Cell(spec, keep, mode) for keep in self.keeps for spec in self.methods for mode in self.modes
         ]
-
-
-def random_compressor(mllm: MLLM) -> Compressor:
-    """A compressor of the shape that training would make for this model."""
-    torch.manual_seed(0)
-    with torch.device(mllm.model.device):
-        return Compressor(mllm.decoder.config).eval().requires_grad_(False)
 
 
 def run(

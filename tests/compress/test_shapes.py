@@ -36,6 +36,12 @@ def test_a_slice_says_what_is_left(name: str):
     assert said in cut.name
 
 
+def test_a_slice_can_leave_the_tower_whole():
+    cut = build("llava-1.5-7b", device="meta", depth=4, whole_tower=True)
+    assert (cut.layers, len(cut.tower_layers)) == (4, 24)
+    assert cut.name == "llava-1.5-7b shape, random weights, slice of 4 of 32 decoder layers"
+
+
 def test_the_default_dtype_is_what_it_was():
     build("llava-1.5-7b", device="meta", dtype=torch.float16, depth=1)
     assert torch.get_default_dtype() == torch.float32

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from bench.cli import main
 from bench.compressors import selector_for
 from bench.edge import extras
+from bench.edge.benchmark import published_size
 from bench.edge.bundle import META, Bundle
 from bench.edge.chain import Chain
 from bench.edge.ort import OrtBackend
@@ -75,6 +76,25 @@ def test_in_floats_the_chain_gives_the_answers_of_the_package(micro: MLLM, netwo
             got = chain.run(asked, keep, 4, [tokenizer.eos_token_id])
             assert tokenizer.decode(got.ids, skip_special_tokens=True).strip() == expected
             assert got.kept == trace.samples[0].kept.get(0, [*range(144)])
+
+
+def test_random_weights_are_asked_a_made_up_prompt(tiny: MLLM, monkeypatch: pytest.MonkeyPatch):
+    asked: list[dict[str, Any]] = []
+
+    def build(name: str, **options: Any) -> MLLM:
+        asked.append(options)
+        return tiny
+
+    monkeypatch.setattr("bench.edge.benchmark.build", build)
+    subject = published_size("llava-1.5-7b", 2)
+    assert asked[-1]["depth"] == 2 and asked[-1]["whole_tower"]
+    work = prepare(
+        subject.mllm, subject.compressor, Protocol.scaled(144), 16, Precision(), "onnx", random=True
+    )
+    (prompt,) = subject.questions(work)
+    assert work.settings.random and not subject.stop and prompt.words == 16
+    answer = Chain(work.reference, work.settings, work.embeddings).run(prompt, 16, 3)
+    assert (len(answer.kept), len(answer.ids), answer.rows) == (16, 3, 32)
 
 
 # The chain on ONNX Runtime --------------------------------------------------------------------------------
@@ -166,8 +186,10 @@ MISTAKES: list[tuple[tuple[object, ...], str]] = [
     (("--precision", "W4A16KV8"), "write W4 or W32"),
     (("--precision", "W4A8KV16"), "the ONNX backend's cache is KV8 or KV32"),
     (("--depth-slice", 13), "the decoder has 12 layers"),
+    (("--model", "micro-next"), "is a 'llava_next' model: fixed shapes need images of one size"),
     (("--shape", "llava-7b"), "unknown shape 'llava-7b'; did you mean"),
-    (("--shape", "llava-1.5-7b", "--depth-slice", 0), "llava-1.5-7b has 32 layers"),
+    (("--shape", "llava-1.5-7b", "--depth-slice", 0), "choose 1 to 32 decoder layers"),
+    (("--shape", "llava-next-7b"), "is a 'llava_next' model: fixed shapes need images of one size"),
     (("--threads", 2, "--clock", "processor"), "add --threads 1"),
     (("--tokens", 576), "--tokens goes with --external"),
     (("--external", "no-such-phone"), "there is no program no-such-phone"),
