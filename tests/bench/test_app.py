@@ -111,7 +111,7 @@ def page(chromium: Any, address: str) -> Iterator[Any]:
 
 def cell(page: Any, text: str) -> Any:
     """Where the table of answers says this."""
-    return page.locator("td:visible", has_text=text).first
+    return page.get_by_role("gridcell", name=text)
 
 
 def test_the_page_answers_on_its_own_and_when_it_is_asked(page: Any) -> None:
@@ -134,7 +134,7 @@ def test_another_scene_brings_its_question(page: Any) -> None:
 
 def test_a_method_that_does_not_exist_gets_its_line(page: Any) -> None:
     cell(page, "evocomp at 16").wait_for()
-    method = page.get_by_role("listbox", name="Method").or_(page.get_by_label("Method")).first
+    method = page.get_by_role("combobox", name="Method")
     method.fill("gird")
     method.press("Enter")
     page.get_by_text("did you mean 'grid'").first.wait_for()
