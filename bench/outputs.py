@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 
 from baselines import METHODS
@@ -50,11 +51,14 @@ def report(comparison: Comparison, origin: Origin, shown: Gallery, samples: int 
     """What a report tells of a comparison."""
     plots = {FRONT: png(fronts(comparison))}
     plots |= {name: Path(path).read_bytes() for name, path in origin.plots.items()}
-    used = {row.method for row in comparison.rows}
-    about = {
-        name: line for name, line in describe(METHODS).items() if any(one.startswith(name) for one in used)
-    }
+    used = {_name(row.method) for row in comparison.rows}
+    about = {name: line for name, line in describe(METHODS).items() if name in used}
     return Report(comparison, origin, shown, plots, about, samples)
+
+
+def _name(row: str) -> str:
+    """The method of a row that may say more: `fastv:layer=3`, `evocomp+@1, random labels`."""
+    return "".join(takewhile(lambda sign: sign.isalnum() or sign in "+-_", row))
 
 
 def write_tables(comparison: Comparison, out: Path, facts: Mapping[str, str]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import report
+from bench import outputs, report
 from bench.comparison import Comparison, Difficulty, Row
 from bench.environment import environment
 from bench.evaluate import Outcome, Stage
@@ -279,6 +279,13 @@ def test_200_photographs_under_twenty_methods_stay_below_5_mib(make_outcome: Mak
     page = report.html(told)
     assert len(data_of(page)["tasks"][0]["samples"]) == 200
     assert len(page.encode()) < 5 * 2**20
+
+
+def test_methods_are_described_that_a_row_names_with_or_without_more(comparison: Comparison) -> None:
+    names = ("none", "fastv:layer=3", "evocomp+@0, random labels", "dart-input [2]")
+    rows = tuple(Row(name, 16, {}, None, None, None, None, 0.0) for name in names)
+    told = outputs.report(replace(comparison, rows=rows, outcomes={}), Origin("A title", {}), {})
+    assert set(told.about) == {"none", "fastv", "evocomp+", "dart-input"}
 
 
 def test_the_environment_is_text_and_names_what_matters() -> None:
