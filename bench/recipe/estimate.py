@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from bench.recipe.steps import RECORD, Shop, Step
 
-# Seconds per forward and worker of the shipped micro model on two cores, and the FLOPs of such a forward: what
-# is known before anything has run (docs/reproducing.md). A training's forward is one sample in one epoch.
+# Seconds per forward and worker of the shipped micro model on two cores, and the FLOPs of such a forward:
+# what is known before anything has run (docs/reproducing.md). A training's forward is one sample in one
+# epoch.
 MICRO: Mapping[str, tuple[float, float]] = {
     "label": (1.0e-3, 9.6e7),
     "train": (2.0e-3, 1.3e8),
