@@ -49,6 +49,7 @@ setup(
         "hub": ["datasets>=3.0"],  # evocomp eval --data hub:lmms-lab
         "ray": ["ray>=2.44"],  # evocomp label --engine ray
         "lmms": ["lmms_eval>=0.7.1,<0.8"],  # lmms-eval eval --model evocomp
+        "benchmark": ["pymoo>=0.6.1"],  # python -m bench.benchmarks.engine
         "dev": [
             "pytest>=8.3",
             "pytest-timeout>=2.3",

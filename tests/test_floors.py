@@ -30,6 +30,7 @@ TRANSFORMERS = {  # who may know the library, besides compress/micro, which buil
     "compress/prefill.py",  # masks of shortened sequences
     "compress/fitness.py",  # caches shared by candidates
     "compress/network.py",  # a decoder layer as compressor
+    "bench/benchmarks/shapes.py",  # random weights of real sizes
 }
 PLUG_INS = {"lmms_eval": "bench/lmms/"}  # libraries that load us: an extra brings them, one folder knows them
 
