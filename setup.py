@@ -66,6 +66,7 @@ setup(
         "ray": ["ray>=2.44"],  # evocomp label --engine ray
         "lmms": ["lmms_eval>=0.7.1,<0.8"],  # lmms-eval eval --model evocomp
         "docs": DOCS,  # make docs
+        "benchmark": ["pymoo>=0.6.1"],  # python -m bench.benchmarks.engine
         "dev": [
             *EDGE,
             *DOCS,

@@ -19,8 +19,8 @@ from compress.memory import ran_out
 from compress.models import MLLM, Embedded
 
 POSITIONS = ("original", "compact")
-ROWS, ROWS_CPU = 8192, 512  # that go through the decoder at a time (docs/performance.md)
-STEP = 8  # lengths are rounded up to multiples of it
+ROWS, ROWS_CPU = 8192, 384  # that go through the decoder at a time (docs/performance.md)
+STEP, STEP_CPU = 8, 1  # lengths are rounded up to multiples of it: fuller batches, but more rows
 UNSCORED = -100  # the target that cross_entropy ignores
 
 Key = TypeVar("Key", bound=Hashable)
@@ -59,9 +59,9 @@ class _Sample:
     response: Ints  # [R] token ids
     prefix: int
 
-    def shape(self, keep: int) -> Shape:
+    def shape(self, keep: int, step: int) -> Shape:
         length = keep + len(self.text)
-        return Shape(self.prefix, -(-length // STEP) * STEP, 1 << (len(self.response) - 1).bit_length())
+        return Shape(self.prefix, -(-length // step) * step, 1 << (len(self.response) - 1).bit_length())
 
 
 class AnswerLosses(Generic[Key]):
@@ -96,6 +96,7 @@ class AnswerLosses(Generic[Key]):
         self._compact = positions == "compact" and not mllm.mrope
         self._axes = 3 if mllm.mrope else 1
         self._device = mllm.model.device
+        self._step = STEP_CPU if self._device.type == "cpu" else STEP
         self._budget = budget or TokenBudget.for_device(self._device)
         self._prefixes: list[tuple[Tensor, Cache | None]] = []
         self._bank = torch.cat([embedded.embeds for embedded in samples.values()])  # [sum of S, D]
@@ -154,7 +155,7 @@ class AnswerLosses(Generic[Key]):
     ) -> Callable[[], dict[Key, Losses | ValueError]]:
         shapes: dict[Shape, list[Key]] = defaultdict(list)
         for key, indices in asked.items():
-            shapes[self._samples[key].shape(indices.shape[1])].append(key)
+            shapes[self._samples[key].shape(indices.shape[1], self._step)].append(key)
         found = []
         for shape, keys in shapes.items():
             jobs = [self._candidates(self._samples[key], shape, np.asarray(asked[key])) for key in keys]

@@ -32,6 +32,7 @@ TRANSFORMERS = {  # who may know the library, besides compress/micro, which buil
     "compress/network.py",  # a decoder layer as compressor
     "compress/shapes.py",  # published configurations
     "compress/static.py",  # caches of a fixed length
+    "bench/benchmarks/shapes.py",  # random weights of real sizes
 }
 PLUG_INS = {"lmms_eval": "bench/lmms/"}  # libraries that load us: an extra brings them, one folder knows them
 

@@ -167,7 +167,7 @@ class _Packed:
 def _outcomes(
     crew: Crew, todo: Iterable[Sample], together: int
 ) -> Generator[tuple[Sample, Label | Failure], None, None]:
-    """Label or failure of every sample; one that failed in a pack is tried alone, and only that counts."""
+    """Label or failure of every sample; one that failed in a pack is tried again alone."""
     left, again = iter(todo), deque[Sample]()
 
     def packs() -> Iterator[tuple[Sample, ...]]:

@@ -1,0 +1,240 @@
+"""What labelling costs: seconds per sample, against the naive loop, and as a share of what the device can do.
+
+    python -m bench.benchmarks.labelling                     # the micro model
+    python -m bench.benchmarks.labelling --shape llava-1.5-7b --device cuda --dtype bfloat16 --naive 8
+
+The naive loop is the method as its paper describes it and as one writes it first: the whole model, image
+included, once per candidate, with dropped tokens masked out. Beside it stands the loop over the decoder
+alone, with the image embedded once. Both are timed on a few candidates of every sample and taken times the
+evaluations that the search made. `together` of several sizes take turns in every round. The peak is that of a
+matrix product in the same run, in the same precision.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from bench.commands.common import load_model, model_options, progress, show_table, whole_numbers
+from bench.tasks.mixture import training_samples
+from compress.files import replacing
+from compress.flops import counting
+from compress.labels import Label, LabelConfig, Labeller
+from compress.models import MLLM, Embedded
+from compress.samples import Sample
+
+if TYPE_CHECKING:
+    from compress.models import Anyres
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Seconds of one round."""
+
+    packed: dict[int, float]  # samples together -> seconds per sample
+    decoder: float | None  # naive loop over the decoder, seconds per candidate
+    model: float | None  # the same over the whole model
+
+
+@torch.inference_mode()
+def decoder_loop(mllm: MLLM, embedded: Embedded, kept: np.ndarray[Any, Any]) -> None:
+    """The whole sequence through the decoder for each candidate, dropped tokens masked, logits everywhere."""
+    for indices in kept:
+        mask = _mask(embedded, indices)
+        positions = embedded.positions[..., None, :]
+        hidden = mllm.decoder(
+            inputs_embeds=embedded.embeds[None], attention_mask=mask, position_ids=positions, use_cache=False
+        ).last_hidden_state
+        answers = len(embedded.response)
+        logits = mllm.head(hidden)[0, -answers - 1 : -1]
+        F.cross_entropy(logits.float(), embedded.response).item()
+
+
+@torch.inference_mode()
+def model_loop(mllm: MLLM, sample: Sample, embedded: Embedded, kept: np.ndarray[Any, Any]) -> None:
+    """The same through the whole model, image included, as `model(**inputs, labels=...)` computes it."""
+    inputs = mllm.prepare([sample.image], [sample.question])
+    ids = torch.cat([inputs["input_ids"][0], embedded.response])
+    labels = torch.full_like(ids, -100)
+    labels[embedded.prompt :] = embedded.response
+    images = {name: inputs[name] for name in mllm.image_arguments}
+    for indices in kept:
+        mask = _mask(embedded, indices)
+        mllm.model(input_ids=ids[None], attention_mask=mask, labels=labels[None], **images).loss.item()
+
+
+def _mask(embedded: Embedded, indices: np.ndarray[Any, Any]) -> torch.Tensor:
+    mask = torch.ones(len(embedded.embeds), dtype=torch.long, device=embedded.embeds.device)
+    mask[embedded.visual] = 0
+    mask[embedded.visual[torch.from_numpy(indices).to(mask.device)]] = 1
+    return mask[None]
+
+
+def peak(device: str, dtype: torch.dtype, size: int) -> float:
+    """Operations per second of a square matrix product: the best of a few."""
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    taken = []
+    for _ in range(5):
+        taken.append(_seconds(lambda: left @ right, device))
+    return 2 * size**3 / min(taken)
+
+
+@click.command()
+@click.option("--shape", help="Random weights of this shape instead of --model (bench/benchmarks/shapes.py).")
+@click.option("-n", "count", default=16, show_default=True, type=click.IntRange(1), help="Samples.")
+@click.option(
+    "--together", "packs", default="1,16", show_default=True, callback=whole_numbers,
+    help="Samples whose candidates share batches: sizes with commas.",
+)  # fmt: skip
+@click.option("--rows", type=click.IntRange(1), help="Decoder rows at a time; by the device if not given.")
+@click.option("--keep", type=click.IntRange(1), help="Tokens in a label; a ninth by default.")
+@click.option("--evaluations", default=408, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--naive", default=12, show_default=True, type=click.IntRange(0), help="Candidates of the naive loops."
+)
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1))
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for all figures.")
+@model_options
+def main(
+    shape: str | None, count: int, packs: list[int], rows: int | None, keep: int | None, evaluations: int,
+    naive: int, rounds: int, out: Path | None, model: str, device: str, dtype: str, anyres: Anyres,
+) -> None:  # fmt: skip
+    """Time labelling; medians over the rounds."""
+    precision = getattr(torch, dtype)
+    samples = training_samples(count)
+    if shape is None:
+        mllm = load_model(model, device, dtype, anyres)
+    else:
+        mllm, keep = _made(shape, samples, device, precision, keep)
+    config = LabelConfig(keep=keep, evaluations=evaluations)
+    labeller = Labeller(mllm, config, rows=rows)
+    few = samples[: max(1, min(count, 4))]
+    with counting() as flops:
+        labels = _labelled(labeller, few, len(few))
+    spent = flops.get_total_flops() / len(few)
+    made = sum(one.evaluations for one in labels) / len(few)
+    found: list[Figures] = []
+    with progress("measure", "rounds") as report:
+        for number in range(rounds):
+            found.append(_round(mllm, labeller, samples, packs, naive, shape is None, device))
+            report(number + 1, rounds)
+    fastest = peak(device, precision, 512 if device == "cpu" else 8192)
+    table, figures = _summary(found, packs, made, spent, fastest)
+    show_table(
+        ["labelling", "s/sample", "against naive: model", "naive: decoder", "GFLOP/s", "of peak, %"],
+        table,
+        f"{mllm.name}, {count} samples, {made:.0f} evaluations each, {spent / 1e9:.1f} GFLOP a sample, "
+        f"peak {fastest / 1e9:.0f} GFLOP/s, {device}, {dtype}",
+    )
+    if device.startswith("cuda"):
+        memory = torch.cuda.max_memory_allocated(device) / 2**30
+        figures["memory_gib"] = memory
+        click.echo(f"most memory at once: {memory:.1f} GiB")
+    if out:
+        with replacing(out) as file:
+            file.write_text(json.dumps(figures, indent=1))
+
+
+def _round(
+    mllm: MLLM, labeller: Labeller, samples: Sequence[Sample], packs: list[int], naive: int, whole: bool,
+    device: str,
+) -> Figures:  # fmt: skip
+    def labelling(size: int) -> float:
+        return _seconds(lambda: _labelled(labeller, samples, size), device) / len(samples)
+
+    packed = {size: labelling(size) for size in packs}
+    if not naive:
+        return Figures(packed, None, None)
+    sample = samples[0]
+    embedded = mllm.embed(sample.image, sample.question, sample.answers[0])
+    rng = np.random.default_rng(0)
+    keep = labeller.about["keep"]
+    kept = np.stack([np.sort(rng.choice(len(embedded.visual), keep, replace=False)) for _ in range(naive)])
+    decoder = _seconds(lambda: decoder_loop(mllm, embedded, kept), device) / naive
+    if not whole:  # made samples have no image
+        return Figures(packed, decoder, None)
+    return Figures(
+        packed, decoder, _seconds(lambda: model_loop(mllm, sample, embedded, kept), device) / naive
+    )
+
+
+def _labelled(labeller: Labeller, samples: Sequence[Sample], size: int) -> list[Label]:
+    labels: list[Label] = []
+    for start in range(0, len(samples), size):
+        for made in labeller.many(samples[start : start + size]):
+            if isinstance(made, ValueError):
+                raise made
+            labels.append(made)
+    return labels
+
+
+def _summary(
+    found: Sequence[Figures], packs: list[int], made: float, spent: float, fastest: float
+) -> tuple[list[list[str]], dict[str, Any]]:
+    rows: list[list[str]] = []
+    figures: dict[str, Any] = {"evaluations": made, "flops_per_sample": spent, "peak": fastest}
+    loops = {
+        "naive, whole model": [one.model and made * one.model for one in found],
+        "naive, decoder": [one.decoder and made * one.decoder for one in found],
+    }
+    for name, taken in loops.items():
+        if None not in taken:
+            rows.append([name, f"{median(filter(None, taken)):.2f}", "", "", "", ""])
+            figures[name] = taken
+    for size in packs:
+        taken = [one.packed[size] for one in found]
+        ratios = [
+            [loop / ours for loop, ours in zip(loops[name], taken, strict=True) if loop is not None]
+            for name in loops
+        ]
+        speed = spent / median(taken)
+        rows.append(
+            [
+                f"{size} together", f"{median(taken):.3f}",
+                *(f"{median(each):.1f}" if each else "" for each in ratios),
+                f"{speed / 1e9:.1f}", f"{100 * speed / fastest:.0f}",
+            ]
+        )  # fmt: skip
+        figures[f"{size} together"] = {"seconds": taken, "ratios": ratios}
+    return rows, figures
+
+
+def _made(
+    name: str, samples: Sequence[Sample], device: str, dtype: torch.dtype, keep: int | None
+) -> tuple[MLLM, int]:
+    """A model of random weights whose samples are embeddings, one for each of `samples`."""
+    from bench.benchmarks.shapes import SHAPES, build, embedded
+    from evosearch import find
+
+    shape = find(SHAPES, name, "shape")
+    mllm = build(name, device, dtype)
+    numbers = {id(sample.picture): number for number, sample in enumerate(samples)}
+
+    def embed(image: Any, question: str, response: str | None = None) -> Embedded:
+        return embedded(mllm, shape, numbers.get(id(image), 0))
+
+    setattr(mllm, "embed", embed)  # noqa: B010
+    return mllm, keep or shape.keep
+
+
+def _seconds(work: Callable[[], Any], device: str) -> float:
+    wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    wait()
+    started = time.perf_counter()
+    work()
+    wait()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
