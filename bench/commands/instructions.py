@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from errno import ENOENT
-from os import strerror
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -68,8 +66,6 @@ def open_instructions(
     if manifest is not None:
         index = Index.load(manifest, data)
     else:
-        if not data.is_file():
-            raise FileNotFoundError(ENOENT, strerror(ENOENT), str(data))
         say(f"reading {data}; evocomp data check makes a manifest, which is read at once")
         index = Index.of(data, read_rules(rules) if rules else None)
     show_left_out(index)
