@@ -34,7 +34,10 @@ TRANSFORMERS = {  # who may know the library, besides compress/micro, which buil
     "compress/static.py",  # caches of a fixed length
     "bench/benchmarks/shapes.py",  # random weights of real sizes
 }
-PLUG_INS = {"lmms_eval": "bench/lmms/"}  # libraries that load us: an extra brings them, one folder knows them
+PLUG_INS = {  # libraries that only an extra brings, and the one folder that knows them
+    "lmms_eval": "bench/lmms/",
+    "pymoo": "bench/benchmarks/",
+}
 
 
 @cache
