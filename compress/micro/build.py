@@ -103,8 +103,10 @@ NEXT = Recipe(
         replace(TWIN, name="all", steps=300, steady=100, batch=8, seed=23),
     ),
 )  # fmt: skip
-QWEN = Recipe(imitate=1500, courses=(replace(LAST, steps=600, steady=300, seed=31),))
-WIDE = Recipe(courses=(replace(LAST, steps=400, steady=200, seed=41),))
+QWEN = Recipe(
+    imitate=1500, courses=(replace(LAST, steps=500, steady=300, thinned=0.5, seed=31),)
+)  # fmt: skip
+WIDE = Recipe(courses=(replace(LAST, steps=250, steady=120, thinned=0.5, seed=41),))
 
 Log = Callable[[str], None]
 
