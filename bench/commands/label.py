@@ -51,16 +51,26 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     help="Processes; labels do not depend on it.",
 )
+@click.option(
+    "--together",
+    type=click.IntRange(1),
+    help="Samples whose candidates share batches; 16 on a GPU, 1 on a CPU by default.",
+)
+@click.option(
+    "--rows", type=click.IntRange(1),
+    help="Decoder rows at a time (by the device); fewer when memory runs out.",
+)  # fmt: skip
 @model_options
 @as_json
 def label(
     out: Path, count: int, start: int, kind: str, keep: int | None, grouper: str, strategy: str | None,
-    evaluations: int, positions: str, seed: int, workers: int,
+    evaluations: int, positions: str, seed: int, workers: int, together: int | None, rows: int | None,
     model: str, device: str, dtype: str, anyres: Anyres, machine: bool,
 ) -> None:  # fmt: skip
     """Search which visual tokens to keep, for samples of the training mixture; Parquet shards land in --out.
 
-    Rerun the same command to go on after an interruption; ask for more --samples to extend a store.
+    Neither --workers nor --together changes a label. Rerun the same command to go on after an interruption;
+    ask for more --samples to extend a store.
 
     \b
     Example:
@@ -75,7 +85,9 @@ def label(
 
     samples = training_samples(count, start)
     with progress(f"label ({kind})") as report:
-        store = run(mllm, samples, out, config, workers=workers, progress=report)
+        store = run(
+            mllm, samples, out, config, workers=workers, together=together, rows=rows, progress=report
+        )
     summary = summarise(store)
     if machine:
         show_json(summary)
