@@ -77,6 +77,15 @@ if TYPE_CHECKING:
     "--shard", default="0/1", show_default=True, help="Only part i of n, as 0/4; parts may share --out."
 )
 @click.option("--again", is_flag=True, help="Try samples in quarantine again.")
+@click.option(
+    "--together",
+    type=click.IntRange(1),
+    help="Samples whose candidates share batches; 16 on a GPU, 1 on a CPU by default.",
+)
+@click.option(
+    "--rows", type=click.IntRange(1),
+    help="Decoder rows at a time (by the device); fewer when memory runs out.",
+)  # fmt: skip
 @model_options
 @as_json
 def label(
@@ -84,12 +93,14 @@ def label(
     manifest: Path | None, sources: str | None, rules: Path | None, turns: Turns,
     kind: str, keep: int | None, grouper: str, strategy: str | None, evaluations: int, positions: str,
     seed: int, engine: str, workers: int, address: str | None, gpus: float | None, shard: str, again: bool,
+    together: int | None, rows: int | None,
     model: str, device: str, dtype: str, anyres: Anyres, machine: bool,
 ) -> None:  # fmt: skip
     """Search which visual tokens to keep, for training samples; Parquet shards land in --out.
 
-    Rerun the same command to go on after an interruption; ask for more --samples to extend a store. Samples
-    that fail three times are put in quarantine (evocomp labels DIR --quarantine) and not tried again.
+    Neither --workers nor --together changes a label. Rerun the same command to go on after an interruption;
+    ask for more --samples to extend a store. Samples that fail three times are put in quarantine (evocomp
+    labels DIR --quarantine) and not tried again.
 
     \b
     Example:
@@ -120,8 +131,8 @@ def label(
     loads = partial(load_model, there(model), device, dtype, anyres)
     with progress(f"label ({kind})") as report:
         store = run(
-            loads, samples, out, config,
-            engine=place, workers=workers, shard=part, data=about, again=again, progress=report,
+            loads, samples, out, config, engine=place, workers=workers, shard=part, data=about, again=again,
+            together=together, rows=rows, progress=report,
         )  # fmt: skip
     if store.quarantine:
         say(f"{len(store.quarantine)} samples are in quarantine: evocomp labels {out} --quarantine")

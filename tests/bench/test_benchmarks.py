@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from bench.benchmarks.engine import main as engine
+from bench.benchmarks.labelling import main as labelling
 from bench.benchmarks.scale import main as scale
 from bench.benchmarks.selection import main
 from bench.benchmarks.throughput import main as throughput
+from bench.benchmarks.training import main as training
 
 
 @pytest.mark.parametrize("keep", [48, 16])
@@ -33,6 +36,35 @@ def test_throughput_is_timed_for_every_batch_size(tmp_path: Path):
     figures = json.loads(out.read_text())
     assert {size: len(taken) for size, taken in figures["seconds"].items()} == {"2": 2, "1": 2}
     assert figures["ratios"]["2"] == [1, 1] and min(figures["ratios"]["1"]) > 0
+
+
+def test_the_engine_is_timed_beside_deap(tmp_path: Path):
+    out = tmp_path / "engine.json"
+    result = CliRunner().invoke(engine, ["--rounds", "2", "--generations", "2", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    taken = json.loads(out.read_text())["ms_per_generation"]
+    assert set(taken) >= {"evosearch", "DEAP eaSimple"} and all(len(each) == 2 for each in taken.values())
+
+
+@pytest.mark.parametrize("what", [[], ["--shape", "tiny"], ["--shape", "tiny-qwen"]])
+def test_labelling_is_timed_against_the_naive_loops(tmp_path: Path, what: list[str]):
+    out = tmp_path / "labelling.json"
+    small = ["-n", "2", "--rounds", "1", "--naive", "1", "--together", "1,2", "--evaluations", "9"]
+    result = CliRunner().invoke(labelling, [*what, *small, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    figures = json.loads(out.read_text())
+    assert figures["evaluations"] == 9 and figures["flops_per_sample"] > 0 and figures["peak"] > 0
+    ratios = figures["2 together"]["ratios"]
+    assert [len(each) for each in ratios] == ([0, 1] if what else [1, 1])
+
+
+def test_training_is_timed(tmp_path: Path):
+    out = tmp_path / "training.json"
+    command = ["-n", "12", "--batch", "4", "--epochs", "1", "--rounds", "1", "--out", str(out)]
+    result = CliRunner().invoke(training, command)
+    assert result.exit_code == 0, result.output
+    (found,) = json.loads(out.read_text())["samples_per_second"]["4"]
+    assert found["embed"] > 0 and found["train"] > 0
 
 
 def test_scale_out_is_measured_with_every_number_of_workers(tmp_path: Path):

@@ -1,0 +1,92 @@
+"""What training a compressor costs: samples per second that are embedded, once, and that are trained on.
+
+    python -m bench.benchmarks.training -n 256 --batch 32,64
+
+Random labels of the micro mixture, since speed does not depend on what is learned. Batch sizes take turns in
+every round. On a CPU, seconds are those of the processor, which may be shared with others.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import click
+
+from bench.commands.common import load_model, model_options, progress, show_table, whole_numbers
+from bench.tasks.mixture import training_samples
+from compress.files import replacing
+from compress.labels import LabelConfig, LabelStore, label
+from compress.models import MLLM
+from compress.samples import Sample
+from compress.training import TrainConfig, train
+
+if TYPE_CHECKING:
+    from compress.models import Anyres
+
+
+def speeds(
+    mllm: MLLM, store: LabelStore, samples: list[Sample], config: TrainConfig, folder: Path
+) -> dict[str, float]:
+    """Samples per second of each stage, an epoch's validation on held-out samples included."""
+    clock = time.process_time if mllm.model.device.type == "cpu" else time.perf_counter
+    times: dict[str, list[float]] = {}
+
+    def report(stage: str, done: int, total: int) -> None:
+        times.setdefault(stage, []).append(clock())
+
+    started = clock()
+    found = train(mllm, store, samples, folder, config, progress=report)
+    embedded, trained = times["embed"][-1], clock()
+    return {
+        "embed": len(samples) / (embedded - started),
+        "train": found.samples * config.epochs / (trained - embedded),
+    }
+
+
+@click.command()
+@click.option("-n", "count", default=256, show_default=True, type=click.IntRange(2), help="Samples.")
+@click.option("--batch", "sizes", default="32,64", show_default=True, callback=whole_numbers)
+@click.option("--epochs", default=2, show_default=True, type=click.IntRange(1))
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1))
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for all figures.")
+@model_options
+def main(
+    count: int, sizes: list[int], epochs: int, rounds: int, out: Path | None,
+    model: str, device: str, dtype: str, anyres: Anyres,
+) -> None:  # fmt: skip
+    """Time embedding and training; medians over the rounds."""
+    mllm = load_model(model, device, dtype, anyres)
+    samples = training_samples(count)
+    found: dict[int, list[dict[str, float]]] = {size: [] for size in sizes}
+    with TemporaryDirectory() as folder, progress("measure", "rounds") as report:
+        store = label(mllm, samples, Path(folder) / "labels", LabelConfig("random"))
+        for number in range(rounds):
+            for size in sizes:
+                config = TrainConfig(epochs=epochs, batch=size)
+                place = Path(folder) / f"{size}-{number}"
+                found[size].append(speeds(mllm, store, samples, config, place))
+            report(number + 1, rounds)
+    show_table(
+        ["batch", "embedded, samples/s", "trained, samples/s", "lowest", "highest"],
+        [
+            [
+                str(size), f"{median(one['embed'] for one in each):.1f}",
+                f"{median(one['train'] for one in each):.1f}", f"{min(one['train'] for one in each):.1f}",
+                f"{max(one['train'] for one in each):.1f}",
+            ]
+            for size, each in found.items()
+        ],
+        f"{mllm.name}, {count} samples, {epochs} epochs, {device}",
+    )  # fmt: skip
+    if out:
+        with replacing(out) as file:
+            file.write_text(json.dumps({"samples_per_second": found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
