@@ -217,7 +217,10 @@ def curves(
             across, up, color=LINES[number % len(LINES)], marker=MARKS[(number + turn) % len(MARKS)],
             markersize=5.5, linewidth=1.3, label="\n".join(wrap(name, 32)),
         )  # fmt: skip
-    axes.legend(frameon=False, labelcolor=INK, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    columns = 1 + (len(lines) + len(levels) - 1) // 12  # as many in each as the axes are high
+    axes.legend(frameon=False, labelcolor=INK, loc="center left", bbox_to_anchor=(1.02, 0.5), ncols=columns)
+    if columns > 1:
+        figure.set_figwidth(6.4 + 1.7 * (columns - 1))
     return figure
 
 
