@@ -87,7 +87,7 @@ def test_batches_of_a_shape_are_all_of_one_size_and_the_prefix_is_computed_once(
     seen.clear()
     losses.launch({key: np.arange(16)[None] for key in embedded})()
     # three candidates of each length, as many rows as the budget allows in every batch
-    assert sorted(seen) == [(2, 38), (2, 38), (4, 23), (4, 25)]
+    assert sorted(seen) == [(2, 40), (2, 40), (4, 24), (4, 25)]
 
 
 def test_memory_that_runs_out_halves_the_batches_for_good(
@@ -109,10 +109,10 @@ def test_memory_that_runs_out_halves_the_batches_for_good(
 
     monkeypatch.setattr(tiny.head, "forward", small)
     np.testing.assert_allclose(losses.launch({0: candidates})()[0], expected, atol=1e-5)
-    assert counts == [16, 8] + [4] * 10 and budget.rows == 4 * 32
+    assert counts == [20, 10] + [5] * 8 and budget.rows == 5 * 25
     counts.clear()
     losses.launch({0: candidates[:5]})()
-    assert counts == [4, 4]
+    assert counts == [5]
     limit = 0
     with pytest.raises(ValueError, match="memory does not suffice for one candidate"):
         losses.launch({0: candidates})
