@@ -1,9 +1,10 @@
 # `make demo` and `make test` need nothing but Python 3.11 or newer: the first call makes .venv.
 PYTHON ?= python3
+MODEL ?= micro
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: demo test check lint micro clean
+.PHONY: demo test check lint docs micro clean
 
 demo: $(READY)
 	$(BIN)/evocomp demo --out demo
@@ -11,14 +12,17 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
-check: lint test
+check: lint docs test
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy evosearch compress baselines bench
 
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 micro: $(READY)
-	$(BIN)/python -m compress.micro.build
+	$(BIN)/python -m compress.micro.build --model $(MODEL)
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

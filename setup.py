@@ -3,6 +3,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PACKAGES = ("evosearch", "compress", "baselines", "bench")
+DOCS = ["mkdocs-material>=9.7", "mkdocstrings[python]>=1.0", "mkdocs-click>=0.9"]
+EDGE = ["onnxruntime>=1.22", "onnx>=1.18", "onnxscript>=0.5.6"]
 
 setup(
     name="evocomp",
@@ -16,7 +18,13 @@ setup(
     packages=find_packages(include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]),
     package_data={
         "compress.micro": ["weights/**/*"],
-        "bench": ["shipped/**/*", "fidelity/golden/*.npz", "templates/*", "data/*.yaml"],
+        "bench": [
+            "shipped/**/*",
+            "fidelity/golden/*.npz",
+            "templates/*",
+            "recipes/*",
+            "data/*.yaml",
+        ],  # fmt: skip
     },
     entry_points={
         "console_scripts": ["evocomp = bench.cli:main"],
@@ -28,6 +36,8 @@ setup(
         # tables of another shape.
         "torch>=2.11,<2.14",
         "transformers>=5.17,<6",
+        "accelerate>=1.10",  # one training in several processes
+        "psutil>=5.9",
         "huggingface_hub>=1.31",
         "tokenizers>=0.22",
         "safetensors>=0.5",
@@ -46,11 +56,20 @@ setup(
         "rich>=13.9",
     ],
     extras_require={
+        "gpu": ["nvidia-ml-py>=12.560"],  # energy, clocks and driver for evocomp bench latency
         "hub": ["datasets>=3.0"],  # evocomp eval --data hub:lmms-lab
+        "edge": EDGE,  # evocomp bench edge
+        # evocomp bench edge --runtimes llamacpp: is compiled when it is installed, and its C interface moves.
+        "llamacpp": [*EDGE, "llama-cpp-python>=0.3.36,<0.4", "gguf>=0.17"],
+        "app": ["gradio>=6"],  # evocomp app
+        "browser": ["playwright>=1.50"],  # tests of the report's page and the app in a Chromium
         "ray": ["ray>=2.44"],  # evocomp label --engine ray
         "lmms": ["lmms_eval>=0.7.1,<0.8"],  # lmms-eval eval --model evocomp
+        "docs": DOCS,  # make docs
         "benchmark": ["pymoo>=0.6.1"],  # python -m bench.benchmarks.engine
         "dev": [
+            *EDGE,
+            *DOCS,
             "pytest>=8.3",
             "pytest-timeout>=2.3",
             "ruff>=0.9",

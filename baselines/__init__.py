@@ -1,5 +1,6 @@
 """Published and control methods, one file and one class each; a new one is a file and a line in `METHODS`."""
 
+from baselines.cover import Cover
 from baselines.dart import DART, DARTInput
 from baselines.downsample import Downsample
 from baselines.farthest import Farthest
@@ -19,12 +20,14 @@ from baselines.tome import ToMe
 from baselines.visionzip import VisionZip
 from compress.base import Selector
 from compress.evocomp import EvoComp
+from compress.evocomp_plus import EvoCompPlus
 
 METHODS: dict[str, type[Selector]] = {
     "none": KeepAll,
     "random": Random,
     "grid": Grid,
     "farthest": Farthest,
+    "cover": Cover,
     "pool": Pool,
     "downsample": Downsample,
     "fastv": FastV,
@@ -41,14 +44,17 @@ METHODS: dict[str, type[Selector]] = {
     "tome": ToMe,
     "mustdrop": MustDrop,
     "evocomp": EvoComp,
+    "evocomp+": EvoCompPlus,
 }
 
 __all__ = [
     "DART",
     "METHODS",
+    "Cover",
     "DARTInput",
     "Downsample",
     "EvoComp",
+    "EvoCompPlus",
     "Farthest",
     "FastV",
     "GPrune",

@@ -18,10 +18,10 @@ class Farthest(Selector):
 
     def select(self, view: View, keep: int) -> Selection:
         unit = F.normalize(view.visual.float(), dim=-1)  # [N, D]
-        chosen = [(unit @ unit.mean(0)).argmax()]
+        chosen = [(unit @ unit.mean(0)).argmax(keepdim=True)]  # [1]: a GPU is waited for if read as a number
         nearest = torch.full_like(unit[:, 0], -1)  # similarity to the chosen set
         while len(chosen) < keep:
-            nearest = torch.maximum(nearest, unit @ unit[chosen[-1]])
+            nearest = torch.maximum(nearest, unit @ unit[chosen[-1]][0])
             nearest[chosen[-1]] = torch.inf  # never twice, even among equals
-            chosen.append(nearest.argmin())
-        return Selection(torch.stack(chosen).sort().values)
+            chosen.append(nearest.argmin(keepdim=True))
+        return Selection(torch.cat(chosen).sort().values)

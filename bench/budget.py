@@ -72,6 +72,7 @@ class Footing:
         budgets = range(keep + 1, self.tokens + 1)
         nearest = next((each for each in budgets if self.target(each) >= least), None)
         said = f"keep={keep} is out of reach for {type(selector).__name__} under --match {self.match}"
+        said += f" on {self.tokens} visual tokens"
         if nearest is None:
             return f"{said}: it spends more than the untouched model at any budget"
         return f"{said}: what it does before its last stage costs more; the nearest budget is {nearest}"

@@ -19,13 +19,15 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.evaluate import Outcome
+from bench.evaluate import Outcome, Stage
 from bench.ledger import Ledger, Shape
 from bench.protocol import Facts, differences
 from compress.files import replacing
 from compress.samples import Sample
 
-FORMAT, META = 1, b"evocomp-cell"
+FORMAT, META = 2, b"evocomp-cell"
+INDICES = pa.list_(pa.int32())
+STAGE = pa.struct([("depth", pa.int32()), ("kept", INDICES), ("merged", INDICES)])
 ROW = pa.schema(
     [
         pa.field("method", pa.string(), nullable=False),
@@ -37,7 +39,8 @@ ROW = pa.schema(
         pa.field("prediction", pa.string(), nullable=False),
         pa.field("correct", pa.float64(), nullable=False),  # credit, 0 to 1
         pa.field("tokens", pa.int32(), nullable=False),  # visual tokens after the last stage
-        pa.field("kept", pa.list_(pa.int32()), nullable=False),  # which, -1 = the whole image
+        pa.field("kept", INDICES, nullable=False),  # which, -1 = the whole image
+        pa.field("path", pa.list_(STAGE), nullable=False),  # what went on from each depth; see `Stage`
     ]
 )
 
@@ -125,13 +128,14 @@ def _table(cell: Cell, samples: Sequence[Sample]) -> pa.Table:
             "ledger": asdict(outcome.ledger), "stages": outcome.stages, "seconds": outcome.seconds,
             "subscores": dict(outcome.subscores), "batch": outcome.batch,
         }  # fmt: skip
-        answered = zip(samples, outcome.predictions, outcome.correct, outcome.kept, strict=True)
+        answered = zip(samples, outcome.predictions, outcome.correct, outcome.kept, outcome.path, strict=True)
         rows = [
             {
                 **cell.key._asdict(), "sample": one.id, "question": one.question, "answers": one.answers,
                 "prediction": said, "correct": correct, "tokens": len(kept), "kept": kept,
+                "path": [asdict(stage) for stage in path],
             }
-            for one, said, correct, kept in answered
+            for one, said, correct, kept, path in answered
         ]  # fmt: skip
     return pa.Table.from_pylist(rows, ROW.with_metadata({META: json.dumps(meta)}))
 
@@ -143,19 +147,26 @@ def _read(path: Path) -> Cell:
         why = str(problem).partition("\n")[0]
         raise ValueError(f"{path}: unreadable ({why}); delete it to compute its cell again") from problem
     metadata = table.schema.metadata or {}
-    if META not in metadata or not table.schema.equals(ROW):
+    if META not in metadata:
         raise ValueError(f"{path}: not a cell of a comparison; results need a folder of their own")
     meta = json.loads(metadata[META])
     if meta["format"] != FORMAT:
-        raise ValueError(f"{path}: format {meta['format']}, but this version reads format {FORMAT}")
+        raise ValueError(
+            f"{path}: format {meta['format']}, but this version reads format {FORMAT}; "
+            f"delete it to compute its cell again"
+        )
+    if not table.schema.equals(ROW):
+        raise ValueError(f"{path}: not a cell of a comparison; results need a folder of their own")
     key, outcome = Key(*meta["key"]), None
     if told := meta["outcome"]:
         ledger = told["ledger"]
         outcome = Outcome(
             task=key.task,
+            samples=tuple(table["sample"].to_pylist()),
             predictions=tuple(table["prediction"].to_pylist()),
             correct=tuple(table["correct"].to_pylist()),
             kept=tuple(map(tuple, table["kept"].to_pylist())),
+            path=tuple(map(_stages, table["path"].to_pylist())),
             credit=tuple(told["credit"]),
             sums=tuple(map(tuple, told["sums"])),
             score=told["score"],
@@ -172,3 +183,7 @@ def _read(path: Path) -> Cell:
             batch=told.get("batch"),
         )
     return Cell(key, meta["protocol"], meta["method"], outcome, meta["impossible"])
+
+
+def _stages(told: Sequence[Mapping[str, Any]]) -> tuple[Stage, ...]:
+    return tuple(Stage(one["depth"], tuple(one["kept"]), tuple(one["merged"])) for one in told)

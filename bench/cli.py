@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -21,13 +21,19 @@ COMMANDS = {
     "train": ("train", "Train a compressor on a label store (resumable)."),
     "eval": ("evaluate", "Score one method on benchmarks."),
     "compare": ("compare", "Score methods side by side at equal budgets (resumable)."),
+    "run": ("run", "Make a table or figure of the paper, step by step (resumable)."),
     "table": ("table", "Put finished comparisons into one table."),
+    "bench": ("bench", "Time compression: every stage of an answer here, or the phone protocol."),
+    "report": ("report", "Make one page, text or document of finished comparisons."),
+    "draw": ("draw", "Draw groups, kept tokens, searches and trainings for a paper."),
+    "app": ("app", "Try methods on images of your own in the browser."),
     "data": ("data", "Write the miniature benchmarks in official formats."),
     "doctor": ("doctor", "Check the installation, or a folder of benchmarks."),
     "verify": ("verify", "Check every method against its official implementation."),
     "methods": ("lists", "List the compression methods."),
     "models": ("lists", "List the shipped models."),
     "tasks": ("lists", "List the benchmarks."),
+    "recipes": ("run", "List the tables and figures that can be run."),
     "groupers": ("lists", "List the ways to group visual tokens."),
     "strategies": ("lists", "List the search strategies."),
     "kinds": ("lists", "List the kinds of labels."),
@@ -64,7 +70,7 @@ def one_line() -> Iterator[None]:
         raise Problem(f"{problem.format_message()} See {path} --help") from problem
     except KeyboardInterrupt as stop:
         raise Interrupted(
-            "interrupted; label, train and compare --out go on where they stopped when run again"
+            "interrupted; label, train, run and compare --out go on where they stopped when run again"
         ) from stop
     except EXPECTED as problem:
         if os.environ.get("EVOCOMP_DEBUG"):
@@ -82,33 +88,41 @@ def _words(problem: Exception) -> str:
 
 
 class Commands(click.Group):
-    """Lists commands without importing them, and turns expected errors into one line."""
+    """Lists commands without importing them, and turns expected errors into one line.
+
+    `table`: name -> its module in bench.commands, and a line of help.
+    """
+
+    def __init__(self, *args: Any, table: Mapping[str, tuple[str, str]], **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.table = table
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return list(self.table)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
+        if name not in self.table:
             return None
-        module = import_module(f"bench.commands.{COMMANDS[name][0]}")
+        module = import_module(f"bench.commands.{self.table[name][0]}")
         command: click.Command = module.COMMANDS[name]
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS:
+        if args and args[0] not in self.table:
             from evosearch.registry import unknown
 
-            raise Problem(unknown("command", args[0], COMMANDS))
+            raise Problem(unknown("command", args[0], self.table))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, help) for name, (_, help) in COMMANDS.items()])
+            formatter.write_dl([(name, help) for name, (_, help) in self.table.items()])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.obj = shlex.join(["evocomp", *args])  # for reports: the command that made them
+        if ctx.parent is None:
+            ctx.obj = shlex.join(["evocomp", *args])  # for reports: the command that made them
         with one_line():
             return super().parse_args(ctx, args)
 
@@ -120,7 +134,7 @@ class Commands(click.Group):
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-@click.group("evocomp", cls=Commands, context_settings=SETTINGS)
+@click.group("evocomp", cls=Commands, table=COMMANDS, context_settings=SETTINGS)
 @click.version_option(package_name="evocomp")
 def main() -> None:
     """Visual-token compression for multimodal LLMs: search, learn, compare, measure.

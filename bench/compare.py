@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 from baselines import KeepAll
 from bench.batches import Batches
-from bench.budget import Footing, Match
+from bench.budget import Match
 from bench.cells import Cells, Key
 from bench.comparison import VANILLA, Comparison, Group, assemble
-from bench.evaluate import Outcome, evaluate
-from bench.ledger import Shape
+from bench.evaluate import Outcome, check_reach, evaluate, largest_image
 from bench.protocol import of_entry, of_run, of_task
 from bench.tasks import Task
 from compress.base import Positions, Selector
@@ -86,14 +86,14 @@ def compare(
 
     whole = [Key(VANILLA, tokens, task.name) for task in data]
     grid = [Key(one.name, keep, task.name) for keep in keeps for one in entries for task in data]
-    reasons = _out_of_reach(mllm, entries, keeps, match)
-    _check_any(grid, {key: reasons[key[:2]] for key in grid if key[:2] in reasons})
+    reasons = _out_of_reach(mllm, entries, keeps, data, match)
+    _check_any(grid, reasons)
 
     by_name = {task.name: (task, samples) for task, samples in data.items()}
     for key in grid:
-        if key[:2] in reasons:
-            cells.add(key, (), None, reasons[key[:2]])
-    todo = [key for key in [*whole, *grid] if key[:2] not in reasons and not cells.finished(key)]
+        if key in reasons:
+            cells.add(key, (), None, reasons[key])
+    todo = [key for key in [*whole, *grid] if key not in reasons and not cells.finished(key)]
     done, total = len(whole) + len(grid) - len(todo), len(whole) + len(grid)
     progress(done, total)
     with closing(each(Work(mllm, named, by_name, batches, match, positions), todo, workers)) as made:
@@ -117,19 +117,21 @@ def compare(
 
 
 def _out_of_reach(
-    mllm: MLLM, entries: Sequence[Entry], keeps: Sequence[int], match: Match
-) -> dict[tuple[str, int], str]:
-    """By method and budget, why it cannot be had: as far as that can be said before anything is measured."""
+    mllm: MLLM, entries: Sequence[Entry], keeps: Sequence[int], data: Mapping[Task, Sequence[Sample]],
+    match: Match,
+) -> dict[Key, str]:  # fmt: skip
+    """Why a cell cannot be had: as far as that can be said before anything is measured."""
     if match == "flops":
         return {}
-    footing = Footing(match, mllm.visual_tokens, Shape.of(mllm.decoder.config))
     reasons = {}
-    for keep in keeps:
-        for one in entries:
-            try:
-                footing.solve(one.selector, keep)
-            except ValueError as problem:
-                reasons[one.name, keep] = str(problem)
+    for task, samples in data.items():
+        largest = cache(partial(largest_image, mllm, samples))
+        for keep in keeps:
+            for one in entries:
+                try:
+                    check_reach(mllm, one.selector, keep, match, largest)
+                except ValueError as problem:
+                    reasons[Key(one.name, keep, task.name)] = str(problem)
     return reasons
 
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 from inspect import signature
 from pathlib import Path
 
+import torch
+
 from baselines import METHODS
 from compress.base import Selector
+from compress.models import MLLM
+from compress.network import Compressor
 from evosearch.registry import options, parse, pick
 
 SHIPPED = Path(__file__).parent / "shipped"  # SHIPPED / model / {compressor, labels} / kind
@@ -59,3 +63,10 @@ def selector_for(spec: str, model: str, compressor: str | None = None) -> Select
     )
     # A bad folder is an error now, not in the middle of a comparison.
     return pick(METHODS, spec, "method", **context).load()
+
+
+def random_compressor(mllm: MLLM) -> Compressor:
+    """A compressor of the shape that training would make for this model, of random weights."""
+    torch.manual_seed(0)
+    with torch.device(mllm.model.device):
+        return Compressor(mllm.decoder.config).eval().requires_grad_(False)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bench.compare import Comparison, Entry, compare
@@ -13,9 +14,12 @@ from bench.compressors import selector_for, shipped
 from bench.tasks import BENCHMARKS
 from bench.tasks.load import load_tasks
 from bench.tasks.mixture import labelled_samples, training_samples
+from compress.base import Selector
 from compress.evocomp import EvoComp
+from compress.evocomp_plus import EvoCompPlus
 from compress.labels import Label, LabelConfig, LabelStore, label, read_labels, sample_key
 from compress.models import MLLM
+from compress.network import Compressor
 from compress.training import TrainConfig, TrainResult, train
 
 KEEPS = (48, 32, 16)
@@ -34,14 +38,14 @@ RECIPES = {
 }
 REFERENCE = "evocomp+"
 # Depth 1 of 12 layers is the paper's 2 of 32 (EvoComp@2).
-ROWS = {
-    REFERENCE: (OURS, 1),
-    "evocomp+@0": (OURS, 0),
-    "evocomp@1": (PAPER, 1),
-    "evocomp@0": (PAPER, 0),
-    "evocomp@0, random labels": (RANDOM, 0),
+ROWS: dict[str, tuple[str, Callable[[Compressor], Selector]]] = {
+    REFERENCE: (OURS, EvoCompPlus),
+    "evocomp+@1": (OURS, partial(EvoCompPlus, layer=2)),
+    "evocomp@1": (PAPER, partial(EvoComp, depth=1)),
+    "evocomp@0": (PAPER, EvoComp),
+    "evocomp@0, random labels": (RANDOM, EvoComp),
 }
-CONTROLS = ("random", "grid", "fastv", "visionzip")
+CONTROLS = ("random", "grid", "farthest", "cover", "fastv", "visionzip")
 
 Report = Callable[[int, int], None]  # done, in all
 Bar = Callable[[str, str], AbstractContextManager[Report]]  # title, unit
@@ -61,7 +65,7 @@ class Demo:
 def run(mllm: MLLM, out: Path, *, fresh: int, n: int, workers: int, bar: Bar) -> Demo:
     """Label `fresh` samples per searched set, train on those and the shipped ones, compare on `n` per task.
 
-    Everything is written below `out`; labels and checkpoints found there are continued.
+    Everything is written below `out`; labels, checkpoints and cells found there are continued.
     """
     seconds: dict[str, float] = {}
     started = time.perf_counter()
@@ -96,12 +100,12 @@ def run(mllm: MLLM, out: Path, *, fresh: int, n: int, workers: int, bar: Bar) ->
 
     began = time.perf_counter()
     entries = [Entry(name, selector_for(name, mllm.name)) for name in CONTROLS]
-    for name, (kind, depth) in ROWS.items():
-        entries.append(Entry(name, EvoComp(trained[kind].compressor, depth)))
+    for name, (kind, method) in ROWS.items():
+        entries.append(Entry(name, method(trained[kind].compressor)))
     with bar("compare", "cells") as report:
         found = compare(
             mllm, entries, KEEPS, load_tasks(BENCHMARKS, n), reference=REFERENCE,
-            batch=32, workers=workers, progress=report,
+            batch=32, workers=workers, folder=out, progress=report,
         )  # fmt: skip
     seconds["comparison"] = time.perf_counter() - began
     reused = {kind: len(store) for kind, store in stores.items()}

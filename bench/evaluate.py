@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import fmean
 
 import torch
@@ -27,17 +28,31 @@ COUNTED = 16  # samples on which that cost is measured, whatever the batch
 
 
 @dataclass(frozen=True)
+class Stage:
+    """What went on from one depth of one sample: untouched indices, -1 for a token of the whole image.
+
+    `merged` are those of `kept`, -1 aside, whose value changed here or earlier: they stand for several.
+    """
+
+    depth: int
+    kept: tuple[int, ...]
+    merged: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What one run produced: per sample in the samples' order, per unit (see `Task`), and means.
 
     `kept` holds the untouched indices of the tokens after the last stage, -1 for a token that stands for the
-    whole image.
+    whole image; `path` all stages on the way there, none where all tokens were kept.
     """
 
     task: str
+    samples: tuple[str, ...]  # ids
     predictions: tuple[str, ...]
     correct: tuple[float, ...]  # credit of each prediction, 0 to 1
     kept: tuple[tuple[int, ...], ...]  # per sample
+    path: tuple[tuple[Stage, ...], ...]  # per sample
     credit: tuple[float, ...]  # [U] what paired tests compare
     sums: tuple[tuple[float, ...], ...]  # [U, k] what the score is a function of
     score: float  # percent
@@ -98,7 +113,8 @@ def evaluate(
     records: list[Record] = []
 
     def answer(part: Sequence[Sample]) -> tuple[list[str], list[Record]]:
-        images, questions = [one.image for one in part], [one.question for one in part]
+        images = [one.image_at(mllm.image_side) for one in part]
+        questions = [one.question for one in part]
         acting = chosen
         if source:
             acting = choose(source, images, questions, chosen, asked, mllm.layers, accounting)
@@ -119,9 +135,11 @@ def evaluate(
     pairs = zip(samples, predictions, strict=True)
     return Outcome(
         task=task.name,
+        samples=tuple(one.id for one in samples),
         predictions=tuple(predictions),
         correct=tuple(float(task.correct(one, said)) for one, said in pairs),
         kept=tuple(map(_kept, records)),
+        path=tuple(map(path, records)),
         credit=tuple(task.credit(samples, predictions).tolist()),
         sums=tuple(map(tuple, sums.tolist())),
         score=float(task.value(sums.sum(0))),
@@ -138,20 +156,23 @@ def spend(
 ) -> tuple[int, Accounting]:
     """What `attach` is asked for so that `selector` spends what `keep` tokens cost: a count and its meaning.
 
-    Where FLOPs are matched the count is solved, for the largest image of the model; prompt length and the
-    cost of choosing are measured on the first of `samples`. That cost depends on how many tokens stay, so it
-    is measured and the count solved in turn until it stands. ValueError for a budget out of reach.
+    Where FLOPs are matched the count is solved, for an image, a prompt and a cost of choosing that are the
+    mean of the first of `samples`. That cost depends on how many tokens stay, so it is measured and the count
+    solved in turn until it stands. ValueError for a budget out of reach.
     """
-    shape, tokens = Shape.of(mllm.decoder.config), mllm.visual_tokens
     if match != "flops":
-        Footing(match, tokens, shape).solve(selector, keep)
+        check_reach(mllm, selector, keep, match, partial(largest_image, mllm, samples))
         return keep, "average" if match == "equivalent" else "nominal"
 
     def probe(tried: Selector, last: int) -> Ledger:
         parts = batches.over(samples[:COUNTED], lambda part: _prefill(mllm, part, tried, last))
         return _ledger(mllm, [record for records in parts for record in records])
 
-    footing = Footing(match, tokens, shape, probe(KeepAll(), tokens).text)
+    untouched = probe(KeepAll(), mllm.visual_tokens)
+    tokens = round(untouched.average)
+    if keep >= tokens:
+        return keep, "nominal"
+    footing = Footing(match, tokens, Shape.of(mllm.decoder.config), untouched.text)
     last = footing.solve(selector, keep)
     for _ in range(ROUNDS):
         solved = footing.solve(selector, keep, probe(selector, last).selection)
@@ -161,29 +182,53 @@ def spend(
     return last, "nominal"
 
 
+def check_reach(mllm: MLLM, selector: Selector, keep: int, match: Match, largest: Callable[[], int]) -> None:
+    """ValueError for a budget that is out of reach.
+
+    Where the tokens of an image follow from its size, `largest` is asked for those of the largest at hand
+    if the model's largest could not be had: `attach` spends the budget on each image.
+    """
+    shape, most = Shape.of(mllm.decoder.config), mllm.visual_tokens
+    try:
+        Footing(match, most, shape).solve(selector, keep)
+    except ValueError:
+        if not mllm.free_size or keep > most:
+            raise
+        tokens = largest()
+        Footing(match, tokens, shape).solve(selector, min(keep, tokens))
+
+
+def largest_image(mllm: MLLM, samples: Sequence[Sample]) -> int:
+    """Visual tokens of the largest image of the samples."""
+    return max(mllm.tokens_of(one.image_at(mllm.image_side)) for one in samples)
+
+
 @torch.no_grad()
 def _prefill(mllm: MLLM, samples: Sequence[Sample], selector: Selector, last: int) -> list[Record]:
     """The records of one prefill, what choosing computes counted."""
-    inputs = mllm.prepare([one.image for one in samples], [one.question for one in samples])
+    pictures = [one.image_at(mllm.image_side) for one in samples]
+    inputs = mllm.prepare(pictures, [one.question for one in samples])
     with attach(mllm, selector, last, accounting="nominal", count_flops=True) as trace:
         mllm.model(**inputs)
     return trace.samples
 
 
 def _ledger(mllm: MLLM, records: Sequence[Record]) -> Ledger:
-    def mean(rows: Sequence[Sequence[int]]) -> tuple[float, ...]:
-        return tuple(fmean(column) for column in zip(*rows, strict=True))
-
-    return Ledger(
-        Shape.of(mllm.decoder.config),
-        entering=mean([record.entering for record in records]),
-        text=fmean(record.text for record in records),
-        cached=mean([record.cached for record in records]),
-        selection=fmean(
-            each.selection_flops for each in records[:COUNTED] if each.selection_flops is not None
-        ),
-    )
+    return Ledger.mean(Shape.of(mllm.decoder.config), records, COUNTED)
 
 
 def _kept(record: Record) -> tuple[int, ...]:
     return tuple(record.kept[max(record.kept)]) if record.kept else tuple(range(record.tokens))
+
+
+def path(record: Record) -> tuple[Stage, ...]:
+    """The stages of one image, from the first depth to the last."""
+    merged: set[int] = set()
+    stages = []
+    for depth in sorted(record.kept):
+        kept = record.kept[depth]
+        merged |= {index for index, new in zip(kept, record.merged[depth], strict=True) if new}
+        stages.append(
+            Stage(depth, tuple(kept), tuple(index for index in kept if index >= 0 and index in merged))
+        )
+    return tuple(stages)

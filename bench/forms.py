@@ -38,12 +38,12 @@ def markdown(comparison: Comparison) -> str:
         lines.append(_piped([f"*{block.title}*", *("" for _ in names[1:])]))
         for row in block.rows:
             figures = _bold(comparison, block, row, "**{}**".format)
-            lines.append(_piped([_plain(name_of(row)), *figures, *gaps_of(comparison, row)]))
-    lines += ["", *(f"- {_plain(note)}" for note in notes(comparison))]
+            lines.append(_piped([plain(name_of(row)), *figures, *gaps_of(comparison, row)]))
+    lines += ["", *(f"- {plain(note)}" for note in notes(comparison))]
     if hard := hard_rows(comparison):
         names = hard_header(comparison)
         lines += ["", _piped(names), _piped(["---", *("---:" for _ in names[1:])])]
-        lines += [_piped([_plain(row[0]), *row[1:]]) for row in hard]
+        lines += [_piped([plain(row[0]), *row[1:]]) for row in hard]
     return "\n".join(lines) + "\n"
 
 
@@ -51,7 +51,8 @@ def _piped(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Text in which Markdown sees no marks."""
     for sign in "\\|*_<>`":
         text = text.replace(sign, f"\\{sign}")
     return text
@@ -137,26 +138,26 @@ def latex(comparison: Comparison) -> str:
     if comparison.mixed:
         lines.append(rf"\multicolumn{{{len(names)}}}{{c}}{{\textbf{{{MIXED}}}}} \\")
     for block in blocks(comparison):
-        lines += [r"\midrule", rf"\multicolumn{{{len(names)}}}{{c}}{{\textit{{{_tex(block.title)}}}}} \\"]
+        lines += [r"\midrule", rf"\multicolumn{{{len(names)}}}{{c}}{{\textit{{{tex(block.title)}}}}} \\"]
         for row in block.rows:
             figures = _bold(comparison, block, row, "\0{}\1".format)
             lines.append(
-                _row_of([_tex(name_of(row)), *map(_tex, figures), *map(_signed, gaps_of(comparison, row))])
+                _row_of([tex(name_of(row)), *map(tex, figures), *map(_signed, gaps_of(comparison, row))])
             )
     lines.append(r"\bottomrule")
     for note in notes(comparison):
-        lines.append(rf"\multicolumn{{{len(names)}}}{{l}}{{\footnotesize {_tex(note)}}} \\")
+        lines.append(rf"\multicolumn{{{len(names)}}}{{l}}{{\footnotesize {tex(note)}}} \\")
     lines.append(r"\end{tabular}")
     if hard := hard_rows(comparison):
         lines += ["", *_opened(hard_header(comparison)), r"\midrule"]
-        lines += [_row_of([_tex(cell) for cell in row]) for row in hard]
+        lines += [_row_of([tex(cell) for cell in row]) for row in hard]
         lines += [r"\bottomrule", r"\end{tabular}"]
     return "\n".join(lines) + "\n"
 
 
 def _opened(names: Sequence[str]) -> list[str]:
     columns = rf"\begin{{tabular}}{{l{'r' * (len(names) - 1)}}}"
-    return [columns, r"\toprule", _row_of([_tex(name) for name in names])]
+    return [columns, r"\toprule", _row_of([tex(name) for name in names])]
 
 
 def _row_of(cells: Sequence[str]) -> str:
@@ -164,9 +165,10 @@ def _row_of(cells: Sequence[str]) -> str:
 
 
 def _signed(gap: str) -> str:
-    return _tex(gap).replace("-", "$-$").replace("+", "$+$")
+    return tex(gap).replace("-", "$-$").replace("+", "$+$")
 
 
-def _tex(text: str) -> str:
+def tex(text: str) -> str:
+    """Text in which LaTeX sees no commands."""
     bold = {"\0": r"\textbf{", "\1": "}"}
     return "".join((bold | TEX).get(sign, sign) for sign in text)

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from compress.prefill import Record
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,18 @@ class Ledger:
         for counts in (self.entering, self.in_cache):
             if len(counts) != self.shape.layers:
                 raise ValueError(f"{len(counts)} token counts for a decoder of {self.shape.layers} layers")
+
+    @classmethod
+    def mean(cls, shape: Shape, records: Sequence[Record], counted: int | None = None) -> Ledger:
+        """Of the mean sample; choosing costs what it does for the first `counted`, 0 if nobody counted."""
+        chosen = [one.selection_flops for one in records[:counted] if one.selection_flops is not None]
+        return cls(
+            shape,
+            entering=_means([one.entering for one in records]),
+            text=fmean(one.text for one in records),
+            cached=_means([one.cached for one in records]),
+            selection=fmean(chosen or [0.0]),
+        )
 
     @property
     def leaving(self) -> Sequence[float]:
@@ -112,3 +128,7 @@ class Ledger:
 
     def _head(self) -> int:
         return 2 * self.shape.hidden * self.shape.vocabulary
+
+
+def _means(rows: Sequence[Sequence[int]]) -> tuple[float, ...]:
+    return tuple(fmean(column) for column in zip(*rows, strict=True))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from colorsys import hsv_to_rgb
 from io import BytesIO
 from pathlib import Path
 from textwrap import wrap
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from bench.comparison import Comparison
+    from bench.evaluate import Stage
+    from bench.gallery import Shown
     from evosearch import Grouping
 
 Grid = tuple[int, int]  # rows x columns
@@ -39,6 +42,7 @@ LINES = (
     "#1b9e3e",
 )
 MARKS = "osD^vPX<>*"
+FILES = (".png", ".pdf", ".svg")  # of figures
 
 
 def seen(image: Image.Image, grid: Grid, cell: int = 32) -> Image.Image:
@@ -48,9 +52,7 @@ def seen(image: Image.Image, grid: Grid, cell: int = 32) -> Image.Image:
     """
     rows, columns = grid
     size = (columns * cell, rows * cell)
-    enlarged = image.width < size[0]  # then visible pixels are more honest than blur
-    kernel = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
-    return ImageOps.fit(image.convert("RGB"), size, kernel)
+    return ImageOps.fit(image.convert("RGB"), size, _kernel(image.width, size[0]))
 
 
 def kept_tokens(
@@ -79,6 +81,35 @@ def kept_tokens(
     if len(placed) < len(kept):
         _badge(picture, f"+{len(kept) - len(placed)} whole image")
     return picture
+
+
+def overlay(shown: Shown, stage: Stage | None, size: int = 384) -> Image.Image:
+    """The sample's picture with what one stage kept, `size` pixels long; None: everything, untouched.
+
+    An image in tiles is there twice: under its thumbnail's tokens and under those of its crops.
+    """
+    drawn = []
+    for number, panel in enumerate(shown.panels):
+        grid = panel.rows, panel.columns
+        cell = max(2, size // max(grid))
+        image = shown.image.resize(
+            (panel.columns * cell, panel.rows * cell), _kernel(shown.image.width, size)
+        )
+        if stage:
+            kept = panel.places(stage.kept)
+            whole = [-1] * (stage.kept.count(-1) if number == 0 else 0)
+            image = kept_tokens(image, grid, [*kept, *whole], merged=panel.places(stage.merged), cell=cell)
+        drawn.append(image)
+    if len(drawn) == 1:
+        return drawn[0]
+    gap = size // 24
+    width = sum(one.width for one in drawn) + gap * (len(drawn) - 1)
+    sheet = Image.new("RGB", (width, max(one.height for one in drawn)), "white")
+    left = 0
+    for one in drawn:
+        sheet.paste(one, (left, 0))
+        left += one.width + gap
+    return sheet
 
 
 def groups(
@@ -121,31 +152,6 @@ def color(number: int) -> tuple[int, int, int]:
     saturation, value = ((0.80, 1.0), (0.50, 0.95), (0.95, 0.70))[number % 3]
     red, green, blue = hsv_to_rgb(number * 0.618034 % 1, saturation, value)
     return round(255 * red), round(255 * green), round(255 * blue)
-
-
-def strip(panels: Sequence[tuple[str, Image.Image]], title: str = "") -> Image.Image:
-    """Pictures side by side, each under its caption, below a title."""
-    if not panels:
-        raise ValueError("a strip needs at least one picture")
-    gap, small, large = 16, ImageFont.load_default(15), ImageFont.load_default(20)
-    captions = ["\n".join(wrap(caption, max(8, picture.width // 8))) for caption, picture in panels]
-    canvas = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    band = max(_height(canvas, caption, small) for caption in captions)
-    width = max(
-        sum(picture.width + gap for _, picture in panels) + gap,
-        2 * gap + round(canvas.textlength(title, large)),
-    )
-    top = gap + (_height(canvas, title, large) + gap if title else 0)
-    sheet = Image.new("RGB", (width, top + band + gap // 2 + max(p.height for _, p in panels) + gap), "white")
-    draw = ImageDraw.Draw(sheet)
-    if title:
-        draw.text((gap, gap), title, fill=INK, font=large)
-    left = gap
-    for caption, (_, picture) in zip(captions, panels, strict=True):
-        draw.multiline_text((left, top), caption, fill=INK, font=small)
-        sheet.paste(picture.convert("RGB"), (left, top + band + gap // 2))
-        left += picture.width + gap
-    return sheet
 
 
 def trace(logbook: Logbook, title: str = "") -> Figure:
@@ -196,21 +202,51 @@ def fronts(comparison: Comparison, title: str = "") -> Figure:
     return figure
 
 
+def curves(
+    lines: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str, title: str = "", *,
+    levels: Mapping[str, float] = MappingProxyType({}),
+) -> Figure:  # fmt: skip
+    """Points (x, y) of each name joined from left to right; `levels` are dashed lines across."""
+    figure, axes = _axes(x, y, title)
+    for name, level in levels.items():
+        axes.axhline(level, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="\n".join(wrap(name, 32)))
+    for number, name in enumerate(sorted(lines)):  # colours do not hang on results
+        across, up = zip(*sorted(lines[name]), strict=True)
+        turn = number // len(LINES)  # the same colour again has another mark
+        axes.plot(
+            across, up, color=LINES[number % len(LINES)], marker=MARKS[(number + turn) % len(MARKS)],
+            markersize=5.5, linewidth=1.3, label="\n".join(wrap(name, 32)),
+        )  # fmt: skip
+    columns = 1 + (len(lines) + len(levels) - 1) // 12  # as many in each as the axes are high
+    axes.legend(frameon=False, labelcolor=INK, loc="center left", bbox_to_anchor=(1.02, 0.5), ncols=columns)
+    if columns > 1:
+        figure.set_figwidth(6.4 + 1.7 * (columns - 1))
+    return figure
+
+
 def png(picture: Image.Image | Figure) -> bytes:
     """The picture or figure as a PNG file."""
+    return _file(picture, ".png")
+
+
+def _file(picture: Image.Image | Figure, suffix: str) -> bytes:
     buffer = BytesIO()
     if isinstance(picture, Image.Image):
         picture.save(buffer, "PNG", optimize=True)
     else:
-        picture.savefig(buffer, format="png", dpi=160, bbox_inches="tight", facecolor="white")
+        picture.savefig(buffer, format=suffix[1:], dpi=160, bbox_inches="tight", facecolor="white")
     return buffer.getvalue()
 
 
 def save(picture: Image.Image | Figure, path: Path) -> Path:
-    """Write a PNG, whole or not at all; returns the path. ValueError for another suffix."""
-    if path.suffix.lower() != ".png":
+    """Write a PNG, or a figure as PDF or SVG, whole or not at all; returns the path.
+
+    ValueError for another suffix.
+    """
+    suffix = path.suffix.lower()
+    if suffix != ".png" and (isinstance(picture, Image.Image) or suffix not in FILES):
         raise ValueError(f"{path}: pictures are written as PNG; give a name that ends in .png")
-    content = png(picture)
+    content = _file(picture, suffix)
     with replacing(path) as part:
         part.write_bytes(content)
     return path
@@ -221,7 +257,14 @@ def _axes(x: str, y: str, title: str) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-    axes = figure.add_subplot()
+    axes = styled(figure.add_subplot(), x, y)
+    if title:
+        axes.set_title(title, loc="left", color=INK)
+    return figure, axes
+
+
+def styled(axes: Axes, x: str, y: str) -> Axes:
+    """The axes of a plot in the house's style, returned."""
     axes.set_xlabel(x, color=MUTED)
     axes.set_ylabel(y, color=MUTED)
     axes.tick_params(colors=MUTED, length=0)
@@ -230,9 +273,12 @@ def _axes(x: str, y: str, title: str) -> tuple[Figure, Axes]:
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(HAIR)
-    if title:
-        axes.set_title(title, loc="left", color=INK)
-    return figure, axes
+    return axes
+
+
+def _kernel(width: int, drawn: int) -> Image.Resampling:
+    """Of an image that is enlarged, visible pixels are more honest than blur."""
+    return Image.Resampling.NEAREST if width < drawn else Image.Resampling.LANCZOS
 
 
 def _check(indices: Collection[int], grid: Grid) -> None:
@@ -261,7 +307,3 @@ def _badge(picture: Image.Image, text: str) -> None:
     left, top, right, bottom = draw.textbbox((10, 8), text, font=font)
     draw.rounded_rectangle((left - 6, top - 4, right + 6, bottom + 4), 5, fill=MERGED)
     draw.text((10, 8), text, fill=SHADE, font=font)
-
-
-def _height(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
-    return round(draw.multiline_textbbox((0, 0), text or " ", font=font)[3])

@@ -1,23 +1,24 @@
 """A comparison as one self-contained HTML page, with plots, a browser of samples and how it was made.
 
-The table's other forms come from `bench.forms`.
+The table's other forms come from `bench.forms`, the report's from `bench.documents`.
 """
 
 from __future__ import annotations
 
-import io
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import groupby
-from math import isqrt
 from pathlib import Path
-from statistics import pvariance
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bench.comparison import VANILLA, Comparison
-from bench.pictures import Grid, seen
+from bench.evaluate import Outcome, Stage
+from bench.gallery import Gallery, Shown, telling
+from bench.origin import Origin
 from bench.table import (
     blocks,
     hard_header,
@@ -27,48 +28,53 @@ from bench.table import (
     notes,
     one,
 )
-from compress.samples import Sample
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-Curve = tuple[str, bytes | Path]  # title and PNG
-
 PNG = b"\x89PNG\r\n\x1a\n"
-SAMPLES = 12  # per task in the browser of samples
-PIXELS = 384  # the longest side of its images
+SAMPLES = 200  # in the browser of samples, all tasks together
 
 
-def html(
-    comparison: Comparison,
-    *,
-    title: str,
-    grid: Grid | None = None,
-    facts: Mapping[str, str],
-    commands: Sequence[str] = (),
-    curves: Sequence[Curve] = (),
-    about: Mapping[str, str] | None = None,
-    samples: int = SAMPLES,
-) -> str:
+@dataclass(frozen=True)
+class Report:
+    """All that a report tells: figures, pictures of samples, how it was made, and a line on each method.
+
+    `plots` are PNGs under their captions. `samples` can be browsed in the page, evenly from all tasks: those
+    on which the runs differ most.
+    """
+
+    comparison: Comparison
+    origin: Origin
+    gallery: Gallery
+    plots: Mapping[str, bytes]
+    about: Mapping[str, str]
+    samples: int = SAMPLES
+
+
+def html(report: Report) -> str:
     """The page: summary, sortable table, plots, samples, ledger, methods, commands and environment.
 
-    It holds all it shows and requests nothing. `grid` is rows x columns of the visual tokens (None: they make
-    a square). `facts` are shown as they come, `about` has a line on each method, `curves` are PNGs under
-    their titles. `samples` of each task can be browsed: those on which the runs differ most.
+    It holds all it shows and requests nothing.
     """
-    parts = blocks(comparison)
+    comparison, origin = report.comparison, report.origin
     return _template().render(
-        title=title, vanilla=VANILLA, comparison=comparison, blocks=parts, reference=comparison.reference,
-        marks=marks, notes=notes(comparison), hard=(hard_header(comparison), hard_rows(comparison)),
-        contrasts=_contrasts(comparison),
+        title=origin.title, vanilla=VANILLA, comparison=comparison, blocks=blocks(comparison),
+        reference=comparison.reference, marks=marks, notes=notes(comparison),
+        hard=(hard_header(comparison), hard_rows(comparison)), contrasts=_contrasts(comparison),
         metrics={task: comparison.metrics.get(task, "score") for task in comparison.tasks},
-        counts={task: len(comparison.samples[task]) for task in comparison.tasks},
-        headlines=headlines(comparison), whisker=_Whisker.over(comparison),
+        counts=counts(comparison), headlines=headlines(comparison), whisker=_Whisker.over(comparison),
         methods=list(dict.fromkeys(row.method for row in comparison.rows)),
-        facts=facts, commands=commands, about=about or {},
-        curves=[(name, _png_uri(name, picture)) for name, picture in curves],
-        ledger=ledger(comparison), browser=browser(comparison, grid, samples),
+        facts=origin.facts, commands=origin.commands, about=report.about,
+        plots={name: _png_uri(name, picture) for name, picture in report.plots.items()},
+        ledger=ledger(comparison), browser=browser(comparison, report.gallery, report.samples),
     )  # fmt: skip
+
+
+def counts(comparison: Comparison) -> dict[str, int]:
+    """Questions of each task."""
+    found = {task: outcome for (_, _, task), outcome in reversed(list(comparison.outcomes.items()))}
+    return {task: len(found[task].predictions) if task in found else 0 for task in comparison.tasks}
 
 
 def ledger(comparison: Comparison) -> dict[tuple[str, int], tuple[list[float], str]]:
@@ -85,36 +91,93 @@ def ledger(comparison: Comparison) -> dict[tuple[str, int], tuple[list[float], s
     return listed
 
 
-def browser(comparison: Comparison, grid: Grid | None = None, limit: int = SAMPLES) -> dict[str, Any]:
+def browser(comparison: Comparison, gallery: Gallery, limit: int = SAMPLES) -> dict[str, Any]:
     """What the page's browser of samples needs, ready for JSON.
 
-    Images are stored once each, as small JPEGs. What the runs said, their credit and the tokens they kept
-    stand in the order of `runs`, vanilla first (which kept everything: None); a run without answers said
-    None.
+    Pictures, layouts of tokens and sets of tokens are stored once each. What the runs said, their credit and
+    what they kept stand in the order of `runs`, vanilla first (which kept everything: None); a run without an
+    answer said None. A stage is [depth, kept, merged, tokens for the whole image].
     """
-    rows, columns = _checked(grid, comparison.rows[0].keep)
     runs = [(row.method, row.keep) for row in comparison.rows]
-    images: dict[str, int] = {}
+    share = max(1, limit // len(comparison.tasks))
+    pictures, layouts, masks = _Once(), _Once(), _Once()
     tasks = []
     for task in comparison.tasks:
         outcomes = [comparison.outcomes.get((method, keep, task)) for method, keep in runs]
-        credits = [run.correct for run in outcomes if run]
-        shown = []
-        for place in _telling(comparison.samples[task], list(zip(*credits, strict=True)), limit):
-            sample = comparison.samples[task][place]
-            image = images.setdefault(_jpeg_uri(sample, (rows, columns)), len(images))
-            shown.append(
+        answered = [_answers(run) if run else {} for run in outcomes]
+        listed = []
+        for shown in _chosen(outcomes, gallery.get(task, {}), share):
+            found = [run.get(shown.sample) for run in answered]
+            listed.append(
                 {
-                    "id": sample.id, "family": sample.family, "question": sample.question, "image": image,
-                    "answers": _tally(sample.answers),
-                    "said": [run.predictions[place] if run else None for run in outcomes],
-                    "credit": [round(run.correct[place], 3) if run else 0 for run in outcomes],
-                    "kept": [None, *(list(run.kept[place]) if run else [] for run in outcomes[1:])],
+                    "id": shown.sample, "family": shown.family, "question": shown.question,
+                    "answers": _tally(shown.answers),
+                    "picture": pictures(_uri("image/jpeg", shown.picture)),
+                    "layout": layouts(tuple(tuple(asdict(panel).values()) for panel in shown.panels)),
+                    "said": [one and one.said for one in found],
+                    "credit": [round(one.credit, 3) if one else 0 for one in found],
+                    "kept": [
+                        one and ([_stage(stage, shown.tokens, masks) for stage in one.path] or None)
+                        for one in found
+                    ],
                 }
             )  # fmt: skip
-        tasks.append({"name": task, "samples": shown})
-    named = [{"method": method, "keep": keep} for method, keep in runs]
-    return {"grid": [rows, columns], "runs": named, "images": list(images), "tasks": tasks}
+        tasks.append({"name": task, "samples": listed})
+    return {
+        "runs": [{"method": method, "keep": keep} for method, keep in runs],
+        "pictures": list(pictures.found), "layouts": list(layouts.found), "masks": list(masks.found),
+        "tasks": tasks,
+    }  # fmt: skip
+
+
+class _Once:
+    """Numbers for things, the same for the same."""
+
+    def __init__(self) -> None:
+        self.found: dict[Any, int] = {}
+
+    def __call__(self, thing: Any) -> int:
+        return self.found.setdefault(thing, len(self.found))
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What one run made of one sample."""
+
+    said: str
+    credit: float
+    path: tuple[Stage, ...]
+
+
+def _answers(outcome: Outcome) -> dict[str, _Answer]:
+    """By id of the sample."""
+    told = zip(outcome.predictions, outcome.correct, outcome.path, strict=True)
+    return {name: _Answer(*each) for name, each in zip(outcome.samples, told, strict=True)}
+
+
+def _chosen(outcomes: Sequence[Outcome | None], shown: Mapping[str, Shown], limit: int) -> list[Shown]:
+    """Of the samples that have a picture, those on which the runs differ most, in the benchmark's order."""
+    first = next((run for run in outcomes if run), None)
+    if first is None:
+        return []
+    known = [(name, place) for place, name in enumerate(first.samples) if name in shown]
+    alike = [run for run in outcomes if run and run.samples == first.samples]
+    credits = [[run.correct[place] for run in alike] for _, place in known]
+    listed = [shown[name] for name, _ in known]
+    return [listed[place] for place in telling([one.picture for one in listed], credits, limit)]
+
+
+def _stage(stage: Stage, tokens: int, masks: _Once) -> list[int]:
+    kept, merged = ([index for index in some if index >= 0] for some in (stage.kept, stage.merged))
+    whole = len(stage.kept) - len(kept)
+    return [stage.depth, masks(packed(kept, tokens)), masks(packed(merged, tokens)), whole]
+
+
+def packed(indices: Sequence[int], tokens: int) -> str:
+    """A set of tokens as base64: a bit per token, the first in the lowest bit of the first byte."""
+    bits = np.zeros(tokens, np.uint8)
+    bits[list(indices)] = 1
+    return b64encode(np.packbits(bits, bitorder="little").tobytes()).decode()
 
 
 def _contrasts(comparison: Comparison) -> list[str]:
@@ -122,50 +185,23 @@ def _contrasts(comparison: Comparison) -> list[str]:
     return [name for name in ("vanilla", "reference") if any(getattr(r, name) for r in comparison.rows)]
 
 
-def _checked(grid: Grid | None, tokens: int) -> Grid:
-    rows, columns = grid or (isqrt(tokens), isqrt(tokens))
-    if rows * columns != tokens:
-        raise ValueError(
-            f"{tokens} visual tokens do not fill {rows} x {columns}: give the grid (rows, columns)"
-        )
-    return rows, columns
-
-
-def _telling(samples: Sequence[Sample], credits: Sequence[Sequence[float]], limit: int) -> list[int]:
-    """Places of the samples whose credit varies most over the runs; no image twice while others are left."""
-    ranked = sorted(range(len(samples)), key=lambda place: -pvariance(credits[place]))
-    pictures: set[str] = set()
-    fresh: list[int] = []
-    again: list[int] = []
-    for place in ranked:
-        content = samples[place].picture_digest
-        (again if content in pictures else fresh).append(place)
-        pictures.add(content)
-    return sorted([*fresh, *again][:limit])
-
-
 def _tally(answers: Sequence[str]) -> str:
     """`red`, or for annotators who differ `red (8 of 10), pink (2)`."""
-    counts = {answer: answers.count(answer) for answer in answers}
-    if len(counts) == 1:
-        return answers[0]
-    (first, most), *others = sorted(counts.items(), key=lambda item: -item[1])
+    times = {answer: answers.count(answer) for answer in answers}
+    if len(times) < 2:
+        return "".join(times)
+    (first, most), *others = sorted(times.items(), key=lambda item: -item[1])
     return ", ".join([f"{first} ({most} of {len(answers)})", *(f"{answer} ({n})" for answer, n in others)])
 
 
-def _jpeg_uri(sample: Sample, grid: Grid) -> str:
-    longest = max(grid)
-    cell = max(1, min(PIXELS, max(sample.image.size)) // longest)
-    file = io.BytesIO()
-    seen(sample.image, grid, cell).save(file, "JPEG", quality=90, subsampling=0)
-    return f"data:image/jpeg;base64,{b64encode(file.getvalue()).decode()}"
+def _png_uri(name: str, picture: bytes) -> str:
+    if not picture.startswith(PNG):
+        raise ValueError(f"the plot '{name}' is no PNG: give a PNG file")
+    return _uri("image/png", picture)
 
 
-def _png_uri(name: str, picture: bytes | Path) -> str:
-    content = picture if isinstance(picture, bytes) else picture.read_bytes()
-    if not content.startswith(PNG):
-        raise ValueError(f"the curve '{name}' is no PNG: give a PNG file or its bytes")
-    return f"data:image/png;base64,{b64encode(content).decode()}"
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{b64encode(content).decode()}"
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,10 @@
 
 Before every decoder layer where the method acts a hook gathers the rows that go on, so that this and all
 deeper layers, and their caches, really are shorter. While decoding, each layer gets the mask and the
-positions that belong to its own cache. A method that acts at VISION chooses at layer 0 too, where the prompt
-is known: the tower's tokens wait until then, and only those that stay are projected.
+positions that belong to its own cache. For a method that acts before the first layer only, that is done once
+for the whole decoder, whose layers then run as they are, and may have a static cache. A method that acts at
+VISION chooses there too, where the prompt is known: the tower's tokens wait until then, and only those that
+stay are projected.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from compress.base import VISION, Accounting, Positions, Selector, plan
+from compress.base import INPUT, VISION, Accounting, Positions, Selector, plan
 from compress.flops import counting
 from compress.layout import read_layout
 from compress.models import MLLM, adapt
@@ -67,8 +69,8 @@ def attach(
     Otherwise several tokens are refused, since chunked prefill and assisted decoding look the same.
 
     ValueError for an unsupported model, an impossible budget, a second method on the same model, and for
-    inputs that cannot be compressed: `labels`, `inputs_embeds`, masks that are not 2-D, right padding,
-    static caches, chunked prefill, assisted decoding.
+    inputs that cannot be compressed: `labels`, `inputs_embeds`, masks that are not 2-D, right padding, static
+    caches where layers would differ in length, chunked prefill, assisted decoding.
     """
     mllm = adapt(model)
     if positions not in (None, "original", "compact"):
@@ -99,8 +101,10 @@ class _Session:
     ):  # fmt: skip
         self.mllm, self.selector, self.count_flops, self.turns = mllm, selector, count_flops, turns
         self.keep, self.accounting, self.positions = keep, accounting, positions
+        self.plans: dict[tuple[int, Accounting], dict[int, int]] = {}
         # A bad budget fails here, not in a batch; whether an average is in reach may depend on the image.
         self.schedule = self.plan(mllm.visual_tokens, "nominal" if mllm.free_size else accounting)
+        self.before_decoder = self._acts_before_decoder()
         left = self.schedule.get(VISION)
         if not mllm.clip_tower and (selector.tower_layers or left is not None):
             raise ValueError(
@@ -127,8 +131,19 @@ class _Session:
         self.signature = inspect.signature(mllm.model.forward)
 
     def plan(self, tokens: int, accounting: Accounting) -> dict[int, int]:
-        keep = min(self.keep, tokens) if tokens < self.mllm.visual_tokens else self.keep
-        return plan(self.selector, tokens, keep, self.mllm.layers, accounting)
+        key = tokens, accounting
+        if key not in self.plans:
+            keep = min(self.keep, tokens) if tokens < self.mllm.visual_tokens else self.keep
+            self.plans[key] = plan(self.selector, tokens, keep, self.mllm.layers, accounting)
+        return self.plans[key]
+
+    def _acts_before_decoder(self) -> bool:
+        """Whether no stage can lie behind the decoder's input, whatever the image's size."""
+        tokens = self.mllm.visual_tokens
+        stages = self.selector.schedule(tokens, min(self.keep, tokens), self.mllm.layers)
+        # Other kernels than these may take positions with holes for packed sequences.
+        plain = self.mllm.decoder.config._attn_implementation in ("sdpa", "eager")
+        return plain and max(stages, default=INPUT) <= INPUT
 
     def hook(self) -> None:
         mllm, add = self.mllm, self.handles.append
@@ -146,6 +161,9 @@ class _Session:
             add(mllm.tower.register_forward_hook(self._encoded))
             add(mllm.projector.register_forward_pre_hook(self._put_aside))
             add(mllm.projector.register_forward_hook(self._fill))
+        if self.before_decoder:
+            add(mllm.decoder.register_forward_pre_hook(self._decoder, with_kwargs=True))
+            return
         for number, module in enumerate(mllm.decoder.layers):
             add(module.register_forward_pre_hook(partial(self._layer, number), with_kwargs=True))
 
@@ -190,7 +208,7 @@ class _Session:
         given = self.signature.bind_partial(*args, **kwargs).arguments
         cache, ids = given.get("past_key_values"), given.get("input_ids")
         if getattr(cache, "is_compileable", False):
-            raise ValueError("a static cache has one length for all layers: use the default, a dynamic cache")
+            self._check_static(given.get("attention_mask"))
         if given.get("labels") is not None:
             raise ValueError(
                 "labels do not line up with a shortened sequence: compute the loss from the last logits"
@@ -228,19 +246,41 @@ class _Session:
         if mask is not None and not mask[:, -ids.shape[1] :].all():
             raise ValueError("another turn on a compressed cache has no padding: give turns of one length")
 
+    def _check_static(self, mask: Any) -> None:
+        if not self.before_decoder:
+            raise ValueError(
+                f"a static cache has one length for all layers, and {type(self.selector).__name__} drops "
+                f"tokens between them: use the default, a dynamic cache"
+            )
+        if mask is not None and getattr(mask, "ndim", 0) != 2:
+            raise ValueError(
+                "generate has made masks of the untouched length for a static cache: call the model itself, "
+                "or use the default, a dynamic cache"
+            )
+
     def _prefill(self, ids: Tensor, given: Arguments) -> Prefill:
         mllm = self.mllm
-        placeholders = int((ids == mllm.image_token_id).sum())
+        host = ids.cpu().numpy()  # to wait for the device once, not for every number that is read
+        placeholders = int((host == mllm.image_token_id).sum())
         pictures = mllm.pictures({**self.images, **given, "input_ids": ids}) if placeholders else []
         self.images = {}
         rows = placeholders // max(1, sum(map(len, pictures)))  # beams of one prompt share its image
         shared = [picture for picture in pictures for _ in range(rows)]
         layout = read_layout(
-            ids, given.get("attention_mask"), mllm.image_token_id, [len(picture) for picture in shared]
+            host, given.get("attention_mask"), mllm.image_token_id, list(map(len, shared)), ids.device
         )
         found = dict(zip(layout.places, shared, strict=True))
         schedules = {place: self.plan(len(picture), self.accounting) for place, picture in found.items()}
         return Prefill(mllm, self.selector, self.positions, ids, layout, found, schedules, self.count_flops)
+
+    def _decoder(self, module: nn.Module, args: tuple, kwargs: Arguments) -> tuple[tuple, Arguments] | None:
+        prefill = self.prefill
+        if not self.phase or prefill is None:
+            return None
+        if self.phase == "decode":
+            return args, prefill.decode_all(kwargs)
+        prefill.receive(self.encoding)
+        return args, prefill.enter_all(kwargs)
 
     def _layer(
         self, number: int, layer: nn.Module, args: tuple, kwargs: Arguments

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from compress.base import INPUT, Scorer, Traits, View
@@ -13,19 +14,20 @@ from compress.network import Compressor, Tokens, compressor_folder
 
 
 @dataclass
-class EvoComp(Scorer):
-    """Keep the tokens to which a trained compressor gives the highest probability (paper section 5).
+class Learned(Scorer):
+    """A method that scores visual tokens with a trained compressor.
 
-    `compressor` is the folder that training wrote, a name on the hub, or the network itself. The choice needs
-    the aligned embeddings only, so `depth` may be the decoder's input (the paper's EvoComp@0) or any layer
-    (EvoComp@2).
+    `compressor` is the folder that training wrote, a name on the hub, or the network itself. Under an LLM
+    in half precision its layers run in half precision too.
     """
 
     compressor: str | Compressor
-    depth: int = INPUT
 
     def score(self, view: View) -> Tensor:
-        return self.network.to(view.visual.device).score(Tokens(view.visual, view.text, view.before))
+        place = view.visual.dtype, view.visual.device
+        if place not in self._running:
+            self._running[place] = self.network.running(*place)
+        return self._running[place].score(Tokens(view.visual, view.text, view.before))
 
     def choices(self, model: Traits) -> tuple[str, ...]:
         width = self.network.width
@@ -41,8 +43,23 @@ class EvoComp(Scorer):
         return local
 
     @cached_property
+    def _running(self) -> dict[tuple[torch.dtype, torch.device], Compressor]:
+        return {}
+
+    @cached_property
     def network(self) -> Compressor:
         """The compressor, loaded when it is first needed; ValueError if there is none."""
         if isinstance(self.compressor, Compressor):
             return self.compressor
         return Compressor.from_pretrained(self.compressor)
+
+
+@dataclass
+class EvoComp(Learned):
+    """Keep the tokens to which a trained compressor gives the highest probability (paper section 5).
+
+    The choice needs the aligned embeddings only, so `depth` may be the decoder's input (the paper's
+    EvoComp@0) or any layer (EvoComp@2).
+    """
+
+    depth: int = INPUT

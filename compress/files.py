@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,21 @@ def replacing(target: Path) -> Iterator[Path]:
         raise OSError(problem.errno, problem.strerror or str(problem), str(target)) from problem
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder beside `target` to write to, which becomes `target` at the end; ValueError if that exists."""
+    if target.exists():
+        raise ValueError(f"{target} exists: choose a new folder")
+    part = target.with_name(f"{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        os.replace(part, target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 @contextmanager

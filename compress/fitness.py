@@ -170,7 +170,7 @@ class AnswerLosses(Generic[Key]):
         length = rows.shape[1]
         rows = np.pad(rows, ((0, 0), (0, shape.length - length)), mode="edge")
         if self._compact:
-            positions = np.broadcast_to(sample.start + np.arange(shape.length), (1, *rows.shape))
+            positions: Ints = np.broadcast_to(sample.start + np.arange(shape.length), (1, *rows.shape))
         else:
             positions = sample.positions[:, rows]
         columns = np.zeros((count, shape.scored), np.int64)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -47,9 +49,14 @@ class Layout:
         """The rows [T] of the tokens that belong to no image."""
         return torch.cat(list(self._text_runs(sample)))
 
+    @property
+    def padded(self) -> bool:
+        """Whether samples differ in length."""
+        return any(size < self.length for size in self.sizes)
+
     def mask(self, decoded: int = 0) -> Tensor | None:
         """[B, length + decoded] bool, False = padding; None if there is no padding."""
-        if all(size == self.length for size in self.sizes):
+        if not self.padded:
             return None
         padding = self.length - torch.tensor(self.sizes, device=self.device)
         return torch.arange(self.length + decoded, device=self.device) >= padding[:, None]
@@ -90,21 +97,25 @@ def origin(index: Tensor, chosen: Tensor) -> Tensor:
     return torch.where(chosen < 0, -1, index[chosen.clamp(min=0)]) if len(index) else index
 
 
-def read_layout(ids: Tensor, mask: Tensor | None, image_token: int, counts: Sequence[int]) -> Layout:
+def read_layout(
+    ids: NDArray[np.int64], mask: Tensor | None, image_token: int, counts: Sequence[int], device: torch.device
+) -> Layout:
     """The layout of a fresh batch in which the images, in order, have `counts` placeholders `image_token`.
 
-    ids [B, S]; mask [B, S] or None. Samples without an image are fine. Where one sample's images were encoded
-    once for several rows (beams), `counts` is used for each of them. ValueError for masks that are not 2-D,
-    right padding, and placeholders that do not fit the images.
+    ids [B, S] are on the host, where all is counted; mask [B, S] or None; the layout is for `device`.
+    Samples without an image are fine. Where one sample's images were encoded once for several rows (beams),
+    `counts` is used for each of them. ValueError for masks that are not 2-D, right padding, and placeholders
+    that do not fit the images.
     """
-    if mask is not None and (not isinstance(mask, Tensor) or mask.shape != ids.shape):
+    if mask is not None and (not isinstance(mask, Tensor) or tuple(mask.shape) != ids.shape):
         raise ValueError("attention_mask: give the 2-D mask that the processor returns")
     length = ids.shape[1]
     sizes = [length] * len(ids)
     if mask is not None:
-        if not mask[:, -1].all() or (mask.int().diff(dim=1) < 0).any():
+        given = mask.cpu().numpy().astype(np.int64)
+        if not given[:, -1].all() or (np.diff(given) < 0).any():
             raise ValueError("attention_mask has holes or right padding: pad on the left")
-        sizes = mask.sum(1).tolist()
+        sizes = given.sum(1).tolist()
     left = list(counts)
     before: list[list[int]] = []
     index: list[list[Tensor]] = []
@@ -121,14 +132,14 @@ def read_layout(ids: Tensor, mask: Tensor | None, image_token: int, counts: Sequ
                         f"visual tokens that fit no image: give every image that the prompt names, once"
                     )
                 starts.append(start - length + sizes[sample] - sum(map(len, images)))
-                images.append(torch.arange(count, device=ids.device))
+                images.append(torch.arange(count, device=device))
                 start += count
         before.append(starts)
         index.append(images)
-    return Layout(length, sizes, before, index, ids.device)
+    return Layout(length, sizes, before, index, device)
 
 
-def _runs(placeholder: Tensor) -> list[tuple[int, int]]:
+def _runs(placeholder: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """Start and end of every run of True in a row [S]."""
-    edges = torch.nn.functional.pad(placeholder.int(), (1, 1)).diff().nonzero()[:, 0].tolist()
+    edges = np.flatnonzero(np.diff(np.pad(placeholder.astype(np.int8), 1))).tolist()
     return list(zip(edges[::2], edges[1::2], strict=True))

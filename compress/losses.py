@@ -2,6 +2,9 @@
 
 Shapes: `logits`, `targets` and `valid` are [B, N], one entry per visual token of B samples; targets lie in
 [0, 1] (hard labels are 0 and 1); entries where `valid` is False are padding and count for nothing.
+
+A batch may be computed in parts, on several devices or one after the other, to the same loss: what depends on
+the whole batch is in its tally.
 """
 
 from __future__ import annotations
@@ -18,7 +21,31 @@ from torch.nn import functional as F
 NORMALISERS = ("nonempty", "bins")
 
 
-class GHM(nn.Module):
+class Loss(nn.Module):
+    """A loss that is a sum over samples once the `tally` of their batch is known.
+
+    A tally is a row of whole numbers [K], those of the batch the sum of those of its parts. `forward` is the
+    loss of a batch that comes in one part.
+    """
+
+    def tally(self, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+        """What the whole batch has to know of these samples."""
+        raise NotImplementedError
+
+    def advance(self, tally: Tensor) -> None:
+        """Take a batch into running statistics, if there are any: once, before its parts."""
+
+    def part(self, logits: Tensor, targets: Tensor, valid: Tensor, tally: Tensor) -> Tensor:
+        """What these samples add to the loss of the batch that `tally` is of."""
+        raise NotImplementedError
+
+    def forward(self, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+        tally = self.tally(logits, targets, valid)
+        self.advance(tally)
+        return self.part(logits, targets, valid, tally)
+
+
+class GHM(Loss):
     """Gradient harmonised cross-entropy in unit-region form (Li et al., AAAI 2019; EvoComp eq. 3 and 4).
 
     [0, 1] is cut into `bins` regions of the gradient norm g = |p - y|; a token weighs the less the more
@@ -42,29 +69,35 @@ class GHM(nn.Module):
         self.register_buffer("counts", torch.zeros(bins))
 
     @torch.no_grad()
-    def weights(self, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
-        """Weight of every token, 0 where invalid; with momentum, takes this batch into the running counts."""
-        norm = (logits.sigmoid() - targets).abs()
-        region = (norm * self.bins).long().clamp(0, self.bins - 1)
-        batch = torch.bincount(region[valid], minlength=self.bins).to(self.counts)
-        occupied = batch > 0
-        density = batch
+    def tally(self, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+        """How many tokens have their gradient norm in each region."""
+        return torch.bincount(self._regions(logits, targets)[valid], minlength=self.bins)
+
+    @torch.no_grad()
+    def advance(self, tally: Tensor) -> None:
         if self.momentum:
-            moved = self.momentum * self.counts + (1 - self.momentum) * batch
-            self.counts = torch.where(occupied, moved, self.counts)
-            density = self.counts
-        regions = occupied.sum().clamp(min=1) if self.normalise_by == "nonempty" else self.bins
-        total = valid.sum().clamp(min=1)
-        weights = total / (density * regions)
-        return torch.where(valid, weights[region], 0).to(logits.dtype)
+            moved = self.momentum * self.counts + (1 - self.momentum) * tally.to(self.counts)
+            self.counts = torch.where(tally > 0, moved, self.counts)
 
-    def forward(self, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
-        weights = self.weights(logits, targets, valid)
+    @torch.no_grad()
+    def weights(self, logits: Tensor, targets: Tensor, valid: Tensor, tally: Tensor) -> Tensor:
+        """Weight of every token, 0 where invalid, in the batch of this tally."""
+        density = self.counts if self.momentum else tally.to(self.counts)
+        regions = (tally > 0).sum().clamp(min=1) if self.normalise_by == "nonempty" else self.bins
+        weights = tally.sum().clamp(min=1) / (density * regions)
+        return torch.where(valid, weights[self._regions(logits, targets)], 0).to(logits.dtype)
+
+    def part(self, logits: Tensor, targets: Tensor, valid: Tensor, tally: Tensor) -> Tensor:
+        weights = self.weights(logits, targets, valid, tally)
         loss = F.binary_cross_entropy_with_logits(logits, targets, weights, reduction="sum")
-        return loss / valid.sum().clamp(min=1)
+        return loss / tally.sum().clamp(min=1)
+
+    def _regions(self, logits: Tensor, targets: Tensor) -> Tensor:
+        norm = (logits.sigmoid() - targets).abs()
+        return (norm * self.bins).long().clamp(0, self.bins - 1)
 
 
-class Focal(nn.Module):
+class Focal(Loss):
     """Focal loss (Lin et al., ICCV 2017): easy tokens are damped by |p - y|^gamma.
 
     `normalise_by` divides the sum by the "tokens" or by the "positives" (targets above one half), as
@@ -77,45 +110,54 @@ class Focal(nn.Module):
             raise ValueError(f"normalise_by={normalise_by!r}: choose tokens or positives")
         self.alpha, self.gamma, self.normalise_by = alpha, gamma, normalise_by
 
-    def forward(self, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+    def tally(self, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+        counted = valid if self.normalise_by == "tokens" else valid & (targets > 0.5)
+        return counted.sum()[None]
+
+    def part(self, logits: Tensor, targets: Tensor, valid: Tensor, tally: Tensor) -> Tensor:
         balance = self.alpha * targets + (1 - self.alpha) * (1 - targets)
         damping = (logits.sigmoid() - targets).abs() ** self.gamma
         loss = balance * damping * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-        counted = valid if self.normalise_by == "tokens" else valid & (targets > 0.5)
-        return loss[valid].sum() / counted.sum().clamp(min=1)
+        return loss[valid].sum() / tally[0].clamp(min=1)
 
 
-class CrossEntropy(nn.Module):
+class CrossEntropy(Loss):
     """Binary cross-entropy, the mean over tokens."""
 
-    def forward(self, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(
-            logits, targets, valid.to(logits), reduction="sum"
-        ) / valid.sum().clamp(min=1)
+    def tally(self, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+        return valid.sum()[None]
+
+    def part(self, logits: Tensor, targets: Tensor, valid: Tensor, tally: Tensor) -> Tensor:
+        loss = F.binary_cross_entropy_with_logits(logits, targets, valid.to(logits), reduction="sum")
+        return loss / tally[0].clamp(min=1)
 
 
-class Listwise(nn.Module):
+class Listwise(Loss):
     """Cross-entropy between softmax(logits) and the targets scaled to sum to one, per sample (ours).
 
     It trains the ranking inside a sample, which is all that a top-k choice uses, and a sample with few
     relevant tokens counts as much as one with many. Samples without any positive target count for nothing.
     """
 
-    def forward(self, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+    def tally(self, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+        return ((targets * valid).sum(-1) > 0).sum()[None]
+
+    def part(self, logits: Tensor, targets: Tensor, valid: Tensor, tally: Tensor) -> Tensor:
         log_share = logits.masked_fill(~valid, -torch.inf).log_softmax(-1).masked_fill(~valid, 0)
         targets = targets * valid
         mass = targets.sum(-1)
         loss = -(targets * log_share).sum(-1) / mass.clamp(min=torch.finfo(mass.dtype).tiny)
-        return loss.sum() / (mass > 0).sum().clamp(min=1)
+        return loss.sum() / tally[0].clamp(min=1)
 
 
-def cosine_loss(hidden: Tensor, kept: Tensor, valid: Tensor) -> Tensor:
+def cosine_loss(hidden: Tensor, kept: Tensor, valid: Tensor, samples: Tensor | None = None) -> Tensor:
     """Mean cosine similarity over all (retained, discarded) pairs of a sample, averaged over the batch (eq.
     5).
 
     hidden [B, N, D] are the visual representations that enter the classifier, kept [B, N] the label. The mean
     over pairs is the dot product of the two mean unit vectors, so it costs O(N D). In [-1, 1], lower
-    separates better; a sample with one side empty contributes 0.
+    separates better; a sample with one side empty contributes 0. `samples` are in the batch, all that are
+    given by default.
     """
     unit = F.normalize(hidden, dim=-1)
 
@@ -123,20 +165,39 @@ def cosine_loss(hidden: Tensor, kept: Tensor, valid: Tensor) -> Tensor:
         share = members.to(unit)
         return (share[:, None] @ unit).squeeze(1) / share.sum(-1, keepdim=True).clamp(min=1)
 
-    return (centre(kept & valid) * centre(~kept & valid)).sum(-1).mean()
+    each = (centre(kept & valid) * centre(~kept & valid)).sum(-1)
+    return each.sum() / (len(each) if samples is None else samples.clamp(min=1))
 
 
 class Objective(nn.Module):
-    """The training loss: `classification` on the targets, plus `weight` times the cosine loss."""
+    """The training loss: `classification` on the targets, plus `weight` times the cosine loss.
 
-    def __init__(self, classification: nn.Module, weight: float):
+    Computed in parts as a `Loss` is; its tally has the number of samples at the end.
+    """
+
+    def __init__(self, classification: Loss, weight: float):
         super().__init__()
         self.classification, self.weight = classification, weight
 
-    def forward(self, logits: Tensor, hidden: Tensor, targets: Tensor, kept: Tensor, valid: Tensor) -> Tensor:
+    def tally(self, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+        counted = self.classification.tally(logits, targets, valid)
+        return torch.cat([counted, counted.new_tensor([len(logits)])])
+
+    def advance(self, tally: Tensor) -> None:
+        self.classification.advance(tally[:-1])
+
+    def part(
+        self, logits: Tensor, hidden: Tensor, targets: Tensor, kept: Tensor, valid: Tensor, tally: Tensor
+    ) -> Tensor:
         """A scalar; targets [B, N] in [0, 1] teach the classifier, kept [B, N] bool is what is separated."""
-        loss = self.classification(logits, targets, valid)
-        return loss + self.weight * cosine_loss(hidden, kept, valid) if self.weight else loss
+        loss = self.classification.part(logits, targets, valid, tally[:-1])
+        return loss + self.weight * cosine_loss(hidden, kept, valid, tally[-1]) if self.weight else loss
+
+    def forward(self, logits: Tensor, hidden: Tensor, targets: Tensor, kept: Tensor, valid: Tensor) -> Tensor:
+        """The loss of a batch that comes in one part."""
+        tally = self.tally(logits, targets, valid)
+        self.advance(tally)
+        return self.part(logits, hidden, targets, kept, valid, tally)
 
 
 @dataclass(frozen=True)
@@ -171,7 +232,7 @@ def make_objective(
         hint = f"did you mean {near[0]!r}? Losses: " if near else "choose from "
         raise ValueError(f"unknown loss {name!r}; {hint}{', '.join(LOSSES)}")
     kind = LOSSES[name]
-    classifications: dict[str, Callable[[], nn.Module]] = {
+    classifications: dict[str, Callable[[], Loss]] = {
         "ghm": partial(GHM, bins, momentum, normalise_by),
         "focal": Focal,
         "ce": CrossEntropy,

@@ -11,6 +11,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -46,6 +47,11 @@ class Picture:
 
     def __len__(self) -> int:
         return len(self.tile)
+
+    @cached_property
+    def patches(self) -> Tensor:
+        """[M] the tokens that are no newlines, ascending."""
+        return (self.tile >= 0).nonzero()[:, 0]
 
 
 class MLLM(ABC):
@@ -94,6 +100,11 @@ class MLLM(ABC):
 
     @property
     @abstractmethod
+    def image_side(self) -> int:
+        """Pixels along a side of the largest square image that it sees in full."""
+
+    @property
+    @abstractmethod
     def tower_depth(self) -> int:
         """How many of the tower's blocks the projector's input passes."""
 
@@ -124,6 +135,10 @@ class MLLM(ABC):
         """Visual tokens of one image before any compression, the most where images differ."""
         return self.tile_tokens
 
+    def tokens_of(self, image: Image) -> int:
+        """Visual tokens of this image before any compression; `visual_tokens` where images hardly differ."""
+        return self.visual_tokens
+
     @property
     def traits(self) -> Traits:
         """What methods may know of the model."""
@@ -150,8 +165,29 @@ class MLLM(ABC):
             count = int((ids == self.image_token_id).sum()) // self.visual_tokens
         else:
             count = len(pixels)
-        patch = torch.arange(self.tile_tokens)
-        return [Picture(self.grid, 1, torch.zeros_like(patch), patch)] * count
+        return [self._tile] * count
+
+    @property
+    def index_device(self) -> torch.device:
+        """Where indices of visual tokens are kept: with the model, or here if it has no memory."""
+        device: torch.device = self.model.device
+        return torch.device("cpu") if device.type == "meta" else device
+
+    @cached_property
+    def _tile(self) -> Picture:
+        patch = torch.arange(self.tile_tokens, device=self.index_device)
+        return Picture(self.grid, 1, torch.zeros_like(patch), patch)
+
+    def noise(self, ids: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
+        """What the processor gives beside `ids` [B, S], here of random pixels: to measure time with.
+
+        One image in each row, of the size that has the most visual tokens.
+        """
+        side = self.model.config.vision_config.image_size
+        return {"pixel_values": self._pixels((len(ids), 3, side, side), draw)}
+
+    def _pixels(self, shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
+        return torch.randn(shape, generator=draw, device=draw.device).to(self.model.dtype)
 
     def merge(self, inputs: BatchFeature) -> Tensor:
         """Decoder input embeddings [B, S, D] of prepared inputs, visual tokens in place."""

@@ -19,7 +19,10 @@ from compress.mllm import MLLM, Embedded, Picture
 Anyres = Literal["native", "fixed"]
 
 FILES = "*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"  # of a hub model: no code, no pickles
-MODELS: dict[str, Path] = {"micro": Path(__file__).parent / "micro" / "weights" / "micro"}
+WEIGHTS = Path(__file__).parent / "micro" / "weights"
+MODELS: dict[str, Path] = {"micro": WEIGHTS / "micro"} | {
+    path.name: path for path in sorted(WEIGHTS.glob("micro-*"))
+}
 
 
 def adapt(model: PreTrainedModel | MLLM, processor: Any = None, name: str = "") -> MLLM:
@@ -81,6 +84,15 @@ def load(
     return mllm
 
 
+def outline(source: str) -> MLLM:
+    """The adapter of the model in a folder or of a hub name without its weights: shapes only."""
+    config = AutoConfig.from_pretrained(source)
+    auto: Any = AutoModelForImageTextToText
+    with torch.device("meta"):
+        model = auto.from_config(config)
+    return adapt(model, FAMILIES[config.model_type].read_processor(source), source)
+
+
 def quiet() -> None:
     """Silence the progress bars of transformers and all its messages but errors, for the whole process."""
     logging.set_verbosity_error()
@@ -93,7 +105,8 @@ def _folder(name: str) -> Path | None:
     if name in MODELS:
         if not MODELS[name].is_dir():
             raise ValueError(
-                f"the weights of the shipped model {name!r} are missing: rebuild them with `make micro`"
+                f"the weights of the shipped model {name!r} are missing: "
+                f"rebuild them with `make micro MODEL={name}`"
             )
         return MODELS[name]
     if Path(name).is_dir():
@@ -105,4 +118,4 @@ def _folder(name: str) -> Path | None:
     return None
 
 
-__all__ = ["FAMILIES", "MLLM", "MODELS", "Anyres", "Embedded", "Picture", "adapt", "load", "quiet"]
+__all__ = ["FAMILIES", "MLLM", "MODELS", "Anyres", "Embedded", "Picture", "adapt", "load", "outline", "quiet"]

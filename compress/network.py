@@ -112,20 +112,33 @@ class Compressor(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Retention logits [B, N] and the representations [B, N, D] behind them; padding holds any value."""
-        x = batch.embeds.to(self.head.weight)
+        x = batch.embeds.to(self.layers[0].input_layernorm.weight)
         if x.shape[-1] != self.width:
             x = F.adaptive_avg_pool1d(x, self.width)
         positions = torch.arange(x.shape[1], device=x.device)[None]
         if "mrope_section" in (getattr(self.config, "rope_parameters", None) or {}):
             positions = positions.expand(3, 1, -1)
-        mask = create_bidirectional_mask(config=self.config, inputs_embeds=x, attention_mask=batch.present)
+        present = batch.present if len(x) > 1 else None  # one sample has no padding
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=x, attention_mask=present)
         angles = self.rotary(x, positions)
         out = x
         for layer in self.layers:
             out = layer(out, attention_mask=mask, position_embeddings=angles)
         hidden = (x + out).gather(1, batch.rows[..., None].expand(-1, -1, self.width))
-        hidden = self.norm(hidden)
+        hidden = self.norm(hidden.to(self.head.weight))
         return self.head(hidden).squeeze(-1), hidden
+
+    def running(self, dtype: torch.dtype, device: torch.device) -> Compressor:
+        """This compressor where and as the LLM computes; a copy in half precision, else the same, moved.
+
+        Only the layers are converted: logits, which are compared, stay in float32.
+        """
+        self.to(device)
+        if dtype == torch.float32:
+            return self
+        half = copy.deepcopy(self)
+        half.layers.to(dtype)
+        return half
 
     @torch.inference_mode()
     def score(self, tokens: Tokens) -> Tensor:

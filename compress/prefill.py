@@ -27,6 +27,7 @@ from compress.tower import Crowd
 
 Arguments = dict[str, Any]  # of a decoder layer, by name
 LayerInput = tuple[Tensor, Tensor, Tensor]  # hidden [B, L, D]; cos, sin [1 or B, L, d]
+Inputs = dict[int, Callable[[], LayerInput]]  # of the decoder layers that can be read at a depth
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class State:
 
     hidden: Tensor  # [B, L, D]
     layout: Layout
-    arguments: Arguments  # empty while nothing was dropped
+    arguments: Arguments  # of a layer, or of the whole decoder; empty while nothing was dropped
 
 
 class Prefill:
@@ -84,6 +85,7 @@ class Prefill:
         self.schedules = schedules  # depth -> visual tokens left
         self.encoding: Encoding | None = None
         self.tiles: dict[Place, int] = {}  # first tile of each image among those that the tower encoded
+        self.read: dict[Any, list[Tensor]] = {}  # of the tower, by image, layer and kind
         self.kept: dict[int, dict[Place, Tensor]] = {}  # depth -> untouched indices
         self.merged: dict[int, dict[Place, Tensor]] = {}
         self.chosen: dict[int, dict[Place, Tensor]] = {}  # rows of the view; sorted where order was free
@@ -92,7 +94,8 @@ class Prefill:
         self.entered: dict[Place, Tensor] = {}  # embeddings of the visual tokens that left the tower
         self.aligned: dict[Place, Tensor] = {}  # of those that are left
         self.text: list[Tensor] = []  # per sample, of the others
-        self.previous: LayerInput | None = None  # of the layer before, where the next depth is a stage
+        self.previous: Callable[[], LayerInput] | None = None  # of the layer before, if the next is a stage
+        self.whole = False  # whether all that happens does so before the decoder, and once for its layers
         self.first: Tensor | None = None  # [B, 1] position of the first token
         self.decoded = 0
         self.shared: dict[Any, Arguments] = {}  # arguments of the current decoding step, by layout
@@ -115,27 +118,44 @@ class Prefill:
     def enter(self, number: int, hidden: Tensor, given: Arguments) -> tuple[Tensor, Arguments]:
         """The hidden states and arguments for decoder layer `number` in place of those it was `given`."""
         layout, arguments = self.layers[-1] if number else (self.untouched, {})
-        state = State(hidden, layout, arguments)
+        state = self._stages(number, State(hidden, layout, arguments), given)
+        self.previous = partial(self._input, state, given) if self.acts(number + 1) else None
+        self._went_on(state, 1)
+        return state.hidden, {**given, **state.arguments}
+
+    def enter_all(self, given: Arguments) -> Arguments:
+        """The decoder's own arguments in place of those it was `given`, if no stage lies behind its input."""
+        self.whole = True
+        hidden, ids = given["inputs_embeds"], given.get("position_ids")
+        if ids is None:
+            ids = torch.arange(hidden.shape[1], device=hidden.device)[None]
+        state = self._stages(0, State(hidden, self.untouched, {}), {**given, "position_ids": ids})
+        self._went_on(state, self.mllm.layers)
+        return {**given, "inputs_embeds": state.hidden, **state.arguments} if state.arguments else given
+
+    def _stages(self, number: int, state: State, given: Arguments) -> State:
+        """The batch after the stages before decoder layer `number`."""
         if number == 0:
             if self.positions == "compact":
-                self.first = self._position(layout, given)
-            self.text = [rows[layout.text(sample)] for sample, rows in enumerate(hidden)]
+                self.first = self._position(state.layout, given)
+            self.text = [rows[state.layout.text(sample)] for sample, rows in enumerate(state.hidden)]
             if self.acts(VISION):
-                state = self._shorten(0, state, given, self._vision(hidden))
+                state = self._shorten(0, state, given, self._vision(state.hidden))
             self.entered = {
                 place: state.hidden[place[0], state.layout.visual(place)] for place in state.layout.places
             }
             self.aligned = dict(self.entered)
         if self.acts(number):
             state = self._shorten(number, state, given, self._stage(number, state, given))
-        arguments = {**given, **state.arguments}
-        self.previous = (state.hidden, *arguments["position_embeddings"]) if self.acts(number + 1) else None
-        self.layers.append((state.layout, state.arguments))
-        self.caches.append(state.layout)
+        return state
+
+    def _went_on(self, state: State, layers: int) -> None:
+        """Note what the next `layers` of the decoder get."""
+        self.layers += [(state.layout, state.arguments)] * layers
+        self.caches += [state.layout] * layers
         if len(self.layers) == self.mllm.layers:
-            self.aligned, self.entered, self.text = {}, {}, []  # nothing can be asked any more
+            self.aligned, self.entered, self.text, self.read = {}, {}, [], {}  # nothing can be asked any more
             self.encoding = None
-        return state.hidden, arguments
 
     def next_step(self, count: int) -> None:
         """So many tokens more."""
@@ -147,17 +167,31 @@ class Prefill:
         (layout, changed), cache = self.layers[number], self.caches[number]
         if not changed and cache is layout:
             return given
+        if self.positions == "original" and not cache.padded and hidden.shape[1] == 1:
+            return {**given, "attention_mask": None, "position_ids": None}  # a row that sees all there is
         key = id(layout), id(cache), hidden.device
         if key not in self.shared:
             arguments = self._masked(number, hidden, cache.mask(self.decoded), given)
             if self.positions == "compact":
-                dropped = [
-                    before - after for before, after in zip(self.untouched.sizes, layout.sizes, strict=True)
-                ]
-                ids = given["position_ids"] - torch.tensor(dropped, device=hidden.device)[:, None]
+                ids = self._closed_up(layout, given["position_ids"])
                 arguments["position_embeddings"] = self.mllm.decoder.rotary_emb(hidden, position_ids=ids)
             self.shared[key] = arguments
         return {**given, **self.shared[key]}
+
+    def decode_all(self, given: Arguments) -> Arguments:
+        """The decoder's own arguments in the current decoding step, after `enter_all`."""
+        layout, changed = self.layers[0]
+        if not changed:
+            return given
+        ids = given["position_ids"]
+        if self.positions == "compact":
+            ids = self._closed_up(layout, ids)
+        return {**given, "attention_mask": layout.mask(self.decoded), "position_ids": ids}
+
+    def _closed_up(self, layout: Layout, ids: Tensor) -> Tensor:
+        """Positions [B, 1] of the next token in a sequence without holes, from those of the untouched one."""
+        pairs = zip(self.untouched.sizes, layout.sizes, strict=True)
+        return ids - _column([before - after for before, after in pairs], ids.device)
 
     def cut_caches(self, cache: Any, first: int) -> None:
         """Leave in the caches of decoder layers `first` and deeper only the tokens that passed all stages.
@@ -237,7 +271,7 @@ class Prefill:
         assert encoding.features is not None
         if encoding.crowds:
             return self._shortened_tiles(place, encoding.features, encoding.crowds)
-        patches = (picture.tile >= 0).nonzero()[:, 0].to(index)
+        patches = picture.patches.to(index)
         tile, patch = picture.tile.to(index)[patches], picture.patch.to(index)[patches]
         first = self.tiles[place]
         features = encoding.features[first + tile, patch]
@@ -259,17 +293,17 @@ class Prefill:
     def _shortened_tiles(self, place: Place, features: Tensor, crowds: list[Crowd]) -> tuple[Tensor, Tensor]:
         """What the tower itself left of an image's tiles, one after the other; padding does not go on."""
         picture, per_tile = self.pictures[place], self.mllm.tile_tokens
-        row = torch.full((picture.tiles * per_tile,), -1)
-        patches = picture.tile >= 0
-        row[(picture.tile * per_tile + picture.patch)[patches]] = patches.nonzero()[:, 0]
-        row = row.to(features.device)
+        row = features.new_full((picture.tiles * per_tile,), -1, dtype=torch.long)
+        patches = picture.patches.to(row)
+        row[(picture.tile * per_tile + picture.patch).to(row)[patches]] = patches
         index, merged, tokens = [], [], []
         for number in range(picture.tiles):
             tile = self.tiles[place] + number
             at = row[number * per_tile + crowds[tile].index]
-            index.append(at[at >= 0])
-            merged.append((crowds[tile].size > 1)[at >= 0])
-            tokens.append(features[tile, : len(at)][at >= 0])
+            stays = slice(None) if len(patches) == len(row) else at >= 0
+            index.append(at[stays])
+            merged.append((crowds[tile].size > 1)[stays])
+            tokens.append(features[tile, : len(at)][stays])
             if self.flops is not None and (taken := self._encoding().flops):
                 self.flops[place] += taken[tile]
         self._note(place, VISION, torch.cat(index), torch.cat(merged))
@@ -278,8 +312,9 @@ class Prefill:
     def _stage(self, number: int, state: State, given: Arguments) -> dict[Place, Selection]:
         """What goes on from decoder layer `number`, for the images that keep less from there on."""
         chosen = {}
-        current = (state.hidden, *{**given, **state.arguments}["position_embeddings"])
-        inputs = {number - 1: self.previous, number: current}
+        inputs: Inputs = {number: partial(self._input, state, given)}
+        if self.previous is not None:
+            inputs = {number - 1: self.previous, **inputs}
         for place in state.layout.places:
             sample, index = place[0], state.layout.tokens(place)
             if self.schedules[place].get(number, len(index)) >= len(index):
@@ -343,18 +378,39 @@ class Prefill:
         for place, selection in chosen.items():
             if selection.tokens is not None:
                 hidden[place[0], after.visual(place)] = selection.tokens.to(hidden)
-        arguments = self._masked(number, hidden, after.mask(), given)
+        now = {**given, **state.arguments}
+        ids = None
         if self.positions == "compact":
             assert self.first is not None
             count = torch.arange(after.length, device=device) - after.length
-            ids = self.first + (count + torch.tensor(after.sizes, device=device)[:, None]).clamp(min=0)
+            ids = self.first + (count + _column(after.sizes, device)).clamp(min=0)
+        if self.whole:
+            if ids is None:
+                ids = now["position_ids"].expand(*now["position_ids"].shape[:-2], len(rows), -1)
+                ids = ids[..., batch, rows]
+            mask = after.mask()
+            if mask is None and given.get("past_key_values") is None:
+                # Positions with holes would look like packed sequences.
+                mask = torch.ones(hidden.shape[:2], dtype=torch.bool, device=device)
+            return State(hidden, after, {"attention_mask": mask, "position_ids": ids})
+        arguments = self._masked(number, hidden, after.mask(), given)
+        if ids is not None:
             arguments["position_embeddings"] = self.mllm.decoder.rotary_emb(hidden, position_ids=ids)
         else:
-            tables = {**given, **state.arguments}["position_embeddings"]
             arguments["position_embeddings"] = tuple(
-                each.expand(len(rows), -1, -1)[batch, rows] for each in tables
+                each.expand(len(rows), -1, -1)[batch, rows] for each in now["position_embeddings"]
             )
         return State(hidden, after, arguments)
+
+    def _input(self, state: State, given: Arguments) -> LayerInput:
+        """What a decoder layer reads in this state: hidden states and rotary table."""
+        now = {**given, **state.arguments}
+        if not self.whole:
+            return (state.hidden, *now["position_embeddings"])
+        ids = now["position_ids"]
+        if len(ids) == 4:  # those of the text come first, and turn nothing
+            ids = ids[1:]
+        return (state.hidden, *self.mllm.decoder.rotary_emb(state.hidden, position_ids=ids))
 
     def _masked(self, number: int, hidden: Tensor, mask: Tensor | None, given: Arguments) -> Arguments:
         causal = self.mllm.causal_mask(hidden, mask, given.get("past_key_values"), number)
@@ -363,10 +419,8 @@ class Prefill:
 
     def _position(self, layout: Layout, given: Arguments) -> Tensor:
         """Position [B, 1] of the first token of each sample."""
-        ids = given["position_ids"].expand(len(self.ids), -1)
-        return ids.gather(
-            1, torch.tensor([[layout.length - size] for size in layout.sizes], device=ids.device)
-        )
+        ids: Tensor = given["position_ids"].expand(len(self.ids), -1)
+        return ids.gather(1, _column([layout.length - size for size in layout.sizes], ids.device))
 
     # What methods may ask -----------------------------------------------------------------------------------
 
@@ -379,25 +433,27 @@ class Prefill:
         ) -> tuple[list[Tensor], Tensor]:
             """A signal [..., 1 + M] of every tile's tokens, and the view's part of it [..., N]."""
             parts, rows = self._tower_inputs(place, layer, index)
-            tiles = [signal(self.mllm.tower_layers[layer], part) for part in parts]
-            found = torch.cat(tiles, -1)[..., rows.clamp(min=0)]
-            return tiles, torch.where(rows < 0, newline, found) if (rows < 0).any() else found
+            key = place, layer, signal
+            if key not in self.read:
+                self.read[key] = [signal(self.mllm.tower_layers[layer], part) for part in parts]
+            found = torch.cat(self.read[key], -1)[..., rows.clamp(min=0)]
+            return self.read[key], torch.where(rows < 0, newline, found)
 
         def scores(layer: int) -> Tensor:
             tiles, found = by_tile(layer, cls_scores, -torch.inf)
             return torch.cat([*(tile[:, :1] for tile in tiles), found], 1)
 
         def attention(layer: int) -> Tensor:
-            return by_tile(layer, lambda *of: cls_scores(*of).softmax(-1, dtype=torch.float32), 0)[1]
+            return by_tile(layer, cls_weights, 0)[1]
 
         def keys(layer: int) -> Tensor:
-            return by_tile(layer, lambda *of: tower_keys(*of).movedim(0, -1), 0)[1].movedim(-1, 0)
+            return by_tile(layer, keys_by_column, 0)[1].movedim(-1, 0)
 
-        tile = picture.tile.to(index)[index.clamp(min=0)]
+        several = picture.tiles > 1
         return {
             "grid": picture.grid,
             "before": self.untouched.before[place[0]][place[1]],
-            "crop": tile if picture.tiles > 1 else None,
+            "crop": picture.tile.to(index)[index.clamp(min=0)] if several else None,
             "cls": attention,
             "scores": scores,
             "keys": keys,
@@ -419,22 +475,21 @@ class Prefill:
             raise ValueError(
                 f"tower layer {layer} was not recorded: the method's tower_layers lists {listed}"
             )
-        given = encoding.inputs[layer]
-        parts, row = [], index.new_full((len(picture),), -1)
-        length = 0
+        given, per_tile = encoding.inputs[layer], self.mllm.tile_tokens
+        parts, length = [], 0
+        row = index.new_full((picture.tiles * per_tile,), -1)  # by tile and patch
         for number in range(picture.tiles):
             tile = self.tiles[place] + number
             there = given.crowds[tile].index.to(index)
             parts.append(given.hidden[tile, : 1 + len(there)])
-            place_of = index.new_full((picture.grid[0] * picture.grid[1],), -1)
-            place_of[there] = torch.arange(length + 1, length + 1 + len(there), device=index.device)
-            mine = picture.tile.to(index) == number
-            row[mine] = place_of[picture.patch.to(index)[mine]]
+            row[number * per_tile + there] = length + 1 + torch.arange(len(there), device=row.device)
             length += 1 + len(there)
-        return parts, torch.where(index < 0, 0, row[index.clamp(min=0)])
+        owner, patch = (each.to(index)[index.clamp(min=0)] for each in (picture.tile, picture.patch))
+        found = torch.where(owner < 0, -1, row[(owner * per_tile + patch).clamp(min=0)])
+        return parts, torch.where(index < 0, 0, found)
 
     def _attention(
-        self, place: Place, layout: Layout, inputs: dict[int, LayerInput | None], layer: int,
+        self, place: Place, layout: Layout, inputs: Inputs, layer: int,
         rows: Sequence[int] | Tensor | None,
     ) -> Tensor:  # fmt: skip
         sample = place[0]
@@ -448,7 +503,7 @@ class Prefill:
         return weights[..., run.start - start : run.stop - start]
 
     def _decoder_keys(
-        self, place: Place, layout: Layout, inputs: dict[int, LayerInput | None], layer: int
+        self, place: Place, layout: Layout, inputs: Inputs, layer: int
     ) -> tuple[Tensor, Tensor]:
         sample = place[0]
         hidden, cos, sin = self._decoder_input(sample, layout, inputs, layer)
@@ -457,16 +512,13 @@ class Prefill:
         return keys[run.start - start : run.stop - start], keys[layout.text(sample) - start]
 
     @staticmethod
-    def _decoder_input(
-        sample: int, layout: Layout, inputs: dict[int, LayerInput | None], layer: int
-    ) -> LayerInput:
+    def _decoder_input(sample: int, layout: Layout, inputs: Inputs, layer: int) -> LayerInput:
         """One sample's input of a decoder layer, without padding: [L, D], [L, d] and [L, d]."""
-        source = inputs.get(layer)
-        if source is None:
-            known = " and ".join(str(number) for number, each in inputs.items() if each is not None)
+        if layer not in inputs:
+            known = " and ".join(map(str, inputs))
             raise ValueError(f"decoder layer {layer} cannot be read at this depth, only {known}")
         hidden, cos, sin = (
-            each.expand(len(layout.index), -1, -1)[sample, layout.first(sample) :] for each in source
+            each.expand(len(layout.index), -1, -1)[sample, layout.first(sample) :] for each in inputs[layer]()
         )
         return hidden, cos, sin
 
@@ -478,3 +530,20 @@ class Prefill:
         for part in (*pixels, prompt):
             digest.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
         return int.from_bytes(digest.digest(), "little")
+
+
+def cls_weights(layer: Any, hidden: Tensor) -> Tensor:
+    """Attention of CLS [H, 1 + M], float32."""
+    return cls_scores(layer, hidden).softmax(-1, dtype=torch.float32)
+
+
+def keys_by_column(layer: Any, hidden: Tensor) -> Tensor:
+    """Keys [H, d, 1 + M]."""
+    return tower_keys(layer, hidden).movedim(0, -1)
+
+
+def _column(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """Numbers as [B, 1]; equal ones are filled in on the device, others copied to it."""
+    if len(set(numbers)) == 1:
+        return torch.full((len(numbers), 1), numbers[0], device=device)
+    return torch.tensor(numbers, device=device)[:, None]

@@ -6,7 +6,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, overload
+from typing import Any, Protocol, overload, runtime_checkable
 
 from PIL.Image import Image
 
@@ -20,6 +20,14 @@ class Picture(Protocol):
 
     def __call__(self) -> Image:
         """The image in RGB; ValueError that says what is wrong with it."""
+
+
+@runtime_checkable
+class Scenery(Picture, Protocol):
+    """What is yet to be photographed, in the size that is asked for."""
+
+    def at(self, side: int) -> Image:
+        """The photograph for a model that sees `side` pixels a side."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,10 @@ class Sample:
     def image(self) -> Image:
         """The image in RGB, opened now if it lies in a file."""
         return self.picture if isinstance(self.picture, Image) else self.picture()
+
+    def image_at(self, side: int) -> Image:
+        """The image in RGB for a model that sees `side` pixels a side; one that is there has its own size."""
+        return self.picture.at(side) if isinstance(self.picture, Scenery) else self.image
 
     @property
     def picture_digest(self) -> str:

@@ -42,7 +42,7 @@ class TowerMerging:
         resolution: tuple[int, int], images: int, device: torch.device,
     ):  # fmt: skip
         self.selector, self.plan, self.grid = selector, plan, grid
-        patches = centres(grid, resolution).to(device)
+        patches = centres(grid, resolution, device)
         size = torch.full((len(patches),), grid[0] * grid[1] / len(patches), device=device)
         self.crowds = [Crowd(patches, size)] * images
 
@@ -89,10 +89,11 @@ class TowerMerging:
         return torch.cat([cls, tokens]), Crowd(index[chosen.index], sizes)
 
 
-def centres(grid: tuple[int, int], smaller: tuple[int, int]) -> Tensor:
+def centres(grid: tuple[int, int], smaller: tuple[int, int], device: torch.device) -> Tensor:
     """The patches of `grid` in the middle of each patch of a grid that is no larger, row-major."""
     row, column = (
-        (2 * torch.arange(few) + 1) * many // (2 * few) for many, few in zip(grid, smaller, strict=True)
+        (2 * torch.arange(few, device=device) + 1) * many // (2 * few)
+        for many, few in zip(grid, smaller, strict=True)
     )
     return (row[:, None] * grid[1] + column).flatten()
 
@@ -102,6 +103,7 @@ def join(merge: Merge, values: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
     sizes = size.new_zeros(len(merge.index)).index_add(0, merge.into, size)
     weighted = values.float() * size[:, None]
     total = weighted.new_zeros(len(merge.index), values.shape[1]).index_add(0, merge.into, weighted)
-    alone = torch.bincount(merge.into, minlength=len(merge.index)) == 1
+    # Not bincount, for whose length a GPU would be waited for.
+    alone = torch.zeros_like(merge.index).index_add(0, merge.into, torch.ones_like(merge.into)) == 1
     # A token that nothing joined stays the same to the last bit.
     return torch.where(alone[:, None], values[merge.index], (total / sizes[:, None]).to(values)), sizes

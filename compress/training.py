@@ -1,8 +1,11 @@
-"""Training the compressor on labels (paper section 7); the LLM is frozen, its embeddings computed once."""
+"""Training the compressor on labels (paper section 7); the LLM is frozen, only its embeddings are used.
+
+However many processes share a batch, and in however many parts, it is one step on one batch: what the loss
+has to know of the whole batch is counted over all of them, and their gradients are added.
+"""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import math
@@ -10,104 +13,28 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from compress.examples import Examples, Target, collect
+from compress.curves import CURVES, PICTURE, Epoch, draw, write
+from compress.examples import Examples, Lesson, collect
+from compress.features import Say, Where, open_features
 from compress.files import replacing
 from compress.labels.store import Label, LabelStore, refuse_difference
-from compress.losses import Objective, make_objective
 from compress.models import MLLM
 from compress.network import CONFIG, Compressor, read_description
+from compress.processes import Processes
 from compress.samples import Sample
+from compress.train_config import PRESETS, TrainConfig, preset
 
-CHECKPOINT, CURVES, PICTURE = "checkpoint.pt", "curves.csv", "curves.png"
+CHECKPOINT = "checkpoint.pt"
 Progress = Callable[[str, int, int], object]  # stage, done, in all
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How a compressor is trained; the defaults are the paper's, apart from the batch for small data sets.
-
-    `loss` is a name in LOSSES, with `lambda_cos` for its cosine part and `bins`, `momentum` and
-    `normalise_by` for GHM. `target` is what a token learns: whether it was kept ("label"), or by label kinds
-    that score every token, its score ("score") or its lead over the best token left out ("lead"). `holdout`
-    is the share of samples that choose the checkpoint when there is no validation function.
-    """
-
-    loss: str = "ghm+cos"
-    lambda_cos: float = 1.0
-    bins: int = 100
-    momentum: float = 0.0
-    normalise_by: Literal["nonempty", "bins"] = "nonempty"
-    target: Target = "label"
-    epochs: int = 30
-    batch: int = 64
-    lr: float = 0.003
-    weight_decay: float = 0.0
-    warmup: float = 0.0  # share of all steps
-    clip: float | None = None  # largest gradient norm
-    text: bool = True
-    layers: int = 1
-    norm: bool = False
-    init: Literal["decoder", "random"] = "decoder"
-    holdout: float = 0.1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        self.make_objective()
-        for name in ("epochs", "batch", "layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: choose 1 or more")
-        if not self.lr > 0 or self.weight_decay < 0:
-            given = f"lr={self.lr}, weight_decay={self.weight_decay}"
-            raise ValueError(f"{given}: choose lr above 0 and no negative decay")
-        if not self.lambda_cos >= 0:
-            raise ValueError(f"lambda_cos={self.lambda_cos}: choose 0 or more")
-        if not 0 <= self.warmup < 1 or not 0 < self.holdout < 1:
-            given = f"warmup={self.warmup}, holdout={self.holdout}"
-            raise ValueError(f"{given}: choose shares in [0, 1) and (0, 1)")
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip={self.clip}: choose a gradient norm above 0, or None")
-        for name, known in (("target", get_args(Target)), ("init", ("decoder", "random"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(known)}")
-
-    def make_objective(self) -> Objective:
-        return make_objective(
-            self.loss,
-            bins=self.bins,
-            momentum=self.momentum,
-            normalise_by=self.normalise_by,
-            lambda_cos=self.lambda_cos,
-        )
-
-    def rate(self, step: int, steps: int) -> float:
-        """Learning rate at `step` of `steps`: linear warm-up, then a cosine to zero."""
-        rising = round(self.warmup * steps)
-        if step < rising:
-            return self.lr * (step + 1) / rising
-        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One row of the curves.
-
-    `score` chooses the checkpoint, higher is better: the validation function's, or without one the mean share
-    of a held-out sample's label among as many tokens of highest probability.
-    """
-
-    epoch: int  # from 1
-    rate: float  # learning rate of its first step
-    loss: float  # mean training loss
-    score: float
-    seconds: float  # since training began, in this process
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,33 +58,56 @@ def train(
     *,
     validate: Callable[[Compressor], float] | None = None,
     notes: Mapping[str, Any] | None = None,
+    features: Where = "memory",
+    cache: str | os.PathLike[str] | None = None,
+    micro_batch: int | None = None,
+    checkpoint_every: int = 200,
     progress: Progress | None = None,
+    say: Say | None = None,
 ) -> TrainResult:
     """Train a compressor for `mllm` on those of `samples` that have a label; `folder` gets all results.
 
     The weights in `folder` are those of the best epoch so far by `validate` (higher is better), at any
     moment. `notes`, ready for JSON, are saved with them, beside the configuration and the model's name; by
-    default how the labels of a store were made. A run that was killed goes on after its last complete epoch,
-    to the same result as without the interruption. ValueError for labels that match no sample, for a loss
-    that is not a number, and for a folder with another run in it.
+    default how the labels of a store were made.
+
+    The rest changes no result. `features` are kept in memory, on disk in the folder `cache`, or recomputed
+    (`compress.features`), and `say` is told how much room they take. In processes that a launcher started,
+    each takes its share of every batch, at most `micro_batch` samples at a time; sums of floats then differ
+    in the last bits. A run that was killed goes on from its last checkpoint, written every so many steps and
+    after every epoch, to the same bits as without the interruption.
+
+    ValueError for labels that match no sample, for a loss that is not a number, and for a folder with another
+    run in it.
     """
+    if micro_batch is not None and micro_batch < 1 or checkpoint_every < 1:
+        given = f"micro_batch={micro_batch}, checkpoint_every={checkpoint_every}"
+        raise ValueError(f"{given}: choose 1 or more")
     config, target = config or TrainConfig(), Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    report = progress or _say_nothing
+    processes = Processes.here(mllm.model.device)
+    report = progress if progress and processes.first else _say_nothing
     examples = collect(
-        mllm, labels, samples, target=config.target, scratch=target, progress=partial(report, "embed")
+        labels,
+        samples,
+        open_features(features, mllm, cache),
+        target=config.target,
+        processes=processes,
+        progress=partial(report, "embed"),
+        say=say or _say_nothing,
     )
     if notes is None:
         notes = {"labels": [dict(labels.settings)]} if isinstance(labels, LabelStore) else {}
-    return _Run(mllm, examples, target, config, validate, notes).finish(partial(report, "train"))
+    run = _Run(mllm, examples, target, config, validate, notes, processes, micro_batch, checkpoint_every)
+    return run.finish(partial(report, "train"))
 
 
-def _say_nothing(stage: str, done: int, total: int) -> None:
+def _say_nothing(*_: object) -> None:
     pass
 
 
 class _Run:
-    """The state of one training run."""
+    """The state of one training run, the same in every process."""
 
     def __init__(
         self,
@@ -167,8 +117,13 @@ class _Run:
         config: TrainConfig,
         validate: Callable[[Compressor], float] | None,
         notes: Mapping[str, Any],
+        processes: Processes,
+        micro_batch: int | None,
+        checkpoint_every: int,
     ):
         self.examples, self.folder, self.config = examples, folder, config
+        self.processes, self.micro_batch = processes, micro_batch or config.batch
+        self.checkpoint_every = checkpoint_every
         base = Path(mllm.name)
         self.notes = {"base_model": base.name if base.exists() else mllm.name, **notes}
         self.device = mllm.model.device
@@ -186,26 +141,38 @@ class _Run:
         parameters = self.compressor.parameters()
         self.optimizer = torch.optim.Adam(parameters, config.lr, weight_decay=config.weight_decay)
         self.history: list[Epoch] = []
+        self.losses: list[float] = []  # of the steps of the epoch that is under way
         self._resume()
+        if not processes.agree((self.settings, len(self.history), len(self.losses))):
+            raise ValueError(
+                f"the processes differ in what they train on, or in what they found in {folder}: all of them "
+                "need the same folders"
+            )
 
     def finish(self, progress: Callable[[int, int], object]) -> TrainResult:
-        """Train the epochs that are left."""
+        """Train the steps that are left."""
         config, started = self.config, time.perf_counter()
         per_epoch = math.ceil(len(self.study) / config.batch)
         total = config.epochs * per_epoch
         for epoch in range(len(self.history), config.epochs):
-            losses = []
             self.compressor.train()
-            for step, places in enumerate(self._batches(epoch), epoch * per_epoch):
-                losses.append(self._step(places, config.rate(step, total)))
-                progress(step + 1, total)
+            for step, places in enumerate(self._batches(epoch)):
+                if step < len(self.losses):
+                    continue  # taken before the interruption
+                done = epoch * per_epoch + step
+                self.losses.append(self._step(places, config.rate(done, total)))
+                if (done + 1) % self.checkpoint_every == 0:
+                    self._save()
+                progress(done + 1, total)
             self.compressor.eval()
-            score = float(self.validate(self.compressor))
+            score = self.processes.one_says(lambda: float(self.validate(self.compressor)))
             if not math.isfinite(score):
                 raise ValueError(f"epoch {epoch + 1}: the validation score is {score}, not a finite number")
             rate, seconds = config.rate(epoch * per_epoch, total), time.perf_counter() - started
-            self._record(Epoch(epoch + 1, rate, sum(losses) / len(losses), score, seconds))
-        _draw(self.history, self.folder / PICTURE)
+            self._record(Epoch(epoch + 1, rate, sum(self.losses) / len(self.losses), score, seconds))
+        if self.processes.first:
+            draw(self.history, self.folder / PICTURE)
+        self.processes.wait()
         return TrainResult(self.folder, Compressor.load(self.folder), tuple(self.history), len(self.study))
 
     def _batches(self, epoch: int) -> Iterator[list[int]]:
@@ -218,19 +185,53 @@ class _Run:
     def _step(self, places: list[int], rate: float) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        lesson = self.examples.lesson(places, text=self.config.text, device=self.device)
-        logits, hidden = self.compressor(lesson.batch)
-        loss = self.objective(logits, hidden, lesson.targets, lesson.kept, lesson.batch.valid)
-        value = loss.item()
+        value = self._gradient(places)
         if not math.isfinite(value):
             now = f"epoch {len(self.history) + 1}: the loss became {value}"
             raise ValueError(f"{now}; choose a smaller lr (now {self.config.lr}) or a clip")
-        self.optimizer.zero_grad()
-        loss.backward()
         if self.config.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.compressor.parameters(), self.config.clip)
         self.optimizer.step()
         return value
+
+    def _gradient(self, places: list[int]) -> float:
+        """The loss of a batch, its gradient left in the parameters of every process.
+
+        A process that has several parts passes them twice: the loss has to know all of the batch's logits
+        before it has the gradient of any.
+        """
+        lessons = [self._lesson(part) for part in _parts(self.processes.share(places), self.micro_batch)]
+        once = len(lessons) == 1
+        passed = []
+        nothing = torch.zeros(0, 0, device=self.device)
+        tally = self.objective.tally(nothing, nothing, nothing.bool())
+        with torch.set_grad_enabled(once):
+            for lesson in lessons:
+                answer = self._answer(lesson)
+                tally = tally + self.objective.tally(answer[0], answer[2], answer[4])
+                passed += [answer] if once else []
+        tally = self.processes.sum(tally)
+        self.objective.advance(tally)
+        self.optimizer.zero_grad()
+        value = torch.zeros((), device=self.device)
+        for lesson in lessons:
+            loss = self.objective.part(*(passed.pop() if once else self._answer(lesson)), tally)
+            loss.backward()
+            value = value + loss.detach()
+        if self.processes.count > 1:
+            for parameter in self.compressor.parameters():
+                mine = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = self.processes.sum(mine)
+        return self.processes.sum(value).item()
+
+    def _lesson(self, places: Sequence[int]) -> Lesson:
+        return self.examples.lesson(places, text=self.config.text)
+
+    def _answer(self, lesson: Lesson) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What the objective compares: logits, representations, targets, labels, and which are no padding."""
+        lesson = lesson.to(self.device)
+        logits, hidden = self.compressor(lesson.batch)
+        return logits, hidden, lesson.targets, lesson.kept, lesson.batch.valid
 
     @torch.inference_mode()
     def _agreement(self, compressor: Compressor) -> float:
@@ -239,9 +240,8 @@ class _Run:
         Not the loss, since GHM weighs tokens by the whole batch and cannot be compared between epochs.
         """
         shares = []
-        for start in range(0, len(self.exam), self.config.batch):
-            places = self.exam[start : start + self.config.batch]
-            lesson = self.examples.lesson(places, text=self.config.text, device=self.device)
+        for places in _parts(self.exam, min(self.config.batch, self.micro_batch)):
+            lesson = self._lesson(places).to(self.device)
             logits = compressor(lesson.batch)[0].masked_fill(~lesson.batch.valid, -torch.inf)
             for row, kept in zip(logits, lesson.kept, strict=True):
                 shares.append(kept[row.topk(int(kept.sum())).indices].float().mean().item())
@@ -249,14 +249,22 @@ class _Run:
 
     def _record(self, epoch: Epoch) -> None:
         """Write what the epoch brought: the weights if they are the best so far, curves, checkpoint."""
-        if epoch.score > max((earlier.score for earlier in self.history), default=-math.inf):
+        best = epoch.score > max((earlier.score for earlier in self.history), default=-math.inf)
+        if best and self.processes.first:
             noted = {"epoch": epoch.epoch, "score": epoch.score, **self.settings, **self.notes}
             self.compressor.save(self.folder, noted)
         self.history.append(epoch)
-        rows = [[getattr(one, column.name) for column in fields(Epoch)] for one in self.history]
-        with replacing(self.folder / CURVES) as part, part.open("w", newline="") as file:
-            csv.writer(file).writerows([[column.name for column in fields(Epoch)], *rows])
-        state: dict[str, Any] = {"settings": self.settings, "history": rows}
+        self.losses = []
+        if self.processes.first:
+            write(self.history, self.folder / CURVES)
+        self._save()
+
+    def _save(self) -> None:
+        """Write the checkpoint."""
+        if not self.processes.first:
+            return
+        history = [astuple(epoch) for epoch in self.history]
+        state: dict[str, Any] = {"settings": self.settings, "history": history, "losses": self.losses}
         if len(self.history) < self.config.epochs:  # a finished run needs no optimiser state
             state["compressor"] = self.compressor.state_dict()
             state["objective"] = self.objective.state_dict()
@@ -280,14 +288,19 @@ class _Run:
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
             theirs, history = state["settings"], [Epoch(*row) for row in state["history"]]
+            losses = state["losses"]
         except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as problem:
             raise ValueError(f"{path}: unreadable; delete {self.folder} to train again") from problem
         refuse_difference(self.folder, theirs, self.settings)
-        self.history = history
+        self.history, self.losses = history, losses
         if "optimizer" in state:
             self.compressor.load_weights(state["compressor"], str(path))
             self.objective.load_state_dict(state["objective"])
             self.optimizer.load_state_dict(state["optimizer"])
+
+
+def _parts(places: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [places[start : start + size] for start in range(0, len(places), size)]
 
 
 def _split(examples: Examples, holdout: float, seed: int) -> tuple[list[int], list[int]]:
@@ -311,18 +324,14 @@ def _start(decoder: Any, config: TrainConfig) -> Compressor:
         return Compressor(decoder.config, text=config.text, layers=config.layers, norm=config.norm)
 
 
-def _draw(history: Sequence[Epoch], target: Path) -> None:
-    from matplotlib.figure import Figure  # not at the top: half a second of import
-
-    figure = Figure(figsize=(8, 3), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    epochs = [one.epoch for one in history]
-    left.plot(epochs, [one.loss for one in history])
-    left.set(title="training loss", xlabel="epoch")
-    right.plot(epochs, [one.score for one in history])
-    best = max(history, key=lambda one: one.score)
-    right.plot([best.epoch], [best.score], "o", label=f"best: {best.score:.4f}")
-    right.set(title="validation score", xlabel="epoch")
-    right.legend()
-    with replacing(target) as part:
-        figure.savefig(part, format="png", dpi=120)
+__all__ = [
+    "CHECKPOINT",
+    "CURVES",
+    "PICTURE",
+    "PRESETS",
+    "Epoch",
+    "TrainConfig",
+    "TrainResult",
+    "preset",
+    "train",
+]

@@ -92,7 +92,8 @@ _work: Callable[[Any], Any] | None = None  # of a worker process, set once when 
 def _start(work: Callable[[Any], Any]) -> None:
     global _work
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the parent's handler may wait for what is not here
+    threading.Thread(target=exit_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     threadpool_limits(1)
     _work = work
@@ -103,7 +104,7 @@ def _call(job: Any) -> Any:
     return _work(job)
 
 
-def _exit_with_parent() -> None:
+def exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait_for_end([parent.sentinel])

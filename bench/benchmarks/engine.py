@@ -82,7 +82,7 @@ def pymoo(generations: int, seed: int) -> None:
 
     space, cost = problem()
 
-    class Costs(Problem):  # type: ignore[misc]
+    class Costs(Problem):
         def __init__(self) -> None:
             super().__init__(n_var=GROUPS, n_obj=1, xl=0, xu=SIZE - 1, vtype=int)
 

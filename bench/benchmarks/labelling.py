@@ -192,20 +192,20 @@ def _summary(
             rows.append([name, f"{median(filter(None, taken)):.2f}", "", "", "", ""])
             figures[name] = taken
     for size in packs:
-        taken = [one.packed[size] for one in found]
+        each_took = [one.packed[size] for one in found]
         ratios = [
-            [loop / ours for loop, ours in zip(loops[name], taken, strict=True) if loop is not None]
+            [loop / ours for loop, ours in zip(loops[name], each_took, strict=True) if loop is not None]
             for name in loops
         ]
-        speed = spent / median(taken)
+        speed = spent / median(each_took)
         rows.append(
             [
-                f"{size} together", f"{median(taken):.3f}",
+                f"{size} together", f"{median(each_took):.3f}",
                 *(f"{median(each):.1f}" if each else "" for each in ratios),
                 f"{speed / 1e9:.1f}", f"{100 * speed / fastest:.0f}",
             ]
         )  # fmt: skip
-        figures[f"{size} together"] = {"seconds": taken, "ratios": ratios}
+        figures[f"{size} together"] = {"seconds": each_took, "ratios": ratios}
     return rows, figures
 
 

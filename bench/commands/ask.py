@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.commands.common import (
-    OutPicture,
+    OutFile,
     as_json,
     asked,
     budget,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--keep", type=int, help="Visual tokens per decoder layer; a ninth by default.")
 @click.option("--accounting", type=click.Choice(["average", "nominal"]), default="average", show_default=True)
 @click.option("--max-new-tokens", type=click.IntRange(1), default=16, show_default=True)
-@click.option("--out", type=OutPicture(), help="Where to draw the kept tokens (PNG).")
+@click.option("--out", type=OutFile(".png"), help="Where to draw the kept tokens (PNG).")
 @model_options
 @as_json
 def ask(
@@ -51,18 +51,18 @@ def ask(
     """
     picture, question = open_image(image), asked(question)
     from bench.compressors import selector_for
-    from bench.pictures import kept_tokens, save
+    from bench.evaluate import path
+    from bench.gallery import show
+    from bench.inspection import strange_words
+    from bench.pictures import overlay, save
     from compress.attach import attach
+    from compress.samples import Sample
 
     selector = selector_for(method, model, compressor)
     mllm = load_model(model, device, dtype, anyres)
+    picture = open_image(image, mllm.image_side)  # it was opened before only to be sure that it can be
     keep = budget(keep, mllm)
-    tokenizer = mllm.processor.tokenizer
-    unknown = [
-        w
-        for w in question.split()
-        if tokenizer.unk_token_id in tokenizer(w, add_special_tokens=False)["input_ids"]
-    ]
+    unknown = strange_words(mllm, question)
     if unknown:
         say(f"note: the model has no word for {', '.join(unknown)}")
     started = time.perf_counter()
@@ -73,7 +73,9 @@ def ask(
     kept = record.kept[max(record.kept)] if record.kept else list(range(record.tokens))
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        save(kept_tokens(picture, mllm.grid, kept), out)
+        stages = path(record)
+        shown = show(Sample(image, picture, question, ()), mllm)
+        save(overlay(shown, stages[-1] if stages else None), out)
     if machine:
         show_json(
             {

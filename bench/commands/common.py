@@ -169,16 +169,17 @@ class OutFolder(click.Path):
         return folder
 
 
-class OutPicture(click.Path):
-    """A PNG file to write; a wrong suffix or place is an error before the work."""
+class OutFile(click.Path):
+    """A file to write, of one of some suffixes; a wrong suffix or place is an error before the work."""
 
-    def __init__(self) -> None:
+    def __init__(self, *suffixes: str) -> None:
         super().__init__(dir_okay=False, path_type=Path)
+        self.suffixes = suffixes
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         path = Path(str(super().convert(value, param, ctx)))
-        if path.suffix.lower() != ".png":
-            self.fail(f"pictures are written as PNG: give {path} a name that ends in .png.", param, ctx)
+        if path.suffix.lower() not in self.suffixes:
+            self.fail(f"give {path} a name that ends in {' or '.join(self.suffixes)}.", param, ctx)
         OutFolder().convert(path.parent, param, ctx)
         return path
 
@@ -190,25 +191,35 @@ def load_model(model: str, device: str = "cpu", dtype: str = "float32", anyres: 
     from compress.models import load, quiet
 
     quiet()
+    check_device(device)
+    return load(model, device=device, dtype=getattr(torch, dtype), anyres=anyres)
+
+
+def check_device(device: str) -> None:
+    """ValueError for a device that is not there."""
+    import torch
+
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as problem:
         why = str(problem).partition("\n")[0]
         raise ValueError(f"--device {device} cannot be used here ({why}): try cpu or cuda") from problem
-    return load(model, device=device, dtype=getattr(torch, dtype), anyres=anyres)
 
 
-def open_image(name: str) -> Image:
-    """An image file, or `micro:SEED` for a scene of the micro world; ValueError that says what is wrong."""
+def open_image(name: str, side: int = 0) -> Image:
+    """An image file, or `micro:SEED` for a scene of the micro world; ValueError that says what is wrong.
+
+    A scene is photographed for a model that sees `side` pixels a side.
+    """
     from bench.data.images import open_rgb
 
     if name.startswith("micro:"):
-        from compress.micro.world import render, scene
+        from compress.micro.world import Photograph, scene
 
         seed = name.removeprefix("micro:")
         if not seed.isdecimal():
             raise ValueError(f"'{name}': write micro:SEED with a whole number, for instance micro:3")
-        return render(scene("test", int(seed)))
+        return Photograph(scene("test", int(seed))).at(side)
     if not Path(name).is_file():
         raise ValueError(f"there is no image at {name}: give an image file, or micro:SEED for a made scene")
     try:

@@ -92,6 +92,7 @@ def compare(
     from bench.comparison import VANILLA
     from bench.compressors import buildable, selector_for, takes_compressor
     from bench.environment import environment
+    from bench.origin import Origin
     from bench.outputs import write
     from bench.results import results
 
@@ -123,7 +124,7 @@ def compare(
             positions=positions, workers=workers, folder=out, progress=report,
         )  # fmt: skip
     if out:
-        write(found, mllm, out, title=f"{mllm.name}: methods at equal budgets", commands=[command])
+        write(found, mllm, out, Origin(f"{mllm.name}: methods at equal budgets", {}, [command]))
     if machine:
         show_json(results(found, environment() | {"model": mllm.name}))
     else:

@@ -1,4 +1,4 @@
-"""`evocomp data`: the miniature benchmarks as files."""
+"""`evocomp data`: the miniature benchmarks as files, and files of training questions."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Literal
 
 import click
 
-from bench.commands.common import OutFolder, as_json, names, say, show_json, show_table
+from bench.commands.common import OutFolder, as_json, names, progress, say, show_json, show_table
 
 
 @click.group()
 def data() -> None:
-    """Folders of benchmarks, as `evocomp eval --data DIR` reads them.
+    """Folders of benchmarks, as `evocomp eval --data DIR` reads them, and files of training questions.
 
     \b
     Example:
@@ -41,12 +41,101 @@ def export(
     from bench.data.export import export as run
     from bench.tasks import TASKS
 
-    sizes = run(out, names(tasks, "--tasks", list(TASKS)), count, layout, split)
+    sizes = run(
+        out,
+        names(tasks, "--tasks", [name for name, task in TASKS.items() if task.splits]),
+        count,
+        layout,
+        split,
+    )
     if machine:
         show_json(sizes)
         return
     show_table(["task/split", "samples"], [[name, str(size)] for name, size in sizes.items()])
     say(f"read them: evocomp eval --data {out}")
+
+
+@data.command()
+@click.argument("source")
+@click.option(
+    "--from", "folder", type=click.Path(path_type=Path), help="Folder of the source's official files."
+)
+@click.option(
+    "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="JSON file to write."
+)
+@click.option("--images", type=OutFolder(), help="For micro: folder to write the pictures to.")
+@click.option(
+    "-n", "count", default=200, show_default=True, type=click.IntRange(1), help="For micro: questions."
+)
+def records(source: str, folder: Path | None, out: Path, images: Path | None, count: int) -> None:
+    """Write the training questions of SOURCE in the form of LLaVA's mixture.
+
+    SOURCE is gqa, vqav2, okvqa, aokvqa, ocrvqa, textvqa or scienceqa, whose official files are in --from, or
+    micro, whose pictures are drawn. Image names are those of LLaVA's image root (docs/labelling.md).
+
+    \b
+    Example:
+      evocomp data records micro --out micro.json --images images
+    """
+    from bench.data.records import write
+    from bench.data.sources import SOURCES, micro, read_source
+    from evosearch.registry import unknown
+
+    OutFolder().convert(out.parent, None, None)
+    if source not in (*SOURCES, "micro"):
+        raise ValueError(unknown("source", source, [*SOURCES, "micro"]))
+    if source == "micro":
+        if images is None:
+            raise ValueError("micro has no pictures yet: name a folder for them with --images")
+        made = micro(count, images)
+    elif folder is None:
+        raise ValueError(f"name the folder with the official files of {source}: --from DIR")
+    else:
+        made = read_source(source, folder)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    say(f"{write(out, made)} records; label them: evocomp label --data {out} --images DIR --out labels")
+
+
+@data.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--images", required=True, type=click.Path(path_type=Path), help="Folder that image names start from."
+)
+@click.option(
+    "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Manifest to write."
+)
+@click.option("--rules", type=click.Path(path_type=Path), help="YAML that tells sources apart.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes.")
+@as_json
+def check(
+    file: Path, images: Path, out: Path, rules: Path | None, workers: int, machine: bool
+) -> None:  # fmt: skip
+    """Open every picture of FILE, a mixture such as mix665k; write a manifest of what can be used.
+
+    Do it before a long run: evocomp label --manifest then starts at once, with sound records only.
+
+    \b
+    Example:
+      evocomp data check llava_v1_5_mix665k.json --images images --out mix665k.manifest --workers 8
+    """
+    from bench.commands.instructions import show_left_out
+    from bench.data.instructions import Index, read_rules
+
+    if not images.is_dir():
+        raise ValueError(f"there is no folder {images}: give the one that image names start from")
+    OutFolder().convert(out.parent, None, None)
+    found = Index.of(file, read_rules(rules) if rules else None)
+    with progress("check", "pictures") as report:
+        found = found.checked(images, workers=workers, progress=report)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    found.save(out)
+    if machine:
+        left_out = {reason: vars(one) for reason, one in found.left_out.items()}
+        show_json({"records": found.table.num_rows, "sources": found.counts, "left out": left_out})
+        return
+    show_table(["source", "records"], [[name, str(size)] for name, size in found.counts.items()])
+    show_left_out(found)
+    say(f"label them: evocomp label --data {file} --images {images} --manifest {out} --out labels")
 
 
 COMMANDS = {"data": data}

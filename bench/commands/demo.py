@@ -37,13 +37,14 @@ def demo(
     started = time.perf_counter()
     mllm = load_model(model, device, dtype, anyres)
     from bench.demo import RECIPES, run
+    from bench.origin import Origin
     from bench.outputs import draw_search, write
     from bench.tasks.mixture import training_samples
 
     out.mkdir(parents=True, exist_ok=True)
     made = run(mllm, out, fresh=fresh, n=count, workers=workers, bar=progress)
     draw_search(mllm, training_samples(1)[0], out / "pictures")
-    curves = [(f"training on {kind}", out / "compressors" / kind / "curves.png") for kind in RECIPES]
+    plots = {f"training on {kind}": str(out / "compressors" / kind / "curves.png") for kind in RECIPES}
     facts = {
         "labelled now": ", ".join(f"{len(store)} {kind}" for kind, store in made.live.items()),
         "labels shipped with the package": ", ".join(f"{n} {kind}" for kind, n in made.reused.items()),
@@ -51,7 +52,7 @@ def demo(
         "whole demo": f"{time.perf_counter() - started:.0f} s",
     }
     command = f"evocomp demo --out {out} --fresh {fresh} -n {count}"
-    write(made.comparison, mllm, out, title="evocomp demo", curves=curves, facts=facts, commands=[command])
+    write(made.comparison, mllm, out, Origin("evocomp demo", facts, [command], plots))
     show_comparison(made.comparison)
     for name, value in facts.items():
         say(f"{name}: {value}")

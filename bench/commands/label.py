@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,20 +19,29 @@ from bench.commands.common import (
     show_json,
     show_table,
 )
+from bench.commands.instructions import choice_options, file_options, open_instructions
 from bench.commands.labels import cell, summarise
 
 if TYPE_CHECKING:
+    from bench.data.instructions import Turns
+    from compress.engines import Engine
     from compress.models import Anyres
+    from compress.samples import Sample
 
 
 @click.command()
 @click.option("--out", required=True, type=OutFolder(), help="Folder of the label store.")
 @click.option(
-    "--samples", "count", default=256, show_default=True, type=click.IntRange(1), help="How many samples."
+    "--samples",
+    "count",
+    type=click.IntRange(1),
+    help="How many samples; 256, with --data all by default.",
 )
 @click.option(
-    "--start", default=0, show_default=True, type=click.IntRange(0), help="Number of the first sample."
+    "--start", type=click.IntRange(0), help="Number of the first sample, without --data; 0 by default."
 )
+@file_options
+@choice_options
 @click.option("--kind", default="best", show_default=True, help="NAME[:option=value] (evocomp kinds).")
 @click.option("--keep", type=int, help="Tokens in a label; a ninth by default.")
 @click.option(
@@ -45,12 +56,27 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", default=0, show_default=True)
 @click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Processes of this machine, or actors of a Ray cluster; labels do not depend on it.",
+)
+@click.option(
     "--workers",
     default=1,
     show_default=True,
     type=click.IntRange(1),
-    help="Processes; labels do not depend on it.",
+    help="Processes or actors; labels do not depend on it.",
 )
+@click.option("--address", help="Of a running Ray cluster: HOST:PORT or auto; one is started without it.")
+@click.option(
+    "--gpus", type=click.FloatRange(0), help="Of each Ray worker; 1 by default with --device cuda, else 0."
+)
+@click.option(
+    "--shard", default="0/1", show_default=True, help="Only part i of n, as 0/4; parts may share --out."
+)
+@click.option("--again", is_flag=True, help="Try samples in quarantine again.")
 @click.option(
     "--together",
     type=click.IntRange(1),
@@ -63,37 +89,77 @@ if TYPE_CHECKING:
 @model_options
 @as_json
 def label(
-    out: Path, count: int, start: int, kind: str, keep: int | None, grouper: str, strategy: str | None,
-    evaluations: int, positions: str, seed: int, workers: int, together: int | None, rows: int | None,
+    out: Path, count: int | None, start: int | None, data: Path | None, images: Path | None,
+    manifest: Path | None, sources: str | None, rules: Path | None, turns: Turns,
+    kind: str, keep: int | None, grouper: str, strategy: str | None, evaluations: int, positions: str,
+    seed: int, engine: str, workers: int, address: str | None, gpus: float | None, shard: str, again: bool,
+    together: int | None, rows: int | None,
     model: str, device: str, dtype: str, anyres: Anyres, machine: bool,
 ) -> None:  # fmt: skip
-    """Search which visual tokens to keep, for samples of the training mixture; Parquet shards land in --out.
+    """Search which visual tokens to keep, for training samples; Parquet shards land in --out.
 
     Neither --workers nor --together changes a label. Rerun the same command to go on after an interruption;
-    ask for more --samples to extend a store.
+    ask for more --samples to extend a store. Samples that fail three times are put in quarantine (evocomp
+    labels DIR --quarantine) and not tried again.
 
     \b
     Example:
       evocomp label --out labels --samples 500 --kind group-attribution --workers 2
+      evocomp label --data llava_v1_5_mix665k.json --images images --manifest mix665k.manifest \\
+        --model llava-hf/llava-1.5-7b-hf --device cuda --dtype bfloat16 --samples 100000 \\
+        --engine ray --address auto --workers 64 --out labels
     """
-    from compress.labels import LabelConfig
+    from compress.labels import LabelConfig, Shard
     from compress.labels import label as run
 
     config = LabelConfig(kind, keep, grouper, strategy, evaluations, positions, seed)
-    mllm = load_model(model, device, dtype, anyres)
-    from bench.tasks.mixture import training_samples
+    part = Shard.of_text(shard)
+    place = open_engine(engine, address, gpus, device)
+    if data is None:
+        for value, option in ((images, "--images"), (manifest, "--manifest"), (sources, "--sources")):
+            if value is not None:
+                raise ValueError(f"{option} goes with --data, the file that it belongs to")
+        from bench.tasks.mixture import training_samples
 
-    samples = training_samples(count, start)
+        samples: Sequence[Sample] = training_samples(count or 256, start or 0)
+        about = None
+    else:
+        if start is not None:
+            raise ValueError("--start is for the micro mixture: --samples of --data are drawn evenly")
+        samples = open_instructions(data, images, manifest, sources, rules, turns, seed, count)
+        about = samples.about
+    loads = partial(load_model, there(model), device, dtype, anyres)
     with progress(f"label ({kind})") as report:
         store = run(
-            mllm, samples, out, config, workers=workers, together=together, rows=rows, progress=report
-        )
+            loads, samples, out, config, engine=place, workers=workers, shard=part, data=about, again=again,
+            together=together, rows=rows, progress=report,
+        )  # fmt: skip
+    if store.quarantine:
+        say(f"{len(store.quarantine)} samples are in quarantine: evocomp labels {out} --quarantine")
     summary = summarise(store)
     if machine:
         show_json(summary)
         return
     show_table(["label store", str(out)], [[name, cell(value)] for name, value in summary.items()])
     say(f"train on it: evocomp train --labels {out} --out compressor")
+
+
+def open_engine(name: str, address: str | None, gpus: float | None, device: str) -> Engine:
+    """The engine that the options name."""
+    from compress.engines import Cluster, Local
+
+    if name == "ray":
+        return Cluster(address, float(device.startswith("cuda")) if gpus is None else gpus)
+    if address is not None or gpus is not None:
+        raise ValueError(f"{'--address' if address is not None else '--gpus'} goes with --engine ray")
+    return Local()
+
+
+def there(model: str) -> str:
+    """The model's name for workers that start in another folder."""
+    from compress.models import MODELS
+
+    return str(Path(model).absolute()) if model not in MODELS and Path(model).is_dir() else model
 
 
 COMMANDS = {"label": label}

@@ -1,25 +1,55 @@
-"""`evocomp labels`: what label stores hold, and how their losses compare on the samples they share."""
+"""`evocomp labels`: what label stores hold, how far they are, and how their losses compare."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.commands.common import as_json, show_json, show_table
+from bench.commands.common import (
+    OutFolder,
+    as_json,
+    load_model,
+    model_options,
+    progress,
+    say,
+    show_json,
+    show_table,
+)
+from bench.commands.instructions import file_options, samples_of
 
 if TYPE_CHECKING:
-    from compress.labels import LabelStore
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from compress.labels import LabelStore, Run
+    from compress.models import Anyres
 
 
 @click.command()
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--quarantine", is_flag=True, help="List the samples that were given up, with the reasons.")
+@click.option(
+    "--merge", "merged", type=OutFolder(), help="New folder for the labels of all FOLDERS as one store."
+)
+@click.option("--export", "exported", type=OutFolder(), help="New folder for a data set with a card.")
+@click.option(
+    "--audit",
+    "count",
+    type=click.IntRange(2),
+    help="Recompute the losses of so many labels, and those of random and DPC-KNN labels.",
+)
+@file_options
+@model_options
 @as_json
-def labels(folders: tuple[Path, ...], machine: bool) -> None:
-    """Sizes, losses and cost of label stores, and the differences from the first on common samples.
+def labels(
+    folders: tuple[Path, ...], quarantine: bool, merged: Path | None, exported: Path | None,
+    count: int | None, data: Path | None, images: Path | None, model: str, device: str, dtype: str,
+    anyres: Anyres, machine: bool,
+) -> None:  # fmt: skip
+    """Sizes, rates, losses and cost of label stores, and the differences from the first on common samples.
 
     Losses are means in nats per response token; intervals are paired 95 % bootstrap intervals of the
     difference between two stores' label losses, negative where the store is better than the first.
@@ -27,14 +57,36 @@ def labels(folders: tuple[Path, ...], machine: bool) -> None:
     \b
     Example:
       evocomp labels evolution random-search
+      evocomp labels labels --audit 50
+      evocomp labels part-0 part-1 --merge whole
+      evocomp labels whole --export whole-on-the-hub
     """
-    from compress.labels import read_labels
+    from compress.labels import export, merge, read_labels
 
+    asked = {"--quarantine": quarantine, "--merge": merged, "--export": exported, "--audit": count}
+    given = [option for option, value in asked.items() if value]
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)}: ask for one at a time")
+    if merged is not None:
+        folders = (merge(folders, merged).folder,)
     stores = [read_labels(folder) for folder in folders]
+    if len(stores) > 1 and given:
+        raise ValueError(f"{given[0]} is about one store: name one folder, or --merge them first")
+    if exported is not None:
+        say(f"{export(stores[0], exported)}: README.md is its card; read it, then upload the folder")
+    if quarantine:
+        _show_quarantine(stores[0], machine)
+    elif count is not None:
+        _show_audit(stores[0], count, data, images, (model, device, dtype, anyres), machine)
+    else:
+        _show(stores, machine)
+
+
+def _show(stores: list[LabelStore], machine: bool) -> None:
     rows: list[dict[str, Any]] = []
-    for folder, store in zip(folders, stores, strict=True):
+    for store in stores:
         against = None if store is stores[0] else difference(stores[0], store)
-        rows.append({"store": str(folder), **summarise(store), "against the first": against})
+        rows.append({"store": str(store.folder), **summarise(store), "against the first": against})
     if machine:
         show_json(rows)
         return
@@ -45,34 +97,103 @@ def labels(folders: tuple[Path, ...], machine: bool) -> None:
     show_table(table[0], table[1:])
 
 
+def _show_quarantine(store: LabelStore, machine: bool) -> None:
+    if machine:
+        show_json({id: list(reasons) for id, reasons in store.quarantine.items()})
+        return
+    rows = [[id, "; ".join(dict.fromkeys(reasons))] for id, reasons in sorted(store.quarantine.items())]
+    show_table(["sample", "reasons"], rows)
+    say(f"{len(rows)} samples; try them again: evocomp label --again, as before")
+
+
+def _show_audit(
+    store: LabelStore,
+    count: int,
+    data: Path | None,
+    images: Path | None,
+    model: tuple[Any, ...],
+    machine: bool,
+) -> None:
+    import numpy as np
+
+    from compress.labels import audit
+    from compress.labels.audit import drawn
+
+    samples = samples_of(drawn(store, count), data, images)
+    with progress("audit") as report:
+        found = audit(load_model(*model), store, samples, progress=report)
+    gaps = {kind: compared(losses - found.stored) for kind, losses in found.others.items()}
+    worst = float(np.abs(found.found - found.stored).max())
+    if machine:
+        show_json({"samples": len(found.ids), "largest error of a stored loss": worst, "against": gaps})
+        return
+    rows = [["stored", f"{found.stored.mean():.4f}", "", ""]]
+    for kind, gap in gaps.items():
+        rows.append(
+            [kind, f"{found.others[kind].mean():.4f}", cell(gap["difference"]), cell(gap["better on, %"])]
+        )
+    show_table(["label", "loss", "difference from the stored", "better on, %"], rows)
+    click.echo(f"{len(found.ids)} samples; stored losses recomputed: they differ by at most {worst:.2g}")
+
+
 def summarise(store: LabelStore) -> dict[str, Any]:
-    """Counts, mean losses and cost of a label store."""
+    """Counts, rate, losses and cost of a label store."""
+    import numpy as np
 
-    def mean(name: str) -> float:
-        return fmean(getattr(one, name) for one in store)
-
+    numbers = ["loss_before", "loss_after", "loss_full", "evaluations", "seconds"]
+    table = store.table(numbers)
+    before, after, full, evaluations, seconds = (table[name].to_numpy() for name in numbers)
+    runs = store.runs()
+    done, rate = len(store) + len(store.quarantine), pace(runs)
+    total = max(done, sum({run.name: run.total for run in runs}.values()))
     return {
-        "samples": len(store), "kind": store.settings["kind"], "strategy": store.settings["strategy"],
+        "samples": len(store), "in quarantine": len(store.quarantine), "not done yet": total - done,
+        "samples per second": rate, "hours left": (total - done) / rate / 3600 if rate else None,
+        "kind": store.settings["kind"], "strategy": store.settings["strategy"],
         "grouper": store.settings["grouper"], "keep": store.settings["keep"],
-        "loss of a random candidate": mean("loss_before"), "loss of the label": mean("loss_after"),
-        "loss of all tokens": mean("loss_full"), "evaluations per sample": mean("evaluations"),
-        "median seconds per sample": median(one.seconds for one in store),
+        "loss of a random candidate": float(before.mean()), "loss of the label": float(after.mean()),
+        "its 5th, 50th and 95th percentile": np.percentile(after, [5, 50, 95]).tolist(),
+        "loss of all tokens": float(full.mean()),
+        "better than a random candidate, %": 100 * float((after < before).mean()),
+        "better than all tokens, %": 100 * float((after < full).mean()),
+        "evaluations per sample": float(evaluations.mean()),
+        "median seconds per sample": float(np.median(seconds)),
     }  # fmt: skip
+
+
+def pace(runs: list[Run]) -> float | None:
+    """Samples per second while at least one run was under way; None where no shard tells."""
+    busy, until = 0.0, None
+    for run in runs:  # in the order in which they started
+        start = run.started if until is None else max(run.started, until)
+        busy += max(0.0, (run.written - start).total_seconds())
+        until = run.written if until is None else max(until, run.written)
+    return sum(run.samples for run in runs) / busy if busy else None
 
 
 def difference(first: LabelStore, second: LabelStore) -> dict[str, Any]:
     """How the labels of `second` differ in loss from those of `first`, over the samples of both."""
     import numpy as np
-    from scipy.stats import bootstrap
 
-    from bench.stats import DRAWS, Interval
-
-    theirs = {one.id: one.loss_after for one in first}
-    gaps = np.array([one.loss_after - theirs[one.id] for one in second if one.id in theirs])
+    ours, theirs = (store.table(["id", "loss_after"]).to_pydict() for store in (second, first))
+    before = dict(zip(theirs["id"], theirs["loss_after"], strict=True))
+    gaps = np.array(
+        [loss - before[id] for id, loss in zip(ours["id"], ours["loss_after"], strict=True) if id in before]
+    )
     if len(gaps) < 2:
         raise ValueError(
             f"{first.folder} and {second.folder} share {len(gaps)} samples; a comparison needs two or more"
         )
+    return compared(gaps)
+
+
+def compared(gaps: NDArray[np.float64]) -> dict[str, Any]:
+    """Mean of paired differences with its interval, and how many are below zero."""
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    from bench.stats import DRAWS, Interval
+
     # In batches: stores of a hundred thousand labels would ask for gigabytes.
     drawn = bootstrap((gaps,), np.mean, n_resamples=DRAWS, batch=50, method="percentile", rng=0)
     low, high = drawn.confidence_interval
@@ -87,6 +208,8 @@ def cell(value: Any) -> str:
     """A value of `summarise` or `difference` as text."""
     if isinstance(value, dict):
         return f"{value['difference']:+.4f} [{value['low']:+.4f}, {value['high']:+.4f}]"
+    if isinstance(value, list):
+        return ", ".join(map(cell, value))
     if value is None:
         return "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from importlib import import_module
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -52,25 +50,19 @@ def _models() -> list[Line]:
 
 
 def _about_model(folder: Path) -> str:
-    """Family and sizes, read from the configuration and the header of the weights."""
-    from safetensors import safe_open
+    """Family and sizes, read from the configuration."""
+    from compress.models import outline
 
     if not folder.is_dir():
-        return "not built yet: run make micro"
-    config = json.loads((folder / "config.json").read_text())
-    vision, text = config["vision_config"], config["text_config"]
-    files = list(folder.glob("*.safetensors"))
-    parameters = 0
-    for file in files:
-        with safe_open(file, "numpy") as weights:
-            shapes = [weights.get_slice(key).get_shape() for key in weights.keys()]  # noqa: SIM118
-            parameters += sum(map(prod, shapes))
-    side, pixels = vision["image_size"] // vision["patch_size"], vision["image_size"]
+        return f"not built yet: run make micro MODEL={folder.name}"
+    mllm = outline(str(folder))
+    parameters = sum(one.numel() for one in mllm.model.parameters())
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     return (
-        f"{config['model_type']}, {parameters / 1e6:.1f} M parameters, {side * side} visual tokens of "
-        f"{pixels} x {pixels} pixels, {text['num_hidden_layers']} decoder layers, "
-        f"{text['vocab_size']} words, "
-        f"{sum(file.stat().st_size for file in files) / 2**20:.1f} MiB"
+        f"{mllm.model.config.model_type}, {parameters / 1e6:.1f} M parameters, "
+        f"{mllm.visual_tokens} visual tokens of "
+        f"{mllm.image_side} x {mllm.image_side} pixels, {mllm.layers} decoder layers, "
+        f"{mllm.decoder.config.vocab_size} words, {size / 2**20:.1f} MiB"
     )
 
 
@@ -109,9 +101,12 @@ def _show(listed: list[Line], machine: bool, about: str = "about") -> None:
 @click.option(
     "--keep", type=click.IntRange(1), help="At this budget; a ninth of the visual tokens by default."
 )
+@click.option("--compressor", help="With --model: folder or hub name of a trained compressor.")
 @anyres_option
 @as_json
-def methods(model: str | None, keep: int | None, anyres: Anyres, machine: bool) -> None:
+def methods(
+    model: str | None, keep: int | None, compressor: str | None, anyres: Anyres, machine: bool
+) -> None:
     """List the methods, one line each, with the options that NAME:option=value sets.
 
     With --model it also names what each of them does on such a model where its paper and official code say
@@ -123,23 +118,37 @@ def methods(model: str | None, keep: int | None, anyres: Anyres, machine: bool) 
     """
     listed = _registered("baselines", "METHODS")
     if model is None:
+        if compressor:
+            raise ValueError("--compressor is tried on a model: give --model as well, or leave it out")
         _show(listed, machine)
     else:
-        _show(_runs(model, anyres, keep, listed), machine, f"runs on {model}")
+        _show(_runs(model, anyres, keep, compressor, listed), machine, f"runs on {model}")
 
 
-def _runs(model: str, anyres: Anyres, keep: int | None, listed: list[Line]) -> list[Line]:
+TRAINED = (
+    "with --compressor FOLDER: one trained on this model (evocomp label, evocomp train), or on another, "
+    "to whose width this one's features are pooled"
+)
+
+
+def _runs(
+    model: str, anyres: Anyres, keep: int | None, compressor: str | None, listed: list[Line]
+) -> list[Line]:
     """The methods with "yes", or why they do not run on a model at a budget."""
     from bench.commands.common import budget, load_model
-    from bench.compressors import selector_for
+    from bench.compressors import SHIPPED, selector_for, takes_compressor
     from compress.attach import attach
     from compress.base import choices_of
 
     mllm = load_model(model, anyres=anyres)
     wanted, answers = budget(keep, mllm), []
     for line in listed:
+        trained = takes_compressor(line.name)
+        if trained and not compressor and not (SHIPPED / model / "compressor").is_dir():
+            answers.append(line._replace(about=TRAINED))
+            continue
         try:
-            selector = selector_for(line.name, model)
+            selector = selector_for(line.name, model, compressor if trained else None)
             line = line._replace(choices=choices_of(selector, mllm.traits))
             with attach(mllm, selector, wanted):
                 answers.append(line._replace(about="yes"))

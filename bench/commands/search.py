@@ -65,8 +65,12 @@ def search(
     """
     picture, question = open_image(image), asked(question)
     mllm = load_model(model, device, dtype, anyres)
-    from bench.pictures import groups, kept_tokens, save, trace
+    picture = open_image(image, mllm.image_side)  # it was opened before only to be sure that it can be
+    from bench.evaluate import Stage
+    from bench.gallery import show
+    from bench.pictures import groups, overlay, save, trace
     from compress.fitness import AnswerLoss
+    from compress.samples import Sample
     from evosearch import GROUPERS, STRATEGIES, pick
     from evosearch import search as run
 
@@ -91,11 +95,13 @@ def search(
     files = {}
     if out:
         out.mkdir(parents=True, exist_ok=True)
+        shown = show(Sample(image, picture, question, ()), mllm)
         drawn: dict[str, Image | Figure] = {
-            "groups": groups(picture, embedded.grid, space, found.indices),
-            "kept": kept_tokens(picture, embedded.grid, found.indices.tolist()),
+            "kept": overlay(shown, Stage(0, tuple(found.indices.tolist()))),
             "trace": trace(found.logbook),
         }
+        if len(shown.panels) == 1:  # else a place is in two groups: of its crop and of the small image
+            drawn["groups"] = groups(picture, embedded.grid, space, found.indices)
         for name, one in drawn.items():
             files[name] = str(out / f"{name}.png")
             save(one, out / f"{name}.png")

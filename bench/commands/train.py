@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,7 +22,39 @@ from bench.commands.common import (
 )
 
 if TYPE_CHECKING:
+    from compress.curves import Epoch
+    from compress.features import Where
     from compress.models import Anyres
+    from compress.train_config import TrainConfig
+
+PRESETS = ("llava-1.5-7b", "llava-next-7b", "qwen2.5-vl-7b")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What every process of a training run has to know."""
+
+    labels: Sequence[Path]
+    out: Path
+    config: TrainConfig
+    validate: str
+    validate_samples: int
+    model: str
+    device: str
+    dtype: str
+    anyres: Anyres
+    features: Where
+    cache: Path | None
+    micro_batch: int | None
+    checkpoint_every: int
+
+
+@dataclass(frozen=True)
+class Report:
+    history: Sequence[Epoch]
+    samples: int
+    keep: int  # tokens in a label
+    first: bool  # whether this process talks to people
 
 
 @click.command()
@@ -31,71 +66,111 @@ if TYPE_CHECKING:
     help="Label store; may be repeated.",
 )
 @click.option("--out", required=True, type=OutFolder(), help="Folder of the compressor.")
-@click.option("--loss", default="ghm+cos", show_default=True, help="NAME (evocomp losses).")
-@click.option("--lambda", "lambda_cos", default=1.0, show_default=True, help="Weight of the cosine loss.")
-@click.option("--bins", default=100, show_default=True, type=click.IntRange(1), help="Unit regions of GHM.")
-@click.option("--target", type=click.Choice(["label", "lead", "score"]), default="label", show_default=True)
 @click.option(
-    "--text/--no-text", default=True, show_default=True, help="Let the compressor read the question."
+    "--preset", type=click.Choice(PRESETS), help="The paper's settings for a model; what you also give wins."
 )
-@click.option("--epochs", default=30, show_default=True, type=click.IntRange(1))
-@click.option("--batch", default=64, show_default=True, type=click.IntRange(1))
-@click.option("--lr", default=0.003, show_default=True)
+@click.option("--loss", show_default="ghm+cos", help="NAME (evocomp losses).")
+@click.option("--lambda", "lambda_cos", type=float, show_default="1.0", help="Weight of the cosine loss.")
+@click.option("--bins", type=click.IntRange(1), show_default="100", help="Unit regions of GHM.")
+@click.option("--target", type=click.Choice(["label", "lead", "score"]), show_default="label")
+@click.option(
+    "--text/--no-text", default=None, show_default="text", help="Let the compressor read the question."
+)
+@click.option("--epochs", type=click.IntRange(1), show_default="30")
+@click.option(
+    "--batch", type=click.IntRange(1), show_default="64", help="Samples of a step, over all processes."
+)
+@click.option("--lr", type=float, show_default="0.003")
 @click.option(
     "--validate", default="textvqa", show_default=True, help="Task that chooses the epoch, or none."
 )
 @click.option("--validate-samples", default=120, show_default=True, type=click.IntRange(1))
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", type=int, show_default="0")
+@click.option(
+    "--processes", default=1, show_default=True, type=click.IntRange(1),
+    help="On this machine, a device each with --device cuda; or use accelerate launch.",
+)  # fmt: skip
+@click.option(
+    "--micro-batch", type=click.IntRange(1), show_default="all",
+    help="Samples of a step that a process takes at a time; fewer need less memory.",
+)  # fmt: skip
+@click.option(
+    "--features", type=click.Choice(["memory", "disk", "recompute"]), default="memory",
+    show_default=True, help="Where embeddings stay while training; disk serves later runs too.",
+)  # fmt: skip
+@click.option(
+    "--cache", type=OutFolder(), show_default="~/.cache/evocomp/features", help="Folder of --features disk."
+)
+@click.option(
+    "--checkpoint-every", default=200, show_default=True, type=click.IntRange(1),
+    help="Steps; also after every epoch.",
+)  # fmt: skip
 @model_options
 @as_json
 def train(
-    labels: tuple[Path, ...], out: Path, loss: str, lambda_cos: float, bins: int,
-    target: Literal["label", "lead", "score"], text: bool, epochs: int, batch: int, lr: float,
-    validate: str, validate_samples: int, seed: int, model: str, device: str, dtype: str, anyres: Anyres,
-    machine: bool,
+    labels: tuple[Path, ...], out: Path, preset: str | None, validate: str, validate_samples: int,
+    processes: int, micro_batch: int | None, features: Where, cache: Path | None, checkpoint_every: int,
+    model: str, device: str, dtype: str, anyres: Anyres, machine: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Train a compressor on label stores; weights of the best epoch, curves.csv and curves.png land in --out.
 
-    Rerun the same command to go on after an interruption. Use it: evocomp eval --compressor OUT.
+    Rerun the same command to go on after an interruption, with any number of processes and any way to keep
+    features. Use it: evocomp eval --compressor OUT.
 
     \b
     Example:
       evocomp train --labels labels --out compressor --epochs 10
     """
-    from compress.labels import read_labels
+    from compress.processes import together
     from compress.training import TrainConfig
-    from compress.training import train as run
+    from compress.training import preset as settings_of
 
-    stores = [read_labels(folder) for folder in labels]
-    config = TrainConfig(
-        loss=loss, lambda_cos=lambda_cos, bins=bins, target=target, text=text,
-        epochs=epochs, batch=batch, lr=lr, seed=seed,
+    given = {name: value for name, value in settings.items() if value is not None}
+    order = Order(
+        labels, out, replace(settings_of(preset) if preset else TrainConfig(), **given), validate,
+        validate_samples, model, device, dtype, anyres, features, cache, micro_batch, checkpoint_every,
     )  # fmt: skip
-    mllm = load_model(model, device, dtype, anyres)
-    from bench.tasks.mixture import labelled_samples
-    from bench.validation import validator
-
-    merged = [one for store in stores for one in store]
-    keep = int(stores[0].settings["keep"])
-    check = None if validate == "none" else validator(mllm, validate, validate_samples, keep)
-    with progress("train", "steps") as report:
-        result = run(
-            mllm, merged, labelled_samples(one.id for one in merged), out, config, validate=check,
-            notes={"labels": [dict(store.settings) for store in stores]},
-            progress=lambda stage, done, total: report(done, total),
-        )  # fmt: skip
-    best = result.best
+    work = partial(carry_out, order)
+    report = together(work, processes) if processes > 1 else work()
+    if not report.first:
+        return
+    best = max(report.history, key=lambda epoch: epoch.score)
     if machine:
         show_json(
-            {"folder": str(out), "best_epoch": best.epoch, "score": best.score, "samples": result.samples}
+            {"folder": str(out), "best_epoch": best.epoch, "score": best.score, "samples": report.samples}
         )
         return
     show_table(
         ["epoch", "loss", "score", "seconds"],
-        [[str(e.epoch), f"{e.loss:.4f}", f"{e.score:.4f}", f"{e.seconds:.1f}"] for e in result.history],
+        [[str(e.epoch), f"{e.loss:.4f}", f"{e.score:.4f}", f"{e.seconds:.1f}"] for e in report.history],
     )
-    click.echo(f"best epoch {best.epoch}, score {best.score:.4f}, {result.samples} samples; saved in {out}")
-    say(f"use it: evocomp eval --method evocomp --compressor {out} --keep {keep}")
+    click.echo(f"best epoch {best.epoch}, score {best.score:.4f}, {report.samples} samples; saved in {out}")
+    say(f"use it: evocomp eval --method evocomp --compressor {out} --keep {report.keep}")
+
+
+def carry_out(order: Order) -> Report:
+    """Train, or take one's share in it as one of several processes."""
+    from bench.tasks.mixture import labelled_samples
+    from bench.validation import validator
+    from compress.labels import read_labels
+    from compress.processes import Processes, own_device
+    from compress.training import train as run
+
+    stores = [read_labels(folder) for folder in order.labels]
+    mllm = load_model(order.model, own_device(order.device), order.dtype, order.anyres)
+    merged = [one for store in stores for one in store]
+    keep = int(stores[0].settings["keep"])
+    check = None
+    if order.validate != "none":
+        check = validator(mllm, order.validate, order.validate_samples, keep)
+    with progress("train", "steps") as report:
+        result = run(
+            mllm, merged, labelled_samples(one.id for one in merged), order.out, order.config, validate=check,
+            notes={"labels": [dict(store.settings) for store in stores]}, features=order.features,
+            cache=order.cache, micro_batch=order.micro_batch, checkpoint_every=order.checkpoint_every,
+            progress=lambda stage, done, total: report(done, total), say=say,
+        )  # fmt: skip
+    return Report(result.history, result.samples, keep, Processes.here(mllm.model.device).first)
 
 
 COMMANDS = {"train": train}

@@ -1,109 +1,355 @@
-"""LLaVA-1.5's instruction mixture (mix665k): what labels of a real model are searched on.
+"""Records of LLaVA-1.5's instruction mixture (mix665k), and files of its form: what labels are searched on.
 
     {"id": "000000033471", "image": "coco/train2017/000000033471.jpg", "conversations": [
         {"from": "human", "value": "<image>\\nWhat are the colors of the bus in the image?"},
         {"from": "gpt", "value": "The bus in the image is white and red."}, ...]}
 
 One JSON array of 665,298 records; 40,688 have no image, ids repeat, and some pictures of OCR-VQA are dead or
-broken. A sample is therefore named by its record's position, its image is opened when it is looked at, and
-what cannot be used is counted and left out.
+broken. Records are therefore named by their position and stay in the file, of which an index knows where each
+lies; what cannot be used is counted and left out.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import yaml
+from numpy.typing import NDArray
+
+from bench.data import records
 from bench.data.images import ImageFile
-from compress.samples import Sample
+from compress.files import replacing
+from compress.samples import Catalogue, Sample
+from evosearch.registry import unknown
 
-NAME = "mix665k"
-CHUNK = 1 << 20  # characters
-BETWEEN = re.compile(r"[\s,]*")  # records
-# By the first folder of the image; under coco by the end of the first question. The records do not name a
-# source, so these are guesses, and the first that fits counts.
-FOLDERS = {"gqa": "gqa", "ocr_vqa": "ocr_vqa", "textvqa": "textcaps", "vg": "vg"}
-ENDINGS = (
-    ("Answer the question using a single word or phrase.", "vqa"),  # VQAv2 and OKVQA
-    ("Answer with the option's letter from the given choices directly.", "a-okvqa"),
-    ("region this sentence describes.", "refcoco"),
-    ("description for this region.", "refcoco"),
+Turns = Literal["first", "random", "all"]
+Progress = Callable[[int, int], object]  # pictures opened, pictures in all
+RULES = Path(__file__).with_name("sources.yaml")
+KEY = b"evocomp instructions"
+FORMAT = 1
+BLOCK = 4096  # records that are made into a table at a time
+UNCHECKED, UNUSABLE = -1, -2  # in place of a picture's size
+INDEX = pa.schema(
+    [
+        ("position", pa.int32()),  # of the record in the array
+        ("start", pa.int64()),  # its first byte in the file
+        ("length", pa.int32()),  # bytes
+        ("turns", pa.list_(pa.int16())),  # those with question and answer
+        ("source", pa.dictionary(pa.int32(), pa.string())),
+        ("image", pa.string()),
+        ("size", pa.int64()),  # bytes of the picture, once it has been opened
+    ]
 )
 
 
-def read_mixture(
-    path: Path, images: Path, sources: Sequence[str] | None = None
-) -> tuple[list[Sample], Counter[str]]:
-    """A sample per record, its first question and answer, and how many records were left out, by reason.
+@dataclass(frozen=True)
+class Rule:
+    """What records of a source look like; empty fields fit everything."""
 
-    `images` is the folder that the records' image names start from; `sources` restricts to some (see
-    `source`). ValueError for what is no whole JSON array.
+    source: str
+    folder: str = ""
+    ends: str = ""
+    contains: str = ""
+
+    def fits(self, image: str, question: str) -> bool:
+        return (
+            image.partition("/")[0] == (self.folder or image.partition("/")[0])
+            and question.endswith(self.ends)
+            and self.contains in question
+        )
+
+
+def read_rules(path: Path = RULES) -> tuple[Rule, ...]:
+    """Rules of a YAML file in their order; ValueError for what is no list of them."""
+    try:
+        rules = tuple(Rule(**one) for one in yaml.safe_load(path.read_text(encoding="utf-8")))
+        if not all(isinstance(text, str) for rule in rules for text in vars(rule).values()):
+            raise TypeError("all values are text")
+    except (TypeError, yaml.YAMLError) as problem:
+        raise ValueError(
+            f"{path}: write a list of {{source: ..., folder: ..., ends: ..., contains: ...}} ({problem})"
+        ) from problem
+    return rules
+
+
+@dataclass(frozen=True)
+class Defect:
+    """Why records, or turns of them, cannot be used."""
+
+    count: int
+    first: str  # where
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """Where the usable records of a file lie, and what was left out.
+
+    `digest` is the file's SHA-256. A manifest is an index whose pictures have all been opened.
     """
-    samples: list[Sample] = []
-    left_out: Counter[str] = Counter()
-    for position, record in enumerate(stream(path)):
-        turns = record.get("conversations") or []
-        if not record.get("image"):
-            left_out["text only"] += 1
-        elif [turn.get("from") for turn in turns[:2]] != ["human", "gpt"]:
-            left_out["no question with an answer first"] += 1
-        else:
-            question, answer = (turn["value"].replace("<image>", "").strip() for turn in turns[:2])
-            kind = source(record["image"], question)
-            if sources is not None and kind not in sources:
-                left_out["other sources"] += 1
-                continue
-            picture = ImageFile(images, record["image"])
-            info = {"position": position, "id": record.get("id"), "turns": len(turns) // 2}
-            samples.append(
-                Sample(f"{NAME}-{position}", picture, question, (answer,), task=NAME, family=kind, info=info)
-            )
-    return samples, left_out
 
+    path: Path
+    digest: str
+    table: pa.Table
+    left_out: dict[str, Defect]
 
-def sound(samples: Iterable[Sample]) -> tuple[list[Sample], list[str]]:
-    """Samples whose images open, and why the others do not: before a long run, and to be kept beside it."""
-    good, broken = [], []
-    for one in samples:
+    @staticmethod
+    def of(path: Path, rules: Sequence[Rule] | None = None) -> Index:
+        """Read the whole file once, a record at a time; ValueError if it is none."""
+        rules = read_rules() if rules is None else rules
+        left_out: dict[str, Defect] = {}
+        rows = _usable(path, rules, left_out)
+        batches = []
+        while block := list(islice(rows, BLOCK)):
+            batches.append(pa.RecordBatch.from_pylist(block, INDEX))
+        if not batches:
+            counted = "; ".join(f"{reason}: {one.count}" for reason, one in left_out.items()) or "it is empty"
+            raise ValueError(f"{path}: no record has an image, a question and an answer ({counted})")
+        return Index(path, digest(path), pa.Table.from_batches(batches).unify_dictionaries(), left_out)
+
+    def checked(self, images: Path, *, workers: int = 1, progress: Progress | None = None) -> Index:
+        """A manifest: every picture opened, in that many processes, and records without one left out."""
+        from compress.workers import each
+
+        names = pc.unique(self.table["image"]).to_pylist()
+        sizes: dict[str, int] = {}
+        left_out = dict(self.left_out)
+        for name, (size, why) in each(partial(_opened, images), names, workers, ordered=True):
+            sizes[name] = size
+            if size == UNUSABLE:
+                _count(left_out, why, name)
+            if progress:
+                progress(len(sizes), len(names))
+        known = pa.array(list(sizes.values()), pa.int64())
+        places = pc.index_in(self.table["image"], value_set=pa.array(list(sizes), pa.string()))
+        table = self.table.set_column(
+            INDEX.get_field_index("size"), INDEX.field("size"), pc.take(known, places)
+        )
+        table = table.filter(pc.not_equal(table["size"], UNUSABLE))
+        if not len(table):
+            raise ValueError(f"none of the {len(names)} pictures below {images} can be opened")
+        return Index(self.path, self.digest, table, left_out)
+
+    def save(self, path: Path) -> None:
+        told = {
+            "format": FORMAT, "file": self.path.name, "sha256": self.digest,
+            "left_out": {reason: vars(one) for reason, one in self.left_out.items()},
+        }  # fmt: skip
+        with replacing(path) as part:
+            pq.write_table(self.table.replace_schema_metadata({KEY: json.dumps(told)}), part)
+
+    @staticmethod
+    def load(path: Path, data: Path) -> Index:
+        """The manifest at `path`; ValueError if it is none, or if the file `data` is not what it is of."""
         try:
-            _ = one.image
+            table = pq.read_table(path, partitioning=None)
+            told = json.loads((table.schema.metadata or {})[KEY])
+        except (OSError, pa.ArrowException, KeyError) as problem:
+            if isinstance(problem, FileNotFoundError):
+                raise
+            raise ValueError(f"{path}: not a manifest; make one with evocomp data check") from problem
+        if told["format"] != FORMAT:
+            raise ValueError(f"{path}: format {told['format']}, but this version reads format {FORMAT}")
+        if digest(data) != told["sha256"]:
+            raise ValueError(
+                f"{path} is the manifest of another {told['file']} than {data}: make a new one with "
+                f"evocomp data check"
+            )
+        left_out = {reason: Defect(**one) for reason, one in told["left_out"].items()}
+        return Index(data, told["sha256"], table.replace_schema_metadata(), left_out)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Records of each source, most first."""
+        found = pc.value_counts(self.table["source"].combine_chunks()).to_pylist()
+        ranked = sorted(found, key=lambda one: (-one["counts"], one["values"]))
+        return {one["values"]: one["counts"] for one in ranked}
+
+
+class Instructions(Catalogue):
+    """Questions of an index as samples, each read from the file when it is asked for.
+
+    `turns`: the first question of each record, a random one by `seed`, or all of them. A question is asked
+    without those before it, as a label is about one question: "What colour is it?" may then be hard to
+    understand. A sample has the same name and content under each of the three, so that its label serves all.
+
+    `sources` restricts to some; `n` to that many samples, evenly: those whose names hash lowest, so that the
+    fewer are among the more.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        images: Path,
+        *,
+        turns: Turns = "first",
+        seed: int = 0,
+        sources: Sequence[str] | None = None,
+        n: int | None = None,
+    ):
+        self._index, self.images, self.name = index, images, index.path.stem
+        table = index.table
+        if sources is not None:
+            for one in sources:
+                if one not in index.counts:
+                    raise ValueError(unknown("source", one, list(index.counts)))
+            table = table.filter(pc.is_in(table["source"], value_set=pa.array(sources, pa.string())))
+        self._table = table.combine_chunks()
+        self._positions = table["position"].to_numpy()
+        self._rows, self._turns = self._chosen(turns, seed)
+        if n is not None and n < len(self):
+            ranks = [hashlib.sha256(self.key(place).encode()).digest()[:8] for place in range(len(self))]
+            places = np.sort(np.argsort(np.array(ranks, "S8"), kind="stable")[:n])
+            self._rows, self._turns = self._rows[places], self._turns[places]
+
+    def _chosen(self, turns: Turns, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Row and turn of each sample."""
+        if turns not in get_args(Turns):
+            raise ValueError(unknown("policy of turns", turns, get_args(Turns)))
+        offered = self._table["turns"].combine_chunks()
+        values, ends = offered.flatten().to_numpy(), np.cumsum(pc.list_value_length(offered).to_numpy())
+        starts = np.concatenate([[0], ends[:-1]])
+        if turns == "all":
+            return np.repeat(np.arange(len(ends)), ends - starts), values
+        if turns == "first":
+            return np.arange(len(ends)), values[starts]
+        drawn = np.array([_draw(f"{seed}/{self.name}-{position}") for position in self._positions.tolist()])
+        return np.arange(len(ends)), values[starts + (drawn * (ends - starts)).astype(np.int64)]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def key(self, place: int) -> str:
+        return f"{self.name}/{self._id(place)}"
+
+    def _id(self, place: int) -> str:
+        return f"{self.name}-{self._positions[self._rows[place]]}-{self._turns[place]}"
+
+    def make(self, place: int) -> Sample:
+        turn = int(self._turns[place])
+        row = self._table.slice(int(self._rows[place]), 1).to_pylist()[0]
+        record = records.read(self._index.path, row["start"], row["length"])
+        question, answer = (_said(one) for one in record["conversations"][2 * turn : 2 * turn + 2])
+        return Sample(
+            self._id(place), ImageFile(self.images, row["image"]), question, (answer,), self.name,
+            row["source"], {"position": row["position"], "id": record.get("id"), "turn": turn},
+        )  # fmt: skip
+
+    def refuse_changed(self) -> None:
+        """ValueError if pictures are not there, or not those of the manifest; they are not opened."""
+        column = pc.take(self._table, pa.array(np.unique(self._rows)))
+        for name, size in zip(column["image"].to_pylist(), column["size"].to_pylist(), strict=True):
+            path = ImageFile(self.images, name).path
+            found = path.stat().st_size if path.is_file() else UNUSABLE
+            if found == UNUSABLE or size not in (UNCHECKED, found):
+                what = "is not there" if found == UNUSABLE else "has changed since it was checked"
+                raise ValueError(f"the picture {path} {what}: make a new manifest with evocomp data check")
+
+    def of(self, keys: Iterable[str]) -> list[Sample]:
+        """The samples that the keys of a label store name; ValueError for a key of other data."""
+        places = {self.key(place): place for place in range(len(self))}
+        found = []
+        for key in keys:
+            if key not in places:
+                raise ValueError(f"label of '{key}': {self._index.path} has no such sample")
+            found.append(self[places[key]])
+        return found
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What labels of these samples depend on."""
+        return {"data": self.name, "data_sha256": self._index.digest}
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _usable(path: Path, rules: Sequence[Rule], left_out: dict[str, Defect]) -> Iterator[dict[str, Any]]:
+    """Rows of the index; what is left out is counted in `left_out`."""
+    for position, (start, length, record) in enumerate(records.scan(path)):
+        where = f"record {position}"
+        try:
+            image, turns = _parts(record)
         except ValueError as problem:
-            broken.append(f"{one.id}: {problem}")
-        else:
-            good.append(one)
-    return good, broken
+            _count(left_out, str(problem), where)
+            continue
+        whole = [turn for turn in range(len(turns) // 2) if _answered(turns[2 * turn : 2 * turn + 2])]
+        if len(whole) < max(1, (len(turns) + 1) // 2):
+            _count(
+                left_out,
+                "some turns lack a question or an answer" if whole else "no question with an answer",
+                where,
+            )
+        if not whole:
+            continue
+        first = _said(turns[2 * whole[0]])
+        fitting = (rule.source for rule in rules if rule.fits(image, first))
+        source = record.get("source") or next(
+            fitting, image.rpartition("/")[0].partition("/")[0] or "unknown"
+        )
+        yield {
+            "position": position, "start": start, "length": length, "turns": whole,
+            "source": str(source), "image": image, "size": UNCHECKED,
+        }  # fmt: skip
 
 
-def source(image: str, question: str) -> str:
-    """The data set that a record probably comes from."""
-    folder = image.partition("/")[0]
-    if folder != "coco":
-        return FOLDERS.get(folder, folder)
-    return next((name for ending, name in ENDINGS if question.endswith(ending)), "llava")
+def _parts(record: Any) -> tuple[str, list[Any]]:
+    """Image and turns; ValueError with the reason if they are not there."""
+    if not isinstance(record, dict):
+        raise ValueError("no object")
+    image, turns = record.get("image"), record.get("conversations")
+    if not image:
+        raise ValueError("text only")
+    if not isinstance(image, str):
+        raise ValueError("more than one image")
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise ValueError("no conversation")
+    try:
+        ImageFile(Path(), image)
+    except ValueError:
+        raise ValueError("the image's name leads out of the folder") from None
+    if sum(str(turn.get("value")).count("<image>") for turn in turns) > 1:
+        raise ValueError("<image> more than once")
+    return image, turns
 
 
-def stream(path: Path) -> Iterator[dict[str, Any]]:
-    """Records of a JSON array that is too long to be held, one by one."""
-    decoder = json.JSONDecoder()
-    with path.open(encoding="utf-8") as file:
-        first = next((mark for mark in iter(partial(file.read, 1), "") if not mark.isspace()), "")
-        if first != "[":
-            raise ValueError(f"{path}: not a JSON array of records")
-        buffer, at = "", 0
-        while True:
-            at = BETWEEN.match(buffer, at).end()  # type: ignore[union-attr]  # it matches nothing, too
-            if buffer.startswith("]", at):
-                return
-            try:
-                record, at = decoder.raw_decode(buffer, at)
-            except json.JSONDecodeError:
-                if not (more := file.read(CHUNK)):
-                    raise ValueError(f"{path}: the array has no end; fetch it again") from None
-                buffer, at = buffer[at:] + more, 0
-                continue
-            yield record
+def _answered(pair: Sequence[Any]) -> bool:
+    return [turn.get("from") for turn in pair] == ["human", "gpt"] and all(map(_said, pair))
+
+
+def _said(turn: Any) -> str:
+    return str(turn.get("value") or "").replace("<image>", "").strip()
+
+
+def _count(left_out: dict[str, Defect], reason: str, where: str) -> None:
+    before = left_out.get(reason, Defect(0, where))
+    left_out[reason] = Defect(before.count + 1, before.first)
+
+
+def _draw(name: str) -> float:
+    """In [0, 1), by the name alone."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6]) / 2**48
+
+
+def _opened(images: Path, name: str) -> tuple[int, str]:
+    """Bytes of a picture that opens, or why it does not."""
+    picture = ImageFile(images, name)
+    if not picture.path.is_file():
+        return UNUSABLE, "picture not there"
+    try:
+        picture()
+    except ValueError:
+        return UNUSABLE, "picture cannot be opened"
+    return picture.path.stat().st_size, ""

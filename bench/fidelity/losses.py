@@ -14,7 +14,9 @@ def ghmc(case: Case) -> dict[str, Tensor]:
     found: dict[str, list[Tensor]] = {"weights": [], "loss": [], "grad_logits": [], "acc_sum_after": []}
     for given, targets, valid in zip(case["logits"], case["targets"], case["valid"] > 0, strict=True):
         logits = given.clone().requires_grad_()
-        found["weights"].append(twin.weights(logits, targets, valid))
+        tally = twin.tally(logits, targets, valid)
+        twin.advance(tally)
+        found["weights"].append(twin.weights(logits, targets, valid, tally))
         loss = loss_of(logits, targets, valid)
         loss.backward()
         assert logits.grad is not None

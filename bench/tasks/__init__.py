@@ -4,6 +4,7 @@ from bench.tasks.base import Task
 from bench.tasks.gqa import GQA
 from bench.tasks.mmbench import MMBench, MMBenchCN
 from bench.tasks.pope import Pope
+from bench.tasks.scenes import Scenes
 from bench.tasks.textvqa import TextVQA
 from bench.tasks.vizwiz import VizWiz
 from bench.tasks.vqav2 import VQAv2
@@ -16,8 +17,9 @@ TASKS: dict[str, type[Task]] = {
     "vqav2": VQAv2,
     "vizwiz": VizWiz,
     "textvqa": TextVQA,
+    "scenes": Scenes,
 }
-# The paper's six; textvqa chooses checkpoints.
+# The paper's six; textvqa chooses checkpoints, scenes are for questions about questions.
 BENCHMARKS = ("gqa", "mmbench", "mmbench-cn", "pope", "vqav2", "vizwiz")
 
 __all__ = ["BENCHMARKS", "TASKS", "Task"]

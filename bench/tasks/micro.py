@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from compress.micro.questions import Question
-from compress.micro.world import Scene, render, rng_of, scene
+from compress.micro.world import Photograph, Scene, rng_of, scene
 from compress.samples import Sample
 
 # Every benchmark asks about scenes of its own: seeds start at a different million.
-MILLION = {"gqa": 1, "pope": 2, "mmbench": 3, "vqav2": 4, "vizwiz": 5, "textvqa": 6}
+MILLION = {"gqa": 1, "pope": 2, "mmbench": 3, "vqav2": 4, "vizwiz": 5, "textvqa": 6, "scenes": 7}
 
 Asker = Callable[[Scene, np.random.Generator], Question | None]
 
@@ -21,7 +21,7 @@ def sample(
 ) -> Sample:
     """One question as a sample; `about` and `options` of the question travel in `info`."""
     return Sample(
-        id=f"{task}-{picture.split}-{number}", picture=render(picture), question=question.text,
+        id=f"{task}-{picture.split}-{number}", picture=Photograph(picture), question=question.text,
         answers=answers or (question.answer,), task=task, family=question.family,
         info={"seed": picture.seed, "about": question.about, "options": question.options, **info},
     )  # fmt: skip

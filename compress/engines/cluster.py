@@ -70,10 +70,13 @@ class Cluster:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             own = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": STORE}
             ray.init(address="local", **own, **quiet)
-        except (OSError, RuntimeError, ValueError) as problem:
+        except Exception as problem:  # a node that is slow to start ends in one of no other type
+            ray.shutdown()
             why = str(problem).strip().partition("\n")[0]
+            if self.address is None:
+                raise OSError(f"cannot start a Ray cluster on this machine ({why})") from problem
             raise OSError(
-                f"cannot reach a Ray cluster at {self.address or 'this machine'} ({why}); "
+                f"cannot reach a Ray cluster at {self.address} ({why}); "
                 f"start one with `ray start --head`, or leave out the address"
             ) from problem
 

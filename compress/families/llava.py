@@ -46,6 +46,10 @@ class Llava(MLLM):
         return side, side
 
     @property
+    def image_side(self) -> int:
+        return int(self.model.config.vision_config.image_size)
+
+    @property
     def tower_depth(self) -> int:
         return range(len(self.tower_layers) + 1)[self.model.config.vision_feature_layer]
 

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 from transformers import BatchFeature
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
@@ -40,14 +42,31 @@ class LlavaNext(Llava):
             self.processor.image_processor.image_grid_pinpoints = [[2 * side, 2 * side]]
 
     @property
+    def image_side(self) -> int:
+        return max(min(height, width) for height, width in self.model.config.image_grid_pinpoints)
+
+    @property
     def visual_tokens(self) -> int:
         side = self.model.config.vision_config.image_size
         rows, columns = self.grid
-        most = max(
-            (height // side * rows) * (width // side * columns + (not self.fixed))
-            for height, width in self.model.config.image_grid_pinpoints
+        height, width = self._largest()
+        return int(self.tile_tokens + (height // side * rows) * (width // side * columns + (not self.fixed)))
+
+    def _largest(self) -> tuple[int, int]:
+        """Height and width, in pixels, of the image with the most tokens."""
+        side = self.model.config.vision_config.image_size
+        rows, columns = self.grid
+        height, width = max(
+            self.model.config.image_grid_pinpoints,
+            key=lambda size: size[0] // side * rows * (size[1] // side * columns + (not self.fixed)),
         )
-        return int(self.tile_tokens + most)
+        return height, width
+
+    def noise(self, ids: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
+        side, (height, width) = self.model.config.vision_config.image_size, self._largest()
+        tiles = 1 + height * width // side**2
+        sizes = torch.tensor([[height, width]] * len(ids), device=ids.device)
+        return {"pixel_values": self._pixels((len(ids), tiles, 3, side, side), draw), "image_sizes": sizes}
 
     @property
     def traits(self) -> Traits:
@@ -56,22 +75,33 @@ class LlavaNext(Llava):
     def pictures(self, given: Mapping[str, Any]) -> list[Picture]:
         if given.get("image_sizes") is None:
             raise ValueError("give image_sizes, as the processor returns them, with the pixel_values")
-        config, per_tile = self.model.config, self.tile_tokens
+        sizes = torch.as_tensor(given["image_sizes"]).tolist()
         pictures = []
-        for size in given["image_sizes"]:
-            tiles = image_size_to_num_patches(
-                size, config.image_grid_pinpoints, config.vision_config.image_size
-            )
-            place = torch.arange(tiles * per_tile, dtype=torch.float64).view(tiles, per_tile, 1)
-            newline = None if self.fixed else torch.tensor([-1.0], dtype=torch.float64)
-            # The model's own packing, of numbers instead of features, says where every token comes from.
-            packed, _ = self.model.model.pack_image_features(
-                [place], [size], vision_feature_select_strategy="default", image_newline=newline
-            )
-            source = packed[0][:, 0].long()
-            tile = torch.where(source < 0, -1, source // per_tile)
-            pictures.append(Picture(self.grid, tiles, tile, torch.where(source < 0, -1, source % per_tile)))
+        for height, width in sizes:
+            key = height, width, self.fixed
+            if key not in self._known:
+                self._known[key] = self._picture(height, width)
+            pictures.append(self._known[key])
         return pictures
+
+    @cached_property
+    def _known(self) -> dict[tuple[int, int, bool], Picture]:
+        """By height, width and mode: the images of a data set have few sizes."""
+        return {}
+
+    def _picture(self, height: int, width: int) -> Picture:
+        config, per_tile = self.model.config, self.tile_tokens
+        size = torch.tensor([height, width])
+        tiles = image_size_to_num_patches(size, config.image_grid_pinpoints, config.vision_config.image_size)
+        place = torch.arange(tiles * per_tile, dtype=torch.float64).view(tiles, per_tile, 1)
+        newline = None if self.fixed else torch.tensor([-1.0], dtype=torch.float64)
+        # The model's own packing, of numbers instead of features, says where every token comes from.
+        packed, _ = self.model.model.pack_image_features(
+            [place], [size], vision_feature_select_strategy="default", image_newline=newline
+        )
+        source = packed[0][:, 0].long().to(self.index_device)
+        tile = torch.where(source < 0, -1, source // per_tile)
+        return Picture(self.grid, tiles, tile, torch.where(source < 0, -1, source % per_tile))
 
     def encode(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> BatchFeature:
         if not self.fixed or not images:

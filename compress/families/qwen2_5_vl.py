@@ -75,17 +75,31 @@ class Qwen25VL(MLLM):
         side = int(pixels**0.5) // unit
         return side, side
 
+    @property
+    def image_side(self) -> int:
+        vision = self.model.config.vision_config
+        return int(self.grid[0] * vision.patch_size * vision.spatial_merge_size)
+
     def tower_cls(self, output: Any) -> Tensor | None:
         return None
 
     def encode(self, images: Sequence[Image], prompts: Sequence[str]) -> BatchFeature:
         for image in images:
-            if max(image.size) > LONGEST * min(image.size):
-                raise ValueError(
-                    f"an image of {image.width} x {image.height} pixels is too thin for {self.name}: one "
-                    f"side may be {LONGEST} times the other"
-                )
+            self._check_shape(image)
         return super().encode(images, prompts)
+
+    def tokens_of(self, image: Image) -> int:
+        self._check_shape(image)
+        pixels = self._processor().image_processor
+        patches = pixels.get_number_of_image_patches(image.height, image.width)
+        return int(patches // pixels.merge_size**2)
+
+    def _check_shape(self, image: Image) -> None:
+        if max(image.size) > LONGEST * min(image.size):
+            raise ValueError(
+                f"an image of {image.width} x {image.height} pixels is too thin for {self.name}: one "
+                f"side may be {LONGEST} times the other"
+            )
 
     def tower_pixels(self, args: tuple, kwargs: Mapping[str, Any]) -> Sequence[Tensor]:
         pixels, grids = args[0] if args else kwargs["hidden_states"], kwargs.get("grid_thw")
@@ -100,9 +114,19 @@ class Qwen25VL(MLLM):
         pictures = []
         for _, height, width in given["image_grid_thw"].tolist():
             grid = height // merge, width // merge
-            patch = torch.arange(grid[0] * grid[1])
+            patch = torch.arange(grid[0] * grid[1], device=self.index_device)
             pictures.append(Picture(grid, 1, torch.zeros_like(patch), patch))
         return pictures
+
+    def noise(self, ids: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
+        vision = self.model.config.vision_config
+        height, width = (side * vision.spatial_merge_size for side in self.grid)
+        patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        return {
+            "pixel_values": self._pixels((len(ids) * height * width, patch), draw),
+            "image_grid_thw": torch.tensor([[1, height, width]] * len(ids), device=ids.device),
+            "mm_token_type_ids": (ids == self.image_token_id).int(),
+        }
 
     def next_positions(self, sizes: Sequence[int], length: int, decoded: int, count: int) -> Tensor:
         delta = self.model.model.rope_deltas.cpu().view(-1)

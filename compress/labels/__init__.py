@@ -1,12 +1,14 @@
 """Labels: which visual tokens of a training sample the compressor should learn to keep (paper section 3)."""
 
+from compress.labels.audit import Audit, audit
 from compress.labels.campaign import Shard, gather, label
+from compress.labels.export import export
 from compress.labels.kinds import KINDS, Choice, Kind, Problem
 from compress.labels.labelling import LabelConfig, Labeller, sample_key, sample_seed
 from compress.labels.merge import merge
-from compress.labels.store import Label, LabelStore, read_labels
+from compress.labels.store import Label, LabelStore, Run, read_labels
 
 __all__ = [
-    "KINDS", "Choice", "Kind", "Label", "LabelConfig", "LabelStore", "Labeller", "Problem", "Shard", "gather",
-    "label", "merge", "read_labels", "sample_key", "sample_seed",
+    "KINDS", "Audit", "Choice", "Kind", "Label", "LabelConfig", "LabelStore", "Labeller", "Problem", "Run",
+    "Shard", "audit", "export", "gather", "label", "merge", "read_labels", "sample_key", "sample_seed",
 ]  # fmt: skip

@@ -140,7 +140,8 @@ class Labeller:
     def _embedded(self, sample: Sample) -> Embedded:
         if not sample.answers or not sample.answers[0].strip():
             raise ValueError("it has no gold answer to score")
-        return self._mllm.embed(sample.image, sample.question, sample.answers[0])
+        picture = sample.image_at(self._mllm.image_side)
+        return self._mllm.embed(picture, sample.question, sample.answers[0])
 
     def _problem(self, sample: Sample, embedded: Embedded) -> Problem:
         config = self._config

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from compress.files import new_folder
 from compress.labels.store import (
     LabelStore,
     read_labels,
@@ -35,7 +35,7 @@ def merge(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]
     """
     target = Path(out)
     if target.exists():
-        raise ValueError(f"{out} exists: choose a new folder for the merged store")
+        raise ValueError(f"{target} exists: choose a new folder")
     tables: list[pa.Table] = []
     quarantine: dict[str, list[str]] = {}
     settings: Mapping[str, Any] | None = None
@@ -50,15 +50,12 @@ def merge(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]
     assert settings is not None
     merged = _unique(pa.concat_tables(tables).combine_chunks())
     labelled = set(merged["id"].to_pylist()) if quarantine else set()
-    part = target.with_name(f"{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    for number, start in enumerate(range(0, len(merged), ROWS)):
-        piece = merged.slice(start, ROWS).replace_schema_metadata(schema(settings).metadata)
-        write_shard(piece, part / f"labels-{number:05d}.parquet")
-    if left := {id: quarantine[id] for id in sorted(quarantine) if id not in labelled}:
-        write_quarantine(part / "quarantine-labels.json", settings, left)
-    os.replace(part, target)
+    with new_folder(target) as part:
+        for number, start in enumerate(range(0, len(merged), ROWS)):
+            piece = merged.slice(start, ROWS).replace_schema_metadata(schema(settings).metadata)
+            write_shard(piece, part / f"labels-{number:05d}.parquet")
+        if left := {id: quarantine[id] for id in sorted(quarantine) if id not in labelled}:
+            write_quarantine(part / "quarantine-labels.json", settings, left)
     return read_labels(target)
 
 

@@ -59,6 +59,20 @@ class Label:
     score: tuple[float, ...] | None = None  # [N] higher = more worth keeping
 
 
+@dataclass(frozen=True)
+class Run:
+    """One call that added labels, as its shards tell of it."""
+
+    name: str  # of its shards, without their number
+    engine: str
+    workers: int
+    machines: tuple[str, ...]
+    started: datetime
+    written: datetime  # its last shard
+    samples: int  # that it added
+    total: int  # that its part of the data had, labelled before or not
+
+
 @dataclass(frozen=True, eq=False)
 class LabelStore:
     """The labels in a folder, in the order of its shards, and the configuration that made them.
@@ -93,6 +107,20 @@ class LabelStore:
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All labels as one Arrow table, for analysis."""
         return pa.concat_tables(_table(shard, columns) for shard in self.shards)
+
+    def runs(self) -> list[Run]:
+        """The runs that wrote it, in order; none for stores that were merged."""
+        found: dict[tuple[str, str], Run] = {}
+        for shard in self.shards:
+            if told := described(shard).get("run"):
+                name, rows = shard.stem.rpartition("-")[0], pq.read_metadata(shard).num_rows
+                before = found.get((name, told["started"]))
+                found[name, told["started"]] = Run(
+                    name, told["engine"], told["workers"], tuple(told["machines"]),
+                    datetime.fromisoformat(told["started"]), datetime.fromisoformat(told["written"]),
+                    rows + (before.samples if before else 0), told["total"],
+                )  # fmt: skip
+        return sorted(found.values(), key=lambda run: run.started)
 
     @cached_property
     def _by_id(self) -> dict[str, Label]:

@@ -13,6 +13,7 @@ from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from shutil import which
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,11 +30,53 @@ from transformers import (
 from compress.micro.language import CELLS, CHINESE, tokenizer
 from compress.micro.optim import Optimiser, checkpointed, rank, world
 from compress.micro.questions import FAMILIES, mixture
-from compress.micro.tower import IGNORE, Scenes, features, normalise, training_spoil
+from compress.micro.tower import IGNORE, PATCHES, Scenes, features, normalise, training_spoil
 from compress.micro.world import COLORS, GRID, SHAPES, TEXTURES, rng_of, scene
 
-VISUAL = GRID * GRID
-PREFIX = 2  # <s> user
+
+@dataclass(frozen=True)
+class Frame:
+    """What stands around the visual tokens of an image, and their positions.
+
+    The tokens in front count from 0, those behind go on after the highest place of a visual token.
+    """
+
+    before: tuple[int, ...]  # token ids, "<s> user" and what opens an image
+    places: Tensor  # [A, N] positions of the visual tokens on one axis, or on the three of M-RoPE
+    after: tuple[int, ...] = ()  # token ids, what closes an image
+
+
+@dataclass(frozen=True)
+class Pupil:
+    """A model under instruction: what is trained, and how the tower's features become visual tokens."""
+
+    model: Any
+    frame: Frame
+    shows: Tensor  # [N] the patch behind every visual token; beyond the last for a newline, which has none
+    project: Callable[[Tensor], Tensor]  # features [B, n, C] -> visual tokens [B, N, D]
+    trained: nn.ModuleDict
+
+    @property
+    def decoder(self) -> Any:
+        return self.model.model.language_model
+
+
+def llava(model: Any) -> Pupil:
+    """LLaVA: the projector and the decoder learn, the tower stays as it is."""
+    parts = model.model
+    trained = {
+        "projector": parts.multi_modal_projector, "decoder": parts.language_model, "head": model.lm_head,
+    }  # fmt: skip
+    shows = torch.arange(PATCHES)
+    frame = Frame(opening(), (len(opening()) + shows)[None])
+    return Pupil(model, frame, shows, parts.multi_modal_projector, nn.ModuleDict(trained))
+
+
+@cache
+def opening() -> tuple[int, ...]:
+    """What every prompt begins with."""
+    index = tokenizer().get_vocab()
+    return index["<s>"], index["user"]
 
 
 def new_model(
@@ -51,7 +94,7 @@ def new_model(
     )  # fmt: skip
     config = LlavaConfig(  # type: ignore[call-arg]  # pad_token_id is a field of every configuration
         vision_config=vision, text_config=text, image_token_index=index["<image>"],
-        vision_feature_layer=-2, vision_feature_select_strategy="default", image_seq_length=VISUAL,
+        vision_feature_layer=-2, vision_feature_select_strategy="default", image_seq_length=PATCHES,
         tie_word_embeddings=False, pad_token_id=tok.pad_token_id,
     )  # fmt: skip
     model = LlavaForConditionalGeneration(config)
@@ -74,9 +117,10 @@ def new_model(
 
 @torch.no_grad()
 def tower_features(tower: CLIPVisionModel, scenes: Scenes) -> Tensor:
-    """Penultimate patch features of every scene, [n, 144, D] float16, CLS left out as LLaVA does."""
-    pixels = torch.from_numpy(scenes.pixels)
-    return torch.cat([features(tower, normalise(part))[0][:, 1:].half() for part in pixels.split(64)])
+    """Penultimate patch features of every scene, [n, 144 or 720, D] float16, CLS left out as LLaVA does."""
+    pixels = torch.from_numpy(scenes.tiles.pixels)
+    made = torch.cat([features(tower, normalise(part))[0][:, 1:].half() for part in pixels.split(64)])
+    return made.view(len(scenes.kind), -1, made.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -122,18 +166,23 @@ class Packed:
     """A batch of lessons: the text after the image, [B, T] each."""
 
     ids: Tensor
-    positions: Tensor
+    order: Tensor  # place of a token in its question and answer, from 0
     block: Tensor  # number of the question, from 1; -1 = padding
     target: Tensor  # the id to say next; IGNORE where none is taught
 
-    def mask(self, kept: int) -> Tensor:
-        """[B, 1, S, S] bool over prefix, `kept` visual tokens, text: causal, blocks blind to each other."""
+    def mask(self, front: int, seen: Tensor | None = None, start: int = 0) -> Tensor:
+        """[B, 1, S, S] bool over `front` tokens and the text: causal, blocks blind to each other.
+
+        `seen` [B, kept] bool: nobody reads the visual tokens, from `start` on, where it is False.
+        """
         b, t = self.ids.shape
-        front = PREFIX + kept
         block = torch.cat([torch.zeros(b, front, dtype=torch.long), self.block], 1)
         order = torch.arange(front + t)
         causal = order[:, None] >= order
         same = (block[:, :, None] == block[:, None]) | (block[:, None] == 0)
+        if seen is not None:
+            behind = front + t - start - seen.shape[1]
+            same = same & F.pad(seen, (start, behind), value=True)[:, None]
         return (causal & same)[:, None]
 
     def answers(self) -> Tensor:
@@ -153,7 +202,7 @@ def pack(batch: list[Lesson], length: int | None = None) -> Packed:
     rows: list[tuple[list[int], ...]] = []
     for lesson in batch:
         ids: list[int] = []
-        positions: list[int] = []
+        order: list[int] = []
         block: list[int] = []
         target: list[int] = []
         for i, (prompt, answer) in enumerate(zip(lesson.prompts, lesson.answers, strict=True)):
@@ -161,10 +210,10 @@ def pack(batch: list[Lesson], length: int | None = None) -> Packed:
             if length is not None and len(ids) + len(text) > length:
                 continue
             ids += text
-            positions += range(PREFIX + VISUAL, PREFIX + VISUAL + len(text))
+            order += range(len(text))
             block += [i + 1] * len(text)
             target += [IGNORE] * (len(prompt) - 1) + answer
-        rows.append((ids, positions, block, target))
+        rows.append((ids, order, block, target))
     longest = length or max(len(r[0]) for r in rows)
     fill = (0, 0, -1, IGNORE)
     columns = [torch.tensor([r[c] + [fill[c]] * (longest - len(r[c])) for r in rows]) for c in range(4)]
@@ -172,30 +221,48 @@ def pack(batch: list[Lesson], length: int | None = None) -> Packed:
 
 
 def run(
-    model: LlavaForConditionalGeneration, visual: Tensor, packed: Packed, keep: Tensor | None = None
+    pupil: Pupil,
+    visual: Tensor,
+    packed: Packed,
+    keep: Tensor | None = None,
+    seen: Tensor | None = None,
 ) -> Tensor:
-    """Logits [M, V] at the M rows with a target; `keep` [B, K] names the only visual tokens to be read."""
-    decoder = model.model.language_model
+    """Logits [M, V] at the M rows with a target.
+
+    `keep` [B, K] names the only visual tokens that are there, `seen` [B, K] bool those of them that are read.
+    """
+    decoder, frame = pupil.decoder, pupil.frame
     batch = len(visual)
-    tok_prefix = torch.tensor([[1, _user_id()]]).expand(batch, -1)
-    place = torch.arange(VISUAL).expand(batch, -1) if keep is None else keep
+    places = frame.places[:, None].expand(-1, batch, -1)
     if keep is not None:
+        places = places.gather(2, keep.expand(len(places), -1, -1))
         visual = visual.gather(1, keep[..., None].expand(-1, -1, visual.shape[-1]))
-    embeds = torch.cat([decoder.embed_tokens(tok_prefix), visual, decoder.embed_tokens(packed.ids)], 1)
-    positions = torch.cat([torch.arange(PREFIX).expand(batch, -1), PREFIX + place, packed.positions], 1)
+
+    def said(ids: tuple[int, ...]) -> Tensor:
+        return decoder.embed_tokens(torch.tensor(ids, dtype=torch.long)).expand(batch, -1, -1)
+
+    embeds = torch.cat([said(frame.before), visual, said(frame.after), decoder.embed_tokens(packed.ids)], 1)
+    front = embeds.shape[1] - packed.ids.shape[1]
+    text = int(frame.places.max()) + 1
+    closing = text + torch.arange(len(frame.after))
+    order = text + len(frame.after) + packed.order
+    positions = torch.cat(
+        [
+            torch.arange(len(frame.before)).expand(len(places), batch, -1),
+            places,
+            closing.expand(len(places), batch, -1),
+            order.expand(len(places), -1, -1),
+        ],
+        2,
+    )
     out = decoder(
         inputs_embeds=embeds,
-        attention_mask=packed.mask(visual.shape[1]),
-        position_ids=positions,
+        attention_mask=packed.mask(front, seen, len(frame.before)),
+        position_ids=positions if len(positions) > 1 else positions[0],
         use_cache=False,
     ).last_hidden_state
     rows = packed.target != IGNORE
-    return model.lm_head(out[:, PREFIX + visual.shape[1] :][rows])
-
-
-@cache
-def _user_id() -> int:
-    return tokenizer().get_vocab()["user"]
+    return pupil.model.lm_head(out[:, front:][rows])
 
 
 class Alignment(nn.Module):
@@ -206,7 +273,7 @@ class Alignment(nn.Module):
     their meaning.
     """
 
-    def __init__(self, scenes: Scenes) -> None:
+    def __init__(self, scenes: Scenes, shows: Tensor) -> None:
         super().__init__()
         index = tokenizer().get_vocab()
         self.kind_word = torch.tensor([index[w] for w in (*SHAPES, *"0123456789")])
@@ -214,12 +281,15 @@ class Alignment(nn.Module):
         self.texture_word = torch.tensor([index[w] for w in TEXTURES])
         self.cell_word = torch.tensor(
             [index[CELLS[r // 2 * 6 + c // 2]] for r in range(GRID) for c in range(GRID)]
-        )
-        self.kind, self.color = torch.from_numpy(scenes.kind), torch.from_numpy(scenes.color)
+        )  # of an image in one tile
         self.texture = torch.from_numpy(scenes.texture)
+        labels = ((scenes.kind, IGNORE), (scenes.color, IGNORE), (scenes.owner, -1))
+        self.kind, self.color, self.owner = (
+            F.pad(torch.from_numpy(label), (0, 1), value=newline)[:, shows] for label, newline in labels
+        )
 
     def forward(self, visual: Tensor, table: Tensor, pick: Tensor, cells: bool = True) -> Tensor:
-        logits = 12 * F.normalize(visual, dim=-1) @ F.normalize(table, dim=-1).T  # [B, 144, V]
+        logits = 12 * F.normalize(visual, dim=-1) @ F.normalize(table, dim=-1).T  # [B, N, V]
         logp = logits.log_softmax(-1)
         kind, color = self.kind[pick], self.color[pick]
         thing = kind >= 0
@@ -240,19 +310,13 @@ class Alignment(nn.Module):
         return loss + 0.1 * size.square().mean()
 
 
-def align(
-    model: LlavaForConditionalGeneration,
-    feats: Tensor,
-    alignment: Alignment,
-    steps: int,
-    log: Callable[[str], None],
-) -> None:
+def align(pupil: Pupil, feats: Tensor, alignment: Alignment, steps: int, log: Callable[[str], None]) -> None:
     """Stage 2: the projector alone."""
-    projector, table = model.model.multi_modal_projector, model.model.language_model.embed_tokens.weight
+    projector, table = pupil.trained["projector"], pupil.decoder.embed_tokens.weight
     optimiser = torch.optim.AdamW(projector.parameters(), lr=3e-3)
     for step in range(steps):
         pick = torch.randint(len(feats), (32,), generator=torch.Generator().manual_seed(77_000_000 + step))
-        loss = alignment(projector(feats[pick].float()), table.detach(), pick)
+        loss = alignment(pupil.project(feats[pick].float()), table.detach(), pick)
         loss.backward()
         for group in optimiser.param_groups:
             group["lr"] = 3e-3 * (1 - step / steps)
@@ -264,15 +328,15 @@ def align(
 
 @torch.no_grad()
 def accuracy(
-    model: LlavaForConditionalGeneration, feats: Tensor, taught: list[Lesson], keep: Tensor | None = None
+    pupil: Pupil, feats: Tensor, taught: list[Lesson], keep: Tensor | None = None
 ) -> dict[str, float]:
     """Share of questions whose every answer token is the most likely one, by family and overall."""
     right: dict[str, list[bool]] = {}
     for start in range(0, len(taught), 25):
         part = taught[start : start + 25]
         packed = pack(part)
-        visual = model.model.multi_modal_projector(feats[start : start + 25].float())
-        logits = run(model, visual, packed, None if keep is None else keep[start : start + 25])
+        visual = pupil.project(feats[start : start + 25].float())
+        logits = run(pupil, visual, packed, None if keep is None else keep[start : start + 25])
         rows = packed.target != IGNORE
         hit = logits.argmax(-1) == packed.target[rows]
         where, block = rows.nonzero()[:, 0], packed.block[rows]
@@ -289,7 +353,10 @@ class Course:
     """One run of instruction tuning.
 
     `every`: only each `every`-th decoder layer takes part (the others are still silent, so leaving them out
-    changes nothing); `visual`: how many visual tokens are read, at random. Both make early training cheap.
+    changes nothing); `visual`: how many visual tokens are read, at random, all by default. Both make early
+    training cheap.
+    `thinned`: the share of scenes of which every thing, and the background, shows only a random part. It
+    teaches to count things and not tokens, as a model must that is to read compressed images.
     Learning rates stay constant until step `steady`, then fall. `alignment` weighs the pull of patches
     towards words; `cells` says whether cells are among these.
     """
@@ -299,7 +366,7 @@ class Course:
     steps: int
     steady: int
     every: int = 1
-    visual: int = VISUAL
+    visual: int | None = None
     batch: int = 16
     questions: int = 16
     text: int = 192
@@ -307,11 +374,26 @@ class Course:
     matrix_lr: float = 0.02
     alignment: float = 0.1
     cells: bool = True
+    thinned: float = 0.0
     seed: int = 5
 
 
+def thin(owner: Tensor, share: float, rng: torch.Generator) -> Tensor:
+    """[B, N] bool: which tokens are read when a `share` of the scenes is thinned.
+
+    In these every thing, and the background, keeps a share of its tokens drawn from [0, 1), and at least one.
+    `owner` [B, N] is the thing that a token shows, -1 for background.
+    """
+    part, draw = owner + 1, torch.rand(owner.shape, generator=rng)
+    parts = int(part.max()) + 1
+    share_kept = torch.rand(len(owner), parts, generator=rng).gather(1, part)
+    lowest = torch.ones(len(owner), parts).scatter_reduce(1, part, draw, "amin").gather(1, part)
+    whole = torch.rand(len(owner), 1, generator=rng) >= share
+    return whole | (draw < share_kept) | (draw == lowest)
+
+
 def instruct(
-    model: LlavaForConditionalGeneration, feats: Tensor, taught: Callable[[int], list[Lesson]],
+    pupil: Pupil, feats: Tensor, taught: Callable[[int], list[Lesson]],
     alignment: Alignment, course: Course, out: Path,
     log: Callable[[str], None], check: Callable[[], dict[str, float]],
 ) -> None:  # fmt: skip
@@ -319,15 +401,13 @@ def instruct(
 
     Several processes share each batch when torch.distributed is initialised.
     """
-    decoder = model.model.language_model
+    decoder, trained = pupil.decoder, pupil.trained
     layers = decoder.layers
     decoder.layers = nn.ModuleList(layers[:: course.every])
-    trained = nn.ModuleDict(
-        {"projector": model.model.multi_modal_projector, "decoder": decoder, "head": model.lm_head}
-    )
     optimiser = Optimiser(
-        trained, lr=course.lr, matrix_lr=course.matrix_lr, total=course.steps, steady=course.steady
-    )
+        trained, lr=course.lr, matrix_lr=course.matrix_lr, total=course.steps, steady=course.steady,
+        shared=True,
+    )  # fmt: skip
     if which("c++") or which("g++"):
         for layer in decoder.layers:
             layer.compile()  # a fifth faster; shapes are fixed by `course`
@@ -341,11 +421,13 @@ def instruct(
         rng = torch.Generator().manual_seed((course.seed + rank()) * 1_000_003 + step)
         pick = order[step % per_epoch * course.batch :][: course.batch][rank() :: world()]
         packed = pack([book[i] for i in pick.tolist()], course.text)
-        visual = model.model.multi_modal_projector(feats[pick].float())
-        keep = None
-        if course.visual < VISUAL:
-            keep = torch.rand(len(pick), VISUAL, generator=rng).argsort(1)[:, : course.visual].sort(1).values
-        logits = run(model, visual, packed, keep)
+        visual = pupil.project(feats[pick].float())
+        keep, seen = None, thin(alignment.owner[pick], course.thinned, rng) if course.thinned else None
+        if course.visual:
+            draw = torch.rand(len(pick), visual.shape[1], generator=rng)
+            keep = draw.argsort(1)[:, : course.visual].sort(1).values
+            seen = seen.gather(1, keep) if seen is not None else None
+        logits = run(pupil, visual, packed, keep, seen)
         loss = (packed.weight() * F.cross_entropy(logits, packed.answers(), reduction="none")).sum()
         pull = alignment(visual, decoder.embed_tokens.weight, pick, course.cells)
         optimiser.step(loss + course.alignment * pull, step)

@@ -6,14 +6,20 @@ visual tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 
 from compress.micro.world import COLORS, PATCH, SHAPES, SIDE, TEXTURES
 
-SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
+LLAVA_TOKENS = {"image_token": "<image>"}
+QWEN_TOKENS = {
+    "image_token": "<|image_pad|>", "video_token": "<|video_pad|>",
+    "vision_start": "<|vision_start|>", "vision_end": "<|vision_end|>",
+}  # fmt: skip
 LETTERS = ("a", "b", "c", "d")
 COUNTS = ("zero", "one", "two", "three", "four", "five", "six")
 DIGITS = tuple("0123456789")
@@ -80,15 +86,20 @@ def words() -> list[str]:
     return list(seen)
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Word-level, lower-casing; pads on the left and opens prompts with <s> through the chat template."""
-    vocabulary = {w: i for i, w in enumerate((*SPECIAL, *words()))}
+def tokenizer(family: Mapping[str, str] = MappingProxyType(LLAVA_TOKENS)) -> PreTrainedTokenizerFast:
+    """Word-level, lower-casing; pads on the left and opens prompts with <s> through the chat template.
+
+    `family` names the tokens of a model family. Words have the same ids in all: of these tokens the first
+    stands before them and the others behind.
+    """
+    image, *others = family.values()
+    vocabulary = {w: i for i, w in enumerate((*SPECIAL, image, *words(), *others))}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(
         tokenizer_object=core, padding_side="left", pad_token="<pad>", bos_token="<s>", eos_token="</s>",
-        unk_token="<unk>", extra_special_tokens={"image_token": "<image>"},
+        unk_token="<unk>", extra_special_tokens=dict(family),
         model_input_names=["input_ids", "attention_mask"], clean_up_tokenization_spaces=False,
     )  # fmt: skip
 

@@ -17,7 +17,7 @@ class Optimiser:
     """Muon for the matrices inside the blocks, AdamW for everything else.
 
     Rates warm up, stay at their peak until step `steady` and then fall along a cosine to a fiftieth at step
-    `total`.
+    `total`. With `shared` all processes of the torch.distributed group take every step together.
     """
 
     def __init__(
@@ -29,14 +29,16 @@ class Optimiser:
         total: int,
         steady: int = 100,
         warmup: int = 100,
+        shared: bool = False,
     ) -> None:
         matrices: list[nn.Parameter] = []
         rest: list[nn.Parameter] = []
         for name, p in module.named_parameters():
             if not p.requires_grad:
                 continue
-            (matrices if p.ndim == 2 and ".layers." in name else rest).append(p)
-        self.total, self.steady, self.warmup = total, max(steady, warmup), warmup
+            inside = p.ndim == 2 and ("layers." in name or "blocks." in name)
+            (matrices if inside else rest).append(p)
+        self.total, self.steady, self.warmup, self.shared = total, max(steady, warmup), warmup, shared
         self.parameters = [*matrices, *rest]
         self.parts = [
             torch.optim.Muon(matrices, lr=matrix_lr, weight_decay=0.01),
@@ -54,7 +56,7 @@ class Optimiser:
         if not torch.isfinite(loss):
             raise FloatingPointError(f"loss is {loss.item()} at step {step}; lower the learning rate")
         loss.backward()
-        if dist.is_initialized():
+        if self.shared and world() > 1:
             self._share_gradients()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for part, peak in zip(self.parts, self.peaks, strict=True):

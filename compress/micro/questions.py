@@ -154,7 +154,7 @@ def where(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
     found = refer(scene, rng)
     if found is None:
         return None
-    row, column = found[1].cell
+    row, column = scene.cell(found[1])
     return Question(_say("where", rng, chinese, x=found[2]), CELLS[row * 6 + column], "where", (found[0],))
 
 
@@ -195,7 +195,7 @@ def texture(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
 
 def caption(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
     """All things in reading order of their cells, as a list of phrases."""
-    seen = sorted((t.cell, t.x, i, t) for i, t in _seen(scene))
+    seen = sorted((scene.cell(t), t.x, i, t) for i, t in _seen(scene))
     if not seen:
         return None
     text = " , ".join(f"{t.color} {t.kind}" for *_, t in seen)

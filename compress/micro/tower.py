@@ -17,13 +17,26 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from compress.micro.optim import Optimiser, checkpointed
-from compress.micro.world import COLORS, GRID, PATCH, SHAPES, SPOILS, TEXTURES, patch_labels, scene
+from compress.micro.world import (
+    COLORS,
+    GRID,
+    PATCH,
+    SHAPES,
+    SIDE,
+    SPOILS,
+    TEXTURES,
+    Scene,
+    patch_labels,
+    scene,
+)  # fmt: skip
 
 KINDS = (*SHAPES, *"0123456789")  # what a patch can show; a number's patch shows one of its digits
+PATCHES = GRID * GRID  # of a tile
 PHRASES = len(COLORS) * (len(SHAPES) + 1)
 IGNORE = -100
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -31,13 +44,26 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 @dataclass(frozen=True)
 class Scenes:
-    """Rendered scenes and what their patches show."""
+    """Rendered scenes and what their patches show: 144 of one tile, 720 of an image in five."""
 
-    pixels: NDArray[np.uint8]  # [n, 96, 96, 3]
-    kind: NDArray[np.int64]  # [n, 144] place in KINDS; -1 background, IGNORE ambiguous
-    color: NDArray[np.int64]  # [n, 144] place in COLORS, likewise
+    pixels: NDArray[np.uint8]  # [n, 96, 96, 3], or [n, 5, 96, 96, 3]: the image small, then its quarters
+    kind: NDArray[np.int64]  # [n, 144 or 720] place in KINDS; -1 background, IGNORE ambiguous
+    color: NDArray[np.int64]  # likewise, place in COLORS
+    owner: NDArray[np.int64]  # likewise, which of the scene's things, counted from 0; -1 background
     texture: NDArray[np.int64]  # [n] place in TEXTURES
     phrases: NDArray[np.bool_]  # [n, PHRASES] which colour-kind pairs the scene contains
+
+    @property
+    def tiles(self) -> Scenes:
+        """Every tile as an image of its own, with the texture of the whole and the phrases of its patches."""
+        kind, color, owner = (part.reshape(-1, PATCHES) for part in (self.kind, self.color, self.owner))
+        texture = self.texture.repeat(len(kind) // len(self.texture))
+        told = color * (len(SHAPES) + 1) + kind.clip(max=len(SHAPES))  # digits are numbers
+        phrases = np.zeros((len(kind), PHRASES + 1), bool)
+        np.put_along_axis(phrases, np.where(kind >= 0, told, PHRASES), True, axis=1)
+        return Scenes(
+            self.pixels.reshape(-1, SIDE, SIDE, 3), kind, color, owner, texture, phrases[:, :PHRASES]
+        )
 
 
 def training_spoil(seed: int) -> str | None:
@@ -45,43 +71,64 @@ def training_spoil(seed: int) -> str | None:
     return SPOILS[seed // 5 % 3] if seed % 5 == 4 else None
 
 
-def label_scene(
-    split: str, seed: int
-) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64], int, list[int]]:
-    """Pixels, kind, colour, texture and the places of the phrases of one scene; see `Scenes`."""
-    made = scene(split, seed, training_spoil(seed))
-    image, owner, cover = patch_labels(made)
-    kind, color = np.full(GRID * GRID, -1), np.full(GRID * GRID, -1)
-    for patch, (thing_index, share) in enumerate(zip(owner.ravel(), cover.ravel(), strict=True)):
+def label_patches(
+    made: Scene, scale: int = 1
+) -> tuple[Image.Image, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The photograph, and kind, colour and owner of its patches, a row of patches to a row; see `Scenes`."""
+    image, owner, cover = patch_labels(made, scale)
+    kind, color = np.full(owner.shape, -1), np.full(owner.shape, -1)
+    for (row, column), thing_index in np.ndenumerate(owner):
         if thing_index < 0:
             continue
-        if share < 0.15:
-            kind[patch] = color[patch] = IGNORE
+        if cover[row, column] < 0.15:
+            kind[row, column] = color[row, column] = IGNORE
             continue
         thing = made.things[thing_index]
-        color[patch] = list(COLORS).index(thing.color)
+        color[row, column] = list(COLORS).index(thing.color)
         if thing.kind == "number":
-            x = (patch % GRID + 0.5) * PATCH
-            second = len(thing.text) == 2 and x > thing.x
-            kind[patch] = len(SHAPES) + int(thing.text[int(second)])
+            second = len(thing.text) == 2 and (column + 0.5) * PATCH > thing.x * scale
+            kind[row, column] = len(SHAPES) + int(thing.text[int(second)])
         else:
-            kind[patch] = SHAPES.index(thing.kind)
-    phrases = [
-        list(COLORS).index(t.color) * (len(SHAPES) + 1) + (*SHAPES, "number").index(t.kind)
-        for t in made.visible()
-    ]
-    return np.asarray(image), kind, color, TEXTURES.index(made.texture), phrases
+            kind[row, column] = SHAPES.index(thing.kind)
+    return image, kind, color, owner
 
 
-def render_scenes(split: str, seeds: range, workers: int = 2) -> Scenes:
+def label_scene(made: Scene, tiled: bool = False) -> tuple[NDArray, ...]:
+    """Pixels, kind, colour, owner, texture and the phrases of one scene, a row of `Scenes`."""
+    image, *labels = label_patches(made)
+    columns = [np.asarray(image), *(label.ravel() for label in labels)]
+    if tiled:
+        image, *finer = label_patches(made, scale=2)
+        small = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))[None]
+        quarters = [np.concatenate([small, cut(np.asarray(image), SIDE)])]
+        quarters += [
+            np.concatenate([label, cut(fine, GRID).ravel()])
+            for label, fine in zip(columns[1:], finer, strict=True)
+        ]
+        columns = quarters
+    phrases = np.zeros(PHRASES, bool)
+    for thing in made.visible():
+        kinds = (*SHAPES, "number")
+        phrases[list(COLORS).index(thing.color) * len(kinds) + kinds.index(thing.kind)] = True
+    return (*columns, np.array(TEXTURES.index(made.texture)), phrases)
+
+
+def training_row(split: str, seed: int, tiled: bool) -> tuple[NDArray, ...]:
+    return label_scene(scene(split, seed, training_spoil(seed)), tiled)
+
+
+def cut(image: NDArray, side: int) -> NDArray:
+    """[h, w, ...] into squares, row by row: [h / side * w / side, side, side, ...]."""
+    rows, columns = image.shape[0] // side, image.shape[1] // side
+    parts = image.reshape(rows, side, columns, side, *image.shape[2:])
+    return parts.swapaxes(1, 2).reshape(rows * columns, side, side, *image.shape[2:])
+
+
+def render_scenes(split: str, seeds: range, tiled: bool = False, workers: int = 2) -> Scenes:
     """Render and label the scenes of `seeds`, in order, in `workers` processes."""
     with get_context("spawn").Pool(workers) as pool:
-        rows = pool.starmap(label_scene, [(split, s) for s in seeds], chunksize=64)
-    pixels, kind, color, texture, told = zip(*rows, strict=True)
-    phrases = np.zeros((len(rows), PHRASES), bool)
-    for i, places in enumerate(told):
-        phrases[i, places] = True
-    return Scenes(np.stack(pixels), np.stack(kind), np.stack(color), np.array(texture), phrases)
+        rows = pool.starmap(training_row, [(split, s, tiled) for s in seeds], chunksize=64)
+    return Scenes(*(np.stack(column) for column in zip(*rows, strict=True)))
 
 
 def sine_cosine(side: int, width: int) -> Tensor:

@@ -51,15 +51,13 @@ class Thing:
     digits: tuple[int, ...] = ()  # rows of the bundled digit set
     text: str = ""  # what they read, e.g. "47"
 
-    @property
-    def cell(self) -> tuple[int, int]:
-        """Row and column of the centre on a 6 x 6 map of the scene."""
-        return min(int(self.y * 6 / SIDE), 5), min(int(self.x * 6 / SIDE), 5)
-
 
 @dataclass(frozen=True)
 class Scene:
-    """All that an image shows. `spoil` is a defect of the photograph, `cover` the rectangle a cut hides."""
+    """All that an image shows. `spoil` is a defect of the photograph, `cover` the rectangle a cut hides.
+
+    Places are in pixels of the smallest photograph, which has `size` of them (width, height).
+    """
 
     split: str
     seed: int
@@ -68,6 +66,7 @@ class Scene:
     tone: int
     spoil: str | None = None
     cover: tuple[int, int, int, int] | None = None
+    size: tuple[int, int] = (SIDE, SIDE)
 
     def visible(self) -> tuple[Thing, ...]:
         """The things whose centre no cover hides."""
@@ -75,6 +74,11 @@ class Scene:
             return self.things
         left, top, right, bottom = self.cover
         return tuple(t for t in self.things if not (left <= t.x < right and top <= t.y < bottom))
+
+    def cell(self, thing: Thing) -> tuple[int, int]:
+        """Row and column of a thing's centre on a 6 x 6 map of the scene."""
+        width, height = self.size
+        return min(int(thing.y * 6 / height), 5), min(int(thing.x * 6 / width), 5)
 
 
 def rng_of(split: str, seed: int, purpose: int = 0) -> np.random.Generator:
@@ -84,21 +88,25 @@ def rng_of(split: str, seed: int, purpose: int = 0) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([SPLITS.index(split), seed, purpose]))
 
 
-def scene(split: str, seed: int, spoil: str | None = None) -> Scene:
-    """The scene of one seed: 3 to 6 things that do not overlap, at most two of them numbers."""
+def scene(split: str, seed: int, spoil: str | None = None, size: tuple[int, int] = (SIDE, SIDE)) -> Scene:
+    """The scene of one seed: 3 to 6 things that do not overlap, at most two of them numbers.
+
+    Another `size` is another scene, wide or tall, with things as large as ever.
+    """
     rng = rng_of(split, seed)
     count = int(rng.integers(3, 7))
     numbers = int(rng.choice([0, 1, 2], p=[0.35, 0.5, 0.15]))
     things: list[Thing] = []
     for i in range(count):
         for _ in range(60):
-            thing = _thing(rng, split, number=i < numbers)
+            thing = _thing(rng, split, i < numbers, size)
             if all(_apart(thing, other) for other in things):
                 things.append(thing)
                 break
     texture = TEXTURES[int(rng.integers(len(TEXTURES)))]
     order = rng.permutation(len(things))
-    made = Scene(split, seed, tuple(things[i] for i in order), texture, int(rng.integers(1 << 30)))
+    tone = int(rng.integers(1 << 30))
+    made = Scene(split, seed, tuple(things[i] for i in order), texture, tone, size=size)
     return spoiled(made, spoil) if spoil else made
 
 
@@ -114,79 +122,113 @@ def spoiled(scene: Scene, spoil: str) -> Scene:
     box = (
         max(0, int(victim.x - half_w)),
         max(0, int(victim.y - half_h)),
-        min(SIDE, int(victim.x + half_w)),
-        min(SIDE, int(victim.y + half_h)),
+        min(scene.size[0], int(victim.x + half_w)),
+        min(scene.size[1], int(victim.y + half_h)),
     )
     return replace(scene, spoil=spoil, cover=box)
 
 
-def render(scene: Scene) -> Image.Image:
-    """The photograph, 96 x 96 RGB."""
-    return Image.fromarray(_paint(scene)[0])
+def render(scene: Scene, scale: int = 1) -> Image.Image:
+    """The photograph, RGB; at `scale` 2 the same scene in twice as many pixels a side, and finer ones."""
+    return Image.fromarray(_paint(scene, scale)[0])
 
 
-def patch_labels(scene: Scene) -> tuple[Image.Image, NDArray[np.int64], NDArray[np.float32]]:
-    """The photograph, which thing each of the 12 x 12 patches shows, and how much of the patch it covers.
+@dataclass(frozen=True)
+class Photograph:
+    """A scene as a sample's picture: taken when it is looked at, as large as whoever looks can see."""
+
+    scene: Scene
+
+    @property
+    def key(self) -> str:
+        return repr(self.scene)
+
+    def __call__(self) -> Image.Image:
+        return self.at(SIDE)
+
+    def at(self, side: int) -> Image.Image:
+        """The largest whole multiple of the smallest photograph that is at most `side` pixels high."""
+        return _developed(self.scene, max(1, side // SIDE))
+
+
+@lru_cache(maxsize=1200)  # six benchmarks of 200: methods look at the same ones in turn
+def _developed(scene: Scene, scale: int) -> Image.Image:
+    return render(scene, scale)
+
+
+def patch_labels(scene: Scene, scale: int = 1) -> tuple[Image.Image, NDArray[np.int64], NDArray[np.float32]]:
+    """The photograph, which thing each of its 8 x 8 patches shows, and how much of the patch it covers.
 
     Things are counted from 0 in the scene's order; -1 is background, and so is whatever a cut hides.
     """
-    pixels, masks = _paint(scene)
+    pixels, masks = _paint(scene, scale)
+    rows, columns = (side // PATCH for side in pixels.shape[:2])
     if not masks:
-        return Image.fromarray(pixels), np.full((GRID, GRID), -1), np.zeros((GRID, GRID), np.float32)
+        return Image.fromarray(pixels), np.full((rows, columns), -1), np.zeros((rows, columns), np.float32)
     stack = np.stack(masks)
     if scene.cover is not None:
-        left, top, right, bottom = scene.cover
+        left, top, right, bottom = (edge * scale for edge in scene.cover)
         stack[:, top:bottom, left:right] = 0
-    share = stack.reshape(len(masks), GRID, PATCH, GRID, PATCH).mean((2, 4))
+    share = stack.reshape(len(masks), rows, PATCH, columns, PATCH).mean((2, 4))
     owner, cover = share.argmax(0), share.max(0)
     return Image.fromarray(pixels), np.where(cover > 0.02, owner, -1), cover.astype(np.float32)
 
 
-def _thing(rng: np.random.Generator, split: str, number: bool) -> Thing:
+def _thing(rng: np.random.Generator, split: str, number: bool, size: tuple[int, int]) -> Thing:
     color = list(COLORS)[int(rng.choice(len(COLORS), p=_COLOR_WEIGHTS / _COLOR_WEIGHTS.sum()))]
     if number:
         rows = rng.choice(_digit_rows(split), size=1 + int(rng.random() < 0.5))
         height = float(rng.uniform(20, 26))
         width = height * 0.75 * len(rows)
         text = "".join(str(_digits()[1][row]) for row in rows)
-        x = rng.uniform(width / 2 + 1, SIDE - width / 2 - 1)
-        y = rng.uniform(height / 2 + 1, SIDE - height / 2 - 1)
+        x = rng.uniform(width / 2 + 1, size[0] - width / 2 - 1)
+        y = rng.uniform(height / 2 + 1, size[1] - height / 2 - 1)
         digits = tuple(int(row) for row in rows)
         return Thing("number", color, float(x), float(y), width, height, 0.0, digits, text)
     kind = SHAPES[int(rng.choice(len(SHAPES), p=_SHAPE_WEIGHTS / _SHAPE_WEIGHTS.sum()))]
-    size = float(rng.uniform(14, 27))
-    x, y = rng.uniform(size / 2 + 1, SIDE - size / 2 - 1, 2)
-    return Thing(kind, color, float(x), float(y), size, size, float(rng.uniform(-14, 14)))
+    side = float(rng.uniform(14, 27))
+    x, y = (rng.uniform(side / 2 + 1, edge - side / 2 - 1) for edge in size)
+    return Thing(kind, color, float(x), float(y), side, side, float(rng.uniform(-14, 14)))
 
 
 def _apart(a: Thing, b: Thing) -> bool:
     return abs(a.x - b.x) > (a.width + b.width) / 2 + 1 or abs(a.y - b.y) > (a.height + b.height) / 2 + 1
 
 
-def _paint(scene: Scene) -> tuple[NDArray[np.uint8], list[NDArray[np.float32]]]:
+def _paint(scene: Scene, scale: int) -> tuple[NDArray[np.uint8], list[NDArray[np.float32]]]:
     rng = rng_of(scene.split, scene.seed, 1)
-    canvas = _background(scene.texture, np.random.default_rng(scene.tone))
+    width, height = scene.size
+    canvas = _background(scene, scale, np.random.default_rng(scene.tone))
     masks = []
     for thing in scene.things:
-        mask = _number_mask(thing) if thing.kind == "number" else _shape_mask(thing)
+        large = _enlarged(thing, scale)
+        tile, left, top = _number_mask(large) if thing.kind == "number" else _shape_mask(large)
+        mask = _placed(tile, left, top, (width * scale, height * scale))
         color = np.array(COLORS[thing.color]) + rng.normal(0, 9, 3)
-        shade = np.linspace(rng.uniform(0.85, 1.0), rng.uniform(1.0, 1.1), SIDE)[:, None, None]
+        shade = np.linspace(rng.uniform(0.85, 1.0), rng.uniform(1.0, 1.1), len(canvas))[:, None, None]
         canvas = canvas * (1 - mask[..., None]) + color * shade * mask[..., None]
         masks.append(mask)
     if scene.spoil == "cut" and scene.cover is not None:
-        left, top, right, bottom = scene.cover
+        left, top, right, bottom = (edge * scale for edge in scene.cover)
         canvas[top:bottom, left:right] = (196, 150, 128)
     if scene.spoil == "blur":
         soft = Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
-        canvas = np.asarray(soft.filter(ImageFilter.GaussianBlur(rng.uniform(1.0, 1.6))), np.float64)
+        radius = rng.uniform(1.0, 1.6) * scale
+        canvas = np.asarray(soft.filter(ImageFilter.GaussianBlur(radius)), np.float64)
     if scene.spoil == "dark":
         canvas = canvas * rng.uniform(0.35, 0.5)
     canvas = canvas + rng.normal(0, 7, canvas.shape)
     return canvas.clip(0, 255).astype(np.uint8), masks
 
 
-def _background(texture: str, rng: np.random.Generator) -> NDArray[np.float64]:
-    y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float64)
+def _enlarged(thing: Thing, scale: int) -> Thing:
+    x, y, width, height = (scale * one for one in (thing.x, thing.y, thing.width, thing.height))
+    return replace(thing, x=x, y=y, width=width, height=height)
+
+
+def _background(scene: Scene, scale: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    texture, (width, height) = scene.texture, scene.size
+    y, x = np.mgrid[0 : height * scale, 0 : width * scale] / scale
     step, phase, turn = rng.uniform(7, 13), rng.uniform(0, 10), rng.uniform(0, np.pi)
     along = x * np.cos(turn) + y * np.sin(turn) + phase
     if texture == "stripes":
@@ -199,14 +241,15 @@ def _background(texture: str, rng: np.random.Generator) -> NDArray[np.float64]:
         field = 0.5 + 0.5 * np.sin((y + 4 * np.sin(x * 2 * np.pi / (2.5 * step))) * 2 * np.pi / step)
     elif texture == "clouds":
         coarse = Image.fromarray((rng.random((7, 7)) * 255).astype(np.uint8))
-        field = np.asarray(coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC), np.float64) / 255
+        large = coarse.resize((width * scale, height * scale), Image.Resampling.BICUBIC)
+        field = np.asarray(large, np.float64) / 255
     elif texture == "bricks":
         row = (y + phase) // (step * 0.7)
         field = 1.0 - (((y + phase) % (step * 0.7) < 1.6) | ((x + row * step * 0.8) % (step * 1.6) < 1.6))
     elif texture == "gradient":
         field = (along - along.min()) / (along.max() - along.min())
     else:
-        field = np.full((SIDE, SIDE), 0.5)
+        field = np.full(x.shape, 0.5)
     low, spread = rng.uniform(70, 150), rng.uniform(25, 45)
     tint = rng.normal(0, 7, 3)
     return (low + spread * field)[..., None] + tint
@@ -226,7 +269,7 @@ _OUTLINES: dict[str, list[tuple[float, float]]] = {
 }  # fmt: skip
 
 
-def _shape_mask(thing: Thing, zoom: int = 4) -> NDArray[np.float32]:
+def _shape_mask(thing: Thing, zoom: int = 4) -> tuple[Image.Image, int, int]:
     half = int(np.ceil(thing.width / 2)) + 2
     left, top = int(thing.x) - half, int(thing.y) - half
     side = 2 * half + 1
@@ -248,21 +291,21 @@ def _shape_mask(thing: Thing, zoom: int = 4) -> NDArray[np.float32]:
             disc(cx, cy, r * 0.52, 0)
         elif thing.kind == "moon":
             disc(cx + r * 0.5, cy - r * 0.15, r * 0.78, 0)
-    return _placed(tile.resize((side, side), Image.Resampling.BOX), left, top)
+    return tile.resize((side, side), Image.Resampling.BOX), left, top
 
 
-def _number_mask(thing: Thing) -> NDArray[np.float32]:
+def _number_mask(thing: Thing) -> tuple[Image.Image, int, int]:
     images = _digits()[0]
     each, height = max(int(thing.width / len(thing.digits)), 1), int(thing.height)
     strip = Image.new("L", (each * len(thing.digits), height))
     for i, row in enumerate(thing.digits):
         glyph = Image.fromarray(np.minimum(images[row] * 24.0, 255).astype(np.uint8))
         strip.paste(glyph.resize((each, height), Image.Resampling.BICUBIC), (i * each, 0))
-    return _placed(strip, int(thing.x - thing.width / 2), int(thing.y - thing.height / 2))
+    return strip, int(thing.x - thing.width / 2), int(thing.y - thing.height / 2)
 
 
-def _placed(tile: Image.Image, left: int, top: int) -> NDArray[np.float32]:
-    whole = Image.new("L", (SIDE, SIDE))
+def _placed(tile: Image.Image, left: int, top: int, size: tuple[int, int]) -> NDArray[np.float32]:
+    whole = Image.new("L", size)
     whole.paste(tile, (left, top))
     return np.asarray(whole, np.float32) / np.float32(255)
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from baselines import METHODS, EvoComp
+from baselines import METHODS
 from compress.attach import attach
 from compress.base import Selector, entering, plan
+from compress.evocomp import Learned
 from compress.models import MLLM, load
 from compress.network import Compressor
 
@@ -37,9 +38,9 @@ def budgets(*counts: int) -> list[tuple[str, int]]:
 
 def make(name: str, mllm: MLLM) -> Selector:
     """The method with its defaults; one that was trained gets an untrained compressor for this model."""
-    if name == "evocomp":
+    if issubclass(METHODS[name], Learned):
         torch.manual_seed(0)
-        return EvoComp(Compressor.from_decoder(mllm.decoder))
+        return METHODS[name](Compressor.from_decoder(mllm.decoder))
     return METHODS[name]()
 
 
@@ -188,7 +189,7 @@ def test_lines_of_pixels_are_compressed_like_images(tiny_next: MLLM, name: str):
 
 
 BLIND = {  # to the question
-    "none", "grid", "farthest", "pool", "downsample", "hired", "prumerge", "prumerge+", "visionzip",
+    "none", "grid", "farthest", "cover", "pool", "downsample", "hired", "prumerge", "prumerge+", "visionzip",
     "globalcom2", "gprune", "tome",
 }  # fmt: skip
 

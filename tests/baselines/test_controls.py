@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from baselines.cover import Cover
 from baselines.farthest import Farthest
 from baselines.grid import Grid, lattice
 from baselines.none import KeepAll
@@ -95,6 +96,12 @@ def test_farthest_starts_in_the_middle_and_spreads_by_angle():
 def test_farthest_never_takes_a_token_twice_even_among_equals():
     assert kept(Farthest().select(replace(view(), visual=torch.ones(144, 4)), 143)) == list(range(143))
     assert kept(Farthest().select(view(), 3)) == [0, 1, 2]  # no direction at all
+
+
+def test_cover_takes_the_largest_crowd_first_then_the_next():
+    crowds = torch.eye(3)[torch.tensor([0, 1, 1, 1, 2, 2])]
+    given = replace(view(tokens=6), visual=crowds)
+    assert [kept(Cover().select(given, keep)) for keep in (1, 2, 3)] == [[1], [1, 4], [0, 1, 4]]
 
 
 def test_grid_takes_even_steps_through_an_image_in_tiles(tiny_next: MLLM, pictures):

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from bench.benchmarks.engine import main as engine
 from bench.benchmarks.labelling import main as labelling
+from bench.benchmarks.scale import main as scale
 from bench.benchmarks.selection import main
 from bench.benchmarks.throughput import main as throughput
 from bench.benchmarks.training import main as training
@@ -64,3 +65,13 @@ def test_training_is_timed(tmp_path: Path):
     assert result.exit_code == 0, result.output
     (found,) = json.loads(out.read_text())["samples_per_second"]["4"]
     assert found["embed"] > 0 and found["train"] > 0
+
+
+def test_scale_out_is_measured_with_every_number_of_workers(tmp_path: Path):
+    out = tmp_path / "scale.json"
+    command = ["--workers", "1,2", "--seconds", "0.001", "-n", "20", "--engine", "local"]
+    result = CliRunner().invoke(scale, [*command, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    one, two = json.loads(out.read_text())
+    assert (one["workers"], one["samples"], two["workers"], two["samples"]) == (1, 20, 2, 40)
+    assert 0 < one["rate"] <= 1000 and one["driver_ms"] > 0

@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def refused(*args: object, status: int = 2) -> str:
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code == status, result.output
     assert result.stdout == ""
-    lines = [line for line in result.stderr.splitlines() if not re.search(r": \d+ of \d+ ", line)]
+    lines = [line for line in result.stderr.splitlines() if not re.search(r": \d+ of \d+ |^features", line)]
     assert len(lines) == 1, result.stderr  # besides progress
     assert lines[0].startswith("evocomp: ")
     assert "Traceback" not in lines[0]
@@ -110,8 +111,9 @@ def test_lists_say_which_options_the_commands_fill_in() -> None:
 
 
 def test_models_are_described_by_their_sizes() -> None:
-    (micro,) = parsed("models")
-    assert "1.6 M parameters, 144 visual tokens of 96 x 96 pixels, 12 decoder layers" in micro["about"]
+    about = {one["name"]: one["about"] for one in parsed("models")}
+    assert "1.6 M parameters, 144 visual tokens of 96 x 96 pixels, 12 decoder layers" in about["micro"]
+    assert "744 visual tokens of 192 x 192 pixels" in about["micro-next"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -323,7 +325,8 @@ def test_compare_writes_tables_report_and_pictures(compressor: Path, tmp_path: P
     assert "14 of 14 cells" in result.stderr
     written = content(out)
     expected = {"results.json", "table.md", "table.csv", "table.tex", "report.html", "pictures/fronts.png"}
-    expected |= {"pictures/kept-gqa.png", "pictures/kept-pope.png"}
+    expected |= {"pictures/kept-gqa.png", "pictures/kept-pope.png", "run.json"}
+    expected |= {"samples/gqa.parquet", "samples/pope.parquet"}
     assert {name for name in written if not name.startswith("cells/")} == expected
     assert len([name for name in written if name.startswith("cells/")]) == 14
     told = json.loads(written["results.json"])
@@ -491,6 +494,21 @@ MISTAKES: list[tuple[tuple[object, ...], str]] = [
     ((*LABEL, "--grouper", "k-mean"), "did you mean 'k-means'?"),
     ((*LABEL, "--grouper", "k-means:starts=x"), "evocomp: grouper 'k-means': starts=x: expected a whole"),
     ((*LABEL, "--strategy", "hill"), "did you mean 'hill-climb'?"),
+    ((*LABEL, "--shard", "4/4"), "shard 4/4: choose i/n with i from 0 to n - 1"),
+    ((*LABEL, "--address", "auto"), "--address goes with --engine ray"),
+    ((*LABEL, "--gpus", 1), "--gpus goes with --engine ray"),
+    ((*LABEL, "--images", "{out}"), "--images goes with --data"),
+    ((*LABEL, "--turns", "al"), "'al' is not one of 'first', 'random', 'all'"),
+    ((*LABEL, "--data", "mix.json"), "give the folder that their names start from with --images"),
+    ((*LABEL, "--data", "mix.json", "--images", "."), "there is no file mix.json"),
+    (("labels", "{labels}", "--quarantine", "--audit", 2), "--quarantine and --audit: ask for one at a time"),
+    (("labels", "{labels}", "{labels}", "--quarantine"), "--quarantine is about one store"),
+    (("labels", "{labels}", "--export", "{labels}"), "exists: choose a new folder"),
+    (("labels", "{labels}", "--merge", "{labels}"), "exists: choose a new folder"),
+    (("data", "records", "gqq", "--out", "{out}"), "unknown source 'gqq'; did you mean 'gqa'?"),
+    (("data", "records", "gqa", "--out", "{out}"), "the official files of gqa: --from DIR"),
+    (("data", "records", "micro", "--out", "{out}"), "name a folder for them with --images"),
+    (("data", "check", "a.json", "--images", "{out}", "--out", "{out}"), "there is no folder"),
     ((*TRAIN, "--loss", "ghm-cos"), "did you mean 'ghm+cos'?"),
     ((*TRAIN, "--validate", "textqa"), "did you mean 'textvqa'?"),
     # budgets and other numbers
@@ -743,6 +761,40 @@ def test_ctrl_c_while_labelling_keeps_finished_samples(
     assert len(content(tmp_path / "labels")) == 2  # the first shard stayed as it was
 
 
+def test_a_preset_gives_the_papers_settings_and_what_is_given_wins(
+    labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench.commands.train import PRESETS
+    from compress import train_config
+
+    assert tuple(train_config.PRESETS) == PRESETS
+    asked = []
+    monkeypatch.setattr("bench.commands.train.carry_out", lambda order: asked.append(order) or 1 / 0)
+    command = ("train", "--labels", labels, "--out", tmp_path / "out")
+    for options in (
+        (),
+        ("--preset", "llava-next-7b"),
+        ("--preset", "llava-next-7b", "--batch", 8, "--no-text"),
+    ):
+        run(*command, *options)
+    paper = train_config.preset("llava-next-7b")
+    assert [order.config for order in asked] == [
+        train_config.TrainConfig(), paper, replace(paper, batch=8, text=False),
+    ]  # fmt: skip
+    assert "llava-1.5-7b|llava-next-7b|qwen2.5-vl-7b" in done("train", "--help")
+
+
+def test_two_processes_train_what_one_does(labels: Path, compressor: Path, tmp_path: Path) -> None:
+    """With features of which each process embeds its half."""
+    cache = ("--features", "disk", "--cache", tmp_path / "cache")
+    command = ("train", "--labels", labels, *QUICK, *cache, "--processes", 2)
+    summary = parsed(*command, "--out", tmp_path / "two")
+    assert summary["samples"] == 3
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 4
+    one, two = (Compressor.load(folder).state_dict() for folder in (compressor, tmp_path / "two"))
+    assert all(one[name].allclose(two[name], rtol=1e-3, atol=1e-4) for name in one)
+
+
 def test_ctrl_c_while_training_keeps_finished_epochs(
     labels: Path, compressor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -799,3 +851,13 @@ def test_methods_say_whether_they_run_on_a_model_at_a_budget():
     told = {row["name"]: row["runs on micro"] for row in rows}
     assert told["fastv"] == told["visionzip"] == "yes"
     assert told["tome"].startswith("no: ") and "18 of 144 is the smallest budget" in told["tome"]
+
+
+def test_methods_say_what_a_trained_one_needs(tiny_folder: Path, compressor: Path) -> None:
+    model = ("methods", "--model", tiny_folder, "--keep", 60)
+    told = {row["name"]: row[f"runs on {tiny_folder}"] for row in parsed(*model)}
+    assert told["evocomp"].startswith("with --compressor FOLDER: one trained on this model")
+    assert told["fastv"] == "yes"
+    told = {row["name"]: row[f"runs on {tiny_folder}"] for row in parsed(*model, "--compressor", compressor)}
+    assert told["evocomp"] == "yes"
+    assert "give --model as well" in refused("methods", "--compressor", compressor)

@@ -23,7 +23,9 @@ from bench.cells import Key, read_cells
 from bench.compare import Entry, compare
 from bench.comparison import Comparison
 from bench.evaluate import evaluate, spend
+from bench.gallery import read_gallery
 from bench.ledger import Ledger, Shape
+from bench.origin import Origin
 from bench.outputs import write
 from bench.tasks import GQA, Task
 from bench.tasks.load import load_tasks
@@ -389,10 +391,34 @@ def test_images_of_any_number_of_tokens_are_compared(
     assert len({len(one) for one in whole.kept}) > 1
     assert abs(found.outcomes["fastv", keep, "asked"].tokens - random.tokens) <= 1
     assert (("visionzip", keep, "asked") in found.impossible) == (not mllm.clip_tower)
-    write(found, mllm, tmp_path / "out", title="tables only")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "results.json", "table.md", "table.csv", "table.tex", "pictures",
-    }  # fmt: skip
+    write(found, mllm, tmp_path / "out", Origin("images of any size", {}))
+    shown = read_gallery(tmp_path / "out")["asked"]
+    assert [one.tokens for one in shown.values()] == [len(one) for one in whole.kept]
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("match", ["equivalent", "flops"])
+def test_a_budget_is_solved_for_the_images_at_hand(match: Any, tiny_qwen: MLLM, data: Any) -> None:
+    """Before layer 2 the largest image that the model takes could never be had for so few tokens."""
+    ((task, samples),) = data.items()
+    shown = [replace(s, picture=s.image.resize((44 + 28 * (i % 3), 44))) for i, s in enumerate(samples)]
+    sizes = [tiny_qwen.tokens_of(one.image) for one in shown]
+    inputs = tiny_qwen.prepare([one.image for one in shown], [one.question for one in shown])
+    assert sizes == [len(picture) for picture in tiny_qwen.pictures(inputs)]
+    early, late = FastV(layer=11), FastV(layer=27)  # scaled to depths 2 and 5
+    keep = max(sizes) // 2
+    assert tiny_qwen.visual_tokens * 2 / 6 > keep > max(sizes) * 2 / 6
+    entries = (Entry("grid", Grid()), Entry("early", early), Entry("late", late))
+    found = grid(tiny_qwen, {task: shown}, entries=entries, keeps=(keep,), match=match)
+    outcome = found.outcomes["early", keep, "asked"]
+    if match == "equivalent":
+        assert abs(outcome.tokens - found.outcomes["grid", keep, "asked"].tokens) <= 0.5
+    else:
+        target = found.outcomes["grid", keep, "asked"].ledger.prefill_flops
+        assert outcome.ledger.prefill_flops == pytest.approx(target, rel=0.05)
+    why = found.impossible["late", keep, "asked"]
+    on = max(sizes) if match == "equivalent" else round(sum(sizes) / len(sizes))
+    assert f"keep={keep} is out of reach for FastV under --match {match} on {on} visual tokens" in why
 
 
 def test_tasks_are_loaded_by_name() -> None:

@@ -9,7 +9,7 @@ from deap.tools import Logbook
 from PIL import Image
 
 from bench.comparison import Comparison, Row
-from bench.pictures import color, fronts, groups, kept_tokens, png, save, seen, strip, trace
+from bench.pictures import color, fronts, groups, kept_tokens, png, save, seen, trace
 from evosearch import Grouping
 
 GRID, CELL = (3, 4), 24
@@ -101,16 +101,6 @@ def test_a_token_outside_the_grid_is_refused(image: Image.Image, index: int) -> 
 def test_groups_of_another_grid_are_refused(image: Image.Image) -> None:
     with pytest.raises(ValueError, match="groups of 2 items do not fit a grid of 3 x 4"):
         groups(image, GRID, Grouping(((0,), (1,)), items=2))
-
-
-def test_a_strip_holds_every_panel(image: Image.Image) -> None:
-    red, blue = Image.new("RGB", (60, 40), "#f00"), Image.new("RGB", (30, 80), "#00f")
-    sheet = strip([("the first, with a caption that needs lines", red), ("second", blue)], title="both")
-    counts = {color: count for count, color in sheet.getcolors(1 << 20) or []}
-    assert counts[255, 0, 0] == 60 * 40
-    assert counts[0, 0, 255] == 30 * 80
-    with pytest.raises(ValueError, match="at least one"):
-        strip([])
 
 
 def logbook() -> Logbook:

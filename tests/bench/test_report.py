@@ -7,75 +7,23 @@ from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from bench import report
-from bench.comparison import Comparison, Contrast, Difficulty, Row
+from bench import outputs, report
+from bench.comparison import Comparison, Difficulty, Row
 from bench.environment import environment
-from bench.evaluate import Outcome
+from bench.evaluate import Outcome, Stage
+from bench.gallery import Gallery, Panel, Shown, covered, jpeg
+from bench.origin import Origin
 from bench.pictures import png
-from bench.stats import Interval, Pairs
 from bench.table import blocks, header, headlines, marks
-from compress.samples import Sample
 
-TOKENS, KEEPS, METHODS = 16, (4, 2), ("ours", "rival_1", "control")
-SCORES = {"ours": 90.0, "rival_1": 80.0, "control": 70.0}
+KEEPS, METHODS = (4, 2), ("ours", "rival_1", "control")  # of the comparison made by hand
 MakeOutcome = Callable[..., Outcome]
 EVIL = """</script><script>alert(1)</script> & "quotes" <!-- ü"""
-
-
-def sample(task: str, number: int) -> Sample:
-    rng = np.random.default_rng(number // 2)  # pairs share their image, as the rotations of MMBench do
-    image = Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8))
-    question = EVIL if number == 0 else f"question {number} of {task} ?"
-    answers = ("red",) if task == "gqa" else ("two",) * 8 + ("three",) * 2
-    return Sample(f"{task}-{number}", image, question, answers, task=task, family="color")
-
-
-def outcome(make: MakeOutcome, task: str, method: str, keep: int, samples: list[Sample]) -> Outcome:
-    """Sample i is answered right by the first 1 + i % 3 methods; `ours` has a token for the whole image."""
-    place = METHODS.index(method) if method in METHODS else 0
-    right = [float(place <= i % 3) for i in range(len(samples))]
-    said = [s.answers[0] if hit else "nothing" for s, hit in zip(samples, right, strict=True)]
-    kept = (*range(5, 4 + keep), -1) if method == "ours" else tuple(range(keep))
-    late = method == "control" and keep == 4
-    entering = (16.0, 0.0, 0.0, 0.0) if late else (float(keep),) * 4
-    return make(task, right, said=said, kept=kept, entering=entering)
-
-
-@pytest.fixture(scope="module")
-def comparison(make_outcome: MakeOutcome) -> Comparison:
-    samples = {task: [sample(task, i) for i in range(30)] for task in ("gqa", "vqav2")}
-    outcomes = {
-        (method, keep, task): outcome(make_outcome, task, method, keep, listed)
-        for task, listed in samples.items()
-        for method, keep in [("none", TOKENS), *((m, k) for m in METHODS for k in KEEPS)]
-    }
-    scores = {"gqa": 88.84, "vqav2": 91.0}
-    rows = [Row("none", TOKENS, scores, 100.0, 16.0, 16.0, 100.0, 3.0, untouched=True)]
-    for keep in KEEPS:
-        for method in METHODS:
-            score = SCORES[method]
-            gap = Interval(score - 90, score - 92.04, score - 88)
-            rows.append(
-                Row(
-                    method, keep, {"gqa": score + 0.25, "vqav2": score - 1}, score, keep, keep, 5.5 * keep,
-                    1.26,
-                    vanilla=contrast("none", Interval(score - 100, score - 102, score - 98), 0.01),
-                    reference=None if method == "ours" else contrast("ours", gap, 0.01),
-                )
-            )  # fmt: skip
-    return Comparison(("gqa", "vqav2"), tuple(rows), outcomes, samples, reference="ours")
-
-
-def contrast(rival: str, gap: Interval, p: float) -> Contrast:
-    """gqa differs as clearly as the average, vqav2 does not."""
-    told, silent = Pairs(1, 9, p, p), Pairs(3, 3, 1.0, 1.0)
-    return Contrast(rival, gap, p, p, told, {"gqa": told, "vqav2": silent})
 
 
 class Page(HTMLParser):
@@ -108,16 +56,25 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data
 
 
-def make(comparison: Comparison, **given: object) -> str:
-    options: dict[str, object] = {"title": "A title", "facts": {"python": "3.11 <b>"}, **given}
-    return report.html(comparison, **options)  # type: ignore[arg-type]
+def make(
+    comparison: Comparison, gallery: Gallery, origin: Origin | None = None, *,
+    plots: dict[str, bytes] | None = None, about: dict[str, str] | None = None, samples: int = 24,
+) -> str:  # fmt: skip
+    told = origin or Origin("A title", {"python": "3.11 <b>"})
+    return report.html(report.Report(comparison, told, gallery, plots or {}, about or {}, samples))
 
 
 @pytest.fixture(scope="module")
-def page(comparison: Comparison) -> str:
+def page(comparison: Comparison, gallery: Gallery) -> str:
     curve = png(Image.new("RGB", (8, 8), "red"))
-    about = {"ours": "Does it."}
-    return make(comparison, commands=["evocomp demo"], curves=[("Loss", curve)], about=about)
+    origin = Origin("A title", {"python": "3.11 <b>"}, ["evocomp demo"])
+    return make(comparison, gallery, origin, plots={"Loss": curve}, about={"ours": "Does it."})
+
+
+def unpacked(mask: str) -> list[int]:
+    """The tokens of a set in the page's data."""
+    bits = "".join(f"{byte:08b}"[::-1] for byte in b64decode(mask))
+    return [index for index, bit in enumerate(bits) if bit == "1"]
 
 
 def data_of(page: str) -> dict:
@@ -146,12 +103,12 @@ def test_the_page_requests_nothing(page: str) -> None:
     assert """content="default-src 'none'""" in page
 
 
-def test_text_from_samples_and_names_cannot_become_markup(comparison: Comparison) -> None:
+def test_text_from_samples_and_names_cannot_become_markup(comparison: Comparison, gallery: Gallery) -> None:
     hostile = [replace(row, method=EVIL) if row.method == "control" else row for row in comparison.rows]
     outcomes = {(EVIL if m == "control" else m, k, t): o for (m, k, t), o in comparison.outcomes.items()}
     page = make(
-        replace(comparison, rows=tuple(hostile), outcomes=outcomes),
-        title=EVIL, facts={EVIL: EVIL}, commands=[EVIL], about={EVIL: EVIL},
+        replace(comparison, rows=tuple(hostile), outcomes=outcomes), gallery,
+        Origin(EVIL, {EVIL: EVIL}, [EVIL]), about={EVIL: EVIL},
     )  # fmt: skip
     assert "alert(1)</script>" not in page
     assert [tag for tag, _ in Page(page).tags].count("script") == 2
@@ -160,7 +117,7 @@ def test_text_from_samples_and_names_cannot_become_markup(comparison: Comparison
 
 def test_the_browser_of_samples_has_all_that_it_draws(comparison: Comparison, page: str) -> None:
     data = data_of(page)
-    assert data["grid"] == [4, 4]
+    assert data["layouts"] == [[[0, 4, 4, 4]]]
     assert data["runs"][0] == {"method": "none", "keep": 16}
     assert [tuple(run.values()) for run in data["runs"][1:]] == [(m, k) for k in KEEPS for m in METHODS]
     assert [task["name"] for task in data["tasks"]] == ["gqa", "vqav2"]
@@ -171,27 +128,71 @@ def test_the_browser_of_samples_has_all_that_it_draws(comparison: Comparison, pa
             for number, run in enumerate(data["runs"]):
                 told = comparison.outcomes[run["method"], run["keep"], task["name"]]
                 assert shown["said"][number] == told.predictions[place]
-                assert shown["kept"][number] == (None if number == 0 else list(told.kept[place]))
+                if number == 0:
+                    assert shown["kept"][number] is None
+                else:
+                    ((depth, kept, merged, whole),) = shown["kept"][number]
+                    assert unpacked(data["masks"][kept]) == [i for i in told.kept[place] if i >= 0]
+                    assert (depth, unpacked(data["masks"][merged])) == (0, [])
+                    assert whole == told.kept[place].count(-1)
                 assert (shown["credit"][number] > 0) == (shown["said"][number] != "nothing")
-            content = b64decode(data["images"][shown["image"]].removeprefix("data:image/jpeg;base64,"))
+            content = b64decode(data["pictures"][shown["picture"]].removeprefix("data:image/jpeg;base64,"))
             assert Image.open(io.BytesIO(content)).size == (16, 16)
     assert data["tasks"][0]["samples"][0]["answers"] == "red"
     assert data["tasks"][1]["samples"][0]["answers"] == "two (8 of 10), three (2)"
 
 
-def test_samples_are_those_on_which_the_runs_differ_and_images_do_not_repeat(comparison: Comparison) -> None:
-    (task, _) = report.browser(comparison, limit=10)["tasks"]
-    differing = [len(set(shown["said"])) > 1 for shown in task["samples"]]
-    assert all(differing)
-    assert len({shown["image"] for shown in task["samples"]}) == 10
-    places = [int(shown["id"].split("-")[1]) for shown in task["samples"]]
-    assert places == sorted(places)
+def test_samples_are_those_on_which_the_runs_differ_and_images_do_not_repeat(
+    comparison: Comparison, gallery: Gallery
+) -> None:
+    tasks = report.browser(comparison, gallery, limit=20)["tasks"]
+    for task in tasks:
+        differing = [len(set(shown["said"])) > 1 for shown in task["samples"]]
+        assert all(differing)
+        assert len({shown["picture"] for shown in task["samples"]}) == 10
+        places = [int(shown["id"].split("-")[1]) for shown in task["samples"]]
+        assert places == sorted(places)
 
 
-def test_images_are_stored_once(comparison: Comparison) -> None:
-    found = report.browser(comparison, limit=30)
-    assert len(found["images"]) == 15
+def test_pictures_and_sets_of_tokens_are_stored_once(comparison: Comparison, gallery: Gallery) -> None:
+    found = report.browser(comparison, gallery, limit=60)
     assert sum(len(task["samples"]) for task in found["tasks"]) == 60
+    assert len(found["pictures"]) == 15
+    assert len(found["masks"]) == 5  # of 360 runs of a sample: two budgets of two kinds, and nothing merged
+
+
+def test_stages_tell_what_merged_and_what_stands_for_the_whole_image(
+    comparison: Comparison, gallery: Gallery
+) -> None:
+    key = ("ours", 4, "gqa")
+    told = comparison.outcomes[key]
+    path = (Stage(-1, (1, 9, 3, -1, -1), (9,)), Stage(3, (9, 3), (9,)))
+    changed = replace(told, path=(path, *told.path[1:]), kept=((9, 3), *told.kept[1:]))
+    data = report.browser(replace(comparison, outcomes={**comparison.outcomes, key: changed}), gallery, 60)
+    run = data["runs"].index({"method": "ours", "keep": 4})
+    (first,) = (one for one in data["tasks"][0]["samples"] if one["id"] == "gqa-0")
+    read = [
+        (d, unpacked(data["masks"][k]), unpacked(data["masks"][m]), w) for d, k, m, w in first["kept"][run]
+    ]
+    assert read == [(-1, [1, 3, 9], [9], 2), (3, [3, 9], [9], 0)]
+
+
+def test_samples_without_a_picture_are_left_out(comparison: Comparison, gallery: Gallery) -> None:
+    some = {"gqa": dict(list(gallery["gqa"].items())[:3])}
+    tasks = report.browser(comparison, some)["tasks"]
+    assert [len(task["samples"]) for task in tasks] == [3, 0]
+    report_without = report.Report(comparison, Origin("A title", {}), {}, {}, {})
+    assert "no pictures of the samples" in report.html(report_without)
+
+
+def test_a_run_over_other_samples_has_said_nothing_here(comparison: Comparison, gallery: Gallery) -> None:
+    """Rows of another protocol, in a mixed table, may be of other samples."""
+    key = ("control", 2, "gqa")
+    other = replace(comparison.outcomes[key], samples=tuple(f"other-{i}" for i in range(30)))
+    data = report.browser(replace(comparison, outcomes={**comparison.outcomes, key: other}), gallery)
+    run = data["runs"].index({"method": "control", "keep": 2})
+    assert all(one["said"][run] is None and one["kept"][run] is None for one in data["tasks"][0]["samples"])
+    assert all(one["said"][run] for one in data["tasks"][1]["samples"])
 
 
 def test_the_ledger_says_what_entered_each_layer(comparison: Comparison) -> None:
@@ -200,21 +201,23 @@ def test_the_ledger_says_what_entered_each_layer(comparison: Comparison) -> None
     assert found["control", 4] == ([16.0, 0.0, 0.0, 0.0], "16 × 1, 0 × 3")
 
 
-def test_sections_without_content_are_left_out(comparison: Comparison) -> None:
-    assert not [a for _, a in Page(make(comparison)).tags if a.get("id") in ("plots", "methods")]
+def test_sections_without_content_are_left_out(comparison: Comparison, gallery: Gallery) -> None:
+    assert not [a for _, a in Page(make(comparison, gallery)).tags if a.get("id") in ("plots", "methods")]
 
 
-def test_vanilla_alone_makes_a_page(comparison: Comparison) -> None:
+def test_vanilla_alone_makes_a_page(comparison: Comparison, gallery: Gallery) -> None:
     alone = replace(comparison, rows=comparison.rows[:1])
-    assert Page(make(alone)).rows
+    assert Page(make(alone, gallery)).rows
     assert header(alone)[-1] == "FLOPs %"
     assert headlines(alone) == []
 
 
-def test_the_page_says_what_does_not_differ_what_is_hard_and_what_is_mixed(comparison: Comparison) -> None:
+def test_the_page_says_what_does_not_differ_what_is_hard_and_what_is_mixed(
+    comparison: Comparison, gallery: Gallery
+) -> None:
     hard = (Difficulty("gqa", 4, "control", 20, 10, {"none": 95.0, "ours": 61.5, "control": 0.0}),)
     why = "[2] other: batch is 16 there and 8 here"
-    page = make(replace(comparison, difficulty=hard, mixed=(why,)))
+    page = make(replace(comparison, difficulty=hard, mixed=(why,)), gallery)
     rows = [[cell.strip() for cell in row] for row in Page(page).rows]
     assert ["ours", "90.2", "89.0°", "90.0"] in [row[:4] for row in rows]
     assert ["rival_1", "80.2", "79.0°†", "80.0"] in [row[:4] for row in rows]
@@ -222,15 +225,17 @@ def test_the_page_says_what_does_not_differ_what_is_hard_and_what_is_mixed(compa
     assert ["questions control misses", "4", "10 of 30", "–", ""] in rows
     assert ["ours", "4", "61.5", "–", "64.7"] in rows
     assert page.count(why) == 1 and "Mixed protocols" in page
-    assert "Mixed protocols" not in make(comparison) and "Hard questions" not in make(comparison)
+    assert "Mixed protocols" not in make(comparison, gallery) and "Hard questions" not in make(
+        comparison, gallery
+    )
 
 
-def test_a_run_without_answers_leaves_a_dash(comparison: Comparison) -> None:
+def test_a_run_without_answers_leaves_a_dash(comparison: Comparison, gallery: Gallery) -> None:
     gone = {key: one for key, one in comparison.outcomes.items() if key[:2] != ("control", 2)}
     empty = Row("control", 2, {}, None, None, None, None, 0.0)
     rows = tuple(empty if (r.method, r.keep) == ("control", 2) else r for r in comparison.rows)
     why = {("control", 2, task): "out of reach" for task in comparison.tasks}
-    page = make(replace(comparison, rows=rows, outcomes=gone, impossible=why))
+    page = make(replace(comparison, rows=rows, outcomes=gone, impossible=why), gallery)
     cells = [[cell.strip() for cell in row] for row in Page(page).rows]
     assert ["control", *"–––––––"][:7] == next(
         row[:7] for row in cells if row[0] == "control" and row[1] == "–"
@@ -240,21 +245,47 @@ def test_a_run_without_answers_leaves_a_dash(comparison: Comparison) -> None:
     assert all(s["said"][run] is None for task in data_of(page)["tasks"] for s in task["samples"])
 
 
-def test_curves_come_from_files_too_and_must_be_png(comparison: Comparison, tmp_path: Path) -> None:
-    curve = tmp_path / "curve.png"
-    curve.write_bytes(png(Image.new("RGB", (4, 4))))
-    assert "data:image/png;base64,iVBOR" in make(comparison, curves=[("Training", curve)])
+def test_plots_must_be_png(comparison: Comparison, gallery: Gallery) -> None:
+    assert "data:image/png;base64,iVBOR" in make(
+        comparison, gallery, plots={"Training": png(Image.new("RGB", (4, 4)))}
+    )
     with pytest.raises(ValueError, match="'Training' is no PNG"):
-        make(comparison, curves=[("Training", b"GIF89a")])
+        make(comparison, gallery, plots={"Training": b"GIF89a"})
 
 
-def test_a_grid_that_is_no_square_must_be_given(comparison: Comparison) -> None:
-    odd = replace(comparison, rows=(replace(comparison.rows[0], keep=15), *comparison.rows[1:]))
-    with pytest.raises(ValueError, match="15 visual tokens do not fill 3 x 3"):
-        report.browser(odd)
-    with pytest.raises(ValueError, match="16 visual tokens do not fill 4 x 5"):
-        report.browser(comparison, grid=(4, 5))
-    assert report.browser(comparison, grid=(2, 8))["grid"] == [2, 8]
+def test_200_photographs_under_twenty_methods_stay_below_5_mib(make_outcome: MakeOutcome) -> None:
+    """Images of 336 pixels with some noise, 576 tokens, random choices that share no set of tokens."""
+    rng = np.random.default_rng(0)
+    tokens, keeps, ids = 576, (192, 64), [f"gqa-{i}" for i in range(200)]
+    runs = [("none", tokens), *((f"method {i}", keep) for i in range(20) for keep in keeps)]
+    rows, outcomes = [], {}
+    for method, keep in runs:
+        one = make_outcome("gqa", rng.integers(0, 2, 200))
+        paths = tuple(
+            (Stage(0, tuple(rng.choice(tokens, keep, replace=False).tolist())),) if keep < tokens else ()
+            for _ in ids
+        )
+        outcomes[method, keep, "gqa"] = replace(one, path=paths)
+        rows.append(Row(method, keep, {"gqa": one.score}, 90.0, keep, keep, 9.0, 1.0, method == "none"))
+    pictures = {}
+    for name in ids:
+        smooth = Image.fromarray(rng.integers(0, 255, (12, 12, 3), np.uint8)).resize((336, 336))
+        pixels = np.asarray(smooth) + rng.normal(0, 5, (336, 336, 3))
+        image = covered(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), (Panel(0, 24, 24, 24),))
+        pictures[name] = Shown(name, "", "What is it?", ("red",), jpeg(image), (Panel(0, 24, 24, 24),))
+    told = report.Report(
+        Comparison(("gqa",), tuple(rows), outcomes), Origin("Many", {}), {"gqa": pictures}, {}, {}
+    )
+    page = report.html(told)
+    assert len(data_of(page)["tasks"][0]["samples"]) == 200
+    assert len(page.encode()) < 5 * 2**20
+
+
+def test_methods_are_described_that_a_row_names_with_or_without_more(comparison: Comparison) -> None:
+    names = ("none", "fastv:layer=3", "evocomp+@0, random labels", "dart-input [2]")
+    rows = tuple(Row(name, 16, {}, None, None, None, None, 0.0) for name in names)
+    told = outputs.report(replace(comparison, rows=rows, outcomes={}), Origin("A title", {}), {})
+    assert set(told.about) == {"none", "fastv", "evocomp+", "dart-input"}
 
 
 def test_the_environment_is_text_and_names_what_matters() -> None:

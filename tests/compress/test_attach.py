@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
 
 from compress.attach import Record, attach
 from compress.base import INPUT, VISION, Selection, Selector, View, top_k
@@ -280,6 +280,30 @@ def test_calling_the_model_by_hand_equals_generate(
             output = tiny.model(new[:, step : step + 1], past_key_values=output.past_key_values)
 
 
+@pytest.mark.parametrize("positions", ["original", "compact"])
+@pytest.mark.parametrize("depth", [VISION, INPUT])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_static_cache_of_the_shorter_length_equals_a_dynamic_one(
+    tiny: MLLM, pictures, batch: int, depth: int, positions: str
+):
+    """Before the decoder, nothing knows of dropping: all layers and their caches have one length."""
+    inputs = tiny.prepare(pictures[:batch], QUESTIONS[:batch])
+    text = int((inputs["input_ids"] != tiny.image_token_id).sum(1).max())
+    cache = StaticCache(config=tiny.decoder.config, max_cache_len=text + 30 + STEPS)
+    with attach(tiny, Stages({depth: 30}), 30, positions=positions), torch.no_grad():
+        new, expected = run(tiny, inputs)
+        output = tiny.model(**inputs, past_key_values=cache)
+        for step in range(STEPS):
+            torch.testing.assert_close(output.logits[:, -1], expected[:, step], atol=1e-5, rtol=1e-5)
+            output = tiny.model(new[:, step : step + 1], past_key_values=cache)
+
+
+@pytest.mark.parametrize("depth", [VISION, INPUT])
+def test_no_layer_has_a_hook_of_a_method_before_the_decoder(tiny: MLLM, depth: int):
+    with attach(tiny, Stages({depth: 30}), 30):
+        assert not any(layer._forward_pre_hooks or layer._forward_hooks for layer in tiny.decoder.layers)
+
+
 def test_beams_of_a_batch_equal_beams_of_singles(tiny: MLLM, pictures):
     options = {"num_beams": 3, "max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
     for counts in ({VISION: 20}, {INPUT: 20}, {2: 20}):
@@ -308,15 +332,20 @@ def test_dropped_tokens_cannot_influence_later_layers(tiny: MLLM, pictures, dept
     starts = [(row == tiny.image_token_id).nonzero()[0].item() for row in inputs["input_ids"]]
 
     def answer(token: int) -> Tensor:
-        def disturb(module, args, kwargs):
-            if args[0].shape[1] > 1:
-                hidden = args[0].clone()
-                for sample, start in enumerate(starts):
-                    hidden[sample, start + token] += 10
-                return (hidden, *args[1:]), kwargs
-            return None
+        def disturb(hidden: Tensor) -> Tensor:
+            hidden = hidden.clone()
+            for sample, start in enumerate(starts if hidden.shape[1] > 1 else []):
+                hidden[sample, start + token] += 10
+            return hidden
 
-        handle = tiny.decoder.layers[depth].register_forward_pre_hook(disturb, with_kwargs=True)
+        def whole(module, args, kwargs):
+            return args, {**kwargs, "inputs_embeds": disturb(kwargs["inputs_embeds"])}
+
+        def layer(module, args, kwargs):
+            return (disturb(args[0]), *args[1:]), kwargs
+
+        module, hook = (tiny.decoder.layers[depth], layer) if depth else (tiny.decoder, whole)
+        handle = module.register_forward_pre_hook(hook, with_kwargs=True)
         try:
             with attach(tiny, Fixed({depth: 20}), 20, accounting="nominal"):
                 return run(tiny, inputs)[1]
@@ -543,12 +572,19 @@ def test_a_tower_layer_that_does_not_exist_is_refused(tiny: MLLM):
         pass
 
 
+def test_a_static_cache_is_refused_where_layers_differ_in_length(tiny: MLLM, pictures):
+    inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
+    refused = pytest.raises(ValueError, match="Stages drops tokens between them: use the default")
+    with attach(tiny, Stages({2: 30}), 30, accounting="nominal"), torch.no_grad(), refused:
+        tiny.model.generate(**inputs, max_new_tokens=2, cache_implementation="static")
+
+
 def test_inputs_that_cannot_be_compressed_are_refused(tiny: MLLM, pictures):
     inputs = tiny.prepare(pictures[:2], QUESTIONS[:2])
     embeds = tiny.merge(inputs)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     with attach(tiny, Stages(), 30) as trace, torch.no_grad():
-        with pytest.raises(ValueError, match="static cache"):
+        with pytest.raises(ValueError, match="masks of the untouched length for a static cache"):
             tiny.model.generate(**inputs, max_new_tokens=2, cache_implementation="static")
         with pytest.raises(ValueError, match="inputs_embeds"):
             tiny.model.generate(inputs_embeds=embeds, attention_mask=mask, max_new_tokens=2)

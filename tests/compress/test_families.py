@@ -23,7 +23,7 @@ from transformers import (
 from baselines import METHODS
 from compress.attach import attach
 from compress.base import INPUT, VISION, Selection, Selector, View, choices_of, entering, plan, top_k
-from compress.evocomp import EvoComp
+from compress.evocomp import Learned
 from compress.fitness import AnswerLoss
 from compress.models import MLLM, adapt, load
 from compress.network import Compressor
@@ -429,7 +429,7 @@ def test_every_method_has_a_schedule_at_full_size(name: str):
     mllm = at_full_size(name)
     keep = round(mllm.visual_tokens / 9)
     for kind, method in METHODS.items():
-        selector = EvoComp(Compressor(tiny_llama())) if kind == "evocomp" else method()
+        selector = method(Compressor(tiny_llama())) if issubclass(method, Learned) else method()
         counts = entering(
             plan(selector, mllm.visual_tokens, keep, mllm.layers), mllm.visual_tokens, mllm.layers
         )

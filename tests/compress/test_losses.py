@@ -33,9 +33,10 @@ def test_ghm_equals_the_reference_over_successive_steps(case):
     for step in range(len(case["logits"])):
         logits = case["logits"][step].clone().requires_grad_()
         targets, valid = case["targets"][step], case["valid"][step] > 0
-        torch.testing.assert_close(
-            twin.weights(logits, targets, valid), case["weights"][step], rtol=1e-4, atol=1e-4
-        )
+        tally = twin.tally(logits, targets, valid)
+        twin.advance(tally)
+        weights = twin.weights(logits, targets, valid, tally)
+        torch.testing.assert_close(weights, case["weights"][step], rtol=1e-4, atol=1e-4)
         loss = loss_of(logits, targets, valid)
         loss.backward()
         torch.testing.assert_close(loss.detach(), case["loss"][step], rtol=1e-5, atol=1e-5)
@@ -102,6 +103,34 @@ def test_padding_changes_neither_loss_nor_gradient(name):
         assert logits.grad[:, 6:].abs().sum() == 0
         results.append((loss.detach(), logits.grad[:, :6]))
     torch.testing.assert_close(results[0], results[1])
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+@pytest.mark.parametrize("name", LOSSES)
+def test_parts_add_up_to_the_loss_of_the_batch(name, momentum):
+    """Parts of very different samples, each of which alone would weigh its tokens otherwise."""
+    generator = torch.Generator().manual_seed(2)
+    easy = torch.tensor([6.0, 0.1, 3.0, 1.0, 0.2])[:, None]
+    kept = torch.rand(5, 7, generator=generator) < 0.3
+    kept[2] = False  # nothing to rank, nothing to separate
+    valid = torch.arange(7) < torch.tensor([7, 4, 7, 5, 6])[:, None]
+    hidden = torch.randn(5, 7, 4, generator=generator)
+    whole, parts = (make_objective(name, bins=10, momentum=momentum) for _ in range(2))
+    for _ in range(2):
+        logits, twin = (((kept * 2 - 1) * easy).requires_grad_() for _ in range(2))
+        loss = whole(logits, hidden, kept.float(), kept, valid)
+        loss.backward()
+        cuts = [slice(0, 1), slice(1, 1), slice(1, 3), slice(3, 5)]
+        tally = sum(parts.tally(twin[cut], kept[cut].float(), valid[cut]) for cut in cuts)
+        assert tally.equal(whole.tally(logits, kept.float(), valid))
+        parts.advance(tally)
+        shares = [
+            parts.part(twin[cut], hidden[cut], kept[cut].float(), kept[cut], valid[cut], tally)
+            for cut in cuts
+        ]
+        sum(shares).backward()
+        torch.testing.assert_close(sum(shares), loss)
+        torch.testing.assert_close(twin.grad, logits.grad)
 
 
 def test_cross_entropy_is_the_plain_mean():

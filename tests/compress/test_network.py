@@ -98,6 +98,17 @@ def test_ragged_batch_equals_single_samples(compressor):
         torch.testing.assert_close(row[valid], compressor.score(sample), rtol=1e-4, atol=1e-5)
 
 
+def test_under_an_llm_in_half_precision_a_copy_runs_its_layers_so(compressor):
+    sample = tokens()
+    half = compressor.running(torch.bfloat16, torch.device("cpu"))
+    assert {p.dtype for p in half.layers.parameters()} == {torch.bfloat16}
+    assert half.head.weight.dtype == torch.float32
+    assert {p.dtype for p in compressor.parameters()} == {torch.float32}
+    given = Tokens(sample.visual.bfloat16(), sample.text.bfloat16(), sample.before)
+    torch.testing.assert_close(half.score(given), compressor.score(sample), rtol=0.05, atol=0.05)
+    assert compressor.running(torch.float32, torch.device("cpu")) is compressor
+
+
 def test_without_text_never_looks_at_the_text():
     torch.manual_seed(0)
     blind = Compressor(LLAMA, text=False)

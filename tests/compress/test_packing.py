@@ -86,7 +86,7 @@ def test_batches_of_a_shape_are_all_of_one_size_and_the_prefix_is_computed_once(
     assert all(count == 1 and length > 144 for count, length in seen[1:])
     seen.clear()
     losses.launch({key: np.arange(16)[None] for key in embedded})()
-    # three candidates of each length, as many rows as the budget allows in every batch
+    # three candidates of each of three lengths
     assert sorted(seen) == [(2, 40), (2, 40), (4, 24), (4, 25)]
 
 

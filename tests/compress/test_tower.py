@@ -15,6 +15,7 @@ from compress.models import MLLM
 from compress.tower import centres, join
 
 QUESTIONS = ["what color is the star ?", "how many ?"]
+CPU = torch.device("cpu")
 
 
 @dataclass
@@ -115,8 +116,8 @@ def test_a_merged_token_is_the_mean_by_size():
 
 
 def test_centres_of_a_smaller_grid():
-    assert centres((4, 4), (2, 2)).tolist() == [5, 7, 13, 15]
-    assert centres((3, 3), (3, 3)).tolist() == list(range(9))
+    assert centres((4, 4), (2, 2), CPU).tolist() == [5, 7, 13, 15]
+    assert centres((3, 3), (3, 3), CPU).tolist() == list(range(9))
 
 
 class Small(Selector):

@@ -12,7 +12,18 @@ from compress.models import MLLM
 from compress.transfer import check_twins, choose
 
 QUESTIONS = ["what color is the star ?", "how many ?", "is there a red circle above ?", "what shape ?"]
-DROPPING = ["random", "grid", "farthest", "fastv", "dart", "dart-input", "pyramiddrop", "hired", "gprune"]
+DROPPING = [
+    "random",
+    "grid",
+    "farthest",
+    "cover",
+    "fastv",
+    "dart",
+    "dart-input",
+    "pyramiddrop",
+    "hired",
+    "gprune",
+]
 MERGING = ["pool", "downsample", "sparsevlm", "prumerge", "visionzip", "tome", "mustdrop"]
 
 

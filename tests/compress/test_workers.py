@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -48,3 +49,17 @@ def kill(job: int) -> int:
 def test_a_killed_worker_is_one_clear_error():
     with pytest.raises(OSError, match="a worker was killed, perhaps for lack of memory"):
         list(each(kill, range(3), 2))
+
+
+def kill_first(job: int) -> int:
+    return kill(job) if job == 0 else slow_first(job)
+
+
+def test_workers_end_although_the_caller_takes_no_notice_of_sigterm():
+    before = signal.signal(signal.SIGTERM, lambda *_: time.sleep(60))  # Ray's handler, for instance, waits
+    try:
+        with pytest.raises(OSError, match="a worker was killed"):
+            list(each(kill_first, range(3), 2))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not multiprocessing.active_children()

@@ -7,7 +7,9 @@ import pytest
 
 from compress.micro.world import (
     COLORS,
+    SIDE,
     SPLITS,
+    Photograph,
     _digit_rows,
     patch_labels,
     render,
@@ -63,6 +65,42 @@ def test_a_cut_hides_one_thing_and_its_labels():
     hidden = {i for i, thing in enumerate(cut.things) if thing not in cut.visible()}
     _, owner, cover = patch_labels(cut)
     assert not hidden & set(owner[cover > 0.5].ravel().tolist())
+
+
+def test_a_scene_is_the_one_it_always_was():
+    """Labels, records and weights hang on these pixels."""
+    drawn = b"".join(render(scene(split, 7, spoil)).tobytes() for split in SPLITS for spoil in (None, "cut"))
+    assert hashlib.sha256(drawn).hexdigest()[:16] == "b39994fd911eaba3"
+
+
+@pytest.mark.parametrize("spoil", [None, "blur", "dark", "cut"])
+def test_a_larger_photograph_shows_the_same_scene_finer(spoil):
+    made = scene("test", 4, spoil)
+    small, owner, _ = patch_labels(made)
+    large, finer, _ = patch_labels(made, scale=2)
+    assert large.size == (192, 192) and finer.shape == (24, 24)
+    gap = np.asarray(large.resize((96, 96), 4), float) - np.asarray(small, float)  # 4: the mean of four
+    assert np.abs(gap).mean() < 12  # both have noise of 7
+    same = finer[::2, ::2] == owner
+    assert same.mean() > 0.85
+
+
+@pytest.mark.parametrize("size", [(192, 96), (96, 192), (96, 288)])
+def test_wide_and_tall_scenes_fill_their_size(size):
+    made = [scene("test", seed, size=size) for seed in range(20)]
+    image, owner, _ = patch_labels(made[0], scale=2)
+    assert image.size == (2 * size[0], 2 * size[1]) and owner.shape == (size[1] // 4, size[0] // 4)
+    for axis, edge in (("x", size[0]), ("y", size[1])):
+        places = [getattr(thing, axis) for one in made for thing in one.things]
+        assert min(places) > 0 and max(places) < edge and max(places) > 0.7 * edge
+    cells = {one.cell(thing) for one in made for thing in one.things}
+    assert {row for row, _ in cells} == {column for _, column in cells} == set(range(6))
+
+
+def test_a_photograph_is_as_large_as_its_model_sees():
+    picture = Photograph(scene("test", 2))
+    assert [picture.at(side).width for side in (48, 96, 191, 192, 336)] == [96, 96, 96, 192, 288]
+    assert picture() == picture.at(SIDE) == render(scene("test", 2))
 
 
 def test_dark_is_darker_and_unknown_defects_are_named():

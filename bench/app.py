@@ -1,0 +1,133 @@
+"""A page in the browser on which one tries methods on images of one's own."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from PIL.Image import Image
+
+from baselines import KeepAll
+from bench.comparison import VANILLA
+from bench.compressors import selector_for, takes_compressor
+from bench.figures import Answered
+from bench.gallery import show
+from bench.inspection import look, strange_words
+from bench.pictures import overlay
+from bench.tasks.gqa import GQA
+from compress.models import MLLM, MODELS
+from compress.samples import Sample
+
+SCENES = 48  # made ones, with a question each, for the models of the micro world
+ANSWERS = ["method", "answer", "tokens left", "seconds"]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a method makes of a question: the picture of what it kept, and the answers in a table's rows."""
+
+    picture: Image
+    rows: list[list[str]]  # under ANSWERS
+    notes: str
+
+
+@dataclass
+class Desk:
+    """Answers questions with one model; knows nothing of the page."""
+
+    mllm: MLLM
+    compressor: str | None = None
+    max_new_tokens: int = 16
+    untouched: dict[tuple[str, str], tuple[Answered, float]] = field(default_factory=dict)
+
+    def reply(self, image: Image | None, question: str, method: str, keep: int) -> Reply:
+        """The method's answer beside the untouched model's, with what was kept; ValueError for bad input."""
+        if image is None:
+            raise ValueError("there is no image: drop one, or draw a scene")
+        if not question.strip():
+            raise ValueError("the question is empty: ask something about the image")
+        sample = Sample("asked", image.convert("RGB"), question.strip(), ())
+        key = sample.picture_digest, sample.question
+        if key not in self.untouched:
+            self.untouched = {key: self._timed(sample, VANILLA, self.mllm.visual_tokens)}
+        whole, spent = self.untouched[key]
+        found, seconds = self._timed(sample, method, keep)
+        shown = show(sample, self.mllm)
+        words = strange_words(self.mllm, sample.question)
+        stage = found.path[-1] if found.path else None
+        left = len(stage.kept) if stage else shown.tokens
+        return Reply(
+            overlay(shown, stage, 480),
+            [
+                [VANILLA, whole.said, f"{shown.tokens}", f"{spent:.2f}"],
+                [f"{method} at {keep}", found.said, f"{left}", f"{seconds:.2f}"],
+            ],
+            f"The model has no word for {', '.join(words)}." if words else "",
+        )
+
+    def _timed(self, sample: Sample, method: str, keep: int) -> tuple[Answered, float]:
+        selector = (
+            KeepAll() if method == VANILLA else selector_for(method, self.mllm.name, self._compressor(method))
+        )
+        started = time.perf_counter()
+        found = look(self.mllm, sample, method, selector, keep, max_new_tokens=self.max_new_tokens)
+        return found, time.perf_counter() - started
+
+    def _compressor(self, method: str) -> str | None:
+        return self.compressor if takes_compressor(method) else None
+
+
+def build(desk: Desk, methods: list[str]) -> Any:
+    """The page, as gradio's Blocks; ValueError without gradio."""
+    try:
+        gr = import_module("gradio")
+    except ModuleNotFoundError as problem:
+        raise ValueError("the app needs gradio: pip install 'evocomp[app]'") from problem
+    mllm = desk.mllm
+    scenes = GQA().micro(SCENES) if mllm.name in MODELS else []
+    keep = max(1, round(mllm.visual_tokens / 9))
+
+    def answer(image: Image | None, question: str, method: str, keep: float) -> tuple[Image, list, str]:
+        try:
+            reply = desk.reply(image, question, method, int(keep))
+        except ValueError as problem:
+            raise gr.Error(str(problem), print_exception=False) from problem
+        return reply.picture, reply.rows, reply.notes
+
+    def scene(number: int) -> tuple[Image, str, int]:
+        chosen = scenes[number % len(scenes)]
+        return chosen.image_at(mllm.image_side), chosen.question, number + 1
+
+    with gr.Blocks(title="evocomp", analytics_enabled=False) as page:
+        gr.Markdown(
+            f"# What stays of an image\n{mllm.name}: {mllm.visual_tokens} visual tokens, "
+            f"{mllm.layers} decoder layers"
+        )
+        with gr.Row():
+            with gr.Column():
+                image = gr.Image(
+                    type="pil", label="Image", value=scenes[0].image_at(mllm.image_side) if scenes else None
+                )
+                question = gr.Textbox(label="Question", value=scenes[0].question if scenes else "")
+                method = gr.Dropdown(methods, value=methods[-1], label="Method", allow_custom_value=True)
+                budget = gr.Slider(
+                    1, mllm.visual_tokens, keep, step=1, label="Budget, visual tokens per decoder layer"
+                )
+                with gr.Row():
+                    ask = gr.Button("Answer", variant="primary")
+                    another = gr.Button("Another scene", visible=bool(scenes))
+            with gr.Column():
+                kept = gr.Image(label="Kept tokens", interactive=False, buttons=["download", "fullscreen"])
+                table = gr.Dataframe(headers=ANSWERS, label="Answers", interactive=False)
+                notes = gr.Markdown()
+        number = gr.State(1)
+        given, told = [image, question, method, budget], [kept, table, notes]
+        one = {"concurrency_limit": 1, "concurrency_id": "model"}  # a model takes one method at a time
+        for event in (ask.click, question.submit, method.input, budget.release):
+            event(answer, given, told, **one)
+        another.click(scene, number, [image, question, number]).then(answer, given, told, **one)
+        if scenes:
+            page.load(answer, given, told, **one)
+    return page

@@ -1,0 +1,177 @@
+"""`evocomp bench edge`: the phone protocol on runtimes of fixed shapes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bench.commands.common import (
+    OutFolder,
+    as_json,
+    load_model,
+    names,
+    progress,
+    say,
+    show_json,
+    show_table,
+    whole_numbers,
+)
+
+if TYPE_CHECKING:
+    from bench.edge.chain import Positions
+
+
+def numbers(ctx: click.Context, parameter: click.Parameter, text: str | None) -> list[int]:
+    """Callback for whole numbers with commas that have a default of their own."""
+    return whole_numbers(ctx, parameter, text) if text is not None else []
+
+
+@click.command()
+@click.option(
+    "--runtimes",
+    "wanted",
+    default="ort",
+    show_default=True,
+    help="ort, ort-static, llamacpp, llamacpp-unpadded, with commas, or all.",
+)
+@click.option(
+    "--model", default="micro", show_default=True, help="A LLaVA-1.5: shipped, in a folder, or a hub name."
+)
+@click.option(
+    "--shape", help="llava-1.5-7b or llava-1.5-13b: random weights of this size, in place of --model."
+)
+@click.option("--depth-slice", "layers", type=int, help="Only the first so many decoder layers.")
+@click.option("--compressor", help="Folder of a trained compressor; the shipped one by default.")
+@click.option("--keep", "keeps", callback=numbers, help="Budgets; a third, two ninths, a ninth by default.")
+@click.option("--chunk", type=int, help="Rows of a prefill call; 128, fewer for small images.")
+@click.option(
+    "--contexts",
+    callback=numbers,
+    help="Rows of the cache, without and with compression; 1024,256 for 576 visual tokens.",
+)
+@click.option(
+    "--text", type=click.IntRange(1), help="Text tokens of a prompt, at most; a ninth of the visual ones."
+)
+@click.option("--precision", help="Of the decoder, as in W4A32KV8; each runtime's own by default.")
+@click.option(
+    "--positions",
+    type=click.Choice(["original", "compact"]),
+    help="Of kept tokens; original where the runtime takes gaps.",
+)
+@click.option(
+    "--decode",
+    "decoded",
+    default=2,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Tokens decoded behind each prompt; the table has the time of one.",
+)
+@click.option(
+    "--samples",
+    default=8,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Questions whose answers are held against torch.",
+)
+@click.option(
+    "--rounds", default=20, show_default=True, type=click.IntRange(1), help="In which budgets take turns."
+)
+@click.option("--warmup", default=3, show_default=True, type=click.IntRange(1), help="Rounds before them.")
+@click.option(
+    "--threads", default=0, show_default=True, type=click.IntRange(0), help="Of the runtime; 0: its choice."
+)
+@click.option(
+    "--clock",
+    type=click.Choice(["wall", "processor"]),
+    default="wall",
+    show_default=True,
+    help="processor: time of one thread, on a CPU that others use as well.",
+)
+@click.option("--files", type=OutFolder(), help="Keep exported graphs and weights here; used again.")
+@click.option("--external", metavar="CMD", help="Time another device through a command (docs/edge.md).")
+@click.option(
+    "--tokens", type=click.IntRange(9), help="With --external: visual tokens of its image; 576 by default."
+)
+@click.option(
+    "--timeout",
+    default=600.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="Seconds that --external has per budget.",
+)
+@click.option("--paper", is_flag=True, help="Add the paper's own figures, of a phone's NPU.")
+@click.option("--out", type=OutFolder(), help="Folder for edge.json with all samples, edge.csv and edge.md.")
+@as_json
+@click.pass_obj
+def edge(
+    command: str, wanted: str, model: str, shape: str | None, layers: int | None, compressor: str | None,
+    keeps: list[int], chunk: int | None, contexts: list[int], text: int | None, precision: str | None,
+    positions: Positions | None, decoded: int, samples: int, rounds: int, warmup: int, threads: int,
+    clock: str, files: Path | None, external: str | None, tokens: int | None, timeout: float, paper: bool,
+    out: Path | None, machine: bool,
+) -> None:  # fmt: skip
+    """Time the chain from image to answer as a phone has to run it (paper, Table 4).
+
+    Shapes are fixed: prefill in chunks padded on the left, decoding of one token, two lengths of the cache
+    over one file of int4 weights, an int8 cache; vision tower and compressor are float.
+
+    \b
+    Example:
+      evocomp bench edge --runtimes ort,llamacpp --out edge
+      evocomp bench edge --shape llava-1.5-7b --depth-slice 2 --paper
+      evocomp bench edge --external "python phone.py"
+    """
+    from bench.edge import external as other
+    from bench.edge import paper as published
+    from bench.edge import table
+    from bench.edge.benchmark import Plan, Subject, benchmark, own_model, published_size
+    from bench.edge.protocol import PAPER_TOKENS, Protocol
+    from bench.edge.runner import Precision
+    from bench.edge.runtimes import RUNTIMES
+    from bench.environment import environment
+    from bench.outputs import put
+    from evosearch.registry import find
+
+    def plan_for(whole: int) -> Plan:
+        shapes = Protocol.scaled(whole, chunk, contexts)
+        budgets = keeps or [round(whole / 3), round(whole * 2 / 9), round(whole / 9)]
+        return Plan(
+            shapes, list(dict.fromkeys([whole, *budgets])), text or round(whole / 9), decoded, warmup, rounds,
+            threads, positions, Precision.parse(precision) if precision else None, clock,
+        )  # fmt: skip
+
+    def load() -> Subject:
+        if shape:
+            return published_size(shape, layers)
+        return own_model(load_model(model, "cpu", "float32"), compressor, layers, samples)
+
+    if external is not None:
+        with progress("external", "budgets") as report:
+            measured = [other.measure(external, plan_for(tokens or PAPER_TOKENS), timeout, report)]
+    elif tokens is not None:
+        raise ValueError("--tokens goes with --external: a model knows how many it has")
+    else:
+        runtimes = [find(RUNTIMES, name, "runtime") for name in names(wanted, "--runtimes", [*RUNTIMES])]
+        measured = [benchmark(one, load, plan_for, files, progress) for one in runtimes]
+    if paper:
+        measured.append(published.table())
+    content = table.results(measured, environment() | {"command": command})
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        put(out / "edge.json", json.dumps(content, indent=1) + "\n")
+        put(out / "edge.csv", table.csv_text(measured))
+        put(out / "edge.md", table.markdown(measured))
+    if machine:
+        show_json(content)
+    else:
+        show_table(table.HEADER, [row for one in measured for row in table.text(one)], "milliseconds")
+        for line in (note for one in measured for note in table.notes(one)):
+            click.echo(line)
+        if out:
+            say(f"edge.json, edge.csv and edge.md are in {out}")
+
+
+COMMANDS = {"edge": edge}

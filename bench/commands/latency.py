@@ -1,0 +1,178 @@
+"""`evocomp bench latency`: time every stage of an answer under every method, on a GPU or CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bench.commands.common import (
+    OutFolder,
+    as_json,
+    asked,
+    check_device,
+    load_model,
+    model_options,
+    names,
+    open_image,
+    progress,
+    say,
+    show_json,
+    show_table,
+    specs,
+    whole_numbers,
+)
+
+if TYPE_CHECKING:
+    from compress.models import MLLM, Anyres
+
+SHARES = (3 / 4, 1 / 2, 1 / 3, 2 / 9, 1 / 9)  # of the visual tokens: the default budgets
+
+
+@click.command()
+@click.option(
+    "--methods", "wanted", default="all", show_default=True,
+    help="NAME or NAME:option=value,... with commas (evocomp methods).",
+)  # fmt: skip
+@click.option(
+    "--keep", "keeps", callback=lambda *given: whole_numbers(*given) if given[2] else None,
+    help="Budgets; 3/4, 1/2, 1/3, 2/9 and 1/9 of the visual tokens by default.",
+)  # fmt: skip
+@click.option(
+    "--match", type=click.Choice(["equivalent", "tokens"]), default="equivalent", show_default=True,
+    help="What budgets equal: the mean of tokens over layers, or tokens after the last stage.",
+)  # fmt: skip
+@click.option("--modes", default="eager", show_default=True, help="eager, static, compiled, graphs; or all.")
+@click.option("--shape", help="A published architecture with random weights, in place of --model.")
+@click.option("--depth-slice", type=int, metavar="N", help="With --shape: N decoder layers only.")
+@click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Equal requests at once.")
+@click.option(
+    "--new", "steps", default=8, show_default=True, type=click.IntRange(1), help="Tokens to decode."
+)
+@click.option(
+    "--text", default=40, show_default=True, type=click.IntRange(2), help="With --shape: prompt tokens."
+)
+@click.option("--image", default="micro:3", show_default=True, help="With --model: a file, or micro:SEED.")
+@click.option("--question", default="what color is the star ?", show_default=True, help="With --model.")
+@click.option("--repetitions", default=30, show_default=True, type=click.IntRange(2))
+@click.option("--warmup", default=3, show_default=True, type=click.IntRange(0))
+@click.option(
+    "--clock", type=click.Choice(["wall", "processor"]), default="wall", show_default=True,
+    help="processor: time of one thread on a CPU that others use as well.",
+)  # fmt: skip
+@click.option("--compressor", help="Folder of a trained compressor; with --shape a random one by default.")
+@click.option(
+    "--accuracy", "scored", type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of evocomp compare --out, for the plot of accuracy against latency.",
+)  # fmt: skip
+@click.option("--out", type=OutFolder(), help="Folder for raw times, tables and plots; resumable.")
+@model_options
+@as_json
+@click.pass_obj
+def latency(
+    command: str, wanted: str, keeps: list[int] | None, match: str, modes: str, shape: str | None,
+    depth_slice: int | None, batch: int, steps: int, text: int, image: str, question: str, repetitions: int,
+    warmup: int, clock: str, compressor: str | None, scored: Path | None, out: Path | None, model: str,
+    anyres: Anyres, device: str, dtype: str, machine: bool,
+) -> None:  # fmt: skip
+    """Time vision encoding, selection, prefill, first token, decoding and total, method by method in turns.
+
+    The path that is timed is the one that is evaluated; static, compiled and graphs are rows of their own.
+    Vanilla is always there, and speed-ups are against it, round by round. Run the same command again to go on
+    after an interruption, or with more methods, budgets or repetitions.
+
+    \b
+    Example:
+      evocomp bench latency --methods fastv,visionzip,evocomp --keep 48,16 --out latency
+      evocomp bench latency --shape llava-next-7b --device cuda --dtype bfloat16 --keep 640,320,160
+    """
+    from baselines import METHODS
+    from bench.comparison import VANILLA
+    from bench.compressors import buildable
+    from bench.latency.modes import MODES
+    from bench.latency.report import (
+        break_even_header,
+        break_even_table,
+        header,
+        read_accuracy,
+        results,
+        table,
+        write,
+    )
+    from bench.latency.run import RANDOM, Conditions, run
+    from evosearch.registry import find, parse, unknown
+
+    chosen = names(modes, "--modes", list(MODES))
+    if stranger := next((mode for mode in chosen if mode not in MODES), None):
+        raise ValueError(unknown("mode", stranger, MODES))
+    if depth_slice is not None and not shape:
+        raise ValueError("--depth-slice cuts a --shape: name one (evocomp bench latency --help)")
+    if "graphs" in chosen and not device.startswith("cuda"):
+        raise ValueError("--modes graphs records CUDA graphs: choose --device cuda, or other modes")
+    accuracy = read_accuracy(scored) if scored else {}
+    for spec in [] if wanted.strip() == "all" else specs(wanted):
+        find(METHODS, parse(spec)[0], "method")  # a slip of the pen is told before a large model is made
+    if shape:
+        mllm = shaped(shape, device, dtype, depth_slice)
+        compressor = compressor or RANDOM
+    else:
+        mllm = load_model(model, device, dtype, anyres)
+    listed = buildable(model, compressor) if wanted.strip() == "all" else specs(wanted)
+    methods = [spec for spec in listed if spec != VANILLA]  # its rows are there anyway
+    tokens = mllm.visual_tokens
+    budgets = keeps or list(dict.fromkeys(max(1, round(share * tokens)) for share in SHARES))
+    if wrong := next((keep for keep in budgets if not 1 <= keep < tokens), None):
+        raise ValueError(f"--keep {wrong}: choose between 1 and {tokens - 1}, below {mllm.name}'s {tokens}")
+    conditions = Conditions(
+        methods=tuple(methods), keeps=tuple(budgets), modes=tuple(chosen), match=match, batch=batch,
+        steps=steps, repetitions=repetitions, warmup=warmup, model=model, compressor=compressor, clock=clock,
+    )  # fmt: skip
+    inputs = prompt(mllm, bool(shape), text, batch, image, question)
+    with progress("measure", "rounds") as report:
+        found = run(mllm, conditions, inputs, out, accuracy=accuracy, command=command, progress=report)
+    if out:
+        write(found, out)
+    if machine:
+        show_json(results(found))
+        return
+    show_table(header(found), table(found), f"{mllm.name}, {device}, {dtype}: medians in ms of {clock} time")
+    if lines := break_even_table(found):
+        show_table(break_even_header(found), lines, "break-even: visual tokens from which on it is faster")
+    for note in found.notes():
+        click.echo(note)
+    if out:
+        say(f"results.json, latency.csv, latency.md, raw rounds and pictures are in {out}")
+
+
+def shaped(shape: str, device: str, dtype: str, depth: int | None) -> MLLM:
+    """A model of random weights; ValueError, in one line, where it does not fit."""
+    import torch
+
+    from compress.models import quiet
+    from compress.shapes import build
+
+    quiet()
+    check_device(device)
+    try:
+        return build(shape, device=device, dtype=getattr(torch, dtype), depth=depth)
+    except (MemoryError, RuntimeError) as problem:
+        from bench.latency.measure import out_of_memory
+
+        if not out_of_memory(problem):
+            raise
+        raise ValueError(
+            f"{shape} in {dtype} does not fit into the memory of {device}: choose --depth-slice N or bfloat16"
+        ) from problem
+
+
+def prompt(mllm: MLLM, noise: bool, text: int, batch: int, image: str, question: str) -> dict[str, object]:
+    """Inputs of the model: the same request `batch` times."""
+    if noise:
+        from compress.shapes import random_inputs
+
+        return dict(random_inputs(mllm, text, batch))
+    return dict(mllm.prepare([open_image(image)] * batch, [asked(question)] * batch))
+
+
+COMMANDS = {"latency": latency}

@@ -1,0 +1,82 @@
+"""A JSON array of records that is too long to be held, such as LLaVA's mixtures: read in a stream, written in
+one, and any record read again from where it lies.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from compress.files import replacing
+
+CHUNK = 1 << 20  # bytes read at a time
+LONGEST = 1 << 26  # characters of a record: what is longer is a broken one that swallows the rest
+BETWEEN = re.compile(r"[\s,]*")
+
+
+def scan(path: Path) -> Iterator[tuple[int, int, Any]]:
+    """Records with their first byte and their length in bytes, none of which is kept.
+
+    ValueError, with the place, for what is no whole array of JSON values.
+    """
+    decoder, parser = codecs.getincrementaldecoder("utf-8")(), json.JSONDecoder()
+    with path.open("rb") as file:
+        chunks = iter(partial(file.read, CHUNK), b"")
+        text, at, byte, opened = "", 0, 0, False  # text[at] lies at `byte`
+        while True:
+            start = BETWEEN.match(text, at).end()  # type: ignore[union-attr]  # it matches nothing, too
+            at, byte = start, byte + start - at  # all of it single bytes
+            if not opened and at < len(text):
+                if text[at] != "[":
+                    raise ValueError(f"{path}: not a JSON array of records")
+                at, byte, opened = at + 1, byte + 1, True
+                continue
+            if opened and text.startswith("]", at):
+                return
+            try:
+                record, end = parser.raw_decode(text, at)
+            except json.JSONDecodeError as problem:
+                if len(text) - at > LONGEST:
+                    raise ValueError(
+                        f"{path}: broken at byte {byte} ({problem.msg}); fetch it again"
+                    ) from None
+                if (more := next(chunks, None)) is None:
+                    raise ValueError(
+                        f"{path}: the array has no end (byte {byte}: {problem.msg}); fetch it again"
+                    ) from None
+                try:
+                    text, at = text[at:] + decoder.decode(more), 0
+                except UnicodeDecodeError as wrong:
+                    raise ValueError(f"{path}: not UTF-8 near byte {byte} ({wrong.reason})") from wrong
+                continue
+            length = len(text[at:end].encode())
+            yield byte, length, record
+            at, byte = end, byte + length
+
+
+def read(path: Path, start: int, length: int) -> Any:
+    """The record that `scan` found at `start`; ValueError if it is not there any more."""
+    with path.open("rb") as file:
+        file.seek(start)
+        try:
+            return json.loads(file.read(length))
+        except ValueError as problem:
+            raise ValueError(f"{path}: no record at byte {start}: the file has changed") from problem
+
+
+def write(path: Path, records: Iterable[Any]) -> int:
+    """Write an array, a record on each line; returns how many. The file appears when it is complete."""
+    count = 0
+    with replacing(path) as part, part.open("w", encoding="utf-8") as file:
+        file.write("[")
+        for record in records:
+            file.write(",\n" if count else "\n")
+            json.dump(record, file, ensure_ascii=False)
+            count += 1
+        file.write("\n]\n")
+    return count

@@ -1,0 +1,154 @@
+"""The edge benchmark: a model on one runtime, timed and held against the same quantised weights in torch."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from bench.compressors import random_compressor, selector_for
+from bench.edge.bundle import DECODER, GGUF
+from bench.edge.chain import Chain, Positions, Question
+from bench.edge.extras import optional
+from bench.edge.parts import check_family
+from bench.edge.prepare import Work, exported, made_up, prepare, question
+from bench.edge.protocol import Protocol
+from bench.edge.runner import Precision
+from bench.edge.runtimes import Runtime
+from bench.edge.timing import Measurement, Progress, measure, parity
+from bench.tasks.load import load_tasks
+from compress.evocomp import EvoComp
+from compress.models import MLLM
+from compress.network import Compressor
+from compress.shapes import build
+
+WORDS = 40  # of a made-up prompt
+TASK = "gqa"  # of the miniatures, whose questions are asked
+Stage = Callable[[str, str], AbstractContextManager[Progress]]  # title and unit -> "done, of so many"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, and at which shapes."""
+
+    protocol: Protocol
+    keeps: Sequence[int]  # visual tokens kept; first all of them
+    text: int  # other tokens that a prompt may have
+    decoded: int = 2  # tokens read one by one behind each prompt
+    warmup: int = 3
+    rounds: int = 20
+    threads: int = 0  # 0: as many as the runtime likes
+    positions: Positions | None = None  # None: original where the runtime takes gaps
+    precision: Precision | None = None  # None: the runtime's own
+    clock: str = "wall"  # a kind in `bench.latency.clock.NOW`
+
+    def __post_init__(self) -> None:
+        if self.clock == "processor" and self.threads != 1:
+            raise ValueError("--clock processor is the time of one thread: add --threads 1")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with its compressor; the first `layers` of its decoder are measured, all if None."""
+
+    mllm: MLLM
+    compressor: Compressor
+    layers: int | None
+    samples: int  # questions to ask; 0: the weights mean nothing
+
+    def questions(self, work: Work) -> list[Question]:
+        """Prompts of the miniatures, or a made-up one where nothing can be understood."""
+        if not self.samples:
+            return [made_up(work, min(WORDS, work.settings.text))]
+        ((_, asked),) = load_tasks([TASK], self.samples).items()
+        return [
+            question(self.mllm, sample.image_at(self.mllm.image_side), sample.question) for sample in asked
+        ]
+
+    @property
+    def stop(self) -> list[int]:
+        """Words that end an answer."""
+        return [self.mllm.processor.tokenizer.eos_token_id] if self.samples else []
+
+
+def published_size(shape: str, layers: int | None) -> Subject:
+    """A LLaVA-1.5 of `compress.shapes` with random weights: whole, or with its first decoder layers only."""
+    check_family(build(shape, device="meta"))
+    mllm = build(shape, dtype=torch.bfloat16, depth=layers, whole_tower=True)
+    return Subject(mllm, random_compressor(mllm), None, 0)
+
+
+def own_model(mllm: MLLM, compressor: str | None, layers: int | None, samples: int) -> Subject:
+    """A loaded model with the compressor in a folder, or the one that is shipped for it."""
+    check_family(mllm)
+    selector = selector_for("evocomp", mllm.name, compressor)
+    assert isinstance(selector, EvoComp)
+    return Subject(mllm, selector.network, layers, samples)
+
+
+def benchmark(
+    runtime: Runtime, load: Callable[[], Subject], plan_for: Callable[[int], Plan], folder: Path | None,
+    stage: Stage,
+) -> Measurement:  # fmt: skip
+    """Time a runtime on the first question, and hold its answers to all of them against torch.
+
+    Answers of random weights mean nothing and are not compared. Exported files stay in `folder` and are used
+    again where settings are equal; without one they are gone afterwards. ValueError, before the work, for
+    models, shapes and precisions that do not go together.
+    """
+    for module in runtime.modules:
+        optional(module, runtime.extra)
+    subject = load()
+    plan = plan_for(subject.mllm.visual_tokens)
+    work = prepare(
+        subject.mllm, subject.compressor, plan.protocol, plan.text, _precision(runtime, subject, plan),
+        runtime.files, layers=subject.layers, random=not subject.samples,
+    )  # fmt: skip
+    settings, questions, stop = work.settings, subject.questions(work), subject.stop
+    del subject
+    for asked in questions:
+        for keep in plan.keeps:
+            settings.context(keep, asked.words, plan.decoded + 1)
+    place = nullcontext(folder / runtime.files) if folder else tempfile.TemporaryDirectory()
+    with place as where:
+        bundle = exported(work, Path(where), runtime.export)
+        reference = None if settings.random else work.reference
+        del work  # of which a large model's memory is full
+        backend = runtime.open(bundle, plan.threads)
+        positions = plan.positions or ("original" if backend.gaps else "compact")
+        chain = Chain(backend, settings, bundle.embeddings, positions, plan.clock)
+        with stage(runtime.title, "rounds") as progress:
+            cells, added = measure(
+                chain, questions[0], plan.keeps, plan.decoded, warmup=plan.warmup, rounds=plan.rounds,
+                progress=progress,
+            )  # fmt: skip
+        held = None
+        if reference:
+            aside = Chain(reference, settings, bundle.embeddings, positions)
+            with stage("the same in torch", "prompts") as progress:
+                held = parity(chain, aside, questions, plan.keeps, plan.decoded + 1, stop, progress)
+        memory = {
+            "decoder weights on disk": bundle.size(f"{DECODER}.data", GGUF),
+            "tower and compressor on disk": bundle.size("vision.*", "compressor.*"),
+            **{f"cache of {size} rows": backend.runner(size).cache_bytes for size in settings.contexts},
+            "resident with all shapes open": added,
+        }
+    facts = [
+        f"{settings.what}; {runtime.package} {version(runtime.package)}, threads "
+        f"{plan.threads or 'as it likes'}; chunks of {settings.chunk}, {positions} positions, "
+        f"{questions[0].words} text tokens, {plan.rounds} rounds, {plan.clock} time"
+    ]
+    return Measurement(runtime.title, backend.label, backend.padded, cells, held, memory, facts)
+
+
+def _precision(runtime: Runtime, subject: Subject, plan: Plan) -> Precision:
+    config = subject.mllm.decoder.config
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    precision = plan.precision or runtime.precision(head)
+    runtime.check(precision)
+    return precision

@@ -1,0 +1,111 @@
+"""A folder with all that a device needs: graphs, weights, the table of embeddings, and what they are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.edge.protocol import Protocol
+from bench.edge.runner import Floats, Precision, empty_cache
+from compress.files import replacing
+
+RANDOM = "random"  # in place of a fingerprint
+META, EMBEDDINGS = "edge.json", "embeddings.npy"
+VISION, COMPRESSOR, DECODER, GGUF = "vision.onnx", "compressor.onnx", "decoder.onnx", "decoder.gguf"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an exported folder was made of; equal settings, equal files."""
+
+    model: str
+    weights: str  # a fingerprint, or `RANDOM`
+    files: str  # of which kind: `Runtime.files`
+    precision: str
+    chunk: int
+    contexts: tuple[int, ...]
+    tokens: int  # visual ones of the untouched image
+    text: int  # other tokens of the prompt, at most
+    reads_text: bool  # whether the compressor does
+    layers: int
+    of_layers: int  # that the whole model has
+    kv_heads: int
+    head_dim: int
+
+    @property
+    def protocol(self) -> Protocol:
+        return Protocol(self.chunk, self.contexts)
+
+    @property
+    def length(self) -> int:
+        """Rows of the compressor's input."""
+        return self.tokens + self.text * self.reads_text
+
+    @property
+    def random(self) -> bool:
+        """Whether the weights mean nothing."""
+        return self.weights == RANDOM
+
+    @property
+    def what(self) -> str:
+        """The model in words, and how much of its decoder."""
+        slice = f", first {self.layers} of {self.of_layers} decoder layers" * (self.layers < self.of_layers)
+        return self.model + slice
+
+    def context(self, keep: int, words: int, new: int) -> int:
+        """Rows of the cache for this prompt; ValueError if a fixed shape does not hold it."""
+        if not 1 <= keep <= self.tokens:
+            raise ValueError(
+                f"keep={keep}: choose between 1 and the {self.tokens} visual tokens of {self.model}"
+            )
+        if words > self.text:
+            raise ValueError(
+                f"the prompt has {words} text tokens and the compressor's input has room for {self.text}: "
+                f"raise --text"
+            )
+        return self.protocol.context(keep + words, new, keep < self.tokens)
+
+    def empty_cache(self, context: int) -> dict[str, NDArray[Any]]:
+        precision = Precision.parse(self.precision)
+        return empty_cache(precision, self.layers, self.kv_heads, context, self.head_dim)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An exported folder; `Bundle.open` reads one."""
+
+    folder: Path
+    settings: Settings
+
+    @classmethod
+    def open(cls, folder: Path) -> Bundle:
+        """ValueError, with what to do, if the folder holds no finished export."""
+        try:
+            told = json.loads((folder / META).read_text())
+            return cls(folder, Settings(**told | {"contexts": tuple(told["contexts"])}))
+        except FileNotFoundError:
+            raise ValueError(f"{folder}: nothing was exported here ({META} is missing)") from None
+        except (ValueError, TypeError, KeyError) as problem:
+            raise ValueError(f"{folder / META}: unreadable ({problem}); export again") from problem
+
+    def finish(self) -> Bundle:
+        """Say that all files are there."""
+        with replacing(self.folder / META) as part:
+            part.write_text(json.dumps(asdict(self.settings), indent=1) + "\n")
+        return self
+
+    @cached_property
+    def embeddings(self) -> Floats:
+        """[V, H], read from disk row by row."""
+        table: Floats = np.load(self.folder / EMBEDDINGS, mmap_mode="r")
+        return table
+
+    def size(self, *patterns: str) -> int:
+        """Bytes of the files that match."""
+        return sum(path.stat().st_size for one in patterns for path in self.folder.glob(one))

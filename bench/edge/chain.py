@@ -1,0 +1,120 @@
+"""From image and question to the answer on one runtime, stage by stage, with the time of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.edge.bundle import Settings
+from bench.edge.runner import Backend, Floats, Ints
+from bench.latency.clock import NOW
+
+STAGES = ("vision", "compression", "prefill", "decode")
+Positions = Literal["original", "compact"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One prompt: pixels [1, 3, height, width] and the word ids before and after the image."""
+
+    pixels: Floats
+    before: Sequence[int]
+    after: Sequence[int]
+
+    @property
+    def words(self) -> int:
+        return len(self.before) + len(self.after)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one pass of the chain gave."""
+
+    ids: list[int]  # of the answer, the end token included where it was said
+    kept: list[int]  # visual tokens that the decoder saw
+    rows: int  # of the prompt behind compression
+    logits: list[Floats]  # [V] that each id was taken from
+    milliseconds: dict[str, float]  # by stage; decode: the mean of one token, 0 where none was decoded
+
+
+@dataclass
+class Chain:
+    """A backend with the host's small part of the work: embedding table, top-k, argmax.
+
+    `positions`: kept tokens keep their places ("original", as EvoComp's evaluation does) or close the gaps
+    ("compact", the only way where a runtime wants consecutive places).
+    """
+
+    backend: Backend
+    settings: Settings
+    embeddings: Floats  # [V, H]
+    positions: Positions = "original"
+    clock: str = "wall"  # a kind in NOW
+
+    def __post_init__(self) -> None:
+        if self.positions == "original" and not self.backend.gaps:
+            raise ValueError("this runtime takes consecutive positions only: add --positions compact")
+
+    def run(self, question: Question, keep: int, new: int, stop: Collection[int] = ()) -> Run:
+        """Answer greedily with `new` tokens at most, after compression to `keep` visual tokens.
+
+        ValueError for a prompt that the fixed shapes do not hold.
+        """
+        tokens, backend = self.settings.tokens, self.backend
+        context = self.settings.context(keep, question.words, new)
+        clock = Clock(NOW[self.clock])
+        with clock("vision"):
+            visual = backend.vision(question.pixels)
+        before, after = self.embeddings[list(question.before)], self.embeddings[list(question.after)]
+        rows, kept = np.concatenate([before, visual, after]), np.arange(tokens)
+        places = np.arange(len(rows))
+        if keep < tokens:
+            with clock("compression"):
+                kept = self._choose(before, visual, after, keep)
+                front, back = places[: len(before)], places[len(before) + tokens :]
+                places = np.concatenate([front, len(before) + kept, back])
+                rows = rows[places]
+        following = len(before) + tokens + len(after) if self.positions == "original" else len(rows)
+        if self.positions == "compact":
+            places = np.arange(len(rows))
+        with clock("prefill"):
+            logits = [backend.runner(context).prefill(rows, places)]
+        ids = [int(logits[0].argmax())]
+        while len(ids) < new and ids[-1] not in stop:
+            with clock("decode"):
+                row = self.embeddings[ids[-1]]
+                logits.append(backend.runner(context).decode(row, following + len(ids) - 1))
+                ids.append(int(logits[-1].argmax()))
+        clock.spent["decode"] /= max(1, len(ids) - 1)
+        return Run(ids, kept.tolist(), len(rows), logits, clock.spent)
+
+    def _choose(self, before: Floats, visual: Floats, after: Floats, keep: int) -> Ints:
+        """The visual tokens [keep] with the highest logits, ascending; among equals the lower one."""
+        text = self.settings.reads_text
+        read = np.concatenate([before, visual, after]) if text else visual
+        padded = np.zeros((self.settings.length, read.shape[1]), np.float32)
+        padded[: len(read)] = read
+        present = (np.arange(len(padded)) < len(read)).astype(np.float32)
+        start = len(before) * text
+        scores = self.backend.score(padded, present)[start : start + len(visual)]
+        best: NDArray[np.int64] = np.sort(np.argsort(-scores, kind="stable")[:keep])
+        return best
+
+
+@dataclass
+class Clock:
+    """Milliseconds by stage; blocks of the same stage add up. `now` tells seconds."""
+
+    now: Callable[[], float]
+    spent: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        started = self.now()
+        yield
+        self.spent[stage] += 1000 * (self.now() - started)

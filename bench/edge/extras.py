@@ -1,0 +1,15 @@
+"""Optional libraries, asked for where they are used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+
+def optional(module: str, extra: str) -> Any:
+    """An imported module; ValueError that names the extra to install if it is not there."""
+    try:
+        return import_module(module)
+    except ImportError as problem:
+        name = problem.name or module
+        raise ValueError(f"{name} is not installed: pip install 'evocomp[{extra}]'") from problem

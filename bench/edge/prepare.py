@@ -1,0 +1,128 @@
+"""A model of the package -> the parts of the chain in torch, and in a folder for a runtime."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL.Image import Image
+
+from bench.edge.bundle import EMBEDDINGS, META, RANDOM, Bundle, Settings
+from bench.edge.chain import Question
+from bench.edge.decoder import FixedDecoder
+from bench.edge.export import export_compressor, export_vision
+from bench.edge.parts import FixedCompressor, FixedVision
+from bench.edge.protocol import Protocol
+from bench.edge.reference import TorchBackend
+from bench.edge.runner import Floats, Precision
+from compress.models import MLLM
+from compress.network import Compressor
+
+Writer = Callable[[FixedDecoder, Protocol, Floats, Path], None]  # decoder, shapes, embeddings, folder
+
+
+@dataclass(frozen=True)
+class Work:
+    """One model under one protocol and precision, in torch."""
+
+    settings: Settings
+    reference: TorchBackend
+    embeddings: Floats
+    pixels: tuple[int, int]  # height and width of an image
+
+
+def prepare(
+    mllm: MLLM, compressor: Compressor, protocol: Protocol, text: int, precision: Precision, files: str, *,
+    layers: int | None = None, random: bool = False,
+) -> Work:  # fmt: skip
+    """Quantise the decoder and fix all shapes: the prompt has `text` tokens besides the image, at most.
+
+    `layers` takes the first so many of the decoder's; `random` says that weights mean nothing. ValueError
+    for models, widths and depths that have no fixed shapes here.
+    """
+    vision, width = FixedVision(mllm), mllm.decoder.config.hidden_size
+    if compressor.width != width:
+        raise ValueError(
+            f"the compressor is {compressor.width} wide and the decoder {width}: fixed shapes take a "
+            f"compressor that was trained for this model"
+        )
+    if layers is not None and not 1 <= layers <= mllm.layers:
+        raise ValueError(f"--depth-slice {layers}: the decoder has {mllm.layers} layers")
+    held = replace(precision, cache=32 if precision.cache == 16 else precision.cache)
+    decoder = FixedDecoder(mllm.decoder, mllm.head, held, layers)
+    settings = Settings(
+        model=mllm.name,
+        weights=RANDOM if random else fingerprint(mllm, compressor),
+        files=files,
+        precision=precision.label,
+        chunk=protocol.chunk,
+        contexts=protocol.contexts,
+        tokens=mllm.visual_tokens,
+        text=text,
+        reads_text=compressor.text,
+        layers=len(decoder.layers),
+        of_layers=mllm.layers,
+        kv_heads=decoder.shape.kv_heads,
+        head_dim=decoder.shape.head_dim,
+    )
+    side = mllm.model.config.vision_config.image_size
+    parts = vision, FixedCompressor(compressor.eval())
+    table = mllm.decoder.embed_tokens.weight.detach().float().numpy()
+    return Work(settings, TorchBackend(settings, decoder, parts), table, (side, side))
+
+
+def exported(work: Work, folder: Path, write: Writer) -> Bundle:
+    """The folder with all files of this work, the decoder's by `write`; a finished one is taken as it is.
+
+    ValueError if other settings made it.
+    """
+    if (folder / META).exists():
+        found = Bundle.open(folder)
+        differs = [
+            f"{name} is {value} there and {vars(work.settings)[name]} here"
+            for name, value in vars(found.settings).items()
+            if value != vars(work.settings)[name]
+        ]
+        if differs:
+            raise ValueError(
+                f"{folder} was exported with other settings: {'; '.join(differs)}. Choose these, or another "
+                f"folder"
+            )
+        return found
+    folder.mkdir(parents=True, exist_ok=True)
+    vision, compressor = work.reference.parts
+    export_vision(vision, work.pixels, folder)
+    export_compressor(compressor, work.settings.length, folder)
+    np.save(folder / EMBEDDINGS, work.embeddings)
+    write(work.reference.decoder, work.settings.protocol, work.embeddings, folder)
+    return Bundle(folder, work.settings).finish()
+
+
+def question(mllm: MLLM, image: Image, text: str) -> Question:
+    """A prompt in the model's chat format."""
+    inputs = mllm.prepare([image], [text])
+    ids: list[int] = inputs["input_ids"][0].tolist()
+    start = ids.index(mllm.image_token_id)
+    pixels: Floats = inputs["pixel_values"].float().cpu().numpy()
+    return Question(pixels, ids[:start], ids[start + mllm.visual_tokens :])
+
+
+def made_up(work: Work, words: int, seed: int = 0) -> Question:
+    """A prompt of random pixels and words, for weights that mean nothing."""
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(len(work.embeddings), size=words).tolist()
+    pixels = rng.standard_normal((1, 3, *work.pixels), dtype=np.float32)
+    return Question(pixels, ids[:1], ids[1:])
+
+
+def fingerprint(mllm: MLLM, compressor: Compressor) -> str:
+    """Of all weights: equal for equal chains."""
+    digest = hashlib.sha256(mllm.fingerprint().encode())
+    for name, value in sorted(compressor.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]

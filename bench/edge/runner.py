@@ -1,0 +1,154 @@
+"""What runs a decoder at fixed shapes: the interface, and the host's part of it.
+
+Rows are embeddings, since visual tokens have no ids; a logits vector says what comes next.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+from typing import Protocol as Interface
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.edge.protocol import Chunk, Protocol
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+MASKED = -1e9  # added to scores; finite, so that a row that sees nothing is no NaN
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Bits that really compute: of weights, activations and cache; 32 and 16 are floats.
+
+    int4 weights are blocks of 32 with one scale, an int8 cache has a scale per head and token.
+    """
+
+    weights: int = 4
+    activations: int = 8
+    cache: int = 8
+
+    @classmethod
+    def parse(cls, label: str) -> Precision:
+        """From a label such as W4A8KV8."""
+        found = re.fullmatch(r"W(4|32)A(8|32)KV(8|16|32)", label.strip().upper())
+        if not found:
+            raise ValueError(
+                f"--precision {label}: write W4 or W32, A8 or A32, and KV8, KV16 or KV32, as in W4A8KV8"
+            )
+        made = cls(*map(int, found.groups()))
+        if made.weights == 32 and made.activations == 8:
+            raise ValueError(f"--precision {label}: float weights have no int8 kernel; write W32A32")
+        return made
+
+    @property
+    def label(self) -> str:
+        return f"W{self.weights}A{self.activations}KV{self.cache}"
+
+
+def empty_cache(
+    precision: Precision, layers: int, heads: int, context: int, width: int
+) -> dict[str, NDArray[Any]]:
+    """Zeros by the name of the graph's input, [layers, heads, context, width or 1].
+
+    Keys and values, float or (`cache` 8) int8 with a scale for each vector.
+    """
+    kind, shape = (np.int8 if precision.cache == 8 else np.float32), (layers, heads, context)
+    parts = {}
+    for name in ("key", "value"):
+        parts[f"{name}s"] = np.zeros((*shape, width), kind)
+        if precision.cache == 8:
+            parts[f"{name}_scales"] = np.zeros((*shape, 1), np.float32)
+    return parts
+
+
+class Runner(ABC):
+    """A decoder with a cache of fixed length, for one sample at a time."""
+
+    cache_bytes: int
+
+    @abstractmethod
+    def prefill(self, rows: Floats, positions: Ints) -> Floats:
+        """Forget what was, read a prompt [n, H] whose rows stand at `positions` [n]; logits [V]."""
+
+    @abstractmethod
+    def decode(self, row: Floats, position: int) -> Floats:
+        """Read one more row [H]; logits [V]."""
+
+
+class Backend(Interface):
+    """A runtime with everything exported to it, from pixels to logits."""
+
+    padded: bool  # whether the prompt is padded to whole chunks
+    gaps: bool  # whether rows may stand at positions with gaps between them
+
+    @property
+    def label(self) -> str:
+        """The real precision of the decoder, as in W4A8KV8."""
+
+    def vision(self, pixels: Floats) -> Floats:
+        """Visual tokens [N, H] of an image [1, 3, height, width]; float."""
+
+    def score(self, rows: Floats, present: Floats) -> Floats:
+        """Retention logits [L] of a prompt [L, H] of which `present` [L] (1 or 0) is not padding; float."""
+
+    def runner(self, context: int) -> Runner:
+        """The decoder with a cache of `context` rows, the same one in every call."""
+
+
+class ChunkedRunner(Runner):
+    """The host of a graph that takes chunk, cache and masks, and returns logits and the chunk's cache rows.
+
+    The graph never writes to the cache: the host puts the new rows of real tokens behind those that are
+    there, so padding costs what it costs on a phone, and is gone afterwards.
+    """
+
+    def __init__(self, protocol: Protocol, context: int, cache: dict[str, NDArray[Any]]):
+        """`cache` comes from `empty_cache`."""
+        self.protocol, self.context, self.cache = protocol, context, cache
+        self.cache_bytes = sum(part.nbytes for part in cache.values())
+        self.filled = 0
+
+    @abstractmethod
+    def step(self, rows: int, feeds: dict[str, NDArray[Any]]) -> tuple[Floats, list[NDArray[Any]]]:
+        """Run the graph of so many rows: logits [V] of its last row, and new rows for each part of the
+        cache."""
+
+    def prefill(self, rows: Floats, positions: Ints) -> Floats:
+        self.filled = 0
+        chunks = self.protocol.layout(len(rows))
+        return [self._read(self.protocol.chunk, one, rows, positions) for one in chunks][-1]
+
+    def decode(self, row: Floats, position: int) -> Floats:
+        return self._read(1, Chunk(0, 0, 1), row[None], np.array([position]))
+
+    def _read(self, size: int, chunk: Chunk, rows: Floats, positions: Ints) -> Floats:
+        real = slice(chunk.start, chunk.stop)
+        embeds = np.zeros((1, size, rows.shape[1]), np.float32)
+        embeds[0, chunk.pad :] = rows[real]
+        places = np.zeros((1, size), np.int64)
+        places[0, chunk.pad :] = positions[real]
+        hidden = np.arange(size)[:, None] < np.arange(size)  # of later rows
+        hidden |= np.arange(size) < chunk.pad
+        past = np.arange(self.context)[None] >= self.filled
+        feeds: dict[str, NDArray[Any]] = {
+            "embeds": embeds,
+            "positions": places,
+            "mask": _added(hidden),
+            "past_mask": _added(past),
+        }
+        logits, new = self.step(size, feeds | self.cache)
+        end = self.filled + size - chunk.pad
+        for store, fresh in zip(self.cache.values(), new, strict=True):
+            store[:, :, self.filled : end] = fresh[:, :, chunk.pad :]
+        self.filled = end
+        return logits
+
+
+def _added(hidden: NDArray[np.bool_]) -> Floats:
+    """What is added to scores so that nothing `hidden` is seen."""
+    return np.where(hidden, np.float32(MASKED), np.float32(0))

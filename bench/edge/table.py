@@ -1,0 +1,187 @@
+"""Table 4: stages, total and speed-up by visual tokens, with the model that counts chunks beside them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.edge.chain import STAGES
+from bench.edge.timing import Cell, Measurement
+from bench.table import MISSING
+
+DRAWS = 2000
+HEADER = (
+    "runtime", "tokens", "visual encoding", "compression", "prefill", "chunks", "chunk model",
+    "decode", "total", "p10 to p90", "speed-up", "95 %", "first token",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """Medians in milliseconds. The total has one decoded token, as the paper's; so has `speedup`.
+
+    `model` is what chunks alone would explain of the prefill; `first` the speed-up of the first token.
+    """
+
+    keep: int
+    stages: dict[str, float]
+    chunks: int | None
+    model: float | None
+    total: float
+    low: float  # the total's 10th and 90th percentile
+    high: float
+    speedup: float
+    interval: tuple[float, float] | None  # 95 %; None of a single round
+    first: float
+
+
+def rows(measured: Measurement) -> list[Row]:
+    """A row per budget; speed-ups are against the first one, which is the untouched model's.
+
+    Intervals: rounds are drawn again with replacement, for both cells together, since they were paired.
+    """
+    models, made = chunk_model(measured.cells), []
+    whole = totals(measured.cells[0])
+    for cell, model in zip(measured.cells, models, strict=True):
+        total = totals(cell)
+        low, high = np.percentile(total, [10, 90])
+        made.append(
+            Row(
+                keep=cell.keep,
+                stages={stage: float(np.median(cell.samples[stage])) for stage in STAGES},
+                chunks=cell.chunks,
+                model=model if measured.padded else None,
+                total=float(np.median(total)),
+                low=float(low),
+                high=float(high),
+                speedup=float(np.median(whole) / np.median(total)),
+                interval=interval(whole, total) if cell is not measured.cells[0] else None,
+                first=_first(measured.cells[0]) / _first(cell),
+            )
+        )
+    return made
+
+
+def totals(cell: Cell) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Sum of the stages, round by round."""
+    return np.sum([cell.samples[stage] for stage in STAGES], axis=0)
+
+
+def _first(cell: Cell) -> float:
+    """Time to the first token: everything before decoding."""
+    return float(np.median(np.sum([cell.samples[stage] for stage in STAGES[:-1]], axis=0)))
+
+
+def interval(whole: Any, total: Any) -> tuple[float, float] | None:
+    """95 % bootstrap interval of the ratio of medians over paired rounds; None of fewer than two."""
+    if len(total) < 2 or len(whole) != len(total):
+        return None
+    picks = np.random.default_rng(0).integers(len(total), size=(DRAWS, len(total)))
+    ratios = np.median(whole[picks], axis=1) / np.median(total[picks], axis=1)
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def chunk_model(cells: Sequence[Cell]) -> list[float | None]:
+    """Prefill times if a chunk cost the same whatever is in it: least squares, one cost per context.
+
+    The cost differs between contexts, since every chunk attends to the whole cache.
+    """
+    costs: dict[int | None, float] = {}
+    for context in {cell.context for cell in cells}:
+        same = [cell for cell in cells if cell.context == context and cell.chunks]
+        times = [float(np.median(cell.samples["prefill"])) for cell in same]
+        counts = [cell.chunks or 0 for cell in same]
+        if same:
+            costs[context] = float(np.dot(counts, times) / np.dot(counts, counts))
+    return [cell.chunks * costs[cell.context] if cell.chunks else None for cell in cells]
+
+
+def text(measured: Measurement) -> list[list[str]]:
+    """The rows as text under `HEADER`."""
+    name = f"{measured.runtime} {measured.label}"
+    return [
+        [
+            name, str(row.keep), _ms(row.stages["vision"]),
+            _ms(row.stages["compression"]) if row.stages["compression"] else MISSING,
+            _ms(row.stages["prefill"]), str(row.chunks or MISSING),
+            MISSING if row.model is None else _ms(row.model), _ms(row.stages["decode"]), _ms(row.total),
+            f"{_ms(row.low)} to {_ms(row.high)}", f"{row.speedup:.1f}x",
+            MISSING if row.interval is None else f"{row.interval[0]:.2f} to {row.interval[1]:.2f}",
+            f"{row.first:.1f}x",
+        ]
+        for row in rows(measured)
+    ]  # fmt: skip
+
+
+def _ms(value: float) -> str:
+    """Milliseconds with about three figures."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def notes(measured: Measurement) -> list[str]:
+    """What belongs beside the table: what computed, how near it is to torch, memory."""
+    name = f"{measured.runtime} {measured.label}"
+    lines = [f"{name}: {fact}" for fact in measured.facts]
+    if not measured.padded:
+        lines.append(f"{name}: prompts are not padded to whole chunks, so steps are not a phone's")
+    if one := measured.parity:
+        lines.append(
+            f"{name} against the same weights in torch: {one.same_answer} of {one.questions} answers and "
+            f"{one.same_kept} of {one.questions} choices are equal; {100 * one.same_word:.1f} % of "
+            f"{one.logits} next words; logits differ by {one.worst:.1e} at most (relative L2)"
+        )
+    told = [f"{key} {size / 2**20:.1f} MiB" for key, size in measured.memory.items()
+            if size is not None]  # fmt: skip
+    if told:
+        lines.append(f"{name}, memory: {', '.join(told)}")
+    return lines
+
+
+def results(measured: Sequence[Measurement], facts: dict[str, str]) -> dict[str, Any]:
+    """All of it for machines, raw samples included."""
+    return {
+        "environment": facts,
+        "unit": "ms",
+        "runtimes": [
+            {
+                **{key: value for key, value in asdict(one).items() if key != "cells"},
+                "rows": [
+                    asdict(row) | {"samples": cell.samples, "context": cell.context, "prompt": cell.rows}
+                    for row, cell in zip(rows(one), one.cells, strict=True)
+                ],
+            }
+            for one in measured
+        ],
+    }
+
+
+def markdown(measured: Sequence[Measurement]) -> str:
+    """The table in GitHub's Markdown, times in milliseconds, and notes below."""
+    lines = [f"| {' | '.join(HEADER)} |", f"| --- |{' ---: |' * (len(HEADER) - 1)}"]
+    lines += [f"| {' | '.join(row)} |" for one in measured for row in text(one)]
+    return "\n".join([*lines, "", *(f"- {note}" for one in measured for note in notes(one))]) + "\n"
+
+
+def csv_text(measured: Sequence[Measurement]) -> str:
+    """A line per runtime and budget."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        ["runtime", "precision", "tokens", *STAGES, "chunks", "chunk_model", "total", "p10", "p90", "speedup",
+         "speedup_low", "speedup_high", "first_token_speedup"]
+    )  # fmt: skip
+    for one in measured:
+        for row in rows(one):
+            spread = row.interval or ("", "")
+            writer.writerow(
+                [one.runtime, one.label, row.keep, *row.stages.values(), row.chunks or "",
+                 "" if row.model is None else row.model, row.total, row.low, row.high, row.speedup, *spread,
+                 row.first]
+            )  # fmt: skip
+    return out.getvalue()

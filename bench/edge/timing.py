@@ -1,0 +1,119 @@
+"""What is measured of a chain: stages in interleaved rounds, parity with torch, memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from bench.edge.chain import STAGES, Chain, Question, Run
+from bench.edge.runner import Floats
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One budget: samples in milliseconds by stage, one per round. `chunks` is None where nothing says."""
+
+    keep: int
+    rows: int  # of the prompt
+    context: int | None
+    chunks: int | None
+    samples: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How near a runtime's chain is to the same quantised weights in torch."""
+
+    questions: int  # times budgets
+    same_answer: int
+    same_kept: int
+    worst: float  # relative L2 error of logits, the largest of all compared
+    same_word: float  # share of compared logits with the same largest entry
+    logits: int  # compared: after the same words
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One runtime's cells, the untouched model's first."""
+
+    runtime: str
+    label: str
+    padded: bool
+    cells: list[Cell]
+    parity: Parity | None = None
+    memory: dict[str, int | None] = field(default_factory=dict)  # bytes
+    facts: list[str] = field(default_factory=list)  # what a reader must know
+
+
+def measure(
+    chain: Chain, question: Question, keeps: Sequence[int], decoded: int, *, warmup: int, rounds: int,
+    progress: Progress,
+) -> tuple[list[Cell], int | None]:  # fmt: skip
+    """Time every budget in turn, round after round, so that a busy minute hits them all.
+
+    `decoded` tokens are read one by one behind each prompt. The first rounds open all sessions and do not
+    count; second comes the memory in bytes that the process holds more after them (None if unknown).
+    """
+    before, added = resident(), None
+    runs = {keep: list[Run]() for keep in keeps}
+    for number in range(warmup + rounds):
+        for keep in keeps:
+            run = chain.run(question, keep, decoded + 1)
+            if number >= warmup:
+                runs[keep].append(run)
+        if number == warmup - 1 and before is not None:
+            added = max(0, (resident() or 0) - before)
+        progress(number + 1, warmup + rounds)
+    protocol, cells = chain.settings.protocol, []
+    for keep, done in runs.items():
+        rows = done[0].rows
+        samples = {stage: [run.milliseconds[stage] for run in done] for stage in STAGES}
+        context = chain.settings.context(keep, question.words, decoded + 1)
+        cells.append(Cell(keep, rows, context, protocol.chunks(rows), samples))
+    return cells, added
+
+
+def parity(
+    chain: Chain, reference: Chain, questions: Sequence[Question], keeps: Sequence[int], new: int,
+    stop: Sequence[int], progress: Progress,
+) -> Parity:  # fmt: skip
+    """Both chains answer every question at every budget; logits are compared as long as the words agree."""
+    errors: list[float] = []
+    answers = kept = words = 0
+    for number, question in enumerate(questions):
+        for keep in keeps:
+            ours, theirs = (one.run(question, keep, new, stop) for one in (chain, reference))
+            answers += ours.ids == theirs.ids
+            kept += ours.kept == theirs.kept
+            for step in range(_together(ours.ids, theirs.ids)):
+                errors.append(relative(ours.logits[step], theirs.logits[step]))
+                words += ours.ids[step] == theirs.ids[step]
+        progress(number + 1, len(questions))
+    return Parity(len(questions) * len(keeps), answers, kept, max(errors), words / len(errors), len(errors))
+
+
+def _together(ours: Sequence[int], theirs: Sequence[int]) -> int:
+    """How many logits came after the same words: one more than the words that agree."""
+    agree = 0
+    while agree < min(len(ours), len(theirs)) and ours[agree] == theirs[agree]:
+        agree += 1
+    return min(agree + 1, len(ours), len(theirs))
+
+
+def relative(ours: Floats, theirs: Floats) -> float:
+    """L2 distance over the length of the reference."""
+    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+
+
+def resident() -> int | None:
+    """Bytes of memory that this process holds; None where the system does not tell."""
+    table = Path("/proc/self/statm")
+    if not table.is_file():
+        return None
+    return int(table.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

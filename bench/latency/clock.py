@@ -1,0 +1,105 @@
+"""Clocks of a device: when something happened there, as seen from the host or from the device itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+Mark = Any  # a moment, which only its clock can read
+NOW: dict[str, Callable[[], float]] = {  # seconds on the host
+    "wall": time.perf_counter,
+    "processor": time.process_time,  # that this process spent on it, whatever else the machine does
+}
+
+
+class Clock(Protocol):
+    """Marks moments in the order in which a device works."""
+
+    def mark(self) -> Mark: ...
+
+    def seconds(self, start: Mark, end: Mark) -> float:
+        """Between two marks, after `wait`."""
+        ...
+
+    def wait(self) -> None:
+        """Until the device has done what it was asked for."""
+        ...
+
+    def forget_peak(self) -> None: ...
+
+    def peak(self) -> int | None:
+        """Most bytes in use since `forget_peak`; None where nobody counts them."""
+        ...
+
+
+class HostClock:
+    """The processor's own: work is done when the call returns.
+
+    Memory is that of the whole process, which Linux alone tells.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.perf_counter):
+        self.now = now
+
+    def mark(self) -> float:
+        return self.now()
+
+    def seconds(self, start: float, end: float) -> float:
+        return end - start
+
+    def wait(self) -> None:
+        pass
+
+    def forget_peak(self) -> None:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def peak(self) -> int | None:
+        with suppress(OSError):
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return 1024 * int(line.split()[1])
+        return None
+
+
+class CudaClock:
+    """Events in the GPU's own stream: between two of them lies its work, and its waiting for the host."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+
+    def mark(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def seconds(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float:
+        return start.elapsed_time(end) / 1000
+
+    def wait(self) -> None:
+        torch.cuda.synchronize(self.device)
+
+    def forget_peak(self) -> None:
+        torch.cuda.reset_peak_memory_stats(self.device)
+
+    def peak(self) -> int | None:
+        return torch.cuda.max_memory_allocated(self.device)
+
+
+def clock_of(device: torch.device, kind: str = "wall") -> Clock:
+    """The clock for a model on this device, of a kind in NOW; ValueError where there is none."""
+    if kind == "processor" and (device.type != "cpu" or torch.get_num_threads() > 1):
+        raise ValueError(
+            "processor time is that of one thread on a cpu: choose --device cpu and set OMP_NUM_THREADS=1, "
+            "or --clock wall"
+        )
+    if device.type == "cuda":
+        return CudaClock(device)
+    if device.type == "cpu":
+        return HostClock(NOW[kind])
+    raise ValueError(f"latency is measured on cpu and cuda, not on {device.type}")

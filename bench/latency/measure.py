@@ -1,0 +1,136 @@
+"""Time all cells in turns: A B A B, so that what else the machine does falls on all of them alike."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch._dynamo.exc import TorchDynamoException
+
+from bench.latency.clock import Clock
+from bench.latency.power import Driver
+from bench.latency.request import Cell, Cost, Rig, Shot
+from bench.latency.rounds import Rounds
+
+Progress = Callable[[int, int], object]  # rounds done, rounds in all
+
+
+@dataclass
+class Measured:
+    """What a run found out. A cell that has no cost could not be run: `problems` says why."""
+
+    rounds: Rounds
+    costs: dict[Cell, Cost] = field(default_factory=dict)
+    joules: dict[Cell, float] = field(default_factory=dict)  # of one request, where a driver counts them
+    problems: dict[Cell, str] = field(default_factory=dict)
+    peak: float | None = None  # FLOP/s of large matrix products on this device, the roof
+
+
+def measure(
+    rig: Rig,
+    cells: Sequence[Cell],
+    rounds: Rounds,
+    *,
+    repetitions: int,
+    warmup: int = 3,
+    progress: Progress = lambda done, total: None,
+) -> Measured:
+    """Time every cell `repetitions` times, in rounds that go through all of them.
+
+    The first cell of every mode is vanilla, which is timed in every round in which another is. A cell that
+    cannot be run, or runs out of memory, is left out with its reason, and the rest go on. What `rounds` holds
+    already is not timed again.
+    """
+    found = Measured(rounds, peak=roof(rig.mllm.model.device, rig.mllm.model.dtype, rig.clock))
+    for cell in cells:
+        with _problem_of(cell, found):
+            rig.check(cell)
+            found.costs[cell] = rig.cost(cell)
+            for _ in range(warmup if _missing(cell, rounds, repetitions) else 0):
+                rig.shoot(cell)
+    vanilla = {cell.mode: cell for cell in reversed(cells) if rig.selectors[cell.method] is None}
+    missing = max((_missing(cell, rounds, repetitions) for cell in cells), default=0)
+    for number in range(missing):
+        todo = [cell for cell in found.costs if _missing(cell, rounds, repetitions) >= missing - number]
+        beside = {vanilla[cell.mode] for cell in todo if cell.mode in vanilla}
+        turn = [cell for cell in found.costs if cell in todo or cell in beside]
+        if not todo:
+            break
+        shots: dict[Cell, Shot] = {}
+        with _no_garbage():
+            # Who comes first moves on, so that no cell always follows the same one.
+            for cell in turn[number % len(turn) :] + turn[: number % len(turn)]:
+                with _problem_of(cell, found):
+                    shots[cell] = rig.shoot(cell)
+        rounds.add(shots)
+        progress(number + 1, missing)
+    driver = Driver(rig.mllm.model.device)
+    for cell in list(found.costs):
+        with _problem_of(cell, found):
+            joules = driver.joules(partial(rig.shoot, cell))
+            if joules is not None:
+                found.joules[cell] = joules
+    return found
+
+
+def _missing(cell: Cell, rounds: Rounds, repetitions: int) -> int:
+    return max(0, repetitions - len(rounds.shots(cell)))
+
+
+@contextmanager
+def _problem_of(cell: Cell, found: Measured) -> Iterator[None]:
+    """Note what makes a cell impossible, and go on."""
+    try:
+        yield
+        return
+    except ValueError as problem:
+        why = str(problem)
+    except TorchDynamoException as problem:
+        why = f"torch.compile failed: {str(problem).strip().partition(chr(10))[0]}"
+    except (MemoryError, RuntimeError) as problem:
+        if not out_of_memory(problem):
+            raise
+        why = "out of memory"
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    found.costs.pop(cell, None)
+    found.problems[cell] = why
+
+
+def out_of_memory(problem: BaseException) -> bool:
+    """Whether a device, or the host, had no room for a tensor."""
+    said = str(problem).lower()
+    words = "not enough memory", "can't allocate memory", "out of memory"
+    return isinstance(problem, MemoryError | torch.OutOfMemoryError) or any(each in said for each in words)
+
+
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Python collects garbage between the rounds, not inside somebody's time."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def roof(device: torch.device, dtype: torch.dtype, clock: Clock) -> float | None:
+    """FLOP/s of a large product of square matrices here, the best of ten; None if there is no room for it."""
+    side = 8192 if device.type == "cuda" else 1024
+    try:
+        left, right = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
+    except RuntimeError:
+        return None
+    best = float("inf")
+    for _ in range(10):
+        start = clock.mark()
+        left @ right
+        end = clock.mark()
+        clock.wait()
+        best = min(best, clock.seconds(start, end))
+    return 2 * side**3 / best

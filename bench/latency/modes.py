@@ -1,0 +1,74 @@
+"""Ways to run a model: as it is evaluated, and faster ones for compression before the decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from compress.models import MLLM
+from compress.static import compile_decoder, compiled, greedy, static_cache
+
+MODES = {
+    "eager": "generate with a growing cache, as everything is evaluated",
+    "static": "greedy decoding with a cache of a fixed length",
+    "compiled": "the same with the decoder through torch.compile",
+    "graphs": "the same with its CUDA graphs recorded",
+}
+Stamp = Callable[[], None]  # called whenever a token has reached the host
+
+
+class Stamps:
+    """A streamer for `generate`: the prompt comes first, then token after token."""
+
+    def __init__(self, stamp: Stamp):
+        self.stamp, self.prompt = stamp, True
+
+    def put(self, _: torch.Tensor) -> None:
+        if not self.prompt:
+            self.stamp()
+        self.prompt = False
+
+    def end(self) -> None:
+        pass
+
+
+class Eager:
+    """`generate`, told not to stop early."""
+
+    def __init__(self, mllm: MLLM, steps: int):
+        self.mllm, self.steps = mllm, steps
+
+    def answer(self, inputs: Mapping[str, Any], stamp: Stamp) -> None:
+        self.mllm.model.generate(
+            **inputs, do_sample=False, num_beams=1, pad_token_id=0, max_new_tokens=self.steps,
+            min_new_tokens=self.steps, streamer=Stamps(stamp),
+        )  # fmt: skip
+
+    def reset(self) -> None:
+        """Ready for the next request."""
+
+
+class Static(Eager):
+    """Greedy decoding with one cache for all requests of one shape; compiled for this shape if asked for."""
+
+    def __init__(self, mllm: MLLM, steps: int, batch: int, length: int, mode: str):
+        super().__init__(mllm, steps)
+        self.batch, self.length = batch, length
+        self.forward = None if mode == "static" else compile_decoder(mllm, graphs=mode == "graphs")
+
+    @cached_property
+    def cache(self) -> Any:
+        return static_cache(self.mllm, self.batch, self.length + self.steps)
+
+    def answer(self, inputs: Mapping[str, Any], stamp: Stamp) -> None:
+        with compiled(self.mllm, self.forward) if self.forward else nullcontext():
+            for token in greedy(self.mllm, inputs, self.cache, self.steps):
+                token.cpu()
+                stamp()
+
+    def reset(self) -> None:
+        self.cache.reset()

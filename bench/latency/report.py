@@ -1,0 +1,259 @@
+"""Tables and figures of a latency run: for people, CSV, Markdown, JSON, PNG."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.latency.measure import Measured
+from bench.latency.request import Cell
+from bench.latency.summary import COMPARED, BreakEven, Row, break_evens, record, rows, slower
+from bench.pictures import curves, save
+from compress.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHOWN = {  # column -> stage
+    "vision": "vision",
+    "selection": "selection",
+    "prefill": "prefill",
+    "with selection": "prefill with selection",
+    "first token": "first token",
+    "token after": "token after",
+    "total": "total",
+}
+FASTER = {"prefill x": "prefill with selection", "total x": "total"}
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a run says. `facts` name model, device and conditions; `accuracy` are shares of vanilla in
+    percent, by method and budget, from a comparison."""
+
+    measured: Measured
+    cells: Sequence[Cell]
+    facts: Mapping[str, Any]
+    vanilla: str
+    tokens: int  # visual tokens of the untouched model
+    batch: int
+    accuracy: Mapping[tuple[str, int], float] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> list[Row]:
+        return rows(self.measured, self.cells, self.vanilla, self.batch)
+
+    @property
+    def break_evens(self) -> list[BreakEven]:
+        return break_evens(self.rows)
+
+    def notes(self) -> list[str]:
+        """What a reader has to know."""
+        found = []
+        if few := sorted({row.seconds["total"].n for row in self.rows if row.few}):
+            found.append(f"few repetitions ({', '.join(map(str, few))}): take the intervals as rough")
+        found += slower(self.rows, self.tokens)
+        found += [
+            f"{cell.method} at {cell.keep} tokens, {cell.mode}: {why}"
+            for cell, why in self.measured.problems.items()
+        ]
+        return found
+
+
+# Tables ---------------------------------------------------------------------------------------------------
+
+
+def header(report: Report) -> list[str]:
+    """Column names of `table`; times are in milliseconds."""
+    modes = ["mode"] if len({cell.mode for cell in report.cells}) > 1 else []
+    energy = ["J"] if report.measured.joules else []
+    return ["method", "keep", *modes, "tokens/layer", *SHOWN, *FASTER, "MiB", *energy, "roof %", "waits"]
+
+
+def table(report: Report) -> list[list[str]]:
+    """Medians as text, one list per row under `header`; speed-ups with their 95 % interval."""
+    several = len({cell.mode for cell in report.cells}) > 1
+    lines = []
+    for row in report.rows:
+        seconds = [row.seconds.get(stage) for stage in SHOWN.values()]
+        faster = [row.speedups.get(stage) for stage in FASTER.values()]
+        lines.append(
+            [
+                row.cell.method, str(row.cell.keep), *([row.cell.mode] if several else []),
+                f"{row.cost.ledger.average:.1f}",
+                *(f"{1000 * each.median:.2f}" if each else MISSING for each in seconds),
+                *(str(each) if each else "" for each in faster),
+                f"{row.memory / 2**20:.0f}" if row.memory else MISSING,
+                *([MISSING if row.joules is None else f"{row.joules:.2f}"] if report.measured.joules else []),
+                f"{100 * row.roofline:.0f}" if row.roofline else MISSING,
+                str(row.cost.waits),
+            ]
+        )  # fmt: skip
+    return lines
+
+
+def break_even_header(report: Report) -> list[str]:
+    """Column names of `break_even_table`."""
+    return ["faster than vanilla from", *dict.fromkeys(each.stage for each in report.break_evens)]
+
+
+def break_even_table(report: Report) -> list[list[str]]:
+    """From how many visual tokens down each method is faster, stage by stage."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for each in report.break_evens:
+        found.setdefault((each.method, each.mode), []).append(str(each))
+    modes = len({mode for _, mode in found}) > 1
+    return [[f"{method}, {mode}" if modes else method, *told] for (method, mode), told in found.items()]
+
+
+def curve_header(report: Report, stage: str) -> list[str]:
+    """Column names of `curve_table`: the budgets, largest first."""
+    budgets = {row.cell.keep for row in report.rows if not row.untouched}
+    return [f"{stage}: times faster at", *map(str, sorted(budgets, reverse=True))]
+
+
+def curve_table(report: Report, stage: str) -> list[list[str]]:
+    """Speed-ups of one stage, a line per method and a column per budget: the curve in numbers."""
+    budgets = [int(budget) for budget in curve_header(report, stage)[1:]]
+    found: dict[str, dict[int, str]] = {}
+    for row in report.rows:
+        if row.speedups:
+            found.setdefault(_name(report, row), {})[row.cell.keep] = f"{row.speedups[stage].times:.2f}"
+    return [[name, *(told.get(budget, MISSING) for budget in budgets)] for name, told in found.items()]
+
+
+def markdown(report: Report) -> str:
+    """Facts, all tables and notes."""
+    lines = [f"- {name}: {_flat(value)}" for name, value in report.facts.items()]
+    clock = report.facts["clock"]
+    lines += [
+        "",
+        f"Medians in ms of {clock} time; speed-ups against vanilla, paired, with 95 % intervals.",
+        "",
+    ]
+    lines += _piped(header(report), table(report))
+    if report.break_evens:
+        lines += ["", *_piped(break_even_header(report), break_even_table(report))]
+        for stage in COMPARED:
+            lines += ["", *_piped(curve_header(report, stage), curve_table(report, stage))]
+    if notes := report.notes():
+        lines += ["", *(f"- {note}" for note in notes)]
+    return "\n".join(lines) + "\n"
+
+
+def _piped(names: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    ruled = ["---", *("---:" for _ in names[1:])]
+    return [f"| {' | '.join(each)} |" for each in (names, ruled, *lines)]
+
+
+def _flat(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def csv_text(report: Report) -> str:
+    """A row per cell and stage, with every quantile, in seconds."""
+    out = io.StringIO()
+    names = ["n", "median", "p10", "p90", "p99", "least", "most"]
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*Cell._fields, "tokens per layer", "stage", *names, "speedup", "low", "high"])
+    for row in report.rows:
+        for stage, seconds in row.seconds.items():
+            faster = row.speedups.get(stage)
+            told = [faster.times, faster.low, faster.high] if faster else [""] * 3
+            values = ["" if (value := getattr(seconds, name)) is None else value for name in names]
+            writer.writerow([*row.cell, row.cost.ledger.average, stage, *values, *told])
+    return out.getvalue()
+
+
+def results(report: Report) -> dict[str, Any]:
+    """All that a run says, with raw times, ready for JSON."""
+    return {
+        "facts": dict(report.facts),
+        "peak flops": report.measured.peak,
+        "rows": [record(row, report.measured.rounds.shots(row.cell)) for row in report.rows],
+        "break-even": [asdict(each) for each in report.break_evens],
+        "impossible": [{**cell._asdict(), "why": why} for cell, why in report.measured.problems.items()],
+        "accuracy": [
+            {"method": method, "keep": keep, "share": share}
+            for (method, keep), share in report.accuracy.items()
+        ],
+        "notes": report.notes(),
+    }
+
+
+# Figures --------------------------------------------------------------------------------------------------
+
+
+def cost_against_tokens(report: Report) -> Figure:
+    """Prefill with selection over visual tokens per layer, a line per method, vanilla dashed."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for row in report.rows:
+        if not row.untouched:
+            point = row.cost.ledger.average, 1000 * row.seconds["prefill with selection"].median
+            lines.setdefault(_name(report, row), []).append(point)
+    return curves(lines, "visual tokens per layer", "LLM prefill with selection, ms", levels=_levels(report))
+
+
+def accuracy_against_latency(report: Report) -> Figure:
+    """Share of vanilla's score over prefill with selection (paper Figure 4), a line per method."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for row in report.rows:
+        share = 100.0 if row.untouched else report.accuracy.get((row.cell.method, row.cell.keep))
+        if share is not None:
+            latency = 1000 * row.seconds["prefill with selection"].median
+            lines.setdefault(_name(report, row), []).append((latency, share))
+    return curves(lines, "LLM prefill with selection, ms", "mean share of vanilla, %")
+
+
+def _levels(report: Report) -> dict[str, float]:
+    return {
+        _name(report, row): 1000 * row.seconds["prefill with selection"].median
+        for row in report.rows
+        if row.untouched
+    }
+
+
+def _name(report: Report, row: Row) -> str:
+    several = len({cell.mode for cell in report.cells}) > 1
+    return f"{row.cell.method}, {row.cell.mode}" if several else row.cell.method
+
+
+# Files ----------------------------------------------------------------------------------------------------
+
+
+def write(report: Report, out: Path) -> None:
+    """results.json, latency.csv, latency.md and pictures, beside the raw rounds."""
+    pictures = out / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "results.json": json.dumps(results(report), indent=1) + "\n",
+        "latency.csv": csv_text(report),
+        "latency.md": markdown(report),
+    }
+    for name, text in texts.items():
+        with replacing(out / name) as part:
+            part.write_text(text)
+    save(cost_against_tokens(report), pictures / "cost.png")
+    if report.accuracy:
+        save(accuracy_against_latency(report), pictures / "accuracy.png")
+
+
+def read_accuracy(folder: Path) -> dict[tuple[str, int], float]:
+    """Mean share of vanilla's score in percent, by method and budget, from the folder of a comparison.
+
+    ValueError for a folder without a comparison.
+    """
+    path = folder / "results.json"
+    try:
+        summary = json.loads(path.read_text())["summary"]
+        return {(row["method"], row["keep"]): row["average"] for row in summary if row["average"] is not None}
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise ValueError(
+            f"{path}: no comparison ({problem}); give the --out folder of evocomp compare"
+        ) from problem

@@ -1,0 +1,161 @@
+"""One request through one way of running the model: seconds of its stages, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from bench.latency.clock import NOW, clock_of
+from bench.latency.modes import Eager, Static
+from bench.latency.stages import Stages
+from bench.latency.waits import counting_waits
+from bench.ledger import Ledger, Shape
+from compress.attach import attach
+from compress.base import INPUT, Accounting, Selector, entering, plan
+from compress.models import MLLM
+
+OF_DEPTH = "drops tokens between the decoder's layers: only eager, where every layer has a cache of its own"
+
+
+class Cell(NamedTuple):
+    """What is timed: a method at a budget, run in one way. Vanilla has the name and budget of the untouched
+    model."""
+
+    method: str
+    keep: int
+    mode: str = "eager"
+
+
+@dataclass(frozen=True)
+class Shot:
+    """Seconds of one request, and bytes.
+
+    `vision`, `selection` and `prefill` are marks on the device; `first` token, `total` and `step` (a token
+    after the first, their mean; None if there is none) are the host's, until a token has reached it.
+    """
+
+    vision: float
+    selection: float
+    prefill: float  # of the LLM, without selection
+    first: float
+    step: float | None
+    total: float
+    memory: int | None  # most bytes in use: on a GPU by torch, on a CPU by the whole process
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one sample costs whatever the clock says."""
+
+    ledger: Ledger
+    waits: int  # of the host for the device, in one pass over the prompt
+
+
+class Rig:
+    """A model, a prompt for it, and methods by name; `None` is the untouched model.
+
+    `clock` is a kind in NOW.
+    """
+
+    def __init__(
+        self, mllm: MLLM, selectors: Mapping[str, Selector | None], inputs: Mapping[str, Any], *, steps: int,
+        accounting: Accounting = "average", clock: str = "wall",
+    ):  # fmt: skip
+        self.mllm, self.selectors, self.inputs = mllm, selectors, inputs
+        self.steps, self.accounting = steps, accounting
+        self.clock, self.now = clock_of(mllm.model.device, clock), NOW[clock]
+        self.runs: dict[Cell, Eager] = {}
+
+    @property
+    def batch(self) -> int:
+        return len(self.inputs["input_ids"])
+
+    def schedule(self, cell: Cell) -> dict[int, int]:
+        """Depth -> visual tokens left; ValueError for a budget that is impossible."""
+        selector, mllm = self.selectors[cell.method], self.mllm
+        if selector is None:
+            return {}
+        return plan(selector, mllm.visual_tokens, cell.keep, mllm.layers, self.accounting)
+
+    def check(self, cell: Cell) -> None:
+        """ValueError if this cell cannot be run."""
+        schedule = self.schedule(cell)
+        with self._attached(cell):
+            pass
+        selector = self.selectors[cell.method]
+        if cell.mode != "eager" and max(schedule, default=INPUT) > INPUT:
+            raise ValueError(f"{cell.method} {OF_DEPTH}")
+        if cell.mode != "eager" and selector and selector.adaptive:
+            raise ValueError(f"{cell.method} says itself how many tokens stay: only eager, where caches grow")
+
+    @torch.no_grad()
+    def shoot(self, cell: Cell) -> Shot:
+        """Time one request. Attaching is not part of it: that happens once for many."""
+        run, clock = self._run(cell), self.clock
+        stages = Stages(self.mllm, clock, tuple(self.schedule(cell)))
+        stamps: list[float] = []
+        run.reset()
+        with ExitStack() as inside:
+            inside.enter_context(stages.outer())
+            self._attached(cell, inside, stages)
+            inside.enter_context(stages.inner())
+            clock.forget_peak()
+            clock.wait()
+            start = self.now()
+            run.answer(self.inputs, lambda: stamps.append(self.now()))
+            clock.wait()
+            total = self.now() - start
+        vision, selection, prefill = stages.seconds()
+        later = len(stamps) - 1
+        return Shot(
+            vision=vision,
+            selection=selection,
+            prefill=prefill,
+            first=stamps[0] - start,
+            step=(stamps[-1] - stamps[0]) / later if later else None,
+            total=total,
+            memory=clock.peak(),
+        )
+
+    @torch.no_grad()
+    def cost(self, cell: Cell) -> Cost:
+        """Ledger and waits of a method at a budget, from two passes over the prompt that nobody times."""
+        with self._attached(cell), counting_waits(self.mllm.model.device) as waits:
+            self.mllm.model(**self.inputs, use_cache=True, logits_to_keep=1)
+        return Cost(self._ledger(cell), waits[0])
+
+    def _ledger(self, cell: Cell) -> Ledger:
+        mllm, selector = self.mllm, self.selectors[cell.method]
+        shape = Shape.of(mllm.decoder.config)
+        if selector is None:
+            tokens = mllm.visual_tokens
+            text = self.inputs["input_ids"].shape[1] - tokens
+            return Ledger(shape, entering({}, tokens, mllm.layers), text)
+        with attach(mllm, selector, cell.keep, accounting=self.accounting, count_flops=True) as trace:
+            mllm.model(**self.inputs, use_cache=True, logits_to_keep=1)
+        return Ledger.mean(shape, trace.samples)
+
+    def _attached(
+        self, cell: Cell, inside: ExitStack | None = None, stages: Stages | None = None
+    ) -> ExitStack:
+        """The method attached, in `inside` or a block of its own; its merging timed by `stages`."""
+        inside = inside or ExitStack()
+        if selector := self.selectors[cell.method]:
+            watched = stages.watch(selector) if stages else selector
+            inside.enter_context(attach(self.mllm, watched, cell.keep, accounting=self.accounting))
+        return inside
+
+    def _run(self, cell: Cell) -> Eager:
+        if cell not in self.runs:
+            length, tokens = self.inputs["input_ids"].shape[1], self.mllm.visual_tokens
+            left = entering(self.schedule(cell), tokens, self.mllm.layers)[-1]
+            self.runs[cell] = (
+                Eager(self.mllm, self.steps)
+                if cell.mode == "eager"
+                else Static(self.mllm, self.steps, self.batch, length - tokens + left, cell.mode)
+            )
+        return self.runs[cell]

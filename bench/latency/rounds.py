@@ -1,0 +1,77 @@
+"""Raw times on disk, round by round: one JSON file, replaced as a whole after every round.
+
+In a round every unfinished cell is timed once, vanilla always with them. What is compared was timed in the
+same round, so that what else the machine did fell on both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench.latency.request import Cell, Shot
+from bench.protocol import Facts, differences
+from compress.files import replacing
+
+FILE, FORMAT = "rounds.json", 1
+
+
+class Rounds:
+    """All shots of one folder; `None` for a folder keeps them in memory only."""
+
+    def __init__(self, folder: Path | None, facts: Facts, methods: Mapping[str, Facts]):
+        """ValueError, naming every difference, if the folder was timed under other conditions, and for a file
+        that cannot be read."""
+        self.path = folder / FILE if folder else None
+        self.facts, self.methods = dict(facts), {name: dict(told) for name, told in methods.items()}
+        self.rounds: list[dict[Cell, Shot]] = []
+        if not self.path or not self.path.exists():
+            return
+        there = self._read(self.path)
+        other = differences(there["facts"], self.facts)
+        for name, told in there["methods"].items():
+            other += [f"{name}: {one}" for one in differences(told, self.methods.get(name, {}))]
+        if other:
+            raise ValueError(
+                f"{folder} was timed under other conditions: {'; '.join(other)}. "
+                f"Choose these, or another folder"
+            )
+        self.methods = there["methods"] | self.methods
+        self.rounds = [{Cell(*one["cell"]): Shot(**one["shot"]) for one in each} for each in there["rounds"]]
+
+    def shots(self, cell: Cell) -> dict[int, Shot]:
+        """By round."""
+        return {number: shots[cell] for number, shots in enumerate(self.rounds) if cell in shots}
+
+    def add(self, shots: Mapping[Cell, Shot]) -> None:
+        """Keep a round, on disk at once."""
+        self.rounds.append(dict(shots))
+        if self.path:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(self.path) as part:
+                part.write_text(json.dumps(self.content()))
+
+    def content(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return {
+            "format": FORMAT,
+            "facts": self.facts,
+            "methods": self.methods,
+            "rounds": [
+                [{"cell": list(cell), "shot": asdict(shot)} for cell, shot in each.items()]
+                for each in self.rounds
+            ],
+        }
+
+    @staticmethod
+    def _read(path: Path) -> dict[str, Any]:
+        try:
+            there: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError) as problem:
+            raise ValueError(f"{path}: unreadable ({problem}); delete it to time all again") from problem
+        if not isinstance(there, dict) or there.get("format") != FORMAT:
+            raise ValueError(f"{path}: not a file of times (format {FORMAT} is expected)")
+        return there

@@ -1,0 +1,106 @@
+"""Marks at the borders of a request's stages, by hooks around those of `attach`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from bench.latency.clock import Clock, Mark
+from compress.base import VISION, Selector
+from compress.models import MLLM
+
+
+class Stages:
+    """Seconds of vision encoding, selection and prefill in the first pass of one request.
+
+    Selection is what compression adds: in front of the decoder and of the layers where tokens go, everything
+    between the module's call and its own work (signals, choice, gathering, masks, and for methods that act at
+    the tower the projection of what stays), and merging inside the tower. Vision and prefill are without it.
+    """
+
+    def __init__(self, mllm: MLLM, clock: Clock, depths: tuple[int, ...]):
+        decoder = mllm.decoder
+        self.mllm, self.clock = mllm, clock
+        self.stages = [decoder, *(decoder.layers[max(0, depth)] for depth in depths if depth >= VISION)]
+        self.open = True
+        self.choosing: list[tuple[Mark, Mark]] = []
+        self.merging: list[tuple[Mark, Mark]] = []
+        self.vision: list[Mark] = []
+        self.prefill: list[Mark] = []
+        self.started: Mark = None
+
+    def watch(self, selector: Selector) -> Selector:
+        """The same method, whose merging is timed."""
+        watched, merge = copy.copy(selector), selector.merge
+
+        def timed(*args: Any) -> Any:
+            start = self.clock.mark()
+            merged = merge(*args)
+            self.merging.append((start, self.clock.mark()))
+            return merged
+
+        watched.merge = timed  # type: ignore[method-assign, assignment]
+        return watched
+
+    @contextmanager
+    def outer(self) -> Iterator[None]:
+        """Marks that come before the hooks of an `attach` inside."""
+        mllm = self.mllm
+        handles = [
+            mllm.tower.register_forward_pre_hook(self._noting(self.vision)),
+            mllm.decoder.register_forward_pre_hook(self._noting(self.prefill)),
+            *(module.register_forward_pre_hook(self._start) for module in self.stages),
+        ]
+        yield from _until_left(handles)
+
+    @contextmanager
+    def inner(self) -> Iterator[None]:
+        """Marks that come after the hooks of an `attach` outside."""
+        mllm = self.mllm
+        handles = [
+            mllm.tower.register_forward_hook(self._noting(self.vision)),
+            mllm.projector.register_forward_hook(self._noting(self.vision)),
+            *(module.register_forward_pre_hook(self._end) for module in self.stages),
+            mllm.head.register_forward_hook(self._last),
+        ]
+        yield from _until_left(handles)
+
+    def seconds(self) -> tuple[float, float, float]:
+        """Vision encoding, selection, prefill, once the device has done its work."""
+
+        def spent(pairs: list[tuple[Mark, Mark]]) -> float:
+            return sum(self.clock.seconds(*pair) for pair in pairs)
+
+        merging, choosing = spent(self.merging), spent(self.choosing)
+        vision = self.clock.seconds(self.vision[0], self.vision[-1]) - merging if self.vision else 0.0
+        return vision, merging + choosing, self.clock.seconds(self.prefill[0], self.prefill[-1]) - choosing
+
+    def _noting(self, marks: list[Mark]) -> Callable[..., None]:
+        def note(*_: Any) -> None:
+            if self.open:
+                marks.append(self.clock.mark())
+
+        return note
+
+    def _start(self, *_: Any) -> None:
+        if self.open:
+            self.started = self.clock.mark()
+
+    def _end(self, *_: Any) -> None:
+        if self.open:
+            self.choosing.append((self.started, self.clock.mark()))
+
+    def _last(self, *_: Any) -> None:
+        if self.open:
+            self.prefill.append(self.clock.mark())
+        self.open = False
+
+
+def _until_left(handles: list[Any]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,232 @@
+"""From raw times to rows: quantiles, paired speed-ups with intervals, and from which budget down it pays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+from bench.latency.measure import Measured
+from bench.latency.request import Cell, Cost, Shot
+
+STAGES = {  # of a request, in order: how each is told from a shot
+    "vision": lambda shot: shot.vision,
+    "selection": lambda shot: shot.selection,
+    "prefill": lambda shot: shot.prefill,
+    "prefill with selection": lambda shot: shot.prefill + shot.selection,
+    "other": lambda shot: shot.first - shot.vision - shot.selection - shot.prefill,
+    "first token": lambda shot: shot.first,
+    "token after": lambda shot: shot.step,
+    "total": lambda shot: shot.total,
+}
+COMPARED = ("prefill with selection", "first token", "total")
+ENOUGH = {"p10": 10, "p90": 10, "p99": 100}  # repetitions that a percentile takes
+DRAWS = 2000
+FEWEST = 20  # repetitions below which a table says that there are few
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """Of one stage, in seconds; a percentile is None where there are too few repetitions for it."""
+
+    n: int
+    median: float
+    p10: float | None
+    p90: float | None
+    p99: float | None
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Quantiles:
+        tails = {
+            name: float(np.percentile(values, int(name[1:]))) if len(values) >= enough else None
+            for name, enough in ENOUGH.items()
+        }
+        return cls(len(values), median(values), **tails, least=min(values), most=max(values))
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """How many times faster than vanilla: the median over rounds, with its 95 % bootstrap interval."""
+
+    times: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, vanilla: Sequence[float], ours: Sequence[float], seed: int) -> Speedup:
+        """Both in seconds, round by round."""
+        ratios = np.asarray(vanilla) / np.asarray(ours)
+        rng = np.random.default_rng(seed)
+        drawn = np.median(ratios[rng.integers(0, len(ratios), (DRAWS, len(ratios)))], axis=1)
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        return cls(float(np.median(ratios)), float(low), float(high))
+
+    def __str__(self) -> str:
+        return f"{self.times:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell; `speedups` are against vanilla of the same mode, none if it is that or that could not run."""
+
+    cell: Cell
+    untouched: bool
+    cost: Cost
+    seconds: Mapping[str, Quantiles]  # by stage; without "token after" if there was one token
+    speedups: Mapping[str, Speedup]
+    memory: int | None  # bytes, the most of all rounds
+    joules: float | None  # of one request
+    roofline: float | None  # FLOP/s of prefill and selection, as a share of a large matrix product's
+
+    @property
+    def few(self) -> bool:
+        return self.seconds["total"].n < FEWEST
+
+
+@dataclass(frozen=True)
+class BreakEven:
+    """From how many visual tokens down a method is faster than vanilla, until one stage is over.
+
+    Linear between the measured budgets, beyond which nothing is said: `tokens` is None if not even the
+    smallest of them is faster, and `beyond` says that the largest still is.
+    """
+
+    method: str
+    mode: str
+    stage: str
+    tokens: float | None
+    beyond: bool
+    budgets: tuple[int, ...]
+
+    def __str__(self) -> str:
+        if self.tokens is None:
+            return f"none (< {self.budgets[0]})"
+        return f"all measured (>= {self.budgets[-1]})" if self.beyond else f"{self.tokens:.0f}"
+
+
+def rows(measured: Measured, cells: Sequence[Cell], vanilla: str, batch: int) -> list[Row]:
+    """A row for every cell that was timed, in the order of `cells`."""
+    timed = [cell for cell in cells if cell in measured.costs and measured.rounds.shots(cell)]
+    whole = {cell.mode: cell for cell in timed if cell.method == vanilla}
+    return [_row(measured, cell, whole.get(cell.mode), batch) for cell in timed]
+
+
+def _row(measured: Measured, cell: Cell, vanilla: Cell | None, batch: int) -> Row:
+    shots, cost = measured.rounds.shots(cell), measured.costs[cell]
+    seconds = {
+        stage: Quantiles.of(values)
+        for stage in STAGES
+        if None not in (values := [STAGES[stage](shot) for shot in shots.values()])
+    }
+    speedups = {}
+    if vanilla and vanilla != cell:
+        theirs = measured.rounds.shots(vanilla)
+        both = [number for number in shots if number in theirs]
+        for stage in COMPARED if both else ():
+            speedups[stage] = Speedup.of(
+                _column(stage, [theirs[number] for number in both]),
+                _column(stage, [shots[number] for number in both]),
+                crc32(repr((*cell, stage)).encode()),
+            )
+    busy = seconds["prefill with selection"].median
+    return Row(
+        cell=cell,
+        untouched=vanilla == cell,
+        cost=cost,
+        seconds=seconds,
+        speedups=speedups,
+        memory=max((shot.memory for shot in shots.values() if shot.memory), default=None),
+        joules=measured.joules.get(cell),
+        roofline=batch * cost.ledger.prefill_flops / busy / measured.peak if measured.peak else None,
+    )
+
+
+def _column(stage: str, shots: Sequence[Shot]) -> list[float]:
+    return [STAGES[stage](shot) for shot in shots]
+
+
+def break_evens(table: Sequence[Row], stages: Sequence[str] = COMPARED) -> list[BreakEven]:
+    """For every method, mode and stage."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in table:
+        if row.speedups:
+            groups.setdefault((row.cell.method, row.cell.mode), []).append(row)
+    return [
+        BreakEven(
+            method, mode, stage,
+            *break_even([(row.cell.keep, row.speedups[stage].times) for row in group]),
+            budgets=tuple(sorted(row.cell.keep for row in group)),
+        )
+        for (method, mode), group in groups.items()
+        for stage in stages
+    ]  # fmt: skip
+
+
+def break_even(points: Sequence[tuple[int, float]]) -> tuple[float | None, bool]:
+    """The largest budget up to which all are as fast as vanilla, and whether that is the largest there is.
+
+    `points` are budgets with their speed-ups; between two of them the line that joins them counts.
+    """
+    ordered = sorted(points)
+    if ordered[0][1] < 1:
+        return None, False
+    for (low, fast), (high, slow) in zip(ordered, ordered[1:], strict=False):
+        if slow < 1:
+            return low + (high - low) * (fast - 1) / (fast - slow), False
+    return float(ordered[-1][0]), True
+
+
+def slower(table: Sequence[Row], tokens: int) -> list[str]:
+    """Where a method is slower than vanilla at a third of the tokens or fewer, and what makes it so."""
+    whole = {row.cell.mode: row for row in table if row.untouched}
+    said = []
+    for row in table:
+        speedup = row.speedups.get("total")
+        if speedup is None or row.cell.keep * 3 > tokens or speedup.high >= 1:
+            continue
+        name = f"{row.cell.method} at {row.cell.keep} tokens"
+        said.append(f"{name} is slower than vanilla ({speedup}): {_reason(row, whole[row.cell.mode])}")
+    return said
+
+
+def _reason(row: Row, whole: Row) -> str:
+    steps = row.seconds.get("token after"), whole.seconds.get("token after")
+    gaps = {
+        stage: row.seconds[stage].median - whole.seconds[stage].median
+        for stage in ("vision", "selection", "prefill", "other")
+    }
+    if steps[0] and steps[1]:
+        gaps["a token after the first"] = steps[0].median - steps[1].median
+    listed = sorted(gaps.items(), key=lambda gap: -gap[1])
+    return ", ".join(f"{stage} {1000 * gap:+.2f} ms" for stage, gap in listed)
+
+
+def record(row: Row, shots: Mapping[int, Shot]) -> dict[str, Any]:
+    """A row with its raw times, ready for JSON."""
+    ledger = row.cost.ledger
+    return {
+        **row.cell._asdict(),
+        "n": row.seconds["total"].n,
+        "seconds": {stage: vars(each) for stage, each in row.seconds.items()},
+        "speedups": {stage: vars(each) for stage, each in row.speedups.items()},
+        "memory bytes": row.memory,
+        "joules": row.joules,
+        "roofline": row.roofline,
+        "host waits": row.cost.waits,
+        "ledger": {
+            "entering": list(ledger.entering),
+            "cached": list(ledger.in_cache),
+            "text": ledger.text,
+            "average": ledger.average,
+            "selection_flops": ledger.selection,
+            "prefill_flops": ledger.prefill_flops,
+            "kv_bytes": ledger.kv_bytes(),
+        },
+        "samples": [{"round": number, **vars(shot)} for number, shot in shots.items()],
+    }

@@ -1,0 +1,123 @@
+"""From cells to findings: a row at a budget, the mean over its seeds, held against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isnan
+from statistics import fmean
+
+import numpy as np
+
+from bench.cells import Cell
+from bench.comparison import VANILLA
+from bench.evaluate import Outcome
+from bench.stats import LEVEL, Interval, chance, holm, interval, shares
+from bench.tasks import Task
+
+Cells = Mapping[tuple[str, int], Mapping[tuple[int, str], Cell]]  # by row and seed: by budget and task
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row at one budget. Shares are percent of vanilla's score, mean over tasks, mean over seeds.
+
+    `gap` is row minus reference with its paired interval over questions, `adjusted` its p after Holm's
+    correction over the table. Seeds are not resampled: their own shares are in `seeds`. A row that is not
+    complete has neither average nor gap; `impossible` says why.
+    """
+
+    row: str
+    keep: int
+    paper_keep: int
+    scores: Mapping[str, float]
+    average: float | None
+    seeds: tuple[float, ...]
+    tokens: float | None  # visual tokens entering a decoder layer, mean over layers
+    left: float | None
+    flops: float | None  # prefill, percent of vanilla's
+    vanilla: Interval | None = None
+    gap: Interval | None = None
+    p: float = 1.0
+    adjusted: float = 1.0
+    impossible: str = ""
+
+    @property
+    def significant(self) -> bool:
+        return self.gap is not None and self.gap.clear and self.adjusted < LEVEL
+
+
+def findings(
+    cells: Cells,
+    tasks: Sequence[Task],
+    budgets: Mapping[int, int],
+    rows: Sequence[str],
+    reference: str | None,
+) -> list[Finding]:
+    """A finding per budget and row, in the recipe's order. Vanilla must be complete."""
+    ((whole, vanilla),) = _outcomes(cells[VANILLA, 0]).items()
+    names = [task.name for task in tasks]
+    listed: list[Finding] = []
+    for keep, paper_keep in budgets.items():
+        runs: dict[tuple[str, int], dict[str, Outcome]] = {(VANILLA, 0): vanilla}
+        reasons: dict[str, str] = {}
+        for (row, seed), found in cells.items():
+            complete = _outcomes(found).get(keep, {})
+            if row != VANILLA and len(complete) == len(names):
+                runs[row, seed] = complete
+            for cell in found.values():
+                if cell.key.keep == keep and cell.impossible:
+                    reasons[row] = cell.impossible
+        sums = {run: {name: np.array(one.sums) for name, one in made.items()} for run, made in runs.items()}
+        drawn = shares(tasks, sums, (VANILLA, 0))
+        means = {
+            row: np.mean([drawn[run] for run in drawn if run[0] == row], axis=0)
+            for row in dict.fromkeys(row for row, _ in runs)
+        }
+        for row in rows:
+            mine = [(seed, made) for (name, seed), made in runs.items() if name == row]
+            if not mine or isnan(means[row][0]):
+                why = reasons.get(row, "it was not run")
+                listed.append(Finding(row, keep, paper_keep, {}, None, (), None, None, None, impossible=why))
+                continue
+            each = [one for _, made in mine for one in made.values()]
+            against = means.get(reference) if reference and reference != row else None
+            costs = [
+                100 * one.ledger.prefill_flops / vanilla[name].ledger.prefill_flops
+                for _, made in mine
+                for name, one in made.items()
+            ]
+            listed.append(
+                Finding(
+                    row, keep, paper_keep,
+                    {name: fmean(made[name].score for _, made in mine) for name in names},
+                    float(means[row][0]),
+                    tuple(float(drawn[row, seed][0]) for seed, _ in mine),
+                    fmean(one.tokens for one in each), fmean(one.left for one in each), fmean(costs),
+                    interval(means[row], means[VANILLA]),
+                    None if against is None else interval(means[row], against),
+                    1.0 if against is None else chance(means[row], against),
+                )
+            )  # fmt: skip
+    return _corrected(listed)
+
+
+def untouched(cells: Cells, tasks: Sequence[Task]) -> dict[str, float]:
+    """Vanilla's scores by task."""
+    ((_, vanilla),) = _outcomes(cells[VANILLA, 0]).items()
+    return {task.name: vanilla[task.name].score for task in tasks}
+
+
+def _outcomes(found: Mapping[tuple[int, str], Cell]) -> dict[int, dict[str, Outcome]]:
+    by_keep: dict[int, dict[str, Outcome]] = {}
+    for (keep, task), cell in found.items():
+        if cell.outcome:
+            by_keep.setdefault(keep, {})[task] = cell.outcome
+    return by_keep
+
+
+def _corrected(listed: Sequence[Finding]) -> list[Finding]:
+    """With p corrected for the number of tests in the table."""
+    tested = [one for one in listed if one.gap]
+    adjusted = dict(zip(map(id, tested), holm([one.p for one in tested]), strict=True)) if tested else {}
+    return [replace(one, adjusted=adjusted.get(id(one), 1.0)) for one in listed]

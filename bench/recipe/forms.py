@@ -1,0 +1,184 @@
+"""What a recipe found as Markdown and LaTeX: measured and paper side by side, and what that comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.budget import MEANING
+from bench.forms import TEX
+from bench.recipe.findings import Finding
+from bench.recipe.paper import Order, Paper, Sign
+from bench.recipe.schema import Recipe
+from bench.table import AVERAGE, MISSING, one
+
+
+@dataclass
+class Told:
+    """Everything that the forms need."""
+
+    recipe: Recipe
+    command: str
+    facts: Mapping[str, str]
+    tokens: int
+    tasks: Sequence[str]
+    paper: Paper | None = None
+    vanilla: Mapping[str, float] = field(default_factory=dict)
+    findings: Sequence[Finding] = ()
+    signs: Sequence[Sign] = ()
+    orders: Sequence[Order] = ()
+    verdict: Sequence[str] = ()
+    headroom: Sequence[Mapping[str, Any]] = ()
+    labels: Sequence[Mapping[str, Any]] = ()
+    speedups: Sequence[tuple[str, int, str, float, float | None]] = ()  # row, budget, stage, here, paper
+
+
+def header(told: Told) -> list[str]:
+    """Column names of `lines`."""
+    names = []
+    for name in (AVERAGE, *told.tasks):
+        names += [name, "paper"] if told.paper else [name]
+    reference = told.recipe.reference
+    against = [f"vs {reference}, 95 %"] if reference else []
+    sign = ["sign"] if reference and told.paper else []
+    seeds = ["seeds"] if len(told.recipe.seeds) > 1 else []
+    return ["row", *names, *against, *sign, *seeds, "tokens/layer", "FLOPs %"]
+
+
+def title(told: Told, finding: Finding) -> str:
+    """What a budget is called."""
+    here = f"{finding.keep} of {told.tokens} visual tokens"
+    if told.paper is None or told.tokens == told.recipe.of:
+        return here
+    return f"{here} (the paper's {finding.paper_keep} of {told.recipe.of})"
+
+
+def lines(told: Told) -> Iterator[tuple[str, list[list[str]]]]:
+    """Titles with their rows as text: vanilla, then budget by budget."""
+    paper = told.paper
+    if told.vanilla:
+        cells = [one(100.0), *(["100.0"] if paper else [])]
+        for task in told.tasks:
+            cells += [one(told.vanilla[task]), *([one(paper.vanilla.get(task))] if paper else [])]
+        empty = len(header(told)) - 1 - len(cells)
+        yield f"all {told.tokens} visual tokens", [["none", *cells, *[""] * empty]]
+    for keep in dict.fromkeys(each.keep for each in told.findings):
+        block = [each for each in told.findings if each.keep == keep]
+        yield title(told, block[0]), [_line(told, each) for each in block]
+
+
+def _line(told: Told, found: Finding) -> list[str]:
+    paper, where = told.paper, (found.row, found.paper_keep)
+    cells = [found.row, one(found.average)]
+    cells += [one(paper.share(*where, told.tasks))] if paper else []
+    for task in told.tasks:
+        cells.append(one(found.scores.get(task)))
+        cells += [one(paper.score(*where, task))] if paper else []
+    if told.recipe.reference:
+        mark = "" if found.significant or not found.gap else "†"
+        cells.append(f"{found.gap}{mark}" if found.gap else "")
+        if paper:
+            cells.append(next((s.words for s in told.signs if (s.row, s.keep) == where), ""))
+    if len(told.recipe.seeds) > 1:
+        cells.append(", ".join(map(one, found.seeds)) if len(found.seeds) > 1 else "")
+    return [*cells, one(found.tokens), one(found.flops)]
+
+
+def notes(told: Told) -> list[str]:
+    """What a reader must know, line by line."""
+    recipe = told.recipe
+    listed = [
+        f"Command: `{told.command}`. Model {told.facts['model']}, {told.facts['date']}, "
+        f"{told.facts['cores']} cores of {told.facts['processor']}, accelerator {told.facts['accelerator']}, "
+        f"torch {told.facts['torch']}."
+    ]
+    if told.findings:
+        listed.append(
+            f"{AVERAGE}: mean over the tasks of score / the untouched model's. "
+            f"Budgets are {MEANING[recipe.match]}."
+        )
+    if recipe.reference:
+        several = len(recipe.seeds) > 1
+        over = ", of the mean over seeds; seeds themselves are not resampled" if several else ""
+        listed.append(
+            f"Intervals are paired bootstrap intervals over questions{over}. "
+            f"† not significant at 5 % after Holm's correction over the table."
+        )
+    if told.paper:
+        listed.append(f"Columns `paper`: {told.paper.model} in the paper; it gives no intervals.")
+    reasons = {f"{each.row} at {each.keep}: {each.impossible}" for each in told.findings if each.impossible}
+    return [*listed, *(f"{MISSING} {reason}" for reason in sorted(reasons))]
+
+
+def markdown(told: Told) -> str:
+    """The whole page."""
+    page = [f"# {told.recipe.title}", ""]
+    names = header(told)
+    if told.findings:
+        page += _table(
+            names, [[[f"*{name}*", *[""] * (len(names) - 1)], *rows] for name, rows in lines(told)]
+        )
+    if told.verdict:
+        page += ["## Beside the paper", "", *(f"- {line}" for line in told.verdict), ""]
+    if told.speedups:
+        page += ["## Times faster than the untouched model", ""]
+        rows = [
+            [row, str(keep), stage, f"{times:.2f}", one(paper)]
+            for row, keep, stage, times, paper in told.speedups
+        ]
+        page += _table(["row", "keep", "stage", "measured", "paper"], [rows])
+    if told.headroom:
+        page += ["## Loss of what was kept", ""]
+        rows = [
+            [str(each["row"]), str(each["keep"]), f"{each['loss']:.3f}", _nats(each["above"])]
+            for each in told.headroom
+        ]
+        page += _table(["row", "keep", "loss, nats", f"above {told.recipe.reference}, 95 %"], [rows])
+    if told.labels:
+        page += ["## Labels", ""]
+        rows = [
+            [
+                str(each["row"]), str(each["kind"]), str(each["grouper"]), str(each["strategy"] or MISSING),
+                str(each["samples"]), f"{each['evaluations per sample']:.0f}",
+                f"{each['loss of a random candidate']:.3f}", f"{each['loss of the label']:.3f}",
+                f"{each['loss of all tokens']:.3f}", _nats(each["against the reference"]),
+            ]
+            for each in told.labels
+        ]  # fmt: skip
+        columns = ["row", "kind", "grouper", "strategy", "samples", "evaluations", "random candidate",
+                   "label", "all tokens", "label vs reference, 95 %"]  # fmt: skip
+        page += _table(columns, [rows])
+    return "\n".join([*page, *(f"- {note}" for note in notes(told))]) + "\n"
+
+
+def _nats(gap: Any) -> str:
+    told = gap.get("difference") if isinstance(gap, Mapping) else None
+    if told is None:
+        return ""
+    inner = told if isinstance(told, Mapping) else gap
+    return f"{inner['difference']:+.3f} [{inner['low']:+.3f}, {inner['high']:+.3f}]"
+
+
+def _table(names: Sequence[str], parts: Sequence[Sequence[Sequence[str]]]) -> list[str]:
+    rule = ["---", *("---:" for _ in names[1:])]
+    rows = [row for part in parts for row in part]
+    return [f"| {' | '.join(row)} |" for row in (names, rule, *rows)] + [""]
+
+
+def latex(told: Told) -> str:
+    """The table for a paper (booktabs)."""
+    names = header(told)
+    body = [r"\begin{tabular}{l" + "r" * (len(names) - 1) + "}", r"\toprule", _tex(names), r"\midrule"]
+    for name, rows in lines(told):
+        body.append(rf"\multicolumn{{{len(names)}}}{{l}}{{\textit{{{_escaped(name)}}}}} \\")
+        body += [*map(_tex, rows), r"\midrule"]
+    return "\n".join([*body[:-1], r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _tex(cells: Sequence[str]) -> str:
+    return " & ".join(map(_escaped, cells)) + r" \\"
+
+
+def _escaped(text: str) -> str:
+    return "".join(TEX.get(sign, sign) for sign in text)

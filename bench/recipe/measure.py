@@ -1,0 +1,151 @@
+"""Steps that time: latency on a GPU or CPU, and the phone protocol. The commands themselves do the work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from sys import stderr
+from typing import Any
+
+from bench.protocol import Facts
+from bench.recipe.paper import published
+from bench.recipe.schema import Edge, Latency, Recipe
+from bench.recipe.steps import RECORD, Answer, Cost, Report, Shop, Step, Train
+
+FILES = {"latency": "results.json", "edge": "edge.json"}
+
+
+def absent(recipe: Recipe) -> list[str]:
+    """What this installation lacks for the recipe's measurements, in words."""
+    wanted = {"latency": recipe.latency, "edge": recipe.edge}
+    return [
+        f"{recipe.name} needs `evocomp bench {name}`, which this version does not have"
+        for name, asked in wanted.items()
+        if asked and find_spec(f"bench.{name}") is None
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Timing(Step):
+    """A timing benchmark over the recipe's rows and budgets, with the compressor that the recipe trained.
+
+    Rows are named by their specs. `comparison` is the folder with the rows' scores once there is one.
+    """
+
+    kind = "time"
+    unit = counted = "benchmarks"
+    code = ("bench/recipe/measure.py",)
+
+    shop: Shop
+    title: str
+    what: str  # latency or edge
+    settings: Latency | Edge
+    answers: Answer
+    trained: Train
+    comparison: Callable[[], Path]
+
+    @property
+    def model(self) -> str:
+        return self.answers.name
+
+    @cached_property
+    def facts(self) -> Facts:
+        rows = [[one.row, one.key] for one in self.answers.candidates]
+        return {
+            "what": self.what, **asdict(self.settings), "rows": rows, "keeps": list(self.answers.keeps),
+            "model": self.shop.fingerprint(self.model)[:16], "compressor": self.trained.digest,
+            "device": self.shop.load(self.model).model.device.type,
+        }  # fmt: skip
+
+    @property
+    def units(self) -> int:
+        return 1
+
+    @property
+    def finished(self) -> int:
+        return int((self.folder / RECORD).is_file())
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(1, 0)
+
+    @property
+    def arguments(self) -> list[str]:
+        """Of the command."""
+        told = {
+            "model": self.model, "keep": ",".join(map(str, self.answers.keeps)),
+            "compressor": self.trained.folder, "out": self.folder,
+        }  # fmt: skip
+        if isinstance(self.settings, Edge):
+            told |= {"runtimes": self.settings.runtime, "rounds": self.settings.rounds,
+                     "samples": self.settings.samples}  # fmt: skip
+        else:
+            mllm = self.shop.load(self.model)
+            told |= {
+                "methods": ",".join(one.row for one in self.answers.candidates),
+                "repetitions": self.settings.repetitions, "new": self.settings.steps,
+                "accuracy": self.comparison(), "device": mllm.model.device.type,
+                "dtype": str(mllm.model.dtype).removeprefix("torch."),
+            }  # fmt: skip
+        return [
+            "bench",
+            self.what,
+            *(part for key, value in told.items() for part in (f"--{key}", str(value))),
+        ]
+
+    def work(self, report: Report) -> None:
+        from bench.cli import main  # not at the top: it is above this package
+
+        with redirect_stdout(stderr):
+            main(self.arguments, standalone_mode=False)
+        report(1, 1)
+
+    def read(self) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads((self.folder / FILES[self.what]).read_text())
+        return told
+
+    def speedups(self) -> Iterator[tuple[str, int, str, float, float | None]]:
+        """Row, budget, stage, how many times faster than the untouched model, and the paper's figure."""
+        if self.what == "latency":
+            yield from _latency(self.read())
+        else:
+            yield from _edge(self.read(), self.shop.load(self.model).visual_tokens)
+
+
+def _latency(told: Mapping[str, Any]) -> Iterator[tuple[str, int, str, float, float | None]]:
+    paper = published()["figure4"]["speedup"]
+    for row in told["rows"]:
+        for stage, key in (("prefill with selection", "prefill"), ("total", "total")):
+            if faster := row["speedups"].get(stage):
+                theirs = paper[key] if row["method"].startswith("evocomp") else None
+                yield row["method"], row["keep"], stage, faster["times"], theirs
+
+
+def _edge(told: Mapping[str, Any], tokens: int) -> Iterator[tuple[str, int, str, float, float | None]]:
+    paper = {row["retained_visual_tokens"]: row["speedup"] for row in published()["table4"]["rows"]}
+    for runtime in told["runtimes"]:
+        for row in runtime["rows"]:
+            theirs = paper.get(round(row["keep"] * 576 / tokens))
+            yield runtime["runtime"], row["keep"], "total", row["speedup"], theirs
+
+
+def timings(
+    recipe: Recipe, shop: Shop, answers: Answer, trains: Mapping[tuple[str, int], Train],
+    comparison: Callable[[], Path],
+) -> list[Timing]:  # fmt: skip
+    """The timing steps of a recipe; ValueError for what this installation lacks."""
+    asked = {"latency": recipe.latency, "edge": recipe.edge}
+    wanted = {name: settings for name, settings in asked.items() if settings}
+    if wanted and (lacks := absent(recipe)):
+        raise ValueError("; ".join(lacks))
+    if wanted and not trains:
+        raise ValueError(f"{recipe.name}: a timing needs a row that learns")
+    return [
+        Timing(shop, f"time: {name}", name, settings, answers, next(iter(trains.values())), comparison)
+        for name, settings in wanted.items()
+    ]

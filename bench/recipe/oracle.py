@@ -1,0 +1,260 @@
+"""What selection could reach: masks searched for the very question, or for another one about the same image.
+
+The search sees the gold answer, so a searched mask is no method; it is the head-room of all methods. A mask
+searched for one question and kept for another says how much of it is about the image, and how much about the
+question.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from baselines import Grid
+from bench.cells import Cell, Cells, Key, read_cells
+from bench.evaluate import Outcome, evaluate
+from bench.outputs import put
+from bench.protocol import Facts
+from bench.recipe.steps import MODEL, Answer, Cost, Label, Report, Shop, Step, prefill_flops
+from bench.tasks import Task
+from compress.fitness import AnswerLoss
+from compress.models import MLLM
+from compress.samples import Sample
+from compress.transfer import Choice, Replay
+from compress.workers import each
+
+FILE = "losses.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Searched(Step):
+    """Answers with searched masks: those of `labels`, by budget and task."""
+
+    kind = "searched"
+    unit = counted = "answers"
+    code = ("bench/recipe/oracle.py", "compress/transfer.py", *Answer.code)
+
+    shop: Shop
+    title: str
+    row: str
+    other: bool  # whether a sample gets the mask of another question about its image
+    answers: Answer
+    labels: Mapping[tuple[int, str], Label]
+
+    @property
+    def model(self) -> str:
+        return self.answers.name
+
+    @cached_property
+    def facts(self) -> Facts:
+        told = [[keep, task, label.digest] for (keep, task), label in self.labels.items()]
+        return {"row": self.row, "other": self.other, "answers": dict(self.answers.facts), "labels": told}
+
+    @property
+    def units(self) -> int:
+        return sum(self.answers.sizes[task] for _, task in self.labels)
+
+    @property
+    def finished(self) -> int:
+        return sum(self.answers.sizes[cell.key.task] for cell in read_cells(self.folder) if cell.outcome)
+
+    @property
+    def cost(self) -> Cost:
+        return self.answers.cost
+
+    def work(self, report: Report) -> None:
+        mllm = self.shop.load(self.model)
+        told = {name: value for name, value in self.answers.facts.items() if name != "vanilla"}
+        method = {"class": "Searched", "other": self.other, "adaptive": False, "labels": self.digest}
+        cells = Cells(self.folder, told, {self.row: method})
+        tasks = {task.name: (task, samples) for task, samples in self.answers.data.items()}
+        todo = [key for keep, task in self.labels if not cells.finished(key := Key(self.row, keep, task))]
+        done = self.finished
+        report(done, self.units)
+        work = _Answering(self, mllm, tasks)
+        with closing(each(work, todo, self.shop.workers)) as made:
+            for key, outcome in made:
+                cells.add(key, tasks[key.task][1], outcome)
+                done += self.answers.sizes[key.task]
+                report(done, self.units)
+
+    def masks(self, keep: int, task: Task, samples: Sequence[Sample]) -> list[tuple[int, ...]]:
+        """What each sample is to keep, in the samples' order."""
+        found = [one.kept for one in self.labels[keep, task.name].labels()]
+        places = partners(samples) if self.other else range(len(samples))
+        return [found[place] for place in places]
+
+    def cells(self) -> dict[tuple[str, int], dict[tuple[int, str], Cell]]:
+        """As `Answer.cells`."""
+        return {(self.row, 0): {(cell.key.keep, cell.key.task): cell for cell in read_cells(self.folder)}}
+
+
+@dataclass(frozen=True)
+class _Answering:
+    step: Searched
+    mllm: MLLM
+    tasks: Mapping[str, tuple[Task, Sequence[Sample]]]
+
+    def __call__(self, key: Key) -> Outcome:
+        task, samples = self.tasks[key.task]
+        masks = self.step.masks(key.keep, task, samples)
+        given = Replay(Grid(), choices(self.mllm, masks))
+        batch = replace(self.step.shop.batches(self.step.model), automatic=False)  # a replay has one order
+        return evaluate(self.mllm, task, samples, given, key.keep, batch=batch, match="tokens")
+
+
+def choices(mllm: MLLM, masks: Sequence[Sequence[int]]) -> Iterator[Choice]:
+    """Masks as what a method would have chosen, for images of one grid."""
+    return (Choice(mllm.visual_tokens, mllm.grid, torch.tensor(mask)) for mask in masks)
+
+
+def partners(samples: Sequence[Sample]) -> list[int]:
+    """For each sample the place of the next one about the same image, in a circle.
+
+    ValueError if an image has one question only.
+    """
+    by_image: dict[str, list[int]] = {}
+    for place, one in enumerate(samples):
+        by_image.setdefault(one.picture_digest, []).append(place)
+    if lonely := next((places[0] for places in by_image.values() if len(places) < 2), None):
+        raise ValueError(
+            f"sample {samples[lonely].id} is alone with its image: `searched: other` needs several questions "
+            f"about each image, as the task scenes has them"
+        )
+    following = {
+        place: places[(turn + 1) % len(places)]
+        for places in by_image.values()
+        for turn, place in enumerate(places)
+    }
+    return [following[place] for place in range(len(samples))]
+
+
+@dataclass(frozen=True, eq=False)
+class Losses(Step):
+    """Loss of the gold answer with what every row kept, as the search measures it: before the decoder.
+
+    Of rows that merge tokens or keep another number of them there is no such loss.
+    """
+
+    kind = "losses"
+    unit = counted = "samples"
+    code = ("bench/recipe/oracle.py", "compress/fitness.py", *MODEL)
+
+    shop: Shop
+    title: str
+    answers: Answer
+    others: Sequence[Searched]
+
+    @property
+    def model(self) -> str:
+        return self.answers.name
+
+    @cached_property
+    def facts(self) -> Facts:
+        rows = [one.name for one in self.answers.candidates]
+        searched = [one.digest for one in self.others]
+        return {"answers": self.answers.digest, "keeps": list(self.answers.keeps), "rows": rows,
+                "searched": searched}  # fmt: skip
+
+    @property
+    def units(self) -> int:
+        return sum(self.answers.sizes.values())
+
+    @property
+    def finished(self) -> int:
+        return self.units if (self.folder / FILE).is_file() else 0
+
+    @property
+    def cost(self) -> Cost:
+        keeps = self.answers.keeps
+        mean = sum(keeps) / len(keeps)
+        rows = len(self.answers.candidates) + len(self.others)
+        return Cost(2 + rows * len(keeps), prefill_flops(self.shop.load(self.model), mean))
+
+    def work(self, report: Report) -> None:
+        mllm = self.shop.load(self.model)
+        kept = self._kept()
+        found: list[dict[str, object]] = []
+        done = 0
+        for task, samples in self.answers.data.items():
+            jobs = list(range(len(samples)))
+            made = dict(each(_Measuring(mllm, samples, kept, task.name), jobs, self.shop.workers))
+            rows = {place for one in made.values() for place in one}
+            for row, keep in sorted(rows):
+                listed = [made[place][row, keep] for place in jobs]
+                found.append({"row": row, "keep": keep, "task": task.name, "losses": listed})
+            done += len(samples)
+            report(done, self.units)
+        put(self.folder / FILE, json.dumps(found) + "\n")
+
+    def _kept(self) -> dict[tuple[str, int, str], Sequence[Sequence[int]]]:
+        """Of the first seed of each row that kept `keep` real tokens of every sample."""
+        cells = self.answers.cells()
+        for one in self.others:
+            cells |= one.cells()
+        seeds = {row: seed for row, seed in sorted(cells, reverse=True)}
+        return {
+            (row, keep, task): cell.outcome.kept
+            for (row, seed), listed in cells.items()
+            for (keep, task), cell in listed.items()
+            if cell.outcome and seeds[row] == seed
+            and all(len(one) == keep and min(one) >= 0 for one in cell.outcome.kept)
+        }  # fmt: skip
+
+    def read(self) -> dict[tuple[str, int], dict[str, list[float]]]:
+        """Losses by row and budget, per task and sample."""
+        found: dict[tuple[str, int], dict[str, list[float]]] = {}
+        for one in json.loads((self.folder / FILE).read_text()):
+            found.setdefault((one["row"], one["keep"]), {})[one["task"]] = one["losses"]
+        return found
+
+
+@dataclass(frozen=True)
+class _Measuring:
+    """Losses of one sample, by row and budget."""
+
+    mllm: MLLM
+    samples: Sequence[Sample]
+    kept: Mapping[tuple[str, int, str], Sequence[Sequence[int]]]
+    task: str
+
+    def __call__(self, place: int) -> dict[tuple[str, int], float]:
+        one = self.samples[place]
+        picture = one.image_at(self.mllm.image_side)
+        loss = AnswerLoss(self.mllm, self.mllm.embed(picture, one.question, one.answers[0]))
+        masks = {key[:2]: listed[place] for key, listed in self.kept.items() if key[2] == self.task}
+        by_count: dict[int, list[tuple[str, int]]] = {}
+        for row, mask in masks.items():
+            by_count.setdefault(len(mask), []).append(row)
+        return {
+            row: float(value)
+            for rows in by_count.values()
+            for row, value in zip(rows, loss(np.array([masks[row] for row in rows])), strict=True)
+        }
+
+
+def headroom(
+    losses: Mapping[tuple[str, int], Mapping[str, Sequence[float]]], reference: str, rows: Sequence[str]
+) -> list[dict[str, object]]:
+    """Mean loss of the `rows`, and how far above the reference's on the same samples, with 95 % intervals."""
+    from scipy.stats import bootstrap  # not at the top: half a second
+
+    lines: list[dict[str, object]] = []
+    for row, keep in sorted(losses, key=lambda place: (-place[1], rows.index(place[0]))):
+        tasks = losses[row, keep]
+        mine = np.concatenate([tasks[task] for task in tasks])
+        told: dict[str, object] = {"row": row, "keep": keep, "loss": float(mine.mean()), "above": None}
+        best = losses.get((reference, keep))
+        if best and row != reference and best.keys() == tasks.keys():
+            gaps = mine - np.concatenate([best[task] for task in tasks])
+            drawn = bootstrap((gaps,), np.mean, n_resamples=2000, batch=50, method="percentile", rng=0)
+            low, high = map(float, drawn.confidence_interval)
+            told["above"] = {"difference": float(gaps.mean()), "low": low, "high": high}
+        lines.append(told)
+    return lines

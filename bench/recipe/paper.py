@@ -1,0 +1,172 @@
+"""The paper's numbers beside measured ones: same direction, same order, how far.
+
+Only shares of the untouched model's score are held against each other, never scores of different benchmarks.
+The paper gives no intervals, so "same sign" can only be doubted from our side.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from statistics import fmean
+from typing import Any
+
+from bench.recipe.findings import Finding
+from bench.recipe.schema import RECIPES
+from bench.stats import Interval
+from evosearch.registry import unknown
+
+SAME, OPPOSITE, NONE = "same sign", "opposite sign", "no difference"
+
+
+@cache
+def published() -> dict[str, Any]:
+    """All numbers of the paper by table or figure."""
+    told: dict[str, Any] = json.loads((RECIPES / "paper.json").read_text())
+    return told
+
+
+@dataclass(frozen=True)
+class Paper:
+    """One table: scores by budget, row and task."""
+
+    model: str
+    tokens: int
+    vanilla: Mapping[str, float]
+    retain: Mapping[int, Mapping[str, Mapping[str, float]]]
+
+    @classmethod
+    def of(cls, name: str) -> Paper:
+        """ValueError for a table that the paper does not have, or that has no scores."""
+        told = published().get(name, {})
+        if "retain" not in told:
+            scored = [key for key, value in published().items() if "retain" in value]
+            raise ValueError(unknown("table of the paper", name, scored))
+        retain = {int(keep): rows for keep, rows in told["retain"].items()}
+        return cls(told["model"], told["visual_tokens"], told["vanilla"], retain)
+
+    def score(self, row: str, keep: int, task: str) -> float | None:
+        return self.retain.get(keep, {}).get(row, {}).get(task)
+
+    def share(self, row: str, keep: int, tasks: Sequence[str]) -> float | None:
+        """Mean over the tasks of the row's score / vanilla's, in percent; None where one is missing."""
+        scores = [self.score(row, keep, task) for task in tasks]
+        if not scores or any(score is None or task not in self.vanilla
+                             for score, task in zip(scores, tasks, strict=True)):  # fmt: skip
+            return None
+        return fmean(
+            100 * score / self.vanilla[task]
+            for score, task in zip(scores, tasks, strict=True)
+            if score is not None
+        )
+
+
+@dataclass(frozen=True)
+class Sign:
+    """One row against the reference, in the paper and here, in points of the mean share of vanilla."""
+
+    row: str
+    keep: int  # the paper's
+    paper: float
+    measured: Interval
+    significant: bool
+
+    @property
+    def agrees(self) -> bool:
+        return self.paper * self.measured.difference > 0
+
+    @property
+    def words(self) -> str:
+        if abs(self.paper) < 0.05:
+            return "the paper has no difference"
+        if self.measured.difference == 0:
+            return NONE
+        told = SAME if self.agrees else OPPOSITE
+        return f"{told}, {'beyond' if self.significant else 'within'} chance"
+
+
+@dataclass(frozen=True)
+class Order:
+    """How alike two rankings of the rows of one budget are; correlations are None for fewer than 3 rows."""
+
+    keep: int
+    rows: int
+    kendall: float | None
+    kendall_p: float | None
+    spearman: float | None
+    off: float  # mean absolute difference of the mean shares, in points
+
+
+def signs(found: Sequence[Finding], paper: Paper, tasks: Sequence[str], reference: str) -> list[Sign]:
+    """Every row that the paper has too, against the reference."""
+    listed = []
+    for one in found:
+        ours, whole = (paper.share(row, one.paper_keep, tasks) for row in (one.row, reference))
+        if one.gap and ours is not None and whole is not None and one.row != reference:
+            listed.append(Sign(one.row, one.paper_keep, ours - whole, one.gap, one.significant))
+    return listed
+
+
+def orders(found: Sequence[Finding], paper: Paper, tasks: Sequence[str]) -> list[Order]:
+    """Per budget, the order of the rows by their mean share, in the paper and here."""
+    from scipy.stats import kendalltau, spearmanr  # not at the top: half a second
+
+    made = []
+    for keep in dict.fromkeys(one.paper_keep for one in found):
+        pairs = [
+            (share, one.average)
+            for one in found
+            if one.paper_keep == keep and one.average is not None
+            and (share := paper.share(one.row, keep, tasks)) is not None
+        ]  # fmt: skip
+        if len(pairs) < 2:
+            continue
+        theirs, ours = zip(*pairs, strict=True)
+        off = fmean(abs(a - b) for a, b in pairs)
+        varied = len(pairs) > 2 and len(set(theirs)) > 1 and len(set(ours)) > 1
+        kendall = kendalltau(theirs, ours) if varied else None
+        made.append(
+            Order(
+                keep, len(pairs),
+                float(kendall.statistic) if kendall else None,
+                float(kendall.pvalue) if kendall else None,
+                float(spearmanr(theirs, ours).statistic) if varied else None,
+                off,
+            )
+        )  # fmt: skip
+    return made
+
+
+def verdict(found: Sequence[Sign], ranks: Sequence[Order], paper: Paper, model: str) -> list[str]:
+    """What the comparison with the paper comes to, in sentences."""
+    if not found and not ranks:
+        return []
+    lines = [
+        f"The paper measured {paper.model} on the benchmarks themselves; here it is {model}. Directions and "
+        f"order can be held against each other, the size of a difference cannot."
+    ]
+    for keep in dict.fromkeys([*(one.keep for one in found), *(one.keep for one in ranks)]):
+        told = [one for one in found if one.keep == keep and abs(one.paper) >= 0.05]
+        parts = []
+        if told:
+            same = [one for one in told if one.agrees]
+            clear = [one for one in told if one.significant]
+            part = f"{len(same)} of {len(told)} differences from the reference have the paper's sign"
+            wrong = [one.row for one in clear if not one.agrees]
+            part += f"; of the {len(clear)} beyond chance, {len(clear) - len(wrong)} do" if clear else ""
+            part += "; none is beyond chance" if not clear else ""
+            part += f" (not: {', '.join(wrong)})" if wrong else ""
+            parts.append(part)
+        for one in ranks:
+            if one.keep == keep and one.kendall is not None and one.kendall_p is not None:
+                doubt = "" if one.kendall_p < 0.05 else ", which chance alone could do"
+                parts.append(
+                    f"over {one.rows} rows Kendall's tau is {one.kendall:+.2f} (p = {one.kendall_p:.2g}"
+                    f"{doubt}), Spearman's rho {one.spearman:+.2f}"
+                )
+            if one.keep == keep:
+                parts.append(f"mean shares are {one.off:.1f} points apart on average")
+        lines.append(f"At the paper's {keep} tokens: {'; '.join(parts)}.")
+    return lines

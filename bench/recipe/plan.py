@@ -1,0 +1,163 @@
+"""From a recipe to its steps, and what they will take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from bench.compressors import selector_for
+from bench.data.instructions import Index, Instructions
+from bench.protocol import of_task
+from bench.recipe.measure import Timing, absent, timings
+from bench.recipe.oracle import Losses, Searched
+from bench.recipe.schema import Learning, Recipe
+from bench.recipe.steps import Answer, Candidate, Label, Pool, Shop, Step, Train, digest_of, named, trained
+from bench.tasks import Task
+from bench.tasks.load import load_tasks
+from bench.tasks.mixture import training_samples
+from compress.models import MLLM, MODELS
+from compress.samples import Sample
+
+COMPARISON = "comparison"  # folder of a result
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The steps of a recipe in the order in which they can be done, each once.
+
+    `stores` are the label steps by the row that learns from them; `trains` the training steps by row and
+    seed.
+    """
+
+    recipe: Recipe
+    shop: Shop
+    stores: Mapping[str, Label]
+    trains: Mapping[tuple[str, int], Train]
+    answers: Answer
+    searched: Sequence[Searched]
+    losses: Losses | None
+    timed: Sequence[Timing]
+
+    @property
+    def mllm(self) -> MLLM:
+        return self.shop.load(self.recipe.model)
+
+    @cached_property
+    def steps(self) -> list[Step]:
+        listed: list[Step] = [*self.stores.values(), *self.trains.values()]
+        if self.recipe.rows:
+            listed.append(self.answers)
+        for one in self.searched:
+            listed += [*one.labels.values(), one]
+        if self.losses:
+            listed.append(self.losses)
+        listed += self.timed
+        return list({(step.digest, step.units): step for step in listed}.values())
+
+    @cached_property
+    def budgets(self) -> dict[int, int]:
+        return self.recipe.budgets(self.mllm.visual_tokens)
+
+    @cached_property
+    def folder(self) -> Path:
+        """Of the results: another one for other settings, models or code."""
+        told = {key: value for key, value in asdict(self.recipe).items() if key not in ("name", "title")}
+        keys = [one.key for one in self.answers.candidates]
+        digest = digest_of(told, self.answers.digest, keys, [step.digest for step in self.steps])
+        return self.shop.folder / f"{self.recipe.name}-{digest[:8]}"
+
+
+def plan(recipe: Recipe, shop: Shop) -> Plan:
+    """The steps of a recipe; ValueError for what can be seen to be wrong before any work."""
+    mllm = shop.load(recipe.model)
+    data = load_tasks(recipe.tasks, recipe.n, recipe.split, data=recipe.data, protocol=recipe.protocol)
+    pool = training_pool(recipe.mixture, recipe.images)
+    stores: dict[str, Label] = {}
+    trains: dict[tuple[str, int], Train] = {}
+    candidates: list[Candidate] = []
+    for name, row in recipe.rows.items():
+        if row.method:
+            candidates.append(named(selector_for(row.method, mllm.name), name, row.positions))
+        if row.learns:
+            learner = recipe.source if row.learns.source_gives and recipe.source else recipe.model
+            stores[name] = _labels(shop, name, learner, row.learns, pool)
+            for seed in recipe.seeds:
+                config = replace(row.learns.train, seed=seed)
+                step = Train(shop, f"train: {name}, seed {seed}", stores[name], config)
+                trains[name, seed] = step
+                chooser = recipe.source if row.learns.source_gives == "indices" else None
+                depth = row.learns.layer(mllm.layers)
+                candidates.append(trained(step, name, row.learns.selects, depth, row.positions, chooser))
+    budgets = recipe.budgets(mllm.visual_tokens)
+    answers = Answer(shop, "answer", recipe.model, tuple(candidates), tuple(budgets), data, recipe.match)
+    oracle = {name: row for name, row in recipe.rows.items() if row.searched}
+    if oracle and recipe.match != "tokens":
+        raise ValueError(
+            f"match={recipe.match}: searched masks have as many tokens as they have; match: tokens"
+        )
+    masks = _masks(recipe, shop, data, budgets) if oracle else {}
+    searched = [
+        Searched(shop, f"answer with masks: {name}", name, row.searched == "other", answers, masks)
+        for name, row in oracle.items()
+    ]
+    losses = Losses(shop, "losses of what was kept", answers, searched) if recipe.losses else None
+    made: list[Plan] = []
+    timed = timings(recipe, shop, answers, trains, lambda: made[0].folder / COMPARISON)
+    made.append(Plan(recipe, shop, stores, trains, answers, searched, losses, timed))
+    return made[0]
+
+
+def lacking(recipe: Recipe) -> list[str]:
+    """What the recipe needs and this version does not have, in words: models, benchmarks."""
+    models = dict.fromkeys(filter(None, (recipe.model, recipe.source)))
+    strangers = [name for name in models if name.startswith("micro") and name not in MODELS]
+    return [
+        *(f"{recipe.name} needs the model {name}, which is not shipped yet: name another (--model, --set)"
+          for name in strangers if not Path(name).exists()),
+        *absent(recipe),
+    ]  # fmt: skip
+
+
+def training_pool(mixture: str | None, images: str | None) -> Pool:
+    """The miniature's training samples, or those of LLaVA's mixture in the order of their ids' hashes."""
+    if mixture is None or images is None:
+        return Pool({"samples": "the micro mixture"}, training_samples)
+    path = Path(mixture)
+    if not path.is_file():
+        raise ValueError(f"there is no instruction mixture at {path}")
+    folder = Path(images)
+
+    def take(count: int) -> list[Sample]:
+        chosen = Instructions(Index.of(path), folder, n=count)
+        if len(chosen) < count:
+            raise ValueError(f"{path} has {len(chosen)} usable samples, and {count} are wanted")
+        chosen.refuse_changed()
+        return list(chosen)
+
+    return Pool({"samples": path.name, "bytes": path.stat().st_size}, take)
+
+
+def _labels(shop: Shop, row: str, model: str, learns: Learning, pool: Pool) -> Label:
+    what = [learns.labels.kind, learns.labels.grouper, learns.labels.strategy or ""]
+    title = f"label: {', '.join(filter(None, what))}"
+    return Label(shop, title, model, learns.labels, pool, learns.samples)
+
+
+def _masks(
+    recipe: Recipe, shop: Shop, data: Mapping[Task, Sequence[Sample]], budgets: Mapping[int, int]
+) -> dict[tuple[int, str], Label]:
+    """Searches on the very samples that are asked."""
+
+    def taken(samples: Sequence[Sample]) -> Callable[[int], list[Sample]]:
+        return lambda count: list(samples[:count])
+
+    return {
+        (keep, task.name): Label(
+            shop, f"search masks: {task.name}, {keep} tokens", recipe.model,
+            replace(recipe.search, keep=keep), Pool(of_task(task, samples), taken(samples)), len(samples),
+        )
+        for keep in budgets
+        for task, samples in data.items()
+    }  # fmt: skip

@@ -1,0 +1,148 @@
+"""Working off a plan, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench.cells import Cell, Cells, Key
+from bench.commands.labels import difference, summarise
+from bench.comparison import VANILLA, Comparison, Group, assemble
+from bench.environment import environment
+from bench.origin import Origin
+from bench.outputs import put, write
+from bench.recipe.draw import draw
+from bench.recipe.findings import findings, untouched
+from bench.recipe.forms import Told, latex, markdown
+from bench.recipe.oracle import headroom
+from bench.recipe.paper import Paper, orders, signs, verdict
+from bench.recipe.plan import COMPARISON, Plan
+from bench.recipe.steps import Bar
+
+SPEEDUP = ("row", "keep", "stage", "times", "paper")
+
+
+def run(plan: Plan, bar: Bar, command: str) -> Path:
+    """Do what is left of the plan; the folder with results.json, tables, the comparison and pictures.
+
+    Everything finished is kept when it is interrupted; the same call goes on.
+    """
+    for step in plan.steps:
+        if step not in plan.timed:
+            step.do(bar)
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    comparison = compared(plan) if plan.recipe.rows else None
+    for step in plan.timed:  # they plot the scores of the comparison
+        step.do(bar)
+    told = tell(plan, command)
+    put(plan.folder / "results.json", json.dumps(results(plan, told), indent=1) + "\n")
+    put(plan.folder / "table.md", markdown(told))
+    put(plan.folder / "table.tex", latex(told))
+    if comparison:
+        write(comparison, plan.mllm, plan.folder / COMPARISON, Origin(plan.recipe.title, {}, [command]))
+    if plan.recipe.draw:
+        draw(plan, plan.recipe.draw, comparison)
+    return plan.folder
+
+
+def cells_of(plan: Plan) -> dict[tuple[str, int], dict[tuple[int, str], Cell]]:
+    """All cells by row and seed."""
+    found = plan.answers.cells() if plan.recipe.rows else {}
+    for one in plan.searched:
+        found |= one.cells()
+    return found
+
+
+def tell(plan: Plan, command: str) -> Told:
+    """What the finished steps say, held against the paper."""
+    recipe, tasks = plan.recipe, list(plan.answers.data)
+    names = [task.name for task in tasks]
+    facts = environment() | {"model": plan.mllm.name, "fingerprint": plan.mllm.fingerprint()[:16]}
+    paper = Paper.of(recipe.paper) if recipe.paper and recipe.rows else None
+    told = Told(recipe=recipe, command=command, facts=facts, tokens=plan.mllm.visual_tokens, tasks=names,
+                paper=paper)  # fmt: skip
+    if not recipe.rows:
+        return told
+    cells = cells_of(plan)
+    found = findings(cells, tasks, plan.budgets, list(recipe.rows), recipe.reference)
+    told.vanilla, told.findings = untouched(cells, tasks), found
+    if paper:
+        told.orders = orders(found, paper, names)
+        told.signs = signs(found, paper, names, recipe.reference) if recipe.reference else []
+        told.verdict = verdict(told.signs, told.orders, paper, plan.mllm.name)
+    if plan.losses and recipe.reference:
+        told.headroom = headroom(plan.losses.read(), recipe.reference, [VANILLA, *recipe.rows])
+    told.labels = label_costs(plan)
+    told.speedups = [one for step in plan.timed for one in step.speedups()]
+    return told
+
+
+def label_costs(plan: Plan) -> list[dict[str, Any]]:
+    """What each label store is like, which rows learn from it, and its loss against the reference's."""
+    sharing: dict[tuple[str, int], list[str]] = {}
+    for row, step in plan.stores.items():
+        sharing.setdefault((step.digest, step.units), []).append(row)
+    reference = plan.recipe.reference
+    base = plan.stores.get(reference) if reference else None
+    lines: list[dict[str, Any]] = []
+    for rows in sharing.values():
+        store = plan.stores[rows[0]].store()
+        against = difference(base.store(), store) if base and reference not in rows else None
+        lines.append({"row": ", ".join(rows), **summarise(store), "against the reference": against})
+    return lines
+
+
+def compared(plan: Plan) -> Comparison:
+    """All rows and seeds as a comparison, whose cells lie in the result's folder for `evocomp table`."""
+    several = len(plan.recipe.seeds) > 1
+    cells: dict[Key, Cell] = {}
+    for (row, seed), listed in cells_of(plan).items():
+        name = f"{row}, seed {seed}" if several and (row, seed) in plan.trains else row
+        for (keep, task), cell in listed.items():
+            key = Key(name, keep, task)
+            cells[key] = Cell(key, cell.protocol, cell.method, cell.outcome, cell.impossible)
+    data = {task.name: samples for task, samples in plan.answers.data.items()}
+    protocol = {name: value for name, value in plan.answers.facts.items() if name != "vanilla"}
+    kept = Cells(plan.folder / COMPARISON, protocol, {key.method: cell.method for key, cell in cells.items()})
+    for key, cell in cells.items():
+        if not kept.finished(key):
+            kept.add(key, data[key.task], cell.outcome, cell.impossible)
+    reference = plan.recipe.reference
+    if reference and several and (reference, plan.recipe.seeds[0]) in plan.trains:
+        reference = f"{reference}, seed {plan.recipe.seeds[0]}"
+    return assemble(
+        list(plan.answers.data), [Group(cells, plan.mllm.visual_tokens)], list(plan.budgets),
+        reference=reference, match=plan.recipe.match, samples=data,
+    )  # fmt: skip
+
+
+def results(plan: Plan, told: Told) -> dict[str, Any]:
+    """All of it, ready for JSON."""
+    paper = told.paper
+    return {
+        "recipe": asdict(plan.recipe),
+        "command": told.command,
+        "facts": told.facts,
+        "steps": [
+            {"step": step.folder.name, "title": step.title, "runs": step.record.get("runs", [])}
+            for step in plan.steps
+        ],
+        "vanilla": told.vanilla,
+        "rows": [
+            {
+                **asdict(one), "significant": one.significant,
+                "paper": {task: paper.score(one.row, one.paper_keep, task) for task in told.tasks}
+                if paper else None,
+                "paper_average": paper.share(one.row, one.paper_keep, told.tasks) if paper else None,
+            }
+            for one in told.findings
+        ],
+        "signs": [{**asdict(one), "words": one.words} for one in told.signs],
+        "orders": [asdict(one) for one in told.orders],
+        "verdict": told.verdict,
+        "headroom": told.headroom,
+        "labels": told.labels,
+        "speedups": [dict(zip(SPEEDUP, one, strict=True)) for one in told.speedups],
+    }  # fmt: skip

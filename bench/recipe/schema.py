@@ -1,0 +1,334 @@
+"""What a recipe may say, and reading one: names and types are checked, a wrong name gets its neighbour.
+
+A recipe names things and gives numbers; it contains no expressions. Its first line is the command that runs
+it, as a comment. Budgets are written as the paper has them (`keep: [192, 128, 64]`, `of: 576`) and scaled to
+the visual tokens of the model at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from baselines import METHODS
+from bench.budget import Match
+from bench.compressors import takes_compressor
+from bench.tasks import BENCHMARKS
+from compress.base import Positions, scaled_layer
+from compress.labels import LabelConfig
+from compress.training import TrainConfig
+from evosearch.registry import options, unknown
+from evosearch.registry import parse as parse_spec
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How the compressor of a row comes to be, and where it acts.
+
+    `samples` of the training mixture are labelled; `selects` is the method, of those that take a compressor,
+    that chooses tokens by it; `depth` is the layer of a 32-layer decoder before which EvoComp acts, 0 before
+    the decoder. `source_gives` is what the recipe's `source` model does for this row: it
+    chooses the indices that are kept here (the paper's Table 3), or it is the model that the compressor was
+    trained on (its Figure 3).
+    """
+
+    samples: int = 1200
+    labels: LabelConfig = field(default_factory=LabelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    selects: str = "evocomp"
+    depth: int = 0
+    source_gives: Literal["indices", "compressor"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples < 2 or self.depth < 0:
+            given = f"samples={self.samples}, depth={self.depth}"
+            raise ValueError(f"{given}: ask for 2 samples or more, and for no negative layer")
+        if not takes_compressor(self.selects):
+            raise ValueError(f"selects={self.selects}: choose a method that takes a compressor, as evocomp")
+        if self.depth and "depth" not in options(METHODS[parse_spec(self.selects)[0]]):
+            raise ValueError(f"depth={self.depth}: {self.selects} has its own, as evocomp+:layer=2")
+        if self.train.seed:
+            raise ValueError("train.seed: the seeds of training are the recipe's `seeds`")
+
+    def layer(self, layers: int) -> int:
+        """The decoder layer, of `layers`, before which the compressor acts."""
+        return scaled_layer(self.depth, layers) if self.depth else 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: a `method` by its spec, masks that are `searched`, or a compressor that learns.
+
+    `searched` takes the mask that the search finds for the very question that is then asked ("own"), or for
+    another question about the same image ("other"). `positions` are the method's own by default.
+    """
+
+    method: str | None = None
+    searched: Literal["own", "other"] | None = None
+    learns: Learning | None = None
+    positions: Positions | None = None
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Pictures of some samples of a task: their `groups` (paper Figure 2) or the tokens `kept` (5 and 6)."""
+
+    what: Literal["groups", "kept"]
+    task: str = "gqa"
+    samples: int = 3
+    groupers: tuple[str, ...] = ("vocabulary",)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Stages of an answer timed, method by method in turns (paper Figure 4)."""
+
+    repetitions: int = 30
+    steps: int = 8
+
+
+@dataclass(frozen=True)
+class Edge:
+    """The phone protocol on runtimes of fixed shapes (paper Table 4)."""
+
+    runtime: str = "ort"
+    rounds: int = 20
+    samples: int = 8
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One table or figure.
+
+    `paper` names the numbers to stand beside, `reference` the row that all others are held against. Rows that
+    learn are trained once per seed in `seeds`. `tasks`, `n`, `data`, `protocol` and `split` are those of
+    `evocomp compare`; `mixture` and `images` are LLaVA's instruction mixture and its folder of images, for
+    labels of a real model. `losses` asks for the loss of what every row kept, beside its answers.
+    """
+
+    name: str
+    title: str
+    keep: tuple[int, ...]
+    of: int
+    rows: Mapping[str, Row] = field(default_factory=dict)
+    paper: str | None = None
+    reference: str | None = None
+    model: str = "micro"
+    source: str | None = None
+    tasks: tuple[str, ...] = BENCHMARKS
+    n: int | None = None
+    data: str | None = None
+    protocol: str | None = None
+    split: str | None = None
+    mixture: str | None = None
+    images: str | None = None
+    match: Match = "equivalent"
+    seeds: tuple[int, ...] = (0,)
+    losses: bool = False
+    search: LabelConfig = field(default_factory=LabelConfig)
+    draw: Drawing | None = None
+    latency: Latency | None = None
+    edge: Edge | None = None
+
+    def __post_init__(self) -> None:
+        if not self.keep or not self.seeds or not all(1 <= one <= self.of for one in self.keep):
+            raise ValueError(f"keep={list(self.keep)} of {self.of}: give budgets from 1 to {self.of}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds={list(self.seeds)}: name each seed once")
+        if self.reference is not None and self.reference not in self.rows:
+            raise ValueError(unknown("row", self.reference, self.rows))
+        if bool(self.mixture) != bool(self.images):
+            raise ValueError("mixture and images go together: the JSON of the mixture, and its images")
+        for name, row in self.rows.items():
+            if row.learns and row.learns.source_gives and not self.source:
+                raise ValueError(f"rows.{name}: source_gives needs a model as source")
+
+    def only(self, wanted: Sequence[str]) -> Recipe:
+        """The recipe with these rows, and the reference that they are held against."""
+        for name in wanted:
+            if name not in self.rows:
+                raise ValueError(unknown(f"row of {self.name}", name, self.rows))
+        kept = {name: row for name, row in self.rows.items() if name in wanted or name == self.reference}
+        return replace(self, rows=kept)
+
+    def budgets(self, tokens: int) -> dict[int, int]:
+        """Visual tokens to keep of `tokens`, with the paper's number that each stands for."""
+        return {max(1, round(one * tokens / self.of)): one for one in self.keep}
+
+
+def known() -> dict[str, Path]:
+    """The shipped recipes by name."""
+    return {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
+
+
+def read(name: str, changes: Sequence[str] = (), **given: object) -> Recipe:
+    """The shipped recipe of this name, or the one in a YAML file, with `key=value` changes applied.
+
+    Keys of changes have dots (`learns.train.epochs=2`), values are YAML; `given` are changes too, None
+    changes nothing. ValueError for a name, key or value that is not known.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else known().get(name)
+    if path is None:
+        raise ValueError(unknown("recipe", name, known()) + " (or give a .yaml file)")
+    try:
+        told = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"there is no recipe at {path}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise ValueError(f"{path}: no YAML ({' '.join(str(problem).split())})") from problem
+    if not isinstance(told, dict):
+        raise ValueError(f"{path}: a recipe is settings by name, for instance title: ...")
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals:
+            raise ValueError(f"--set {change}: write key=value, for instance n=50")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as problem:
+            raise ValueError(f"--set {change}: the value is no YAML") from problem
+        _put(told, key.strip(), value)
+    told |= {key: value for key, value in given.items() if value is not None}
+    return parse(told, path.stem)
+
+
+def parse(told: Mapping[str, Any], name: str) -> Recipe:
+    """A recipe from plain settings; `learns` at the top is what all rows that learn start from."""
+    settings = {"name": name, **deepcopy(dict(told))}
+    common = settings.pop("learns", {})
+    build(Learning, common, "learns")
+    rows = settings.get("rows", {})
+    if not isinstance(rows, dict):
+        raise ValueError("rows: expected settings by name")
+    settings["rows"] = {str(row): _row(str(row), value or {}, common) for row, value in rows.items()}
+    recipe = build(Recipe, settings, "")
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
+def _row(name: str, told: Any, common: Mapping[str, Any]) -> Row:
+    """A row without method or searched learns: its settings lie over the common ones."""
+    where = f"rows.{name}"
+    if not isinstance(told, dict):
+        raise ValueError(f"{where}: expected settings by name, not {told!r}")
+    own = [one.name for one in fields(Row) if one.name != "learns"]
+    learning = [one.name for one in fields(Learning)]
+    for key in told:
+        if key not in (*own, *learning):
+            raise ValueError(unknown(f"setting of {where}", str(key), (*own, *learning)))
+    simple = {key: value for key, value in told.items() if key in own}
+    rest = {key: value for key, value in told.items() if key not in own}
+    if fixed := [key for key in ("method", "searched") if key in simple]:
+        if rest or len(fixed) > 1:
+            also = next(iter(rest), fixed[-1])
+            raise ValueError(f"{where}: a row with {fixed[0]} learns nothing; leave out {also}")
+        learns = None
+    else:
+        learns = build(Learning, _over(common, rest), where)
+    row = build(Row, simple, where)
+    assert isinstance(row, Row)
+    return replace(row, learns=learns)
+
+
+def build(kind: type, told: Any, where: str) -> Any:
+    """A dataclass from settings by name; ValueError, with where, for a wrong name, type or value."""
+    if not isinstance(told, Mapping):
+        raise ValueError(f"{where}: expected settings by name, not {told!r}")
+    hints = get_type_hints(kind)
+    for key in told:
+        if key not in hints:
+            raise ValueError(unknown(f"setting of {where}" if where else "setting", str(key), hints))
+    prefix = f"{where}." if where else ""
+    values = {key: _checked(hints[key], value, f"{prefix}{key}") for key, value in told.items()}
+    for one in fields(kind):
+        if one.default is MISSING and one.default_factory is MISSING and one.name not in values:
+            raise ValueError(f"{prefix}{one.name} is missing")
+    try:
+        return kind(**values)
+    except ValueError as problem:
+        raise ValueError(f"{where}: {problem}" if where else str(problem)) from problem
+
+
+def _checked(hint: Any, value: Any, where: str) -> Any:
+    """`value` as `hint` has it."""
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if value is None and NoneType in members:
+        return None
+    for one in members:
+        origin = get_origin(one)
+        if isinstance(one, type) and is_dataclass(one):
+            return value if isinstance(value, one) else build(one, value, where)
+        if origin is Mapping:
+            return {key: _checked(get_args(one)[1], each, f"{where}.{key}") for key, each in value.items()}
+        if origin is tuple:
+            listed = value if isinstance(value, list | tuple) else [value]
+            return tuple(_checked(get_args(one)[0], each, where) for each in listed)
+        if origin is Literal and isinstance(value, str) and value in get_args(one):
+            return value
+        if one is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        if one in (int, str, bool) and type(value) is one:
+            return value
+    raise ValueError(f"{where}={value!r}: expected {' or '.join(map(_word, members))}")
+
+
+def _word(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(get_args(hint))
+    return WORDS.get(hint, str(hint))
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings over settings, group by group."""
+    both = dict(below)
+    for key, value in above.items():
+        under = both.get(key)
+        both[key] = _over(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return both
+
+
+def _put(told: dict[str, Any], key: str, value: Any) -> None:
+    """Set what a key with dots names; rows may have spaces in their names. ValueError for an unknown key."""
+    if key not in (paths := {path: None for path in _paths(told)}):
+        raise ValueError(unknown("key of --set", key, paths))
+    *outer, last = _parts(told, key)
+    place = told
+    for part in outer:
+        if not isinstance(place.get(part), dict):
+            place[part] = {}
+        place = place[part]
+    place[last] = value
+
+
+def _parts(told: Mapping[str, Any], key: str) -> list[str]:
+    if key.startswith("rows."):
+        rest = key.removeprefix("rows.")
+        row = next(
+            name for name in sorted(told["rows"], key=len, reverse=True) if rest.startswith(f"{name}.")
+        )
+        return ["rows", row, *rest.removeprefix(f"{row}.").split(".")]
+    return key.split(".")
+
+
+def _paths(told: Mapping[str, Any]) -> Iterator[str]:
+    """All keys that --set can change."""
+    yield from (one.name for one in fields(Recipe) if one.name not in ("name", "rows"))
+    for name, kind in (("search", LabelConfig), ("draw", Drawing), ("latency", Latency), ("edge", Edge)):
+        yield from (f"{name}.{one.name}" for one in fields(kind))
+    yield from (f"learns.{one}" for one in _learning())
+    for row in told.get("rows") or {}:
+        yield from (f"rows.{row}.{one}" for one in (*_learning(), "method", "searched", "positions"))
+
+
+def _learning() -> Iterator[str]:
+    yield from ("samples", "selects", "depth", "source_gives")
+    yield from (f"labels.{one.name}" for one in fields(LabelConfig))
+    yield from (f"train.{one.name}" for one in fields(TrainConfig) if one.name != "seed")

@@ -1,0 +1,414 @@
+"""The steps of a recipe: label, train, answer. Each works in a folder named by all that its result hangs on.
+
+    runs/steps/label-1a2b3c4d5e6f7081/step.json      what it was, how long it took
+
+Name = digest of settings, models' weights, data, the steps before it, and the code that does it (`code_of`).
+So a finished step is found again by whatever recipe needs it, and nothing stale ever is.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, ClassVar
+
+from baselines import METHODS, KeepAll
+from bench.batches import Batches
+from bench.budget import Match
+from bench.cells import Cell, Key, read_cells
+from bench.compare import Entry, compare
+from bench.comparison import VANILLA
+from bench.environment import environment
+from bench.ledger import Ledger, Shape
+from bench.outputs import put
+from bench.protocol import Facts, of_method, of_run, of_task
+from bench.recipe.code import code_of
+from bench.tasks import Task
+from compress.base import Positions, Selector
+from compress.labels import Label as Mask
+from compress.labels import LabelConfig, LabelStore, label, read_labels, sample_key
+from compress.models import MLLM
+from compress.network import Compressor
+from compress.samples import Sample
+from compress.training import TrainConfig, train
+from evosearch.registry import pick
+
+RECORD = "step.json"
+MODEL = ("compress/mllm.py", "compress/families", "compress/prefill.py", "compress/attach.py")
+Report = Callable[[int, int], object]  # done, in all
+Bar = Callable[[str, str], AbstractContextManager[Report]]  # title, unit
+
+
+@dataclass(frozen=True)
+class Shop:
+    """Where steps work and with what: `load` gives a model by name, always the same one."""
+
+    folder: Path
+    load: Callable[[str], MLLM]
+    fingerprint: Callable[[str], str]
+    workers: int = 1
+    batch: int | None = None  # None: by the device
+
+    def batches(self, model: str) -> Batches:
+        return Batches(self.batch) if self.batch else Batches.for_device(self.load(model).model.device)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one unit of a step takes: forwards of the model, and FLOPs of each; bytes beyond the weights."""
+
+    forwards: float
+    flops: float
+    memory: float = 0.0
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Training samples: `take(n)` gives the first n, always the same; `facts` tell them from others."""
+
+    facts: Facts
+    take: Callable[[int], list[Sample]]
+
+
+class Step(ABC):
+    """A piece of work that is resumable inside and finished once."""
+
+    kind: ClassVar[str]
+    unit: ClassVar[str]
+    counted: ClassVar[str]  # what `work` reports: units, or groups of them
+    code: ClassVar[tuple[str, ...]]  # modules that do the work
+    shop: Shop
+    title: str
+
+    @property
+    @abstractmethod
+    def model(self) -> str:
+        """The model that it runs."""
+
+    @property
+    @abstractmethod
+    def facts(self) -> Facts:
+        """All that its result depends on, ready for JSON."""
+
+    @property
+    @abstractmethod
+    def units(self) -> int:
+        """How much there is to do."""
+
+    @property
+    @abstractmethod
+    def finished(self) -> int:
+        """How much of it is done."""
+
+    @property
+    @abstractmethod
+    def cost(self) -> Cost:
+        """Of one unit."""
+
+    @abstractmethod
+    def work(self, report: Report) -> None:
+        """Do what is left."""
+
+    @cached_property
+    def digest(self) -> str:
+        return digest_of(self.kind, self.facts, code_of(*self.code))
+
+    @property
+    def folder(self) -> Path:
+        return self.shop.folder / "steps" / f"{self.kind}-{self.digest}"
+
+    @property
+    def done(self) -> bool:
+        return self.finished >= self.units
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What earlier runs noted, or nothing."""
+        path = self.folder / RECORD
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def do(self, bar: Bar) -> bool:
+        """Finish the step and note what it took; False if there was nothing to do."""
+        if self.done:
+            return False
+        self.folder.mkdir(parents=True, exist_ok=True)
+        before, started = self.finished, time.perf_counter()
+        with bar(self.title, self.counted) as report:
+            self.work(report)
+        spent = {
+            "units": self.units - before,
+            "forwards": (self.units - before) * self.cost.forwards,
+            "seconds": time.perf_counter() - started,
+            "workers": self.shop.workers,
+            "model": self.shop.fingerprint(self.model)[:16],
+            "device": self.shop.load(self.model).model.device.type,
+        }
+        told: dict[str, Any] = {"kind": self.kind, "title": self.title, "facts": dict(self.facts)}
+        told |= {"environment": environment(), "runs": [*self.record.get("runs", []), spent]}
+        put(self.folder / RECORD, json.dumps(told, indent=1) + "\n")
+        return True
+
+
+def digest_of(*parts: object) -> str:
+    """Sixteen hexadecimal digits that name these plain values."""
+    return sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, eq=False)
+class Label(Step):
+    """Labels of the first `count` samples of a pool. More of them extend the same store."""
+
+    kind = "label"
+    unit = counted = "samples"
+    code = ("evosearch", "compress/labels", "compress/fitness.py", "compress/mllm.py", "compress/families")
+
+    shop: Shop
+    title: str
+    name: str  # of the model
+    config: LabelConfig
+    pool: Pool
+    count: int
+
+    @property
+    def model(self) -> str:
+        return self.name
+
+    @cached_property
+    def resolved(self) -> LabelConfig:
+        return self.config.resolved(self.shop.load(self.name).visual_tokens)
+
+    @cached_property
+    def facts(self) -> Facts:
+        return {
+            "model": self.shop.fingerprint(self.name)[:16],
+            **asdict(self.resolved),
+            "data": dict(self.pool.facts),
+        }
+
+    @cached_property
+    def samples(self) -> list[Sample]:
+        return self.pool.take(self.count)
+
+    @property
+    def units(self) -> int:
+        return self.count
+
+    @property
+    def finished(self) -> int:
+        return len(self.labels()) if any(self.folder.glob("*.parquet")) else 0
+
+    @property
+    def cost(self) -> Cost:
+        searched = self.resolved.strategy or self.resolved.kind.startswith("group-attribution")
+        mllm = self.shop.load(self.name)
+        kept = self.resolved.keep or 0
+        return Cost(2 + (self.resolved.evaluations if searched else 1), prefill_flops(mllm, kept))
+
+    def work(self, report: Report) -> None:
+        label(
+            self.shop.load(self.name), self.samples, self.folder, self.config, workers=self.shop.workers,
+            progress=report,
+        )  # fmt: skip
+
+    def store(self) -> LabelStore:
+        """The store, which may hold more than this step's samples."""
+        return read_labels(self.folder)
+
+    def labels(self) -> list[Mask]:
+        """The labels of this step's samples, in their order."""
+        store = self.store()
+        return [store[key] for key in map(sample_key, self.samples) if key in store]
+
+
+@dataclass(frozen=True, eq=False)
+class Train(Step):
+    """A compressor from labels."""
+
+    kind = "train"
+    unit, counted = "samples x epochs", "steps"
+    code = (
+        "compress/training.py", "compress/examples.py", "compress/network.py", "compress/losses.py",
+        "compress/mllm.py", "compress/families",
+    )  # fmt: skip
+
+    shop: Shop
+    title: str
+    labels: Label
+    config: TrainConfig
+
+    @property
+    def model(self) -> str:
+        return self.labels.name
+
+    @cached_property
+    def facts(self) -> Facts:
+        return {**asdict(self.config), "labels": self.labels.digest, "samples": self.labels.count}
+
+    @property
+    def units(self) -> int:
+        return self.config.epochs * self.labels.count
+
+    @property
+    def finished(self) -> int:
+        return self.units if (self.folder / RECORD).is_file() else 0
+
+    @property
+    def cost(self) -> Cost:
+        """A unit is one sample in one epoch: the compressor's layer forwards and backwards."""
+        mllm = self.shop.load(self.model)
+        one_layer = replace(Shape.of(mllm.decoder.config), layers=self.config.layers)
+        flops = Ledger(one_layer, [mllm.visual_tokens] * self.config.layers, TEXT).prefill_flops
+        weights = parameters(one_layer) * self.config.layers * 4
+        return Cost(1, 3 * flops, 4 * weights)  # weights, gradients, two moments of Adam
+
+    def work(self, report: Report) -> None:
+        train(
+            self.shop.load(self.model), self.labels.labels(), self.labels.samples, self.folder, self.config,
+            progress=lambda stage, done, total: report(done, total),
+        )  # fmt: skip
+
+    def compressor(self) -> Compressor:
+        return Compressor.from_pretrained(str(self.folder))
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One row under one seed: how to make its selector, and a key that changes whenever the method does."""
+
+    row: str
+    seed: int
+    key: str
+    make: Callable[[], Selector]
+    source: str | None = None  # the model that chooses for it
+
+    @property
+    def name(self) -> str:
+        """Under which its cells are kept, apart from all other versions of the row."""
+        return f"{self.row} {self.key}"
+
+
+@dataclass(frozen=True, eq=False)
+class Answer(Step):
+    """Every candidate at every budget on every task; all recipes over the same questions share the cells."""
+
+    kind = "answer"
+    unit, counted = "answers", "cells"
+    code = ("bench/evaluate.py", "bench/tasks", "bench/budget.py", "compress/base.py", *MODEL)
+
+    shop: Shop
+    title: str
+    name: str
+    candidates: Sequence[Candidate]
+    keeps: Sequence[int]
+    data: Mapping[Task, Sequence[Sample]]
+    match: Match
+
+    @property
+    def model(self) -> str:
+        return self.name
+
+    @cached_property
+    def facts(self) -> Facts:
+        mllm = self.shop.load(self.name)
+        told = of_run(mllm, batch=self.shop.batches(self.name).size, match=self.match, positions=None)
+        for task, samples in self.data.items():
+            told |= of_task(task, samples)
+        return {**told, "vanilla": of_method(KeepAll())}
+
+    @cached_property
+    def grid(self) -> list[Key]:
+        whole = self.shop.load(self.name).visual_tokens
+        return [
+            *(Key(VANILLA, whole, task.name) for task in self.data),
+            *(Key(one.name, keep, task.name)
+              for keep in self.keeps for one in self.candidates for task in self.data),
+        ]  # fmt: skip
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        return {task.name: len(samples) for task, samples in self.data.items()}
+
+    @property
+    def units(self) -> int:
+        return sum(self.sizes[key.task] for key in self.grid)
+
+    @property
+    def finished(self) -> int:
+        there = {cell.key for cell in read_cells(self.folder) if cell.outcome or cell.impossible}
+        return sum(self.sizes[key.task] for key in self.grid if key in there)
+
+    @property
+    def cost(self) -> Cost:
+        mllm = self.shop.load(self.name)
+        mean = sum(self.keeps) / len(self.keeps) if self.keeps else mllm.visual_tokens
+        shape = Shape.of(mllm.decoder.config)
+        cache = Ledger(shape, [mllm.visual_tokens] * shape.layers, TEXT).kv_bytes(4)
+        return Cost(3, prefill_flops(mllm, mean), cache * self.shop.batches(self.name).size)
+
+    def work(self, report: Report) -> None:
+        mllm = self.shop.load(self.name)
+        entries = [
+            Entry(one.name, one.make(), self.shop.load(one.source) if one.source else None)
+            for one in self.candidates
+        ]
+        compare(
+            mllm, entries or [Entry("untouched", KeepAll())], self.keeps, self.data, difficulty=None,
+            batch=self.shop.batches(self.name), match=self.match, workers=self.shop.workers,
+            folder=self.folder, progress=report,
+        )  # fmt: skip
+
+    def cells(self) -> dict[tuple[str, int], dict[tuple[int, str], Cell]]:
+        """By row and seed, the cells by budget and task; vanilla's under its own name and seed 0."""
+        places = {VANILLA: (VANILLA, 0)} | {one.name: (one.row, one.seed) for one in self.candidates}
+        wanted = set(self.grid)
+        found: dict[tuple[str, int], dict[tuple[int, str], Cell]] = {}
+        for cell in read_cells(self.folder):
+            if cell.key in wanted:
+                place = places[cell.key.method]
+                found.setdefault(place, {})[cell.key.keep, cell.key.task] = cell
+        return found
+
+
+def trained(
+    step: Train, row: str, selects: str, depth: int, positions: Positions | None, source: str | None
+) -> Candidate:
+    """The candidate that keeps what a trained compressor chooses."""
+    code = code_of("compress/evocomp.py", "compress/evocomp_plus.py", "compress/coverage.py")
+    key = digest_of(step.digest, selects, depth, positions, source, code)
+
+    def make() -> Selector:
+        made = pick(METHODS, selects, "method", compressor=step.compressor(), depth=depth)
+        if positions:
+            made.positions = positions
+        return made
+
+    return Candidate(row, step.config.seed, key, make, source)
+
+
+def named(selector: Selector, row: str, positions: Positions | None) -> Candidate:
+    """The candidate of a method that learns nothing for the recipe."""
+    if positions:
+        selector.positions = positions
+    return Candidate(row, 0, digest_of(of_method(selector), code_of("compress/base.py")), lambda: selector)
+
+
+TEXT = 24.0  # text tokens of a prompt, for estimates
+
+
+def prefill_flops(mllm: MLLM, visual: float) -> float:
+    """FLOPs of one prefill with so many visual tokens in every layer."""
+    shape = Shape.of(mllm.decoder.config)
+    return Ledger(shape, [visual] * shape.layers, TEXT).prefill_flops
+
+
+def parameters(shape: Shape) -> float:
+    """Numbers in the matrices of one decoder layer."""
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    return shape.hidden * (2 * queries + 2 * keys + 3 * shape.intermediate)

@@ -1,0 +1,120 @@
+"""The parts of a request, under a clock that only the model's layers and the method itself move."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from baselines import DARTInput, FastV, ToMe
+from bench.latency.request import Cell, Rig
+from compress.base import INPUT, VISION, Selection, Selector, View, top_k
+from compress.models import MLLM
+
+TOWER, PROJECTOR, DECODER, HEAD = 4 * 10.0, 5.0, 6 * 1.0, 0.5  # as `Ticks.moved_by` has it
+
+
+@dataclass
+class Slow(Selector):
+    """Takes 100 to choose."""
+
+    ticks: Any
+    depths: tuple[int, ...]
+
+    def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
+        return {depth: max(keep, 60 - 10 * depth) for depth in self.depths}
+
+    def select(self, view: View, keep: int) -> Selection:
+        self.ticks.now += 100
+        return Selection(top_k(view.hidden.norm(dim=-1), keep))
+
+
+def rig(mllm: MLLM, pictures, ticks, selector: Selector | None, accounting="nominal", steps: int = 3) -> Rig:
+    inputs = mllm.prepare(pictures[:1], ["what color is the star ?"])
+    made = Rig(mllm, {"method": selector}, inputs, steps=steps, accounting=accounting)
+    made.clock = ticks
+    return made
+
+
+def test_vanilla_has_vision_and_prefill_and_no_selection(tiny: MLLM, pictures, ticks):
+    with ticks.moved_by(tiny):
+        shot = rig(tiny, pictures, ticks, None).shoot(Cell("method", 144))
+    assert (shot.vision, shot.selection, shot.prefill) == (TOWER + PROJECTOR, 0, DECODER + HEAD)
+
+
+@pytest.mark.parametrize(
+    ("depths", "chosen"), [((INPUT,), 100), ((2,), 100), ((1, 3, 4), 300), ((VISION,), 100 + PROJECTOR)]
+)
+def test_choosing_is_selection_wherever_it_happens(tiny: MLLM, pictures, ticks, depths, chosen):
+    """Of a method at the tower, what stays is projected when it has chosen."""
+    with ticks.moved_by(tiny):
+        shot = rig(tiny, pictures, ticks, Slow(ticks, depths)).shoot(Cell("method", 20))
+    # The projector is called in its usual place too, with nothing to project.
+    assert (shot.vision, shot.selection, shot.prefill) == (TOWER + PROJECTOR, chosen, DECODER + HEAD)
+
+
+def test_merging_in_the_tower_is_selection_and_not_vision(tiny: MLLM, pictures, ticks):
+    class Merging(ToMe):
+        def merge(self, view, keep):
+            ticks.now += 7
+            return super().merge(view, keep)
+
+    with ticks.moved_by(tiny):
+        shot = rig(tiny, pictures, ticks, Merging()).shoot(Cell("method", 40))
+    assert shot.selection == 7 * tiny.tower_depth + PROJECTOR  # what stays is projected later
+    assert shot.vision == TOWER + PROJECTOR
+
+
+@pytest.mark.parametrize("selector", [FastV(), DARTInput(), ToMe()], ids=lambda one: type(one).__name__)
+def test_nothing_is_left_attached(tiny: MLLM, pictures, ticks, selector: Selector):
+    def hooks() -> int:
+        modules = tiny.model.modules()
+        return sum(len(one._forward_hooks) + len(one._forward_pre_hooks) for one in modules)
+
+    before, options = hooks(), dict(vars(selector))
+    rig(tiny, pictures, ticks, selector).shoot(Cell("method", 40))
+    assert hooks() == before and vars(selector) == options
+
+
+def test_a_shot_counts_the_tokens_that_were_asked_for(tiny: MLLM, pictures, ticks):
+    """The first pass makes one token, and every later one another; nothing ends early."""
+    passes = []
+    handle = tiny.model.register_forward_hook(lambda *_: passes.append(1))
+    try:
+        shot = rig(tiny, pictures, ticks, FastV(), steps=5).shoot(Cell("method", 40))
+        alone = rig(tiny, pictures, ticks, FastV(), steps=1).shoot(Cell("method", 40))
+    finally:
+        handle.remove()
+    assert len(passes) == 5 + 1
+    assert shot.step is not None and 0 < shot.first < shot.total
+    assert alone.step is None
+
+
+def test_the_fixed_cache_is_as_long_as_what_is_left_and_serves_again(tiny: MLLM, pictures, ticks):
+    made, cell = rig(tiny, pictures, ticks, DARTInput(), "average"), Cell("method", 20, "static")
+    text = made.inputs["input_ids"].shape[1] - 144
+    made.shoot(cell)
+    cache = made.runs[cell].cache  # type: ignore[attr-defined]
+    made.shoot(cell)
+    assert made.runs[cell].cache is cache  # type: ignore[attr-defined]
+    assert {layer.max_cache_len for layer in cache.layers} == {text + 20 + 3}
+    assert int(cache.get_seq_length()) == text + 20 + 2  # the last token is not read
+
+
+@pytest.mark.parametrize(
+    ("selector", "why"),
+    [(FastV(), "drops tokens between the decoder's layers"), (Slow(None, (9,)), "acts at depth 9")],
+)
+def test_what_a_mode_or_method_cannot_do_is_told(tiny: MLLM, pictures, ticks, selector, why: str):
+    with pytest.raises(ValueError, match=why):
+        rig(tiny, pictures, ticks, selector).check(Cell("method", 60, "static"))
+
+
+def test_costs_are_of_what_really_entered_the_layers(tiny: MLLM, pictures, ticks):
+    made = rig(tiny, pictures, ticks, FastV(), "average")
+    ledger = made.cost(Cell("method", 40)).ledger
+    assert ledger.entering[0] == 144 and ledger.average == pytest.approx(40, abs=1)
+    assert ledger.selection > 0
+    whole = rig(tiny, pictures, ticks, None).cost(Cell("method", 144)).ledger
+    assert list(whole.entering) == [144] * 6 and whole.text == ledger.text

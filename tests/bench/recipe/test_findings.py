@@ -1,0 +1,107 @@
+"""Findings of cells made by hand, whose means are known, and what they come to beside the paper."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bench.cells import Cell, Key
+from bench.comparison import VANILLA
+from bench.recipe.findings import Finding, findings
+from bench.recipe.paper import Paper, Sign, orders, published, signs, verdict
+from bench.stats import Interval
+from bench.tasks import GQA, TASKS
+
+ALL = [1.0] * 8
+
+
+def cells(make_outcome: Any, runs: dict[tuple[str, int], dict[int, list[float]]]) -> Any:
+    return {
+        place: {
+            (keep, "gqa"): Cell(Key(place[0], keep, "gqa"), {}, {}, make_outcome("gqa", credit))
+            for keep, credit in listed.items()
+        }
+        for place, listed in runs.items()
+    }
+
+
+def test_a_row_is_the_mean_over_its_seeds(make_outcome: Any) -> None:
+    made = cells(
+        make_outcome,
+        {
+            (VANILLA, 0): {16: ALL},
+            ("best", 0): {4: ALL},
+            ("row", 0): {4: [1] * 4 + [0] * 4},
+            ("row", 1): {4: [1] * 2 + [0] * 6},
+        },
+    )
+    best, row = findings(made, [GQA()], {4: 64}, ["best", "row"], "best")
+    assert (best.average, best.gap) == (100.0, None)
+    assert row.seeds == (50.0, 25.0)
+    assert row.average == row.scores["gqa"] == 37.5
+    assert row.gap is not None and row.gap.difference == -62.5 and row.gap.high < 0
+    assert row.significant
+    assert row.paper_keep == 64
+
+
+def test_what_could_not_be_run_says_why(make_outcome: Any) -> None:
+    made = cells(make_outcome, {(VANILLA, 0): {16: ALL}})
+    made["row", 0] = {(4, "gqa"): Cell(Key("row", 4, "gqa"), {}, {}, None, "out of reach")}
+    (row,) = findings(made, [GQA()], {4: 64}, ["row"], None)
+    assert (row.average, row.impossible) == (None, "out of reach")
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "keep", "printed"),
+    [
+        ("table1", "FastV", 192, 96.9),
+        ("table1", "EvoComp@0", 64, 94.9),
+        ("table2", "EvoComp@0", 160, 92.1),
+        ("table3", "EvoComp@2", 64, 94.4),
+    ],
+)
+def test_shares_are_the_papers_printed_averages(table: str, row: str, keep: int, printed: float) -> None:
+    paper = Paper.of(table)
+    assert round(paper.share(row, keep, list(paper.vanilla)) or 0, 1) == printed
+
+
+def test_the_papers_ablations_stand_with_their_columns() -> None:
+    paper = Paper.of("table5")
+    assert paper.score("CE only", 64, "mmbench-cn") == 41.3
+    assert paper.score("EvoComp", 128, "mmbench") == 63.1
+    assert set(published()["table1"]["vanilla"]) <= set(TASKS)
+    with pytest.raises(ValueError, match="did you mean 'table"):
+        Paper.of("table9")
+
+
+def finding(row: str, average: float, gap: float | None, sure: bool = True) -> Finding:
+    told = None if gap is None else Interval(gap, gap - 0.5, gap + 0.5)
+    return Finding(row, 16, 64, {}, average, (average,), 16, 16, 20, None, told, 0.0, 0.0 if sure else 1.0)
+
+
+def test_signs_say_same_opposite_and_how_sure() -> None:
+    paper = Paper("M", 576, {"gqa": 50.0}, {64: {"ours": {"gqa": 50}, "a": {"gqa": 40}, "b": {"gqa": 30}}})
+    found = [finding("ours", 90, None), finding("a", 80, -10), finding("b", 95, 5), finding("new", 70, -20)]
+    listed = signs(found, paper, ["gqa"], "ours")
+    assert [(one.row, one.paper, one.words) for one in listed] == [
+        ("a", -20.0, "same sign, beyond chance"),
+        ("b", -40.0, "opposite sign, beyond chance"),
+    ]
+    doubtful = Sign("a", 64, -20.0, Interval(-1.0, -3.0, 1.0), False)
+    assert doubtful.words == "same sign, within chance"
+    told = verdict(listed, [], paper, "micro")
+    assert "1 of 2 differences" in told[1] and "(not: b)" in told[1]
+    assert "the size of a difference cannot" in told[0]
+
+
+def test_orders_are_rank_correlations() -> None:
+    retain = {64: {name: {"gqa": score} for name, score in zip("abcd", (10, 20, 30, 40), strict=True)}}
+    paper = Paper("M", 576, {"gqa": 50.0}, retain)
+    same = [finding(name, share, None) for name, share in zip("abcd", (21, 41, 61, 81), strict=True)]
+    (order,) = orders(same, paper, ["gqa"])
+    assert (order.rows, order.kendall, order.spearman, order.off) == (4, 1.0, 1.0, 1.0)
+    other = [finding(name, -share, None) for name, share in zip("abcd", (21, 41, 61, 81), strict=True)]
+    (order,) = orders(other, paper, ["gqa"])
+    assert order.kendall == -1.0
+    assert orders(same[:1], paper, ["gqa"]) == []

@@ -1,0 +1,306 @@
+"""Plans worked off on the tiny model: nothing twice, nothing stale, and a kill loses one cell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from bench import compare as comparing
+from bench.cells import read_cells
+from bench.cli import main
+from bench.merge import merge
+from bench.recipe import steps
+from bench.recipe.estimate import estimates
+from bench.recipe.oracle import headroom, partners
+from bench.recipe.plan import Plan, lacking, plan
+from bench.recipe.run import run
+from bench.recipe.schema import Recipe, parse, read
+from bench.recipe.steps import Label, Shop, Step, Train
+from bench.tasks.scenes import Scenes
+from compress.models import MLLM
+from compress.samples import Sample
+
+TOLD: dict[str, Any] = {
+    "title": "a test", "keep": [64], "of": 576, "tasks": ["gqa"], "n": 3, "paper": "table1",
+    "reference": "EvoComp@0",
+    "learns": {"samples": 4, "labels": {"evaluations": 12}, "train": {"epochs": 1, "batch": 4}},
+    "rows": {"grid": {"method": "grid"}, "ce": {"train": {"loss": "ce"}}, "EvoComp@0": {}},
+}  # fmt: skip
+
+
+@contextmanager
+def quiet(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    yield lambda done, total: None
+
+
+def recipe(**changes: Any) -> Recipe:
+    return parse({**TOLD, **changes}, "test")
+
+
+def shop(mllm: MLLM, folder: Path, **others: MLLM) -> Shop:
+    models = {"micro": mllm, **others}
+    return Shop(folder, models.__getitem__, cache(lambda name: models[name].fingerprint()))
+
+
+def worked(planned: Plan) -> Path:
+    return run(planned, quiet, "evocomp run test")
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Titles of the steps that were really worked on."""
+    titles: list[str] = []
+    for kind in (Label, Train, steps.Answer):
+        work = kind.work
+
+        def noted(self: Step, report: Any, work: Any = work) -> None:
+            titles.append(self.title)
+            work(self, report)
+
+        monkeypatch.setattr(kind, "work", noted)
+    return titles
+
+
+@pytest.fixture(scope="module")
+def finished(tiny: MLLM, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder of runs with the recipe worked off, and the folder of its results."""
+    folder = tmp_path_factory.mktemp("runs")
+    return folder, worked(plan(recipe(), shop(tiny, folder)))
+
+
+def test_a_finished_recipe_leaves_tables_and_a_comparison(finished: tuple[Path, Path]) -> None:
+    _, result = finished
+    told = json.loads((result / "results.json").read_text())
+    assert [row["row"] for row in told["rows"]] == ["grid", "ce", "EvoComp@0"]
+    assert told["rows"][2]["paper"] == {"gqa": 56.1} and told["rows"][0]["paper_average"] is None
+    assert {run["forwards"] > 0 for step in told["steps"] for run in step["runs"]} == {True}
+    page = (result / "table.md").read_text()
+    assert "16 of 144 visual tokens (the paper's 64 of 576)" in page and "| grid |" in page
+    assert (result / "table.tex").read_text().startswith(r"\begin{tabular}")
+    joined = merge([result / "comparison"], reference="EvoComp@0")
+    assert {row.method for row in joined.rows} == {"none", "grid", "ce", "EvoComp@0"}
+
+
+def test_nothing_is_done_twice(tiny: MLLM, finished: tuple[Path, Path], done: list[str]) -> None:
+    folder, result = finished
+    before = (result / "table.md").read_text().splitlines()[:8]
+    assert worked(plan(recipe(), shop(tiny, folder))) == result
+    assert done == []
+    assert (result / "table.md").read_text().splitlines()[:8] == before
+
+
+def test_a_changed_setting_redoes_what_hangs_on_it(
+    tiny: MLLM, finished: tuple[Path, Path], done: list[str]
+) -> None:
+    folder, result = finished
+    rows = {**TOLD["rows"], "ce": {"train": {"loss": "ce", "epochs": 2}}}
+    other = worked(plan(recipe(rows=rows), shop(tiny, folder)))
+    assert done == ["train: ce, seed 0", "answer"]
+    assert other != result
+
+
+def test_one_row_shares_labels_and_answers(tiny: MLLM, tmp_path: Path, done: list[str]) -> None:
+    worked(plan(recipe().only(["ce"]), shop(tiny, tmp_path)))
+    assert done == ["label: best, vocabulary", "train: ce, seed 0", "train: EvoComp@0, seed 0", "answer"]
+    cells = {cell.key.method for cell in read_cells(next((tmp_path / "steps").glob("answer-*")))}
+    done.clear()
+    worked(plan(recipe(), shop(tiny, tmp_path)))
+    assert done == ["answer"]
+    more = {cell.key.method for cell in read_cells(next((tmp_path / "steps").glob("answer-*")))} - cells
+    assert [name.partition(" ")[0] for name in more] == ["grid"]
+
+
+def test_more_samples_extend_a_store_and_fewer_take_a_part(tiny: MLLM, tmp_path: Path) -> None:
+    few = recipe(rows={"a": {}}, reference=None, learns={**TOLD["learns"], "samples": 3})
+    many = recipe(rows={"a": {}}, reference=None)
+    first, second = (plan(one, shop(tiny, tmp_path)).stores["a"] for one in (few, many))
+    assert first.folder == second.folder
+    second.do(quiet)
+    assert first.done and len(first.labels()) == 3 and len(second.labels()) == 4
+    trains = [plan(one, shop(tiny, tmp_path)).trains["a", 0] for one in (few, many)]
+    assert trains[0].digest != trains[1].digest
+
+
+def test_other_code_takes_nothing_that_the_old_one_made(
+    tiny: MLLM, finished: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = finished
+    assert all(step.done for step in plan(recipe(), shop(tiny, folder)).steps)
+    monkeypatch.setattr(steps, "code_of", lambda *names: "other")
+    assert not any(step.done for step in plan(recipe(), shop(tiny, folder)).steps)
+
+
+def test_another_model_takes_nothing_either(tiny: MLLM, tiny_wide: MLLM, finished: tuple[Path, Path]) -> None:
+    folder, _ = finished
+    assert not any(step.done for step in plan(recipe(), shop(tiny_wide, folder)).steps)
+
+
+def test_a_kill_loses_one_cell_at_most(tiny: MLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = recipe(rows={"grid": {"method": "grid"}, "random": {"method": "random"}}, reference=None)
+    evaluate, computed = comparing.evaluate, [0]
+
+    def killed(*given: Any, **options: Any) -> Any:
+        computed[0] += 1
+        if computed[0] == 3:
+            raise KeyboardInterrupt
+        return evaluate(*given, **options)
+
+    monkeypatch.setattr(comparing, "evaluate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        worked(plan(asked, shop(tiny, tmp_path)))
+    half = plan(asked, shop(tiny, tmp_path)).answers
+    assert (half.finished, half.units, half.done) == (6, 9, False)
+    worked(plan(asked, shop(tiny, tmp_path)))
+    assert computed[0] == 4
+
+
+def test_seeds_are_averaged_and_kept_apart(tiny: MLLM, tmp_path: Path) -> None:
+    asked = recipe(rows={"EvoComp@0": {}}, seeds=[0, 1])
+    result = worked(plan(asked, shop(tiny, tmp_path)))
+    (row,) = json.loads((result / "results.json").read_text())["rows"]
+    assert len(row["seeds"]) == 2 and row["average"] == pytest.approx(sum(row["seeds"]) / 2)
+    methods = {row.method for row in merge([result / "comparison"]).rows}
+    assert methods == {"none", "EvoComp@0, seed 0", "EvoComp@0, seed 1"}
+
+
+def test_estimates_tell_what_is_left_and_from_what_rate(
+    tiny: MLLM, finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder, _ = finished
+    fresh = estimates(plan(recipe(), shop(tiny, tmp_path)).steps, shop(tiny, tmp_path))
+    label = next(one for one in fresh if one.step.kind == "label")
+    assert label.forwards == 4 * (12 + 2) and "cores" in label.origin and not list(tmp_path.iterdir())
+    assert all(one.seconds and one.memory > 0 for one in fresh)
+    later = estimates(plan(recipe(n=4), shop(tiny, folder)).steps, shop(tiny, folder))
+    origins = {one.step.kind: (one.state, one.origin) for one in later}
+    assert origins["label"] == ("done", "") and origins["answer"][1] == "earlier steps here"
+
+
+def test_searched_masks_are_the_head_room(tiny: MLLM, tmp_path: Path) -> None:
+    asked = recipe(
+        match="tokens", losses=True, reference="searched", paper=None, search={"evaluations": 12},
+        rows={"searched": {"searched": "own"}, "grid": {"method": "grid"}, "FastV": {"method": "fastv"}},
+    )  # fmt: skip
+    planned = plan(asked, shop(tiny, tmp_path))
+    worked(planned)
+    assert planned.losses is not None
+    losses = planned.losses.read()
+    labels = planned.searched[0].labels[16, "gqa"].labels()
+    assert losses["searched", 16]["gqa"] == pytest.approx([one.loss_after for one in labels], abs=1e-5)
+    assert losses["none", 144]["gqa"] == pytest.approx([one.loss_full for one in labels], abs=1e-5)
+    kept = planned.searched[0].cells()["searched", 0][16, "gqa"].outcome
+    assert kept is not None and kept.kept == tuple(one.kept for one in labels)
+    lines = headroom(losses, "searched", ["none", "searched", "grid", "FastV"])
+    assert [line["row"] for line in lines] == ["none", "searched", "grid", "FastV"]
+    with pytest.raises(ValueError, match="match: tokens"):
+        plan(recipe(rows={"a": {"searched": "own"}}, reference=None), shop(tiny, tmp_path))
+
+
+def picture(shade: int) -> Image.Image:
+    return Image.new("RGB", (4, 4), (shade, 0, 0))
+
+
+def test_partners_share_the_image() -> None:
+    asked = [Sample(str(i), picture(shade), "q", ("a",)) for i, shade in enumerate((1, 2, 1, 2, 1))]
+    assert partners(asked) == [2, 3, 4, 1, 0]
+    with pytest.raises(ValueError, match="sample 5 is alone"):
+        partners([*asked, Sample("5", picture(9), "q", ("a",))])
+
+
+def test_headroom_is_a_paired_difference() -> None:
+    losses = {("best", 4): {"gqa": [1.0, 2.0, 3.0]}, ("worse", 4): {"gqa": [2.0, 3.0, 4.0]}}
+    best, worse = headroom(losses, "best", ["best", "worse"])
+    assert best["above"] is None
+    assert worse["above"] == {"difference": 1.0, "low": 1.0, "high": 1.0}
+
+
+def test_scenes_are_asked_several_questions_and_count_as_one() -> None:
+    task = Scenes()
+    samples = task.micro(12)
+    assert len(samples) == 12 and len({one.picture_digest for one in samples}) == 3
+    assert len({one.question for one in samples[:4]}) == 4
+    said = [one.answers[0] for one in samples[:6]] + ["?"] * 6
+    assert task.statistics(samples, said).tolist() == [[4, 4], [2, 4], [0, 4]]
+    assert task.credit(samples, said).tolist() == [1.0, 0.5, 0.0]
+    assert task.score(samples, said) == 50.0
+    assert [one.id for one in task.micro(4)] == [one.id for one in samples[:4]]
+
+
+def test_another_questions_mask_is_kept_for_the_same_image(tiny: MLLM, tmp_path: Path) -> None:
+    asked = recipe(
+        match="tokens", tasks=["scenes"], n=4, paper=None, reference="own", search={"evaluations": 12},
+        rows={"own": {"searched": "own"}, "other": {"searched": "other"}},
+    )  # fmt: skip
+    planned = plan(asked, shop(tiny, tmp_path))
+    worked(planned)
+    own, other = (one.cells()[one.row, 0][16, "scenes"].outcome for one in planned.searched)
+    assert own and other and other.kept == (*own.kept[1:], own.kept[0])
+
+
+def test_indices_and_compressors_come_from_the_source(tiny: MLLM, tiny_wide: MLLM, tmp_path: Path) -> None:
+    rows = {"indices": {"source_gives": "indices"}, "compressor": {"source_gives": "compressor"}, "own": {}}
+    asked = recipe(model="wide", source="micro", rows=rows, reference="own", paper=None)
+    planned = plan(asked, shop(tiny, tmp_path, wide=tiny_wide))
+    assert [planned.stores[row].name for row in rows] == ["micro", "micro", "wide"]
+    worked(planned)
+    found = {row: listed[16, "gqa"] for (row, _), listed in planned.answers.cells().items() if row in rows}
+    assert found["indices"].method["indices from"].startswith(tiny.name)
+    assert "transferred" in found["compressor"].method["choices"][0]
+    assert found["own"].method["choices"] == []
+
+
+def test_pictures_are_drawn(tiny: MLLM, tmp_path: Path) -> None:
+    groups = {"what": "groups", "samples": 2, "groupers": ["vocabulary", "grid"]}
+    asked = recipe(rows={}, reference=None, paper=None, draw=groups, search={"evaluations": 12})
+    folder = worked(plan(asked, shop(tiny, tmp_path))) / "pictures"
+    assert sorted(path.name for path in folder.iterdir()) == ["groups-gqa-0.png", "groups-gqa-1.png"]
+    kept = recipe(rows={"grid": {"method": "grid"}}, reference=None, draw={"what": "kept", "samples": 1})
+    folder = worked(plan(kept, shop(tiny, tmp_path))) / "pictures"
+    assert Image.open(folder / "kept-gqa-0.png").width > Image.open(folder / "kept-gqa-0.png").height
+    with pytest.raises(ValueError, match="choose one of the recipe's gqa"):
+        worked(plan(recipe(rows={}, reference=None, draw={**groups, "task": "pope"}), shop(tiny, tmp_path)))
+
+
+def test_what_is_not_shipped_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.recipe.plan.MODELS", {"micro": Path()})
+    assert lacking(read("table5")) == []
+    assert "table3 needs the model micro-wide, which is not shipped yet" in lacking(read("table3"))[0]
+
+
+def call(*given: object) -> Result:
+    return CliRunner().invoke(main, [str(one) for one in given])
+
+
+SMALL: Sequence[object] = (
+    "--set", "n=2", "--set", "tasks=[gqa]", "--set", "learns.samples=2", "--set", "learns.train.epochs=1",
+    "--set", "learns.labels.evaluations=12",
+)  # fmt: skip
+
+
+def test_the_command_prints_a_plan_and_does_nothing(tiny_folder: Path, tmp_path: Path) -> None:
+    asked = ("run", "figure6", "--model", tiny_folder, "--out", tmp_path, *SMALL)
+    told = call(*asked, "--dry-run")
+    assert told.exit_code == 0, told.stderr
+    assert "3 steps, 0 done" in told.stdout and not list(tmp_path.iterdir())
+    lines = json.loads(call(*asked, "--dry-run", "--json").stdout)
+    assert [line["title"].partition(":")[0] for line in lines] == ["label", "train", "answer"]
+
+
+def test_the_command_makes_a_row(tiny_folder: Path, tmp_path: Path) -> None:
+    told = call("run", "figure6", "--only", "FastV", "--model", tiny_folder, "--out", tmp_path, *SMALL,
+                "--set", "draw=null")  # fmt: skip
+    assert told.exit_code == 0, told.stderr or told.exception
+    assert "| FastV |" in told.stdout and "VisionZip" not in told.stdout
+
+
+def test_the_command_refuses_in_one_line() -> None:
+    told = call("run", "tabel5", "--dry-run")
+    assert told.exit_code == 2 and told.stderr.startswith("evocomp: unknown recipe 'tabel5'; did you mean")

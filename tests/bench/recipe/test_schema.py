@@ -1,0 +1,130 @@
+"""Recipes: what they may say, how they are changed, and that mistakes are answered in the user's words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.recipe.paper import Paper
+from bench.recipe.schema import RECIPES, known, parse, read
+
+PAPERS = {*(f"table{n}" for n in range(1, 6)), *(f"figure{n}" for n in range(2, 7))}
+ROWS: dict[str, Any] = {"grid": {"method": "grid"}, "own": {}}
+PLAIN: dict[str, Any] = {"title": "t", "keep": [64], "of": 576, "rows": ROWS}
+
+
+def refused(changes: dict[str, Any]) -> str:
+    with pytest.raises(ValueError) as caught:
+        parse({**PLAIN, **changes}, "test")
+    return str(caught.value)
+
+
+def test_every_table_and_figure_of_the_paper_has_a_recipe() -> None:
+    assert set(known()) >= PAPERS
+
+
+@pytest.mark.parametrize("name", known())
+def test_shipped_recipes_are_sound_and_start_with_their_command(name: str) -> None:
+    recipe = read(name)
+    assert (RECIPES / f"{name}.yaml").read_text().startswith(f"# evocomp run {name}")
+    assert recipe.title and (recipe.reference in recipe.rows or recipe.reference is None)
+    if recipe.paper:
+        theirs = Paper.of(recipe.paper)
+        assert recipe.of == theirs.tokens and set(recipe.keep) == set(theirs.retain)
+        assert {row for rows in theirs.retain.values() for row in rows} <= set(recipe.rows)
+
+
+def test_budgets_are_scaled_to_the_model() -> None:
+    recipe = parse({**PLAIN, "keep": [192, 128, 64]}, "test")
+    assert recipe.budgets(144) == {48: 192, 32: 128, 16: 64}
+    assert recipe.budgets(576) == {192: 192, 128: 128, 64: 64}
+
+
+def test_rows_lie_over_what_all_rows_learn_from() -> None:
+    common = {"samples": 5, "train": {"loss": "ce", "epochs": 3}}
+    told = {"learns": common, "rows": {"a": {"train": {"epochs": 9}}}}
+    learns = parse({**PLAIN, **told}, "test").rows["a"].learns
+    assert learns is not None
+    assert (learns.samples, learns.train.loss, learns.train.epochs) == (5, "ce", 9)
+
+
+def test_depth_is_the_layer_of_a_decoder_of_32() -> None:
+    learns = parse({**PLAIN, "rows": {"a": {"depth": 2}}}, "test").rows["a"].learns
+    assert learns is not None
+    assert (learns.layer(32), learns.layer(12), learns.layer(40)) == (2, 1, 2)
+
+
+def test_only_keeps_the_reference() -> None:
+    recipe = read("table5").only(["CE only"])
+    assert list(recipe.rows) == ["CE only", "EvoComp"]
+    with pytest.raises(ValueError, match="did you mean 'CE only'"):
+        read("table5").only(["CE onli"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"titel": "x"}, "unknown setting 'titel'; did you mean 'title'"),
+        ({"keep": "many"}, "keep='many': expected a whole number"),
+        ({"keep": [600]}, "give budgets from 1 to 576"),
+        ({"n": "all"}, "n='all': expected a whole number or null"),
+        ({"match": "token"}, "expected one of tokens, equivalent, flops"),
+        ({"reference": "grit"}, "unknown row 'grit'; did you mean 'grid'"),
+        (
+            {"learns": {"train": {"epoch": 2}}},
+            "unknown setting of learns.train 'epoch'; did you mean",
+        ),
+        ({"learns": {"train": {"loss": "ghm+coss"}}}, "did you mean 'ghm+cos'"),
+        ({"learns": {"train": {"seed": 1}}}, "seeds"),
+        ({"learns": {"labels": {"kind": "bst"}}}, "did you mean 'best'"),
+        ({"rows": {"a": {"label": {}}}}, "unknown setting of rows.a 'label'; did you mean 'labels'"),
+        ({"rows": {"a": {"method": "grid", "depth": 1}}}, "rows.a: a row with method learns nothing"),
+        ({"rows": {"a": {"source_gives": "indices"}}}, "rows.a: source_gives needs a model as source"),
+        ({"learns": {"selects": "grid"}}, "choose a method that takes a compressor"),
+        ({"learns": {"selects": "evocomp+", "depth": 2}}, "evocomp+ has its own"),
+        ({"rows": ["a"]}, "rows: expected settings by name"),
+        ({"title": None}, "title=None: expected a text"),
+        ({"seeds": [0, 0]}, "name each seed once"),
+        ({"mixture": "file.json"}, "mixture and images go together"),
+    ],
+)
+def test_mistakes_are_named_with_their_place(changes: dict[str, Any], said: str) -> None:
+    assert said in refused(changes)
+
+
+def test_set_changes_what_a_key_with_dots_names() -> None:
+    recipe = read("table5", ["n=7", "learns.train.epochs=2", "rows.CE only.train.epochs=3", "seeds=[4]"])
+    first, second = recipe.rows["EvoComp"].learns, recipe.rows["CE only"].learns
+    assert first and second
+    assert (recipe.n, recipe.seeds, first.train.epochs, second.train.epochs) == (7, (4,), 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("epochs=2", "learns.train.epochs"),
+        ("learns.train.epoch=2", "did you mean 'learns.train.epochs'"),
+        ("n", "write key=value"),
+        ("n=[", "no YAML"),
+        ("n=few", "n='few': expected a whole number"),
+    ],
+)
+def test_set_refuses_what_it_does_not_know(change: str, said: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        read("table5", [change])
+    assert said in str(caught.value)
+
+
+def test_recipes_of_ones_own_are_files(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("title: mine\nkeep: [64]\nof: 576\n")
+    assert read(str(path)).name == "mine"
+    path.write_text("- a\n")
+    with pytest.raises(ValueError, match="settings by name"):
+        read(str(path))
+    with pytest.raises(ValueError, match="there is no recipe"):
+        read(str(tmp_path / "other.yaml"))
+    with pytest.raises(ValueError, match="did you mean 'table5'"):
+        read("tabel5")

@@ -1,0 +1,146 @@
+"""The app: what its desk answers, and the page in a browser."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from bench.app import ANSWERS, Desk, build
+from bench.commands.common import open_image
+from bench.compressors import selector_for
+from bench.gallery import show
+from bench.inspection import look
+from bench.pictures import overlay
+from compress.models import load
+from compress.samples import Sample
+
+QUESTION = "what color is the star ?"
+
+
+@pytest.fixture(scope="module")
+def desk() -> Desk:
+    return Desk(load("micro"))
+
+
+def test_a_reply_is_what_the_method_kept_and_said_beside_the_untouched_model(desk: Desk) -> None:
+    image = open_image("micro:3")
+    reply = desk.reply(image, f" {QUESTION} ", "fastv:layer=3", 20)
+    sample = Sample("asked", image, QUESTION, ())
+    run = look(desk.mllm, sample, "fastv:layer=3", selector_for("fastv:layer=3", "micro"), 20)
+    (said,) = desk.mllm.answer([image], [QUESTION])
+    left = len(run.path[-1].kept)
+    told = [row[:3] for row in reply.rows]
+    assert told == [["none", said, "144"], ["fastv:layer=3 at 20", run.said, f"{left}"]]
+    assert all(float(row[3]) >= 0 and len(row) == len(ANSWERS) for row in reply.rows)
+    assert reply.picture == overlay(show(sample, desk.mllm), run.path[-1], 480)
+    assert reply.notes == ""
+
+
+def test_the_untouched_model_answers_a_question_once(desk: Desk) -> None:
+    image = open_image("micro:4")
+    first = desk.reply(image, QUESTION, "random", 9)
+    again = desk.reply(image, QUESTION, "grid", 9)
+    assert again.rows[0] == first.rows[0]  # to the hundredth of a second
+    assert len(desk.untouched) == 1
+    desk.reply(open_image("micro:5"), QUESTION, "grid", 9)
+    assert len(desk.untouched) == 1, "only the last question is kept"
+
+
+@pytest.mark.parametrize(
+    ("image", "question", "method", "keep", "said"),
+    [
+        (None, QUESTION, "grid", 9, "there is no image"),
+        ("micro:3", "  ", "grid", 9, "the question is empty"),
+        ("micro:3", QUESTION, "gird", 9, "did you mean 'grid'"),
+        ("micro:3", QUESTION, "fastv", 3, "the smallest average over 12 layers is 13"),
+    ],
+)
+def test_mistakes_say_what_to_do(
+    desk: Desk, image: str | None, question: str, method: str, keep: int, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        desk.reply(open_image(image) if image else None, question, method, keep)
+
+
+def test_any_image_is_taken_and_strange_words_are_named(desk: Desk) -> None:
+    reply = desk.reply(Image.new("RGBA", (300, 50), "red"), "what zebra is this ?", "none", 144)
+    assert reply.notes == "The model has no word for zebra."
+    (name, said, tokens, _), row = reply.rows
+    assert (name, tokens) == ("none", "144")
+    assert row[:3] == ["none at 144", said, "144"]
+
+
+def test_without_gradio_the_extra_is_named(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(ValueError, match=r"pip install 'evocomp\[app\]'"):
+        build(desk, ["grid"])
+
+
+# In the browser ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def address(desk: Desk) -> Iterator[str]:
+    pytest.importorskip("gradio")
+    page = build(desk, ["random", "grid", "evocomp"])
+    _, address, _ = page.launch(
+        server_name="127.0.0.1", ssr_mode=False, quiet=True, prevent_thread_lock=True
+    )  # fmt: skip
+    yield address
+    page.close()
+
+
+@pytest.fixture()
+def page(chromium: Any, address: str) -> Iterator[Any]:
+    page = chromium.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(120_000)  # of a machine that is busy with other things
+    broken: list[str] = []
+    asked: list[str] = []
+    page.on("pageerror", lambda error: broken.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(address)
+    yield page
+    page.close()
+    assert broken == []
+    assert {url for url in asked if not url.startswith((address, "data:", "blob:"))} == set()
+
+
+def cell(page: Any, text: str) -> Any:
+    """Where the table of answers says this."""
+    return page.get_by_role("gridcell", name=text)
+
+
+def picture(page: Any, other: str = "") -> str:
+    """Where the picture of kept tokens comes from, once there is one, or another one."""
+    script = "([...document.images].find(one => one.naturalWidth === 480) || {}).currentSrc"
+    found = page.wait_for_function(f"other => {{ const s = {script}; return s !== other && s; }}", arg=other)
+    return found.json_value()
+
+
+def test_the_page_answers_on_its_own_and_when_it_is_asked(page: Any) -> None:
+    cell(page, "evocomp at 16").wait_for()
+    assert picture(page).startswith(page.url)
+    page.get_by_label("Question").fill("is there a zebra ?")
+    page.get_by_role("button", name="Answer", exact=True).click()
+    page.get_by_text("The model has no word for zebra.").wait_for()
+
+
+def test_another_scene_brings_its_question_and_its_answer(page: Any) -> None:
+    before = picture(page)
+    question = page.get_by_label("Question")
+    question.fill("which one ?")
+    page.get_by_role("button", name="Another scene").click()
+    picture(page, before)
+    assert question.input_value() not in ("", "which one ?")
+
+
+def test_a_method_that_does_not_exist_gets_its_line(page: Any) -> None:
+    cell(page, "evocomp at 16").wait_for()
+    method = page.get_by_role("combobox", name="Method")
+    method.fill("gird")
+    method.press("Enter")
+    page.get_by_text("did you mean 'grid'").first.wait_for()
