@@ -121,10 +121,22 @@ def bind(operator: Operator, sizes: Sequence[int], rng: Random) -> Operator:
     An operator without an `rng` parameter may draw from Python's global generator, as DEAP's do; it is lent
     ours for the call, so that any DEAP operator keeps a search reproducible and resumable.
     """
-    names, taken = inspect.signature(operator).parameters, getattr(operator, "keywords", {})
+    names, taken = _parameters(operator), getattr(operator, "keywords", {})
     offer = {"sizes": sizes, "rng": rng}
     bound = partial(operator, **{key: offer[key] for key in offer if key in names and key not in taken})
     return bound if "rng" in names else Lent(bound, rng)
+
+
+def _parameters(operator: Operator) -> frozenset[str]:
+    """Names of what it takes, bound keywords included."""
+    if type(operator) is partial and not operator.args:
+        return _of_function(operator.func)
+    return frozenset(inspect.signature(operator).parameters)
+
+
+@lru_cache(maxsize=256)
+def _of_function(function: Operator) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)  # slow, and once per search otherwise
 
 
 class Lent:

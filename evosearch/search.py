@@ -94,15 +94,17 @@ class Run:
         known = [loss for loss in losses if loss is not None]
         for individual, loss in zip(individuals, losses, strict=True):
             if loss is not None:
-                individual.fitness.values = (loss,)
+                individual.fitness.wvalues = (-loss,)  # as DEAP keeps a loss
         self.iteration += 1
         if new:
             self.renewed = self.iteration
-            found = best([individuals[row] for row in new], self.hall)
-            if self.best is None or found[0].loss < self.leaders[0].loss:
-                leader = next(row for row in new if individuals[row] is found[0])
-                self.improved, self.best = self.iteration, indices[leader].copy()
-            self.leaders = best([*self.leaders, *(one.clone() for one in found)], self.hall)
+            bar = self.leaders[-1].fitness.wvalues if len(self.leaders) == self.hall else ()
+            found = [row for row in new if individuals[row].fitness.wvalues > bar]
+            if found:
+                leader = max(found, key=lambda row: individuals[row].fitness.wvalues)
+                if self.best is None or individuals[leader].loss < self.leaders[0].loss:
+                    self.improved, self.best = self.iteration, indices[leader].copy()
+                self.leaders = best([*self.leaders, *(individuals[row].clone() for row in found)], self.hall)
         if len(known) == len(losses):  # a batch that was cut is the last: there is nothing to learn it for
             self.strategy.tell(individuals, known)
         return sum(known) / len(known)
