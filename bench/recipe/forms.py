@@ -107,6 +107,12 @@ def notes(told: Told) -> list[str]:
         )
     if told.paper:
         listed.append(f"Columns `paper`: {told.paper.model} in the paper; it gives no intervals.")
+    listed += [
+        f"{each['shipped']} of {each['samples']} labels of {each['row']} ship with the package, made by the "
+        f"same settings; `--fresh` searches them again."
+        for each in told.labels
+        if each["shipped"]
+    ]
     reasons = {f"{each.row} at {each.keep}: {each.impossible}" for each in told.findings if each.impossible}
     return [*listed, *(f"{MISSING} {reason}" for reason in sorted(reasons))]
 

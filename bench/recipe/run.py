@@ -20,6 +20,7 @@ from bench.recipe.oracle import headroom
 from bench.recipe.paper import Paper, orders, signs, verdict
 from bench.recipe.plan import COMPARISON, Plan
 from bench.recipe.steps import Bar
+from compress.labels import sample_key
 
 SPEEDUP = ("row", "keep", "stage", "times", "paper")
 
@@ -88,9 +89,11 @@ def label_costs(plan: Plan) -> list[dict[str, Any]]:
     base = plan.stores.get(reference) if reference else None
     lines: list[dict[str, Any]] = []
     for rows in sharing.values():
-        store = plan.stores[rows[0]].store()
-        against = difference(base.store(), store) if base and reference not in rows else None
-        lines.append({"row": ", ".join(rows), **summarise(store), "against the reference": against})
+        step = plan.stores[rows[0]]
+        against = difference(base.store(), step.store()) if base and reference not in rows else None
+        told = summarise(step.store(), map(sample_key, step.samples))
+        lines.append({"row": ", ".join(rows), **told, "against the reference": against,
+                      "shipped": len(step.shipped)})  # fmt: skip
     return lines
 
 
