@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,8 @@ from bench.recipe.run import run
 from bench.recipe.schema import Recipe, parse, read
 from bench.recipe.steps import Label, Shop, Step, Train
 from bench.tasks.scenes import Scenes
-from compress.models import MLLM
+from compress.labels import label
+from compress.models import MLLM, load
 from compress.samples import Sample
 
 TOLD: dict[str, Any] = {
@@ -127,6 +130,35 @@ def test_more_samples_extend_a_store_and_fewer_take_a_part(tiny: MLLM, tmp_path:
     assert first.done and len(first.labels()) == 3 and len(second.labels()) == 4
     trains = [plan(one, shop(tiny, tmp_path)).trains["a", 0] for one in (few, many)]
     assert trains[0].digest != trains[1].digest
+
+
+def test_shipped_labels_of_the_same_settings_are_taken(
+    tiny: MLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = recipe(rows={"a": {}}, reference=None, learns={**TOLD["learns"], "samples": 3})
+    first = plan(few, shop(tiny, tmp_path / "first")).stores["a"]
+    first.do(quiet)
+    monkeypatch.setattr(steps, "SHIPPED", tmp_path / "shipped")
+    shutil.copytree(first.folder, tmp_path / "shipped" / "micro" / "labels" / "any")
+    asked = recipe(rows={"a": {}, "b": {"labels": {"evaluations": 13}}}, reference=None)
+    same, other = plan(asked, shop(tiny, tmp_path / "second")).stores.values()
+    assert (same.finished, other.finished) == (3, 0)
+    labelled: list[int] = []
+    monkeypatch.setattr(steps, "label", lambda *given, **more: labelled.append(1) or label(*given, **more))
+    assert same.do(quiet) and labelled == [1]
+    assert same.labels()[:3] == first.labels() and len(same.labels()) == 4
+    fresh = replace(shop(tiny, tmp_path / "third"), shipped=False)
+    assert plan(asked, fresh).stores["a"].finished == 0
+
+
+def test_what_ships_is_what_a_search_finds(tmp_path: Path) -> None:
+    told = recipe(rows={"a": {}}, reference=None, learns={"samples": 2})
+    made = shop(load("micro"), tmp_path)
+    shipped, searched = (plan(told, one).stores["a"] for one in (made, replace(made, shipped=False)))
+    assert shipped.done and not searched.done
+    searched.do(quiet)
+    assert shipped.ready is not None
+    assert [one.kept for one in searched.labels()] == [shipped.ready[one.id].kept for one in searched.labels()]
 
 
 def test_other_code_takes_nothing_that_the_old_one_made(
