@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 @click.pass_context
 def run(
     context: click.Context, recipe: str, data: str | None, changes: tuple[str, ...], rows: tuple[str, ...],
-    fresh: bool, dry_run: bool, out: Path, workers: int, batch: int | None, model: str, device: str, dtype: str,
-    anyres: Anyres, machine: bool,
+    fresh: bool, dry_run: bool, out: Path, workers: int, batch: int | None, model: str, device: str,
+    dtype: str, anyres: Anyres, machine: bool,
 ) -> None:  # fmt: skip
     """Work off RECIPE (evocomp recipes, or a YAML file): label, train, answer, measure, draw, compare.
 
@@ -86,7 +86,7 @@ def run(
     def load(name: str) -> MLLM:
         return load_model(name, device, dtype, anyres)
 
-    shop = Shop(out, load, cache(lambda name: load(name).fingerprint()), workers, batch, not fresh)
+    shop = Shop(out, load, cache(lambda name: load(name).fingerprint()), workers, batch, anyres, not fresh)
     planned = plan(wanted, shop)
     if dry_run:
         told = estimates(planned.steps, shop)

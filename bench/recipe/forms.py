@@ -32,6 +32,7 @@ class Told:
     headroom: Sequence[Mapping[str, Any]] = ()
     labels: Sequence[Mapping[str, Any]] = ()
     speedups: Sequence[tuple[str, int, str, float, float | None]] = ()  # row, budget, stage, here, paper
+    pictures: Sequence[str] = ()  # paths from the page
 
 
 def header(told: Told) -> list[str]:
@@ -125,6 +126,8 @@ def markdown(told: Told) -> str:
         page += _table(
             names, [[[f"*{name}*", *[""] * (len(names) - 1)], *rows] for name, rows in lines(told)]
         )
+    for path in told.pictures:
+        page += [f"![{told.recipe.title}]({path})", ""]
     if told.verdict:
         page += ["## Beside the paper", "", *(f"- {line}" for line in told.verdict), ""]
     if told.speedups:

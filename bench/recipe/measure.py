@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import copyfile
 from sys import stderr
 from typing import Any
 
@@ -59,7 +60,7 @@ class Timing(Step):
         return {
             "what": self.what, **asdict(self.settings), "rows": rows, "keeps": list(self.answers.keeps),
             "model": self.shop.fingerprint(self.model)[:16], "compressor": self.trained.digest,
-            "device": self.shop.load(self.model).model.device.type,
+            "device": self.shop.load(self.model).model.device.type, "anyres": self.shop.anyres,
         }  # fmt: skip
 
     @property
@@ -79,15 +80,15 @@ class Timing(Step):
         """Of the command."""
         told = {
             "model": self.model, "keep": ",".join(map(str, self.answers.keeps)),
-            "compressor": self.trained.folder, "out": self.folder,
+            "compressor": self.trained.folder, "clock": self.settings.clock, "out": self.folder,
         }  # fmt: skip
         if isinstance(self.settings, Edge):
             told |= {"runtimes": self.settings.runtime, "rounds": self.settings.rounds,
-                     "samples": self.settings.samples}  # fmt: skip
+                     "samples": self.settings.samples, "threads": self.settings.threads}  # fmt: skip
         else:
             mllm = self.shop.load(self.model)
             told |= {
-                "methods": ",".join(one.row for one in self.answers.candidates),
+                "anyres": self.shop.anyres, "methods": ",".join(one.row for one in self.answers.candidates),
                 "repetitions": self.settings.repetitions, "new": self.settings.steps,
                 "accuracy": self.comparison(), "device": mllm.model.device.type,
                 "dtype": str(mllm.model.dtype).removeprefix("torch."),
@@ -104,6 +105,13 @@ class Timing(Step):
         with redirect_stdout(stderr):
             main(self.arguments, standalone_mode=False)
         report(1, 1)
+
+    def pictures(self, folder: Path) -> list[Path]:
+        """The plots that the command drew, copied into a folder."""
+        drawn = sorted((self.folder / "pictures").glob("*.png"))
+        if drawn:
+            folder.mkdir(parents=True, exist_ok=True)
+        return [Path(copyfile(one, folder / one.name)) for one in drawn]
 
     def read(self) -> dict[str, Any]:
         told: dict[str, Any] = json.loads((self.folder / FILES[self.what]).read_text())

@@ -20,7 +20,7 @@ from bench.tasks.mixture import training_samples
 from compress.models import MLLM, MODELS
 from compress.samples import Sample
 
-COMPARISON = "comparison"  # folder of a result
+COMPARISON, PICTURES = "comparison", "pictures"  # folders of a result
 
 
 @dataclass(frozen=True, eq=False)

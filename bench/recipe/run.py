@@ -18,7 +18,7 @@ from bench.recipe.findings import findings, untouched
 from bench.recipe.forms import Told, latex, markdown
 from bench.recipe.oracle import headroom
 from bench.recipe.paper import Paper, orders, signs, verdict
-from bench.recipe.plan import COMPARISON, Plan
+from bench.recipe.plan import COMPARISON, PICTURES, Plan
 from bench.recipe.steps import Bar
 from compress.labels import sample_key
 
@@ -35,16 +35,17 @@ def run(plan: Plan, bar: Bar, command: str) -> Path:
             step.do(bar)
     plan.folder.mkdir(parents=True, exist_ok=True)
     comparison = compared(plan) if plan.recipe.rows else None
+    if comparison:
+        write(comparison, plan.mllm, plan.folder / COMPARISON, Origin(plan.recipe.title, {}, [command]))
     for step in plan.timed:  # they plot the scores of the comparison
         step.do(bar)
+    pictures = draw(plan, plan.recipe.draw, comparison) if plan.recipe.draw else []
+    pictures += [taken for step in plan.timed for taken in step.pictures(plan.folder / PICTURES)]
     told = tell(plan, command)
+    told.pictures = [path.relative_to(plan.folder).as_posix() for path in pictures]
     put(plan.folder / "results.json", json.dumps(results(plan, told), indent=1) + "\n")
     put(plan.folder / "table.md", markdown(told))
     put(plan.folder / "table.tex", latex(told))
-    if comparison:
-        write(comparison, plan.mllm, plan.folder / COMPARISON, Origin(plan.recipe.title, {}, [command]))
-    if plan.recipe.draw:
-        draw(plan, plan.recipe.draw, comparison)
     return plan.folder
 
 

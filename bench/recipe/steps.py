@@ -36,7 +36,7 @@ from compress.base import Positions, Selector
 from compress.labels import Label as Mask
 from compress.labels import LabelConfig, Labeller, LabelStore, label, read_labels, sample_key
 from compress.labels.store import writing
-from compress.models import MLLM
+from compress.models import MLLM, Anyres
 from compress.network import Compressor
 from compress.samples import Sample
 from compress.training import TrainConfig, train
@@ -57,6 +57,7 @@ class Shop:
     fingerprint: Callable[[str], str]
     workers: int = 1
     batch: int | None = None  # None: by the device
+    anyres: Anyres = "native"  # with which models are loaded
     shipped: bool = True  # whether labels that the package ships are taken instead of searching them again
 
     def batches(self, model: str) -> Batches:

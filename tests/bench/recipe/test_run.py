@@ -157,8 +157,9 @@ def test_what_ships_is_what_a_search_finds(tmp_path: Path) -> None:
     shipped, searched = (plan(told, one).stores["a"] for one in (made, replace(made, shipped=False)))
     assert shipped.done and not searched.done
     searched.do(quiet)
-    assert shipped.ready is not None
-    assert [one.kept for one in searched.labels()] == [shipped.ready[one.id].kept for one in searched.labels()]
+    ready = shipped.ready
+    assert ready is not None
+    assert all(one.kept == ready[one.id].kept for one in searched.labels())
 
 
 def test_other_code_takes_nothing_that_the_old_one_made(
@@ -336,3 +337,21 @@ def test_the_command_makes_a_row(tiny_folder: Path, tmp_path: Path) -> None:
 def test_the_command_refuses_in_one_line() -> None:
     told = call("run", "tabel5", "--dry-run")
     assert told.exit_code == 2 and told.stderr.startswith("evocomp: unknown recipe 'tabel5'; did you mean")
+
+
+def test_the_command_times_rows_beside_their_scores(tiny_folder: Path, tmp_path: Path) -> None:
+    told = call("run", "figure4", "--only", "fastv", "--model", tiny_folder, "--out", tmp_path, *SMALL,
+                "--set", "keep=[640]", "--set", "learns.train.bins=10",
+                "--set", "latency.repetitions=2", "--set", "latency.clock=processor")  # fmt: skip
+    assert told.exit_code == 0, told.stderr or told.exception
+    assert "| evocomp | 32 | prefill with selection |" in told.stdout
+    assert "(pictures/accuracy.png)" in told.stdout
+    assert next(tmp_path.glob("figure4-*")).joinpath("pictures", "accuracy.png").is_file()
+
+
+def test_the_command_times_the_phone_protocol(tiny_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    told = call("run", "table4", "--model", tiny_folder, "--out", tmp_path, *SMALL, "--set", "keep=[64]",
+                "--set", "edge.rounds=2", "--set", "edge.samples=1", "--set", "edge.threads=1")  # fmt: skip
+    assert told.exit_code == 0, told.stderr or told.exception
+    assert "| ort | 16 | total |" in told.stdout
