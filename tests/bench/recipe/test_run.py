@@ -354,4 +354,4 @@ def test_the_command_times_the_phone_protocol(tiny_folder: Path, tmp_path: Path)
     told = call("run", "table4", "--model", tiny_folder, "--out", tmp_path, *SMALL, "--set", "keep=[64]",
                 "--set", "edge.rounds=2", "--set", "edge.samples=1", "--set", "edge.threads=1")  # fmt: skip
     assert told.exit_code == 0, told.stderr or told.exception
-    assert "| ort | 16 | total |" in told.stdout
+    assert "| 16 | total |" in told.stdout
