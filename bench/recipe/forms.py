@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.budget import MEANING
 from bench.forms import TEX
+from bench.recipe.estimate import duration
 from bench.recipe.findings import Finding
 from bench.recipe.paper import Order, Paper, Sign
 from bench.recipe.schema import Recipe
@@ -33,6 +34,7 @@ class Told:
     labels: Sequence[Mapping[str, Any]] = ()
     speedups: Sequence[tuple[str, int, str, float, float | None]] = ()  # row, budget, stage, here, paper
     pictures: Sequence[str] = ()  # paths from the page
+    spent: Mapping[str, float] = field(default_factory=dict)  # seconds by kind of step
 
 
 def header(told: Told) -> list[str]:
@@ -94,6 +96,12 @@ def notes(told: Told) -> list[str]:
         f"{told.facts['cores']} cores of {told.facts['processor']}, accelerator {told.facts['accelerator']}, "
         f"torch {told.facts['torch']}."
     ]
+    if told.spent:
+        spent = ", ".join(f"{kind} {duration(seconds)}" for kind, seconds in told.spent.items())
+        listed.append(
+            f"Steps took, by the clock and with what else the machine did: {spent}. Those that other recipes "
+            f"share are counted in."
+        )
     if told.findings:
         listed.append(
             f"{AVERAGE}: mean over the tasks of score / the untouched model's. "

@@ -76,7 +76,7 @@ def tell(plan: Plan, command: str) -> Told:
         told.verdict = verdict(told.signs, told.orders, paper, plan.mllm.name)
     if plan.losses and recipe.reference:
         told.headroom = headroom(plan.losses.read(), recipe.reference, [VANILLA, *recipe.rows])
-    told.labels = label_costs(plan)
+    told.labels, told.spent = label_costs(plan), spent(plan)
     told.speedups = [one for step in plan.timed for one in step.speedups()]
     return told
 
@@ -96,6 +96,15 @@ def label_costs(plan: Plan) -> list[dict[str, Any]]:
         lines.append({"row": ", ".join(rows), **told, "against the reference": against,
                       "shipped": len(step.shipped)})  # fmt: skip
     return lines
+
+
+def spent(plan: Plan) -> dict[str, float]:
+    """Seconds by kind of step, over all runs that worked on the plan's steps."""
+    found: dict[str, float] = {}
+    for step in plan.steps:
+        for one in step.record.get("runs", []):
+            found[step.kind] = found.get(step.kind, 0.0) + one["seconds"]
+    return found
 
 
 def compared(plan: Plan) -> Comparison:
