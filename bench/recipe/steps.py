@@ -19,6 +19,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pyarrow as pa
+
 from baselines import METHODS, KeepAll
 from bench.batches import Batches
 from bench.budget import Match
@@ -35,7 +37,7 @@ from bench.tasks import Task
 from compress.base import Positions, Selector
 from compress.labels import Label as Mask
 from compress.labels import LabelConfig, Labeller, LabelStore, label, read_labels, sample_key
-from compress.labels.store import writing
+from compress.labels.store import schema, write_shard
 from compress.models import MLLM, Anyres
 from compress.network import Compressor
 from compress.samples import Sample
@@ -235,10 +237,12 @@ class Label(Step):
         return len(found)
 
     def do(self, bar: Bar) -> bool:
-        if self.ready and self.shipped:
-            with writing(self.folder, self.ready.settings, "shipped") as store:
-                missing = [self.shipped[place] for place in store.missing(self.shipped)]
-                store.write(map(self.ready.__getitem__, missing))
+        here = set(self.store().ids.to_pylist()) if any(self.folder.glob("*.parquet")) else set()
+        if self.ready and (missing := [key for key in self.shipped if key not in here]):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            rows = [asdict(self.ready[key]) for key in missing]
+            table = pa.Table.from_pylist(rows, schema(self.ready.settings))
+            write_shard(table, self.folder / f"shipped-{len(here):05d}.parquet")
         return super().do(bar)
 
     @property

@@ -147,6 +147,7 @@ def test_shipped_labels_of_the_same_settings_are_taken(
     monkeypatch.setattr(steps, "label", lambda *given, **more: labelled.append(1) or label(*given, **more))
     assert same.do(quiet) and labelled == [1]
     assert same.labels()[:3] == first.labels() and len(same.labels()) == 4
+    assert [run.samples for run in same.store().runs()] == [1]  # only what was searched here has a rate
     fresh = replace(shop(tiny, tmp_path / "third"), shipped=False)
     assert plan(asked, fresh).stores["a"].finished == 0
 
