@@ -33,6 +33,7 @@ class Told:
     headroom: Sequence[Mapping[str, Any]] = ()
     labels: Sequence[Mapping[str, Any]] = ()
     speedups: Sequence[tuple[str, int, str, float, float | None]] = ()  # row, budget, stage, here, paper
+    timed: Sequence[Sequence[str]] = ()  # tables in Markdown, as the timing commands print them
     pictures: Sequence[str] = ()  # paths from the page
     spent: Mapping[str, float] = field(default_factory=dict)  # seconds by kind of step
 
@@ -145,6 +146,8 @@ def markdown(told: Told) -> str:
             for row, keep, stage, times, paper in told.speedups
         ]
         page += _table(["row", "keep", "stage", "measured", "paper"], [rows])
+        page += ["Medians in milliseconds:", ""]
+        page += [line for table in told.timed for line in (*table, "")]
     if told.headroom:
         page += ["## Loss of what was kept", ""]
         rows = [

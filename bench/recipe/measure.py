@@ -8,6 +8,7 @@ from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.util import find_spec
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from shutil import copyfile
 from sys import stderr
@@ -16,7 +17,7 @@ from typing import Any
 from bench.protocol import Facts
 from bench.recipe.paper import published
 from bench.recipe.schema import Edge, Latency, Recipe
-from bench.recipe.steps import RECORD, Answer, Cost, Report, Shop, Step, Train
+from bench.recipe.steps import MODEL, RECORD, Answer, Cost, Report, Shop, Step, Train
 
 FILES = {"latency": "results.json", "edge": "edge.json"}
 
@@ -40,7 +41,7 @@ class Timing(Step):
 
     kind = "time"
     unit = counted = "benchmarks"
-    code = ("bench/recipe/measure.py",)
+    code = ("bench/recipe/measure.py", "bench/latency", "bench/edge", *MODEL)
 
     shop: Shop
     title: str
@@ -119,18 +120,23 @@ class Timing(Step):
 
     def speedups(self) -> Iterator[tuple[str, int, str, float, float | None]]:
         """Row, budget, stage, how many times faster than the untouched model, and the paper's figure."""
-        if self.what == "latency":
-            yield from _latency(self.read())
-        else:
-            yield from _edge(self.read(), self.shop.load(self.model).visual_tokens)
+        tokens = self.shop.load(self.model).visual_tokens
+        yield from (_latency if self.what == "latency" else _edge)(self.read(), tokens)
+
+    def table(self) -> list[str]:
+        """What the command printed of its times: the lines of its first table in Markdown."""
+        lines = (self.folder / f"{self.what}.md").read_text().splitlines()
+        rest = dropwhile(lambda line: not line.startswith("|"), lines)
+        return list(takewhile(lambda line: line.startswith("|"), rest))
 
 
-def _latency(told: Mapping[str, Any]) -> Iterator[tuple[str, int, str, float, float | None]]:
-    paper = published()["figure4"]["speedup"]
+def _latency(told: Mapping[str, Any], tokens: int) -> Iterator[tuple[str, int, str, float, float | None]]:
+    paper = published()["figure4"]["speedup"]  # of EvoComp with 160 of 2,880 tokens
     for row in told["rows"]:
         for stage, key in (("prefill with selection", "prefill"), ("total", "total")):
             if faster := row["speedups"].get(stage):
-                theirs = paper[key] if row["method"].startswith("evocomp") else None
+                known = row["method"] == "evocomp" and round(row["keep"] * 2880 / tokens) == 160
+                theirs = paper[key] if known else None
                 yield row["method"], row["keep"], stage, faster["times"], theirs
 
 

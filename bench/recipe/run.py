@@ -78,6 +78,7 @@ def tell(plan: Plan, command: str) -> Told:
         told.headroom = headroom(plan.losses.read(), recipe.reference, [VANILLA, *recipe.rows])
     told.labels, told.spent = label_costs(plan), spent(plan)
     told.speedups = [one for step in plan.timed for one in step.speedups()]
+    told.timed = [step.table() for step in plan.timed]
     return told
 
 
