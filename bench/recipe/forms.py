@@ -108,7 +108,7 @@ def notes(told: Told) -> list[str]:
             f"{AVERAGE}: mean over the tasks of score / the untouched model's. "
             f"Budgets are {MEANING[recipe.match]}."
         )
-    if recipe.reference:
+    if recipe.reference and told.findings:
         several = len(recipe.seeds) > 1
         over = ", of the mean over seeds; seeds themselves are not resampled" if several else ""
         listed.append(

@@ -67,6 +67,9 @@ def tell(plan: Plan, command: str) -> Told:
                 paper=paper)  # fmt: skip
     if not recipe.rows:
         return told
+    told.labels, told.spent = label_costs(plan), spent(plan)
+    if recipe.draw:  # a few questions whose pictures say it all
+        return told
     cells = cells_of(plan)
     found = findings(cells, tasks, plan.budgets, list(recipe.rows), recipe.reference)
     told.vanilla, told.findings = untouched(cells, tasks), found
@@ -76,7 +79,6 @@ def tell(plan: Plan, command: str) -> Told:
         told.verdict = verdict(told.signs, told.orders, paper, plan.mllm.name)
     if plan.losses and recipe.reference:
         told.headroom = headroom(plan.losses.read(), recipe.reference, [VANILLA, *recipe.rows])
-    told.labels, told.spent = label_costs(plan), spent(plan)
     told.speedups = [one for step in plan.timed for one in step.speedups()]
     told.timed = [step.table() for step in plan.timed]
     return told
