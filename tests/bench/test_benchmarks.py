@@ -75,11 +75,12 @@ def test_labelling_is_timed_against_the_naive_loops(
 
 def test_training_is_timed(tmp_path: Path):
     out = tmp_path / "training.json"
-    command = ["-n", "12", "--batch", "4", "--epochs", "1", "--rounds", "1", "--out", str(out)]
-    result = CliRunner().invoke(training, command)
+    command = ["-n", "12", "--batch", "4", "--features", "all", "--epochs", "1", "--rounds", "1"]
+    result = CliRunner().invoke(training, [*command, "--out", str(out)])
     assert result.exit_code == 0, result.output
-    (found,) = json.loads(out.read_text())["samples_per_second"]["4"]
-    assert found["embed"] > 0 and found["train"] > 0
+    figures = json.loads(out.read_text())["samples_per_second"]
+    assert set(figures) == {"4 memory", "4 disk", "4 recompute"}
+    assert all(one["embed"] > 0 and one["train"] > 0 for (one,) in figures.values())
 
 
 def test_scale_out_is_measured_with_every_number_of_workers(tmp_path: Path):
