@@ -32,10 +32,10 @@ LABELS = {
     RANDOM: LabelConfig("random"),  # the control: a random token of each of the paper's groups
     OURS: LabelConfig("best", grouper="random"),
 }
-# The paper's labels and their control learn by the paper's loss.
+# The paper's labels and their control learn by the paper's loss, which needs many small steps.
 RECIPES = {
-    PAPER: TrainConfig(epochs=8, batch=32),
-    RANDOM: TrainConfig(epochs=8, batch=32),
+    PAPER: TrainConfig(epochs=8, batch=16),
+    RANDOM: TrainConfig(epochs=8, batch=16),
     OURS: TrainConfig(loss="ce", epochs=12, batch=32),
 }
 REFERENCE = "evocomp+"
