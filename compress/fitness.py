@@ -19,7 +19,8 @@ from compress.memory import ran_out
 from compress.models import MLLM, Embedded
 
 POSITIONS = ("original", "compact")
-ROWS, ROWS_CPU = 8192, 384  # that go through the decoder at a time (docs/performance.md)
+ROWS, ROWS_CPU = 8192, 512  # that go through the decoder at a time (docs/performance.md)
+DOZEN = 12  # candidates: batches of so many are full with the paper's population of 48 and its 36 children
 STEP, STEP_CPU = 8, 1  # lengths are rounded up to multiples of it: fuller batches, but more rows
 UNSCORED = -100  # the target that cross_entropy ignores
 
@@ -33,6 +34,11 @@ class TokenBudget:
     """How many rows go through the decoder at a time: half as many whenever memory runs out, and for good."""
 
     rows: int
+
+    def candidates(self, length: int) -> int:
+        """How many of `length` rows at a time: whole dozens where there is room for one."""
+        size = max(1, self.rows // length)
+        return size - size % DOZEN if size > DOZEN else size
 
     @classmethod
     def for_device(cls, device: torch.device) -> TokenBudget:
@@ -183,7 +189,7 @@ class AnswerLosses(Generic[Key]):
         """Losses of candidates of one shape, on the device, a batch at a time."""
         count, done = len(candidates.rows), 0
         while done < count:
-            size = at_once or max(1, self._budget.rows // shape.length)
+            size = at_once or self._budget.candidates(shape.length)
             part = candidates.part(done, size)
             losses = self._tried(shape, part)
             if losses is not None:

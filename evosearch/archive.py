@@ -51,8 +51,11 @@ class Archive:
         Returns the losses, None for a new candidate that found no room, and the rows that were evaluated.
         """
         keys = [row.tobytes() for row in indices]
-        first = {key: row for row, key in reversed(list(enumerate(keys))) if key not in self._place}
-        rows = sorted(first.values())[:room]
+        first: dict[bytes, int] = {}
+        for row, key in enumerate(keys):
+            if key not in self._place:
+                first.setdefault(key, row)
+        rows = list(first.values())[:room]
         if rows:
             batch = indices[rows]
             losses = measured((yield batch.copy()), batch, len(self))

@@ -38,7 +38,7 @@ class Individual(list[int]):
     def clone(self) -> Individual:
         """An independent copy, fitness included; far cheaper than DEAP's default, `copy.deepcopy`."""
         twin = Individual.__new__(Individual)  # past three constructors, which take longer than the copy
-        twin += self
+        twin += self[:]  # a plain list, which is added without being iterated
         twin.fitness = Loss.__new__(Loss)
         twin.fitness.wvalues = self.fitness.wvalues
         return twin

@@ -32,7 +32,6 @@ TRANSFORMERS = {  # who may know the library, besides compress/micro, which buil
     "compress/network.py",  # a decoder layer as compressor
     "compress/shapes.py",  # published configurations
     "compress/static.py",  # caches of a fixed length
-    "bench/benchmarks/shapes.py",  # random weights of real sizes
 }
 PLUG_INS = {  # libraries that only an extra brings, and the one folder that knows them
     "lmms_eval": "bench/lmms/",

@@ -2,23 +2,31 @@
 
     python -m bench.benchmarks.labelling                     # the micro model
     python -m bench.benchmarks.labelling --shape llava-1.5-7b --device cuda --dtype bfloat16 --naive 8
+    python -m bench.benchmarks.labelling --shape llava-1.5-7b --depth-slice 1 -n 1 --rounds 1 --naive 2
 
 The naive loop is the method as its paper describes it and as one writes it first: the whole model, image
 included, once per candidate, with dropped tokens masked out. Beside it stands the loop over the decoder
 alone, with the image embedded once. Both are timed on a few candidates of every sample and taken times the
 evaluations that the search made. `together` of several sizes take turns in every round. The peak is that of a
-matrix product in the same run, in the same precision. On a CPU, seconds are those of the processor.
+matrix product in the same run, in the same precision. A second table says where the time goes with the first
+of the sizes; on a GPU these stages wait for each other, which they do not otherwise. On a CPU, seconds are
+those of the processor.
+
+Samples of a --shape are random embeddings between random words, behind a chat's first words, which are alike.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import click
 import numpy as np
@@ -26,15 +34,26 @@ import torch
 from torch.nn import functional as F
 
 from bench.commands.common import load_model, model_options, progress, show_table, whole_numbers
+from bench.commands.latency import shaped
 from bench.tasks.mixture import training_samples
 from compress.files import replacing
+from compress.fitness import AnswerLosses
 from compress.flops import counting
 from compress.labels import Label, LabelConfig, Labeller
+from compress.labels.kinds import Problem
 from compress.models import MLLM, Embedded
 from compress.samples import Sample
 
 if TYPE_CHECKING:
     from compress.models import Anyres
+
+SYSTEM, QUESTION, RESPONSE = 35, 20, 12  # rows of text: a chat's first words, a question, an answer
+STAGES = {
+    "embed image and text": (MLLM, "embed"),
+    "group": (Problem, "groups"),
+    "prefix, and all tokens": (AnswerLosses, "__init__"),
+    "candidates": (AnswerLosses, "launch"),
+}
 
 
 @dataclass(frozen=True)
@@ -90,7 +109,8 @@ def peak(device: str, dtype: torch.dtype, size: int) -> float:
 
 
 @click.command()
-@click.option("--shape", help="Random weights of this shape instead of --model (bench/benchmarks/shapes.py).")
+@click.option("--shape", help="Random weights of a published shape instead of --model (compress/shapes.py).")
+@click.option("--depth-slice", type=int, help="So many decoder layers of --shape only, for a small machine.")
 @click.option("-n", "count", default=16, show_default=True, type=click.IntRange(1), help="Samples.")
 @click.option(
     "--together", "packs", default="1,16", show_default=True, callback=whole_numbers,
@@ -106,8 +126,9 @@ def peak(device: str, dtype: torch.dtype, size: int) -> float:
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for all figures.")
 @model_options
 def main(
-    shape: str | None, count: int, packs: list[int], rows: int | None, keep: int | None, evaluations: int,
-    naive: int, rounds: int, out: Path | None, model: str, device: str, dtype: str, anyres: Anyres,
+    shape: str | None, depth_slice: int | None, count: int, packs: list[int], rows: int | None,
+    keep: int | None, evaluations: int, naive: int, rounds: int, out: Path | None,
+    model: str, device: str, dtype: str, anyres: Anyres,
 ) -> None:  # fmt: skip
     """Time labelling; medians over the rounds."""
     precision = getattr(torch, dtype)
@@ -115,20 +136,20 @@ def main(
     if shape is None:
         mllm = load_model(model, device, dtype, anyres)
     else:
-        mllm, keep = _made(shape, samples, device, precision, keep)
+        mllm = _made(shaped(shape, device, dtype, depth_slice), samples)
     config = LabelConfig(keep=keep, evaluations=evaluations)
     labeller = Labeller(mllm, config, rows=rows)
     few = samples[: max(1, min(count, 4))]
-    with counting() as flops:
-        labels = _labelled(labeller, few, len(few))
-    spent = flops.get_total_flops() / len(few)
-    made = sum(one.evaluations for one in labels) / len(few)
+    made = sum(one.evaluations for one in _labelled(labeller, few, len(few))) / len(few)
+    flops = _by_stage(_operations, lambda: _labelled(labeller, few, packs[0]))
+    spent = sum(flops.values()) / len(few)
     found: list[Figures] = []
     with progress("measure", "rounds") as report:
         for number in range(rounds):
             found.append(_round(mllm, labeller, samples, packs, naive, shape is None, device))
             report(number + 1, rounds)
     fastest = peak(device, precision, 512 if device == "cpu" else 8192)
+    seconds = _by_stage(lambda work: _clocked(work, device), lambda: _labelled(labeller, few, packs[0]))
     table, figures = _summary(found, packs, made, spent, fastest)
     show_table(
         ["labelling", "s/sample", "against naive: model", "naive: decoder", "GFLOP/s", "of peak, %"],
@@ -136,6 +157,22 @@ def main(
         f"{mllm.name}, {count} samples, {made:.0f} evaluations each, {spent / 1e9:.1f} GFLOP a sample, "
         f"peak {fastest / 1e9:.0f} GFLOP/s, {device}, {dtype}",
     )
+    show_table(
+        ["stage", "ms", "share, %", "GFLOP", "GFLOP/s", "of peak, %"],
+        [
+            [
+                stage, f"{1000 * taken / len(few):.1f}", f"{100 * taken / sum(seconds.values()):.0f}",
+                f"{flops[stage] / 1e9 / len(few):.2f}", f"{flops[stage] / taken / 1e9:.1f}",
+                f"{100 * flops[stage] / taken / fastest:.0f}",
+            ]
+            for stage, taken in seconds.items()
+        ],
+        f"of a sample, {packs[0]} together",
+    )  # fmt: skip
+    figures["stages"] = {
+        stage: {"seconds": taken / len(few), "flops": flops[stage] / len(few)}
+        for stage, taken in seconds.items()
+    }
     if device.startswith("cuda"):
         memory = torch.cuda.max_memory_allocated(device) / 2**30
         figures["memory_gib"] = memory
@@ -209,22 +246,70 @@ def _summary(
     return rows, figures
 
 
-def _made(
-    name: str, samples: Sequence[Sample], device: str, dtype: torch.dtype, keep: int | None
-) -> tuple[MLLM, int]:
-    """A model of random weights whose samples are embeddings, one for each of `samples`."""
-    from bench.benchmarks.shapes import SHAPES, build, embedded
-    from evosearch import find
-
-    shape = find(SHAPES, name, "shape")
-    mllm = build(name, device, dtype)
+def _made(mllm: MLLM, samples: Sequence[Sample]) -> MLLM:
+    """A model of random weights that embeds each of `samples` as noise of its own."""
     numbers = {id(sample.picture): number for number, sample in enumerate(samples)}
 
     def embed(image: Any, question: str, response: str | None = None) -> Embedded:
-        return embedded(mllm, shape, numbers.get(id(image), 0))
+        return noise(mllm, numbers.get(id(image), 0))
 
     setattr(mllm, "embed", embed)  # noqa: B010
-    return mllm, keep or shape.keep
+    return mllm
+
+
+def noise(mllm: MLLM, number: int) -> Embedded:
+    """Random words around random visual tokens, as many as the model has; questions differ in length."""
+    weights, visual = mllm.decoder.embed_tokens.weight.detach(), mllm.visual_tokens
+    draw = torch.Generator().manual_seed(number)
+    prompt = SYSTEM + visual + QUESTION - 8 + number * 5 % 17
+    ids = torch.randint(weights.shape[0], (prompt + RESPONSE,), generator=draw)
+    ids[:SYSTEM] = torch.arange(SYSTEM)  # all begin alike
+    rows = weights[ids.to(weights.device)].clone()
+    seen = torch.randn(visual, weights.shape[1], generator=draw) * float(weights.float().std())
+    rows[SYSTEM : SYSTEM + visual] = seen.to(rows)
+    positions = torch.arange(len(ids), device=rows.device)
+    return Embedded(
+        embeds=rows,
+        visual=positions[SYSTEM : SYSTEM + visual],
+        prompt=prompt,
+        response=ids[-RESPONSE:].to(rows.device),
+        grid=mllm.grid,
+        positions=positions.expand(3, -1) if mllm.mrope else positions,
+    )
+
+
+def _by_stage(
+    meter: Callable[[Callable[[], Any]], tuple[Any, float]], work: Callable[[], Any]
+) -> dict[str, float]:
+    """What `meter` finds beside the result, of each stage of `work` and of the rest of it."""
+    spent: dict[str, float] = defaultdict(float)
+
+    def metered(stage: str, whole: Callable[..., Any]) -> Callable[..., Any]:
+        def part(*args: Any, **kwargs: Any) -> Any:
+            result, amount = meter(lambda: whole(*args, **kwargs))
+            spent[stage] += amount
+            return result
+
+        return part
+
+    with ExitStack() as stages:
+        for stage, (owner, name) in STAGES.items():
+            stages.enter_context(patch.object(owner, name, metered(stage, getattr(owner, name))))
+        _, total = meter(work)
+    spent["search, and the rest"] = total - sum(spent.values())
+    return spent
+
+
+def _operations(work: Callable[[], Any]) -> tuple[Any, float]:
+    with counting() as flops:
+        result = work()
+    return result, flops.get_total_flops()
+
+
+def _clocked(work: Callable[[], Any], device: str) -> tuple[Any, float]:
+    result: list[Any] = []
+    taken = _seconds(lambda: result.append(work()), device)
+    return result[0], taken
 
 
 def _seconds(work: Callable[[], Any], device: str) -> float:

@@ -1,24 +1,28 @@
 """What training a compressor costs: samples per second that are embedded, once, and that are trained on.
 
     python -m bench.benchmarks.training -n 256 --batch 32,64
+    python -m bench.benchmarks.training -n 256 --batch 32 --features all
 
-Random labels of the micro mixture, since speed does not depend on what is learned. Batch sizes take turns in
-every round. On a CPU, seconds are those of the processor, which may be shared with others.
+Random labels of the micro mixture, since speed does not depend on what is learned. Batch sizes and places of
+features take turns in every round; what is kept on disk is made anew each time. On a CPU, seconds are those
+of the processor, which may be shared with others.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from itertools import product
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import click
 
 from bench.commands.common import load_model, model_options, progress, show_table, whole_numbers
 from bench.tasks.mixture import training_samples
+from compress.features import Where
 from compress.files import replacing
 from compress.labels import LabelConfig, LabelStore, label
 from compress.models import MLLM
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def speeds(
-    mllm: MLLM, store: LabelStore, samples: list[Sample], config: TrainConfig, folder: Path
+    mllm: MLLM, store: LabelStore, samples: list[Sample], config: TrainConfig, features: Where, folder: Path
 ) -> dict[str, float]:
     """Samples per second of each stage, an epoch's validation on held-out samples included."""
     clock = time.process_time if mllm.model.device.type == "cpu" else time.perf_counter
@@ -40,7 +44,8 @@ def speeds(
         times.setdefault(stage, []).append(clock())
 
     started = clock()
-    found = train(mllm, store, samples, folder, config, progress=report)
+    cache = folder / "cache" if features == "disk" else None
+    found = train(mllm, store, samples, folder, config, features=features, cache=cache, progress=report)
     embedded, trained = times["embed"][-1], clock()
     return {
         "embed": len(samples) / (embedded - started),
@@ -51,41 +56,45 @@ def speeds(
 @click.command()
 @click.option("-n", "count", default=256, show_default=True, type=click.IntRange(2), help="Samples.")
 @click.option("--batch", "sizes", default="32,64", show_default=True, callback=whole_numbers)
+@click.option("--features", default="memory", show_default=True, type=click.Choice([*get_args(Where), "all"]))
 @click.option("--epochs", default=2, show_default=True, type=click.IntRange(1))
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1))
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for all figures.")
 @model_options
 def main(
-    count: int, sizes: list[int], epochs: int, rounds: int, out: Path | None,
+    count: int, sizes: list[int], features: str, epochs: int, rounds: int, out: Path | None,
     model: str, device: str, dtype: str, anyres: Anyres,
 ) -> None:  # fmt: skip
     """Time embedding and training; medians over the rounds."""
     mllm = load_model(model, device, dtype, anyres)
     samples = training_samples(count)
-    found: dict[int, list[dict[str, float]]] = {size: [] for size in sizes}
+    wanted: list[Where] = [one for one in get_args(Where) if features in (one, "all")]
+    found: dict[tuple[int, Where], list[dict[str, float]]] = {each: [] for each in product(sizes, wanted)}
     with TemporaryDirectory() as folder, progress("measure", "rounds") as report:
         store = label(mllm, samples, Path(folder) / "labels", LabelConfig("random"))
         for number in range(rounds):
-            for size in sizes:
+            for size, where in found:
                 config = TrainConfig(epochs=epochs, batch=size)
-                place = Path(folder) / f"{size}-{number}"
-                found[size].append(speeds(mllm, store, samples, config, place))
+                place = Path(folder) / f"{size}-{where}-{number}"
+                found[size, where].append(speeds(mllm, store, samples, config, where, place))
             report(number + 1, rounds)
     show_table(
-        ["batch", "embedded, samples/s", "trained, samples/s", "lowest", "highest"],
+        ["batch", "features", "embedded, samples/s", "trained, samples/s", "lowest", "highest"],
         [
             [
-                str(size), f"{median(one['embed'] for one in each):.1f}",
+                str(size), where,
+                f"{median(one['embed'] for one in each):.1f}" if where != "recompute" else "",
                 f"{median(one['train'] for one in each):.1f}", f"{min(one['train'] for one in each):.1f}",
                 f"{max(one['train'] for one in each):.1f}",
             ]
-            for size, each in found.items()
+            for (size, where), each in found.items()
         ],
         f"{mllm.name}, {count} samples, {epochs} epochs, {device}",
     )  # fmt: skip
     if out:
         with replacing(out) as file:
-            file.write_text(json.dumps({"samples_per_second": found}, indent=1))
+            told = {f"{size} {where}": each for (size, where), each in found.items()}
+            file.write_text(json.dumps({"samples_per_second": told}, indent=1))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from bench.edge import export, gguf, llamacpp, ort
+from bench.edge import executorch, export, gguf, llamacpp, ort
 from bench.edge.bundle import Bundle
 from bench.edge.decoder import FixedDecoder
 from bench.edge.protocol import Protocol
@@ -51,6 +51,17 @@ LLAMA_CPP = Runtime(
     precision=llamacpp.precision,
     check=llamacpp.check,
 )
+EXECUTORCH = Runtime(
+    title="ExecuTorch XNNPACK",
+    package="executorch",
+    extra="executorch",
+    modules=("executorch", "onnxruntime", "onnx", "onnxscript"),
+    files="pte",
+    export=executorch.export_decoder,
+    open=executorch.ExecuTorchBackend,
+    precision=executorch.precision,
+    check=executorch.check,
+)
 RUNTIMES = {
     "ort": ORT,
     "ort-static": replace(
@@ -62,4 +73,5 @@ RUNTIMES = {
         title="llama.cpp CPU, unpadded",
         open=partial(llamacpp.LlamaCppBackend, padded=False),
     ),
+    "executorch": EXECUTORCH,
 }

@@ -64,7 +64,7 @@ class Strategy(ABC):
 def genomes(individuals: Sequence[Individual]) -> NDArray[Any]:
     """Genes [P, G]."""
     try:  # those below 256, as picks are in groups of usual size, pass in half the time as bytes
-        genes = np.frombuffer(b"".join(map(bytes, individuals)), np.uint8).astype(np.int64)
+        genes = np.frombuffer(b"".join([bytes(one[:]) for one in individuals]), np.uint8).astype(np.int64)
         return genes.reshape(len(individuals), -1)
     except (TypeError, ValueError):
         return np.array(individuals)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from bench.benchmarks.scale import main as scale
 from bench.benchmarks.selection import main
 from bench.benchmarks.throughput import main as throughput
 from bench.benchmarks.training import main as training
+from compress.shapes import SHAPES
 
 
 @pytest.mark.parametrize("keep", [48, 16])
@@ -46,25 +48,39 @@ def test_the_engine_is_timed_beside_deap(tmp_path: Path):
     assert set(taken) >= {"evosearch", "DEAP eaSimple"} and all(len(each) == 2 for each in taken.values())
 
 
-@pytest.mark.parametrize("what", [[], ["--shape", "tiny"], ["--shape", "tiny-qwen"]])
-def test_labelling_is_timed_against_the_naive_loops(tmp_path: Path, what: list[str]):
+@pytest.mark.parametrize("shape", ["", "tiny", "tiny_qwen"])
+def test_labelling_is_timed_against_the_naive_loops(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shape: str
+):
     out = tmp_path / "labelling.json"
     small = ["-n", "2", "--rounds", "1", "--naive", "1", "--together", "1,2", "--evaluations", "9"]
-    result = CliRunner().invoke(labelling, [*what, *small, "--out", str(out)])
+    if shape:
+        model = request.getfixturevalue(shape).model
+        config = deepcopy(model.config)
+        if shape == "tiny_qwen":
+            config.vision_config.patch_size = 56  # 64 tokens of Qwen's largest image
+        monkeypatch.setitem(SHAPES, shape, (type(model), lambda: deepcopy(config)))
+        small += ["--shape", shape, "--depth-slice", "2"]
+    result = CliRunner().invoke(labelling, [*small, "--out", str(out)])
     assert result.exit_code == 0, result.output
     figures = json.loads(out.read_text())
     assert figures["evaluations"] == 9 and figures["flops_per_sample"] > 0 and figures["peak"] > 0
     ratios = figures["2 together"]["ratios"]
-    assert [len(each) for each in ratios] == ([0, 1] if what else [1, 1])
+    assert [len(each) for each in ratios] == ([0, 1] if shape else [1, 1])
+    stages = figures["stages"]
+    assert stages["candidates"]["flops"] > stages["prefix, and all tokens"]["flops"] > 0
+    assert stages["group"]["flops"] == 0 < stages["group"]["seconds"]
+    assert sum(each["flops"] for each in stages.values()) == pytest.approx(figures["flops_per_sample"])
 
 
 def test_training_is_timed(tmp_path: Path):
     out = tmp_path / "training.json"
-    command = ["-n", "12", "--batch", "4", "--epochs", "1", "--rounds", "1", "--out", str(out)]
-    result = CliRunner().invoke(training, command)
+    command = ["-n", "12", "--batch", "4", "--features", "all", "--epochs", "1", "--rounds", "1"]
+    result = CliRunner().invoke(training, [*command, "--out", str(out)])
     assert result.exit_code == 0, result.output
-    (found,) = json.loads(out.read_text())["samples_per_second"]["4"]
-    assert found["embed"] > 0 and found["train"] > 0
+    figures = json.loads(out.read_text())["samples_per_second"]
+    assert set(figures) == {"4 memory", "4 disk", "4 recompute"}
+    assert all(one["embed"] > 0 and one["train"] > 0 for (one,) in figures.values())
 
 
 def test_scale_out_is_measured_with_every_number_of_workers(tmp_path: Path):

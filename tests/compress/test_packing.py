@@ -90,6 +90,11 @@ def test_batches_of_a_shape_are_all_of_one_size_and_the_prefix_is_computed_once(
     assert sorted(seen) == [(2, 40), (2, 40), (4, 24), (4, 25)]
 
 
+@pytest.mark.parametrize(("rows", "candidates"), [(10, 1), (287, 11), (288, 12), (575, 12), (1000, 36)])
+def test_batches_are_what_a_population_and_its_children_fill(rows: int, candidates: int) -> None:
+    assert TokenBudget(rows).candidates(24) == candidates
+
+
 def test_memory_that_runs_out_halves_the_batches_for_good(
     tiny: MLLM, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,10 +114,10 @@ def test_memory_that_runs_out_halves_the_batches_for_good(
 
     monkeypatch.setattr(tiny.head, "forward", small)
     np.testing.assert_allclose(losses.launch({0: candidates})()[0], expected, atol=1e-5)
-    assert counts == [20, 10] + [5] * 8 and budget.rows == 5 * 25
+    assert counts == [12, 6] + [3] * 14 and budget.rows == 3 * 25
     counts.clear()
     losses.launch({0: candidates[:5]})()
-    assert counts == [5]
+    assert counts == [3, 3]
     limit = 0
     with pytest.raises(ValueError, match="memory does not suffice for one candidate"):
         losses.launch({0: candidates})

@@ -85,3 +85,10 @@ def test_grouping_is_a_value():
     SPACE.indices([[0, 0, 0]])  # fills the cached tables
     twin = pickle.loads(pickle.dumps(SPACE))
     assert twin == SPACE and hash(twin) == hash(SPACE) and twin.candidates == 6
+
+
+def test_random_picks_are_those_of_single_draws():
+    space = Grouping(((0, 1, 2, 3, 4), (5,), (6, 7)), 8)
+    one, other = Random(3), Random(3)
+    drawn = [[int(one.random() * size) for size in space.sizes] for _ in range(20)]
+    assert space.random(other, 20).tolist() == drawn and other.getstate() == one.getstate()

@@ -1,0 +1,54 @@
+"""The demo in little: a few labels, one epoch, one budget."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bench import demo
+from bench.cli import main
+from compress.network import Compressor
+
+
+@pytest.fixture
+def little(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = demo.read_labels
+    monkeypatch.setattr(demo, "read_labels", lambda folder: list(islice(read(folder), 6)))
+    monkeypatch.setattr(demo, "RECIPES", {kind: replace(one, epochs=1) for kind, one in demo.RECIPES.items()})
+    monkeypatch.setattr(demo, "KEEPS", (16,))
+
+
+@pytest.mark.usefixtures("little")
+def test_it_labels_trains_and_compares(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    ran = CliRunner().invoke(main, ["demo", "--out", str(out), "--fresh", "2", "-n", "4", "--workers=2"])
+
+    assert ran.exit_code == 0, ran.output
+    rows = {row["method"] for row in json.loads((out / "results.json").read_text())["rows"]}
+    assert rows == {"none", *demo.CONTROLS, *demo.ROWS}
+    for kind in demo.RECIPES:
+        assert Compressor.load(out / "compressors" / kind)
+    assert "6 best" in ran.output and "8 random" in ran.output  # shipped and reused; all labelled now
+    assert (out / "report.html").stat().st_size > 100_000
+
+
+@pytest.mark.usefixtures("little")
+def test_it_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ["demo", "--out", str(tmp_path / "demo"), "--fresh", "2", "-n", "4", "--workers=1"]
+    first = CliRunner().invoke(main, given)
+    table = (tmp_path / "demo" / "table.md").read_text()
+
+    def again(*_: object, **__: object) -> None:
+        raise AssertionError("searched or asked again")
+
+    monkeypatch.setattr("compress.labels.labelling.Labeller.many", again)
+    monkeypatch.setattr("bench.compare.Work.__call__", again)
+    second = CliRunner().invoke(main, given)
+
+    assert (first.exit_code, second.exit_code) == (0, 0), second.output
+    assert (tmp_path / "demo" / "table.md").read_text() == table
