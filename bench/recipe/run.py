@@ -94,7 +94,8 @@ def label_costs(plan: Plan) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for rows in sharing.values():
         step = plan.stores[rows[0]]
-        against = difference(base.store(), step.store()) if base and reference not in rows else None
+        held = base and reference not in rows and base.model == step.model
+        against = difference(base.store(), step.store()) if base and held else None
         told = summarise(step.store(), map(sample_key, step.samples))
         lines.append({"row": ", ".join(rows), **told, "against the reference": against,
                       "shipped": len(step.shipped)})  # fmt: skip
