@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,18 +137,22 @@ def _show_audit(
     click.echo(f"{len(found.ids)} samples; stored losses recomputed: they differ by at most {worst:.2g}")
 
 
-def summarise(store: LabelStore) -> dict[str, Any]:
-    """Counts, rate, losses and cost of a label store."""
+def summarise(store: LabelStore, only: Iterable[str] | None = None) -> dict[str, Any]:
+    """Counts, rate, losses and cost of a label store, or of those of its labels that are named."""
     import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
     numbers = ["loss_before", "loss_after", "loss_full", "evaluations", "seconds"]
-    table = store.table(numbers)
+    table = store.table(["id", *numbers])
+    if only is not None:
+        table = table.filter(pc.is_in(table["id"], value_set=pa.array(only, pa.string())))
     before, after, full, evaluations, seconds = (table[name].to_numpy() for name in numbers)
     runs = store.runs()
     done, rate = len(store) + len(store.quarantine), pace(runs)
     total = max(done, sum({run.name: run.total for run in runs}.values()))
     return {
-        "samples": len(store), "in quarantine": len(store.quarantine), "not done yet": total - done,
+        "samples": len(table), "in quarantine": len(store.quarantine), "not done yet": total - done,
         "samples per second": rate, "hours left": (total - done) / rate / 3600 if rate else None,
         "kind": store.settings["kind"], "strategy": store.settings["strategy"],
         "grouper": store.settings["grouper"], "keep": store.settings["keep"],

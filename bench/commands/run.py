@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @click.option(
     "--only", "rows", multiple=True, metavar="ROW", help="Only this row and the reference; may be repeated."
 )
+@click.option("--fresh", is_flag=True, help="Search all labels here, also those that ship with the package.")
 @click.option("--dry-run", is_flag=True, help="Print steps, forwards, time and memory; do nothing.")
 @click.option(
     "--out", default="runs", show_default=True, type=OutFolder(), help="Folder of all runs; steps are shared."
@@ -49,8 +50,8 @@ if TYPE_CHECKING:
 @click.pass_context
 def run(
     context: click.Context, recipe: str, data: str | None, changes: tuple[str, ...], rows: tuple[str, ...],
-    dry_run: bool, out: Path, workers: int, batch: int | None, model: str, device: str, dtype: str,
-    anyres: Anyres, machine: bool,
+    fresh: bool, dry_run: bool, out: Path, workers: int, batch: int | None, model: str, device: str,
+    dtype: str, anyres: Anyres, machine: bool,
 ) -> None:  # fmt: skip
     """Work off RECIPE (evocomp recipes, or a YAML file): label, train, answer, measure, draw, compare.
 
@@ -85,7 +86,7 @@ def run(
     def load(name: str) -> MLLM:
         return load_model(name, device, dtype, anyres)
 
-    shop = Shop(out, load, cache(lambda name: load(name).fingerprint()), workers, batch)
+    shop = Shop(out, load, cache(lambda name: load(name).fingerprint()), workers, batch, anyres, not fresh)
     planned = plan(wanted, shop)
     if dry_run:
         told = estimates(planned.steps, shop)

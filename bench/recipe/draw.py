@@ -10,7 +10,7 @@ from bench.comparison import Comparison
 from bench.figures import answered, grouped, side_by_side
 from bench.gallery import show
 from bench.pictures import save
-from bench.recipe.plan import Plan
+from bench.recipe.plan import PICTURES, Plan
 from bench.recipe.schema import Drawing
 from compress.models import MLLM
 from compress.samples import Sample
@@ -24,7 +24,7 @@ def draw(plan: Plan, wanted: Drawing, comparison: Comparison | None) -> list[Pat
         raise ValueError(
             f"draw.task={wanted.task}: choose one of the recipe's {', '.join(plan.recipe.tasks)}"
         )
-    mllm, folder = plan.mllm, plan.folder / "pictures"
+    mllm, folder = plan.mllm, plan.folder / PICTURES
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for place, sample in enumerate(plan.answers.data[task][: wanted.samples]):

@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.budget import MEANING
 from bench.forms import TEX
+from bench.recipe.estimate import duration
 from bench.recipe.findings import Finding
 from bench.recipe.paper import Order, Paper, Sign
 from bench.recipe.schema import Recipe
@@ -32,6 +33,9 @@ class Told:
     headroom: Sequence[Mapping[str, Any]] = ()
     labels: Sequence[Mapping[str, Any]] = ()
     speedups: Sequence[tuple[str, int, str, float, float | None]] = ()  # row, budget, stage, here, paper
+    timed: Sequence[Sequence[str]] = ()  # tables in Markdown, as the timing commands print them
+    pictures: Sequence[str] = ()  # paths from the page
+    spent: Mapping[str, float] = field(default_factory=dict)  # seconds by kind of step
 
 
 def header(told: Told) -> list[str]:
@@ -93,12 +97,18 @@ def notes(told: Told) -> list[str]:
         f"{told.facts['cores']} cores of {told.facts['processor']}, accelerator {told.facts['accelerator']}, "
         f"torch {told.facts['torch']}."
     ]
+    if told.spent:
+        spent = ", ".join(f"{kind} {duration(seconds)}" for kind, seconds in told.spent.items())
+        listed.append(
+            f"Steps took, by the clock and with what else the machine did: {spent}. Those that other recipes "
+            f"share are counted in."
+        )
     if told.findings:
         listed.append(
             f"{AVERAGE}: mean over the tasks of score / the untouched model's. "
             f"Budgets are {MEANING[recipe.match]}."
         )
-    if recipe.reference:
+    if recipe.reference and told.findings:
         several = len(recipe.seeds) > 1
         over = ", of the mean over seeds; seeds themselves are not resampled" if several else ""
         listed.append(
@@ -107,6 +117,12 @@ def notes(told: Told) -> list[str]:
         )
     if told.paper:
         listed.append(f"Columns `paper`: {told.paper.model} in the paper; it gives no intervals.")
+    listed += [
+        f"{each['shipped']} of {each['samples']} labels of {each['row']} ship with the package, made by the "
+        f"same settings; `--fresh` searches them again."
+        for each in told.labels
+        if each["shipped"]
+    ]
     reasons = {f"{each.row} at {each.keep}: {each.impossible}" for each in told.findings if each.impossible}
     return [*listed, *(f"{MISSING} {reason}" for reason in sorted(reasons))]
 
@@ -119,6 +135,8 @@ def markdown(told: Told) -> str:
         page += _table(
             names, [[[f"*{name}*", *[""] * (len(names) - 1)], *rows] for name, rows in lines(told)]
         )
+    for path in told.pictures:
+        page += [f"![{told.recipe.title}]({path})", ""]
     if told.verdict:
         page += ["## Beside the paper", "", *(f"- {line}" for line in told.verdict), ""]
     if told.speedups:
@@ -128,6 +146,8 @@ def markdown(told: Told) -> str:
             for row, keep, stage, times, paper in told.speedups
         ]
         page += _table(["row", "keep", "stage", "measured", "paper"], [rows])
+        page += ["Medians in milliseconds:", ""]
+        page += [line for table in told.timed for line in (*table, "")]
     if told.headroom:
         page += ["## Loss of what was kept", ""]
         rows = [

@@ -8,14 +8,16 @@ from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.util import find_spec
+from itertools import dropwhile, takewhile
 from pathlib import Path
+from shutil import copyfile
 from sys import stderr
 from typing import Any
 
 from bench.protocol import Facts
 from bench.recipe.paper import published
 from bench.recipe.schema import Edge, Latency, Recipe
-from bench.recipe.steps import RECORD, Answer, Cost, Report, Shop, Step, Train
+from bench.recipe.steps import MODEL, RECORD, Answer, Cost, Report, Shop, Step, Train
 
 FILES = {"latency": "results.json", "edge": "edge.json"}
 
@@ -39,7 +41,7 @@ class Timing(Step):
 
     kind = "time"
     unit = counted = "benchmarks"
-    code = ("bench/recipe/measure.py",)
+    code = ("bench/recipe/measure.py", "bench/latency", "bench/edge", *MODEL)
 
     shop: Shop
     title: str
@@ -59,7 +61,7 @@ class Timing(Step):
         return {
             "what": self.what, **asdict(self.settings), "rows": rows, "keeps": list(self.answers.keeps),
             "model": self.shop.fingerprint(self.model)[:16], "compressor": self.trained.digest,
-            "device": self.shop.load(self.model).model.device.type,
+            "device": self.shop.load(self.model).model.device.type, "anyres": self.shop.anyres,
         }  # fmt: skip
 
     @property
@@ -79,15 +81,15 @@ class Timing(Step):
         """Of the command."""
         told = {
             "model": self.model, "keep": ",".join(map(str, self.answers.keeps)),
-            "compressor": self.trained.folder, "out": self.folder,
+            "compressor": self.trained.folder, "clock": self.settings.clock, "out": self.folder,
         }  # fmt: skip
         if isinstance(self.settings, Edge):
             told |= {"runtimes": self.settings.runtime, "rounds": self.settings.rounds,
-                     "samples": self.settings.samples}  # fmt: skip
+                     "samples": self.settings.samples, "threads": self.settings.threads}  # fmt: skip
         else:
             mllm = self.shop.load(self.model)
             told |= {
-                "methods": ",".join(one.row for one in self.answers.candidates),
+                "anyres": self.shop.anyres, "methods": ",".join(one.row for one in self.answers.candidates),
                 "repetitions": self.settings.repetitions, "new": self.settings.steps,
                 "accuracy": self.comparison(), "device": mllm.model.device.type,
                 "dtype": str(mllm.model.dtype).removeprefix("torch."),
@@ -105,24 +107,36 @@ class Timing(Step):
             main(self.arguments, standalone_mode=False)
         report(1, 1)
 
+    def pictures(self, folder: Path) -> list[Path]:
+        """The plots that the command drew, copied into a folder."""
+        drawn = sorted((self.folder / "pictures").glob("*.png"))
+        if drawn:
+            folder.mkdir(parents=True, exist_ok=True)
+        return [Path(copyfile(one, folder / one.name)) for one in drawn]
+
     def read(self) -> dict[str, Any]:
         told: dict[str, Any] = json.loads((self.folder / FILES[self.what]).read_text())
         return told
 
     def speedups(self) -> Iterator[tuple[str, int, str, float, float | None]]:
         """Row, budget, stage, how many times faster than the untouched model, and the paper's figure."""
-        if self.what == "latency":
-            yield from _latency(self.read())
-        else:
-            yield from _edge(self.read(), self.shop.load(self.model).visual_tokens)
+        tokens = self.shop.load(self.model).visual_tokens
+        yield from (_latency if self.what == "latency" else _edge)(self.read(), tokens)
+
+    def table(self) -> list[str]:
+        """What the command printed of its times: the lines of its first table in Markdown."""
+        lines = (self.folder / f"{self.what}.md").read_text().splitlines()
+        rest = dropwhile(lambda line: not line.startswith("|"), lines)
+        return list(takewhile(lambda line: line.startswith("|"), rest))
 
 
-def _latency(told: Mapping[str, Any]) -> Iterator[tuple[str, int, str, float, float | None]]:
-    paper = published()["figure4"]["speedup"]
+def _latency(told: Mapping[str, Any], tokens: int) -> Iterator[tuple[str, int, str, float, float | None]]:
+    paper = published()["figure4"]["speedup"]  # of EvoComp with 160 of 2,880 tokens
     for row in told["rows"]:
         for stage, key in (("prefill with selection", "prefill"), ("total", "total")):
             if faster := row["speedups"].get(stage):
-                theirs = paper[key] if row["method"].startswith("evocomp") else None
+                known = row["method"] == "evocomp" and round(row["keep"] * 2880 / tokens) == 160
+                theirs = paper[key] if known else None
                 yield row["method"], row["keep"], stage, faster["times"], theirs
 
 

@@ -20,7 +20,7 @@ from bench.tasks.mixture import training_samples
 from compress.models import MLLM, MODELS
 from compress.samples import Sample
 
-COMPARISON = "comparison"  # folder of a result
+COMPARISON, PICTURES = "comparison", "pictures"  # folders of a result
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +123,7 @@ def lacking(recipe: Recipe) -> list[str]:
 def training_pool(mixture: str | None, images: str | None) -> Pool:
     """The miniature's training samples, or those of LLaVA's mixture in the order of their ids' hashes."""
     if mixture is None or images is None:
-        return Pool({"samples": "the micro mixture"}, training_samples)
+        return Pool({"samples": "the micro mixture"}, training_samples, shipped=True)
     path = Path(mixture)
     if not path.is_file():
         raise ValueError(f"there is no instruction mixture at {path}")

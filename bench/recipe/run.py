@@ -18,8 +18,9 @@ from bench.recipe.findings import findings, untouched
 from bench.recipe.forms import Told, latex, markdown
 from bench.recipe.oracle import headroom
 from bench.recipe.paper import Paper, orders, signs, verdict
-from bench.recipe.plan import COMPARISON, Plan
+from bench.recipe.plan import COMPARISON, PICTURES, Plan
 from bench.recipe.steps import Bar
+from compress.labels import sample_key
 
 SPEEDUP = ("row", "keep", "stage", "times", "paper")
 
@@ -34,16 +35,17 @@ def run(plan: Plan, bar: Bar, command: str) -> Path:
             step.do(bar)
     plan.folder.mkdir(parents=True, exist_ok=True)
     comparison = compared(plan) if plan.recipe.rows else None
+    if comparison:
+        write(comparison, plan.mllm, plan.folder / COMPARISON, Origin(plan.recipe.title, {}, [command]))
     for step in plan.timed:  # they plot the scores of the comparison
         step.do(bar)
+    pictures = draw(plan, plan.recipe.draw, comparison) if plan.recipe.draw else []
+    pictures += [taken for step in plan.timed for taken in step.pictures(plan.folder / PICTURES)]
     told = tell(plan, command)
+    told.pictures = [path.relative_to(plan.folder).as_posix() for path in pictures]
     put(plan.folder / "results.json", json.dumps(results(plan, told), indent=1) + "\n")
     put(plan.folder / "table.md", markdown(told))
     put(plan.folder / "table.tex", latex(told))
-    if comparison:
-        write(comparison, plan.mllm, plan.folder / COMPARISON, Origin(plan.recipe.title, {}, [command]))
-    if plan.recipe.draw:
-        draw(plan, plan.recipe.draw, comparison)
     return plan.folder
 
 
@@ -65,6 +67,9 @@ def tell(plan: Plan, command: str) -> Told:
                 paper=paper)  # fmt: skip
     if not recipe.rows:
         return told
+    told.labels, told.spent = label_costs(plan), spent(plan)
+    if recipe.draw:  # a few questions whose pictures say it all
+        return told
     cells = cells_of(plan)
     found = findings(cells, tasks, plan.budgets, list(recipe.rows), recipe.reference)
     told.vanilla, told.findings = untouched(cells, tasks), found
@@ -74,8 +79,8 @@ def tell(plan: Plan, command: str) -> Told:
         told.verdict = verdict(told.signs, told.orders, paper, plan.mllm.name)
     if plan.losses and recipe.reference:
         told.headroom = headroom(plan.losses.read(), recipe.reference, [VANILLA, *recipe.rows])
-    told.labels = label_costs(plan)
     told.speedups = [one for step in plan.timed for one in step.speedups()]
+    told.timed = [step.table() for step in plan.timed]
     return told
 
 
@@ -88,10 +93,21 @@ def label_costs(plan: Plan) -> list[dict[str, Any]]:
     base = plan.stores.get(reference) if reference else None
     lines: list[dict[str, Any]] = []
     for rows in sharing.values():
-        store = plan.stores[rows[0]].store()
-        against = difference(base.store(), store) if base and reference not in rows else None
-        lines.append({"row": ", ".join(rows), **summarise(store), "against the reference": against})
+        step = plan.stores[rows[0]]
+        against = difference(base.store(), step.store()) if base and reference not in rows else None
+        told = summarise(step.store(), map(sample_key, step.samples))
+        lines.append({"row": ", ".join(rows), **told, "against the reference": against,
+                      "shipped": len(step.shipped)})  # fmt: skip
     return lines
+
+
+def spent(plan: Plan) -> dict[str, float]:
+    """Seconds by kind of step, over all runs that worked on the plan's steps."""
+    found: dict[str, float] = {}
+    for step in plan.steps:
+        for one in step.record.get("runs", []):
+            found[step.kind] = found.get(step.kind, 0.0) + one["seconds"]
+    return found
 
 
 def compared(plan: Plan) -> Comparison:

@@ -27,6 +27,7 @@ from evosearch.registry import options, unknown
 from evosearch.registry import parse as parse_spec
 
 RECIPES = Path(__file__).parents[1] / "recipes"
+Clock = Literal["wall", "processor"]
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
 
 
@@ -90,19 +91,25 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Latency:
-    """Stages of an answer timed, method by method in turns (paper Figure 4)."""
+    """Stages of an answer timed, method by method in turns (paper Figure 4).
+
+    The `clock` is the wall's, or the processor's where a CPU has other work too.
+    """
 
     repetitions: int = 30
     steps: int = 8
+    clock: Clock = "wall"
 
 
 @dataclass(frozen=True)
 class Edge:
-    """The phone protocol on runtimes of fixed shapes (paper Table 4)."""
+    """The phone protocol on runtimes of fixed shapes (paper Table 4); 0 threads leave it to the runtime."""
 
     runtime: str = "ort"
     rounds: int = 20
     samples: int = 8
+    threads: int = 0
+    clock: Clock = "wall"
 
 
 @dataclass(frozen=True)

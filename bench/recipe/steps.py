@@ -19,12 +19,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pyarrow as pa
+
 from baselines import METHODS, KeepAll
 from bench.batches import Batches
 from bench.budget import Match
 from bench.cells import Cell, Key, read_cells
 from bench.compare import Entry, compare
 from bench.comparison import VANILLA
+from bench.compressors import SHIPPED
 from bench.environment import environment
 from bench.ledger import Ledger, Shape
 from bench.outputs import put
@@ -33,8 +36,9 @@ from bench.recipe.code import code_of
 from bench.tasks import Task
 from compress.base import Positions, Selector
 from compress.labels import Label as Mask
-from compress.labels import LabelConfig, LabelStore, label, read_labels, sample_key
-from compress.models import MLLM
+from compress.labels import LabelConfig, Labeller, LabelStore, label, read_labels, sample_key
+from compress.labels.store import schema, write_shard
+from compress.models import MLLM, Anyres
 from compress.network import Compressor
 from compress.samples import Sample
 from compress.training import TrainConfig, train
@@ -55,6 +59,8 @@ class Shop:
     fingerprint: Callable[[str], str]
     workers: int = 1
     batch: int | None = None  # None: by the device
+    anyres: Anyres = "native"  # with which models are loaded
+    shipped: bool = True  # whether labels that the package ships are taken instead of searching them again
 
     def batches(self, model: str) -> Batches:
         return Batches(self.batch) if self.batch else Batches.for_device(self.load(model).model.device)
@@ -71,10 +77,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class Pool:
-    """Training samples: `take(n)` gives the first n, always the same; `facts` tell them from others."""
+    """Training samples: `take(n)` gives the first n, always the same; `facts` tell them from others.
+
+    `shipped` says that the package may have labels of them.
+    """
 
     facts: Facts
     take: Callable[[int], list[Sample]]
+    shipped: bool = False
 
 
 class Step(ABC):
@@ -163,7 +173,11 @@ def digest_of(*parts: object) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Label(Step):
-    """Labels of the first `count` samples of a pool. More of them extend the same store."""
+    """Labels of the first `count` samples of a pool. More of them extend the same store.
+
+    What the package ships of the same model and settings is not searched again: a label is an outcome of
+    sample, model and settings alone.
+    """
 
     kind = "label"
     unit = counted = "samples"
@@ -200,9 +214,36 @@ class Label(Step):
     def units(self) -> int:
         return self.count
 
+    @cached_property
+    def ready(self) -> LabelStore | None:
+        """What the package ships of the same model and settings."""
+        if not (self.shop.shipped and self.pool.shipped):
+            return None
+        settings = Labeller(self.shop.load(self.name), self.config).about
+        stores = map(read_labels, sorted((SHIPPED / self.name / "labels").glob("*")))
+        return next((store for store in stores if dict(store.settings) == settings), None)
+
+    @cached_property
+    def shipped(self) -> list[str]:
+        """Keys of this step's samples whose labels the package ships."""
+        ready = set(self.ready.ids.to_pylist()) if self.ready else ()
+        return [key for key in map(sample_key, self.samples) if key in ready]
+
     @property
     def finished(self) -> int:
-        return len(self.labels()) if any(self.folder.glob("*.parquet")) else 0
+        found = set(self.shipped)
+        if any(self.folder.glob("*.parquet")):
+            found |= set(map(sample_key, self.samples)) & set(self.store().ids.to_pylist())
+        return len(found)
+
+    def do(self, bar: Bar) -> bool:
+        here = set(self.store().ids.to_pylist()) if any(self.folder.glob("*.parquet")) else set()
+        if self.ready and (missing := [key for key in self.shipped if key not in here]):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            rows = [asdict(self.ready[key]) for key in missing]
+            table = pa.Table.from_pylist(rows, schema(self.ready.settings))
+            write_shard(table, self.folder / f"shipped-{len(here):05d}.parquet")
+        return super().do(bar)
 
     @property
     def cost(self) -> Cost:

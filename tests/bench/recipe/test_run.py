@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,8 @@ from bench.recipe.run import run
 from bench.recipe.schema import Recipe, parse, read
 from bench.recipe.steps import Label, Shop, Step, Train
 from bench.tasks.scenes import Scenes
-from compress.models import MLLM
+from compress.labels import label
+from compress.models import MLLM, load
 from compress.samples import Sample
 
 TOLD: dict[str, Any] = {
@@ -127,6 +130,37 @@ def test_more_samples_extend_a_store_and_fewer_take_a_part(tiny: MLLM, tmp_path:
     assert first.done and len(first.labels()) == 3 and len(second.labels()) == 4
     trains = [plan(one, shop(tiny, tmp_path)).trains["a", 0] for one in (few, many)]
     assert trains[0].digest != trains[1].digest
+
+
+def test_shipped_labels_of_the_same_settings_are_taken(
+    tiny: MLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = recipe(rows={"a": {}}, reference=None, learns={**TOLD["learns"], "samples": 3})
+    first = plan(few, shop(tiny, tmp_path / "first")).stores["a"]
+    first.do(quiet)
+    monkeypatch.setattr(steps, "SHIPPED", tmp_path / "shipped")
+    shutil.copytree(first.folder, tmp_path / "shipped" / "micro" / "labels" / "any")
+    asked = recipe(rows={"a": {}, "b": {"labels": {"evaluations": 13}}}, reference=None)
+    same, other = plan(asked, shop(tiny, tmp_path / "second")).stores.values()
+    assert (same.finished, other.finished) == (3, 0)
+    labelled: list[int] = []
+    monkeypatch.setattr(steps, "label", lambda *given, **more: labelled.append(1) or label(*given, **more))
+    assert same.do(quiet) and labelled == [1]
+    assert same.labels()[:3] == first.labels() and len(same.labels()) == 4
+    assert [run.samples for run in same.store().runs()] == [1]  # only what was searched here has a rate
+    fresh = replace(shop(tiny, tmp_path / "third"), shipped=False)
+    assert plan(asked, fresh).stores["a"].finished == 0
+
+
+def test_what_ships_is_what_a_search_finds(tmp_path: Path) -> None:
+    told = recipe(rows={"a": {}}, reference=None, learns={"samples": 2})
+    made = shop(load("micro"), tmp_path)
+    shipped, searched = (plan(told, one).stores["a"] for one in (made, replace(made, shipped=False)))
+    assert shipped.done and not searched.done
+    searched.do(quiet)
+    ready = shipped.ready
+    assert ready is not None
+    assert all(one.kept == ready[one.id].kept for one in searched.labels())
 
 
 def test_other_code_takes_nothing_that_the_old_one_made(
@@ -304,3 +338,21 @@ def test_the_command_makes_a_row(tiny_folder: Path, tmp_path: Path) -> None:
 def test_the_command_refuses_in_one_line() -> None:
     told = call("run", "tabel5", "--dry-run")
     assert told.exit_code == 2 and told.stderr.startswith("evocomp: unknown recipe 'tabel5'; did you mean")
+
+
+def test_the_command_times_rows_beside_their_scores(tiny_folder: Path, tmp_path: Path) -> None:
+    told = call("run", "figure4", "--only", "fastv", "--model", tiny_folder, "--out", tmp_path, *SMALL,
+                "--set", "keep=[640]", "--set", "learns.train.bins=10",
+                "--set", "latency.repetitions=2", "--set", "latency.clock=processor")  # fmt: skip
+    assert told.exit_code == 0, told.stderr or told.exception
+    assert "| evocomp | 32 | prefill with selection |" in told.stdout
+    assert "(pictures/accuracy.png)" in told.stdout
+    assert next(tmp_path.glob("figure4-*")).joinpath("pictures", "accuracy.png").is_file()
+
+
+def test_the_command_times_the_phone_protocol(tiny_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    told = call("run", "table4", "--model", tiny_folder, "--out", tmp_path, *SMALL, "--set", "keep=[64]",
+                "--set", "edge.rounds=2", "--set", "edge.samples=1", "--set", "edge.threads=1")  # fmt: skip
+    assert told.exit_code == 0, told.stderr or told.exception
+    assert "| 16 | total |" in told.stdout
