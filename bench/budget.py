@@ -75,4 +75,10 @@ class Footing:
         said += f" on {self.tokens} visual tokens"
         if nearest is None:
             return f"{said}: it spends more than the untouched model at any budget"
-        return f"{said}: what it does before its last stage costs more; the nearest budget is {nearest}"
+        layers = self.shape.layers
+        first = entering(plan(selector, self.tokens, 1, layers, "nominal"), self.tokens, layers)[0]
+        why = "its choosing alone costs more"
+        if first > 1:
+            why = f"up to {first} enter the layers before its last stage, whatever is left after it"
+            why += " (--match tokens counts only that)"
+        return f"{said}: {why}; the nearest budget is {nearest}"

@@ -332,7 +332,7 @@ class MLLM(ABC):
     @classmethod
     def read_processor(cls, source: str) -> Any:
         """The processor in a folder or of a hub name: PIL, the same pixels with and without torchvision."""
-        return AutoProcessor.from_pretrained(source, backend="pil")
+        return AutoProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
 
     def _processor(self) -> Any:
         if self.processor is None:

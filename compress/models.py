@@ -47,6 +47,7 @@ def load(
 ) -> MLLM:
     """Load a shipped model, a local folder or a hub name, in evaluation mode.
 
+    Weights come from safetensors only, and no code that lies beside them is run.
     `anyres="fixed"` gives every image of a LLaVA-NeXT the same number of visual tokens (`fix_grid`; papers
     call it fixed_2x2_nounpad).
     ValueError, with what to do next, if there is no such model or its family is not supported.
@@ -54,7 +55,7 @@ def load(
     folder = _folder(name)
     try:
         source = str(folder or hub.fetch(name, ["config.json"]))
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot load model {name!r}: {str(error).splitlines()[0]}") from error
     if config.model_type not in FAMILIES:
@@ -64,7 +65,9 @@ def load(
     try:
         source = str(folder or hub.fetch(name, FILES))
         auto: Any = AutoModelForImageTextToText  # typed without the report
-        model, report = auto.from_pretrained(source, dtype=dtype, output_loading_info=True)
+        model, report = auto.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
         processor = FAMILIES[config.model_type].read_processor(source)
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot load model {name!r}: {str(error).splitlines()[0]}") from error
@@ -86,7 +89,7 @@ def load(
 
 def outline(source: str) -> MLLM:
     """The adapter of the model in a folder or of a hub name without its weights: shapes only."""
-    config = AutoConfig.from_pretrained(source)
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     auto: Any = AutoModelForImageTextToText
     with torch.device("meta"):
         model = auto.from_config(config)

@@ -146,6 +146,6 @@ class Qwen25VL(MLLM):
 
     @classmethod
     def read_processor(cls, source: str) -> Any:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         pixels = Qwen2VLImageProcessorPil.from_pretrained(source)
         return ImageOnlyProcessor(pixels, tokenizer, chat_template=tokenizer.chat_template)

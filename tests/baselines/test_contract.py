@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from baselines import METHODS
 from compress.attach import attach
 from compress.base import Selector, entering, plan
 from compress.evocomp import Learned
-from compress.models import MLLM, load
+from compress.models import MLLM, MODELS, load
 from compress.network import Compressor
 
 QUESTIONS = [
@@ -223,25 +225,58 @@ def test_the_global_seed_does_not_matter(tiny: MLLM, pictures, name: str):
     assert trace.samples[:2] == trace.samples[2:]
 
 
-@pytest.mark.parametrize(
-    ("family", "keep"), [("tiny_next", 30), ("tiny_next_fixed", 30), ("tiny_wide", 40), ("tiny_qwen", 14)]
+OTHERS = {"tiny_next": 30, "tiny_next_fixed": 30, "tiny_wide": 40, "tiny_qwen": 14}
+TWINS = {"micro-next": 125, "micro-qwen": 16, "micro-wide": 20}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        *OTHERS.items(),
+        *(pytest.param(twin, marks=pytest.mark.slow) for twin in TWINS.items() if twin[0] in MODELS),
+    ],
+    ids=lambda family: family[0],
 )
-@pytest.mark.parametrize("name", METHODS)
-def test_other_families_give_the_same_in_a_batch_or_a_clear_refusal(
-    request: pytest.FixtureRequest, pictures, name: str, family: str, keep: int
-):
-    mllm: MLLM = request.getfixturevalue(family)
-    shapes = [pictures[0], pictures[1].resize((60, 30)), pictures[2].resize((26, 40))]
+def other(request: pytest.FixtureRequest) -> tuple[MLLM, int]:
+    """A model of another family or size, random or trained, and a budget.
+
+    Trained ones in double precision: sums of their large logits depend on the batch in the fifth digit.
+    """
+    name, keep = request.param
+    trained = name in MODELS
+    return load(name, dtype=torch.float64) if trained else request.getfixturevalue(name), keep
+
+
+@contextmanager
+def running_or_refused(mllm: MLLM) -> Iterator[None]:
+    """Methods of a CLIP tower may be refused where there is none, and only there."""
     try:
-        with attach(mllm, make(name, mllm), keep, accounting="nominal") as trace, torch.no_grad():
-            together = run(mllm, mllm.prepare(shapes, QUESTIONS[:3]), 2)
-            alone = [
-                run(mllm, mllm.prepare([picture], [question]), 2)[0]
-                for picture, question in zip(shapes, QUESTIONS, strict=False)
-            ]
+        yield
     except ValueError as problem:
         assert "CLIP tower" in str(problem) and not mllm.clip_tower
-        return
-    assert torch.equal(together.argmax(-1), torch.stack(alone).argmax(-1))
-    torch.testing.assert_close(together, torch.stack(alone), atol=1e-5, rtol=1e-5)
-    assert trace.samples[:3] == trace.samples[3:]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_other_families_are_untouched_while_all_is_kept(pictures, name: str, other: tuple[MLLM, int]):
+    mllm, _ = other
+    inputs = mllm.prepare([pictures[0], pictures[1].resize((60, 30))], QUESTIONS[:2])
+    expected, before = run(mllm, inputs, 2), hooks(mllm)
+    with running_or_refused(mllm), attach(mllm, make(name, mllm), mllm.visual_tokens):
+        assert torch.equal(run(mllm, inputs, 2), expected)
+    assert hooks(mllm) == before
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_other_families_give_the_same_in_a_batch(pictures, name: str, other: tuple[MLLM, int]):
+    mllm, keep = other
+    shapes = [pictures[0], pictures[1].resize((60, 30)), pictures[2].resize((26, 40))]
+    inputs = mllm.prepare(shapes, QUESTIONS[:3])
+    with running_or_refused(mllm), attach(mllm, make(name, mllm), keep, accounting="nominal") as trace:
+        together = run(mllm, inputs, 2)
+        alone = [
+            run(mllm, mllm.prepare([picture], [question]), 2)[0]
+            for picture, question in zip(shapes, QUESTIONS, strict=False)
+        ]
+        assert torch.equal(together.argmax(-1), torch.stack(alone).argmax(-1))
+        torch.testing.assert_close(together, torch.stack(alone), atol=1e-5, rtol=1e-5)
+        assert trace.samples[:3] == trace.samples[3:]

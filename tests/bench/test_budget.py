@@ -93,10 +93,19 @@ def test_choosing_is_paid_for_in_tokens() -> None:
     ("match", "keep", "nearest"), [("equivalent", 12, 13), ("equivalent", 1, 13), ("flops", 12, 16)]
 )
 def test_out_of_reach_names_the_nearest_budget(match: Match, keep: int, nearest: int) -> None:
-    said = f"keep={keep} is out of reach for FastV under --match {match} on 144 visual tokens: .* {nearest}$"
+    said = (
+        f"keep={keep} is out of reach for FastV under --match {match} on 144 visual tokens: "
+        f"up to 144 enter the layers before its last stage, .* {nearest}$"
+    )
     with pytest.raises(ValueError, match=said):
         footing(match).solve(FastV(), keep)
     assert footing(match).solve(FastV(), nearest) in (1, 2)
+
+
+def test_choosing_that_costs_more_than_the_budget_is_out_of_reach() -> None:
+    token = footing("flops").target(48) - footing("flops").target(47)
+    with pytest.raises(ValueError, match="keep=8 .*: its choosing alone costs more; the nearest budget is"):
+        footing("flops").solve(Grid(), 8, selection=20 * token)
 
 
 def test_choosing_that_costs_more_than_it_saves_is_out_of_reach_at_any_budget() -> None:

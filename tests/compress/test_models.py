@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,31 @@ def test_a_model_of_another_family_is_refused(tmp_path: Path):
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="'llama' model; supported: llava"):
         load(str(tmp_path))
+
+
+def test_code_beside_a_model_is_not_run(tiny: MLLM, tiny_folder: Path, tmp_path: Path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "coded")
+    (folder / "own.py").write_text("raise SystemExit('this ran')")
+    own = {"AutoConfig": "own.Config", "AutoModelForImageTextToText": "own.Model"}
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": own}))
+    for name in ("processor_config.json", "tokenizer_config.json"):
+        settings = json.loads((folder / name).read_text())
+        own = {"AutoProcessor": "own.Processor", "AutoTokenizer": ["own.Words", "own.Words"]}
+        (folder / name).write_text(json.dumps(settings | {"auto_map": own}))
+    loaded = load(str(folder))
+    assert type(loaded.model) is type(tiny.model) and type(loaded.processor) is type(tiny.processor)
+    (folder / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": own}))
+    with pytest.raises(ValueError, match="cannot load model"):
+        load(str(folder))
+
+
+def test_pickled_weights_are_refused(tiny: MLLM, tiny_folder: Path, tmp_path: Path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "pickled")
+    (folder / "model.safetensors").unlink()
+    torch.save(tiny.model.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="cannot load model .*safetensors"):
+        load(str(folder))
 
 
 def test_a_part_of_a_model_is_refused(tiny: MLLM):

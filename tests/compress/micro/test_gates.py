@@ -33,7 +33,7 @@ GATES = (
     Gate("micro", mib=12),
     Gate("micro-next", few=40, cost=13, questions=40),
     Gate("micro-qwen", questions=40, textures=0.55),
-    Gate("micro-wide", questions=40),
+    Gate("micro-wide"),
 )
 
 
