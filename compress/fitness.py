@@ -19,8 +19,7 @@ from compress.memory import ran_out
 from compress.models import MLLM, Embedded
 
 POSITIONS = ("original", "compact")
-ROWS, ROWS_CPU = 8192, 512  # that go through the decoder at a time (docs/performance.md)
-DOZEN = 12  # candidates: batches of so many are full with the paper's population of 48 and its 36 children
+ROWS, ROWS_CPU = 8192, 1280  # that go through the decoder at a time (docs/performance.md)
 STEP, STEP_CPU = 8, 1  # lengths are rounded up to multiples of it: fuller batches, but more rows
 UNSCORED = -100  # the target that cross_entropy ignores
 
@@ -34,15 +33,18 @@ class TokenBudget:
     """How many rows go through the decoder at a time: half as many whenever memory runs out, and for good."""
 
     rows: int
-
-    def candidates(self, length: int) -> int:
-        """How many of `length` rows at a time: whole dozens where there is room for one."""
-        size = max(1, self.rows // length)
-        return size - size % DOZEN if size > DOZEN else size
+    even: bool = False  # batches as even as may be, not always of one size with repetitions in the last
 
     @classmethod
     def for_device(cls, device: torch.device) -> TokenBudget:
-        return cls(ROWS_CPU if device.type == "cpu" else ROWS)
+        return cls(ROWS_CPU, even=True) if device.type == "cpu" else cls(ROWS)
+
+    def at_once(self, length: int, count: int) -> int:
+        """How many of `count` candidates of `length` rows go through the decoder together."""
+        most = max(1, self.rows // length)
+        if not self.even or most == 1:
+            return most
+        return max(2, -(-count // -(-count // most)))  # one alone is computed in other steps than several
 
 
 class Shape(NamedTuple):
@@ -79,10 +81,11 @@ class AnswerLosses(Generic[Key]):
     "compact" closes the gaps (not of M-RoPE).
 
     The rows before the first visual token are computed once, for all samples that begin with the same ones.
-    Candidates of all samples of one `Shape` go through the decoder together, always as many as fit into the
-    `budget`, with repetitions in the last batch: so a loss does not depend on which others are computed
-    beside it, down to the last bit where a kernel treats all rows alike. Padding stands at the end, where
-    causal attention never looks. Logits are made of the response's rows only.
+    Candidates of all samples of one `Shape` go through the decoder together, as many as fit into the
+    `budget`. A loss does not depend on which others are computed beside it, down to the last bit: GPUs choose
+    kernels by the size of a batch, so there it is always the same; a CPU's treat all rows alike, of two or
+    more candidates. Padding stands at the end, where causal attention never looks. Logits are made of the
+    response's rows only.
     """
 
     def __init__(
@@ -189,7 +192,7 @@ class AnswerLosses(Generic[Key]):
         """Losses of candidates of one shape, on the device, a batch at a time."""
         count, done = len(candidates.rows), 0
         while done < count:
-            size = at_once or self._budget.candidates(shape.length)
+            size = at_once or self._budget.at_once(shape.length, count - done)
             part = candidates.part(done, size)
             losses = self._tried(shape, part)
             if losses is not None:

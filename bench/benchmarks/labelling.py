@@ -132,6 +132,7 @@ def main(
 ) -> None:  # fmt: skip
     """Time labelling; medians over the rounds."""
     precision = getattr(torch, dtype)
+    torch.set_num_threads(1)  # as every worker has it
     samples = training_samples(count)
     if shape is None:
         mllm = load_model(model, device, dtype, anyres)

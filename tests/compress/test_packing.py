@@ -90,9 +90,26 @@ def test_batches_of_a_shape_are_all_of_one_size_and_the_prefix_is_computed_once(
     assert sorted(seen) == [(2, 40), (2, 40), (4, 24), (4, 25)]
 
 
-@pytest.mark.parametrize(("rows", "candidates"), [(10, 1), (287, 11), (288, 12), (575, 12), (1000, 36)])
-def test_batches_are_what_a_population_and_its_children_fill(rows: int, candidates: int) -> None:
-    assert TokenBudget(rows).candidates(24) == candidates
+@pytest.mark.parametrize(("count", "sizes"), [(1, [2]), (36, [36]), (48, [24, 24]), (85, [29, 28, 28])])
+def test_batches_on_a_cpu_are_even_and_full(count: int, sizes: list[int]) -> None:
+    budget = TokenBudget.for_device(torch.device("cpu"))
+    found, left = [], count
+    while left > 0:
+        found.append(budget.at_once(31, left))
+        left -= found[-1]
+    assert found == sizes and budget.rows // 31 == 41
+
+
+def test_losses_on_a_cpu_are_the_same_bits_however_many_go_together(
+    tiny: MLLM, samples: list[Sample]
+) -> None:
+    embedded = tiny.embed(samples[0].image, samples[0].question, samples[0].answers[0])
+    rng = np.random.default_rng(0)
+    candidates = np.stack([np.sort(rng.choice(144, 16, replace=False)) for _ in range(48)])
+    losses = AnswerLosses(tiny, {0: embedded})
+    whole = losses.launch({0: candidates})()[0]
+    for count in (1, 2, 7, 36):
+        assert np.array_equal(losses.launch({0: candidates[:count]})()[0], whole[:count])
 
 
 def test_memory_that_runs_out_halves_the_batches_for_good(
@@ -114,10 +131,10 @@ def test_memory_that_runs_out_halves_the_batches_for_good(
 
     monkeypatch.setattr(tiny.head, "forward", small)
     np.testing.assert_allclose(losses.launch({0: candidates})()[0], expected, atol=1e-5)
-    assert counts == [12, 6] + [3] * 14 and budget.rows == 3 * 25
+    assert counts == [20, 10] + [5] * 8 and budget.rows == 5 * 25
     counts.clear()
     losses.launch({0: candidates[:5]})()
-    assert counts == [3, 3]
+    assert counts == [5]
     limit = 0
     with pytest.raises(ValueError, match="memory does not suffice for one candidate"):
         losses.launch({0: candidates})

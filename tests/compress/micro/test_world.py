@@ -110,3 +110,10 @@ def test_dark_is_darker_and_unknown_defects_are_named():
         scene("test", 1, "rust")
     with pytest.raises(ValueError, match="unknown split 'exam'"):
         scene("exam", 1)
+
+
+def test_photographs_of_benchmarks_are_kept_and_those_of_training_scenes_are_not():
+    for split, kept in (("test", True), ("train", False)):
+        first, second = (Photograph(scene(split, 3)).at(SIDE) for _ in range(2))
+        assert (first is second) == kept
+        assert np.array_equal(np.asarray(first), np.asarray(second))
