@@ -35,6 +35,7 @@ TRANSFORMERS = {  # who may know the library, besides compress/micro, which buil
 }
 PLUG_INS = {  # libraries that only an extra brings, and the one folder that knows them
     "lmms_eval": "bench/lmms/",
+    "playwright": "bench/benchmarks/",
     "pymoo": "bench/benchmarks/",
 }
 
