@@ -7,7 +7,6 @@ parameters. Answers are noise.
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -27,9 +26,9 @@ from transformers import (
 
 from compress.mllm import MLLM
 from compress.models import adapt
+from evosearch.registry import find
 
 PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
-STD = 0.02
 
 
 def _clip() -> CLIPVisionConfig:
@@ -99,11 +98,7 @@ def build(
     model's name says.
     ValueError for a name or depth that does not exist.
     """
-    if name not in SHAPES:
-        near = get_close_matches(name, SHAPES, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(SHAPES)}"
-        raise ValueError(f"unknown shape {name!r}; {hint}")
-    kind, configure = SHAPES[name]
+    kind, configure = find(SHAPES, name, "shape")
     config = configure()
     told = f"{name} shape, random weights"
     if depth is not None:

@@ -9,16 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import (
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaNextConfig,
-    LlavaNextForConditionalGeneration,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-)
+from transformers import LlamaConfig
 
 from baselines import METHODS
 from compress.attach import attach
@@ -27,6 +18,7 @@ from compress.evocomp import Learned
 from compress.fitness import AnswerLoss
 from compress.models import MLLM, adapt, load
 from compress.network import Compressor
+from compress.shapes import SHAPES as PUBLISHED
 
 QUESTIONS = ["what color is the star ?", "how many ?", "is there a red circle above ?", "what shape ?"]
 FAMILIES = ["tiny", "tiny_next", "tiny_next_fixed", "tiny_qwen"]
@@ -327,48 +319,11 @@ def test_candidate_losses_equal_a_masked_forward(mllm: MLLM, images):
             assert found == pytest.approx(expected.item(), abs=2e-5)
 
 
-CLIP_L = {
-    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
-    "image_size": 336, "patch_size": 14, "projection_dim": 768,
-}  # fmt: skip
-PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
-QWEN_TEXT = {
-    "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
-    "num_attention_heads": 28, "num_key_value_heads": 4,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
-}  # fmt: skip
-QWEN_VISION = {
-    "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584,
-    "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 112,
-    "fullatt_block_indexes": [7, 15, 23, 31],
-}  # fmt: skip
-
-
-def vicuna(size: str) -> LlamaConfig:
-    """The decoder of LLaVA-1.5 and LLaVA-NeXT with Vicuna, 7B or 13B."""
-    wide = size == "13b"
-    return LlamaConfig(
-        vocab_size=32064, hidden_size=5120 if wide else 4096, intermediate_size=13824 if wide else 11008,
-        num_hidden_layers=40 if wide else 32, num_attention_heads=40 if wide else 32,
-        num_key_value_heads=40 if wide else 32, max_position_embeddings=4096,
-    )  # fmt: skip
-
-
 def at_full_size(name: str) -> MLLM:
-    """The published configuration, without memory for weights."""
-    clip, text = CLIPVisionConfig(**CLIP_L), vicuna(name.rpartition("-")[2])
+    """The published configuration, without memory for weights; of any number of tiles."""
+    kind, configure = PUBLISHED[name]
     with torch.device("meta"):
-        if name.startswith("llava-1.5"):
-            config = LlavaConfig(vision_config=clip, text_config=text)
-            return adapt(LlavaForConditionalGeneration(config))
-        if name.startswith("llava-next"):
-            config = LlavaNextConfig(vision_config=clip, text_config=text, image_grid_pinpoints=PINPOINTS)
-            return adapt(LlavaNextForConditionalGeneration(config))
-        config = Qwen2_5_VLConfig(text_config=QWEN_TEXT, vision_config=QWEN_VISION)
-        return adapt(Qwen2_5_VLForConditionalGeneration(config))
-
-
-FULL_SIZE = ["llava-1.5-7b", "llava-1.5-13b", "llava-next-7b", "qwen2.5-vl-7b"]
+        return adapt(kind(configure()))
 
 
 @pytest.mark.parametrize(
@@ -423,7 +378,7 @@ def test_four_patches_are_a_token_of_qwen_at_full_size():
     assert tokens.shape == (len(picture), 3584) == (23 * 17, 3584)
 
 
-@pytest.mark.parametrize("name", FULL_SIZE)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_every_method_has_a_schedule_at_full_size(name: str):
     """Paper budgets: 64 of 576, and a ninth of the others."""
     mllm = at_full_size(name)
