@@ -80,6 +80,29 @@ def test_more_repetitions_go_on(make_shot):
     assert len(rig.order) == 9 and len(rounds.shots(GRID)) == 5
 
 
+def test_a_cell_that_cannot_be_run_leaves_a_second_run_its_rounds(make_shot):
+    rounds = Rounds(None, {}, {})
+    timed(Fake(make_shot), rounds, 2, cells=[WHOLE, GRID])
+
+    def trouble(cell: Cell, number: int) -> None:
+        if cell == FASTV:
+            raise ValueError("out of reach")
+
+    rig, told = Fake(make_shot, trouble), []
+    measure(rig, CELLS, rounds, repetitions=4, warmup=0, progress=lambda *at: told.append(at))  # type: ignore[arg-type]
+    assert len(rounds.shots(GRID)) == len(rounds.shots(WHOLE)) == 4
+    assert told == [(1, 2), (2, 2)]
+
+
+def test_vanilla_is_warm_beside_what_a_second_run_adds(make_shot):
+    rounds = Rounds(None, {}, {})
+    timed(Fake(make_shot), rounds, 2, cells=[WHOLE, GRID])
+    rig = Fake(make_shot)
+    timed(rig, rounds, 2, warmup=3)
+    assert (rig.order.count(WHOLE), rig.order.count(FASTV), rig.order.count(GRID)) == (3 + 2, 3 + 2, 0)
+    assert rig.order[:3] == [WHOLE] * 3
+
+
 @pytest.mark.parametrize(
     ("problem", "said"),
     [
