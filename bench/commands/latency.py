@@ -167,12 +167,24 @@ def shaped(shape: str, device: str, dtype: str, depth: int | None) -> MLLM:
 
 
 def prompt(mllm: MLLM, noise: bool, text: int, batch: int, image: str, question: str) -> dict[str, object]:
-    """Inputs of the model: the same request `batch` times."""
+    """Inputs of the model: the same request `batch` times.
+
+    ValueError for an image with another number of visual tokens than the model says that it has: budgets,
+    costs and the lengths of caches are counted from that.
+    """
     if noise:
         from compress.shapes import random_inputs
 
         return dict(random_inputs(mllm, text, batch))
-    return dict(mllm.prepare([open_image(image)] * batch, [asked(question)] * batch))
+    picture = open_image(image, mllm.image_side)
+    inputs = mllm.prepare([picture] * batch, [asked(question)] * batch)
+    found, side = int((inputs["input_ids"][0] == mllm.image_token_id).sum()), mllm.image_side
+    if found != mllm.visual_tokens:
+        raise ValueError(
+            f"--image {image} of {picture.width} x {picture.height} pixels has {found} visual tokens and "
+            f"{mllm.name} is timed with {mllm.visual_tokens}: give an image of {side} x {side} pixels"
+        )
+    return dict(inputs)
 
 
 COMMANDS = {"latency": latency}

@@ -145,6 +145,16 @@ def test_shapes_are_labelled_and_all_their_methods_run(tmp_path: Path):
     assert all(one["why"] for one in found["impossible"])
 
 
+def test_a_scene_fills_the_largest_image_and_others_are_refused(tmp_path: Path):
+    """micro-next sees 192 pixels a side and makes fewer tokens of less."""
+    found = parsed("--model", "micro-next", "--methods", "grid", "--keep", 48, *QUICK)
+    assert found["facts"]["visual tokens"] == 744 and 0 < found["facts"]["text tokens"] < 40
+    Image.new("RGB", (40, 200)).save(tmp_path / "long.png")
+    said = refused("--model", "micro-next", "--methods", "grid", "--image", tmp_path / "long.png")
+    assert "long.png of 40 x 200 pixels has 468 visual tokens and micro-next is timed with 744" in said
+    assert "give an image of 192 x 192 pixels" in said
+
+
 def test_fast_modes_are_rows_of_their_own_against_their_own_vanilla():
     found = parsed("--methods", "grid,fastv", "--keep", 48, "--modes", "eager,static", *QUICK)
     assert [(row["method"], row["mode"]) for row in found["rows"]] == [
