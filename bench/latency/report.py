@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,11 +46,11 @@ class Report:
     batch: int
     accuracy: Mapping[tuple[str, int], float] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def rows(self) -> list[Row]:
         return rows(self.measured, self.cells, self.vanilla, self.batch)
 
-    @property
+    @cached_property
     def break_evens(self) -> list[BreakEven]:
         return break_evens(self.rows)
 
