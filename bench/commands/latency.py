@@ -149,6 +149,7 @@ def shaped(shape: str, device: str, dtype: str, depth: int | None) -> MLLM:
     """A model of random weights; ValueError, in one line, where it does not fit."""
     import torch
 
+    from compress.memory import ran_out
     from compress.models import quiet
     from compress.shapes import build
 
@@ -157,9 +158,7 @@ def shaped(shape: str, device: str, dtype: str, depth: int | None) -> MLLM:
     try:
         return build(shape, device=device, dtype=getattr(torch, dtype), depth=depth)
     except (MemoryError, RuntimeError) as problem:
-        from bench.latency.measure import out_of_memory
-
-        if not out_of_memory(problem):
+        if not ran_out(problem):
             raise
         raise ValueError(
             f"{shape} in {dtype} does not fit into the memory of {device}: choose --depth-slice N or bfloat16"

@@ -15,6 +15,7 @@ from bench.latency.clock import Clock
 from bench.latency.power import Driver
 from bench.latency.request import Cell, Cost, Rig, Shot
 from bench.latency.rounds import Rounds
+from compress.memory import ran_out
 
 Progress = Callable[[int, int], object]  # rounds done, rounds in all
 
@@ -96,20 +97,13 @@ def _problem_of(cell: Cell, found: Measured) -> Iterator[None]:
     except TorchDynamoException as problem:
         why = f"torch.compile failed: {str(problem).strip().partition(chr(10))[0]}"
     except (MemoryError, RuntimeError) as problem:
-        if not out_of_memory(problem):
+        if not ran_out(problem):
             raise
         why = "out of memory"
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     found.costs.pop(cell, None)
     found.problems[cell] = why
-
-
-def out_of_memory(problem: BaseException) -> bool:
-    """Whether a device, or the host, had no room for a tensor."""
-    said = str(problem).lower()
-    words = "not enough memory", "can't allocate memory", "out of memory"
-    return isinstance(problem, MemoryError | torch.OutOfMemoryError) or any(each in said for each in words)
 
 
 @contextmanager

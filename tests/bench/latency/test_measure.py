@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.latency.clock import NOW, HostClock, clock_of
-from bench.latency.measure import measure, out_of_memory, roof
+from bench.latency.measure import measure, roof
 from bench.latency.request import Cell, Cost
 from bench.latency.rounds import Rounds
 from bench.ledger import Ledger, Shape
@@ -136,11 +136,6 @@ def test_other_errors_are_ours_and_stay(make_shot):
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
         timed(Fake(make_shot, trouble), Rounds(None, {}, {}), 2)
-
-
-def test_memory_errors_are_told_from_others():
-    assert out_of_memory(RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory"))
-    assert not out_of_memory(RuntimeError("index out of range"))
 
 
 def test_the_processors_clock_counts_this_process_alone(monkeypatch):
