@@ -24,11 +24,6 @@ if TYPE_CHECKING:
     from bench.edge.chain import Positions
 
 
-def numbers(ctx: click.Context, parameter: click.Parameter, text: str | None) -> list[int]:
-    """Callback for whole numbers with commas that have a default of their own."""
-    return whole_numbers(ctx, parameter, text) if text is not None else []
-
-
 @click.command()
 @click.option(
     "--runtimes",
@@ -45,11 +40,13 @@ def numbers(ctx: click.Context, parameter: click.Parameter, text: str | None) ->
 )
 @click.option("--depth-slice", "layers", type=int, help="Only the first so many decoder layers.")
 @click.option("--compressor", help="Folder of a trained compressor; the shipped one by default.")
-@click.option("--keep", "keeps", callback=numbers, help="Budgets; a third, two ninths, a ninth by default.")
+@click.option(
+    "--keep", "keeps", callback=whole_numbers, help="Budgets; a third, two ninths, a ninth by default."
+)
 @click.option("--chunk", type=int, help="Rows of a prefill call; 128, fewer for small images.")
 @click.option(
     "--contexts",
-    callback=numbers,
+    callback=whole_numbers,
     help="Rows of the cache, without and with compression; 1024,256 for 576 visual tokens.",
 )
 @click.option(

@@ -36,7 +36,7 @@ SHARES = (3 / 4, 1 / 2, 1 / 3, 2 / 9, 1 / 9)  # of the visual tokens: the defaul
     help="NAME or NAME:option=value,... with commas (evocomp methods).",
 )  # fmt: skip
 @click.option(
-    "--keep", "keeps", callback=lambda *given: whole_numbers(*given) if given[2] else None,
+    "--keep", "keeps", callback=whole_numbers,
     help="Budgets; 3/4, 1/2, 1/3, 2/9 and 1/9 of the visual tokens by default.",
 )  # fmt: skip
 @click.option(
@@ -71,7 +71,7 @@ SHARES = (3 / 4, 1 / 2, 1 / 3, 2 / 9, 1 / 9)  # of the visual tokens: the defaul
 @as_json
 @click.pass_obj
 def latency(
-    command: str, wanted: str, keeps: list[int] | None, match: str, modes: str, shape: str | None,
+    command: str, wanted: str, keeps: list[int], match: str, modes: str, shape: str | None,
     depth_slice: int | None, batch: int, steps: int, text: int, image: str, question: str, repetitions: int,
     warmup: int, clock: str, compressor: str | None, scored: Path | None, out: Path | None, model: str,
     anyres: Anyres, device: str, dtype: str, machine: bool,
