@@ -101,11 +101,11 @@ def latency(
         write,
     )
     from bench.latency.run import RANDOM, Conditions, run
-    from evosearch.registry import find, parse, unknown
+    from evosearch.registry import find, parse
 
     chosen = names(modes, "--modes", list(MODES))
-    if stranger := next((mode for mode in chosen if mode not in MODES), None):
-        raise ValueError(unknown("mode", stranger, MODES))
+    for mode in chosen:
+        find(MODES, mode, "mode")
     if depth_slice is not None and not shape:
         raise ValueError("--depth-slice cuts a --shape: name one (evocomp bench latency --help)")
     if "graphs" in chosen and not device.startswith("cuda"):
@@ -122,8 +122,10 @@ def latency(
     methods = [spec for spec in listed if spec != VANILLA]  # its rows are there anyway
     tokens = mllm.visual_tokens
     budgets = keeps or list(dict.fromkeys(max(1, round(share * tokens)) for share in SHARES))
-    if wrong := next((keep for keep in budgets if not 1 <= keep < tokens), None):
-        raise ValueError(f"--keep {wrong}: choose between 1 and {tokens - 1}, below {mllm.name}'s {tokens}")
+    if wrong := [keep for keep in budgets if not 1 <= keep < tokens]:
+        raise ValueError(
+            f"--keep {wrong[0]}: choose between 1 and {tokens - 1}, below {mllm.name}'s {tokens}"
+        )
     conditions = Conditions(
         methods=tuple(methods), keeps=tuple(budgets), modes=tuple(chosen), match=match, batch=batch,
         steps=steps, repetitions=repetitions, warmup=warmup, model=model, compressor=compressor, clock=clock,

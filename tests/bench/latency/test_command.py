@@ -221,6 +221,7 @@ def test_a_gpu_that_is_not_there_is_one_line():
         (("--methods", "fastvv"), "unknown method 'fastvv'; did you mean 'fastv'?"),
         (("--methods", "fastvv", "--shape", "llava-1.5-13b"), "did you mean 'fastv'?"),
         (("--keep", 144), "--keep 144: choose between 1 and 143"),
+        (("--keep", "16,0"), "--keep 0: choose between 1 and 143"),
         (("--keep", "x"), "write whole numbers with commas"),
         (("--modes", "fast"), "unknown mode 'fast'"),
         (("--modes", "graphs"), "choose --device cuda, or other modes"),
