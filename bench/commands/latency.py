@@ -25,6 +25,7 @@ from bench.commands.common import (
 )
 
 if TYPE_CHECKING:
+    from bench.latency.report import Report
     from compress.models import MLLM, Anyres
 
 SHARES = (3 / 4, 1 / 2, 1 / 3, 2 / 9, 1 / 9)  # of the visual tokens: the default budgets
@@ -87,21 +88,10 @@ def latency(
       evocomp bench latency --methods fastv,visionzip,evocomp --keep 48,16 --out latency
       evocomp bench latency --shape llava-next-7b --device cuda --dtype bfloat16 --keep 640,320,160
     """
-    from baselines import METHODS
-    from bench.comparison import VANILLA
-    from bench.compressors import buildable
     from bench.latency.modes import MODES
-    from bench.latency.report import (
-        break_even_header,
-        break_even_table,
-        header,
-        read_accuracy,
-        results,
-        table,
-        write,
-    )
+    from bench.latency.report import read_accuracy, results, write
     from bench.latency.run import RANDOM, Conditions, run
-    from evosearch.registry import find, parse
+    from evosearch.registry import find
 
     chosen = names(modes, "--modes", list(MODES))
     for mode in chosen:
@@ -111,15 +101,9 @@ def latency(
     if "graphs" in chosen and not device.startswith("cuda"):
         raise ValueError("--modes graphs records CUDA graphs: choose --device cuda, or other modes")
     accuracy = read_accuracy(scored) if scored else {}
-    for spec in [] if wanted.strip() == "all" else specs(wanted):
-        find(METHODS, parse(spec)[0], "method")  # a slip of the pen is told before a large model is made
-    if shape:
-        mllm = shaped(shape, device, dtype, depth_slice)
-        compressor = compressor or RANDOM
-    else:
-        mllm = load_model(model, device, dtype, anyres)
-    listed = buildable(model, compressor) if wanted.strip() == "all" else specs(wanted)
-    methods = [spec for spec in listed if spec != VANILLA]  # its rows are there anyway
+    compressor = compressor or (RANDOM if shape else None)
+    methods = rivals(wanted, model, compressor)  # a slip of the pen is told before a large model is made
+    mllm = shaped(shape, device, dtype, depth_slice) if shape else load_model(model, device, dtype, anyres)
     tokens = mllm.visual_tokens
     budgets = keeps or list(dict.fromkeys(max(1, round(share * tokens)) for share in SHARES))
     if wrong := [keep for keep in budgets if not 1 <= keep < tokens]:
@@ -138,13 +122,34 @@ def latency(
     if machine:
         show_json(results(found))
         return
-    show_table(header(found), table(found), f"{mllm.name}, {device}, {dtype}: medians in ms of {clock} time")
-    if lines := break_even_table(found):
-        show_table(break_even_header(found), lines, "break-even: visual tokens from which on it is faster")
-    for note in found.notes():
-        click.echo(note)
+    show(found, f"{mllm.name}, {device}, {dtype}: medians in ms of {clock} time")
     if out:
         say(f"results.json, latency.csv, latency.md, raw rounds and pictures are in {out}")
+
+
+def rivals(wanted: str, model: str, compressor: str | None) -> list[str]:
+    """Specs of the methods that are asked for, or of all that can be built, without vanilla, which is always
+    timed; ValueError for names that do not exist."""
+    from baselines import METHODS
+    from bench.comparison import VANILLA
+    from bench.compressors import buildable
+    from evosearch.registry import find, parse
+
+    listed = buildable(model, compressor) if wanted.strip() == "all" else specs(wanted)
+    for spec in listed:
+        find(METHODS, parse(spec)[0], "method")
+    return [spec for spec in listed if spec != VANILLA]
+
+
+def show(report: Report, title: str) -> None:
+    """Tables and notes on stdout."""
+    from bench.latency.report import break_even_header, break_even_table, header, table
+
+    show_table(header(report), table(report), title)
+    if lines := break_even_table(report):
+        show_table(break_even_header(report), lines, "break-even: visual tokens from which on it is faster")
+    for note in report.notes():
+        click.echo(note)
 
 
 def shaped(shape: str, device: str, dtype: str, depth: int | None) -> MLLM:

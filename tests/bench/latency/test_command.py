@@ -245,12 +245,14 @@ def test_nothing_possible_is_an_error_with_its_reason(tmp_path: Path):
 
 def test_the_run_for_a_gpu_works_in_small(tmp_path: Path):
     options = (
-        "--shape small --device cpu --dtype float32 --keep 60,20 --methods fastv,evocomp --fast evocomp "
-        "--modes static --text 10 --new 2 --repetitions 2 --warmup 0"
+        "--shape small --device cpu --dtype float32 --keep 60,20 --fast evocomp --modes static --text 10 "
+        "--methods none,fastv:layer=3,queries=last,evocomp --new 2 --repetitions 2 --warmup 0"
     )
     result = CliRunner().invoke(gpu, [*options.split(), "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["eager", "fast"]
+    eager = json.loads((tmp_path / "eager" / "results.json").read_text())
+    assert {row["method"] for row in eager["rows"]} == {"none", "fastv:layer=3,queries=last", "evocomp"}
     fast = json.loads((tmp_path / "fast" / "results.json").read_text())
     assert {(row["method"], row["mode"]) for row in fast["rows"]} == {
         ("none", "static"),
