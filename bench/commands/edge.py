@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from bench.commands.common import (
     OutFolder,
@@ -22,6 +23,16 @@ from bench.commands.common import (
 
 if TYPE_CHECKING:
     from bench.edge.chain import Positions
+
+# What an option leaves nothing to do for, and why: the names of parameters.
+IDLE = {
+    "external": (
+        "which times another device",
+        ("wanted", "model", "shape", "layers", "compressor", "precision", "positions", "samples", "threads",
+         "clock", "files"),
+    ),
+    "shape": ("whose weights are random", ("model", "compressor", "samples")),
+}  # fmt: skip
 
 
 @click.command()
@@ -121,6 +132,7 @@ def edge(
       evocomp bench edge --shape llava-1.5-7b --depth-slice 2 --paper
       evocomp bench edge --external "python phone.py"
     """
+    refuse_idle(click.get_current_context())
     from bench.edge import external as other
     from bench.edge import paper as published
     from bench.edge import table
@@ -169,6 +181,17 @@ def edge(
             click.echo(line)
         if out:
             say(f"edge.json, edge.csv and edge.md are in {out}")
+
+
+def refuse_idle(ctx: click.Context) -> None:
+    """UsageError for options that another one leaves nothing to do for."""
+    flags = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
+    for option, (why, idle) in IDLE.items():
+        given = [
+            flags[name] for name in idle if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        ]
+        if ctx.params[option] is not None and given:
+            raise click.UsageError(f"{', '.join(given)}: not with --{option}, {why}.")
 
 
 COMMANDS = {"edge": edge}
