@@ -12,6 +12,7 @@ import numpy as np
 
 from bench.edge.chain import STAGES
 from bench.edge.timing import Cell, Measurement
+from bench.forms import piped
 from bench.table import MISSING
 
 DRAWS = 2000
@@ -163,8 +164,7 @@ def results(measured: Sequence[Measurement], facts: dict[str, str]) -> dict[str,
 
 def markdown(measured: Sequence[Measurement]) -> str:
     """The table in GitHub's Markdown, times in milliseconds, and notes below."""
-    lines = [f"| {' | '.join(HEADER)} |", f"| --- |{' ---: |' * (len(HEADER) - 1)}"]
-    lines += [f"| {' | '.join(row)} |" for one in measured for row in text(one)]
+    lines = piped(HEADER, [row for one in measured for row in text(one)])
     return "\n".join([*lines, "", *(f"- {note}" for one in measured for note in notes(one))]) + "\n"
 
 
