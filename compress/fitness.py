@@ -12,9 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import Cache, DynamicCache
-from transformers.cache_utils import DynamicLayer
 
+from compress.forward import Past, Paths, check, outputs, past
 from compress.memory import ran_out
 from compress.models import MLLM, Embedded
 
@@ -101,13 +100,14 @@ class AnswerLosses(Generic[Key]):
         for embedded in samples.values():
             if not len(embedded.response):
                 raise ValueError("the sample has no response to score: embed it with its gold answer")
+        check(mllm.decoder)
         self._decoder, self._head = mllm.decoder, mllm.head
         self._compact = positions == "compact" and not mllm.mrope
         self._axes = 3 if mllm.mrope else 1
         self._device = mllm.model.device
         self._step = STEP_CPU if self._device.type == "cpu" else STEP
         self._budget = budget or TokenBudget.for_device(self._device)
-        self._prefixes: list[tuple[Tensor, Cache | None]] = []
+        self._prefixes: list[tuple[Tensor, list[Past]]] = []
         self._bank = torch.cat([embedded.embeds for embedded in samples.values()])  # [sum of S, D]
         self._samples: dict[Key, _Sample] = {}
         first = 0
@@ -142,18 +142,12 @@ class AnswerLosses(Generic[Key]):
             prefix=self._prefix(embedded.embeds[: int(visual[0])]),
         )
 
-    @torch.inference_mode()
     def _prefix(self, rows: Tensor) -> int:
         """The number of the prefix of these rows, which is computed if it is new."""
         for number, (known, _) in enumerate(self._prefixes):
             if torch.equal(known, rows):
                 return number
-        shared = None
-        if len(rows):
-            cache: Any = DynamicCache(config=self._decoder.config)
-            self._decoder(inputs_embeds=rows[None], past_key_values=cache, use_cache=True)
-            shared = Cache(layers=[_FrozenLayer(layer.keys, layer.values) for layer in cache.layers])
-        self._prefixes.append((rows, shared))
+        self._prefixes.append((rows, past(self._decoder, rows)))
         return len(self._prefixes) - 1
 
     # Batches --------------------------------------------------------------------------------------------
@@ -177,7 +171,7 @@ class AnswerLosses(Generic[Key]):
         text = np.broadcast_to(sample.text, (count, len(sample.text)))
         rows = np.sort(np.concatenate([sample.visual[indices], text], 1), 1)  # [P, L]
         length = rows.shape[1]
-        rows = np.pad(rows, ((0, 0), (0, shape.length - length)), mode="edge")
+        rows = rows[:, np.minimum(np.arange(shape.length), length - 1)]
         if self._compact:
             positions: Ints = np.broadcast_to(sample.start + np.arange(shape.length), (1, *rows.shape))
         else:
@@ -218,35 +212,18 @@ class AnswerLosses(Generic[Key]):
 
     def _losses(self, shape: Shape, batch: _Candidates) -> Tensor:
         """Losses [B] of candidates that follow one prefix."""
-        rows, positions, columns, targets = (self._sent(one) for one in batch)
-        start, prefix = len(self._prefixes[shape.prefix][0]), self._prefixes[shape.prefix][1]
-        hidden = self._decoder(
-            inputs_embeds=self._bank[rows],
-            attention_mask=self._mask(start, *rows.shape),
-            position_ids=positions if self._axes > 1 else positions[0],
-            past_key_values=prefix,
-            use_cache=prefix is not None,
-        ).last_hidden_state
+        columns, targets = self._sent(batch.columns), self._sent(batch.targets)
+        if self._device.type == "cpu":
+            paths = Paths.parting(batch.rows, batch.positions)
+        else:
+            paths = Paths.apart(self._sent(batch.rows), self._sent(batch.positions))
         logits = self._head(
-            hidden.gather(1, columns[..., None].expand(-1, -1, hidden.shape[-1]))
-        )  # [B, R, V]
+            outputs(self._decoder, self._bank, paths, columns, self._prefixes[shape.prefix][1])
+        )
         losses = F.cross_entropy(
             logits.float().transpose(1, 2), targets, reduction="none", ignore_index=UNSCORED
-        )
+        )  # [B, R]
         return losses.sum(1) / (targets != UNSCORED).sum(1)
-
-    def _mask(self, start: int, count: int, length: int) -> Tensor:
-        """Causal, after the prefix. Given, since without one, gaps between positions are taken for borders
-        between packed sequences.
-        """
-        kernel = self._decoder.config._attn_implementation
-        if kernel not in ("sdpa", "eager"):
-            return torch.ones(count, start + length, dtype=torch.long, device=self._device)
-        seen = torch.ones(length, start + length, dtype=torch.bool, device=self._device).tril(start)
-        if kernel == "sdpa":
-            return seen[None, None]
-        lowest = torch.finfo(self._bank.dtype).min
-        return torch.zeros_like(seen, dtype=self._bank.dtype).masked_fill(~seen, lowest)[None, None]
 
     def _sent(self, array: Ints) -> Tensor:
         """On the device, without waiting for what it does."""
@@ -334,20 +311,3 @@ def _finite(losses: Losses) -> Losses | ValueError:
         "the model's loss on this sample is not a finite number; "
         "its weights or the image are broken, or its precision is too low (try float32)"
     )
-
-
-class _FrozenLayer(DynamicLayer):
-    """Keys and values of one prefix that are shared by any number of candidates and never grow."""
-
-    def __init__(self, keys: Tensor, values: Tensor):
-        super().__init__()
-        self.keys: Tensor = keys  # [1, heads, rows, width], like the values
-        self.values: Tensor = values
-        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        shape = (len(key_states), -1, -1, -1)
-        keys = torch.cat([self.keys.expand(shape), key_states], dim=-2)
-        return keys, torch.cat([self.values.expand(shape), value_states], dim=-2)

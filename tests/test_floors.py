@@ -28,7 +28,6 @@ TRANSFORMERS = {  # who may know the library, besides compress/micro, which buil
     "compress/families/qwen2_5_vl.py",
     "compress/attach.py",
     "compress/prefill.py",  # masks of shortened sequences
-    "compress/fitness.py",  # caches shared by candidates
     "compress/network.py",  # a decoder layer as compressor
     "compress/shapes.py",  # published configurations
     "compress/static.py",  # caches of a fixed length

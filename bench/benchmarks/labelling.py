@@ -5,12 +5,12 @@
     python -m bench.benchmarks.labelling --shape llava-1.5-7b --depth-slice 1 -n 1 --rounds 1 --naive 2
 
 The naive loop is the method as its paper describes it and as one writes it first: the whole model, image
-included, once per candidate, with dropped tokens masked out. Beside it stands the loop over the decoder
-alone, with the image embedded once. Both are timed on a few candidates of every sample and taken times the
-evaluations that the search made. `together` of several sizes take turns in every round. The peak is that of a
-matrix product in the same run, in the same precision. A second table says where the time goes with the first
-of the sizes; on a GPU these stages wait for each other, which they do not otherwise. On a CPU, seconds are
-those of the processor.
+included, once per candidate, with dropped tokens masked out; its image is prepared beforehand. Beside
+it stands the loop over the decoder alone, with the image embedded once. Both are timed on a few candidates of
+the first sample and taken times the evaluations that the search made. `together` of several sizes take turns
+in every round. The peak is that of a matrix product in the same run, in the same precision. A second table
+says where the time goes with the first of the sizes; on a GPU these stages wait for each other, which they do
+not otherwise. On a CPU, seconds are those of the processor.
 
 Samples of a --shape are random embeddings between random words, behind a chat's first words, which are alike.
 """
@@ -18,11 +18,10 @@ Samples of a --shape are random embeddings between random words, behind a chat's
 from __future__ import annotations
 
 import json
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -35,6 +34,8 @@ from torch.nn import functional as F
 
 from bench.commands.common import load_model, model_options, progress, show_table, whole_numbers
 from bench.commands.latency import shaped
+from bench.latency.clock import Clock, clock_of
+from bench.latency.measure import roof
 from bench.tasks.mixture import training_samples
 from compress.files import replacing
 from compress.fitness import AnswerLosses
@@ -80,9 +81,8 @@ def decoder_loop(mllm: MLLM, embedded: Embedded, kept: np.ndarray[Any, Any]) -> 
 
 
 @torch.inference_mode()
-def model_loop(mllm: MLLM, sample: Sample, embedded: Embedded, kept: np.ndarray[Any, Any]) -> None:
+def model_loop(mllm: MLLM, inputs: Any, embedded: Embedded, kept: np.ndarray[Any, Any]) -> None:
     """The same through the whole model, image included, as `model(**inputs, labels=...)` computes it."""
-    inputs = mllm.prepare([sample.image], [sample.question])
     ids = torch.cat([inputs["input_ids"][0], embedded.response])
     labels = torch.full_like(ids, -100)
     labels[embedded.prompt :] = embedded.response
@@ -97,15 +97,6 @@ def _mask(embedded: Embedded, indices: np.ndarray[Any, Any]) -> torch.Tensor:
     mask[embedded.visual] = 0
     mask[embedded.visual[torch.from_numpy(indices).to(mask.device)]] = 1
     return mask[None]
-
-
-def peak(device: str, dtype: torch.dtype, size: int) -> float:
-    """Operations per second of a square matrix product: the best of a few."""
-    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    taken = []
-    for _ in range(5):
-        taken.append(_seconds(lambda: left @ right, device))
-    return 2 * size**3 / min(taken)
 
 
 @click.command()
@@ -131,13 +122,14 @@ def main(
     model: str, device: str, dtype: str, anyres: Anyres,
 ) -> None:  # fmt: skip
     """Time labelling; medians over the rounds."""
-    precision = getattr(torch, dtype)
     torch.set_num_threads(1)  # as every worker has it
-    samples = training_samples(count)
-    if shape is None:
-        mllm = load_model(model, device, dtype, anyres)
-    else:
-        mllm = _made(shaped(shape, device, dtype, depth_slice), samples)
+    mllm = shaped(shape, device, dtype, depth_slice) if shape else load_model(model, device, dtype, anyres)
+    samples = [  # photographed now, as they would lie in files
+        replace(one, picture=one.image_at(mllm.image_side)) for one in training_samples(count)
+    ]
+    if shape:
+        _embed_noise(mllm, samples)
+    clock = clock_of(mllm.model.device, "processor" if mllm.model.device.type == "cpu" else "wall")
     config = LabelConfig(keep=keep, evaluations=evaluations)
     labeller = Labeller(mllm, config, rows=rows)
     few = samples[: max(1, min(count, 4))]
@@ -147,10 +139,12 @@ def main(
     found: list[Figures] = []
     with progress("measure", "rounds") as report:
         for number in range(rounds):
-            found.append(_round(mllm, labeller, samples, packs, naive, shape is None, device))
+            found.append(_round(mllm, labeller, samples, packs, naive, shape is None, clock))
             report(number + 1, rounds)
-    fastest = peak(device, precision, 512 if device == "cpu" else 8192)
-    seconds = _by_stage(lambda work: _clocked(work, device), lambda: _labelled(labeller, few, packs[0]))
+    fastest = roof(mllm.model.device, mllm.model.dtype, clock)
+    if fastest is None:
+        raise click.ClickException("memory does not suffice for a matrix product that shows the peak")
+    seconds = _by_stage(lambda work: _clocked(work, clock), lambda: _labelled(labeller, few, packs[0]))
     table, figures = _summary(found, packs, made, spent, fastest)
     show_table(
         ["labelling", "s/sample", "against naive: model", "naive: decoder", "GFLOP/s", "of peak, %"],
@@ -185,10 +179,10 @@ def main(
 
 def _round(
     mllm: MLLM, labeller: Labeller, samples: Sequence[Sample], packs: list[int], naive: int, whole: bool,
-    device: str,
+    clock: Clock,
 ) -> Figures:  # fmt: skip
     def labelling(size: int) -> float:
-        return _seconds(lambda: _labelled(labeller, samples, size), device) / len(samples)
+        return _seconds(lambda: _labelled(labeller, samples, size), clock) / len(samples)
 
     packed = {size: labelling(size) for size in packs}
     if not naive:
@@ -198,12 +192,11 @@ def _round(
     rng = np.random.default_rng(0)
     keep = labeller.about["keep"]
     kept = np.stack([np.sort(rng.choice(len(embedded.visual), keep, replace=False)) for _ in range(naive)])
-    decoder = _seconds(lambda: decoder_loop(mllm, embedded, kept), device) / naive
+    decoder = _seconds(lambda: decoder_loop(mllm, embedded, kept), clock) / naive
     if not whole:  # made samples have no image
         return Figures(packed, decoder, None)
-    return Figures(
-        packed, decoder, _seconds(lambda: model_loop(mllm, sample, embedded, kept), device) / naive
-    )
+    inputs = mllm.prepare([sample.image], [sample.question])
+    return Figures(packed, decoder, _seconds(lambda: model_loop(mllm, inputs, embedded, kept), clock) / naive)
 
 
 def _labelled(labeller: Labeller, samples: Sequence[Sample], size: int) -> list[Label]:
@@ -247,15 +240,14 @@ def _summary(
     return rows, figures
 
 
-def _made(mllm: MLLM, samples: Sequence[Sample]) -> MLLM:
-    """A model of random weights that embeds each of `samples` as noise of its own."""
+def _embed_noise(mllm: MLLM, samples: Sequence[Sample]) -> None:
+    """Have a model of random weights embed each of `samples` as noise of its own."""
     numbers = {id(sample.picture): number for number, sample in enumerate(samples)}
 
     def embed(image: Any, question: str, response: str | None = None) -> Embedded:
-        return noise(mllm, numbers.get(id(image), 0))
+        return noise(mllm, numbers[id(image)])
 
     setattr(mllm, "embed", embed)  # noqa: B010
-    return mllm
 
 
 def noise(mllm: MLLM, number: int) -> Embedded:
@@ -307,23 +299,19 @@ def _operations(work: Callable[[], Any]) -> tuple[Any, float]:
     return result, flops.get_total_flops()
 
 
-def _clocked(work: Callable[[], Any], device: str) -> tuple[Any, float]:
+def _clocked(work: Callable[[], Any], clock: Clock) -> tuple[Any, float]:
     result: list[Any] = []
-    taken = _seconds(lambda: result.append(work()), device)
+    taken = _seconds(lambda: result.append(work()), clock)
     return result[0], taken
 
 
-def _seconds(work: Callable[[], Any], device: str) -> float:
-    """Of the clock on the wall for a GPU; of the processor on a CPU, which may be shared with others."""
-    if not device.startswith("cuda"):
-        started = time.process_time()
-        work()
-        return time.process_time() - started
-    torch.cuda.synchronize()
-    started = time.perf_counter()
+def _seconds(work: Callable[[], Any], clock: Clock) -> float:
+    clock.wait()
+    start = clock.mark()
     work()
-    torch.cuda.synchronize()
-    return time.perf_counter() - started
+    end = clock.mark()
+    clock.wait()
+    return clock.seconds(start, end)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from compress import fitness
 from compress.fitness import AnswerLoss, AnswerLosses, TokenBudget
+from compress.forward import Past, Paths, outputs, past
 from compress.labels import KINDS, LabelConfig, Labeller, label
 from compress.labels.labelling import Nearest
 from compress.models import MLLM
@@ -72,18 +75,23 @@ def test_losses_are_the_same_beside_any_others(
 def test_batches_of_a_shape_are_all_of_one_size_and_the_prefix_is_computed_once(
     tiny: MLLM, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    begun: list[int] = []
     seen: list[tuple[int, ...]] = []
-    forward = tiny.decoder.forward
 
-    def watched(*args, inputs_embeds: Tensor, **given):
-        seen.append(tuple(inputs_embeds.shape[:2]))
-        return forward(*args, inputs_embeds=inputs_embeds, **given)
+    def begin(decoder: Any, rows: Tensor) -> list[Past]:
+        begun.append(len(rows))
+        return past(decoder, rows)
 
-    monkeypatch.setattr(tiny.decoder, "forward", watched)
+    def watched(decoder: Any, embeds: Tensor, paths: Paths, *given: Any) -> Tensor:
+        seen.append(tuple(paths.rows.shape))
+        return outputs(decoder, embeds, paths, *given)
+
+    monkeypatch.setattr(fitness, "past", begin)
+    monkeypatch.setattr(fitness, "outputs", watched)
     embedded = {one.id: tiny.embed(one.image, one.question, one.answers[0]) for one in samples}
     losses = AnswerLosses(tiny, embedded, budget=TokenBudget(100))
-    assert seen[0] == (1, 2) and len(seen) == 1 + len(samples)  # a prefix of two words, then all tokens
-    assert all(count == 1 and length > 144 for count, length in seen[1:])
+    assert begun == [2] and len(seen) == len(samples)  # a prefix of two words, then all tokens
+    assert all(count == 1 and length > 144 for count, length in seen)
     seen.clear()
     losses.launch({key: np.arange(16)[None] for key in embedded})()
     # three candidates of each of three lengths

@@ -1,0 +1,137 @@
+"""The forward pass over candidates with rows in common, against the decoder's own."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compress import forward
+from compress.flops import counting
+from compress.forward import Paths, check, outputs, past
+from compress.models import MLLM
+
+FAMILIES = ["tiny", "tiny_next", "tiny_qwen"]
+TOKENS = np.array([[3, 4, 7, 9], [3, 5, 7, 9], [3, 4, 8, 9], [3, 4, 7, 9]])
+
+
+@pytest.fixture(params=FAMILIES)
+def mllm(request: pytest.FixtureRequest) -> MLLM:
+    found: MLLM = request.getfixturevalue(request.param)
+    return found
+
+
+def positions_of(mllm: MLLM, tokens: np.ndarray) -> np.ndarray:
+    """Every token's own number; for M-RoPE on three axes, which differ after the first three tokens."""
+    if not mllm.mrope:
+        return tokens[None]
+    return np.stack([np.where(tokens < 3, tokens, 3 + (tokens - 3) // step) for step in (1, 2, 3)])
+
+
+@torch.no_grad()
+def own(mllm: MLLM, embeds: Tensor, start: int, tokens: np.ndarray) -> Tensor:
+    """Outputs [B, L, D] of the model's decoder, a whole sequence at a time."""
+    found = []
+    for candidate in tokens:
+        rows = np.concatenate([np.arange(start), candidate])
+        hidden = mllm.decoder(
+            inputs_embeds=embeds[rows][None], use_cache=False,
+            attention_mask=torch.ones(1, len(rows), dtype=torch.long),
+            position_ids=torch.from_numpy(positions_of(mllm, rows[None])) if mllm.mrope
+            else torch.from_numpy(rows[None]),
+        ).last_hidden_state  # fmt: skip
+        found.append(hidden[0, start:])
+    return torch.stack(found)
+
+
+def embeds_of(mllm: MLLM) -> Tensor:
+    draw = torch.Generator().manual_seed(0)
+    return torch.randn(12, mllm.decoder.config.hidden_size, generator=draw)
+
+
+def test_what_candidates_begin_with_is_one_row() -> None:
+    paths = Paths.parting(TOKENS, TOKENS[None])
+    # 3 is shared by all; 3 4 by three, 3 4 7 9 by two, 3 5 7 9 by nobody
+    assert len(paths.first) == 1 + 2 + 3 + 3
+    assert torch.equal(paths.rows[0], paths.rows[3])
+    assert len(paths.rows[:, 0].unique()) == 1 and len(paths.rows[:, 2].unique()) == 3
+    assert torch.equal(paths.tokens[paths.token][paths.rows], torch.from_numpy(TOKENS))
+    assert torch.equal(paths.positions[0][paths.rows], torch.from_numpy(TOKENS))
+    assert paths.tokens.tolist() == [3, 4, 5, 7, 8, 9]
+    assert torch.equal(paths.rows.flatten()[paths.first], torch.arange(len(paths.first)))
+
+
+def test_paths_apart_have_no_row_in_common() -> None:
+    paths = Paths.apart(torch.from_numpy(TOKENS), torch.from_numpy(TOKENS)[None])
+    assert len(paths.first) == TOKENS.size and len(paths.rows.unique()) == TOKENS.size
+
+
+def test_rows_in_common_are_computed_once(tiny: MLLM) -> None:
+    embeds, before = embeds_of(tiny), past(tiny.decoder, torch.zeros(0, 1))
+    spent = {}
+    for name, tokens in {"one": TOKENS[:1], "alike": TOKENS[[0] * 4], "others": TOKENS}.items():
+        with counting() as flops:
+            asked = torch.full((len(tokens), 1), 3)
+            outputs(tiny.decoder, embeds, Paths.parting(tokens, tokens[None]), asked, before)
+        spent[name] = sum(
+            found for kernel, found in flops.get_flop_counts()["Global"].items() if "bmm" not in str(kernel)
+        )
+    assert spent["one"] < spent["alike"] < 1.3 * spent["one"]  # the row that is asked for counts four times
+    assert spent["others"] > 2 * spent["one"]
+
+
+@pytest.mark.parametrize("kernel", ["plain", "fused"])
+@pytest.mark.parametrize("start", [0, 3])
+@pytest.mark.parametrize("shared", [True, False])
+def test_outputs_are_the_decoders_own(
+    mllm: MLLM, shared: bool, start: int, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kernel == "fused":
+        monkeypatch.setattr(forward, "SHORT", 0)
+    embeds, positions = embeds_of(mllm), positions_of(mllm, TOKENS)
+    if shared:
+        paths = Paths.parting(TOKENS, positions)
+    else:
+        paths = Paths.apart(torch.from_numpy(TOKENS), torch.from_numpy(positions))
+    asked = torch.tensor([[0, 3], [1, 2], [3, 3], [2, 0]])
+    found = outputs(mllm.decoder, embeds, paths, asked, past(mllm.decoder, embeds[:start]))
+    expected = own(mllm, embeds, start, TOKENS)
+    torch.testing.assert_close(found, expected[torch.arange(4)[:, None], asked], atol=2e-5, rtol=1e-5)
+
+
+def test_one_layer_is_first_and_last(tiny: MLLM) -> None:
+    shallow = copy.copy(tiny)
+    shallow.model = copy.deepcopy(tiny.model)
+    shallow.decoder.layers = shallow.decoder.layers[:1]
+    shallow.decoder.config.num_hidden_layers = 1
+    embeds, asked = embeds_of(tiny), torch.tensor([[3]] * 4)
+    paths = Paths.parting(TOKENS, TOKENS[None])
+    found = outputs(shallow.decoder, embeds, paths, asked, past(shallow.decoder, embeds[:2]))
+    torch.testing.assert_close(found, own(shallow, embeds, 2, TOKENS)[:, 3:], atol=1e-5, rtol=1e-5)
+
+
+def test_half_precision_is_that_of_the_decoder(tiny: MLLM) -> None:
+    half = copy.copy(tiny)
+    half.model = copy.deepcopy(tiny.model).bfloat16()
+    embeds = embeds_of(tiny).bfloat16()
+    paths, asked = Paths.parting(TOKENS, TOKENS[None]), torch.tensor([[3]] * 4)
+    found = outputs(half.decoder, embeds, paths, asked, past(half.decoder, embeds[:2]))
+    exact = own(tiny, embeds.float(), 2, TOKENS)[:, 3:]
+    theirs = own(half, embeds, 2, TOKENS)[:, 3:]
+    assert found.dtype == torch.bfloat16
+    assert (found - exact).abs().mean() < 1.2 * (theirs - exact).abs().mean()
+
+
+def test_layers_that_nobody_knows_are_refused() -> None:
+    class NewLayer(nn.Module):
+        pass
+
+    class Decoder:
+        layers: Any = [NewLayer()]
+
+    with pytest.raises(ValueError, match="LlamaDecoderLayer.*this model's are NewLayer"):
+        check(Decoder())
