@@ -303,7 +303,7 @@ class _Session:
                 self.prefill.cut_caches(cache, first)
             for sample in range(len(self.prefill.ids)):
                 self.trace.samples += self.prefill.records(sample)
-        self.phase = ""
+        self.phase, self.encoding = "", None
 
     # The vision tower, which `generate` may run before it calls the model -----------------------------------
 

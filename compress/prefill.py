@@ -105,7 +105,7 @@ class Prefill:
         """What the tower encoded for this batch; None if nobody saw it do so."""
         self.encoding = encoding
         counts = [picture.tiles for picture in self.pictures.values()]
-        if encoding is None or sum(counts) % len(encoding.pixels):
+        if encoding is None or not counts or sum(counts) % len(encoding.pixels):
             self.encoding = None
             return
         rows = sum(counts) // len(encoding.pixels)  # beams of one prompt share its image
