@@ -97,10 +97,7 @@ def together(work: Callable[[], Result], count: int) -> Result:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(f"processes={count}: a launcher has started several already; leave it out")
     context = multiprocessing.get_context("spawn")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    members = {}
+    port, members = free_port(), {}
     try:
         for place in range(count):
             receiver, sender = context.Pipe(duplex=False)
@@ -115,6 +112,14 @@ def together(work: Callable[[], Result], count: int) -> Result:
             member.kill()
             member.join()
             receiver.close()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _first_of(receivers: Sequence[Connection]) -> Any:
