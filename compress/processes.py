@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import socket
 import threading
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from compress.engines.base import told
 from compress.workers import exit_with_parent
 
 Item = TypeVar("Item")
@@ -157,5 +159,14 @@ def _member(work: Callable[[], Any], place: int, count: int, port: int, sender: 
     try:
         outcome = work()
     except Exception as problem:  # it is raised in the parent
-        outcome = problem
+        outcome = _portable(problem)
     sender.send(outcome if place == 0 or isinstance(outcome, Exception) else None)
+
+
+def _portable(problem: Exception) -> Exception:
+    """The exception, or one in its words if it cannot be sent to another process."""
+    try:
+        pickle.loads(pickle.dumps(problem))
+    except Exception:  # whatever keeps it from being made again
+        return RuntimeError(told(problem))
+    return problem
