@@ -15,7 +15,7 @@ stay are projected.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial, wraps
@@ -30,7 +30,7 @@ from transformers import PreTrainedModel
 from compress.base import INPUT, VISION, Accounting, Positions, Selector, plan
 from compress.flops import counting
 from compress.layout import read_layout
-from compress.models import MLLM, adapt
+from compress.models import MLLM, Picture, adapt
 from compress.prefill import Arguments, Encoding, Prefill, Record, TowerInput
 from compress.tower import TowerMerging
 
@@ -261,11 +261,11 @@ class _Session:
     def _prefill(self, ids: Tensor, given: Arguments) -> Prefill:
         mllm = self.mllm
         host = ids.cpu().numpy()  # to wait for the device once, not for every number that is read
-        placeholders = int((host == mllm.image_token_id).sum())
-        pictures = mllm.pictures({**self.images, **given, "input_ids": ids}) if placeholders else []
+        placeholders = (host == mllm.image_token_id).sum(1).tolist()
+        pictures = mllm.pictures({**self.images, **given, "input_ids": ids}) if any(placeholders) else []
         self.images = {}
-        rows = placeholders // max(1, sum(map(len, pictures)))  # beams of one prompt share its image
-        shared = [picture for picture in pictures for _ in range(rows)]
+        beams = sum(placeholders) // max(1, sum(map(len, pictures)))
+        shared = _for_beams(pictures, placeholders[::beams], beams) if beams else []
         layout = read_layout(
             host, given.get("attention_mask"), mllm.image_token_id, list(map(len, shared)), ids.device
         )
@@ -303,7 +303,7 @@ class _Session:
                 self.prefill.cut_caches(cache, first)
             for sample in range(len(self.prefill.ids)):
                 self.trace.samples += self.prefill.records(sample)
-        self.phase = ""
+        self.phase, self.encoding = "", None
 
     # The vision tower, which `generate` may run before it calls the model -----------------------------------
 
@@ -375,3 +375,17 @@ class _Session:
     def _fill(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         """Something for every placeholder: no layer of the decoder sees it, and others shall notice."""
         return F.pad(output, (0, 0, 0, self.mllm.tile_tokens), value=torch.nan)
+
+
+def _for_beams(pictures: Iterable[Picture], placeholders: Sequence[int], beams: int) -> list[Picture]:
+    """The images of every row: the beams of a prompt stand together and share its images.
+
+    `placeholders` are those of each prompt, whose images come one after the other.
+    """
+    left, shared = iter(pictures), list[Picture]()
+    for count in placeholders:
+        own: list[Picture] = []
+        while sum(map(len, own)) < count and (picture := next(left, None)) is not None:
+            own.append(picture)
+        shared += own * beams
+    return shared

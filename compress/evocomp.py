@@ -26,7 +26,7 @@ class Learned(Scorer):
     def score(self, view: View) -> Tensor:
         place = view.visual.dtype, view.visual.device
         if place not in self._running:
-            self._running[place] = self.network.running(*place)
+            self._running = {place: self.network.running(*place)}  # the last one may have moved
         return self._running[place].score(Tokens(view.visual, view.text, view.before))
 
     def choices(self, model: Traits) -> tuple[str, ...]:

@@ -103,8 +103,7 @@ def read_layout(
     """The layout of a fresh batch in which the images, in order, have `counts` placeholders `image_token`.
 
     ids [B, S] are on the host, where all is counted; mask [B, S] or None; the layout is for `device`.
-    Samples without an image are fine. Where one sample's images were encoded once for several rows (beams),
-    `counts` is used for each of them. ValueError for masks that are not 2-D, right padding, and placeholders
+    Samples without an image are fine. ValueError for masks that are not 2-D, right padding, and placeholders
     that do not fit the images.
     """
     if mask is not None and (not isinstance(mask, Tensor) or tuple(mask.shape) != ids.shape):

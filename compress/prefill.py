@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -105,12 +104,13 @@ class Prefill:
         """What the tower encoded for this batch; None if nobody saw it do so."""
         self.encoding = encoding
         counts = [picture.tiles for picture in self.pictures.values()]
-        if encoding is None or sum(counts) % len(encoding.pixels):
+        if encoding is None or not counts or sum(counts) % len(encoding.pixels):
             self.encoding = None
             return
-        rows = sum(counts) // len(encoding.pixels)  # beams of one prompt share its image
-        starts = np.cumsum([0, *counts[::rows]]).tolist()
-        self.tiles = {place: starts[number // rows] for number, place in enumerate(self.pictures)}
+        beams = sum(counts) // len(encoding.pixels)  # rows that share their images
+        own = {place: picture.tiles for place, picture in self.pictures.items() if place[0] % beams == 0}
+        starts = dict(zip(own, accumulate(own.values(), initial=0), strict=False))
+        self.tiles = {(row, image): starts[row - row % beams, image] for row, image in self.pictures}
 
     def acts(self, depth: int) -> bool:
         return any(depth in schedule for schedule in self.schedules.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import socket
 import threading
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from compress.engines.base import told
 from compress.workers import exit_with_parent
 
 Item = TypeVar("Item")
@@ -97,10 +99,7 @@ def together(work: Callable[[], Result], count: int) -> Result:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(f"processes={count}: a launcher has started several already; leave it out")
     context = multiprocessing.get_context("spawn")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    members = {}
+    port, members = free_port(), {}
     try:
         for place in range(count):
             receiver, sender = context.Pipe(duplex=False)
@@ -115,6 +114,14 @@ def together(work: Callable[[], Result], count: int) -> Result:
             member.kill()
             member.join()
             receiver.close()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _first_of(receivers: Sequence[Connection]) -> Any:
@@ -152,5 +159,14 @@ def _member(work: Callable[[], Any], place: int, count: int, port: int, sender: 
     try:
         outcome = work()
     except Exception as problem:  # it is raised in the parent
-        outcome = problem
+        outcome = _portable(problem)
     sender.send(outcome if place == 0 or isinstance(outcome, Exception) else None)
+
+
+def _portable(problem: Exception) -> Exception:
+    """The exception, or one in its words if it cannot be sent to another process."""
+    try:
+        pickle.loads(pickle.dumps(problem))
+    except Exception:  # whatever keeps it from being made again
+        return RuntimeError(told(problem))
+    return problem

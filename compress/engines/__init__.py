@@ -4,6 +4,4 @@ from compress.engines.base import ATTEMPTS, Crew, Engine, Failure, Work
 from compress.engines.cluster import Cluster
 from compress.engines.local import Local
 
-ENGINES = {engine.name: engine for engine in (Local, Cluster)}
-
-__all__ = ["ATTEMPTS", "ENGINES", "Cluster", "Crew", "Engine", "Failure", "Local", "Work"]
+__all__ = ["ATTEMPTS", "Cluster", "Crew", "Engine", "Failure", "Local", "Work"]

@@ -6,7 +6,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, ClassVar
@@ -46,17 +46,14 @@ class Cluster:
         if workers < 1:
             raise ValueError(f"workers={workers}: choose 1 or more")
         ray = _ray()
-        ours = not ray.is_initialized()
-        if ours:
-            self._connect(ray, workers)
-        crew = ClusterCrew(ray, make, self)
-        try:
+        with ExitStack() as held:
+            if not ray.is_initialized():
+                self._connect(ray, workers)
+                held.callback(ray.shutdown)
+            crew = ClusterCrew(ray, make, self)
+            held.callback(crew.stop)
             crew.start(workers)
             yield crew
-        finally:
-            crew.stop()
-            if ours:
-                ray.shutdown()
 
     def _connect(self, ray: Any, workers: int) -> None:
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}

@@ -15,6 +15,8 @@ from compress.base import Traits
 from compress.families.llava import Llava
 from compress.mllm import Picture
 
+SIZES = 256  # of images, for which it is remembered where their tokens come from
+
 
 class LlavaNext(Llava):
     """LLaVA-NeXT: LLaVA-1.5's parts, the image as a thumbnail and a grid of crops (anyres).
@@ -82,11 +84,13 @@ class LlavaNext(Llava):
             if key not in self._known:
                 self._known[key] = self._picture(height, width)
             pictures.append(self._known[key])
+            if len(self._known) > SIZES:
+                del self._known[next(iter(self._known))]
         return pictures
 
     @cached_property
     def _known(self) -> dict[tuple[int, int, bool], Picture]:
-        """By height, width and mode: the images of a data set have few sizes."""
+        """By height, width and mode, of the latest sizes: images of one size come again and again."""
         return {}
 
     def _picture(self, height: int, width: int) -> Picture:

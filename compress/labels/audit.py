@@ -51,13 +51,13 @@ def audit(
 
     ValueError for another model than that of the labels.
     """
-    settings: dict[str, Any] = {one.name: store.settings[one.name] for one in fields(LabelConfig)}
-    config = LabelConfig(**settings)
-    labellers = {kind: Labeller(mllm, replace(config, kind=kind, strategy=None)) for kind in against}
     if store.settings["model"] != mllm.fingerprint():
         raise ValueError(
             f"the labels in {store.folder} are not of the model {mllm.name}: give that one with --model"
         )
+    settings: dict[str, Any] = {one.name: store.settings[one.name] for one in fields(LabelConfig)}
+    config = LabelConfig(**settings)
+    labellers = {kind: Labeller(mllm, replace(config, kind=kind, strategy=None)) for kind in against}
     keys = [sample_key(sample) for sample in samples]
     wanted = set(keys)
     labels = {one.id: one for one in store if one.id in wanted}

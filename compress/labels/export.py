@@ -9,9 +9,8 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from compress.files import new_folder
-from compress.labels.store import LabelStore, schema, write_shard
+from compress.labels.store import LabelStore, pieces, write_shard
 
-ROWS = 1 << 16  # of a file
 CARD = """---
 pretty_name: {name}
 tags: [evocomp, visual-token-compression, multimodal]
@@ -62,11 +61,9 @@ def export(store: LabelStore, out: str | os.PathLike[str]) -> Path:
     target = Path(out)
     with new_folder(target) as part:
         (part / "data").mkdir()
-        table = store.table()
-        files = max(1, -(-len(table) // ROWS))
-        for number in range(files):
-            piece = table.slice(number * ROWS, ROWS).replace_schema_metadata(schema(store.settings).metadata)
-            write_shard(piece, part / "data" / f"train-{number:05d}-of-{files:05d}.parquet")
+        files = pieces(store.table(), store.settings)
+        for number, piece in enumerate(files):
+            write_shard(piece, part / "data" / f"train-{number:05d}-of-{len(files):05d}.parquet")
         (part / "README.md").write_text(card(store, target.name), encoding="utf-8")
     return target
 

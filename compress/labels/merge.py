@@ -10,21 +10,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from compress.files import new_folder
 from compress.labels.store import (
     LabelStore,
+    pieces,
     read_labels,
     read_quarantine,
+    read_shard,
     refuse_difference,
     scan,
-    schema,
     write_quarantine,
     write_shard,
 )
-
-ROWS = 1 << 16  # of a merged shard
 
 
 def merge(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> LabelStore:
@@ -45,14 +43,13 @@ def merge(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]
             raise ValueError(f"{folder}: no labels here (no .parquet file)")
         refuse_difference(folder, theirs, settings if settings is not None else theirs)
         settings = theirs
-        tables += [pq.read_table(shard, partitioning=None) for shard in shards]
+        tables += map(read_shard, shards)
         quarantine |= read_quarantine(folder, theirs)
     assert settings is not None
     merged = _unique(pa.concat_tables(tables).combine_chunks())
     labelled = set(merged["id"].to_pylist()) if quarantine else set()
     with new_folder(target) as part:
-        for number, start in enumerate(range(0, len(merged), ROWS)):
-            piece = merged.slice(start, ROWS).replace_schema_metadata(schema(settings).metadata)
+        for number, piece in enumerate(pieces(merged, settings)):
             write_shard(piece, part / f"labels-{number:05d}.parquet")
         if left := {id: quarantine[id] for id in sorted(quarantine) if id not in labelled}:
             write_quarantine(part / "quarantine-labels.json", settings, left)

@@ -25,6 +25,7 @@ from compress.files import alone, replacing
 FORMAT = 1
 KEY = b"evocomp labels"
 BATCH = 256  # rows that are in memory at a time
+ROWS = 1 << 16  # of a shard that holds what several runs wrote
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -106,7 +107,7 @@ class LabelStore:
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All labels as one Arrow table, for analysis."""
-        return pa.concat_tables(_table(shard, columns) for shard in self.shards)
+        return pa.concat_tables(read_shard(shard, columns) for shard in self.shards)
 
     def runs(self) -> list[Run]:
         """The runs that wrote it, in order; none for stores that were merged."""
@@ -136,7 +137,7 @@ def read_labels(folder: str | os.PathLike[str]) -> LabelStore:
     shards, settings = scan(path)
     if settings is None or not shards:
         raise ValueError(f"{folder}: no labels here (no .parquet file); give a folder that labelling wrote")
-    ids = pa.chunked_array([chunk for shard in shards for chunk in _table(shard, ["id"])["id"].chunks])
+    ids = pa.chunked_array([chunk for shard in shards for chunk in read_shard(shard, ["id"])["id"].chunks])
     if again := repeated(ids):
         raise ValueError(
             f"{folder}: sample {again!r} has two labels; `evocomp labels {folder} --merge NEW` "
@@ -190,7 +191,7 @@ class Writer:
         shards, theirs = scan(folder)
         if theirs is not None:
             refuse_difference(folder, theirs, self._settings)
-        self._present = [_table(shard, ["id"])["id"] for shard in shards]
+        self._present = [read_shard(shard, ["id"])["id"] for shard in shards]
         self._given_up = read_quarantine(folder, self._settings)
         own = folder / f"quarantine-{name}.json"
         self._quarantine = _quarantined(own, self._settings) if own.exists() else {}
@@ -267,6 +268,12 @@ def write_shard(table: pa.Table, target: Path) -> None:
         pq.write_table(table, file)
 
 
+def pieces(table: pa.Table, settings: Mapping[str, Any]) -> list[pa.Table]:
+    """The labels of a table, in order, as shards of one size that name no run."""
+    whole = table.replace_schema_metadata(schema(settings).metadata)
+    return [whole.slice(start, ROWS) for start in range(0, len(whole), ROWS)]
+
+
 def write_quarantine(target: Path, settings: Mapping[str, Any], samples: Mapping[str, Sequence[str]]) -> None:
     """Samples given up with their reasons, as a file of their own, in whole."""
     content = {"format": FORMAT, "settings": dict(settings), "samples": dict(samples)}
@@ -324,7 +331,8 @@ def _quarantined(path: Path, settings: Mapping[str, Any]) -> dict[str, list[str]
     return samples
 
 
-def _table(shard: Path, columns: Sequence[str] | None) -> pa.Table:
+def read_shard(shard: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """All labels of a shard; ValueError if it is unreadable."""
     with _readable(shard):
         return pq.read_table(shard, columns=columns, partitioning=None)
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from socket import socket
 
 import numpy as np
 import torch
@@ -58,6 +57,7 @@ from compress.micro.twins import (
 )
 from compress.micro.world import PATCH, SIDE
 from compress.models import WEIGHTS, load
+from compress.processes import free_port
 
 VISION = CLIPVisionConfig(
     hidden_size=96, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
@@ -266,13 +266,6 @@ def _process(number: int, processes: int, port: int, name: str, work: Path, targ
     dist.destroy_process_group()
 
 
-def _free_port() -> int:
-    with socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Rebuild a shipped model.")
     parser.add_argument("--model", choices=BUILDERS, default="micro", help="the twins start from micro")
@@ -281,7 +274,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="a thread each; they share every batch")
     given = parser.parse_args()
     work, out = given.work or Path("build") / given.model, given.out or WEIGHTS / given.model
-    arguments = (given.processes, _free_port(), given.model, work, out)
+    arguments = (given.processes, free_port(), given.model, work, out)
     multiprocessing.spawn(_process, arguments, nprocs=given.processes)
     print(f"saved in {out}")
 

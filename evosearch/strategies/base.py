@@ -43,6 +43,12 @@ class Strategy(ABC):
 
     def decode(self, individuals: Sequence[Individual]) -> Ints:
         """The item indices [P, G] that genomes stand for, rows ascending; genomes are picks by default."""
+        lengths = {len(one) for one in individuals}
+        if lengths != {len(self.space)}:
+            raise ValueError(
+                f"candidates have {min(lengths)} to {max(lengths)} genes: operators must keep one for each "
+                f"of {len(self.space)} groups"
+            )
         return self.space.indices(genomes(individuals))
 
     def settings(self) -> dict[str, object]:
@@ -62,7 +68,7 @@ class Strategy(ABC):
 
 
 def genomes(individuals: Sequence[Individual]) -> NDArray[Any]:
-    """Genes [P, G]."""
+    """Genes [P, G] of genomes of one length."""
     try:  # those below 256, as picks are in groups of usual size, pass in half the time as bytes
         genes = np.frombuffer(b"".join([bytes(one[:]) for one in individuals]), np.uint8).astype(np.int64)
         return genes.reshape(len(individuals), -1)

@@ -323,6 +323,19 @@ def test_text_without_image_passes_through(tiny: MLLM):
     assert trace.samples[0].entering == [0] * 6 and trace.samples[0].text == 7
 
 
+@pytest.mark.parametrize("depth", [VISION, INPUT, 2])
+def test_text_passes_through_after_an_image_too(tiny: MLLM, pictures, depth: int):
+    words = tiny.processor.tokenizer("user : how many ? assistant :", return_tensors="pt")
+    expected = run(tiny, words)[1]
+    inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
+    with attach(tiny, Stages({depth: 30}), 30, accounting="nominal") as trace:
+        run(tiny, inputs)
+        assert torch.equal(run(tiny, words)[1], expected)
+        tiny.model.get_image_features(inputs["pixel_values"])  # for no call of the model
+        assert torch.equal(run(tiny, words)[1], expected)
+    assert [record.tokens for record in trace.samples] == [144, 0, 0]
+
+
 # Dropped means gone -----------------------------------------------------------------------------------------
 
 
@@ -518,6 +531,17 @@ def test_a_failed_call_does_not_disturb_the_next(tiny: MLLM, pictures):
         assert tiny.decoder(inputs_embeds=embeds).last_hidden_state.shape == embeds.shape
         assert torch.equal(run(tiny, inputs)[1], expected)
     assert len(trace.samples) == 2
+
+
+def test_features_are_not_taken_for_those_of_the_image_before(tiny: MLLM, pictures):
+    first, second = (tiny.prepare([picture], QUESTIONS[:1]) for picture in pictures[:2])
+    with torch.no_grad():
+        given = {"image": tiny.model.get_image_features(second["pixel_values"])}
+    words = {name: second[name] for name in ("input_ids", "attention_mask")}
+    with attach(tiny, Look({INPUT: 20}), 20), torch.no_grad():
+        tiny.model(**first)
+        with pytest.raises(ValueError, match="reads the image: give pixel_values"):
+            tiny.model(**words, mm_encoder_outputs=given)
 
 
 def test_a_bare_model_works_as_the_adapter_does(tiny: MLLM, pictures):

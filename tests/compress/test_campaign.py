@@ -200,6 +200,16 @@ def test_repeated_and_contradicting_labels_are_refused(tmp_path: Path) -> None:
         merge([tmp_path / "b"], tmp_path / "merged")
 
 
+def test_a_shard_that_is_damaged_inside_is_named(tmp_path: Path) -> None:
+    gather(Stub, Many(4), tmp_path / "a")
+    shard = tmp_path / "a" / "labels-00000.parquet"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:4] + bytes(200) + whole[204:])  # its end, which tells what it holds, is sound
+    with pytest.raises(ValueError, match=r"labels-00000.parquet: unreadable .* delete it to label"):
+        merge([tmp_path / "a"], tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
 def test_every_shard_says_which_run_wrote_it(tmp_path: Path) -> None:
     gather(Stub, Many(4), tmp_path, data={"turns": "first"}, workers=2, engine=Local())
     told: dict[str, Any] = described(tmp_path / "labels-00000.parquet")

@@ -65,6 +65,16 @@ class Share(Selector):
         return Selection(top_k(view.hidden.norm(dim=-1), count))
 
 
+class Seen(Share):
+    """Keeps the tokens that the tower's CLS token attends to."""
+
+    tower_layers = (-2,)
+
+    def select(self, view: View, keep: int) -> Selection:
+        count = max(1, round(self.shares[view.depth] * len(view.hidden)))
+        return Selection(top_k(view.cls(-2).mean(0), count))
+
+
 SHARES = [{INPUT: 0.3}, {2: 0.3}, {1: 0.5, 4: 0.2}]
 
 
@@ -143,6 +153,21 @@ def test_answers_equal_an_independent_recomputation(mllm: MLLM, talks, shares):
         torch.testing.assert_close(logits[number], expected, **TOLERANCE)
         assert (logits[number, 0] - untouched[number]).abs().max() > 0.05
     assert not records
+
+
+@pytest.mark.parametrize("depth", [VISION, INPUT, 2])
+@pytest.mark.parametrize("method", [Share, Seen])
+def test_beams_share_the_images_of_their_prompt(mllm: MLLM, talks, method: type[Share], depth: int):
+    if (depth == VISION or method is Seen) and not mllm.clip_tower:
+        pytest.skip("the family has no CLIP tower")
+    inputs = mllm.prepare_conversations(talks)
+    found = []
+    for beams in (1, 3):
+        with attach(mllm, method({depth: 0.3})) as trace:
+            mllm.model.generate(**inputs, num_beams=beams, max_new_tokens=2, do_sample=False)
+        found.append(trace.samples)
+    alone, together = found
+    assert together == [*alone[:3] * 3, *alone[3:4] * 3, *alone[4:] * 3]
 
 
 @pytest.mark.parametrize("name", METHODS)

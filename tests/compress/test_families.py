@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +17,7 @@ from baselines import METHODS
 from compress.attach import attach
 from compress.base import INPUT, VISION, Selection, Selector, View, choices_of, entering, plan, top_k
 from compress.evocomp import Learned
+from compress.families.llava_next import SIZES
 from compress.fitness import AnswerLoss
 from compress.models import MLLM, adapt, load
 from compress.network import Compressor
@@ -103,6 +106,17 @@ def test_next_tokens_are_the_features_of_their_patches(tiny_next: MLLM, images, 
         newline = tiny_next.model.model.image_newline
         assert (visual[~patches] == newline).all() and (~patches).any()
         first += picture.tiles
+
+
+def test_where_tokens_come_from_is_remembered_of_the_latest_sizes_only(tiny_next: MLLM):
+    held = []
+    for width in range(20, 20 + 2 * SIZES):
+        (picture,) = tiny_next.pictures({"image_sizes": [(20, width)]})
+        assert tiny_next.pictures({"image_sizes": [(20, width)]})[0] is picture
+        held.append(weakref.ref(picture))
+    del picture
+    gc.collect()
+    assert sum(one() is not None for one in held) <= SIZES
 
 
 def test_keeping_all_is_the_untouched_model(mllm: MLLM, images):

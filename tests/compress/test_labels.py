@@ -3,13 +3,13 @@
 import multiprocessing
 import os
 import signal
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from compress.fitness import AnswerLoss
-from compress.labels import KINDS, LabelConfig, Problem, label, read_labels, sample_seed, store
+from compress.labels import KINDS, Label, LabelConfig, Problem, audit, label, read_labels, sample_seed, store
 from compress.samples import Sample
 from evosearch import alone
 
@@ -157,6 +157,14 @@ def test_another_model_is_refused(tiny, samples, tmp_path, monkeypatch):
     monkeypatch.setattr(type(tiny), "fingerprint", lambda self: "other")
     with pytest.raises(ValueError, match="model is '.*' there and 'other' here"):
         label(tiny, samples, tmp_path, QUICK)
+
+
+def test_an_audit_with_a_model_of_fewer_tokens_says_that_it_is_another_model(tiny, tmp_path):
+    settings = {**asdict(LabelConfig(keep=tiny.visual_tokens + 1)), "model": "another"}
+    with store.writing(tmp_path, settings) as writer:
+        writer.write([Label("a", (0,), 1.0, 1.0, 1.0, 1, 0, 0.0)])
+    with pytest.raises(ValueError, match="are not of the model"):
+        audit(tiny, read_labels(tmp_path), [])
 
 
 def test_a_broken_shard_is_named(tiny, samples, tmp_path):

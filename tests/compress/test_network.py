@@ -6,6 +6,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaModel, Qwen2_5_VLTextConfig
 
+from compress.base import View
+from compress.evocomp import EvoComp
 from compress.network import CONFIG, WEIGHTS, Compressor, Tokens, pack, read_description
 
 LLAMA = LlamaConfig(
@@ -107,6 +109,23 @@ def test_under_an_llm_in_half_precision_a_copy_runs_its_layers_so(compressor):
     given = Tokens(sample.visual.bfloat16(), sample.text.bfloat16(), sample.before)
     torch.testing.assert_close(half.score(given), compressor.score(sample), rtol=0.05, atol=0.05)
     assert compressor.running(torch.float32, torch.device("cpu")) is compressor
+
+
+def test_a_method_follows_the_llm_from_device_to_device_and_back():
+    class Mobile(Compressor):
+        def running(self, dtype, device):
+            self.at = device
+            return self
+
+        def score(self, tokens):
+            assert tokens.visual.device == self.at
+            return tokens.visual.sum(1)
+
+    method = EvoComp(Mobile(LLAMA))
+    for device in ("cpu", "meta", "cpu"):
+        rows = torch.ones(3, 4, device=device)
+        nothing = torch.empty(0, device=device)
+        assert method.score(View(0, rows, rows, rows, nothing, (1, 3))).shape == (3,)
 
 
 def test_without_text_never_looks_at_the_text():

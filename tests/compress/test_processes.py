@@ -90,6 +90,12 @@ def test_the_first_says_what_it_found_and_any_says_what_went_wrong():
         together(partial(exec, code + "if rank == 2: raise ValueError(f'rank {rank} is unhappy')", {}), 3)
 
 
+def test_an_error_that_cannot_be_sent_is_told_in_its_words():
+    code = "class OddError(Exception): pass\nraise OddError('too hot')"  # of a class that nobody can import
+    with pytest.raises(RuntimeError, match="OddError: too hot"):
+        together(partial(exec, code, {}), 2)
+
+
 def test_a_launcher_inside_a_launcher_is_refused(monkeypatch: pytest.MonkeyPatch):
     assert own_device("cuda") == "cuda"
     monkeypatch.setenv("WORLD_SIZE", "2")

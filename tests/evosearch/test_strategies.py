@@ -185,6 +185,14 @@ def test_operator_that_leaves_its_group_is_reported(planted):
         search(problem.space, problem, strategy)
 
 
+def test_operator_that_changes_the_number_of_genes_is_reported(planted):
+    problem, evolution = planted(groups=12, size=5), Evolution(mutation=0)
+    evolution.toolbox.register("mate", tools.cxMessyOnePoint)  # what one child loses the other gains
+    with pytest.raises(ValueError, match=r"have \d+ to \d+ genes.*one for each of 12 groups"):
+        search(problem.space, problem, evolution)
+    assert len(problem.seen) == 48  # none of the children was misread
+
+
 @pytest.mark.parametrize(
     "options",
     [

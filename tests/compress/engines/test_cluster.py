@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -134,6 +135,21 @@ def test_what_keeps_all_workers_from_starting_is_said(cluster: Any) -> None:
         Cluster("127.0.0.1:1").open(broken, 1),
     ):
         pass
+
+
+def test_a_cluster_of_our_own_is_stopped_whatever_goes_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(work: Any) -> None:
+        raise TypeError("cannot pickle it")
+
+    calls: list[str] = []
+    fake = SimpleNamespace(
+        is_initialized=lambda: False, init=lambda **how: calls.append("init"), put=refuse,
+        shutdown=lambda: calls.append("shutdown"),
+    )  # fmt: skip
+    monkeypatch.setattr("compress.engines.cluster._ray", lambda: fake)
+    with pytest.raises(TypeError), Cluster().open(lambda: Square(Path()), 1):
+        pass
+    assert calls == ["init", "shutdown"]
 
 
 DRIVER = """
