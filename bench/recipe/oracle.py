@@ -122,7 +122,8 @@ def partners(samples: Sequence[Sample]) -> list[int]:
     by_image: dict[str, list[int]] = {}
     for place, one in enumerate(samples):
         by_image.setdefault(one.picture_digest, []).append(place)
-    if lonely := next((places[0] for places in by_image.values() if len(places) < 2), None):
+    lonely = next((places[0] for places in by_image.values() if len(places) < 2), None)
+    if lonely is not None:
         raise ValueError(
             f"sample {samples[lonely].id} is alone with its image: `searched: other` needs several questions "
             f"about each image, as the task scenes has them"

@@ -247,6 +247,8 @@ def test_partners_share_the_image() -> None:
     assert partners(asked) == [2, 3, 4, 1, 0]
     with pytest.raises(ValueError, match="sample 5 is alone"):
         partners([*asked, Sample("5", picture(9), "q", ("a",))])
+    with pytest.raises(ValueError, match="sample first is alone"):
+        partners([Sample("first", picture(9), "q", ("a",)), *asked])
 
 
 def test_headroom_is_a_paired_difference() -> None:
