@@ -72,15 +72,9 @@ def run(
     if rows:
         wanted = wanted.only(rows)
     from bench.recipe.estimate import estimates
-    from bench.recipe.plan import lacking, plan
+    from bench.recipe.plan import plan
     from bench.recipe.run import run as work
     from bench.recipe.steps import Shop
-
-    if lacks := lacking(wanted):
-        if not dry_run:
-            raise ValueError("; ".join(lacks))
-        click.echo("\n".join(lacks))
-        return
 
     @cache
     def load(name: str) -> MLLM:

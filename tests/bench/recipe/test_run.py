@@ -22,9 +22,9 @@ from bench.merge import merge
 from bench.recipe import steps
 from bench.recipe.estimate import estimates
 from bench.recipe.oracle import headroom, partners
-from bench.recipe.plan import Plan, lacking, plan
+from bench.recipe.plan import Plan, plan
 from bench.recipe.run import run
-from bench.recipe.schema import Recipe, parse, read
+from bench.recipe.schema import Recipe, parse
 from bench.recipe.steps import Label, Shop, Step, Train
 from bench.tasks.scenes import Scenes
 from compress.labels import label
@@ -305,12 +305,6 @@ def test_pictures_are_drawn(tiny: MLLM, tmp_path: Path) -> None:
         worked(plan(recipe(rows={}, reference=None, draw={**groups, "task": "pope"}), shop(tiny, tmp_path)))
 
 
-def test_what_is_not_shipped_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.recipe.plan.MODELS", {"micro": Path()})
-    assert lacking(read("table5")) == []
-    assert "table3 needs the model micro-wide, which is not shipped yet" in lacking(read("table3"))[0]
-
-
 def call(*given: object) -> Result:
     return CliRunner().invoke(main, [str(one) for one in given])
 
@@ -340,6 +334,13 @@ def test_the_command_makes_a_row(tiny_folder: Path, tmp_path: Path) -> None:
 def test_the_command_refuses_in_one_line() -> None:
     told = call("run", "tabel5", "--dry-run")
     assert told.exit_code == 2 and told.stderr.startswith("evocomp: unknown recipe 'tabel5'; did you mean")
+
+
+@pytest.mark.parametrize("given", [("--model", "micro-wid"), ("--set", "source=micro-wid")])
+def test_an_unknown_model_is_refused_before_any_work(given: tuple[str, str], tmp_path: Path) -> None:
+    told = call("run", "table3", *given, "--out", tmp_path)
+    assert told.exit_code == 2 and told.stderr.startswith("evocomp: unknown model 'micro-wid'; did you mean")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_times_rows_beside_their_scores(tiny_folder: Path, tmp_path: Path) -> None:
