@@ -194,17 +194,11 @@ def difference(first: LabelStore, second: LabelStore) -> dict[str, Any]:
 
 def compared(gaps: NDArray[np.float64]) -> dict[str, Any]:
     """Mean of paired differences with its interval, and how many are below zero."""
-    import numpy as np
-    from scipy.stats import bootstrap
+    from bench.stats import mean_interval
 
-    from bench.stats import DRAWS, Interval
-
-    # In batches: stores of a hundred thousand labels would ask for gigabytes.
-    drawn = bootstrap((gaps,), np.mean, n_resamples=DRAWS, batch=50, method="percentile", rng=0)
-    low, high = drawn.confidence_interval
     return {
         "common samples": len(gaps),
-        "difference": asdict(Interval(float(gaps.mean()), float(low), float(high))),
+        "difference": asdict(mean_interval(gaps)),
         "better on, %": 100 * float((gaps < 0).mean()),
     }
 

@@ -162,7 +162,7 @@ def markdown(told: Told) -> str:
                 str(each["row"]), str(each["kind"]), str(each["grouper"]), str(each["strategy"] or MISSING),
                 str(each["samples"]), f"{each['evaluations per sample']:.0f}",
                 f"{each['loss of a random candidate']:.3f}", f"{each['loss of the label']:.3f}",
-                f"{each['loss of all tokens']:.3f}", _nats(each["against the reference"]),
+                f"{each['loss of all tokens']:.3f}", _nats((each["against the reference"] or {}).get("difference")),
             ]
             for each in told.labels
         ]  # fmt: skip
@@ -172,12 +172,8 @@ def markdown(told: Told) -> str:
     return "\n".join([*page, *(f"- {note}" for note in notes(told))]) + "\n"
 
 
-def _nats(gap: Any) -> str:
-    told = gap.get("difference") if isinstance(gap, Mapping) else None
-    if told is None:
-        return ""
-    inner = told if isinstance(told, Mapping) else gap
-    return f"{inner['difference']:+.3f} [{inner['low']:+.3f}, {inner['high']:+.3f}]"
+def _nats(gap: Mapping[str, float] | None) -> str:
+    return f"{gap['difference']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]" if gap else ""
 
 
 def _table(names: Sequence[str], parts: Sequence[Sequence[Sequence[str]]]) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -22,6 +22,7 @@ from bench.evaluate import Outcome, evaluate
 from bench.outputs import put
 from bench.protocol import Facts
 from bench.recipe.steps import MODEL, Answer, Cost, Label, Report, Shop, Step, prefill_flops
+from bench.stats import mean_interval
 from bench.tasks import Task
 from compress.fitness import AnswerLoss
 from compress.models import MLLM
@@ -244,8 +245,6 @@ def headroom(
     losses: Mapping[tuple[str, int], Mapping[str, Sequence[float]]], reference: str, rows: Sequence[str]
 ) -> list[dict[str, object]]:
     """Mean loss of the `rows`, and how far above the reference's on the same samples, with 95 % intervals."""
-    from scipy.stats import bootstrap  # not at the top: half a second
-
     lines: list[dict[str, object]] = []
     for row, keep in sorted(losses, key=lambda place: (-place[1], rows.index(place[0]))):
         tasks = losses[row, keep]
@@ -254,8 +253,6 @@ def headroom(
         best = losses.get((reference, keep))
         if best and row != reference and best.keys() == tasks.keys():
             gaps = mine - np.concatenate([best[task] for task in tasks])
-            drawn = bootstrap((gaps,), np.mean, n_resamples=2000, batch=50, method="percentile", rng=0)
-            low, high = map(float, drawn.confidence_interval)
-            told["above"] = {"difference": float(gaps.mean()), "low": low, "high": high}
+            told["above"] = asdict(mean_interval(gaps))
         lines.append(told)
     return lines
