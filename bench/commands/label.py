@@ -116,7 +116,8 @@ def label(
     part = Shard.of_text(shard)
     place = open_engine(engine, address, gpus, device)
     if data is None:
-        for value, option in ((images, "--images"), (manifest, "--manifest"), (sources, "--sources")):
+        given = {"--images": images, "--manifest": manifest, "--sources": sources, "--rules": rules}
+        for option, value in given.items():
             if value is not None:
                 raise ValueError(f"{option} goes with --data, the file that it belongs to")
         from bench.tasks.mixture import training_samples
@@ -141,7 +142,8 @@ def label(
         show_json(summary)
         return
     show_table(["label store", str(out)], [[name, cell(value)] for name, value in summary.items()])
-    say(f"train on it: evocomp train --labels {out} --out compressor")
+    of = "" if data is None else f" --data {data} --images {images}"
+    say(f"train on it: evocomp train --labels {out}{of} --out compressor")
 
 
 def open_engine(name: str, address: str | None, gpus: float | None, device: str) -> Engine:

@@ -120,7 +120,7 @@ def _show_audit(
     from compress.labels import audit
     from compress.labels.audit import drawn
 
-    samples = samples_of(drawn(store, count), data, images)
+    samples = samples_of([store], drawn(store, count), data, images)
     with progress("audit") as report:
         found = audit(load_model(*model), store, samples, progress=report)
     gaps = {kind: compared(losses - found.stored) for kind, losses in found.others.items()}

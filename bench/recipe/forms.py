@@ -157,14 +157,15 @@ def markdown(told: Told) -> str:
         page += _table(["row", "keep", "loss, nats", f"above {told.recipe.reference}, 95 %"], [rows])
     if told.labels:
         page += ["## Labels", ""]
+        gaps = [(each["against the reference"] or {}).get("difference") for each in told.labels]
         rows = [
             [
                 str(each["row"]), str(each["kind"]), str(each["grouper"]), str(each["strategy"] or MISSING),
                 str(each["samples"]), f"{each['evaluations per sample']:.0f}",
                 f"{each['loss of a random candidate']:.3f}", f"{each['loss of the label']:.3f}",
-                f"{each['loss of all tokens']:.3f}", _nats((each["against the reference"] or {}).get("difference")),
+                f"{each['loss of all tokens']:.3f}", _nats(gap),
             ]
-            for each in told.labels
+            for each, gap in zip(told.labels, gaps, strict=True)
         ]  # fmt: skip
         columns = ["row", "kind", "grouper", "strategy", "samples", "evaluations", "random candidate",
                    "label", "all tokens", "label vs reference, 95 %"]  # fmt: skip

@@ -498,6 +498,8 @@ MISTAKES: list[tuple[tuple[object, ...], str]] = [
     ((*LABEL, "--address", "auto"), "--address goes with --engine ray"),
     ((*LABEL, "--gpus", 1), "--gpus goes with --engine ray"),
     ((*LABEL, "--images", "{out}"), "--images goes with --data"),
+    ((*LABEL, "--rules", "{out}"), "--rules goes with --data"),
+    ((*TRAIN, "--images", "{out}"), "--images goes with --data"),
     ((*LABEL, "--turns", "al"), "'al' is not one of 'first', 'random', 'all'"),
     ((*LABEL, "--data", "mix.json"), "give the folder that their names start from with --images"),
     ((*LABEL, "--data", "mix.json", "--images", "."), "there is no file mix.json"),

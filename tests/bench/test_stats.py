@@ -5,7 +5,18 @@ import pytest
 from scipy.stats import chi2, norm
 
 from bench import stats
-from bench.stats import Interval, Pairs, chance, holm, interval, mcnemar, mean_interval, resample, share, shares
+from bench.stats import (
+    Interval,
+    Pairs,
+    chance,
+    holm,
+    interval,
+    mcnemar,
+    mean_interval,
+    resample,
+    share,
+    shares,
+)
 from bench.tasks import GQA, Pope
 
 
