@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.budget import MEANING
-from bench.forms import TEX
+from bench.forms import tex
 from bench.recipe.estimate import duration
 from bench.recipe.findings import Finding
 from bench.recipe.paper import Order, Paper, Sign
@@ -188,14 +188,10 @@ def latex(told: Told) -> str:
     names = header(told)
     body = [r"\begin{tabular}{l" + "r" * (len(names) - 1) + "}", r"\toprule", _tex(names), r"\midrule"]
     for name, rows in lines(told):
-        body.append(rf"\multicolumn{{{len(names)}}}{{l}}{{\textit{{{_escaped(name)}}}}} \\")
+        body.append(rf"\multicolumn{{{len(names)}}}{{l}}{{\textit{{{tex(name)}}}}} \\")
         body += [*map(_tex, rows), r"\midrule"]
     return "\n".join([*body[:-1], r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
 def _tex(cells: Sequence[str]) -> str:
-    return " & ".join(map(_escaped, cells)) + r" \\"
-
-
-def _escaped(text: str) -> str:
-    return "".join(TEX.get(sign, sign) for sign in text)
+    return " & ".join(map(tex, cells)) + r" \\"
