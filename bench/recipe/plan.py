@@ -73,6 +73,9 @@ def plan(recipe: Recipe, shop: Shop) -> Plan:
     """The steps of a recipe; ValueError for what can be seen to be wrong before any work."""
     mllm = shop.load(recipe.model)
     data = load_tasks(recipe.tasks, recipe.n, recipe.split, data=recipe.data, protocol=recipe.protocol)
+    asked = [task.name for task in data]
+    if recipe.draw and recipe.draw.task not in asked:
+        raise ValueError(f"draw.task={recipe.draw.task}: choose one of the recipe's {', '.join(asked)}")
     pool = training_pool(recipe.mixture, recipe.images)
     stores: dict[str, Label] = {}
     trains: dict[tuple[str, int], Train] = {}

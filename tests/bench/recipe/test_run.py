@@ -302,7 +302,30 @@ def test_pictures_are_drawn(tiny: MLLM, tmp_path: Path) -> None:
     folder = worked(plan(kept, shop(tiny, tmp_path))) / "pictures"
     assert Image.open(folder / "kept-gqa-0.png").width > Image.open(folder / "kept-gqa-0.png").height
     with pytest.raises(ValueError, match="choose one of the recipe's gqa"):
-        worked(plan(recipe(rows={}, reference=None, draw={**groups, "task": "pope"}), shop(tiny, tmp_path)))
+        plan(recipe(rows={}, reference=None, draw={**groups, "task": "pope"}), shop(tiny, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rows": {"EvoComp@0": {}}, "reference": None}, "rows.EvoComp@0: a timing finds a row by its name"),
+        ({"rows": {"evocomp": {"depth": 2}}, "reference": None}, "without depth"),
+        ({"rows": {"grid": {"method": "grid"}}, "reference": None}, "a timing needs a row that learns"),
+        ({"rows": {"evocomp": {}}, "reference": None, "seeds": [0, 1]}, "rows and seeds train 2"),
+        ({"rows": {"evocomp": {}}, "reference": None, "match": "flops"}, "match: equivalent or tokens"),
+    ],
+)
+def test_a_timing_that_would_be_of_something_else_is_refused(
+    changes: dict[str, Any], said: str, tiny: MLLM, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        plan(recipe(paper=None, latency={}, **changes), shop(tiny, tmp_path))
+
+
+def test_an_unknown_runtime_is_refused_before_any_work(tiny: MLLM, tmp_path: Path) -> None:
+    asked = recipe(paper=None, rows={"evocomp": {}}, reference=None, edge={"runtime": "otr"})
+    with pytest.raises(ValueError, match="unknown runtime 'otr'; did you mean 'ort'"):
+        plan(asked, shop(tiny, tmp_path))
 
 
 def call(*given: object) -> Result:
