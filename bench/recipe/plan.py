@@ -72,6 +72,8 @@ class Plan:
 def plan(recipe: Recipe, shop: Shop) -> Plan:
     """The steps of a recipe; ValueError for what can be seen to be wrong before any work."""
     mllm = shop.load(recipe.model)
+    if shop.workers > 1 and (device := mllm.model.device.type) != "cpu":
+        raise ValueError(f"workers={shop.workers}: choose 1, or more with models on the CPU (here: {device})")
     data = load_tasks(recipe.tasks, recipe.n, recipe.split, data=recipe.data, protocol=recipe.protocol)
     asked = [task.name for task in data]
     if recipe.draw and recipe.draw.task not in asked:

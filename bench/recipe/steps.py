@@ -226,7 +226,9 @@ class Label(Step):
     @cached_property
     def shipped(self) -> list[str]:
         """Keys of this step's samples whose labels the package ships."""
-        ready = set(self.ready.ids.to_pylist()) if self.ready else ()
+        if not self.ready:
+            return []  # samples of a long file are not made for that
+        ready = set(self.ready.ids.to_pylist())
         return [key for key in map(sample_key, self.samples) if key in ready]
 
     @property

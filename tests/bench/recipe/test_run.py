@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
@@ -303,6 +304,14 @@ def test_pictures_are_drawn(tiny: MLLM, tmp_path: Path) -> None:
     assert Image.open(folder / "kept-gqa-0.png").width > Image.open(folder / "kept-gqa-0.png").height
     with pytest.raises(ValueError, match="choose one of the recipe's gqa"):
         plan(recipe(rows={}, reference=None, draw={**groups, "task": "pope"}), shop(tiny, tmp_path))
+
+
+def test_workers_beside_a_gpu_are_refused_before_any_work(
+    tiny: MLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(tiny.model), "device", property(lambda self: torch.device("cuda")))
+    with pytest.raises(ValueError, match="workers=2: choose 1"):
+        plan(recipe(), replace(shop(tiny, tmp_path), workers=2))
 
 
 @pytest.mark.parametrize(
