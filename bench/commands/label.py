@@ -20,7 +20,7 @@ from bench.commands.common import (
     show_table,
 )
 from bench.commands.instructions import choice_options, file_options, open_instructions
-from bench.commands.labels import cell, summarise
+from bench.commands.labels import cell
 
 if TYPE_CHECKING:
     from bench.data.instructions import Turns
@@ -109,6 +109,7 @@ def label(
         --model llava-hf/llava-1.5-7b-hf --device cuda --dtype bfloat16 --samples 100000 \\
         --engine ray --address auto --workers 64 --out labels
     """
+    from bench.stores import summarise
     from compress.labels import LabelConfig, Shard
     from compress.labels import label as run
 

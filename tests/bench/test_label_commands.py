@@ -13,7 +13,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from bench.cli import main
-from bench.commands.labels import pace
+from bench.stores import pace
 from compress.labels import Run, read_labels
 
 FEW = ("--evaluations", 48)

@@ -24,7 +24,7 @@ from bench.recipe import steps
 from bench.recipe.estimate import estimates
 from bench.recipe.oracle import headroom, partners
 from bench.recipe.plan import Plan, plan
-from bench.recipe.run import run
+from bench.recipe.run import label_costs, run
 from bench.recipe.schema import Recipe, parse
 from bench.recipe.steps import Label, Shop, Step, Train
 from bench.tasks.scenes import Scenes
@@ -131,6 +131,16 @@ def test_more_samples_extend_a_store_and_fewer_take_a_part(tiny: MLLM, tmp_path:
     assert first.done and len(first.labels()) == 3 and len(second.labels()) == 4
     trains = [plan(one, shop(tiny, tmp_path)).trains["a", 0] for one in (few, many)]
     assert trains[0].digest != trains[1].digest
+
+
+def test_label_losses_are_of_the_recipes_own_samples(tiny: MLLM, tmp_path: Path) -> None:
+    rows = {"a": {}, "b": {"labels": {"kind": "random"}}}
+    for store in plan(recipe(rows=rows, reference="a"), shop(tiny, tmp_path)).stores.values():
+        store.do(quiet)  # four labels, which another recipe left
+    few = recipe(rows=rows, reference="a", learns={**TOLD["learns"], "samples": 3})
+    own, other = label_costs(plan(few, shop(tiny, tmp_path)))
+    assert (own["samples"], other["samples"]) == (3, 3)
+    assert other["against the reference"]["common samples"] == 3
 
 
 def test_shipped_labels_of_the_same_settings_are_taken(
