@@ -87,7 +87,13 @@ class Searched(Step):
 
     def masks(self, keep: int, task: Task, samples: Sequence[Sample]) -> list[tuple[int, ...]]:
         """What each sample is to keep, in the samples' order."""
-        found = [one.kept for one in self.labels[keep, task.name].labels()]
+        step = self.labels[keep, task.name]
+        found = [one.kept for one in step.labels()]
+        if len(found) < len(samples):
+            raise ValueError(
+                f"{len(samples) - len(found)} samples of {task.name} have no mask: "
+                f"evocomp labels {step.folder} --quarantine says why"
+            )
         places = partners(samples) if self.other else range(len(samples))
         return [found[place] for place in places]
 

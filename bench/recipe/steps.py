@@ -235,7 +235,8 @@ class Label(Step):
     def finished(self) -> int:
         found = set(self.shipped)
         if any(self.folder.glob("*.parquet")):
-            found |= set(map(sample_key, self.samples)) & set(self.store().ids.to_pylist())
+            store = self.store()
+            found |= set(map(sample_key, self.samples)) & {*store.ids.to_pylist(), *store.quarantine}
         return len(found)
 
     def do(self, bar: Bar) -> bool:
@@ -265,7 +266,7 @@ class Label(Step):
         return read_labels(self.folder)
 
     def labels(self) -> list[Mask]:
-        """The labels of this step's samples, in their order."""
+        """The labels of this step's samples, in their order; none of those that were given up."""
         store = self.store()
         return [store[key] for key in map(sample_key, self.samples) if key in store]
 

@@ -19,16 +19,17 @@ from PIL import Image
 from bench import compare as comparing
 from bench.cells import read_cells
 from bench.cli import main
+from bench.data.images import ImageFile
 from bench.merge import merge
 from bench.recipe import steps
 from bench.recipe.estimate import estimates
-from bench.recipe.oracle import headroom, partners
+from bench.recipe.oracle import Searched, headroom, partners
 from bench.recipe.plan import Plan, plan
 from bench.recipe.run import label_costs, run
 from bench.recipe.schema import Recipe, parse
-from bench.recipe.steps import Label, Shop, Step, Train
+from bench.recipe.steps import Label, Pool, Shop, Step, Train
 from bench.tasks.scenes import Scenes
-from compress.labels import label
+from compress.labels import LabelConfig, label, sample_key
 from compress.models import MLLM, load
 from compress.samples import Sample
 
@@ -141,6 +142,20 @@ def test_label_losses_are_of_the_recipes_own_samples(tiny: MLLM, tmp_path: Path)
     own, other = label_costs(plan(few, shop(tiny, tmp_path)))
     assert (own["samples"], other["samples"]) == (3, 3)
     assert other["against the reference"]["common samples"] == 3
+
+
+def test_samples_that_are_given_up_leave_their_step_done(tiny: MLLM, tmp_path: Path) -> None:
+    """Of three samples the middle one has no picture."""
+    first, lost, last = Scenes().micro(12)[::4]
+    asked = [first, replace(lost, picture=ImageFile(tmp_path, "lost.png")), last]
+    made, config = shop(tiny, tmp_path / "runs"), LabelConfig(evaluations=12, keep=16)
+    step = Label(made, "label", "micro", config, Pool({"samples": "three"}, lambda n: asked[:n]), 3)
+    assert step.do(quiet) and step.done and not step.do(quiet)
+    assert [one.id for one in step.labels()] == [sample_key(first), sample_key(last)]
+    answers = plan(recipe(), made).answers
+    oracle = Searched(made, "answer", "searched", False, answers, {(16, "scenes"): step})
+    with pytest.raises(ValueError, match="1 samples of scenes have no mask"):
+        oracle.masks(16, Scenes(), asked)
 
 
 def test_shipped_labels_of_the_same_settings_are_taken(
