@@ -111,6 +111,9 @@ def show_plan(told: list[Estimate]) -> None:
     """The plan as a table, and its sums."""
     from bench.recipe.estimate import duration
 
+    if not told:
+        click.echo("no steps: what there is to draw needs none")
+        return
     show_table(
         ["step", "what", "state", "forwards", "time", "rate from", "memory, GiB"],
         [

@@ -381,6 +381,11 @@ def test_the_command_prints_a_plan_and_does_nothing(tiny_folder: Path, tmp_path:
     assert [line["title"].partition(":")[0] for line in lines] == ["label", "train", "answer"]
 
 
+def test_a_recipe_that_only_draws_has_no_steps(tiny_folder: Path, tmp_path: Path) -> None:
+    told = call("run", "figure2", "--model", tiny_folder, "--out", tmp_path, "--dry-run")
+    assert (told.exit_code, told.stdout) == (0, "no steps: what there is to draw needs none\n"), told.stderr
+
+
 def test_the_command_makes_a_row(tiny_folder: Path, tmp_path: Path) -> None:
     told = call("run", "figure6", "--only", "FastV", "--model", tiny_folder, "--out", tmp_path, *SMALL,
                 "--set", "draw=null")  # fmt: skip
