@@ -17,7 +17,7 @@ from bench.commands.common import names
 from bench.protocol import Facts
 from bench.recipe.paper import published
 from bench.recipe.schema import Edge, Latency, Learning, Recipe
-from bench.recipe.steps import MODEL, RECORD, Answer, Cost, Report, Shop, Step, Train
+from bench.recipe.steps import RECORD, RUN, Answer, Cost, Report, Shop, Step, Train
 from compress.models import MLLM
 from evosearch.registry import find
 
@@ -33,7 +33,7 @@ class Timing(Step):
 
     kind = "time"
     unit = counted = "benchmarks"
-    code = ("bench/recipe/measure.py", "bench/latency", "bench/edge", *MODEL)
+    code = ("bench/recipe/measure.py", "bench/latency", "bench/edge", *RUN)
 
     shop: Shop
     title: str

@@ -39,7 +39,7 @@ class Searched(Step):
 
     kind = "searched"
     unit = counted = "answers"
-    code = ("bench/recipe/oracle.py", "compress/transfer.py", *Answer.code)
+    code = ("bench/recipe/oracle.py", *Answer.code)
 
     shop: Shop
     title: str
