@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.commands.common import (
-    BatchSize,
     OutFolder,
     as_json,
+    batch_option,
     load_model,
     model_options,
     progress,
@@ -41,10 +41,7 @@ if TYPE_CHECKING:
     "--out", default="runs", show_default=True, type=OutFolder(), help="Folder of all runs; steps are shared."
 )
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes.")
-@click.option(
-    "--batch", type=BatchSize(), default="auto", show_default=True,
-    help="Samples that go through the model at a time; auto: fewer when memory runs out.",
-)  # fmt: skip
+@batch_option
 @model_options
 @as_json
 @click.pass_context

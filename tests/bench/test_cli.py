@@ -863,3 +863,4 @@ def test_methods_say_what_a_trained_one_needs(tiny_folder: Path, compressor: Pat
     told = {row["name"]: row[f"runs on {tiny_folder}"] for row in parsed(*model, "--compressor", compressor)}
     assert told["evocomp"] == "yes"
     assert "give --model as well" in refused("methods", "--compressor", compressor)
+    assert "--keep is tried on a model" in refused("methods", "--keep", 16)
