@@ -32,23 +32,24 @@ TEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
 def markdown(comparison: Comparison) -> str:
     """The table in GitHub's Markdown, the best figures of a budget bold; notes and hard questions below."""
     names = [name for name in header(comparison) if name != "keep"]
-    lines = [f"**{MIXED}**", ""] if comparison.mixed else []
-    lines += [_piped(names), _piped(["---", *("---:" for _ in names[1:])])]
+    rows: list[list[str]] = []
     for block in blocks(comparison):
-        lines.append(_piped([f"*{block.title}*", *("" for _ in names[1:])]))
+        rows.append([f"*{block.title}*", *("" for _ in names[1:])])
         for row in block.rows:
             figures = _bold(comparison, block, row, "**{}**".format)
-            lines.append(_piped([plain(name_of(row)), *figures, *gaps_of(comparison, row)]))
-    lines += ["", *(f"- {plain(note)}" for note in notes(comparison))]
+            rows.append([plain(name_of(row)), *figures, *gaps_of(comparison, row)])
+    lines = [f"**{MIXED}**", ""] if comparison.mixed else []
+    lines += [*piped(names, rows), "", *(f"- {plain(note)}" for note in notes(comparison))]
     if hard := hard_rows(comparison):
-        names = hard_header(comparison)
-        lines += ["", _piped(names), _piped(["---", *("---:" for _ in names[1:])])]
-        lines += [_piped([plain(row[0]), *row[1:]]) for row in hard]
+        told = [[plain(row[0]), *row[1:]] for row in hard]
+        lines += ["", *piped(hard_header(comparison), told)]
     return "\n".join(lines) + "\n"
 
 
-def _piped(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def piped(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table in GitHub's Markdown, all columns but the first aligned right."""
+    rule = ["---", *("---:" for _ in names[1:])]
+    return [f"| {' | '.join(row)} |" for row in (names, rule, *rows)]
 
 
 def plain(text: str) -> str:

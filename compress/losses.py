@@ -9,6 +9,7 @@ the whole batch is in its tally.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +17,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from evosearch.registry import find
 
 NORMALISERS = ("nonempty", "bins")
 
@@ -228,7 +227,11 @@ def make_objective(
     lambda_cos: float = 1.0,
 ) -> Objective:
     """The objective called `name` in LOSSES; `lambda_cos` weighs the cosine, the other options are GHM's."""
-    kind = find(LOSSES, name, "loss")
+    if name not in LOSSES:
+        near = difflib.get_close_matches(name, LOSSES, n=1)
+        hint = f"did you mean {near[0]!r}? Losses: " if near else "choose from "
+        raise ValueError(f"unknown loss {name!r}; {hint}{', '.join(LOSSES)}")
+    kind = LOSSES[name]
     classifications: dict[str, Callable[[], Loss]] = {
         "ghm": partial(GHM, bins, momentum, normalise_by),
         "focal": Focal,

@@ -11,4 +11,4 @@ def ran_out(problem: BaseException) -> bool:
     """Whether an exception says that memory ran out, of a GPU or of the machine."""
     if isinstance(problem, torch.OutOfMemoryError | MemoryError):
         return True
-    return any(words in str(problem) for words in WORDS)
+    return any(words in str(problem).lower() for words in WORDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,6 @@ from transformers.utils import logging
 from compress import hub
 from compress.families import FAMILIES
 from compress.mllm import MLLM, Embedded, Picture
-from evosearch.registry import unknown
 
 Anyres = Literal["native", "fixed"]
 
@@ -115,7 +115,9 @@ def _folder(name: str) -> Path | None:
     if Path(name).is_dir():
         return Path(name)
     if not hub.is_name(name):
-        raise ValueError(f"{unknown('model', name, MODELS)}; or give a folder, or a hub name as owner/name")
+        near = get_close_matches(name, MODELS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"shipped: {', '.join(sorted(MODELS))}"
+        raise ValueError(f"unknown model {name!r}; {hint} (else give a folder, or a hub name as owner/name)")
     return None
 
 

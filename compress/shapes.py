@@ -7,6 +7,7 @@ parameters. Answers are noise.
 from __future__ import annotations
 
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -26,7 +27,6 @@ from transformers import (
 
 from compress.mllm import MLLM
 from compress.models import adapt
-from evosearch.registry import find
 
 PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 
@@ -98,7 +98,11 @@ def build(
     model's name says.
     ValueError for a name or depth that does not exist.
     """
-    kind, configure = find(SHAPES, name, "shape")
+    if name not in SHAPES:
+        near = get_close_matches(name, SHAPES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(SHAPES)}"
+        raise ValueError(f"unknown shape {name!r}; {hint}")
+    kind, configure = SHAPES[name]
     config = configure()
     told = f"{name} shape, random weights"
     if depth is not None:

@@ -15,21 +15,10 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import OutFolder, names, progress, say, show_table, specs, whole_numbers
-from bench.commands.latency import shaped
-from bench.comparison import VANILLA
-from bench.compressors import buildable
-from bench.latency.report import (
-    Report,
-    break_even_header,
-    break_even_table,
-    header,
-    read_accuracy,
-    table,
-    write,
-)
+from bench.commands.common import OutFolder, names, progress, say, whole_numbers
+from bench.commands.latency import rivals, shaped, show
+from bench.latency.report import Report, read_accuracy, write
 from bench.latency.run import RANDOM, Conditions, run
-from compress.models import MLLM
 from compress.shapes import random_inputs
 
 HOPED = {"prefill with selection": (6.0, 4.1), "total": (4.0, 2.6)}  # times faster: hoped for, in the paper
@@ -57,14 +46,13 @@ def main(
     fast: str, modes: str, text: int, steps: int, repetitions: int, warmup: int, accuracy: Path | None,
 ) -> None:  # fmt: skip
     """Time all methods on a GPU, and hold the result against what was hoped for."""
-    mllm = shaped(shape, device, dtype, depth_slice)
     scored = read_accuracy(accuracy) if accuracy else {}
-    inputs = random_inputs(mllm, text)
-    listed = [name for name in buildable("", RANDOM) if name != VANILLA]
     parts = {
-        "eager": (names(methods, "--methods", listed), ["eager"]),
-        "fast": (specs(fast), names(modes, "--modes", ["static", "compiled", "graphs"])),
+        "eager": (rivals(methods, "", RANDOM), ["eager"]),
+        "fast": (rivals(fast, "", RANDOM), names(modes, "--modes", ["static", "compiled", "graphs"])),
     }
+    mllm = shaped(shape, device, dtype, depth_slice)
+    inputs = random_inputs(mllm, text)
     reports = []
     for part, (chosen, ways) in parts.items():
         conditions = Conditions(
@@ -74,20 +62,11 @@ def main(
         with progress(part, "rounds") as told:
             report = run(mllm, conditions, inputs, out / part, accuracy=scored, progress=told)
         write(report, out / part)
-        show(report, mllm, part)
+        show(report, f"{mllm.name}, {part}: medians in ms")
         reports.append(report)
     for line in verdicts(reports, min(keeps)):
         click.echo(line)
     say(f"results.json, tables, raw rounds and pictures are in {out}")
-
-
-def show(report: Report, mllm: MLLM, part: str) -> None:
-    """Tables and notes on stdout."""
-    show_table(header(report), table(report), f"{mllm.name}, {part}: medians in ms")
-    if lines := break_even_table(report):
-        show_table(break_even_header(report), lines, "break-even: visual tokens from which on it is faster")
-    for note in report.notes():
-        click.echo(note)
 
 
 def verdicts(reports: Sequence[Report], keep: int) -> list[str]:

@@ -245,8 +245,10 @@ def budget(keep: int | None, mllm: MLLM) -> int:
     return keep
 
 
-def whole_numbers(ctx: click.Context, parameter: click.Parameter, text: str) -> list[int]:
-    """Callback for options such as --keep 48,32,16."""
+def whole_numbers(ctx: click.Context, parameter: click.Parameter, text: str | None) -> list[int]:
+    """Callback for options such as --keep 48,32,16; empty for one that was not given."""
+    if text is None:
+        return []
     try:
         numbers = [int(part) for part in text.split(",") if part.strip()]
     except ValueError:

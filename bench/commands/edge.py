@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from bench.commands.common import (
     OutFolder,
@@ -23,10 +24,15 @@ from bench.commands.common import (
 if TYPE_CHECKING:
     from bench.edge.chain import Positions
 
-
-def numbers(ctx: click.Context, parameter: click.Parameter, text: str | None) -> list[int]:
-    """Callback for whole numbers with commas that have a default of their own."""
-    return whole_numbers(ctx, parameter, text) if text is not None else []
+# What an option leaves nothing to do for, and why: the names of parameters.
+IDLE = {
+    "external": (
+        "which times another device",
+        ("wanted", "model", "shape", "layers", "compressor", "precision", "positions", "samples", "threads",
+         "clock", "files"),
+    ),
+    "shape": ("whose weights are random", ("model", "compressor", "samples")),
+}  # fmt: skip
 
 
 @click.command()
@@ -45,11 +51,13 @@ def numbers(ctx: click.Context, parameter: click.Parameter, text: str | None) ->
 )
 @click.option("--depth-slice", "layers", type=int, help="Only the first so many decoder layers.")
 @click.option("--compressor", help="Folder of a trained compressor; the shipped one by default.")
-@click.option("--keep", "keeps", callback=numbers, help="Budgets; a third, two ninths, a ninth by default.")
+@click.option(
+    "--keep", "keeps", callback=whole_numbers, help="Budgets; a third, two ninths, a ninth by default."
+)
 @click.option("--chunk", type=int, help="Rows of a prefill call; 128, fewer for small images.")
 @click.option(
     "--contexts",
-    callback=numbers,
+    callback=whole_numbers,
     help="Rows of the cache, without and with compression; 1024,256 for 576 visual tokens.",
 )
 @click.option(
@@ -124,6 +132,7 @@ def edge(
       evocomp bench edge --shape llava-1.5-7b --depth-slice 2 --paper
       evocomp bench edge --external "python phone.py"
     """
+    refuse_idle(click.get_current_context())
     from bench.edge import external as other
     from bench.edge import paper as published
     from bench.edge import table
@@ -172,6 +181,17 @@ def edge(
             click.echo(line)
         if out:
             say(f"edge.json, edge.csv and edge.md are in {out}")
+
+
+def refuse_idle(ctx: click.Context) -> None:
+    """UsageError for options that another one leaves nothing to do for."""
+    flags = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
+    for option, (why, idle) in IDLE.items():
+        given = [
+            flags[name] for name in idle if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        ]
+        if ctx.params[option] is not None and given:
+            raise click.UsageError(f"{', '.join(given)}: not with --{option}, {why}.")
 
 
 COMMANDS = {"edge": edge}

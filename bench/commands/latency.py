@@ -25,6 +25,7 @@ from bench.commands.common import (
 )
 
 if TYPE_CHECKING:
+    from bench.latency.report import Report
     from compress.models import MLLM, Anyres
 
 SHARES = (3 / 4, 1 / 2, 1 / 3, 2 / 9, 1 / 9)  # of the visual tokens: the default budgets
@@ -36,7 +37,7 @@ SHARES = (3 / 4, 1 / 2, 1 / 3, 2 / 9, 1 / 9)  # of the visual tokens: the defaul
     help="NAME or NAME:option=value,... with commas (evocomp methods).",
 )  # fmt: skip
 @click.option(
-    "--keep", "keeps", callback=lambda *given: whole_numbers(*given) if given[2] else None,
+    "--keep", "keeps", callback=whole_numbers,
     help="Budgets; 3/4, 1/2, 1/3, 2/9 and 1/9 of the visual tokens by default.",
 )  # fmt: skip
 @click.option(
@@ -71,7 +72,7 @@ SHARES = (3 / 4, 1 / 2, 1 / 3, 2 / 9, 1 / 9)  # of the visual tokens: the defaul
 @as_json
 @click.pass_obj
 def latency(
-    command: str, wanted: str, keeps: list[int] | None, match: str, modes: str, shape: str | None,
+    command: str, wanted: str, keeps: list[int], match: str, modes: str, shape: str | None,
     depth_slice: int | None, batch: int, steps: int, text: int, image: str, question: str, repetitions: int,
     warmup: int, clock: str, compressor: str | None, scored: Path | None, out: Path | None, model: str,
     anyres: Anyres, device: str, dtype: str, machine: bool,
@@ -87,43 +88,28 @@ def latency(
       evocomp bench latency --methods fastv,visionzip,evocomp --keep 48,16 --out latency
       evocomp bench latency --shape llava-next-7b --device cuda --dtype bfloat16 --keep 640,320,160
     """
-    from baselines import METHODS
-    from bench.comparison import VANILLA
-    from bench.compressors import buildable
     from bench.latency.modes import MODES
-    from bench.latency.report import (
-        break_even_header,
-        break_even_table,
-        header,
-        read_accuracy,
-        results,
-        table,
-        write,
-    )
+    from bench.latency.report import read_accuracy, results, write
     from bench.latency.run import RANDOM, Conditions, run
-    from evosearch.registry import find, parse, unknown
+    from evosearch.registry import find
 
     chosen = names(modes, "--modes", list(MODES))
-    if stranger := next((mode for mode in chosen if mode not in MODES), None):
-        raise ValueError(unknown("mode", stranger, MODES))
+    for mode in chosen:
+        find(MODES, mode, "mode")
     if depth_slice is not None and not shape:
         raise ValueError("--depth-slice cuts a --shape: name one (evocomp bench latency --help)")
     if "graphs" in chosen and not device.startswith("cuda"):
         raise ValueError("--modes graphs records CUDA graphs: choose --device cuda, or other modes")
     accuracy = read_accuracy(scored) if scored else {}
-    for spec in [] if wanted.strip() == "all" else specs(wanted):
-        find(METHODS, parse(spec)[0], "method")  # a slip of the pen is told before a large model is made
-    if shape:
-        mllm = shaped(shape, device, dtype, depth_slice)
-        compressor = compressor or RANDOM
-    else:
-        mllm = load_model(model, device, dtype, anyres)
-    listed = buildable(model, compressor) if wanted.strip() == "all" else specs(wanted)
-    methods = [spec for spec in listed if spec != VANILLA]  # its rows are there anyway
+    compressor = compressor or (RANDOM if shape else None)
+    methods = rivals(wanted, model, compressor)  # a slip of the pen is told before a large model is made
+    mllm = shaped(shape, device, dtype, depth_slice) if shape else load_model(model, device, dtype, anyres)
     tokens = mllm.visual_tokens
     budgets = keeps or list(dict.fromkeys(max(1, round(share * tokens)) for share in SHARES))
-    if wrong := next((keep for keep in budgets if not 1 <= keep < tokens), None):
-        raise ValueError(f"--keep {wrong}: choose between 1 and {tokens - 1}, below {mllm.name}'s {tokens}")
+    if wrong := [keep for keep in budgets if not 1 <= keep < tokens]:
+        raise ValueError(
+            f"--keep {wrong[0]}: choose between 1 and {tokens - 1}, below {mllm.name}'s {tokens}"
+        )
     conditions = Conditions(
         methods=tuple(methods), keeps=tuple(budgets), modes=tuple(chosen), match=match, batch=batch,
         steps=steps, repetitions=repetitions, warmup=warmup, model=model, compressor=compressor, clock=clock,
@@ -136,19 +122,41 @@ def latency(
     if machine:
         show_json(results(found))
         return
-    show_table(header(found), table(found), f"{mllm.name}, {device}, {dtype}: medians in ms of {clock} time")
-    if lines := break_even_table(found):
-        show_table(break_even_header(found), lines, "break-even: visual tokens from which on it is faster")
-    for note in found.notes():
-        click.echo(note)
+    show(found, f"{mllm.name}, {device}, {dtype}: medians in ms of {clock} time")
     if out:
         say(f"results.json, latency.csv, latency.md, raw rounds and pictures are in {out}")
+
+
+def rivals(wanted: str, model: str, compressor: str | None) -> list[str]:
+    """Specs of the methods that are asked for, or of all that can be built, without vanilla, which is always
+    timed; ValueError for names that do not exist."""
+    from baselines import METHODS
+    from bench.comparison import VANILLA
+    from bench.compressors import buildable
+    from evosearch.registry import find, parse
+
+    listed = buildable(model, compressor) if wanted.strip() == "all" else specs(wanted)
+    for spec in listed:
+        find(METHODS, parse(spec)[0], "method")
+    return [spec for spec in listed if spec != VANILLA]
+
+
+def show(report: Report, title: str) -> None:
+    """Tables and notes on stdout."""
+    from bench.latency.report import break_even_header, break_even_table, header, table
+
+    show_table(header(report), table(report), title)
+    if lines := break_even_table(report):
+        show_table(break_even_header(report), lines, "break-even: visual tokens from which on it is faster")
+    for note in report.notes():
+        click.echo(note)
 
 
 def shaped(shape: str, device: str, dtype: str, depth: int | None) -> MLLM:
     """A model of random weights; ValueError, in one line, where it does not fit."""
     import torch
 
+    from compress.memory import ran_out
     from compress.models import quiet
     from compress.shapes import build
 
@@ -157,9 +165,7 @@ def shaped(shape: str, device: str, dtype: str, depth: int | None) -> MLLM:
     try:
         return build(shape, device=device, dtype=getattr(torch, dtype), depth=depth)
     except (MemoryError, RuntimeError) as problem:
-        from bench.latency.measure import out_of_memory
-
-        if not out_of_memory(problem):
+        if not ran_out(problem):
             raise
         raise ValueError(
             f"{shape} in {dtype} does not fit into the memory of {device}: choose --depth-slice N or bfloat16"
@@ -167,12 +173,24 @@ def shaped(shape: str, device: str, dtype: str, depth: int | None) -> MLLM:
 
 
 def prompt(mllm: MLLM, noise: bool, text: int, batch: int, image: str, question: str) -> dict[str, object]:
-    """Inputs of the model: the same request `batch` times."""
+    """Inputs of the model: the same request `batch` times.
+
+    ValueError for an image with another number of visual tokens than the model says that it has: budgets,
+    costs and the lengths of caches are counted from that.
+    """
     if noise:
         from compress.shapes import random_inputs
 
         return dict(random_inputs(mllm, text, batch))
-    return dict(mllm.prepare([open_image(image)] * batch, [asked(question)] * batch))
+    picture = open_image(image, mllm.image_side)
+    inputs = mllm.prepare([picture] * batch, [asked(question)] * batch)
+    found, side = int((inputs["input_ids"][0] == mllm.image_token_id).sum()), mllm.image_side
+    if found != mllm.visual_tokens:
+        raise ValueError(
+            f"--image {image} of {picture.width} x {picture.height} pixels has {found} visual tokens and "
+            f"{mllm.name} is timed with {mllm.visual_tokens}: give an image of {side} x {side} pixels"
+        )
+    return dict(inputs)
 
 
 COMMANDS = {"latency": latency}

@@ -21,6 +21,7 @@ from bench.edge.protocol import Protocol
 from bench.edge.runner import Precision
 from bench.edge.runtimes import Runtime
 from bench.edge.timing import Measurement, Progress, measure, parity
+from bench.ledger import Shape
 from bench.tasks.load import load_tasks
 from compress.evocomp import EvoComp
 from compress.models import MLLM
@@ -147,8 +148,7 @@ def benchmark(
 
 
 def _precision(runtime: Runtime, subject: Subject, plan: Plan) -> Precision:
-    config = subject.mllm.decoder.config
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    head = Shape.of(subject.mllm.decoder.config).head_dim
     precision = plan.precision or runtime.precision(head)
     runtime.check(precision)
     return precision

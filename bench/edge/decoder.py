@@ -83,7 +83,7 @@ class _Layer(nn.Module):
         q, k, v = (
             one(h).unflatten(-1, (-1, shape.head_dim)).transpose(1, 2) for one in (self.q, self.k, self.v)
         )
-        k, v = rotate(k, *rotary), v
+        k = rotate(k, *rotary)
         new = [*int8(k), *int8(v)] if self.int8 else [k, v]
         rows = [torch.cat(pair, 2) for pair in zip(cache, new, strict=True)]
         keys, values = (rows[0].float() * rows[1], rows[2].float() * rows[3]) if self.int8 else rows

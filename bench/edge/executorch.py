@@ -50,7 +50,6 @@ class ExecuTorchBackend(OrtParts):
 
     def __init__(self, bundle: Bundle, threads: int = 0):
         super().__init__(bundle, threads)
-        self.label = bundle.settings.precision
         self._runners: dict[int, ExecuTorchRunner] = {}
         self._methods: dict[str, Any] = {}
         if threads:
@@ -74,7 +73,7 @@ class ExecuTorchRunner(ChunkedRunner):
     """The decoder at one context; `methods` by rows and context."""
 
     def __init__(self, settings: Settings, context: int, methods: Callable[[int, int], Any]):
-        super().__init__(settings.protocol, context, settings.empty_cache(context))
+        super().__init__(settings, context)
         self.methods = methods
 
     def step(self, rows: int, feeds: dict[str, NDArray[Any]]) -> tuple[Floats, list[NDArray[Any]]]:

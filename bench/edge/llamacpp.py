@@ -32,7 +32,7 @@ class LlamaCppBackend(OrtParts):
 
     def __init__(self, bundle: Bundle, threads: int = 0, padded: bool = True):
         super().__init__(bundle, threads)
-        self.label, self.padded = bundle.settings.precision, padded
+        self.padded = padded
         self._runners: dict[int, LlamaCppRunner] = {}
 
     def runner(self, context: int) -> LlamaCppRunner:

@@ -19,7 +19,7 @@ class OrtParts:
     """Vision tower and compressor of an exported folder, float, on `threads` threads (0 = the runtime's)."""
 
     def __init__(self, bundle: Bundle, threads: int = 0):
-        self.bundle, self.threads = bundle, threads
+        self.bundle, self.threads, self.label = bundle, threads, bundle.settings.precision
 
     def vision(self, pixels: Floats) -> Floats:
         (visual,) = self._vision.run(None, {"pixels": pixels})
@@ -49,7 +49,7 @@ class OrtBackend(OrtParts):
 
     def __init__(self, bundle: Bundle, threads: int = 0, static: bool = False):
         super().__init__(bundle, threads)
-        self.label, self.static = bundle.settings.precision, static
+        self.static = static
         self._runners: dict[int, OrtRunner] = {}
         self._sessions: dict[str, Any] = {}
 
@@ -70,7 +70,7 @@ class OrtRunner(ChunkedRunner):
     """The decoder at one context; `sessions` by rows and context."""
 
     def __init__(self, settings: Settings, context: int, sessions: Callable[[int, int], Any]):
-        super().__init__(settings.protocol, context, settings.empty_cache(context))
+        super().__init__(settings, context)
         self.sessions = sessions
 
     def step(self, rows: int, feeds: dict[str, NDArray[Any]]) -> tuple[Floats, list[NDArray[Any]]]:

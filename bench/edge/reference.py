@@ -48,7 +48,7 @@ class TorchRunner(ChunkedRunner):
     """The fixed-shape decoder without any runtime."""
 
     def __init__(self, settings: Settings, decoder: FixedDecoder, context: int):
-        super().__init__(settings.protocol, context, settings.empty_cache(context))
+        super().__init__(settings, context)
         self.decoder = decoder
 
     @torch.inference_mode()

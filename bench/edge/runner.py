@@ -8,13 +8,16 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from typing import Protocol as Interface
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.edge.protocol import Chunk, Protocol
+from bench.edge.protocol import Chunk
+
+if TYPE_CHECKING:
+    from bench.edge.bundle import Settings
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -107,10 +110,9 @@ class ChunkedRunner(Runner):
     there, so padding costs what it costs on a phone, and is gone afterwards.
     """
 
-    def __init__(self, protocol: Protocol, context: int, cache: dict[str, NDArray[Any]]):
-        """`cache` comes from `empty_cache`."""
-        self.protocol, self.context, self.cache = protocol, context, cache
-        self.cache_bytes = sum(part.nbytes for part in cache.values())
+    def __init__(self, settings: Settings, context: int):
+        self.protocol, self.context, self.cache = settings.protocol, context, settings.empty_cache(context)
+        self.cache_bytes = sum(part.nbytes for part in self.cache.values())
         self.filled = 0
 
     @abstractmethod

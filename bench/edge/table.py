@@ -12,6 +12,7 @@ import numpy as np
 
 from bench.edge.chain import STAGES
 from bench.edge.timing import Cell, Measurement
+from bench.forms import piped
 from bench.table import MISSING
 
 DRAWS = 2000
@@ -79,7 +80,7 @@ def _first(cell: Cell) -> float:
 
 def interval(whole: Any, total: Any) -> tuple[float, float] | None:
     """95 % bootstrap interval of the ratio of medians over paired rounds; None of fewer than two."""
-    if len(total) < 2 or len(whole) != len(total):
+    if len(total) < 2:
         return None
     picks = np.random.default_rng(0).integers(len(total), size=(DRAWS, len(total)))
     ratios = np.median(whole[picks], axis=1) / np.median(total[picks], axis=1)
@@ -92,7 +93,7 @@ def chunk_model(cells: Sequence[Cell]) -> list[float | None]:
 
     The cost differs between contexts, since every chunk attends to the whole cache.
     """
-    costs: dict[int | None, float] = {}
+    costs: dict[int, float] = {}
     for context in {cell.context for cell in cells}:
         same = [cell for cell in cells if cell.context == context and cell.chunks]
         times = [float(np.median(cell.samples["prefill"])) for cell in same]
@@ -163,8 +164,7 @@ def results(measured: Sequence[Measurement], facts: dict[str, str]) -> dict[str,
 
 def markdown(measured: Sequence[Measurement]) -> str:
     """The table in GitHub's Markdown, times in milliseconds, and notes below."""
-    lines = [f"| {' | '.join(HEADER)} |", f"| --- |{' ---: |' * (len(HEADER) - 1)}"]
-    lines += [f"| {' | '.join(row)} |" for one in measured for row in text(one)]
+    lines = piped(HEADER, [row for one in measured for row in text(one)])
     return "\n".join([*lines, "", *(f"- {note}" for one in measured for note in notes(one))]) + "\n"
 
 

@@ -21,7 +21,7 @@ class Cell:
 
     keep: int
     rows: int  # of the prompt
-    context: int | None
+    context: int
     chunks: int | None
     samples: dict[str, list[float]]
 

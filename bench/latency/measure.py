@@ -15,6 +15,7 @@ from bench.latency.clock import Clock
 from bench.latency.power import Driver
 from bench.latency.request import Cell, Cost, Rig, Shot
 from bench.latency.rounds import Rounds
+from compress.memory import ran_out
 
 Progress = Callable[[int, int], object]  # rounds done, rounds in all
 
@@ -43,31 +44,39 @@ def measure(
 
     The first cell of every mode is vanilla, which is timed in every round in which another is. A cell that
     cannot be run, or runs out of memory, is left out with its reason, and the rest go on. What `rounds` holds
-    already is not timed again.
+    already is not timed again, and what is not timed is not warmed up.
     """
     found = Measured(rounds, peak=roof(rig.mllm.model.device, rig.mllm.model.dtype, rig.clock))
     for cell in cells:
         with _problem_of(cell, found):
             rig.check(cell)
             found.costs[cell] = rig.cost(cell)
-            for _ in range(warmup if _missing(cell, rounds, repetitions) else 0):
-                rig.shoot(cell)
     vanilla = {cell.mode: cell for cell in reversed(cells) if rig.selectors[cell.method] is None}
-    missing = max((_missing(cell, rounds, repetitions) for cell in cells), default=0)
-    for number in range(missing):
-        todo = [cell for cell in found.costs if _missing(cell, rounds, repetitions) >= missing - number]
-        beside = {vanilla[cell.mode] for cell in todo if cell.mode in vanilla}
-        turn = [cell for cell in found.costs if cell in todo or cell in beside]
-        if not todo:
-            break
+
+    def left(cell: Cell) -> int:
+        return max(0, repetitions - len(rounds.shots(cell)))
+
+    def beside_vanilla(todo: Sequence[Cell]) -> list[Cell]:
+        modes = {cell.mode for cell in todo}
+        beside = {vanilla[mode] for mode in modes if mode in vanilla}
+        return [cell for cell in found.costs if cell in todo or cell in beside]
+
+    for cell in beside_vanilla([cell for cell in found.costs if left(cell)]):
+        with _problem_of(cell, found):
+            for _ in range(warmup):
+                rig.shoot(cell)
+    most = max(map(left, found.costs), default=0)
+    while missing := max(map(left, found.costs), default=0):
+        turn = beside_vanilla([cell for cell in found.costs if left(cell) == missing])
+        first = (most - missing) % len(turn)
         shots: dict[Cell, Shot] = {}
         with _no_garbage():
             # Who comes first moves on, so that no cell always follows the same one.
-            for cell in turn[number % len(turn) :] + turn[: number % len(turn)]:
+            for cell in turn[first:] + turn[:first]:
                 with _problem_of(cell, found):
                     shots[cell] = rig.shoot(cell)
         rounds.add(shots)
-        progress(number + 1, missing)
+        progress(most - missing + 1, most)
     driver = Driver(rig.mllm.model.device)
     for cell in list(found.costs):
         with _problem_of(cell, found):
@@ -75,10 +84,6 @@ def measure(
             if joules is not None:
                 found.joules[cell] = joules
     return found
-
-
-def _missing(cell: Cell, rounds: Rounds, repetitions: int) -> int:
-    return max(0, repetitions - len(rounds.shots(cell)))
 
 
 @contextmanager
@@ -92,20 +97,13 @@ def _problem_of(cell: Cell, found: Measured) -> Iterator[None]:
     except TorchDynamoException as problem:
         why = f"torch.compile failed: {str(problem).strip().partition(chr(10))[0]}"
     except (MemoryError, RuntimeError) as problem:
-        if not out_of_memory(problem):
+        if not ran_out(problem):
             raise
         why = "out of memory"
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     found.costs.pop(cell, None)
     found.problems[cell] = why
-
-
-def out_of_memory(problem: BaseException) -> bool:
-    """Whether a device, or the host, had no room for a tensor."""
-    said = str(problem).lower()
-    words = "not enough memory", "can't allocate memory", "out of memory"
-    return isinstance(problem, MemoryError | torch.OutOfMemoryError) or any(each in said for each in words)
 
 
 @contextmanager

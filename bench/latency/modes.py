@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -49,20 +48,23 @@ class Eager:
         )  # fmt: skip
 
     def reset(self) -> None:
-        """Ready for the next request."""
+        """Be ready for a request."""
+
+    def release(self) -> None:
+        """Give back what only a request needs, so that it is not counted as the memory of others."""
 
 
 class Static(Eager):
-    """Greedy decoding with one cache for all requests of one shape; compiled for this shape if asked for."""
+    """Greedy decoding with a cache of a fixed length; compiled for this shape if asked for.
+
+    Every request has a cache of its own, but recorded graphs stay with theirs: they know it by its address.
+    """
 
     def __init__(self, mllm: MLLM, steps: int, batch: int, length: int, mode: str):
         super().__init__(mllm, steps)
-        self.batch, self.length = batch, length
-        self.forward = None if mode == "static" else compile_decoder(mllm, graphs=mode == "graphs")
-
-    @cached_property
-    def cache(self) -> Any:
-        return static_cache(self.mllm, self.batch, self.length + self.steps)
+        self.batch, self.length, self.recorded = batch, length, mode == "graphs"
+        self.forward = None if mode == "static" else compile_decoder(mllm, graphs=self.recorded)
+        self.cache: Any = None  # a StaticCache, while there is a request
 
     def answer(self, inputs: Mapping[str, Any], stamp: Stamp) -> None:
         with compiled(self.mllm, self.forward) if self.forward else nullcontext():
@@ -71,4 +73,10 @@ class Static(Eager):
                 stamp()
 
     def reset(self) -> None:
+        if self.cache is None:
+            self.cache = static_cache(self.mllm, self.batch, self.length + self.steps)
         self.cache.reset()
+
+    def release(self) -> None:
+        if not self.recorded:
+            self.cache = None

@@ -7,14 +7,17 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.forms import piped
 from bench.latency.measure import Measured
 from bench.latency.request import Cell
 from bench.latency.summary import COMPARED, BreakEven, Row, break_evens, record, rows, slower
+from bench.outputs import put
 from bench.pictures import curves, save
-from compress.files import replacing
+from bench.table import MISSING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +32,6 @@ SHOWN = {  # column -> stage
     "total": "total",
 }
 FASTER = {"prefill x": "prefill with selection", "total x": "total"}
-MISSING = "–"
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,11 @@ class Report:
     batch: int
     accuracy: Mapping[tuple[str, int], float] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def rows(self) -> list[Row]:
         return rows(self.measured, self.cells, self.vanilla, self.batch)
 
-    @property
+    @cached_property
     def break_evens(self) -> list[BreakEven]:
         return break_evens(self.rows)
 
@@ -137,19 +139,14 @@ def markdown(report: Report) -> str:
         f"Medians in ms of {clock} time; speed-ups against vanilla, paired, with 95 % intervals.",
         "",
     ]
-    lines += _piped(header(report), table(report))
+    lines += piped(header(report), table(report))
     if report.break_evens:
-        lines += ["", *_piped(break_even_header(report), break_even_table(report))]
+        lines += ["", *piped(break_even_header(report), break_even_table(report))]
         for stage in COMPARED:
-            lines += ["", *_piped(curve_header(report, stage), curve_table(report, stage))]
+            lines += ["", *piped(curve_header(report, stage), curve_table(report, stage))]
     if notes := report.notes():
         lines += ["", *(f"- {note}" for note in notes)]
     return "\n".join(lines) + "\n"
-
-
-def _piped(names: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    ruled = ["---", *("---:" for _ in names[1:])]
-    return [f"| {' | '.join(each)} |" for each in (names, ruled, *lines)]
 
 
 def _flat(value: object) -> str:
@@ -237,8 +234,7 @@ def write(report: Report, out: Path) -> None:
         "latency.md": markdown(report),
     }
     for name, text in texts.items():
-        with replacing(out / name) as part:
-            part.write_text(text)
+        put(out / name, text)
     save(cost_against_tokens(report), pictures / "cost.png")
     if report.accuracy:
         save(accuracy_against_latency(report), pictures / "accuracy.png")

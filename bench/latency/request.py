@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -44,7 +44,8 @@ class Shot:
     first: float
     step: float | None
     total: float
-    memory: int | None  # most bytes in use: on a GPU by torch, on a CPU by the whole process
+    memory: int | None  # most bytes in use: on a GPU by torch, recorded graphs of other cells counted in; on
+    # a CPU by the whole process
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,9 @@ class Rig:
     @torch.no_grad()
     def shoot(self, cell: Cell) -> Shot:
         """Time one request. Attaching is not part of it: that happens once for many."""
-        run, clock = self._run(cell), self.clock
-        stages = Stages(self.mllm, clock, tuple(self.schedule(cell)))
+        clock, stages = self.clock, Stages(self.mllm, self.clock, tuple(self.schedule(cell)))
         stamps: list[float] = []
-        run.reset()
-        with ExitStack() as inside:
+        with self._ready(cell) as run, ExitStack() as inside:
             inside.enter_context(stages.outer())
             self._attached(cell, inside, stages)
             inside.enter_context(stages.inner())
@@ -149,13 +148,24 @@ class Rig:
             inside.enter_context(attach(self.mllm, watched, cell.keep, accounting=self.accounting))
         return inside
 
-    def _run(self, cell: Cell) -> Eager:
+    @contextmanager
+    def _ready(self, cell: Cell) -> Iterator[Eager]:
+        """The cell's way of running, ready for a request; of one that failed nothing stays."""
         if cell not in self.runs:
-            length, tokens = self.inputs["input_ids"].shape[1], self.mllm.visual_tokens
-            left = entering(self.schedule(cell), tokens, self.mllm.layers)[-1]
-            self.runs[cell] = (
-                Eager(self.mllm, self.steps)
-                if cell.mode == "eager"
-                else Static(self.mllm, self.steps, self.batch, length - tokens + left, cell.mode)
-            )
-        return self.runs[cell]
+            self.runs[cell] = self._run(cell)
+        run = self.runs[cell]
+        try:
+            run.reset()
+            yield run
+        except BaseException:
+            del self.runs[cell]
+            raise
+        finally:
+            run.release()
+
+    def _run(self, cell: Cell) -> Eager:
+        if cell.mode == "eager":
+            return Eager(self.mllm, self.steps)
+        length, tokens = self.inputs["input_ids"].shape[1], self.mllm.visual_tokens
+        left = entering(self.schedule(cell), tokens, self.mllm.layers)[-1]
+        return Static(self.mllm, self.steps, self.batch, length - tokens + left, cell.mode)

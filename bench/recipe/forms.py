@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.budget import MEANING
-from bench.forms import tex
+from bench.forms import piped, tex
 from bench.recipe.estimate import duration
 from bench.recipe.findings import Finding
 from bench.recipe.paper import Order, Paper, Sign
@@ -132,9 +132,8 @@ def markdown(told: Told) -> str:
     page = [f"# {told.recipe.title}", ""]
     names = header(told)
     if told.findings:
-        page += _table(
-            names, [[[f"*{name}*", *[""] * (len(names) - 1)], *rows] for name, rows in lines(told)]
-        )
+        blocks = ([[f"*{name}*", *[""] * (len(names) - 1)], *rows] for name, rows in lines(told))
+        page += [*piped(names, [row for block in blocks for row in block]), ""]
     for path in told.pictures:
         page += [f"![{told.recipe.title}]({path})", ""]
     if told.verdict:
@@ -145,7 +144,7 @@ def markdown(told: Told) -> str:
             [row, str(keep), stage, f"{times:.2f}", one(paper)]
             for row, keep, stage, times, paper in told.speedups
         ]
-        page += _table(["row", "keep", "stage", "measured", "paper"], [rows])
+        page += [*piped(["row", "keep", "stage", "measured", "paper"], rows), ""]
         page += ["Medians in milliseconds:", ""]
         page += [line for table in told.timed for line in (*table, "")]
     if told.headroom:
@@ -154,7 +153,7 @@ def markdown(told: Told) -> str:
             [str(each["row"]), str(each["keep"]), f"{each['loss']:.3f}", _nats(each["above"])]
             for each in told.headroom
         ]
-        page += _table(["row", "keep", "loss, nats", f"above {told.recipe.reference}, 95 %"], [rows])
+        page += [*piped(["row", "keep", "loss, nats", f"above {told.recipe.reference}, 95 %"], rows), ""]
     if told.labels:
         page += ["## Labels", ""]
         gaps = [(each["against the reference"] or {}).get("difference") for each in told.labels]
@@ -169,18 +168,12 @@ def markdown(told: Told) -> str:
         ]  # fmt: skip
         columns = ["row", "kind", "grouper", "strategy", "samples", "evaluations", "random candidate",
                    "label", "all tokens", "label vs reference, 95 %"]  # fmt: skip
-        page += _table(columns, [rows])
+        page += [*piped(columns, rows), ""]
     return "\n".join([*page, *(f"- {note}" for note in notes(told))]) + "\n"
 
 
 def _nats(gap: Mapping[str, float] | None) -> str:
     return f"{gap['difference']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]" if gap else ""
-
-
-def _table(names: Sequence[str], parts: Sequence[Sequence[Sequence[str]]]) -> list[str]:
-    rule = ["---", *("---:" for _ in names[1:])]
-    rows = [row for part in parts for row in part]
-    return [f"| {' | '.join(row)} |" for row in (names, rule, *rows)] + [""]
 
 
 def latex(told: Told) -> str:

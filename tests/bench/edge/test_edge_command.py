@@ -194,14 +194,29 @@ MISTAKES: list[tuple[tuple[object, ...], str]] = [
     (("--tokens", 576), "--tokens goes with --external"),
     (("--external", "no-such-phone"), "there is no program no-such-phone"),
     (("--external", "false", "--tokens", 144), "failed with status 1"),
+    (
+        ("--shape", "llava-1.5-7b", "--compressor", "mine"),
+        "--compressor: not with --shape, whose weights are",
+    ),
+    (("--shape", "llava-1.5-7b", "--model", "micro", "--samples", 2), "--model, --samples: not with --shape"),
+    (
+        ("--external", "false", "--shape", "llava-1.5-7b", "--depth-slice", 2),
+        "--shape, --depth-slice: not with",
+    ),
+    (("--external", "false", "--threads", 1, "--clock", "wall"), "--threads, --clock: not with --external"),
+    (
+        ("--external", "false", "--runtimes", "ort", "--precision", EXACT, "--positions", "compact"),
+        "--runtimes, --precision, --positions: not with --external, which times another device",
+    ),
+    (("--external", "false", "--files", "exported"), "--files: not with --external"),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "expected"), MISTAKES, ids=lambda one: " ".join(map(str, one))[:60])
 def test_mistakes_get_one_line(arguments: tuple[object, ...], expected: str, tmp_path: Path):
     pytest.importorskip("onnxruntime")
-    out = tmp_path / "out"
-    assert expected in refused("--threads", 1, *arguments, "--out", out, "--files", tmp_path / "files")
+    ours = () if "--external" in arguments else ("--threads", 1, "--files", tmp_path / "files")
+    assert expected in refused(*ours, *arguments, "--out", tmp_path / "out")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 

@@ -145,6 +145,16 @@ def test_shapes_are_labelled_and_all_their_methods_run(tmp_path: Path):
     assert all(one["why"] for one in found["impossible"])
 
 
+def test_a_scene_fills_the_largest_image_and_others_are_refused(tmp_path: Path):
+    """micro-next sees 192 pixels a side and makes fewer tokens of less."""
+    found = parsed("--model", "micro-next", "--methods", "grid", "--keep", 48, *QUICK)
+    assert found["facts"]["visual tokens"] == 744 and 0 < found["facts"]["text tokens"] < 40
+    Image.new("RGB", (40, 200)).save(tmp_path / "long.png")
+    said = refused("--model", "micro-next", "--methods", "grid", "--image", tmp_path / "long.png")
+    assert "long.png of 40 x 200 pixels has 468 visual tokens and micro-next is timed with 744" in said
+    assert "give an image of 192 x 192 pixels" in said
+
+
 def test_fast_modes_are_rows_of_their_own_against_their_own_vanilla():
     found = parsed("--methods", "grid,fastv", "--keep", 48, "--modes", "eager,static", *QUICK)
     assert [(row["method"], row["mode"]) for row in found["rows"]] == [
@@ -211,6 +221,7 @@ def test_a_gpu_that_is_not_there_is_one_line():
         (("--methods", "fastvv"), "unknown method 'fastvv'; did you mean 'fastv'?"),
         (("--methods", "fastvv", "--shape", "llava-1.5-13b"), "did you mean 'fastv'?"),
         (("--keep", 144), "--keep 144: choose between 1 and 143"),
+        (("--keep", "16,0"), "--keep 0: choose between 1 and 143"),
         (("--keep", "x"), "write whole numbers with commas"),
         (("--modes", "fast"), "unknown mode 'fast'"),
         (("--modes", "graphs"), "choose --device cuda, or other modes"),
@@ -234,12 +245,14 @@ def test_nothing_possible_is_an_error_with_its_reason(tmp_path: Path):
 
 def test_the_run_for_a_gpu_works_in_small(tmp_path: Path):
     options = (
-        "--shape small --device cpu --dtype float32 --keep 60,20 --methods fastv,evocomp --fast evocomp "
-        "--modes static --text 10 --new 2 --repetitions 2 --warmup 0"
+        "--shape small --device cpu --dtype float32 --keep 60,20 --fast evocomp --modes static --text 10 "
+        "--methods none,fastv:layer=3,queries=last,evocomp --new 2 --repetitions 2 --warmup 0"
     )
     result = CliRunner().invoke(gpu, [*options.split(), "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["eager", "fast"]
+    eager = json.loads((tmp_path / "eager" / "results.json").read_text())
+    assert {row["method"] for row in eager["rows"]} == {"none", "fastv:layer=3,queries=last", "evocomp"}
     fast = json.loads((tmp_path / "fast" / "results.json").read_text())
     assert {(row["method"], row["mode"]) for row in fast["rows"]} == {
         ("none", "static"),

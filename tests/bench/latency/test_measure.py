@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.latency.clock import NOW, HostClock, clock_of
-from bench.latency.measure import measure, out_of_memory, roof
+from bench.latency.measure import measure, roof
 from bench.latency.request import Cell, Cost
 from bench.latency.rounds import Rounds
 from bench.ledger import Ledger, Shape
@@ -80,6 +80,29 @@ def test_more_repetitions_go_on(make_shot):
     assert len(rig.order) == 9 and len(rounds.shots(GRID)) == 5
 
 
+def test_a_cell_that_cannot_be_run_leaves_a_second_run_its_rounds(make_shot):
+    rounds = Rounds(None, {}, {})
+    timed(Fake(make_shot), rounds, 2, cells=[WHOLE, GRID])
+
+    def trouble(cell: Cell, number: int) -> None:
+        if cell == FASTV:
+            raise ValueError("out of reach")
+
+    rig, told = Fake(make_shot, trouble), []
+    measure(rig, CELLS, rounds, repetitions=4, warmup=0, progress=lambda *at: told.append(at))  # type: ignore[arg-type]
+    assert len(rounds.shots(GRID)) == len(rounds.shots(WHOLE)) == 4
+    assert told == [(1, 2), (2, 2)]
+
+
+def test_vanilla_is_warm_beside_what_a_second_run_adds(make_shot):
+    rounds = Rounds(None, {}, {})
+    timed(Fake(make_shot), rounds, 2, cells=[WHOLE, GRID])
+    rig = Fake(make_shot)
+    timed(rig, rounds, 2, warmup=3)
+    assert (rig.order.count(WHOLE), rig.order.count(FASTV), rig.order.count(GRID)) == (3 + 2, 3 + 2, 0)
+    assert rig.order[:3] == [WHOLE] * 3
+
+
 @pytest.mark.parametrize(
     ("problem", "said"),
     [
@@ -113,11 +136,6 @@ def test_other_errors_are_ours_and_stay(make_shot):
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
         timed(Fake(make_shot, trouble), Rounds(None, {}, {}), 2)
-
-
-def test_memory_errors_are_told_from_others():
-    assert out_of_memory(RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory"))
-    assert not out_of_memory(RuntimeError("index out of range"))
 
 
 def test_the_processors_clock_counts_this_process_alone(monkeypatch):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from baselines import DARTInput, FastV, ToMe
+from bench.latency.modes import Eager, Static
 from bench.latency.request import Cell, Rig
 from compress.base import INPUT, VISION, Selection, Selector, View, top_k
 from compress.models import MLLM
+from compress.static import static_cache
 
 TOWER, PROJECTOR, DECODER, HEAD = 4 * 10.0, 5.0, 6 * 1.0, 0.5  # as `Ticks.moved_by` has it
 
@@ -91,15 +95,63 @@ def test_a_shot_counts_the_tokens_that_were_asked_for(tiny: MLLM, pictures, tick
     assert alone.step is None
 
 
-def test_the_fixed_cache_is_as_long_as_what_is_left_and_serves_again(tiny: MLLM, pictures, ticks):
-    made, cell = rig(tiny, pictures, ticks, DARTInput(), "average"), Cell("method", 20, "static")
+@pytest.fixture
+def caches(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """All that were made, and decoders that nobody compiles."""
+    made: list[Any] = []
+
+    def remembered(*given) -> Any:
+        made.append(static_cache(*given))
+        return made[-1]
+
+    monkeypatch.setattr("bench.latency.modes.static_cache", remembered)
+    monkeypatch.setattr("bench.latency.modes.compile_decoder", lambda mllm, graphs: mllm.decoder.forward)
+    return made
+
+
+@pytest.mark.parametrize(("mode", "times"), [("static", 2), ("compiled", 2), ("graphs", 1)])
+def test_the_fixed_cache_is_as_long_as_what_is_left_and_recorded_ones_serve_again(
+    tiny: MLLM, pictures, ticks, caches, mode: str, times: int
+):
+    made, cell = rig(tiny, pictures, ticks, DARTInput(), "average"), Cell("method", 20, mode)
     text = made.inputs["input_ids"].shape[1] - 144
     made.shoot(cell)
-    cache = made.runs[cell].cache  # type: ignore[attr-defined]
     made.shoot(cell)
-    assert made.runs[cell].cache is cache  # type: ignore[attr-defined]
-    assert {layer.max_cache_len for layer in cache.layers} == {text + 20 + 3}
-    assert int(cache.get_seq_length()) == text + 20 + 2  # the last token is not read
+    assert len(caches) == times
+    for cache in caches:
+        assert {layer.max_cache_len for layer in cache.layers} == {text + 20 + 3}
+        assert int(cache.get_seq_length()) == text + 20 + 2  # the last token is not read
+
+
+@pytest.mark.parametrize(("mode", "kept"), [("static", False), ("compiled", False), ("graphs", True)])
+def test_between_requests_only_recorded_graphs_hold_a_cache(
+    tiny: MLLM, pictures, ticks, caches, mode: str, kept: bool
+):
+    """At once, since garbage is not collected while cells are timed."""
+    made = rig(tiny, pictures, ticks, DARTInput())
+    gc.disable()
+    try:
+        made.shoot(Cell("method", 20, mode))
+        keys = weakref.ref(caches.pop().layers[0].keys)
+        assert (keys() is not None) == kept
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("mode", ["eager", "static", "graphs"])
+def test_a_request_that_fails_leaves_nothing(tiny: MLLM, pictures, ticks, caches, mode: str, monkeypatch):
+    made, cell = rig(tiny, pictures, ticks, DARTInput()), Cell("method", 20, mode)
+    made.shoot(cell)
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(Eager, "answer", fails)
+        patch.setattr(Static, "answer", fails)
+        made.shoot(cell)
+    assert made.runs == {}
+    made.shoot(cell)
+
+
+def fails(*_: object) -> None:
+    raise MemoryError
 
 
 @pytest.mark.parametrize(
