@@ -27,7 +27,7 @@ COMMANDS = {
     "report": ("report", "Make one page, text or document of finished comparisons."),
     "draw": ("draw", "Draw groups, kept tokens, searches and trainings for a paper."),
     "app": ("app", "Try methods on images of your own in the browser."),
-    "data": ("data", "Write the miniature benchmarks in official formats."),
+    "data": ("data", "Write benchmarks in official formats; make and check files of training questions."),
     "doctor": ("doctor", "Check the installation, or a folder of benchmarks."),
     "verify": ("verify", "Check every method against its official implementation."),
     "methods": ("lists", "List the compression methods."),

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 @click.option("-n", "count", default=200, show_default=True, type=click.IntRange(4), help="Samples per task.")
 @click.option("--workers", default=min(2, os.cpu_count() or 1), show_default=True, type=click.IntRange(1))
 @model_options
+@click.pass_obj
 def demo(
-    out: Path, fresh: int, count: int, workers: int, model: str, device: str, dtype: str, anyres: Anyres
+    command: str, out: Path, fresh: int, count: int, workers: int, model: str, device: str, dtype: str,
+    anyres: Anyres,
 ) -> None:  # fmt: skip
     """Search masks on a real (small) LLaVA, train a compressor on them, compare it with other methods.
 
@@ -51,7 +53,6 @@ def demo(
         **{stage: f"{seconds:.0f} s" for stage, seconds in made.seconds.items()},
         "whole demo": f"{time.perf_counter() - started:.0f} s",
     }
-    command = f"evocomp demo --out {out} --fresh {fresh} -n {count}"
     write(made.comparison, mllm, out, Origin("evocomp demo", facts, [command], plots))
     show_comparison(made.comparison)
     for name, value in facts.items():

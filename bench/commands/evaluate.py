@@ -85,11 +85,11 @@ def evaluate(
             )
         rows.append((task, found))
         if submission and data:
-            name, content = task.submission(samples, found.predictions, data)
+            file, content = task.submission(samples, found.predictions, data)
             submission.mkdir(parents=True, exist_ok=True)
-            with replacing(submission / name) as part:
+            with replacing(submission / file) as part:
                 part.write_bytes(content)
-            written.append(str(submission / name))
+            written.append(str(submission / file))
     if machine:
         show_json(
             [

@@ -12,6 +12,7 @@ from bench.commands.common import say, specs
 
 if TYPE_CHECKING:
     from bench.data.instructions import Index, Instructions, Turns
+    from compress.labels import LabelStore
     from compress.samples import Sample
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -76,15 +77,25 @@ def open_instructions(
     return samples
 
 
-def samples_of(keys: Iterable[str], data: Path | None, images: Path | None) -> list[Sample]:
-    """The samples of a label store, of the file `data` or of the micro mixture."""
+def samples_of(
+    stores: Iterable[LabelStore], keys: Iterable[str], data: Path | None, images: Path | None
+) -> list[Sample]:
+    """Samples of label stores, of the file `data` or of the micro mixture; ValueError for another file."""
     if data is None:
+        if images is not None:
+            raise ValueError("--images goes with --data, the file that it belongs to")
         from bench.tasks.mixture import labelled_samples
 
         return labelled_samples(keys)
     from bench.data.instructions import Index, Instructions
 
-    return Instructions(Index.of(data), _folder(images), turns="all").of(keys)
+    folder, index = _folder(images), Index.of(data)
+    for store in stores:
+        if store.settings.get("data_sha256") != index.digest:
+            raise ValueError(
+                f"the labels in {store.folder} are not of {data} as it is: give the file they are of"
+            )
+    return Instructions(index, folder, turns="all").of(keys)
 
 
 def show_left_out(index: Index) -> None:

@@ -20,7 +20,7 @@ from bench.commands.common import (
     show_table,
 )
 from bench.commands.instructions import choice_options, file_options, open_instructions
-from bench.commands.labels import cell, summarise
+from bench.commands.labels import cell
 
 if TYPE_CHECKING:
     from bench.data.instructions import Turns
@@ -109,6 +109,7 @@ def label(
         --model llava-hf/llava-1.5-7b-hf --device cuda --dtype bfloat16 --samples 100000 \\
         --engine ray --address auto --workers 64 --out labels
     """
+    from bench.stores import summarise
     from compress.labels import LabelConfig, Shard
     from compress.labels import label as run
 
@@ -116,7 +117,8 @@ def label(
     part = Shard.of_text(shard)
     place = open_engine(engine, address, gpus, device)
     if data is None:
-        for value, option in ((images, "--images"), (manifest, "--manifest"), (sources, "--sources")):
+        given = {"--images": images, "--manifest": manifest, "--sources": sources, "--rules": rules}
+        for option, value in given.items():
             if value is not None:
                 raise ValueError(f"{option} goes with --data, the file that it belongs to")
         from bench.tasks.mixture import training_samples
@@ -141,7 +143,8 @@ def label(
         show_json(summary)
         return
     show_table(["label store", str(out)], [[name, cell(value)] for name, value in summary.items()])
-    say(f"train on it: evocomp train --labels {out} --out compressor")
+    of = "" if data is None else f" --data {data} --images {images}"
+    say(f"train on it: evocomp train --labels {out}{of} --out compressor")
 
 
 def open_engine(name: str, address: str | None, gpus: float | None, device: str) -> Engine:

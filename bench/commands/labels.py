@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +20,7 @@ from bench.commands.common import (
 from bench.commands.instructions import file_options, samples_of
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from compress.labels import LabelStore, Run
+    from compress.labels import LabelStore
     from compress.models import Anyres
 
 
@@ -84,6 +79,8 @@ def labels(
 
 
 def _show(stores: list[LabelStore], machine: bool) -> None:
+    from bench.stores import difference, summarise
+
     rows: list[dict[str, Any]] = []
     for store in stores:
         against = None if store is stores[0] else difference(stores[0], store)
@@ -117,10 +114,11 @@ def _show_audit(
 ) -> None:
     import numpy as np
 
+    from bench.stores import compared
     from compress.labels import audit
     from compress.labels.audit import drawn
 
-    samples = samples_of(drawn(store, count), data, images)
+    samples = samples_of([store], drawn(store, count), data, images)
     with progress("audit") as report:
         found = audit(load_model(*model), store, samples, progress=report)
     gaps = {kind: compared(losses - found.stored) for kind, losses in found.others.items()}
@@ -135,78 +133,6 @@ def _show_audit(
         )
     show_table(["label", "loss", "difference from the stored", "better on, %"], rows)
     click.echo(f"{len(found.ids)} samples; stored losses recomputed: they differ by at most {worst:.2g}")
-
-
-def summarise(store: LabelStore, only: Iterable[str] | None = None) -> dict[str, Any]:
-    """Counts, rate, losses and cost of a label store, or of those of its labels that are named."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    numbers = ["loss_before", "loss_after", "loss_full", "evaluations", "seconds"]
-    table = store.table(["id", *numbers])
-    if only is not None:
-        table = table.filter(pc.is_in(table["id"], value_set=pa.array(only, pa.string())))
-    before, after, full, evaluations, seconds = (table[name].to_numpy() for name in numbers)
-    runs = store.runs()
-    done, rate = len(store) + len(store.quarantine), pace(runs)
-    total = max(done, sum({run.name: run.total for run in runs}.values()))
-    return {
-        "samples": len(table), "in quarantine": len(store.quarantine), "not done yet": total - done,
-        "samples per second": rate, "hours left": (total - done) / rate / 3600 if rate else None,
-        "kind": store.settings["kind"], "strategy": store.settings["strategy"],
-        "grouper": store.settings["grouper"], "keep": store.settings["keep"],
-        "loss of a random candidate": float(before.mean()), "loss of the label": float(after.mean()),
-        "its 5th, 50th and 95th percentile": np.percentile(after, [5, 50, 95]).tolist(),
-        "loss of all tokens": float(full.mean()),
-        "better than a random candidate, %": 100 * float((after < before).mean()),
-        "better than all tokens, %": 100 * float((after < full).mean()),
-        "evaluations per sample": float(evaluations.mean()),
-        "median seconds per sample": float(np.median(seconds)),
-    }  # fmt: skip
-
-
-def pace(runs: list[Run]) -> float | None:
-    """Samples per second while at least one run was under way; None where no shard tells."""
-    busy, until = 0.0, None
-    for run in runs:  # in the order in which they started
-        start = run.started if until is None else max(run.started, until)
-        busy += max(0.0, (run.written - start).total_seconds())
-        until = run.written if until is None else max(until, run.written)
-    return sum(run.samples for run in runs) / busy if busy else None
-
-
-def difference(first: LabelStore, second: LabelStore) -> dict[str, Any]:
-    """How the labels of `second` differ in loss from those of `first`, over the samples of both."""
-    import numpy as np
-
-    ours, theirs = (store.table(["id", "loss_after"]).to_pydict() for store in (second, first))
-    before = dict(zip(theirs["id"], theirs["loss_after"], strict=True))
-    gaps = np.array(
-        [loss - before[id] for id, loss in zip(ours["id"], ours["loss_after"], strict=True) if id in before]
-    )
-    if len(gaps) < 2:
-        raise ValueError(
-            f"{first.folder} and {second.folder} share {len(gaps)} samples; a comparison needs two or more"
-        )
-    return compared(gaps)
-
-
-def compared(gaps: NDArray[np.float64]) -> dict[str, Any]:
-    """Mean of paired differences with its interval, and how many are below zero."""
-    import numpy as np
-    from scipy.stats import bootstrap
-
-    from bench.stats import DRAWS, Interval
-
-    # In batches: stores of a hundred thousand labels would ask for gigabytes.
-    drawn = bootstrap((gaps,), np.mean, n_resamples=DRAWS, batch=50, method="percentile", rng=0)
-    low, high = drawn.confidence_interval
-    return {
-        "common samples": len(gaps),
-        "difference": asdict(Interval(float(gaps.mean()), float(low), float(high))),
-        "better on, %": 100 * float((gaps < 0).mean()),
-    }
 
 
 def cell(value: Any) -> str:

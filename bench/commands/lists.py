@@ -118,8 +118,9 @@ def methods(
     """
     listed = _registered("baselines", "METHODS")
     if model is None:
-        if compressor:
-            raise ValueError("--compressor is tried on a model: give --model as well, or leave it out")
+        for option, value in (("--compressor", compressor), ("--keep", keep)):
+            if value:
+                raise ValueError(f"{option} is tried on a model: give --model as well, or leave it out")
         _show(listed, machine)
     else:
         _show(_runs(model, anyres, keep, compressor, listed), machine, f"runs on {model}")

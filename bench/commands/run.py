@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.commands.common import (
-    BatchSize,
     OutFolder,
     as_json,
+    batch_option,
     load_model,
     model_options,
     progress,
@@ -41,10 +41,7 @@ if TYPE_CHECKING:
     "--out", default="runs", show_default=True, type=OutFolder(), help="Folder of all runs; steps are shared."
 )
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes.")
-@click.option(
-    "--batch", type=BatchSize(), default="auto", show_default=True,
-    help="Samples that go through the model at a time; auto: fewer when memory runs out.",
-)  # fmt: skip
+@batch_option
 @model_options
 @as_json
 @click.pass_context
@@ -72,15 +69,9 @@ def run(
     if rows:
         wanted = wanted.only(rows)
     from bench.recipe.estimate import estimates
-    from bench.recipe.plan import lacking, plan
+    from bench.recipe.plan import plan
     from bench.recipe.run import run as work
     from bench.recipe.steps import Shop
-
-    if lacks := lacking(wanted):
-        if not dry_run:
-            raise ValueError("; ".join(lacks))
-        click.echo("\n".join(lacks))
-        return
 
     @cache
     def load(name: str) -> MLLM:
@@ -117,6 +108,9 @@ def show_plan(told: list[Estimate]) -> None:
     """The plan as a table, and its sums."""
     from bench.recipe.estimate import duration
 
+    if not told:
+        click.echo("no steps: what there is to draw needs none")
+        return
     show_table(
         ["step", "what", "state", "forwards", "time", "rate from", "memory, GiB"],
         [

@@ -20,6 +20,7 @@ from bench.commands.common import (
     show_json,
     show_table,
 )
+from bench.commands.instructions import file_options, samples_of
 
 if TYPE_CHECKING:
     from compress.curves import Epoch
@@ -35,6 +36,8 @@ class Order:
     """What every process of a training run has to know."""
 
     labels: Sequence[Path]
+    data: Path | None
+    images: Path | None
     out: Path
     config: TrainConfig
     validate: str
@@ -65,6 +68,7 @@ class Report:
     type=click.Path(path_type=Path),
     help="Label store; may be repeated.",
 )
+@file_options
 @click.option("--out", required=True, type=OutFolder(), help="Folder of the compressor.")
 @click.option(
     "--preset", type=click.Choice(PRESETS), help="The paper's settings for a model; what you also give wins."
@@ -82,7 +86,9 @@ class Report:
 )
 @click.option("--lr", type=float, show_default="0.003")
 @click.option(
-    "--validate", default="textvqa", show_default=True, help="Task that chooses the epoch, or none."
+    "--validate",
+    show_default="textvqa; with --data none",
+    help="Miniature that chooses the epoch; none: a held-out tenth of the labels.",
 )
 @click.option("--validate-samples", default=120, show_default=True, type=click.IntRange(1))
 @click.option("--seed", type=int, show_default="0")
@@ -108,9 +114,10 @@ class Report:
 @model_options
 @as_json
 def train(
-    labels: tuple[Path, ...], out: Path, preset: str | None, validate: str, validate_samples: int,
-    processes: int, micro_batch: int | None, features: Where, cache: Path | None, checkpoint_every: int,
-    model: str, device: str, dtype: str, anyres: Anyres, machine: bool, **settings: Any,
+    labels: tuple[Path, ...], data: Path | None, images: Path | None, out: Path, preset: str | None,
+    validate: str | None, validate_samples: int, processes: int, micro_batch: int | None, features: Where,
+    cache: Path | None, checkpoint_every: int, model: str, device: str, dtype: str, anyres: Anyres,
+    machine: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Train a compressor on label stores; weights of the best epoch, curves.csv and curves.png land in --out.
 
@@ -120,6 +127,8 @@ def train(
     \b
     Example:
       evocomp train --labels labels --out compressor --epochs 10
+      evocomp train --labels labels --data llava_v1_5_mix665k.json --images images --out compressor \\
+        --model llava-hf/llava-1.5-7b-hf --preset llava-1.5-7b --device cuda --dtype bfloat16
     """
     from compress.processes import together
     from compress.training import TrainConfig
@@ -127,8 +136,9 @@ def train(
 
     given = {name: value for name, value in settings.items() if value is not None}
     order = Order(
-        labels, out, replace(settings_of(preset) if preset else TrainConfig(), **given), validate,
-        validate_samples, model, device, dtype, anyres, features, cache, micro_batch, checkpoint_every,
+        labels, data, images, out, replace(settings_of(preset) if preset else TrainConfig(), **given),
+        validate or ("textvqa" if data is None else "none"), validate_samples, model, device, dtype, anyres,
+        features, cache, micro_batch, checkpoint_every,
     )  # fmt: skip
     work = partial(carry_out, order)
     report = together(work, processes) if processes > 1 else work()
@@ -150,7 +160,6 @@ def train(
 
 def carry_out(order: Order) -> Report:
     """Train, or take one's share in it as one of several processes."""
-    from bench.tasks.mixture import labelled_samples
     from bench.validation import validator
     from compress.labels import read_labels
     from compress.processes import Processes, own_device
@@ -159,13 +168,14 @@ def carry_out(order: Order) -> Report:
     stores = [read_labels(folder) for folder in order.labels]
     mllm = load_model(order.model, own_device(order.device), order.dtype, order.anyres)
     merged = [one for store in stores for one in store]
+    samples = samples_of(stores, (one.id for one in merged), order.data, order.images)
     keep = int(stores[0].settings["keep"])
     check = None
     if order.validate != "none":
         check = validator(mllm, order.validate, order.validate_samples, keep)
     with progress("train", "steps") as report:
         result = run(
-            mllm, merged, labelled_samples(one.id for one in merged), order.out, order.config, validate=check,
+            mllm, merged, samples, order.out, order.config, validate=check,
             notes={"labels": [dict(store.settings) for store in stores]}, features=order.features,
             cache=order.cache, micro_batch=order.micro_batch, checkpoint_every=order.checkpoint_every,
             progress=lambda stage, done, total: report(done, total), say=say,

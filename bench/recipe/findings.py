@@ -23,8 +23,8 @@ class Finding:
     """One row at one budget. Shares are percent of vanilla's score, mean over tasks, mean over seeds.
 
     `gap` is row minus reference with its paired interval over questions, `adjusted` its p after Holm's
-    correction over the table. Seeds are not resampled: their own shares are in `seeds`. A row that is not
-    complete has neither average nor gap; `impossible` says why.
+    correction over the table. Seeds are not resampled: their own shares are in `seeds`, from the lowest seed
+    on. A row that is not complete has neither average nor gap; `impossible` says why.
     """
 
     row: str
@@ -75,7 +75,7 @@ def findings(
             for row in dict.fromkeys(row for row, _ in runs)
         }
         for row in rows:
-            mine = [(seed, made) for (name, seed), made in runs.items() if name == row]
+            mine = [(seed, runs[name, seed]) for name, seed in sorted(runs) if name == row]
             if not mine or isnan(means[row][0]):
                 why = reasons.get(row, "it was not run")
                 listed.append(Finding(row, keep, paper_keep, {}, None, (), None, None, None, impossible=why))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.budget import MEANING
-from bench.forms import TEX, piped
+from bench.forms import piped, tex
 from bench.recipe.estimate import duration
 from bench.recipe.findings import Finding
 from bench.recipe.paper import Order, Paper, Sign
@@ -156,14 +156,15 @@ def markdown(told: Told) -> str:
         page += [*piped(["row", "keep", "loss, nats", f"above {told.recipe.reference}, 95 %"], rows), ""]
     if told.labels:
         page += ["## Labels", ""]
+        gaps = [(each["against the reference"] or {}).get("difference") for each in told.labels]
         rows = [
             [
                 str(each["row"]), str(each["kind"]), str(each["grouper"]), str(each["strategy"] or MISSING),
                 str(each["samples"]), f"{each['evaluations per sample']:.0f}",
                 f"{each['loss of a random candidate']:.3f}", f"{each['loss of the label']:.3f}",
-                f"{each['loss of all tokens']:.3f}", _nats(each["against the reference"]),
+                f"{each['loss of all tokens']:.3f}", _nats(gap),
             ]
-            for each in told.labels
+            for each, gap in zip(told.labels, gaps, strict=True)
         ]  # fmt: skip
         columns = ["row", "kind", "grouper", "strategy", "samples", "evaluations", "random candidate",
                    "label", "all tokens", "label vs reference, 95 %"]  # fmt: skip
@@ -171,12 +172,8 @@ def markdown(told: Told) -> str:
     return "\n".join([*page, *(f"- {note}" for note in notes(told))]) + "\n"
 
 
-def _nats(gap: Any) -> str:
-    told = gap.get("difference") if isinstance(gap, Mapping) else None
-    if told is None:
-        return ""
-    inner = told if isinstance(told, Mapping) else gap
-    return f"{inner['difference']:+.3f} [{inner['low']:+.3f}, {inner['high']:+.3f}]"
+def _nats(gap: Mapping[str, float] | None) -> str:
+    return f"{gap['difference']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]" if gap else ""
 
 
 def latex(told: Told) -> str:
@@ -184,14 +181,10 @@ def latex(told: Told) -> str:
     names = header(told)
     body = [r"\begin{tabular}{l" + "r" * (len(names) - 1) + "}", r"\toprule", _tex(names), r"\midrule"]
     for name, rows in lines(told):
-        body.append(rf"\multicolumn{{{len(names)}}}{{l}}{{\textit{{{_escaped(name)}}}}} \\")
+        body.append(rf"\multicolumn{{{len(names)}}}{{l}}{{\textit{{{tex(name)}}}}} \\")
         body += [*map(_tex, rows), r"\midrule"]
     return "\n".join([*body[:-1], r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
 def _tex(cells: Sequence[str]) -> str:
-    return " & ".join(map(_escaped, cells)) + r" \\"
-
-
-def _escaped(text: str) -> str:
-    return "".join(TEX.get(sign, sign) for sign in text)
+    return " & ".join(map(tex, cells)) + r" \\"

@@ -7,29 +7,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from itertools import dropwhile, takewhile
 from pathlib import Path
 from shutil import copyfile
 from sys import stderr
 from typing import Any
 
+from bench.commands.common import names
 from bench.protocol import Facts
 from bench.recipe.paper import published
-from bench.recipe.schema import Edge, Latency, Recipe
-from bench.recipe.steps import MODEL, RECORD, Answer, Cost, Report, Shop, Step, Train
+from bench.recipe.schema import Edge, Latency, Learning, Recipe
+from bench.recipe.steps import RECORD, RUN, Answer, Cost, Report, Shop, Step, Train
+from compress.models import MLLM
+from evosearch.registry import find
 
 FILES = {"latency": "results.json", "edge": "edge.json"}
-
-
-def absent(recipe: Recipe) -> list[str]:
-    """What this installation lacks for the recipe's measurements, in words."""
-    wanted = {"latency": recipe.latency, "edge": recipe.edge}
-    return [
-        f"{recipe.name} needs `evocomp bench {name}`, which this version does not have"
-        for name, asked in wanted.items()
-        if asked and find_spec(f"bench.{name}") is None
-    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +33,7 @@ class Timing(Step):
 
     kind = "time"
     unit = counted = "benchmarks"
-    code = ("bench/recipe/measure.py", "bench/latency", "bench/edge", *MODEL)
+    code = ("bench/recipe/measure.py", "bench/latency", "bench/edge", *RUN)
 
     shop: Shop
     title: str
@@ -60,6 +52,7 @@ class Timing(Step):
         rows = [[one.row, one.key] for one in self.answers.candidates]
         return {
             "what": self.what, **asdict(self.settings), "rows": rows, "keeps": list(self.answers.keeps),
+            "match": self.answers.match,
             "model": self.shop.fingerprint(self.model)[:16], "compressor": self.trained.digest,
             "device": self.shop.load(self.model).model.device.type, "anyres": self.shop.anyres,
         }  # fmt: skip
@@ -89,7 +82,8 @@ class Timing(Step):
         else:
             mllm = self.shop.load(self.model)
             told |= {
-                "anyres": self.shop.anyres, "methods": ",".join(one.row for one in self.answers.candidates),
+                "anyres": self.shop.anyres, "match": self.answers.match,
+                "methods": ",".join(one.row for one in self.answers.candidates),
                 "repetitions": self.settings.repetitions, "new": self.settings.steps,
                 "accuracy": self.comparison(), "device": mllm.model.device.type,
                 "dtype": str(mllm.model.dtype).removeprefix("torch."),
@@ -148,17 +142,48 @@ def _edge(told: Mapping[str, Any], tokens: int) -> Iterator[tuple[str, int, str,
             yield runtime["runtime"], row["keep"], "total", row["speedup"], theirs
 
 
+def _check(recipe: Recipe, trains: Mapping[tuple[str, int], Train]) -> None:
+    """The commands that time are given methods by name and one compressor: rows must not say more."""
+    if not trains:
+        raise ValueError(f"{recipe.name}: a timing needs a row that learns")
+    if (made := len({one.digest for one in trains.values()})) > 1:
+        raise ValueError(f"{recipe.name}: a timing is of one compressor; rows and seeds train {made}")
+    if recipe.latency and recipe.match == "flops":
+        raise ValueError("match=flops: a latency is timed at equal tokens; match: equivalent or tokens")
+    for name, row in recipe.rows.items():
+        if row.searched:
+            continue  # no method, and not timed
+        learns = row.learns or Learning()
+        if name != (row.method or learns.selects) or row.positions or learns.depth or learns.source_gives:
+            raise ValueError(
+                f"rows.{name}: a timing finds a row by its name: let that be the method's, as evocomp or "
+                f"fastv:layer=3, without depth, positions or source_gives"
+            )
+
+
+def _check_runtimes(edge: Edge, mllm: MLLM) -> None:
+    from bench.edge.extras import optional
+    from bench.edge.parts import check_family
+    from bench.edge.runtimes import RUNTIMES
+
+    check_family(mllm)
+    for name in names(edge.runtime, "edge.runtime", list(RUNTIMES)):
+        runtime = find(RUNTIMES, name, "runtime")
+        for module in runtime.modules:
+            optional(module, runtime.extra)
+
+
 def timings(
     recipe: Recipe, shop: Shop, answers: Answer, trains: Mapping[tuple[str, int], Train],
     comparison: Callable[[], Path],
 ) -> list[Timing]:  # fmt: skip
-    """The timing steps of a recipe; ValueError for what this installation lacks."""
+    """The timing steps of a recipe; ValueError for what a timing cannot be of."""
     asked = {"latency": recipe.latency, "edge": recipe.edge}
     wanted = {name: settings for name, settings in asked.items() if settings}
-    if wanted and (lacks := absent(recipe)):
-        raise ValueError("; ".join(lacks))
-    if wanted and not trains:
-        raise ValueError(f"{recipe.name}: a timing needs a row that learns")
+    if wanted:
+        _check(recipe, trains)
+    if recipe.edge:
+        _check_runtimes(recipe.edge, shop.load(recipe.model))
     return [
         Timing(shop, f"time: {name}", name, settings, answers, next(iter(trains.values())), comparison)
         for name, settings in wanted.items()

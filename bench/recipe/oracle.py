@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -22,6 +22,7 @@ from bench.evaluate import Outcome, evaluate
 from bench.outputs import put
 from bench.protocol import Facts
 from bench.recipe.steps import MODEL, Answer, Cost, Label, Report, Shop, Step, prefill_flops
+from bench.stats import mean_interval
 from bench.tasks import Task
 from compress.fitness import AnswerLoss
 from compress.models import MLLM
@@ -38,7 +39,7 @@ class Searched(Step):
 
     kind = "searched"
     unit = counted = "answers"
-    code = ("bench/recipe/oracle.py", "compress/transfer.py", *Answer.code)
+    code = ("bench/recipe/oracle.py", *Answer.code)
 
     shop: Shop
     title: str
@@ -86,7 +87,13 @@ class Searched(Step):
 
     def masks(self, keep: int, task: Task, samples: Sequence[Sample]) -> list[tuple[int, ...]]:
         """What each sample is to keep, in the samples' order."""
-        found = [one.kept for one in self.labels[keep, task.name].labels()]
+        step = self.labels[keep, task.name]
+        found = [one.kept for one in step.labels()]
+        if len(found) < len(samples):
+            raise ValueError(
+                f"{len(samples) - len(found)} samples of {task.name} have no mask: "
+                f"evocomp labels {step.folder} --quarantine says why"
+            )
         places = partners(samples) if self.other else range(len(samples))
         return [found[place] for place in places]
 
@@ -122,7 +129,8 @@ def partners(samples: Sequence[Sample]) -> list[int]:
     by_image: dict[str, list[int]] = {}
     for place, one in enumerate(samples):
         by_image.setdefault(one.picture_digest, []).append(place)
-    if lonely := next((places[0] for places in by_image.values() if len(places) < 2), None):
+    lonely = next((places[0] for places in by_image.values() if len(places) < 2), None)
+    if lonely is not None:
         raise ValueError(
             f"sample {samples[lonely].id} is alone with its image: `searched: other` needs several questions "
             f"about each image, as the task scenes has them"
@@ -243,8 +251,6 @@ def headroom(
     losses: Mapping[tuple[str, int], Mapping[str, Sequence[float]]], reference: str, rows: Sequence[str]
 ) -> list[dict[str, object]]:
     """Mean loss of the `rows`, and how far above the reference's on the same samples, with 95 % intervals."""
-    from scipy.stats import bootstrap  # not at the top: half a second
-
     lines: list[dict[str, object]] = []
     for row, keep in sorted(losses, key=lambda place: (-place[1], rows.index(place[0]))):
         tasks = losses[row, keep]
@@ -253,8 +259,6 @@ def headroom(
         best = losses.get((reference, keep))
         if best and row != reference and best.keys() == tasks.keys():
             gaps = mine - np.concatenate([best[task] for task in tasks])
-            drawn = bootstrap((gaps,), np.mean, n_resamples=2000, batch=50, method="percentile", rng=0)
-            low, high = map(float, drawn.confidence_interval)
-            told["above"] = {"difference": float(gaps.mean()), "low": low, "high": high}
+            told["above"] = asdict(mean_interval(gaps))
         lines.append(told)
     return lines

@@ -10,14 +10,14 @@ from pathlib import Path
 from bench.compressors import selector_for
 from bench.data.instructions import Index, Instructions
 from bench.protocol import of_task
-from bench.recipe.measure import Timing, absent, timings
+from bench.recipe.measure import Timing, timings
 from bench.recipe.oracle import Losses, Searched
 from bench.recipe.schema import Learning, Recipe
 from bench.recipe.steps import Answer, Candidate, Label, Pool, Shop, Step, Train, digest_of, named, trained
 from bench.tasks import Task
 from bench.tasks.load import load_tasks
 from bench.tasks.mixture import training_samples
-from compress.models import MLLM, MODELS
+from compress.models import MLLM
 from compress.samples import Sample
 
 COMPARISON, PICTURES = "comparison", "pictures"  # folders of a result
@@ -72,7 +72,12 @@ class Plan:
 def plan(recipe: Recipe, shop: Shop) -> Plan:
     """The steps of a recipe; ValueError for what can be seen to be wrong before any work."""
     mllm = shop.load(recipe.model)
+    if shop.workers > 1 and (device := mllm.model.device.type) != "cpu":
+        raise ValueError(f"workers={shop.workers}: choose 1, or more with models on the CPU (here: {device})")
     data = load_tasks(recipe.tasks, recipe.n, recipe.split, data=recipe.data, protocol=recipe.protocol)
+    asked = [task.name for task in data]
+    if recipe.draw and recipe.draw.task not in asked:
+        raise ValueError(f"draw.task={recipe.draw.task}: choose one of the recipe's {', '.join(asked)}")
     pool = training_pool(recipe.mixture, recipe.images)
     stores: dict[str, Label] = {}
     trains: dict[tuple[str, int], Train] = {}
@@ -107,17 +112,6 @@ def plan(recipe: Recipe, shop: Shop) -> Plan:
     timed = timings(recipe, shop, answers, trains, lambda: made[0].folder / COMPARISON)
     made.append(Plan(recipe, shop, stores, trains, answers, searched, losses, timed))
     return made[0]
-
-
-def lacking(recipe: Recipe) -> list[str]:
-    """What the recipe needs and this version does not have, in words: models, benchmarks."""
-    models = dict.fromkeys(filter(None, (recipe.model, recipe.source)))
-    strangers = [name for name in models if name.startswith("micro") and name not in MODELS]
-    return [
-        *(f"{recipe.name} needs the model {name}, which is not shipped yet: name another (--model, --set)"
-          for name in strangers if not Path(name).exists()),
-        *absent(recipe),
-    ]  # fmt: skip
 
 
 def training_pool(mixture: str | None, images: str | None) -> Pool:

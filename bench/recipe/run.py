@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from bench.cells import Cell, Cells, Key
-from bench.commands.labels import difference, summarise
 from bench.comparison import VANILLA, Comparison, Group, assemble
 from bench.environment import environment
 from bench.origin import Origin
@@ -20,6 +19,7 @@ from bench.recipe.oracle import headroom
 from bench.recipe.paper import Paper, orders, signs, verdict
 from bench.recipe.plan import COMPARISON, PICTURES, Plan
 from bench.recipe.steps import Bar
+from bench.stores import difference, summarise
 from compress.labels import sample_key
 
 SPEEDUP = ("row", "keep", "stage", "times", "paper")
@@ -95,8 +95,9 @@ def label_costs(plan: Plan) -> list[dict[str, Any]]:
     for rows in sharing.values():
         step = plan.stores[rows[0]]
         held = base and reference not in rows and base.model == step.model
-        against = difference(base.store(), step.store()) if base and held else None
-        told = summarise(step.store(), map(sample_key, step.samples))
+        asked = [sample_key(one) for one in step.samples]
+        against = difference(base.store(), step.store(), asked) if base and held else None
+        told = summarise(step.store(), asked)
         lines.append({"row": ", ".join(rows), **told, "against the reference": against,
                       "shipped": len(step.shipped)})  # fmt: skip
     return lines

@@ -23,12 +23,19 @@ from bench.tasks import BENCHMARKS
 from compress.base import Positions, scaled_layer
 from compress.labels import LabelConfig
 from compress.training import TrainConfig
-from evosearch.registry import options, unknown
+from evosearch import GROUPERS
+from evosearch.registry import find, options, unknown
 from evosearch.registry import parse as parse_spec
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 Clock = Literal["wall", "processor"]
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
+
+
+def _at_least(least: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f"{name}={value}: choose {least} or more")
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,11 @@ class Drawing:
     samples: int = 3
     groupers: tuple[str, ...] = ("vocabulary",)
 
+    def __post_init__(self) -> None:
+        _at_least(1, samples=self.samples)
+        for spec in self.groupers:
+            find(GROUPERS, parse_spec(spec)[0], "grouper")
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -100,6 +112,10 @@ class Latency:
     steps: int = 8
     clock: Clock = "wall"
 
+    def __post_init__(self) -> None:
+        _at_least(2, repetitions=self.repetitions)
+        _at_least(1, steps=self.steps)
+
 
 @dataclass(frozen=True)
 class Edge:
@@ -110,6 +126,12 @@ class Edge:
     samples: int = 8
     threads: int = 0
     clock: Clock = "wall"
+
+    def __post_init__(self) -> None:
+        _at_least(1, rounds=self.rounds, samples=self.samples)
+        _at_least(0, threads=self.threads)
+        if self.clock == "processor" and self.threads != 1:
+            raise ValueError("clock=processor is the time of one thread: threads: 1")
 
 
 @dataclass(frozen=True)
@@ -153,6 +175,8 @@ class Recipe:
             raise ValueError(f"seeds={list(self.seeds)}: name each seed once")
         if self.reference is not None and self.reference not in self.rows:
             raise ValueError(unknown("row", self.reference, self.rows))
+        if self.draw and self.draw.what == "kept" and not self.rows:
+            raise ValueError("draw.what=kept: there are no rows whose tokens could be drawn")
         if bool(self.mixture) != bool(self.images):
             raise ValueError("mixture and images go together: the JSON of the mixture, and its images")
         for name, row in self.rows.items():

@@ -45,7 +45,16 @@ from compress.training import TrainConfig, train
 from evosearch.registry import pick
 
 RECORD = "step.json"
-MODEL = ("compress/mllm.py", "compress/families", "compress/prefill.py", "compress/attach.py")
+# What decides results; tests/bench/recipe/test_code.py holds these lists to what the modules import.
+MODEL = ("compress/mllm.py", "compress/families", "compress/conversation.py", "compress/base.py")
+RUN = (
+    *MODEL, "compress/attach.py", "compress/prefill.py", "compress/attention.py", "compress/tower.py",
+    "compress/layout.py", "compress/flops.py", "compress/transfer.py",
+)  # fmt: skip
+METHOD = (  # beside its own file
+    "compress/base.py", "compress/coverage.py", "compress/evocomp.py", "compress/evocomp_plus.py",
+    "compress/network.py", "baselines/crops.py", "baselines/grid.py",
+)  # fmt: skip
 Report = Callable[[int, int], object]  # done, in all
 Bar = Callable[[str, str], AbstractContextManager[Report]]  # title, unit
 
@@ -181,7 +190,7 @@ class Label(Step):
 
     kind = "label"
     unit = counted = "samples"
-    code = ("evosearch", "compress/labels", "compress/fitness.py", "compress/mllm.py", "compress/families")
+    code = ("evosearch", "compress/labels", "compress/fitness.py", *MODEL)
 
     shop: Shop
     title: str
@@ -226,14 +235,17 @@ class Label(Step):
     @cached_property
     def shipped(self) -> list[str]:
         """Keys of this step's samples whose labels the package ships."""
-        ready = set(self.ready.ids.to_pylist()) if self.ready else ()
+        if not self.ready:
+            return []  # samples of a long file are not made for that
+        ready = set(self.ready.ids.to_pylist())
         return [key for key in map(sample_key, self.samples) if key in ready]
 
     @property
     def finished(self) -> int:
         found = set(self.shipped)
         if any(self.folder.glob("*.parquet")):
-            found |= set(map(sample_key, self.samples)) & set(self.store().ids.to_pylist())
+            store = self.store()
+            found |= set(map(sample_key, self.samples)) & {*store.ids.to_pylist(), *store.quarantine}
         return len(found)
 
     def do(self, bar: Bar) -> bool:
@@ -263,7 +275,7 @@ class Label(Step):
         return read_labels(self.folder)
 
     def labels(self) -> list[Mask]:
-        """The labels of this step's samples, in their order."""
+        """The labels of this step's samples, in their order; none of those that were given up."""
         store = self.store()
         return [store[key] for key in map(sample_key, self.samples) if key in store]
 
@@ -275,8 +287,8 @@ class Train(Step):
     kind = "train"
     unit, counted = "samples x epochs", "steps"
     code = (
-        "compress/training.py", "compress/examples.py", "compress/network.py", "compress/losses.py",
-        "compress/mllm.py", "compress/families",
+        "compress/training.py", "compress/examples.py", "compress/features.py", "compress/network.py",
+        "compress/losses.py", *MODEL,
     )  # fmt: skip
 
     shop: Shop
@@ -341,7 +353,7 @@ class Answer(Step):
 
     kind = "answer"
     unit, counted = "answers", "cells"
-    code = ("bench/evaluate.py", "bench/tasks", "bench/budget.py", "compress/base.py", *MODEL)
+    code = ("bench/evaluate.py", "bench/tasks", "bench/budget.py", "bench/ledger.py", *RUN)
 
     shop: Shop
     title: str
@@ -421,8 +433,7 @@ def trained(
     step: Train, row: str, selects: str, depth: int, positions: Positions | None, source: str | None
 ) -> Candidate:
     """The candidate that keeps what a trained compressor chooses."""
-    code = code_of("compress/evocomp.py", "compress/evocomp_plus.py", "compress/coverage.py")
-    key = digest_of(step.digest, selects, depth, positions, source, code)
+    key = digest_of(step.digest, selects, depth, positions, source, code_of(*METHOD))
 
     def make() -> Selector:
         made = pick(METHODS, selects, "method", compressor=step.compressor(), depth=depth)
@@ -437,7 +448,7 @@ def named(selector: Selector, row: str, positions: Positions | None) -> Candidat
     """The candidate of a method that learns nothing for the recipe."""
     if positions:
         selector.positions = positions
-    return Candidate(row, 0, digest_of(of_method(selector), code_of("compress/base.py")), lambda: selector)
+    return Candidate(row, 0, digest_of(of_method(selector), code_of(*METHOD)), lambda: selector)
 
 
 TEXT = 24.0  # text tokens of a prompt, for estimates

@@ -498,6 +498,8 @@ MISTAKES: list[tuple[tuple[object, ...], str]] = [
     ((*LABEL, "--address", "auto"), "--address goes with --engine ray"),
     ((*LABEL, "--gpus", 1), "--gpus goes with --engine ray"),
     ((*LABEL, "--images", "{out}"), "--images goes with --data"),
+    ((*LABEL, "--rules", "{out}"), "--rules goes with --data"),
+    ((*TRAIN, "--images", "{out}"), "--images goes with --data"),
     ((*LABEL, "--turns", "al"), "'al' is not one of 'first', 'random', 'all'"),
     ((*LABEL, "--data", "mix.json"), "give the folder that their names start from with --images"),
     ((*LABEL, "--data", "mix.json", "--images", "."), "there is no file mix.json"),
@@ -861,3 +863,4 @@ def test_methods_say_what_a_trained_one_needs(tiny_folder: Path, compressor: Pat
     told = {row["name"]: row[f"runs on {tiny_folder}"] for row in parsed(*model, "--compressor", compressor)}
     assert told["evocomp"] == "yes"
     assert "give --model as well" in refused("methods", "--compressor", compressor)
+    assert "--keep is tried on a model" in refused("methods", "--keep", 16)

@@ -91,7 +91,7 @@ def test_a_submission_is_written_and_has_no_score(folder: Path, tmp_path: Path) 
     asked = ("eval", "--tasks", "vizwiz", "--data", tmp_path / "data", "--split", "test")
     assert "not public" in refused(*asked)
     (one,) = parsed(*asked, "--submission", tmp_path / "out")
-    assert one["score"] is None
+    assert (one["method"], one["score"]) == ("none", None)
     handed = json.loads((tmp_path / "out" / "vizwiz-test.json").read_text())
     assert [row["image"] for row in handed] == [row["image"] for row in rows] and all(
         row["answer"] for row in handed

@@ -35,6 +35,8 @@ def test_it_labels_trains_and_compares(tmp_path: Path) -> None:
         assert Compressor.load(out / "compressors" / kind)
     assert "6 best" in ran.output and "8 random" in ran.output  # shipped and reused; all labelled now
     assert (out / "report.html").stat().st_size > 100_000
+    (command,) = json.loads((out / "run.json").read_text())["commands"]
+    assert command.startswith("evocomp demo") and "--workers=2" in command
 
 
 @pytest.mark.usefixtures("little")

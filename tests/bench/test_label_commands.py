@@ -13,7 +13,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from bench.cli import main
-from bench.commands.labels import pace
+from bench.stores import pace
 from compress.labels import Run, read_labels
 
 FEW = ("--evaluations", 48)
@@ -143,6 +143,26 @@ def test_an_audit_with_another_model_is_refused(folder: Path, labels: Path, tiny
     where = ("--data", folder / "mix.json", "--images", folder, "--model", tiny_folder)
     result = run("labels", labels, "--audit", 2, *where)
     assert result.exit_code == 2 and "are not of the model" in result.stderr
+
+
+def test_a_compressor_is_trained_on_labels_of_the_file(folder: Path, labels: Path, tmp_path: Path) -> None:
+    few, images = ("--labels", labels, "--epochs", 1, "--batch", 3), ("--images", folder)
+    told = parsed("train", *few, "--data", folder / "mix.json", *images, "--out", tmp_path / "made")
+    assert told["samples"] == 5  # one of the six is held out
+    assert (tmp_path / "made" / "curves.csv").is_file()
+    result = run("train", *few, "--out", tmp_path / "other")
+    assert result.exit_code == 2 and "is not of the micro mixture" in result.stderr
+
+
+@pytest.mark.parametrize("command", [("labels", "--audit", "2"), ("train", "--out", "{out}", "--labels")])
+def test_labels_are_not_put_beside_another_file(
+    command: tuple[str, ...], folder: Path, labels: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mix.json").write_text((folder / "mix.json").read_text() + "\n")
+    asked = [one.format(out=tmp_path / "out") for one in command]
+    result = run(*asked, labels, "--data", tmp_path / "mix.json", "--images", folder)
+    assert result.exit_code == 2 and f"are not of {tmp_path / 'mix.json'} as it is" in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_export_is_a_data_set_with_a_card_and_a_store(labels: Path, tmp_path: Path) -> None:

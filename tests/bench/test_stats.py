@@ -5,7 +5,18 @@ import pytest
 from scipy.stats import chi2, norm
 
 from bench import stats
-from bench.stats import Interval, Pairs, chance, holm, interval, mcnemar, resample, share, shares
+from bench.stats import (
+    Interval,
+    Pairs,
+    chance,
+    holm,
+    interval,
+    mcnemar,
+    mean_interval,
+    resample,
+    share,
+    shares,
+)
 from bench.tasks import GQA, Pope
 
 
@@ -148,3 +159,11 @@ def test_significance_is_of_the_corrected_value():
 
 def test_an_interval_turns_round():
     assert -Interval(1, -2, 5) == Interval(-1, -5, 2) and str(Interval(1, -2, 5)) == "+1.0 [-2.0, +5.0]"
+
+
+def test_the_interval_of_a_mean_is_that_of_its_standard_error():
+    gaps = np.random.default_rng(0).normal(0.3, 1.0, 400)
+    found, error = mean_interval(gaps), gaps.std() / 20
+    assert found.difference == gaps.mean()
+    assert (found.low, found.high) == pytest.approx(gaps.mean() + error * norm.ppf([0.025, 0.975]), abs=0.01)
+    assert mean_interval(np.ones(3)) == Interval(1.0, 1.0, 1.0)

@@ -12,22 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
 from bench import compare as comparing
 from bench.cells import read_cells
 from bench.cli import main
+from bench.data.images import ImageFile
 from bench.merge import merge
 from bench.recipe import steps
 from bench.recipe.estimate import estimates
-from bench.recipe.oracle import headroom, partners
-from bench.recipe.plan import Plan, lacking, plan
-from bench.recipe.run import run
-from bench.recipe.schema import Recipe, parse, read
-from bench.recipe.steps import Label, Shop, Step, Train
+from bench.recipe.oracle import Searched, headroom, partners
+from bench.recipe.plan import Plan, plan
+from bench.recipe.run import label_costs, run
+from bench.recipe.schema import Recipe, parse
+from bench.recipe.steps import Label, Pool, Shop, Step, Train
 from bench.tasks.scenes import Scenes
-from compress.labels import label
+from compress.labels import LabelConfig, label, sample_key
 from compress.models import MLLM, load
 from compress.samples import Sample
 
@@ -130,6 +132,30 @@ def test_more_samples_extend_a_store_and_fewer_take_a_part(tiny: MLLM, tmp_path:
     assert first.done and len(first.labels()) == 3 and len(second.labels()) == 4
     trains = [plan(one, shop(tiny, tmp_path)).trains["a", 0] for one in (few, many)]
     assert trains[0].digest != trains[1].digest
+
+
+def test_label_losses_are_of_the_recipes_own_samples(tiny: MLLM, tmp_path: Path) -> None:
+    rows = {"a": {}, "b": {"labels": {"kind": "random"}}}
+    for store in plan(recipe(rows=rows, reference="a"), shop(tiny, tmp_path)).stores.values():
+        store.do(quiet)  # four labels, which another recipe left
+    few = recipe(rows=rows, reference="a", learns={**TOLD["learns"], "samples": 3})
+    own, other = label_costs(plan(few, shop(tiny, tmp_path)))
+    assert (own["samples"], other["samples"]) == (3, 3)
+    assert other["against the reference"]["common samples"] == 3
+
+
+def test_samples_that_are_given_up_leave_their_step_done(tiny: MLLM, tmp_path: Path) -> None:
+    """Of three samples the middle one has no picture."""
+    first, lost, last = Scenes().micro(12)[::4]
+    asked = [first, replace(lost, picture=ImageFile(tmp_path, "lost.png")), last]
+    made, config = shop(tiny, tmp_path / "runs"), LabelConfig(evaluations=12, keep=16)
+    step = Label(made, "label", "micro", config, Pool({"samples": "three"}, lambda n: asked[:n]), 3)
+    assert step.do(quiet) and step.done and not step.do(quiet)
+    assert [one.id for one in step.labels()] == [sample_key(first), sample_key(last)]
+    answers = plan(recipe(), made).answers
+    oracle = Searched(made, "answer", "searched", False, answers, {(16, "scenes"): step})
+    with pytest.raises(ValueError, match="1 samples of scenes have no mask"):
+        oracle.masks(16, Scenes(), asked)
 
 
 def test_shipped_labels_of_the_same_settings_are_taken(
@@ -247,6 +273,8 @@ def test_partners_share_the_image() -> None:
     assert partners(asked) == [2, 3, 4, 1, 0]
     with pytest.raises(ValueError, match="sample 5 is alone"):
         partners([*asked, Sample("5", picture(9), "q", ("a",))])
+    with pytest.raises(ValueError, match="sample first is alone"):
+        partners([Sample("first", picture(9), "q", ("a",)), *asked])
 
 
 def test_headroom_is_a_paired_difference() -> None:
@@ -300,13 +328,38 @@ def test_pictures_are_drawn(tiny: MLLM, tmp_path: Path) -> None:
     folder = worked(plan(kept, shop(tiny, tmp_path))) / "pictures"
     assert Image.open(folder / "kept-gqa-0.png").width > Image.open(folder / "kept-gqa-0.png").height
     with pytest.raises(ValueError, match="choose one of the recipe's gqa"):
-        worked(plan(recipe(rows={}, reference=None, draw={**groups, "task": "pope"}), shop(tiny, tmp_path)))
+        plan(recipe(rows={}, reference=None, draw={**groups, "task": "pope"}), shop(tiny, tmp_path))
 
 
-def test_what_is_not_shipped_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.recipe.plan.MODELS", {"micro": Path()})
-    assert lacking(read("table5")) == []
-    assert "table3 needs the model micro-wide, which is not shipped yet" in lacking(read("table3"))[0]
+def test_workers_beside_a_gpu_are_refused_before_any_work(
+    tiny: MLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(tiny.model), "device", property(lambda self: torch.device("cuda")))
+    with pytest.raises(ValueError, match="workers=2: choose 1"):
+        plan(recipe(), replace(shop(tiny, tmp_path), workers=2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rows": {"EvoComp@0": {}}, "reference": None}, "rows.EvoComp@0: a timing finds a row by its name"),
+        ({"rows": {"evocomp": {"depth": 2}}, "reference": None}, "without depth"),
+        ({"rows": {"grid": {"method": "grid"}}, "reference": None}, "a timing needs a row that learns"),
+        ({"rows": {"evocomp": {}}, "reference": None, "seeds": [0, 1]}, "rows and seeds train 2"),
+        ({"rows": {"evocomp": {}}, "reference": None, "match": "flops"}, "match: equivalent or tokens"),
+    ],
+)
+def test_a_timing_that_would_be_of_something_else_is_refused(
+    changes: dict[str, Any], said: str, tiny: MLLM, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        plan(recipe(paper=None, latency={}, **changes), shop(tiny, tmp_path))
+
+
+def test_an_unknown_runtime_is_refused_before_any_work(tiny: MLLM, tmp_path: Path) -> None:
+    asked = recipe(paper=None, rows={"evocomp": {}}, reference=None, edge={"runtime": "otr"})
+    with pytest.raises(ValueError, match="unknown runtime 'otr'; did you mean 'ort'"):
+        plan(asked, shop(tiny, tmp_path))
 
 
 def call(*given: object) -> Result:
@@ -328,6 +381,11 @@ def test_the_command_prints_a_plan_and_does_nothing(tiny_folder: Path, tmp_path:
     assert [line["title"].partition(":")[0] for line in lines] == ["label", "train", "answer"]
 
 
+def test_a_recipe_that_only_draws_has_no_steps(tiny_folder: Path, tmp_path: Path) -> None:
+    told = call("run", "figure2", "--model", tiny_folder, "--out", tmp_path, "--dry-run")
+    assert (told.exit_code, told.stdout) == (0, "no steps: what there is to draw needs none\n"), told.stderr
+
+
 def test_the_command_makes_a_row(tiny_folder: Path, tmp_path: Path) -> None:
     told = call("run", "figure6", "--only", "FastV", "--model", tiny_folder, "--out", tmp_path, *SMALL,
                 "--set", "draw=null")  # fmt: skip
@@ -338,6 +396,13 @@ def test_the_command_makes_a_row(tiny_folder: Path, tmp_path: Path) -> None:
 def test_the_command_refuses_in_one_line() -> None:
     told = call("run", "tabel5", "--dry-run")
     assert told.exit_code == 2 and told.stderr.startswith("evocomp: unknown recipe 'tabel5'; did you mean")
+
+
+@pytest.mark.parametrize("given", [("--model", "micro-wid"), ("--set", "source=micro-wid")])
+def test_an_unknown_model_is_refused_before_any_work(given: tuple[str, str], tmp_path: Path) -> None:
+    told = call("run", "table3", *given, "--out", tmp_path)
+    assert told.exit_code == 2 and told.stderr.startswith("evocomp: unknown model 'micro-wid'; did you mean")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_times_rows_beside_their_scores(tiny_folder: Path, tmp_path: Path) -> None:

@@ -87,6 +87,11 @@ def test_only_keeps_the_reference() -> None:
         ({"rows": ["a"]}, "rows: expected settings by name"),
         ({"title": None}, "title=None: expected a text"),
         ({"seeds": [0, 0]}, "name each seed once"),
+        ({"latency": {"repetitions": 1}}, "latency: repetitions=1: choose 2 or more"),
+        ({"edge": {"rounds": 0}}, "edge: rounds=0: choose 1 or more"),
+        ({"edge": {"clock": "processor"}}, "edge: clock=processor is the time of one thread"),
+        ({"draw": {"what": "groups", "groupers": ["gird"]}}, "did you mean 'grid'"),
+        ({"draw": {"what": "kept"}, "rows": {}}, "there are no rows whose tokens could be drawn"),
         ({"mixture": "file.json"}, "mixture and images go together"),
     ],
 )
