@@ -7,8 +7,8 @@
 The naive loop is the method as its paper describes it and as one writes it first: the whole model, image
 included, once per candidate, with dropped tokens masked out; its image is prepared beforehand. Beside
 it stands the loop over the decoder alone, with the image embedded once. Both are timed on a few candidates of
-the first sample and taken times the evaluations that the search made. `together` of several sizes take turns
-in every round. The peak is that of a matrix product in the same run, in the same precision. A second table
+the first sample and taken times the evaluations that the search made, and one more, of all tokens. `together`
+of several sizes take turns in every round. The peak is that of a matrix product in the same run, in the same precision. A second table
 says where the time goes with the first of the sizes; on a GPU these stages wait for each other, which they do
 not otherwise. On a CPU, seconds are those of the processor.
 
@@ -42,6 +42,7 @@ from compress.fitness import AnswerLosses
 from compress.flops import counting
 from compress.labels import Label, LabelConfig, Labeller
 from compress.labels.kinds import Problem
+from compress.memory import keep_freed
 from compress.models import MLLM, Embedded
 from compress.samples import Sample
 
@@ -122,7 +123,8 @@ def main(
     model: str, device: str, dtype: str, anyres: Anyres,
 ) -> None:  # fmt: skip
     """Time labelling; medians over the rounds."""
-    torch.set_num_threads(1)  # as every worker has it
+    torch.set_num_threads(1)  # as every worker has it, like the next
+    keep_freed()
     mllm = shaped(shape, device, dtype, depth_slice) if shape else load_model(model, device, dtype, anyres)
     samples = [  # photographed now, as they would lie in files
         replace(one, picture=one.image_at(mllm.image_side)) for one in training_samples(count)
@@ -215,8 +217,8 @@ def _summary(
     rows: list[list[str]] = []
     figures: dict[str, Any] = {"evaluations": made, "flops_per_sample": spent, "peak": fastest}
     loops = {
-        "naive, whole model": [one.model and made * one.model for one in found],
-        "naive, decoder": [one.decoder and made * one.decoder for one in found],
+        "naive, whole model": [one.model and (made + 1) * one.model for one in found],
+        "naive, decoder": [one.decoder and (made + 1) * one.decoder for one in found],
     }
     for name, taken in loops.items():
         if None not in taken:

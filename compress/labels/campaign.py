@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from compress.engines import Crew, Engine, Failure, Local, Work
 from compress.labels.labelling import LabelConfig, Labeller, sample_key
 from compress.labels.store import Label, LabelStore, Writer, read_labels, writing
+from compress.memory import keep_freed
 from compress.models import MLLM
 from compress.samples import Catalogue, Sample
 
@@ -244,4 +245,5 @@ def _fill(
 
 
 def _labeller(model: MLLM | Callable[[], MLLM], config: LabelConfig, rows: int | None) -> Labeller:
+    keep_freed()
     return Labeller(model if isinstance(model, MLLM) else model(), config, rows=rows)
