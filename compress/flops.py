@@ -8,12 +8,24 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # where torch was built with oneDNN
+
 
 def counting() -> FlopCounterMode:
     """A context that counts, `get_total_flops()` says how many; norms and softmax are left out."""
-    # torch knows the attention kernels of GPUs only.
-    cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    return FlopCounterMode(display=False, custom_mapping={cpu: _attention})
+    # torch knows the kernels of GPUs only.
+    known: dict[Any, Any] = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+    if ONEDNN is not None:
+        known[ONEDNN] = _linear
+    return FlopCounterMode(display=False, custom_mapping=known)
+
+
+def _linear(
+    rows: Sequence[int], second: Sequence[int], third: Sequence[int] | None, *_: Any, **__: Any
+) -> int:
+    """(rows, weight, bias or none), or (rows, what is added, weight)."""
+    outputs, inputs = third if third and len(third) == 2 else second
+    return 2 * rows[0] * int(outputs) * int(inputs)
 
 
 def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from compress.flops import ONEDNN
 
 LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen2_5_VLDecoderLayer")
 SHORT = 256  # rows up to which a CPU attends faster by plain matrix products than by its fused kernel
@@ -108,17 +110,18 @@ def outputs(decoder: Any, embeds: Tensor, paths: Paths, asked: Tensor, before: S
         attention, mlp = layer.self_attn, layer.mlp
         alike = number == 0 < last  # what the first layer projects of a token is the same in all its rows
         normed = _normed(layer.input_layernorm, tokens if alike else hidden)
-        key, value = attention.k_proj(normed), attention.v_proj(normed)
+        key, value = _product(attention.k_proj, normed), _product(attention.v_proj, normed)
         if number == last:
             hidden, normed, queries_turn = hidden[wanted], normed[wanted], queries_turn[:, wanted]
             attend = _Attention(decoder, every, keys, seen[asked], every.flatten())
-        query = attention.q_proj(normed)
+        query = _product(attention.q_proj, normed)
         if alike:
             query, key, value = (each[paths.token] for each in (query, key, value))
         found = attend(_turned(query, queries_turn), _turned(key, keys_turn), value, earlier)
-        hidden += attention.o_proj(found)
+        hidden = _product(attention.o_proj, found, plus=hidden)
         normed = _normed(layer.post_attention_layernorm, hidden)
-        hidden += mlp.down_proj(mlp.act_fn(mlp.gate_proj(normed)).mul_(mlp.up_proj(normed)))
+        gate, up = mlp.act_fn(_product(mlp.gate_proj, normed)), _product(mlp.up_proj, normed)
+        hidden = _product(mlp.down_proj, gate.mul_(up), plus=hidden)
     return _normed(decoder.norm, hidden).view(*asked.shape, -1)
 
 
@@ -170,6 +173,20 @@ class _Attention:
             weights = scores.softmax(-1, dtype=torch.float32).to(values.dtype)
             found = torch.bmm(weights, values.view(batches, rows, width))
         return found.reshape(-1, width).index_select(0, self._kept).view(-1, self._queried[1] * width)
+
+
+def _product(linear: Any, rows: Tensor, plus: Tensor | None = None) -> Tensor:
+    """What a linear layer makes of rows [M, D], and `plus`.
+
+    In single precision on a CPU by oneDNN's kernel, which torch has but does not choose: that of MKL leaves
+    half of an AMD processor unused (docs/performance.md).
+    """
+    if ONEDNN and type(linear) is nn.Linear and rows.device.type == "cpu" and rows.dtype == torch.float32:
+        if plus is None:
+            return ONEDNN(rows, linear.weight, linear.bias, "none", [], "")
+        return ONEDNN.binary(rows, plus, linear.weight, linear.bias, "add")
+    found: Tensor = linear(rows)
+    return found if plus is None else found.add_(plus)
 
 
 def _normed(norm: Any, rows: Tensor) -> Tensor:

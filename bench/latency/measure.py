@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
+from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 
 from bench.latency.clock import Clock
@@ -117,7 +118,10 @@ def _no_garbage() -> Iterator[None]:
         gc.enable()
 
 
-def roof(device: torch.device, dtype: torch.dtype, clock: Clock) -> float | None:
+def roof(
+    device: torch.device, dtype: torch.dtype, clock: Clock,
+    product: Callable[[Tensor, Tensor], Tensor] = torch.matmul,
+) -> float | None:  # fmt: skip
     """FLOP/s of a large product of square matrices here, the best of ten; None if there is no room for it."""
     side = 8192 if device.type == "cuda" else 1024
     try:
@@ -127,7 +131,7 @@ def roof(device: torch.device, dtype: torch.dtype, clock: Clock) -> float | None
     best = float("inf")
     for _ in range(10):
         start = clock.mark()
-        left @ right
+        product(left, right)
         end = clock.mark()
         clock.wait()
         best = min(best, clock.seconds(start, end))
