@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from compress.forward import Past, Paths, check, outputs, past
+from compress.forward import Past, Paths, check, outputs, past, product
 from compress.memory import ran_out
 from compress.models import MLLM, Embedded
 
@@ -217,9 +217,9 @@ class AnswerLosses(Generic[Key]):
             paths = Paths.parting(batch.rows, batch.positions)
         else:
             paths = Paths.apart(self._sent(batch.rows), self._sent(batch.positions))
-        logits = self._head(
-            outputs(self._decoder, self._bank, paths, columns, self._prefixes[shape.prefix][1])
-        )
+        before = self._prefixes[shape.prefix][1]
+        hidden = outputs(self._decoder, self._bank, paths, columns, before)  # [B, R, D]
+        logits = product(self._head, hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
         losses = F.cross_entropy(
             logits.float().transpose(1, 2), targets, reduction="none", ignore_index=UNSCORED
         )  # [B, R]

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from compress.flops import ONEDNN
 
 LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen2_5_VLDecoderLayer")
+FEW = 16  # rows that oneDNN multiplies in other steps than more
 SHORT = 256  # rows up to which a CPU attends faster by plain matrix products than by its fused kernel
 
 Ints = NDArray[np.integer[Any]]
@@ -110,18 +111,18 @@ def outputs(decoder: Any, embeds: Tensor, paths: Paths, asked: Tensor, before: S
         attention, mlp = layer.self_attn, layer.mlp
         alike = number == 0 < last  # what the first layer projects of a token is the same in all its rows
         normed = _normed(layer.input_layernorm, tokens if alike else hidden)
-        key, value = _product(attention.k_proj, normed), _product(attention.v_proj, normed)
+        key, value = product(attention.k_proj, normed), product(attention.v_proj, normed)
         if number == last:
             hidden, normed, queries_turn = hidden[wanted], normed[wanted], queries_turn[:, wanted]
             attend = _Attention(decoder, every, keys, seen[asked], every.flatten())
-        query = _product(attention.q_proj, normed)
+        query = product(attention.q_proj, normed)
         if alike:
             query, key, value = (each[paths.token] for each in (query, key, value))
         found = attend(_turned(query, queries_turn), _turned(key, keys_turn), value, earlier)
-        hidden = _product(attention.o_proj, found, plus=hidden)
+        hidden = product(attention.o_proj, found, plus=hidden)
         normed = _normed(layer.post_attention_layernorm, hidden)
-        gate, up = mlp.act_fn(_product(mlp.gate_proj, normed)), _product(mlp.up_proj, normed)
-        hidden = _product(mlp.down_proj, gate.mul_(up), plus=hidden)
+        gate, up = mlp.act_fn(product(mlp.gate_proj, normed)), product(mlp.up_proj, normed)
+        hidden = product(mlp.down_proj, gate.mul_(up), plus=hidden)
     return _normed(decoder.norm, hidden).view(*asked.shape, -1)
 
 
@@ -175,18 +176,22 @@ class _Attention:
         return found.reshape(-1, width).index_select(0, self._kept).view(-1, self._queried[1] * width)
 
 
-def _product(linear: Any, rows: Tensor, plus: Tensor | None = None) -> Tensor:
-    """What a linear layer makes of rows [M, D], and `plus`.
+def product(linear: Any, rows: Tensor, plus: Tensor | None = None) -> Tensor:
+    """What a linear layer makes of rows [M, D], and `plus`; on a CPU to the same bits among any other rows.
 
-    In single precision on a CPU by oneDNN's kernel, which torch has but does not choose: that of MKL leaves
-    half of an AMD processor unused (docs/performance.md).
+    In single precision there by oneDNN's kernel, which torch has but does not choose: that of MKL leaves half
+    of an AMD processor unused (docs/performance.md).
     """
-    if ONEDNN and type(linear) is nn.Linear and rows.device.type == "cpu" and rows.dtype == torch.float32:
-        if plus is None:
-            return ONEDNN(rows, linear.weight, linear.bias, "none", [], "")
-        return ONEDNN.binary(rows, plus, linear.weight, linear.bias, "add")
-    found: Tensor = linear(rows)
-    return found if plus is None else found.add_(plus)
+    single = rows.device.type == "cpu" and rows.dtype == torch.float32
+    if ONEDNN is None or not single or type(linear) is not nn.Linear:
+        found: Tensor = linear(rows)
+        return found if plus is None else found.add_(plus)
+    if (count := len(rows)) < FEW:
+        more = (0, 0, 0, FEW - count)
+        return product(linear, F.pad(rows, more), None if plus is None else F.pad(plus, more))[:count]
+    if plus is None:
+        return ONEDNN(rows, linear.weight, linear.bias, "none", [], "")
+    return ONEDNN.binary(rows, plus, linear.weight, linear.bias, "add")
 
 
 def _normed(norm: Any, rows: Tensor) -> Tensor:

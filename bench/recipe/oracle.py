@@ -152,7 +152,13 @@ class Losses(Step):
 
     kind = "losses"
     unit = counted = "samples"
-    code = ("bench/recipe/oracle.py", "compress/fitness.py", *MODEL)
+    code = (
+        "bench/recipe/oracle.py",
+        "compress/fitness.py",
+        "compress/forward.py",
+        "compress/flops.py",
+        *MODEL,
+    )
 
     shop: Shop
     title: str

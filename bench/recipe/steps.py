@@ -190,7 +190,14 @@ class Label(Step):
 
     kind = "label"
     unit = counted = "samples"
-    code = ("evosearch", "compress/labels", "compress/fitness.py", *MODEL)
+    code = (
+        "evosearch",
+        "compress/labels",
+        "compress/fitness.py",
+        "compress/forward.py",
+        "compress/flops.py",
+        *MODEL,
+    )
 
     shop: Shop
     title: str

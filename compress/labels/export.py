@@ -30,7 +30,7 @@ set that was labelled.
     from datasets import load_dataset
     labels = load_dataset("{folder}", split="train")
 
-or `evocomp train --labels {folder}/data`.
+or `evocomp train --labels {folder}/data --out compressor`.
 
 | column | meaning |
 | --- | --- |

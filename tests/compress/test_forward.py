@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from compress import forward
-from compress.flops import counting
-from compress.forward import Paths, check, outputs, past
+from compress.flops import ONEDNN, counting
+from compress.forward import Paths, check, outputs, past, product
 from compress.models import MLLM
 
 FAMILIES = ["tiny", "tiny_next", "tiny_qwen"]
@@ -71,17 +71,23 @@ def test_paths_apart_have_no_row_in_common() -> None:
 
 
 def test_rows_in_common_are_computed_once(tiny: MLLM) -> None:
-    embeds, before = embeds_of(tiny), past(tiny.decoder, torch.zeros(0, 1))
+    draw = torch.Generator().manual_seed(0)
+    embeds = torch.randn(100, tiny.decoder.config.hidden_size, generator=draw)
+    one = np.arange(24)[None]
     spent = {}
-    for name, tokens in {"one": TOKENS[:1], "alike": TOKENS[[0] * 4], "others": TOKENS}.items():
+    for name, tokens in {
+        "one": one,
+        "alike": one.repeat(4, 0),
+        "others": np.arange(96).reshape(4, 24),
+    }.items():
+        asked = torch.full((len(tokens), 1), 23)
         with counting() as flops:
-            asked = torch.full((len(tokens), 1), 3)
-            outputs(tiny.decoder, embeds, Paths.parting(tokens, tokens[None]), asked, before)
-        spent[name] = sum(
-            found for kernel, found in flops.get_flop_counts()["Global"].items() if "bmm" not in str(kernel)
-        )
-    assert spent["one"] < spent["alike"] < 1.3 * spent["one"]  # the row that is asked for counts four times
-    assert spent["others"] > 2 * spent["one"]
+            paths = Paths.parting(tokens, tokens[None])
+            outputs(tiny.decoder, embeds, paths, asked, past(tiny.decoder, embeds[:0]))
+        kernels = flops.get_flop_counts()["Global"].items()
+        spent[name] = sum(found for kernel, found in kernels if "bmm" not in str(kernel))
+    assert spent["alike"] == spent["one"]
+    assert spent["others"] > 3 * spent["one"]
 
 
 @pytest.mark.parametrize("kernel", ["plain", "fused"])
@@ -124,6 +130,30 @@ def test_half_precision_is_that_of_the_decoder(tiny: MLLM) -> None:
     theirs = own(half, embeds, 2, TOKENS)[:, 3:]
     assert found.dtype == torch.bfloat16
     assert (found - exact).abs().mean() < 1.2 * (theirs - exact).abs().mean()
+
+
+@pytest.mark.skipif(ONEDNN is None, reason="torch without oneDNN")
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_product_is_the_layers_and_the_same_bits_among_any_rows(bias: bool) -> None:
+    torch.manual_seed(0)
+    layer, rows, plus = nn.Linear(96, 192, bias), torch.randn(300, 96), torch.randn(300, 192)
+    with torch.inference_mode():
+        whole, added = product(layer, rows), product(layer, rows, plus)
+        torch.testing.assert_close(whole, layer(rows), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(added, layer(rows) + plus, atol=1e-5, rtol=1e-5)
+        for count in (1, 2, 3, 15, 16, 17, 100, 255):
+            assert torch.equal(product(layer, rows[:count]), whole[:count])
+            assert torch.equal(product(layer, rows[:count], plus[:count]), added[:count])
+
+
+def test_other_layers_than_linear_ones_are_called() -> None:
+    class Adapted(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input) + 1
+
+    layer, rows = Adapted(8, 8), torch.randn(20, 8)
+    with torch.inference_mode():
+        assert torch.equal(product(layer, rows, torch.ones(20, 8)), layer(rows) + 1)
 
 
 def test_layers_that_nobody_knows_are_refused() -> None:

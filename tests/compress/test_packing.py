@@ -116,7 +116,7 @@ def test_losses_on_a_cpu_are_the_same_bits_however_many_go_together(
     candidates = np.stack([np.sort(rng.choice(144, 16, replace=False)) for _ in range(48)])
     losses = AnswerLosses(tiny, {0: embedded})
     whole = losses.launch({0: candidates})()[0]
-    for count in (1, 2, 7, 36):
+    for count in (1, 2, 3, 7, 36):
         assert np.array_equal(losses.launch({0: candidates[:count]})()[0], whole[:count])
 
 
@@ -128,16 +128,15 @@ def test_memory_that_runs_out_halves_the_batches_for_good(
     budget, counts = TokenBudget(512), []
     expected = AnswerLosses(tiny, {0: embedded}, budget=TokenBudget(512)).launch({0: candidates})()[0]
     losses = AnswerLosses(tiny, {0: embedded}, budget=budget)
-    head = tiny.head.forward
     limit = 5
 
-    def small(hidden: Tensor) -> Tensor:
-        counts.append(len(hidden))
-        if len(hidden) > limit:
+    def small(decoder: Any, embeds: Tensor, paths: Paths, *given: Any) -> Tensor:
+        counts.append(len(paths.rows))
+        if len(paths.rows) > limit:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return head(hidden)
+        return outputs(decoder, embeds, paths, *given)
 
-    monkeypatch.setattr(tiny.head, "forward", small)
+    monkeypatch.setattr(fitness, "outputs", small)
     np.testing.assert_allclose(losses.launch({0: candidates})()[0], expected, atol=1e-5)
     assert counts == [20, 10] + [5] * 8 and budget.rows == 5 * 25
     counts.clear()
