@@ -135,18 +135,19 @@ class _Attention:
 
     def __init__(self, decoder: Any, queries: Tensor, keys: Tensor, seen: Tensor, kept: Tensor):
         heads, kv = decoder.config.num_attention_heads, decoder.config.num_key_value_heads
-        count, asking = queries.shape
-        self._scale: float = decoder.layers[0].self_attn.scaling
-        self._queried, self._stored = (count, heads, asking, -1), (count, kv, keys.shape[1], -1)
+        (count, asking), groups = queries.shape, heads // kv  # queries of a group share keys
+        plain = queries.device.type == "cpu" and keys.shape[1] <= SHORT
         head = torch.arange(heads, device=queries.device)
+        holder = head[:kv] if plain else head // groups  # fused kernels with a mask know no groups
+        self._scale: float = decoder.layers[0].self_attn.scaling
+        self._queried, self._stored = (count, heads, asking, -1), (count, len(holder), keys.shape[1], -1)
         self._queries = (queries[:, None] * heads + head[:, None]).flatten()  # of [M * H, d]
-        self._keys = (keys[:, None] * kv + head[:kv, None]).flatten()  # of [(P + M) * H_kv, d]
+        self._keys = (keys[:, None] * kv + holder[:, None]).flatten()  # of [(P + M) * H_kv, d]
         whose, where = kept // asking, kept % asking
         self._kept = ((whose[:, None] * heads + head) * asking + where[:, None]).flatten()  # [B * H * Q, d]
         self._seen = seen if seen.ndim == 2 else seen[:, None]
         self._bias: Tensor | None = None
-        if queries.device.type == "cpu" and keys.shape[1] <= SHORT:
-            groups = heads // kv  # queries that share keys
+        if plain:
             bias = torch.zeros(seen.shape, dtype=decoder.dtype).masked_fill(~seen, -torch.inf)
             if seen.ndim == 2:
                 self._bias = bias.repeat(groups, 1)[None]
@@ -163,7 +164,7 @@ class _Attention:
         if self._bias is None:
             found = F.scaled_dot_product_attention(
                 queries.view(self._queried), keys.view(self._stored), values.view(self._stored),
-                attn_mask=self._seen, scale=self._scale, enable_gqa=self._queried[1] > self._stored[1],
+                attn_mask=self._seen, scale=self._scale,
             )  # fmt: skip
         else:
             batches, rows = self._stored[0] * self._stored[1], self._stored[2]

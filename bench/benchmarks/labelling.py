@@ -13,7 +13,8 @@ precision, by the fastest kernel that torch has. A second table says where the t
 sizes; on a GPU these stages wait for each other, which they do not otherwise. On a CPU, seconds are those of
 the processor.
 
-Samples of a --shape are random embeddings between random words, behind a chat's first words, which are alike.
+Samples of a --shape are embeddings near random words between random words, behind a chat's first words, which
+are alike.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from compress.models import Anyres
 
 SYSTEM, QUESTION, RESPONSE = 35, 20, 12  # rows of text: a chat's first words, a question, an answer
+THINGS = 100  # words that made visual tokens are near, so that there are groups
 STAGES = {
     "embed image and text": (MLLM, "embed"),
     "group": (Problem, "groups"),
@@ -269,15 +271,20 @@ def _embed_noise(mllm: MLLM, samples: Sequence[Sample]) -> None:
 
 
 def noise(mllm: MLLM, number: int) -> Embedded:
-    """Random words around random visual tokens, as many as the model has; questions differ in length."""
+    """Random words around visual tokens, as many as the model has, each near one of THINGS words.
+
+    Questions differ in length.
+    """
     weights, visual = mllm.decoder.embed_tokens.weight.detach(), mllm.visual_tokens
     draw = torch.Generator().manual_seed(number)
     prompt = SYSTEM + visual + QUESTION - 8 + number * 5 % 17
     ids = torch.randint(weights.shape[0], (prompt + RESPONSE,), generator=draw)
     ids[:SYSTEM] = torch.arange(SYSTEM)  # all begin alike
     rows = weights[ids.to(weights.device)].clone()
-    seen = torch.randn(visual, weights.shape[1], generator=draw) * float(weights.float().std())
-    rows[SYSTEM : SYSTEM + visual] = seen.to(rows)
+    things = torch.randperm(weights.shape[0], generator=draw)[:THINGS]
+    shown = weights[things[torch.randint(THINGS, (visual,), generator=draw)].to(weights.device)]
+    blur = torch.randn(shown.shape, generator=draw) * float(weights.float().std()) / 2
+    rows[SYSTEM : SYSTEM + visual] = shown + blur.to(rows)
     positions = torch.arange(len(ids), device=rows.device)
     return Embedded(
         embeds=rows,
