@@ -87,7 +87,7 @@ def run(
     )
     if not measured.costs:
         raise ValueError("; ".join(dict.fromkeys(measured.problems.values())))
-    facts = told | environment() | Driver(mllm.model.device).facts()
+    facts = environment() | told | Driver(mllm.model.device).facts()
     facts |= {"modes": {mode: MODES[mode] for mode in conditions.modes}, "command": command}
     return Report(measured, cells, facts, VANILLA, mllm.visual_tokens, conditions.batch, dict(accuracy or {}))
 

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from bench import demo
@@ -23,6 +24,9 @@ def little(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "KEEPS", (16,))
 
 
+@pytest.mark.skipif(
+    torch.backends.cuda.is_built(), reason="this build of torch trains in no process forked after training"
+)
 @pytest.mark.usefixtures("little")
 def test_it_labels_trains_and_compares(tmp_path: Path) -> None:
     out = tmp_path / "demo"
