@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from compress.flops import ONEDNN
 
 LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen2_5_VLDecoderLayer")
-FEW = 16  # rows that oneDNN multiplies in other steps than more
+BLOCK = 64  # oneDNN keeps a kernel for every number of rows, and has others for few: so only multiples of it
 SHORT = 256  # rows up to which a CPU attends faster by plain matrix products than by its fused kernel
 
 Ints = NDArray[np.integer[Any]]
@@ -47,7 +47,7 @@ class Paths:
     def parting(tokens: Ints, positions: Ints) -> Paths:
         """Paths of candidates with tokens [B, L] at positions [A, B, L]: common beginnings are one.
 
-        Tokens with the same ones before them must have the same position.
+        Tokens with the same ones before them must have the same position. M is a multiple of BLOCK.
         """
         order = np.lexsort(tokens.T[::-1])
         sorted_ = tokens[order]
@@ -58,6 +58,8 @@ class Paths:
         rows[order] = np.maximum.accumulate(np.where(new, number, 0), 0)
         candidate, place = np.nonzero(new)
         first = order[candidate] * tokens.shape[1] + place
+        nowhere = np.zeros(-len(first) % BLOCK, first.dtype)  # rows that nothing looks at
+        first = np.concatenate([first, nowhere])
         different, token = np.unique(tokens.ravel()[first], return_inverse=True)
         flat = positions.reshape(len(positions), -1)[:, first]
         return Paths(*map(torch.from_numpy, (different, token, flat, rows, first)))
@@ -187,9 +189,9 @@ def product(linear: Any, rows: Tensor, plus: Tensor | None = None) -> Tensor:
     if ONEDNN is None or not single or type(linear) is not nn.Linear:
         found: Tensor = linear(rows)
         return found if plus is None else found.add_(plus)
-    if (count := len(rows)) < FEW:
-        more = (0, 0, 0, FEW - count)
-        return product(linear, F.pad(rows, more), None if plus is None else F.pad(plus, more))[:count]
+    if missing := -len(rows) % BLOCK:
+        more = (0, 0, 0, missing)
+        return product(linear, F.pad(rows, more), None if plus is None else F.pad(plus, more))[:-missing]
     if plus is None:
         return ONEDNN(rows, linear.weight, linear.bias, "none", [], "")
     return ONEDNN.binary(rows, plus, linear.weight, linear.bias, "add")
