@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # where torch was built with oneDNN
-
 
 def counting() -> FlopCounterMode:
     """A context that counts, `get_total_flops()` says how many; norms and softmax are left out."""
-    # torch knows the kernels of GPUs only.
-    known: dict[Any, Any] = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
-    if ONEDNN is not None:
-        known[ONEDNN] = _linear
+    # torch knows the kernels of GPUs only, and neither of these is in every build.
+    kernels = {
+        getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None): _attention,
+        getattr(torch.ops.mkldnn, "_linear_pointwise", None): _linear,
+    }
+    known = {kernel: formula for kernel, formula in kernels.items() if kernel is not None}
     return FlopCounterMode(display=False, custom_mapping=known)
 
 

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.flops import ONEDNN
-
 LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen2_5_VLDecoderLayer")
+ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # where torch was built with it
 BLOCK = 64  # oneDNN keeps a kernel for every number of rows, and has others for few: so only multiples of it
 SHORT = 256  # rows up to which a CPU attends faster by plain matrix products than by its fused kernel
 

@@ -9,9 +9,9 @@ included, once per candidate, with dropped tokens masked out; its image is prepa
 stands the loop over the decoder alone, with the image embedded once. Both are timed on a few candidates of
 the first sample and taken times the evaluations that the search made, and one more, of all tokens. `together`
 of several sizes take turns in every round. The peak is that of a matrix product in the same run, in the same
-precision, by the fastest kernel that torch has. A second table says where the time goes with the first of the
-sizes; on a GPU these stages wait for each other, which they do not otherwise. On a CPU, seconds are those of
-the processor.
+precision, by the fastest of the kernels that labels use. A second table says where the time goes with the
+first of the sizes; on a GPU these stages wait for each other, which they do not otherwise. On a CPU, seconds
+are those of the processor.
 
 Samples of a --shape are embeddings near random words between random words, behind a chat's first words, which
 are alike.
@@ -43,7 +43,7 @@ from bench.tasks.mixture import training_samples
 from compress import forward
 from compress.files import replacing
 from compress.fitness import AnswerLosses
-from compress.flops import ONEDNN, counting
+from compress.flops import counting
 from compress.labels import Label, LabelConfig, Labeller
 from compress.labels.kinds import Problem
 from compress.memory import keep_freed
@@ -249,10 +249,10 @@ def _summary(
 
 
 def _peaks(device: torch.device, dtype: torch.dtype, clock: Clock) -> Iterator[float]:
-    """Operations per second of a matrix product, by each kernel that there is for it."""
+    """Operations per second of a matrix product, by each kernel that labels may use."""
     kernels: list[Callable[[Tensor, Tensor], Tensor]] = [torch.matmul]
-    if ONEDNN is not None and device.type == "cpu":
-        kernels.append(lambda left, right: ONEDNN(left, right, None, "none", [], ""))
+    if forward.ONEDNN is not None and device.type == "cpu":
+        kernels.append(lambda left, right: forward.ONEDNN(left, right, None, "none", [], ""))
     for kernel in kernels:
         found = roof(device, dtype, clock, kernel)
         if found is None:
@@ -282,7 +282,7 @@ def noise(mllm: MLLM, number: int) -> Embedded:
     ids[:SYSTEM] = torch.arange(SYSTEM)  # all begin alike
     rows = weights[ids.to(weights.device)].clone()
     things = torch.randperm(weights.shape[0], generator=draw)[:THINGS]
-    shown = weights[things[torch.randint(THINGS, (visual,), generator=draw)].to(weights.device)]
+    shown = weights[things[torch.randint(len(things), (visual,), generator=draw)].to(weights.device)]
     blur = torch.randn(shown.shape, generator=draw) * float(weights.float().std()) / 2
     rows[SYSTEM : SYSTEM + visual] = shown + blur.to(rows)
     positions = torch.arange(len(ids), device=rows.device)

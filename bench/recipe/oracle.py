@@ -152,13 +152,7 @@ class Losses(Step):
 
     kind = "losses"
     unit = counted = "samples"
-    code = (
-        "bench/recipe/oracle.py",
-        "compress/fitness.py",
-        "compress/forward.py",
-        "compress/flops.py",
-        *MODEL,
-    )
+    code = ("bench/recipe/oracle.py", "compress/fitness.py", "compress/forward.py", *MODEL)
 
     shop: Shop
     title: str

@@ -190,14 +190,7 @@ class Label(Step):
 
     kind = "label"
     unit = counted = "samples"
-    code = (
-        "evosearch",
-        "compress/labels",
-        "compress/fitness.py",
-        "compress/forward.py",
-        "compress/flops.py",
-        *MODEL,
-    )
+    code = ("evosearch", "compress/labels", "compress/fitness.py", "compress/forward.py", *MODEL)
 
     shop: Shop
     title: str

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from compress import forward
-from compress.flops import ONEDNN, counting
-from compress.forward import BLOCK, Paths, check, outputs, past, product
+from compress.flops import counting
+from compress.forward import BLOCK, ONEDNN, Paths, check, outputs, past, product
 from compress.models import MLLM
 
 FAMILIES = ["tiny", "tiny_next", "tiny_qwen"]
