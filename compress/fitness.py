@@ -100,7 +100,7 @@ class AnswerLosses(Generic[Key]):
         for embedded in samples.values():
             if not len(embedded.response):
                 raise ValueError("the sample has no response to score: embed it with its gold answer")
-        check(mllm.decoder)
+        check(mllm.decoder, max(len(embedded.embeds) for embedded in samples.values()))
         self._decoder, self._head = mllm.decoder, mllm.head
         self._compact = positions == "compact" and not mllm.mrope
         self._axes = 3 if mllm.mrope else 1

@@ -70,13 +70,20 @@ class Paths:
         return Paths(tokens.flatten(), every, positions.flatten(1), every.view(tokens.shape), every)
 
 
-def check(decoder: Any) -> None:
-    """ValueError unless this module knows the decoder's layers."""
+def check(decoder: Any, rows: int) -> None:
+    """ValueError unless this module knows the decoder's layers, and they look back over so many rows."""
     for layer in decoder.layers:
         if type(layer).__name__ not in LAYERS:
             raise ValueError(
                 f"losses of candidates are computed for layers of the kinds {', '.join(LAYERS)}; "
                 f"this model's are {type(layer).__name__}"
+            )
+        own = getattr(decoder.config, "sliding_window", None)  # where layers say nothing of it
+        window = getattr(layer.self_attn, "sliding_window", own)
+        if window is not None and window < rows:
+            raise ValueError(
+                f"losses of candidates are computed with attention to all tokens before; this model looks "
+                f"back over {window}, and a sample has {rows}"
             )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import MistralConfig, MistralModel
 
 from compress import forward
 from compress.flops import counting
@@ -165,4 +166,15 @@ def test_layers_that_nobody_knows_are_refused() -> None:
         layers: Any = [NewLayer()]
 
     with pytest.raises(ValueError, match="LlamaDecoderLayer.*this model's are NewLayer"):
-        check(Decoder())
+        check(Decoder(), 10)
+
+
+def test_layers_that_look_back_over_less_than_a_sample_are_refused() -> None:
+    config = MistralConfig(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, vocab_size=8, sliding_window=16,
+    )  # fmt: skip
+    decoder = MistralModel(config)
+    check(decoder, 16)
+    with pytest.raises(ValueError, match="back over 16, and a sample has 17"):
+        check(decoder, 17)
