@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen2_5_VLDecoderLayer")
 ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # where torch was built with it
-BLOCK = 64  # oneDNN keeps a kernel for every number of rows, and has others for few: so only multiples of it
+BLOCK = 64  # CPUs have other kernels for few rows, and oneDNN keeps one for every number: so only multiples
 SHORT = 256  # rows up to which a CPU attends faster by plain matrix products than by its fused kernel
 
 Ints = NDArray[np.integer[Any]]
@@ -34,7 +34,7 @@ class Past(NamedTuple):
 
 @dataclass(frozen=True)
 class Paths:
-    """B candidates of L places as paths over M rows, which hold U different tokens."""
+    """B candidates of L places as paths over M rows, which hold U tokens."""
 
     tokens: Tensor  # [U] among all embeddings
     token: Tensor  # [M] the place in `tokens` of each row's
@@ -117,7 +117,8 @@ def outputs(decoder: Any, embeds: Tensor, paths: Paths, asked: Tensor, before: S
     last = len(decoder.layers) - 1
     for number, (layer, earlier) in enumerate(zip(decoder.layers, before, strict=True)):
         attention, mlp = layer.self_attn, layer.mlp
-        alike = number == 0 < last  # what the first layer projects of a token is the same in all its rows
+        # What the first layer projects of a token is the same in all its rows.
+        alike = number == 0 < last and len(tokens) < len(hidden)
         normed = _normed(layer.input_layernorm, tokens if alike else hidden)
         key, value = product(attention.k_proj, normed), product(attention.v_proj, normed)
         if number == last:
@@ -191,13 +192,13 @@ def product(linear: Any, rows: Tensor, plus: Tensor | None = None) -> Tensor:
     In single precision there by oneDNN's kernel, which torch has but does not choose: that of MKL leaves half
     of an AMD processor unused (docs/performance.md).
     """
-    single = rows.device.type == "cpu" and rows.dtype == torch.float32
-    if ONEDNN is None or not single or type(linear) is not nn.Linear:
-        found: Tensor = linear(rows)
-        return found if plus is None else found.add_(plus)
-    if missing := -len(rows) % BLOCK:
+    cpu = rows.device.type == "cpu"
+    if cpu and (missing := -len(rows) % BLOCK):
         more = (0, 0, 0, missing)
         return product(linear, F.pad(rows, more), None if plus is None else F.pad(plus, more))[:-missing]
+    if ONEDNN is None or not cpu or rows.dtype != torch.float32 or type(linear) is not nn.Linear:
+        found: Tensor = linear(rows)
+        return found if plus is None else found.add_(plus)
     if plus is None:
         return ONEDNN(rows, linear.weight, linear.bias, "none", [], "")
     return ONEDNN.binary(rows, plus, linear.weight, linear.bias, "add")
@@ -205,20 +206,22 @@ def product(linear: Any, rows: Tensor, plus: Tensor | None = None) -> Tensor:
 
 def _normed(norm: Any, rows: Tensor) -> Tensor:
     """RMSNorm of rows [M, D]."""
-    size = torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=torch.float32)
+    size = torch.linalg.vector_norm(rows.float(), dim=-1, keepdim=True)
     scale = size.square_().div_(rows.shape[-1]).add_(norm.variance_epsilon).rsqrt_()
     return (rows * scale).to(rows.dtype).mul_(norm.weight)
 
 
 def _turns(decoder: Any, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """The rotary tables [2, M, H, d] of queries and of keys: cosines, and sines with the signs of `_turned`.
+    """The rotary tables [2, M, H or 1, d] of queries and keys: cosines, and sines signed as `_turned` adds.
 
-    They are spread over the heads because a CPU is three times slower where it must repeat numbers.
+    They are spread over the heads for a CPU, which is three times slower where it must repeat numbers.
     """
     ids = positions if len(positions) == 1 else positions[:, None]  # [1, M], or [3, 1, M]
     cos, sin = (each[0] for each in decoder.rotary_emb(hidden, position_ids=ids))  # [M, d]
     first, second = sin.chunk(2, -1)
     table = torch.stack([cos, torch.cat([-first, second], -1)])[:, :, None]
+    if hidden.device.type != "cpu":
+        return table, table
     config = decoder.config
     queries = table.repeat(1, 1, config.num_attention_heads, 1)
     if config.num_key_value_heads == config.num_attention_heads:
@@ -229,5 +232,5 @@ def _turns(decoder: Any, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Ten
 def _turned(states: Tensor, table: Tensor) -> Tensor:
     """Queries or keys [M, H * d] as [M, H, d], turned; pairs are half the width apart."""
     cos, sin = table
-    states = states.view(cos.shape)
+    states = states.view(len(states), -1, cos.shape[-1])
     return (states * cos).addcmul_(states.roll(cos.shape[-1] // 2, -1), sin)

@@ -251,7 +251,7 @@ def _summary(
 def _peaks(device: torch.device, dtype: torch.dtype, clock: Clock) -> Iterator[float]:
     """Operations per second of a matrix product, by each kernel that labels may use."""
     kernels: list[Callable[[Tensor, Tensor], Tensor]] = [torch.matmul]
-    if forward.ONEDNN is not None and device.type == "cpu":
+    if forward.ONEDNN is not None and device.type == "cpu" and dtype == torch.float32:
         kernels.append(lambda left, right: forward.ONEDNN(left, right, None, "none", [], ""))
     for kernel in kernels:
         found = roof(device, dtype, clock, kernel)

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from compress.flops import counting
+from compress.forward import BLOCK, product
 
 
 def test_attention_counts_on_this_device_too():
@@ -21,3 +24,12 @@ def test_products_count_and_sums_do_not():
     with counting() as count:
         (torch.ones(3, 4) @ torch.ones(4, 5) + 1).softmax(-1)
     assert count.get_total_flops() == 2 * 3 * 4 * 5
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("adds", [True, False])
+def test_linear_layers_of_candidates_count(bias: bool, adds: bool):
+    plus = torch.ones(BLOCK, 5) if adds else None
+    with torch.inference_mode(), counting() as count:
+        product(nn.Linear(96, 5, bias), torch.ones(BLOCK, 96), plus)
+    assert count.get_total_flops() == 2 * BLOCK * 96 * 5

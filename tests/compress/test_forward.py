@@ -13,7 +13,7 @@ from transformers import MistralConfig, MistralModel
 
 from compress import forward
 from compress.flops import counting
-from compress.forward import BLOCK, ONEDNN, Paths, check, outputs, past, product
+from compress.forward import BLOCK, Paths, check, outputs, past, product
 from compress.models import MLLM
 
 FAMILIES = ["tiny", "tiny_next", "tiny_qwen"]
@@ -92,6 +92,15 @@ def test_rows_in_common_are_computed_once(tiny: MLLM) -> None:
     assert spent["others"] > 3 * spent["one"]
 
 
+def test_double_precision_is_computed_too(tiny: MLLM) -> None:
+    double = copy.copy(tiny)
+    double.model = copy.deepcopy(tiny.model).double()
+    embeds, asked = embeds_of(tiny), torch.tensor([[3]] * 4)
+    paths = Paths.parting(TOKENS, TOKENS[None])
+    found = outputs(double.decoder, embeds.double(), paths, asked, past(double.decoder, embeds[:2].double()))
+    torch.testing.assert_close(found.float(), own(tiny, embeds, 2, TOKENS)[:, 3:], atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("kernel", ["plain", "fused"])
 @pytest.mark.parametrize("start", [0, 3])
 @pytest.mark.parametrize("shared", [True, False])
@@ -134,18 +143,24 @@ def test_half_precision_is_that_of_the_decoder(tiny: MLLM) -> None:
     assert (found - exact).abs().mean() < 1.2 * (theirs - exact).abs().mean()
 
 
-@pytest.mark.skipif(ONEDNN is None, reason="torch without oneDNN")
+@pytest.mark.parametrize("kernel", ["oneDNN", "torch's"])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_product_is_the_layers_and_the_same_bits_among_any_rows(bias: bool) -> None:
-    torch.manual_seed(0)
-    layer, rows, plus = nn.Linear(96, 192, bias), torch.randn(300, 96), torch.randn(300, 192)
+def test_a_product_is_the_layers_and_the_same_bits_among_any_rows(
+    bias: bool, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kernel != "oneDNN":
+        monkeypatch.setattr(forward, "ONEDNN", None)
+    draw = torch.Generator().manual_seed(0)
+    layer = nn.Linear(96, 192, bias)
+    rows, plus = torch.randn(300, 96, generator=draw), torch.randn(300, 192, generator=draw)
     with torch.inference_mode():
         whole, added = product(layer, rows), product(layer, rows, plus)
         torch.testing.assert_close(whole, layer(rows), atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(added, layer(rows) + plus, atol=1e-5, rtol=1e-5)
         for count in (1, 2, 3, 15, 16, 17, 64, 100, 255):
-            assert torch.equal(product(layer, rows[:count]), whole[:count])
-            assert torch.equal(product(layer, rows[:count], plus[:count]), added[:count])
+            some = torch.randperm(300, generator=draw)[:count]
+            assert torch.equal(product(layer, rows[some]), whole[some])
+            assert torch.equal(product(layer, rows[some], plus[some]), added[some])
 
 
 def test_other_layers_than_linear_ones_are_called() -> None:
