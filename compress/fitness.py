@@ -41,9 +41,7 @@ class TokenBudget:
     def at_once(self, length: int, count: int) -> int:
         """How many of `count` candidates of `length` rows go through the decoder together."""
         most = max(1, self.rows // length)
-        if not self.even or most == 1:
-            return most
-        return max(2, -(-count // -(-count // most)))  # one alone is computed in other steps than several
+        return -(-count // -(-count // most)) if self.even else most
 
 
 class Shape(NamedTuple):
@@ -82,9 +80,8 @@ class AnswerLosses(Generic[Key]):
     The rows before the first visual token are computed once, for all samples that begin with the same ones.
     Candidates of all samples of one `Shape` go through the decoder together, as many as fit into the
     `budget`. A loss does not depend on which others are computed beside it, down to the last bit: GPUs choose
-    kernels by the size of a batch, so there it is always the same; a CPU's treat all rows alike, of two or
-    more candidates. Padding stands at the end, where causal attention never looks. Logits are made of the
-    response's rows only.
+    kernels by the size of a batch, so there it is always the same; a CPU's treat all rows alike, in blocks.
+    Padding stands at the end, where causal attention never looks. Only the response's rows get logits.
     """
 
     def __init__(
