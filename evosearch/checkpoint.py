@@ -23,10 +23,13 @@ DAMAGE = (
 
 
 def save(path: Path, configuration: Mapping[str, object], state: object) -> None:
-    """Write atomically: `path` holds the old checkpoint or the new one, whatever interrupts this."""
+    """Write atomically: `path` holds the old checkpoint or the new one, whatever interrupts this.
+
+    ValueError if the state cannot be pickled.
+    """
+    content = {"format": FORMAT, "configuration": dict(configuration), "state": _pickled(path, state)}
     with NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
         try:
-            content = {"format": FORMAT, "configuration": dict(configuration), "state": pickle.dumps(state)}
             pickle.dump(content, file)
             file.flush()
             os.fsync(file.fileno())
@@ -34,6 +37,16 @@ def save(path: Path, configuration: Mapping[str, object], state: object) -> None
         except BaseException:
             Path(file.name).unlink(missing_ok=True)
             raise
+
+
+def _pickled(path: Path, state: object) -> bytes:
+    try:
+        return pickle.dumps(state)
+    except (pickle.PicklingError, AttributeError, TypeError) as problem:
+        raise ValueError(
+            f"checkpoint {path} cannot hold this search ({problem}): use operators that are functions or "
+            f"classes at the top level of a module, or search without a checkpoint"
+        ) from problem
 
 
 def load(path: Path, configuration: Mapping[str, object]) -> object:

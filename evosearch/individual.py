@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import deepcopy
 
 from deap.base import Fitness
 
@@ -21,7 +22,8 @@ class Individual(list[int]):
     """A genome: one pick per group (item indices for strategies that ignore groups).
 
     A module-level class, unlike those of `deap.creator`, so that it pickles in any process. DEAP operators
-    change it in place, as they do any list.
+    change it in place, as they do any list. Operators may give it attributes of their own, such as the
+    mutation rate of a self-adaptive mutation: a clone has them too.
     """
 
     fitness: Loss
@@ -36,11 +38,17 @@ class Individual(list[int]):
         return float(self.fitness.values[0])
 
     def clone(self) -> Individual:
-        """An independent copy, fitness included; far cheaper than DEAP's default, `copy.deepcopy`."""
+        """An independent copy with its fitness and all attributes.
+
+        Far cheaper than DEAP's default, `copy.deepcopy`, which gives the same.
+        """
         twin = Individual.__new__(Individual)  # past three constructors, which take longer than the copy
         twin += self[:]  # a plain list, which is added without being iterated
         twin.fitness = Loss.__new__(Loss)
         twin.fitness.wvalues = self.fitness.wvalues
+        if len(self.__dict__) > 1:
+            own = {name: value for name, value in vars(self).items() if name != "fitness"}
+            vars(twin).update(deepcopy(own))
         return twin
 
     def __deepcopy__(self, memo: dict[int, object]) -> Individual:

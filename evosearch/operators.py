@@ -15,6 +15,8 @@ from operator import attrgetter
 from random import Random
 from typing import Any, Literal
 
+from deap import base
+
 from evosearch.individual import Individual
 
 Operator = Callable[..., Any]
@@ -113,6 +115,24 @@ CROSSOVERS: dict[str, Operator] = {
     "uniform": uniform,
 }
 MUTATIONS: dict[str, Operator] = {"shift": shift, "reset": reset}
+
+
+class Toolbox(base.Toolbox):
+    """DEAP's toolbox, in which a decorated operator still gets the `sizes` and `rng` that it asks for."""
+
+    def decorate(self, alias: str, *decorators: Callable[[Operator], Operator]) -> None:
+        """Wrap a registered operator, as DEAP does; the decorators need no `functools.wraps`."""
+        for decorator in decorators:
+            inner = getattr(self, alias).func
+            super().decorate(alias, decorator)
+            outer = getattr(self, alias).func
+            if outer is not inner and not hasattr(outer, "__wrapped__") and _passes_keywords(outer):
+                outer.__wrapped__ = inner  # inspect.signature follows it
+
+
+def _passes_keywords(operator: Operator) -> bool:
+    """Whether it takes any keyword, and so leaves their names to what it calls."""
+    return any(each.kind is each.VAR_KEYWORD for each in inspect.signature(operator).parameters.values())
 
 
 def bind(operator: Operator, sizes: Sequence[int], rng: Random) -> Operator:

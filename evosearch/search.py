@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from hashlib import sha256
+from operator import index
 from os import PathLike
 from pathlib import Path
 from random import Random
+from typing import SupportsIndex
 
 from deap.tools import HallOfFame, Logbook
 
@@ -125,8 +127,8 @@ def search(
     fitness: Fitness,
     strategy: Strategy,
     *,
-    seed: int = 0,
-    budget: Budget | int = 408,
+    seed: SupportsIndex = 0,
+    budget: Budget | SupportsIndex = 408,
     patience: int | None = None,
     callbacks: Sequence[Callback] = (),
     hall: int = 10,
@@ -145,8 +147,9 @@ def search(
     finished one returns its result at once. `problem` names what the fitness measures (a sample, a model),
     which nothing else here can tell.
 
-    Raises ValueError for losses that are not finite or of the wrong shape, and for a checkpoint of another
-    configuration (which includes the budget).
+    Raises ValueError for losses that are not finite or of the wrong shape, for operators that return
+    anything but individuals of this space, for a checkpoint of another configuration (which includes the
+    budget), and for a strategy that a checkpoint cannot hold, such as one with a lambda for an operator.
     """
     proposals = propose(
         space, strategy, seed=seed, budget=budget, patience=patience, callbacks=callbacks, hall=hall,
@@ -159,8 +162,8 @@ def propose(
     space: Grouping,
     strategy: Strategy,
     *,
-    seed: int = 0,
-    budget: Budget | int = 408,
+    seed: SupportsIndex = 0,
+    budget: Budget | SupportsIndex = 408,
     patience: int | None = None,
     callbacks: Sequence[Callback] = (),
     hall: int = 10,
@@ -171,7 +174,8 @@ def propose(
 
     For searches that advance `together`; `seconds` then include the time of the others.
     """
-    limits = Budget(evaluations=budget) if isinstance(budget, int) else budget
+    limits = budget if isinstance(budget, Budget) else Budget(evaluations=_whole("budget", budget))
+    seed = _whole("seed", seed)
     if patience is not None and patience < 1:
         raise ValueError(f"patience={patience}: choose 1 or more iterations, or None")
     if hall < 1:
@@ -186,6 +190,8 @@ def propose(
     else:
         run = Run(copy(strategy), hall)  # all that a search changes is made in `begin`
         run.strategy.begin(space, Random(seed))
+        if path is not None:
+            checkpoints.save(path, configuration, run)  # what cannot be saved is refused before it costs
     started = time.perf_counter() - run.seconds
     while run.stopped is None:
         room = None if limits.evaluations is None else limits.evaluations - len(run.archive)
@@ -210,6 +216,14 @@ def propose(
         run.best, leader.loss, leader, run.stopped, run.iteration, run.seconds, run.archive, run.logbook,
         hall_of_fame,
     )  # fmt: skip
+
+
+def _whole(name: str, value: SupportsIndex) -> int:
+    """A whole number of any type, numpy's included."""
+    try:
+        return index(value)
+    except TypeError:
+        raise ValueError(f"{name}={value!r}: give a whole number") from None
 
 
 def _configuration(space: Grouping, strategy: Strategy, limits: Budget) -> dict[str, object]:

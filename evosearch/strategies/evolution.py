@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
-from typing import Literal
-
-from deap.base import Toolbox
+from typing import Any, Literal
 
 from evosearch.grouping import Grouping
 from evosearch.individual import Individual
-from evosearch.operators import CROSSOVERS, MUTATIONS, Edge, Operator, best, bind
+from evosearch.operators import CROSSOVERS, MUTATIONS, Edge, Operator, Toolbox, best, bind
 from evosearch.strategies.base import Strategy, at_least, share
 
 
@@ -30,7 +28,8 @@ class Evolution(Strategy):
     included.
 
     `toolbox` holds the operators under DEAP's usual names `mate`, `mutate` and `select`; register any other
-    in their place: `evolution.toolbox.register("mate", deap.tools.cxTwoPoint)`.
+    in their place: `evolution.toolbox.register("mate", deap.tools.cxTwoPoint)`. Operators return what DEAP's
+    return: a tuple of individuals that have one gene per group. `toolbox.decorate` works as DEAP's does.
     """
 
     population: int = 48
@@ -81,6 +80,11 @@ class Evolution(Strategy):
     def tell(self, individuals: Sequence[Individual], losses: Sequence[float]) -> None:
         pool = [*self._survivors, *individuals] if self.elitist else individuals
         self._survivors = self._select(pool, self.parents)
+        if not self._survivors or not all(type(one) is Individual for one in self._survivors):
+            raise ValueError(
+                f"select={_spelled(self.toolbox.select)} returned {self._survivors!r:.80}: it must return a "
+                f"list of {self.parents} of the individuals that it was given"
+            )
 
     def settings(self) -> dict[str, object]:
         operators = {name: _spelled(getattr(self.toolbox, name)) for name in ("select", "mate", "mutate")}
@@ -88,18 +92,31 @@ class Evolution(Strategy):
 
     def _children(self, count: int) -> list[Individual]:
         draw, parents, clone = self.rng.random, self._survivors, self.toolbox.clone
-        mate, mutate = self._mate, self._mutate
         children: list[Individual] = []
         turn = 0
         while len(children) < count:
             other = (turn + 1 + int(draw() * (len(parents) - 1))) % len(parents)
             pair = clone(parents[turn]), clone(parents[other])
             if draw() < self.crossover:
-                pair = mate(*pair)
+                pair = self._checked("mate", self._mate(*pair), 2)
             for child in pair:
-                children += mutate(child)
+                children += self._checked("mutate", self._mutate(child), 1)
             turn = (turn + 1) % len(parents)
         return children[:count]
+
+    def _checked(self, name: str, returned: Any, count: int) -> Any:
+        """What an operator returned; ValueError unless it is `count` individuals of one gene per group."""
+        genes = len(self.space)
+        if type(returned) in (tuple, list) and len(returned) == count:
+            for one in returned:
+                if type(one) is not Individual or len(one) != genes:
+                    break
+            else:
+                return returned
+        raise ValueError(
+            f"{name}={_spelled(getattr(self.toolbox, name))} returned {returned!r:.80}: it must return a "
+            f"tuple of {count} of the individuals that it was given, each with {genes} genes, one per group"
+        )
 
 
 def _spelled(operator: Operator) -> str:

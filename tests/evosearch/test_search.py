@@ -253,6 +253,24 @@ def test_result_pickles(planted):
     assert same(pickle.loads(pickle.dumps(result)), result)
 
 
+def test_numbers_may_be_numpys(planted):
+    problem = planted(groups=4, size=3)
+    plain = search(problem.space, problem, RandomSearch(), seed=3, budget=30)
+    numpys = search(problem.space, problem, RandomSearch(), seed=np.int64(3), budget=np.int32(30))
+    assert numpys.archive.indices.tolist() == plain.archive.indices.tolist()
+    for wrong in ({"seed": "3"}, {"seed": None}, {"budget": 30.0}, {"budget": "30"}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.*give a whole number"):
+            search(problem.space, problem, RandomSearch(), **wrong)
+
+
+def test_a_strategy_that_no_checkpoint_can_hold_is_refused_before_it_costs(planted, tmp_path):
+    problem, evolution = planted(groups=4, size=3), Evolution()
+    evolution.toolbox.register("mutate", lambda ind: (ind,))
+    with pytest.raises(ValueError, match=r"checkpoint .* cannot hold this search .*lambda.*top level"):
+        search(problem.space, problem, evolution, checkpoint=tmp_path / "search")
+    assert not problem.seen and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("limits", [{}, {"evaluations": 0}, {"iterations": -1}, {"seconds": float("nan")}])
 def test_budgets_that_make_no_sense_are_refused(limits):
     with pytest.raises(ValueError, match="budget"):

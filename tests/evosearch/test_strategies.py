@@ -3,6 +3,7 @@ budget."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import pickle
 from random import Random
@@ -188,9 +189,81 @@ def test_operator_that_leaves_its_group_is_reported(planted):
 def test_operator_that_changes_the_number_of_genes_is_reported(planted):
     problem, evolution = planted(groups=12, size=5), Evolution(mutation=0)
     evolution.toolbox.register("mate", tools.cxMessyOnePoint)  # what one child loses the other gains
-    with pytest.raises(ValueError, match=r"have \d+ to \d+ genes.*one for each of 12 groups"):
+    with pytest.raises(ValueError, match=r"mate=cxMessyOnePoint\(\) returned .*each with 12 genes"):
         search(problem.space, problem, evolution)
     assert len(problem.seen) == 48  # none of the children was misread
+
+
+def drops_a_gene(ind):
+    del ind[0]
+    return (ind,)
+
+
+@pytest.mark.parametrize(
+    ("name", "operator"),
+    [
+        ("mutate", drops_a_gene),
+        ("mutate", lambda ind: None),
+        ("mutate", lambda ind: ind),  # the individual where DEAP's operators return a tuple
+        ("mutate", lambda ind: (list(ind),)),
+        ("mate", lambda one, other: None),
+        ("mate", lambda one, other: (one,)),
+        ("select", lambda pool, k: None),
+        ("select", lambda pool, k: []),
+    ],
+)
+def test_operator_that_returns_something_else_is_named(name, operator, planted):
+    problem, evolution = planted(groups=12, size=5), Evolution()
+    evolution.toolbox.register(name, operator)
+    with pytest.raises(ValueError, match=rf"^{name}=.* returned .*must return a (tuple|list)"):
+        search(problem.space, problem, evolution)
+
+
+def bounded(operator):  # as DEAP's documentation writes decorators, without functools.wraps
+    def wrapper(*args, **kargs):
+        offspring = operator(*args, **kargs)
+        for child in offspring:
+            child[0] = 0
+        return offspring
+
+    return wrapper
+
+
+@pytest.mark.parametrize("name", ["mate", "mutate", "select"])
+def test_operators_may_be_decorated_as_in_deap(name, planted):
+    problem, evolution = planted(groups=12, size=5), Evolution(crossover=1, mutation=0.2 * (name == "mutate"))
+    evolution.toolbox.decorate(name, bounded, lambda operator: bounded(operator))
+    result = search(problem.space, problem, evolution)
+    children = problem.space.picks(result.archive.indices[48:])
+    assert len(children) and (children[:, 0] == 0).all()
+
+
+def test_history_of_deap_follows_the_children(planted):
+    problem, evolution, history = planted(groups=12, size=5), Evolution(), tools.History()
+    evolution.toolbox.decorate("mate", history.decorator)
+    evolution.toolbox.decorate("mutate", history.decorator)
+    search(problem.space, problem, evolution)
+    assert any(history.genealogy_tree.values())  # parents are known by an attribute of the individuals
+
+
+@pytest.mark.parametrize("clone", [Individual.clone, copy.deepcopy])
+def test_self_adaptive_mutation_keeps_its_rate(clone, planted):
+    seen = []
+
+    def mutate(ind):
+        ind.rate = [getattr(ind, "rate", [1.0])[0] * 0.5]
+        seen.append(ind.rate[0])
+        return (ind,)
+
+    problem, evolution = planted(groups=12, size=5), Evolution()
+    evolution.toolbox.register("clone", clone)
+    evolution.toolbox.register("mutate", mutate)
+    search(problem.space, problem, evolution)
+    assert min(seen) < 0.5  # children of children halve it again
+    original = Individual([1, 2])
+    original.rate = [1.0]
+    original.clone().rate[0] = 0.0
+    assert original.rate == [1.0]
 
 
 @pytest.mark.parametrize(
