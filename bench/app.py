@@ -17,6 +17,7 @@ from bench.gallery import show
 from bench.inspection import look, strange_words
 from bench.pictures import overlay
 from bench.tasks.gqa import GQA
+from compress.images import rgb
 from compress.models import MLLM, MODELS
 from compress.samples import Sample
 
@@ -48,7 +49,7 @@ class Desk:
             raise ValueError("there is no image: drop one, or draw a scene")
         if not question.strip():
             raise ValueError("the question is empty: ask something about the image")
-        sample = Sample("asked", image.convert("RGB"), question.strip(), ())
+        sample = Sample("asked", rgb(image), question.strip(), ())
         key = sample.picture_digest, sample.question
         if key not in self.untouched:
             self.untouched = {key: self._timed(sample, VANILLA, self.mllm.visual_tokens)}

@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 
 from bench.comparison import Comparison
 from compress.files import replacing
+from compress.images import before_padding
 from compress.models import MLLM, Picture
 from compress.samples import Sample
 
@@ -150,7 +151,8 @@ def covered(image: Image.Image, layout: Sequence[Panel]) -> Image.Image:
     if len(layout) == 1:
         return ImageOps.fit(whole, size, Image.Resampling.LANCZOS)
     if last.stride == last.columns:
-        whole = ImageOps.pad(whole, (max(image.size), max(image.size)))
+        whole = before_padding(whole)
+        whole = ImageOps.pad(whole, (max(whole.size), max(whole.size)))
     return whole.resize(size, Image.Resampling.LANCZOS)
 
 

@@ -22,6 +22,7 @@ from transformers.masking_utils import create_causal_mask
 
 from compress.base import Traits
 from compress.conversation import Conversation, Turn, check
+from compress.images import check_shape, rgb
 
 
 @dataclass(frozen=True)
@@ -248,14 +249,22 @@ class MLLM(ABC):
         for number, conversation in enumerate(conversations):
             check(conversation, number)
         turns = [turn for conversation in conversations for turn in conversation]
-        images = [image.convert("RGB") for turn in turns for image in turn.images]
+        images = [rgb(image) for turn in turns for image in turn.images]
         inputs = self.encode(images, [self.chat(conversation) for conversation in conversations])
         if "pixel_values" in inputs:
             inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
         return inputs.to(self.model.device)
 
     def encode(self, images: Sequence[Image], prompts: Sequence[str]) -> BatchFeature:
-        """Pixels and ids; the images in the order in which the prompts name them."""
+        """Pixels and ids; the images, in RGB, in the order in which the prompts name them.
+
+        ValueError for an image that is too thin, before it is resized.
+        """
+        for image in images:
+            check_shape(image.size)
+        return self._encoded(images, prompts)
+
+    def _encoded(self, images: Sequence[Image], prompts: Sequence[str]) -> BatchFeature:
         encoded: BatchFeature = self._processor()(
             images=list(images) or None, text=list(prompts), padding=True, return_tensors="pt"
         )

@@ -10,6 +10,8 @@ from typing import Any, Protocol, overload, runtime_checkable
 
 from PIL.Image import Image
 
+from compress.images import rgb
+
 
 class Picture(Protocol):
     """An image that is opened when it is looked at, and not kept."""
@@ -51,7 +53,7 @@ class Sample:
     @property
     def image(self) -> Image:
         """The image in RGB, opened now if it lies in a file."""
-        return self.picture if isinstance(self.picture, Image) else self.picture()
+        return rgb(self.picture) if isinstance(self.picture, Image) else self.picture()
 
     def image_at(self, side: int) -> Image:
         """The image in RGB for a model that sees `side` pixels a side; one that is there has its own size."""

@@ -1,7 +1,7 @@
 """Images of a data set, opened one by one when they are looked at: files, base64 text, rows of Parquet files.
 
-Opened by content, not by name, as RGB: the first frame of an animation, 16-bit depth scaled to 8, and
-transparency dropped (as LLaVA's scripts do).
+Opened by content, not by name, as `compress.images.rgb` has them: RGB, upright, transparency dropped (as
+LLaVA's scripts do).
 """
 
 from __future__ import annotations
@@ -10,33 +10,35 @@ import base64
 import binascii
 import hashlib
 import warnings
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
 
-import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
+from compress.images import before_padding, rgb
 from compress.samples import Picture
 
 CLIP_MEAN = (122, 116, 104)  # of 255: CLIP's mean colour, cut to whole numbers
 CACHED = 2  # row groups of images in memory
 
 
-def open_rgb(source: Path | bytes, name: str) -> Image.Image:
+def open_rgb(source: Path | bytes, name: str, *, turned: bool = True) -> Image.Image:
     """The image in RGB; ValueError with `name` and the reason if it cannot be had whole.
 
-    More than PIL's limit of pixels (89 million) is refused before any is decoded.
+    More than PIL's limit of pixels (89 million) and a side of more than 200 times the other are refused
+    before any pixel is decoded. `turned` applies the EXIF orientation.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(source if isinstance(source, Path) else BytesIO(source)) as image:
-                return _rgb(image)
+                return rgb(image, turned=turned)
     except FileNotFoundError as problem:
         raise ValueError(f"there is no image at {name}") from problem
     except (
@@ -46,15 +48,31 @@ def open_rgb(source: Path | bytes, name: str) -> Image.Image:
         raise ValueError(f"{name} cannot be read as an image ({why})") from problem
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "I" or image.mode.startswith("I;16"):  # PIL would clip at 255 instead of scaling
-        deep = np.asarray(image, np.float64).clip(0, 65535)
-        return Image.fromarray((deep / 257).round().astype(np.uint8)).convert("RGB")
-    return image.convert("RGB")
+@dataclass(frozen=True)
+class Encoded(ABC):
+    """A picture that lies somewhere as a file; `turned` says whether its EXIF orientation is applied."""
+
+    turned: bool = field(default=True, kw_only=True)
+
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """Tells the file from others, the same on every machine."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.place} upright" if self.turned else self.place
+
+    def as_stored(self) -> Self:
+        """The same picture as its pixels are stored, as LLaVA's scripts open it."""
+        return replace(self, turned=False)
+
+    @abstractmethod
+    def __call__(self) -> Image.Image: ...
 
 
 @dataclass(frozen=True)
-class ImageFile:
+class ImageFile(Encoded):
     """A file below the folder `root`, named as the data set names it."""
 
     root: Path
@@ -70,23 +88,23 @@ class ImageFile:
         return self.root / self.name
 
     @property
-    def key(self) -> str:
+    def place(self) -> str:
         size = self.path.stat().st_size if self.path.is_file() else -1
         return f"{self.name} {size}"
 
     def __call__(self) -> Image.Image:
-        return open_rgb(self.path, str(self.path))
+        return open_rgb(self.path, str(self.path), turned=self.turned)
 
 
 @dataclass(frozen=True)
-class ImageText:
+class ImageText(Encoded):
     """A picture as base64 text, as MMBench's tables have it."""
 
     name: str
     text: str
 
     @property
-    def key(self) -> str:
+    def place(self) -> str:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     def __call__(self) -> Image.Image:
@@ -96,11 +114,11 @@ class ImageText:
             raise ValueError(
                 f"{self.name} cannot be read as an image (its base64 text is broken)"
             ) from problem
-        return open_rgb(content, self.name)
+        return open_rgb(content, self.name, turned=self.turned)
 
 
 @dataclass(frozen=True)
-class ImageRow:
+class ImageRow(Encoded):
     """The picture in one row of a Parquet file: a struct of `bytes` and `path`, as `datasets` writes it."""
 
     path: Path
@@ -109,7 +127,7 @@ class ImageRow:
     column: str = "image"
 
     @property
-    def key(self) -> str:
+    def place(self) -> str:
         return f"{self.path.name} {self.path.stat().st_size} {self.group} {self.row}"
 
     def __call__(self) -> Image.Image:
@@ -117,7 +135,7 @@ class ImageRow:
         content = _images(self.path, self.group, self.column)[self.row].as_py()
         if not content or not content.get("bytes"):
             raise ValueError(f"{name}: there is no image in this row")
-        return open_rgb(content["bytes"], name)
+        return open_rgb(content["bytes"], name, turned=self.turned)
 
 
 @lru_cache(maxsize=CACHED)
@@ -128,7 +146,7 @@ def _images(path: Path, group: int, column: str) -> Any:
 
 
 @dataclass(frozen=True)
-class HubImage:
+class HubImage(Encoded):
     """The picture in one row of a data set that `datasets` has loaded with images left encoded."""
 
     rows: Any
@@ -136,11 +154,11 @@ class HubImage:
     name: str
 
     @property
-    def key(self) -> str:
+    def place(self) -> str:
         return self.name
 
     def __call__(self) -> Image.Image:
-        return open_rgb(self.rows[self.row]["image"]["bytes"], self.name)
+        return open_rgb(self.rows[self.row]["image"]["bytes"], self.name, turned=self.turned)
 
 
 @dataclass(frozen=True)
@@ -155,9 +173,10 @@ class Padded:
 
     def __call__(self) -> Image.Image:
         image = self.picture()
-        side = max(image.size)
-        if image.size == (side, side):
+        if image.width == image.height:
             return image
+        image = before_padding(image)
+        side = max(image.size)
         square = Image.new("RGB", (side, side), CLIP_MEAN)
         square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
         return square

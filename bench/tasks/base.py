@@ -13,10 +13,11 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import Image
 
 from bench.data.folder import Folder, Manifest
-from bench.data.images import Padded
-from compress.samples import Sample
+from bench.data.images import Encoded, Padded
+from compress.samples import Picture, Sample
 from evosearch.registry import unknown
 
 Sums = NDArray[np.float64]
@@ -91,8 +92,14 @@ class Task(ABC):
             raise ValueError(f"{folder.path}, {self.part}: {faults[0]}{more}")
         if n is not None:
             samples = self.some(samples, n)
+        return [replace(one, picture=self.shown(one.picture)) for one in samples]
+
+    def shown(self, picture: Image | Picture) -> Image | Picture:
+        """The picture as the protocol has it: LLaVA's scripts ignore EXIF, and pad to a square."""
+        if self.protocol == "llava" and isinstance(picture, Encoded):
+            picture = picture.as_stored()
         pad = self.image_mode == "pad" or (self.image_mode is None and self.protocol == "llava")
-        return [replace(one, picture=Padded(one.picture)) for one in samples] if pad else samples  # type: ignore[arg-type]
+        return Padded(picture) if pad and not isinstance(picture, Image) else picture
 
     def whole(self, folder: Folder) -> list[Sample]:
         """All samples of the split, unchecked; ValueError for files that are missing or of another form."""

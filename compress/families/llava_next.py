@@ -13,6 +13,7 @@ from transformers.models.llava_next.modeling_llava_next import image_size_to_num
 
 from compress.base import Traits
 from compress.families.llava import Llava
+from compress.images import before_padding, check_shape
 from compress.mllm import Picture
 
 SIZES = 256  # of images, for which it is remembered where their tokens come from
@@ -82,6 +83,7 @@ class LlavaNext(Llava):
         for height, width in sizes:
             key = height, width, self.fixed
             if key not in self._known:
+                check_shape((width, height))
                 self._known[key] = self._picture(height, width)
             pictures.append(self._known[key])
             if len(self._known) > SIZES:
@@ -107,11 +109,12 @@ class LlavaNext(Llava):
         tile = torch.where(source < 0, -1, source // per_tile)
         return Picture(self.grid, tiles, tile, torch.where(source < 0, -1, source % per_tile))
 
-    def encode(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> BatchFeature:
+    def _encoded(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> BatchFeature:
         if not self.fixed or not images:
-            return super().encode(images, prompts)
+            return super()._encoded(images, prompts)
         processor = self._processor()
-        square = [ImageOps.pad(image, (max(image.size), max(image.size))) for image in images]
+        bounded = [before_padding(image) for image in images]
+        square = [ImageOps.pad(image, (max(image.size), max(image.size))) for image in bounded]
         pixels = processor.image_processor(square, return_tensors="pt")
         token = processor.image_token
         texts = [prompt.replace(token, token * self.visual_tokens) for prompt in prompts]

@@ -8,9 +8,8 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import AutoTokenizer, BatchFeature, Qwen2_5_VLProcessor, Qwen2VLImageProcessorPil
 
+from compress.images import check_shape
 from compress.mllm import MLLM, Picture
-
-LONGEST = 200  # times its short side may an image be long
 
 
 class ImageOnlyProcessor(Qwen2_5_VLProcessor):
@@ -83,23 +82,11 @@ class Qwen25VL(MLLM):
     def tower_cls(self, output: Any) -> Tensor | None:
         return None
 
-    def encode(self, images: Sequence[Image], prompts: Sequence[str]) -> BatchFeature:
-        for image in images:
-            self._check_shape(image)
-        return super().encode(images, prompts)
-
     def tokens_of(self, image: Image) -> int:
-        self._check_shape(image)
+        check_shape(image.size)
         pixels = self._processor().image_processor
         patches = pixels.get_number_of_image_patches(image.height, image.width)
         return int(patches // pixels.merge_size**2)
-
-    def _check_shape(self, image: Image) -> None:
-        if max(image.size) > LONGEST * min(image.size):
-            raise ValueError(
-                f"an image of {image.width} x {image.height} pixels is too thin for {self.name}: one "
-                f"side may be {LONGEST} times the other"
-            )
 
     def tower_pixels(self, args: tuple, kwargs: Mapping[str, Any]) -> Sequence[Tensor]:
         pixels, grids = args[0] if args else kwargs["hidden_states"], kwargs.get("grid_thw")

@@ -181,7 +181,7 @@ def test_the_cache_of_every_layer_holds_what_the_record_says(tiny: MLLM, picture
 @pytest.mark.parametrize("name", COMPRESSING)
 def test_lines_of_pixels_are_compressed_like_images(tiny_next: MLLM, name: str):
     """Of some of them no crop has a token, only the thumbnail."""
-    shapes = [(1, 1), (60, 30), (500, 1), (1, 180)]
+    shapes = [(1, 1), (60, 30), (200, 1), (1, 180)]
     rng = np.random.default_rng(0)
     images = [Image.fromarray(rng.integers(0, 255, (h, w, 3), dtype=np.uint8)) for w, h in shapes]
     with attach(tiny_next, make(name, tiny_next), 30, accounting="nominal") as trace, torch.no_grad():

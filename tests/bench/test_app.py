@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -72,6 +73,19 @@ def test_any_image_is_taken_and_strange_words_are_named(desk: Desk) -> None:
     (name, said, tokens, _), row = reply.rows
     assert (name, tokens) == ("none", "144")
     assert row[:3] == ["none at 144", said, "144"]
+
+
+def test_an_image_is_seen_upright_and_one_that_is_too_thin_is_refused(desk: Desk) -> None:
+    upright = open_image("micro:3").resize((40, 60))
+    lying = upright.transpose(Image.Transpose.ROTATE_90)
+    lying.getexif()[274] = 6
+    file = BytesIO()
+    lying.save(file, "PNG", exif=lying.getexif())
+    assert desk.reply(Image.open(file), QUESTION, "grid", 9).picture == (
+        desk.reply(upright, QUESTION, "grid", 9).picture
+    )
+    with pytest.raises(ValueError, match="200000 x 1 pixels is too thin"):
+        desk.reply(Image.new("RGB", (200_000, 1)), QUESTION, "grid", 9)
 
 
 def test_without_gradio_the_extra_is_named(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

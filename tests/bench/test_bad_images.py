@@ -112,10 +112,12 @@ def test_broken_images_are_named_in_one_line(tmp_path: Path, name: str):
         assert f"{path} cannot be read as an image (" in refused(command, path, QUESTION)
 
 
-def test_an_image_too_thin_for_its_family_is_named_by_its_size(tmp_path: Path, tiny_qwen: MLLM):
+@pytest.mark.parametrize("command", ["ask", "search", "draw kept"])
+def test_a_thin_image_is_named_by_its_size(tmp_path: Path, command: str):
     path = written(tmp_path, "thin.png", encoded(noise("RGB", (402, 2))))
-    message = refused("ask", path, QUESTION, "--method", "grid", "--model", tiny_qwen.name)
-    assert "an image of 402 x 2 pixels is too thin" in message
+    extra = ("--out", tmp_path / "kept.png") if command.startswith("draw") else ()
+    message = refused(*command.split(), path, QUESTION, *extra)
+    assert f"{path} cannot be read as an image (an image of 402 x 2 pixels is too thin" in message
 
 
 @pytest.fixture

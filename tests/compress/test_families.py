@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from dataclasses import dataclass, field
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -88,6 +89,36 @@ def test_the_adapter_knows_where_every_visual_token_comes_from(mllm: MLLM, image
         assert set(picture.tile.tolist()) - {-1} == set(range(picture.tiles))
         assert ((picture.patch < 0) == (picture.tile < 0)).all()
         assert picture.patch.max() < picture.grid[0] * picture.grid[1]
+
+
+def test_images_are_seen_upright(mllm: MLLM, images):
+    exif = Image.Exif()
+    exif[274] = 6  # the camera was turned
+    file = BytesIO()
+    images[1].transpose(Image.Transpose.ROTATE_90).save(file, "PNG", exif=exif)
+    turned, upright = (mllm.prepare([each], QUESTIONS[:1]) for each in (Image.open(file), images[1]))
+    assert turned.keys() == upright.keys()
+    assert all(torch.equal(turned[name], upright[name]) for name in upright)
+
+
+@pytest.mark.parametrize("size", [(200_000, 1), (1, 60_000), (402, 2)])
+def test_thin_images_are_refused_before_they_are_resized(mllm: MLLM, size, monkeypatch):
+    monkeypatch.setattr(type(mllm.processor), "__call__", lambda *_, **__: pytest.fail("it was resized"))
+    monkeypatch.setattr(type(mllm.processor.image_processor), "__call__", None)
+    thin = Image.new("RGB", size)
+    for ask in (mllm.prepare, mllm.embed, mllm.answer, mllm.encode):
+        with pytest.raises(ValueError, match=rf"{size[0]} x {size[1]} pixels is too thin.* 200 times"):
+            ask(*((thin, "how many ?") if ask == mllm.embed else ([thin], ["how many ?"])))
+
+
+def test_thin_images_are_refused_where_the_model_is_told_their_size(tiny_next: MLLM, images):
+    inputs = tiny_next.prepare(images[:1], QUESTIONS[:1])
+    inputs["image_sizes"] = torch.tensor([[2, 402]])
+    with (
+        attach(tiny_next, Share()),
+        pytest.raises(ValueError, match="402 x 2 pixels is too thin"),
+    ):
+        tiny_next.model(**inputs)
 
 
 def test_next_tokens_are_the_features_of_their_patches(tiny_next: MLLM, images, monkeypatch):

@@ -12,11 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from bench.data import images
 from bench.data.images import CLIP_MEAN, ImageFile, ImageRow, ImageText, Padded, open_rgb
 from compress.samples import Sample
+
+ORIENTATION = 274  # the EXIF tag
+
+
+def orientation(number: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[ORIENTATION] = number
+    return exif
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -68,6 +76,47 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch: pytes
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         with pytest.raises(ValueError, match="cannot be read as an image .*decompression bomb"):
             open_rgb(bomb, "it")
+
+
+def test_a_picture_is_turned_as_its_camera_was_held(tmp_path: Path) -> None:
+    """By all eight orientations, in every format that has them; a TIFF's, which PIL turns itself, once."""
+    upright = Image.fromarray(np.arange(8 * 4 * 3, dtype=np.uint8).reshape(8, 4, 3))
+    lying = upright.transpose(Image.Transpose.ROTATE_90)
+    for kind in ("PNG", "TIFF", "WEBP"):
+        written = encoded(lying, kind, exif=orientation(6), **({"lossless": True} if kind == "WEBP" else {}))
+        found = open_rgb(written, "it")
+        assert np.array_equal(np.asarray(found), np.asarray(upright)), kind
+        assert found.getexif().get(ORIENTATION) is None, "nobody turns it again"
+    for number in range(1, 9):
+        expected = ImageOps.exif_transpose(Image.open(BytesIO(encoded(lying, exif=orientation(number)))))
+        assert open_rgb(encoded(lying, exif=orientation(number)), "it").tobytes() == expected.tobytes()
+
+
+def test_broken_exif_data_leaves_the_picture_as_it_is() -> None:
+    image = Image.new("RGB", (40, 20), "red")
+    for broken in (b"Exif\x00\x00nothing", b"Exif\x00\x00II*\x00\xff\xff\xff\xff", b""):
+        assert open_rgb(encoded(image, exif=broken), "it").size == (40, 20)
+
+
+def test_llavas_scripts_open_pictures_as_they_are_stored(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(encoded(Image.new("RGB", (40, 20)), "JPEG", exif=orientation(6)))
+    picture = ImageFile(tmp_path, "a.jpg")
+    assert picture().size == (20, 40) and picture.as_stored()().size == (40, 20)
+    assert picture.key != picture.as_stored().key, "features and labels of one are not of the other"
+    assert picture.as_stored()().getexif().get(ORIENTATION) is None
+
+
+@pytest.mark.parametrize("size", [(201, 1), (1, 60_000), (20_100, 100)])
+def test_a_picture_that_is_too_thin_is_refused_before_it_is_decoded(size: tuple[int, int]) -> None:
+    thin = encoded(Image.new("L", size))[:60]  # the header alone
+    with pytest.raises(ValueError, match=f"it cannot .*{size[0]} x {size[1]} pixels is too thin.*200 times"):
+        open_rgb(thin, "it")
+
+
+def test_the_square_of_a_long_picture_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compress.images.SQUARE", 100 * 100)
+    long = Padded(lambda: Image.new("RGB", (450, 90), "red"))
+    assert long().size == (90, 90) and long().getpixel((45, 45)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize("name", ["../b.png", "/b.png", "a/../../b.png", "a\\..\\..\\b.png", "C:\\b.png", ""])

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from bench.protocol import task_of
 from bench.tasks import TASKS
@@ -33,6 +34,19 @@ def test_images_are_opened_when_they_are_looked_at(folder: Any) -> None:
     folder.image("gqa/images/n0.jpg", size=(20, 10))
     assert samples[0].image.size == (20, 20) and samples[0].image.getpixel((10, 0)) == (122, 116, 104)
     assert GQA(protocol="lmms-eval").load(folder.root)[0].image.size == (20, 10)
+
+
+def test_pictures_are_turned_as_the_protocol_turns_them(folder: Any) -> None:
+    """`datasets`, through which lmms-eval reads, applies EXIF orientations; LLaVA's scripts do not."""
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (40, 20)).save(folder.image("gqa/images/n0.jpg"), exif=exif)
+    sizes = {}
+    for protocol in "llava", "lmms-eval", "micro":
+        sizes[protocol] = GQA(protocol=protocol, image_mode="whole").load(folder.root)[0].image.size
+    assert sizes == {"llava": (40, 20), "lmms-eval": (20, 40), "micro": (20, 40)}
+    padded = GQA(protocol="llava").load(folder.root)[0].image
+    assert padded.size == (40, 40) and padded.getpixel((1, 20)) == (0, 0, 0), "lying, as it is stored"
 
 
 def test_some_are_the_same_everywhere_and_the_fewer_among_the_more(folder: Any) -> None:

@@ -1,0 +1,54 @@
+"""Images as models get them: RGB, upright, and not too thin."""
+
+from __future__ import annotations
+
+from math import isqrt
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+LONGEST = 200  # times its short side may an image be long: resizing a thinner one takes all memory
+SQUARE = 89_478_485  # pixels of a square that an image is padded to; PIL opens no more
+
+
+def rgb(image: Image.Image, *, turned: bool = True) -> Image.Image:
+    """The image in RGB, without metadata: the first frame, 16-bit depth scaled to 8, transparency dropped.
+
+    `turned` applies the EXIF orientation that cameras write. ValueError for an image that is too thin, which
+    is then not decoded.
+    """
+    check_shape(image.size)
+    image.load()  # a broken file fails here; PIL turns TIFF files itself, here
+    upright = _upright(image) if turned else image
+    if upright.mode == "I" or upright.mode.startswith("I;16"):  # PIL would clip at 255 instead of scaling
+        deep = np.asarray(upright, np.float64).clip(0, 65535)
+        upright = Image.fromarray((deep / 257).round().astype(np.uint8))
+    if upright.mode == "RGB" and not upright.info:
+        return upright
+    plain = upright.convert("RGB")
+    plain.info = {}  # or the orientation would be applied again
+    return plain
+
+
+def check_shape(size: tuple[int, int]) -> None:
+    """ValueError if one side, of width and height, is more than 200 times the other."""
+    width, height = size
+    if max(width, height) > LONGEST * min(width, height):
+        raise ValueError(
+            f"an image of {width} x {height} pixels is too thin: one side may be at most {LONGEST} times the "
+            f"other; crop it"
+        )
+
+
+def before_padding(image: Image.Image) -> Image.Image:
+    """The image, reduced by a whole factor if its square would have more than SQUARE pixels."""
+    side, most = max(image.size), isqrt(SQUARE)
+    return image.reduce(-(-side // most)) if side > most else image
+
+
+def _upright(image: Any) -> Any:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # PIL reads EXIF data in many ways; broken data says nothing, and the pixels are whole
+        return image
