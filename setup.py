@@ -51,6 +51,7 @@ setup(
         "matplotlib>=3.9",
         "Jinja2>=3.1",
         "PyYAML>=6.0",
+        "pydantic>=2.11",
         "click>=8.1.8",
         "packaging>=24",
         "rich>=13.9",
