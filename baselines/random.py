@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,11 +13,20 @@ class Random(Scorer):
     """A uniformly random subset: the control that every method must beat.
 
     Drawn from `seed` and from the sample's own pixels and prompt, so that a sample keeps the same tokens
-    alone, in any batch and in every run, and different samples keep different ones.
+    alone, in any batch and in every run, and different samples keep different ones. An evaluation takes the
+    mean over `draws` subsets of each sample, those of the seeds from `seed` on; `attach` uses the first.
     """
 
     seed: int = 0
     depth: int = INPUT
+    draws: int = 5
+
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise ValueError(f"draws={self.draws}: choose 1 or more")
+
+    def drawn(self, number: int) -> Random:
+        return replace(self, seed=self.seed + number)
 
     def score(self, view: View) -> Tensor:
         generator = torch.Generator().manual_seed((self.seed + view.seed()) % 2**63)

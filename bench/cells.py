@@ -25,7 +25,7 @@ from bench.protocol import Facts, differences
 from compress.files import replacing
 from compress.samples import Sample
 
-FORMAT, META = 2, b"evocomp-cell"
+FORMAT, META = 3, b"evocomp-cell"
 INDICES = pa.list_(pa.int32())
 STAGE = pa.struct([("depth", pa.int32()), ("kept", INDICES), ("merged", INDICES)])
 ROW = pa.schema(
@@ -124,7 +124,8 @@ def _table(cell: Cell, samples: Sequence[Sample]) -> pa.Table:
     rows: list[dict[str, Any]] = []
     if outcome := cell.outcome:
         meta["outcome"] = {
-            "credit": outcome.credit, "sums": outcome.sums, "score": outcome.score,
+            "credit": outcome.credit, "sums": outcome.sums, "images": outcome.images, "score": outcome.score,
+            "draws": outcome.draws,
             "ledger": asdict(outcome.ledger), "stages": outcome.stages, "seconds": outcome.seconds,
             "subscores": dict(outcome.subscores), "batch": outcome.batch,
         }  # fmt: skip
@@ -169,7 +170,9 @@ def _read(path: Path) -> Cell:
             path=tuple(map(_stages, table["path"].to_pylist())),
             credit=tuple(told["credit"]),
             sums=tuple(map(tuple, told["sums"])),
+            images=tuple(told["images"]),
             score=told["score"],
+            draws=tuple(told["draws"]),
             ledger=Ledger(
                 Shape(**ledger["shape"]),
                 entering=tuple(ledger["entering"]),

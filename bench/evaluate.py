@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from statistics import fmean
 
+import numpy as np
 import torch
 
 from baselines import KeepAll
@@ -44,7 +45,9 @@ class Outcome:
     """What one run produced: per sample in the samples' order, per unit (see `Task`), and means.
 
     `kept` holds the untouched indices of the tokens after the last stage, -1 for a token that stands for the
-    whole image; `path` all stages on the way there, none where all tokens were kept.
+    whole image; `path` all stages on the way there, none where all tokens were kept. A method that draws at
+    random runs several times: credits, sums, costs and sub-scores are means over its draws, and what is
+    there per sample is that of the first.
     """
 
     task: str
@@ -55,12 +58,14 @@ class Outcome:
     path: tuple[tuple[Stage, ...], ...]  # per sample
     credit: tuple[float, ...]  # [U] what paired tests compare
     sums: tuple[tuple[float, ...], ...]  # [U, k] what the score is a function of
+    images: tuple[str, ...]  # [U] which image each unit asks about, the same name in all tasks
     score: float  # percent
     ledger: Ledger  # means over samples; the cost of choosing is that of the first few
     stages: tuple[int, ...]  # depths at which tokens were dropped
     seconds: float
     subscores: Mapping[str, float] = field(default_factory=dict)  # of parts, and rates; see `Task.subscores`
     batch: int | None = None  # samples that went through the model at a time, at the end
+    draws: tuple[float, ...] = ()  # the score of each draw; of a method that does not draw, its score
 
     @property
     def entering(self) -> Sequence[float]:
@@ -95,8 +100,9 @@ def evaluate(
 
     `keep` is the budget in visual tokens, spent as `match` has it (`bench.budget`); None keeps all.
     `batch` samples go through the model at a time, a matter of speed and memory only; `Batches` may halve it.
-    `positions` are the method's own by default. With `source` the method chooses on that model, and its
-    choice is kept here (`compress.transfer`). ValueError for a budget that is impossible.
+    `positions` are the method's own by default. A method that draws at random is run `selector.draws` times.
+    With `source` the method chooses on that model, and its choice is kept here (`compress.transfer`).
+    ValueError for a budget that is impossible.
     """
     if not samples:
         raise ValueError(f"{task.name}: no samples to evaluate; ask for at least one")
@@ -109,15 +115,15 @@ def evaluate(
     batches = Batches(batch) if isinstance(batch, int) else batch
     started = time.perf_counter()
     asked, accounting = spend(mllm, samples, chosen, budget, match, batches)
-    predictions: list[str] = []
+    predictions: list[str] = []  # of all draws, one after the other
     records: list[Record] = []
 
-    def answer(part: Sequence[Sample]) -> tuple[list[str], list[Record]]:
+    def answer(method: Selector, part: Sequence[Sample]) -> tuple[list[str], list[Record]]:
         images = [one.image_at(mllm.image_side) for one in part]
         questions = [one.question for one in part]
-        acting = chosen
+        acting = method
         if source:
-            acting = choose(source, images, questions, chosen, asked, mllm.layers, accounting)
+            acting = choose(source, images, questions, method, asked, mllm.layers, accounting)
         counted = len(records) < COUNTED  # counting takes as long as choosing, on small models
         with attach(
             mllm, acting, asked, accounting=accounting, positions=positions, count_flops=counted
@@ -125,29 +131,37 @@ def evaluate(
             said = mllm.answer(images, questions, max_new_tokens=task.max_new_tokens)
         return said, trace.samples
 
-    for said, traced in batches.over(samples, answer):
-        predictions += said
-        records += traced
-        if progress:
-            progress(len(predictions), len(samples))
+    for number in range(chosen.draws):
+        for said, traced in batches.over(samples, partial(answer, chosen.drawn(number))):
+            predictions += said
+            records += traced
+            if progress:
+                progress(len(predictions), len(samples) * chosen.draws)
     seconds = time.perf_counter() - started
-    sums = task.statistics(samples, predictions)
-    pairs = zip(samples, predictions, strict=True)
+    count = len(samples)
+    drawn = [predictions[start : start + count] for start in range(0, len(predictions), count)]
+    credit = np.mean([task.credit(samples, said) for said in drawn], axis=0)
+    each = [task.statistics(samples, said) for said in drawn]
+    sums = np.mean(each, axis=0)
+    subscores = [task.subscores(samples, said) for said in drawn]
+    pairs = zip(samples, drawn[0], strict=True)
     return Outcome(
         task=task.name,
         samples=tuple(one.id for one in samples),
-        predictions=tuple(predictions),
+        predictions=tuple(drawn[0]),
         correct=tuple(float(task.correct(one, said)) for one, said in pairs),
-        kept=tuple(map(_kept, records)),
-        path=tuple(map(path, records)),
-        credit=tuple(task.credit(samples, predictions).tolist()),
+        kept=tuple(map(_kept, records[:count])),
+        path=tuple(map(path, records[:count])),
+        credit=tuple(credit.tolist()),
         sums=tuple(map(tuple, sums.tolist())),
+        images=task.images(samples),
         score=float(task.value(sums.sum(0))),
         ledger=_ledger(mllm, records),
         stages=tuple(sorted({depth for record in records for depth in record.kept})),
         seconds=seconds,
-        subscores=task.subscores(samples, predictions),
+        subscores={name: fmean(one[name] for one in subscores) for name in subscores[0]},
         batch=batches.size,
+        draws=tuple(float(task.value(one.sum(0))) for one in each),
     )
 
 

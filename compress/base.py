@@ -129,6 +129,7 @@ class Selector(ABC):
     depth: int = INPUT
     positions: Positions = "original"  # "compact": the decoder's positions are renumbered without holes
     adaptive: bool = False  # its own thresholds say how many tokens stay: counts, and `keep`, are 0
+    draws: int = 1  # how often an evaluation runs it: more than once if it draws at random
     merge_after: Literal["attention", "block"] = "attention"  # where in a tower layer `merge` acts
     proportional: bool = False  # whether later tower layers attend to a merged token by its size
 
@@ -139,6 +140,10 @@ class Selector(ABC):
 
     def load(self) -> Self:
         """The same method, what it needs read from disk; ValueError where that is missing."""
+        return self
+
+    def drawn(self, number: int) -> Selector:
+        """The method with other random numbers for each `number` from 0 on; itself if it uses none."""
         return self
 
     def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:

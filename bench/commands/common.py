@@ -69,7 +69,7 @@ def data_options(command: F) -> F:
             help="Folder of benchmarks (docs/benchmarks.md) or hub:OWNER; the miniatures without it.",
         ),
         click.option(
-            "-n", "count", type=click.IntRange(1), help="Samples per task; 200, with --data all by default."
+            "-n", "count", type=click.IntRange(1), help="Questions per task. Default: 400, with --data all."
         ),
         click.option(
             "--tasks",

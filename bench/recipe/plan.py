@@ -21,19 +21,19 @@ from compress.models import MLLM
 from compress.samples import Sample
 
 COMPARISON, PICTURES = "comparison", "pictures"  # folders of a result
+RANDOM = "random"  # the kind of labels that is a control
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
     """The steps of a recipe in the order in which they can be done, each once.
 
-    `stores` are the label steps by the row that learns from them; `trains` the training steps by row and
-    seed.
+    `stores` are the label steps and `trains` the training steps, by the row that learns and its seed.
     """
 
     recipe: Recipe
     shop: Shop
-    stores: Mapping[str, Label]
+    stores: Mapping[tuple[str, int], Label]
     trains: Mapping[tuple[str, int], Train]
     answers: Answer
     searched: Sequence[Searched]
@@ -79,7 +79,7 @@ def plan(recipe: Recipe, shop: Shop) -> Plan:
     if recipe.draw and recipe.draw.task not in asked:
         raise ValueError(f"draw.task={recipe.draw.task}: choose one of the recipe's {', '.join(asked)}")
     pool = training_pool(recipe.mixture, recipe.images)
-    stores: dict[str, Label] = {}
+    stores: dict[tuple[str, int], Label] = {}
     trains: dict[tuple[str, int], Train] = {}
     candidates: list[Candidate] = []
     for name, row in recipe.rows.items():
@@ -87,10 +87,10 @@ def plan(recipe: Recipe, shop: Shop) -> Plan:
             candidates.append(named(selector_for(row.method, mllm.name), name, row.positions))
         if row.learns:
             learner = recipe.source if row.learns.source_gives and recipe.source else recipe.model
-            stores[name] = _labels(shop, name, learner, row.learns, pool)
             for seed in recipe.seeds:
+                stores[name, seed] = store = _labels(shop, learner, row.learns, pool, seed)
                 config = replace(row.learns.train, seed=seed)
-                step = Train(shop, f"train: {name}, seed {seed}", stores[name], config)
+                step = Train(shop, f"train: {name}, seed {seed}", store, config)
                 trains[name, seed] = step
                 chooser = recipe.source if row.learns.source_gives == "indices" else None
                 depth = row.learns.layer(mllm.layers)
@@ -133,10 +133,14 @@ def training_pool(mixture: str | None, images: str | None) -> Pool:
     return Pool({"samples": path.name, "bytes": path.stat().st_size}, take)
 
 
-def _labels(shop: Shop, row: str, model: str, learns: Learning, pool: Pool) -> Label:
-    what = [learns.labels.kind, learns.labels.grouper, learns.labels.strategy or ""]
+def _labels(shop: Shop, model: str, learns: Learning, pool: Pool, seed: int) -> Label:
+    """The labels of one seed: drawn anew for each seed if they are random, else the same for all."""
+    config = learns.labels
+    if config.kind == RANDOM:
+        config = replace(config, seed=config.seed + seed)
+    what = [config.kind, config.grouper, config.strategy or "", f"seed {config.seed}" if config.seed else ""]
     title = f"label: {', '.join(filter(None, what))}"
-    return Label(shop, title, model, learns.labels, pool, learns.samples)
+    return Label(shop, title, model, config, pool, learns.samples)
 
 
 def _masks(

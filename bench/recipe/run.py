@@ -86,15 +86,19 @@ def tell(plan: Plan, command: str) -> Told:
 
 def label_costs(plan: Plan) -> list[dict[str, Any]]:
     """What each label store is like, which rows learn from it, and its loss against the reference's."""
-    sharing: dict[tuple[str, int], list[str]] = {}
-    for row, step in plan.stores.items():
-        sharing.setdefault((step.digest, step.units), []).append(row)
+    first, *others = plan.recipe.seeds
+    sharing: dict[tuple[str, int], list[tuple[str, int]]] = {}
+    for place, step in plan.stores.items():
+        sharing.setdefault((step.digest, step.units), []).append(place)
     reference = plan.recipe.reference
-    base = plan.stores.get(reference) if reference else None
+    base = plan.stores.get((reference, first)) if reference else None
     lines: list[dict[str, Any]] = []
-    for rows in sharing.values():
-        step = plan.stores[rows[0]]
-        held = base and reference not in rows and base.model == step.model
+    for places in sharing.values():
+        step = plan.stores[places[0]]
+        rows = list(dict.fromkeys(row for row, _ in places))
+        if others and len(places) == 1:
+            rows = [f"{row}, seed {seed}" for row, seed in places]
+        held = base and (reference, first) not in places and base.model == step.model
         asked = [sample_key(one) for one in step.samples]
         against = difference(base.store(), step.store(), asked) if base and held else None
         told = summarise(step.store(), asked)

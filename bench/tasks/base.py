@@ -73,15 +73,18 @@ class Task(ABC):
 
     @abstractmethod
     def micro(self, n: int, split: str = "test") -> list[Sample]:
-        """`n` samples of the miniature, neighbours about different scenes where the form allows it."""
+        """The samples of `n` questions of the miniature.
+
+        Neighbours are about different scenes where the form allows it. A question that is asked several
+        times, as MMBench does with its options rotated, is one question and several samples.
+        """
 
     def load(self, data: str | Path, n: int | None = None) -> list[Sample]:
         """Samples of the folder of benchmarks `data`, or of `hub:OWNER`, in the order of the files.
 
-        With `n`, those whose ids hash lowest, evenly from every stratum and never a part of a unit (so it may
-        be a few more): the same on every machine, and the fewer are among the more. ValueError for repeated
-        or missing ids, and for a number of samples that is not the published one (nor what the folder's own
-        manifest says).
+        With `n`, those of the `n` questions (units) whose ids hash lowest, evenly from every stratum: the
+        same on every machine, and the fewer are among the more. ValueError for repeated or missing ids, and
+        for a number of samples that is not the published one (nor what the folder's own manifest says).
         """
         if not self.splits:
             raise ValueError(f"task '{self.name}' is there in miniature only: leave out --data")
@@ -162,8 +165,7 @@ class Task(ABC):
         return iter(())
 
     def some(self, samples: Sequence[Sample], n: int) -> list[Sample]:
-        """The first units of each stratum in the order of their hashes, until they have `n` samples."""
-        size = Counter(map(self.unit, samples))
+        """The samples of `n` units: the first of each stratum in the order of their hashes, in turns."""
         strata: dict[str, list[str]] = {}
         for unit, stratum in {self.unit(one): self.stratum(one) for one in samples}.items():
             strata.setdefault(stratum, []).append(unit)
@@ -172,12 +174,7 @@ class Task(ABC):
             for stratum, units in strata.items()
             for place, unit in enumerate(sorted(units, key=lambda unit: sha256(unit.encode()).digest()))
         )
-        chosen: set[str] = set()
-        for _, _, unit in ranked:
-            if n <= 0:
-                break
-            chosen.add(unit)
-            n -= size[unit]
+        chosen = {unit for _, _, unit in ranked[:n]}
         return [one for one in samples if self.unit(one) in chosen]
 
     def unit(self, sample: Sample) -> str:
@@ -187,6 +184,20 @@ class Task(ABC):
     def stratum(self, sample: Sample) -> str:
         """The part of the benchmark that has a score of its own."""
         return ""
+
+    def image(self, sample: Sample) -> str:
+        """Which image the sample is about: its name in the data set where that is known, else a digest.
+
+        The same image has the same name in all tasks.
+        """
+        return str(sample.info.get("image") or sample.picture_digest[:16])
+
+    def images(self, samples: Sequence[Sample]) -> tuple[str, ...]:
+        """[U] The image of each unit, in the units' order: units of one image are no independent evidence."""
+        found: dict[str, str] = {}
+        for one in samples:
+            found.setdefault(self.unit(one), self.image(one))
+        return tuple(found.values())
 
     # Scores -------------------------------------------------------------------------------------------------
 

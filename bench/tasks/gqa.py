@@ -85,7 +85,7 @@ class GQA(Task):
                 "semantic": types.get("semantic"), "group": groups.get("global"),
                 "balanced": bool(row.get("isBalanced", True)), "entailed": listed(row.get("entailed")),
                 "words": len(row["question"].split()), "steps": len(listed(row.get("semantic"))),
-                "choices": choices,
+                "choices": choices, "image": row["imageId"],
             },
         )  # fmt: skip
 

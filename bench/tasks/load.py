@@ -10,7 +10,7 @@ from bench.tasks.base import Task
 from compress.samples import Sample
 from evosearch.registry import pick
 
-MICRO = 200  # samples of a miniature, where nothing is said
+MICRO = 400  # questions of a miniature, where nothing is said
 MICRO_SPLITS = ("test", "val")
 
 
@@ -23,15 +23,15 @@ def load_tasks(
     protocol: str | None = None,
     labelled: bool = True,
 ) -> dict[Task, list[Sample]]:
-    """Tasks by `name` or `name:option=value,...` with `n` samples each, in the order given.
+    """Tasks by `name` or `name:option=value,...` with the samples of `n` questions each, in the order given.
 
-    Without `data`, miniatures (200 samples and split test by default). With it, the folder's or hub's samples
-    (all by default) under `protocol`, by default the one the folder itself names, else llava. ValueError
+    Without `data`, miniatures (400 questions and split test by default). With it, the folder's or hub's
+    samples (all by default) under `protocol`, by default the one the folder itself names, else llava. ValueError
     for unknown names, protocols and splits, for tasks named twice, for bad data (see `Task.load`), and, where
     scores are wanted (`labelled`), for splits whose labels are not public.
     """
     if n is not None and n < 1:
-        raise ValueError(f"n={n}: ask for at least one sample per task")
+        raise ValueError(f"n={n}: ask for at least one question per task")
     if data is None:
         if protocol not in (None, "micro"):
             raise ValueError(

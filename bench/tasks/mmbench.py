@@ -69,7 +69,7 @@ class MMBench(Task):
             return q.choose(picture, rng, self.chinese)
 
         made: list[Sample] = []
-        for number, (picture, question) in enumerate(asked("mmbench", split, -(-n // 4), [ask])):
+        for number, (picture, question) in enumerate(asked("mmbench", split, n, [ask])):
             right = question.options[LETTERS.index(question.answer)]
             stem = question.text.split(f" a {question.options[0]}")[0]
             for turn in range(4):
@@ -78,7 +78,7 @@ class MMBench(Task):
                     Question(stem, right, question.family, question.about), options, right
                 )
                 made.append(sample(self.name, len(made), picture, rotated, item=number, copy=turn))
-        return made[:n]
+        return made
 
     def files(self) -> tuple[str, ...]:
         """Names of the official table, whatever its age."""
@@ -166,6 +166,14 @@ class MMBench(Task):
 
     def unit(self, sample: Sample) -> str:
         return str(sample.info["item"])
+
+    def images(self, samples: Sequence[Sample]) -> tuple[str, ...]:
+        """The first question about the same picture names it: both languages ask the same questions."""
+        first: dict[str, str] = {}
+        for one in samples:
+            first.setdefault(one.picture_digest, f"mmbench {self.edition} {self.part} {self.unit(one)}")
+        pictures = {self.unit(one): one.picture_digest for one in samples}
+        return tuple(first[picture] for picture in pictures.values())
 
     # Scores -------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -89,7 +90,8 @@ class Pope(Task):
         return Sample(
             id=f"{subset}-{row['question_id']}", picture=picture,
             question=text if self.protocol == "micro" else f"{text}\n{SHORT}",
-            answers=(label.strip().lower(),), task=self.name, family="exist", info={"subset": subset},
+            answers=(label.strip().lower(),), task=self.name, family="exist",
+            info={"subset": subset, "image": image_name(row)},
         )  # fmt: skip
 
     def miscounts(self, samples: Sequence[Sample], manifest: Manifest) -> Iterator[str]:
@@ -160,6 +162,12 @@ class Pope(Task):
             }
         apart = [official(said) is not robust(said) for said in predictions]
         return found | {"rules differ": 100 * sum(apart) / len(apart)}
+
+
+def image_name(row: Row) -> str | None:
+    """COCO's name of the row's image; None where the row does not tell it."""
+    told = row.get("image_source") or row.get("image")
+    return PurePosixPath(told).stem if isinstance(told, str) else None
 
 
 def official(text: str) -> bool:

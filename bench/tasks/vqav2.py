@@ -75,8 +75,8 @@ class VQAv2(Task):
                 raise ValueError(
                     f"{path}: question {row['question_id']} has another image in the annotations"
                 )
-            name = f"COCO_{images}_{row['image_id']:012d}.jpg"
-            yield self.asked(row | label, folder.image(images, name))
+            name = coco_name(images, row["image_id"])
+            yield self.asked(row | label, folder.image(images, f"{name}.jpg"))
 
     def lmms_lab(self, folder: Folder) -> Iterator[Sample]:
         if self.part not in LMMS_LAB:
@@ -90,6 +90,7 @@ class VQAv2(Task):
             question=row["question"] if self.protocol == "micro" else f"{row['question']}\n{SHORT}",
             answers=tuple(human["answer"] for human in row.get("answers") or ()),
             task=self.name, family=row.get("answer_type") or "",
+            info={"image": coco_name(IMAGES[self.part], row["image_id"])},
         )  # fmt: skip
 
     def faults(self, samples: Sequence[Sample]) -> Iterator[str]:
@@ -128,3 +129,8 @@ def humans(samples: Sequence[Sample]) -> Iterator[str]:
     """The accuracy is defined for ten human answers, or none where they are not public."""
     if odd := [one for one in samples if len(one.answers) not in (0, 10)]:
         yield f"{len(odd)} questions have not ten human answers: '{odd[0].id}' has {len(odd[0].answers)}"
+
+
+def coco_name(part: str, image: int) -> str:
+    """What COCO calls an image, for instance COCO_val2014_000000000042."""
+    return f"COCO_{part}_{int(image):012d}"

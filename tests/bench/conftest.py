@@ -31,8 +31,9 @@ MakeGroup = Callable[..., Group]
 def outcome(
     task: str, correct: Sequence[float], *, entering: Sequence[float] = (4, 4, 4, 4),
     said: Sequence[str] | None = None, kept: Sequence[int] = (0, 1, 2, 3),
+    images: Sequence[str] | None = None,
 ) -> Outcome:  # fmt: skip
-    """A run of a benchmark whose score is the mean credit; every sample is a unit."""
+    """A run of a benchmark whose score is the mean credit; a sample is a unit, by default of its own image."""
     credit = tuple(map(float, correct))
     return Outcome(
         task=task,
@@ -43,6 +44,7 @@ def outcome(
         path=((Stage(0, tuple(kept)),) if len(kept) < TOKENS else (),) * len(credit),
         credit=credit,
         sums=tuple((each, 1.0) for each in credit),
+        images=tuple(images or (f"{task} {number}" for number in range(len(credit)))),
         score=100 * sum(credit) / len(credit),
         ledger=Ledger(SHAPE, tuple(map(float, entering)), text=9.0),
         stages=(0,),

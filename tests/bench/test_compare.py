@@ -8,6 +8,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -112,6 +113,25 @@ def test_a_cell_is_what_evaluate_says(tiny: MLLM, data: Any) -> None:
     assert replace(alone, seconds=0.0) == replace(cell, seconds=0.0)
     assert alone.correct == tuple(task.correct(s, p) for s, p in zip(samples, alone.predictions, strict=True))
     assert alone.stages == (INPUT,)
+
+
+def test_a_method_that_draws_is_the_mean_over_its_draws(tiny: MLLM, data: Any) -> None:
+    ((task, samples),) = data.items()
+    mean = evaluate(tiny, task, samples, Random(seed=2, draws=3), 9, batch=4)
+    each = [evaluate(tiny, task, samples, Random(seed=seed, draws=1), 9, batch=4) for seed in (2, 3, 4)]
+    assert len({one.predictions for one in each}) == 3
+    assert mean.draws == tuple(one.score for one in each)
+    assert mean.score == pytest.approx(fmean(one.score for one in each))
+    assert mean.credit == pytest.approx(
+        [fmean(credits) for credits in zip(*(o.credit for o in each), strict=True)]
+    )
+    assert (mean.predictions, mean.kept) == (each[0].predictions, each[0].kept)
+    assert mean.subscores == pytest.approx(
+        {name: fmean(one.subscores[name] for one in each) for name in each[0].subscores}
+    )
+    assert each[0].draws == (each[0].score,)
+    with pytest.raises(ValueError, match="draws=0: choose 1 or more"):
+        Random(draws=0)
 
 
 def test_every_row_is_held_against_vanilla_and_the_reference(tiny: MLLM, data: Any) -> None:

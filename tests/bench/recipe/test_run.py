@@ -126,7 +126,7 @@ def test_one_row_shares_labels_and_answers(tiny: MLLM, tmp_path: Path, done: lis
 def test_more_samples_extend_a_store_and_fewer_take_a_part(tiny: MLLM, tmp_path: Path) -> None:
     few = recipe(rows={"a": {}}, reference=None, learns={**TOLD["learns"], "samples": 3})
     many = recipe(rows={"a": {}}, reference=None)
-    first, second = (plan(one, shop(tiny, tmp_path)).stores["a"] for one in (few, many))
+    first, second = (plan(one, shop(tiny, tmp_path)).stores["a", 0] for one in (few, many))
     assert first.folder == second.folder
     second.do(quiet)
     assert first.done and len(first.labels()) == 3 and len(second.labels()) == 4
@@ -142,6 +142,19 @@ def test_label_losses_are_of_the_recipes_own_samples(tiny: MLLM, tmp_path: Path)
     own, other = label_costs(plan(few, shop(tiny, tmp_path)))
     assert (own["samples"], other["samples"]) == (3, 3)
     assert other["against the reference"]["common samples"] == 3
+
+
+def test_random_labels_are_drawn_anew_for_every_seed(tiny: MLLM, tmp_path: Path) -> None:
+    """Searched ones are not: their seeds are of training alone."""
+    rows = {"a": {}, "b": {"labels": {"kind": "random"}}}
+    planned = plan(recipe(rows=rows, reference="a", seeds=[0, 1]), shop(tiny, tmp_path))
+    assert planned.stores["a", 0].digest == planned.stores["a", 1].digest
+    for store in planned.stores.values():
+        store.do(quiet)
+    assert planned.trains["b", 1].labels is planned.stores["b", 1]
+    first, second = (planned.stores["b", seed].labels() for seed in (0, 1))
+    assert [one.kept for one in first] != [one.kept for one in second]
+    assert [line["row"] for line in label_costs(planned)] == ["a", "b, seed 0", "b, seed 1"]
 
 
 def test_samples_that_are_given_up_leave_their_step_done(tiny: MLLM, tmp_path: Path) -> None:
@@ -162,7 +175,7 @@ def test_shipped_labels_of_the_same_settings_are_taken(
     tiny: MLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = recipe(rows={"a": {}}, reference=None, learns={**TOLD["learns"], "samples": 3})
-    first = plan(few, shop(tiny, tmp_path / "first")).stores["a"]
+    first = plan(few, shop(tiny, tmp_path / "first")).stores["a", 0]
     first.do(quiet)
     monkeypatch.setattr(steps, "SHIPPED", tmp_path / "shipped")
     shutil.copytree(first.folder, tmp_path / "shipped" / "micro" / "labels" / "any")
@@ -175,13 +188,13 @@ def test_shipped_labels_of_the_same_settings_are_taken(
     assert same.labels()[:3] == first.labels() and len(same.labels()) == 4
     assert [run.samples for run in same.store().runs()] == [1]  # only what was searched here has a rate
     fresh = replace(shop(tiny, tmp_path / "third"), shipped=False)
-    assert plan(asked, fresh).stores["a"].finished == 0
+    assert plan(asked, fresh).stores["a", 0].finished == 0
 
 
 def test_what_ships_is_what_a_search_finds(tmp_path: Path) -> None:
     told = recipe(rows={"a": {}}, reference=None, learns={"samples": 2})
     made = shop(load("micro"), tmp_path)
-    shipped, searched = (plan(told, one).stores["a"] for one in (made, replace(made, shipped=False)))
+    shipped, searched = (plan(told, one).stores["a", 0] for one in (made, replace(made, shipped=False)))
     assert shipped.done and not searched.done
     searched.do(quiet)
     ready = shipped.ready
@@ -311,7 +324,7 @@ def test_indices_and_compressors_come_from_the_source(tiny: MLLM, tiny_wide: MLL
     rows = {"indices": {"source_gives": "indices"}, "compressor": {"source_gives": "compressor"}, "own": {}}
     asked = recipe(model="wide", source="micro", rows=rows, reference="own", paper=None)
     planned = plan(asked, shop(tiny, tmp_path, wide=tiny_wide))
-    assert [planned.stores[row].name for row in rows] == ["micro", "micro", "wide"]
+    assert [planned.stores[row, 0].name for row in rows] == ["micro", "micro", "wide"]
     worked(planned)
     found = {row: listed[16, "gqa"] for (row, _), listed in planned.answers.cells().items() if row in rows}
     assert found["indices"].method["indices from"].startswith(tiny.name)

@@ -168,7 +168,7 @@ def test_records_of_another_form_are_refused_in_one_line(name: str, tmp_path: An
     """Every value of every record in turn missing, null or of another type: read, or a ValueError."""
     from bench.data.export import export
 
-    export(tmp_path, [name], 4)
+    sizes = export(tmp_path, [name], 4)
     task = TASKS[name](protocol="llava")
     for path in [*(tmp_path / name).glob("*.json"), *(tmp_path / name).glob("*.tsv")]:
         whole = path.read_text()
@@ -179,7 +179,7 @@ def test_records_of_another_form_are_refused_in_one_line(name: str, tmp_path: An
             except ValueError as problem:
                 assert "\n" not in str(problem)
         path.write_text(whole)
-    assert len(task.load(tmp_path)) == 4
+    assert len(task.load(tmp_path, 3)) < len(task.load(tmp_path)) == sizes[f"{name}/{task.part}"]
 
 
 def spoiled(text: str, kind: str) -> Any:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from bench.tasks import BENCHMARKS, TASKS
+from bench.tasks.load import load_tasks
 from bench.tasks.mixture import labelled_samples, training_samples
 from bench.tasks.vqa import accuracy
 
@@ -17,7 +18,7 @@ def data():
 def test_samples_are_reproducible_and_ids_unique(name, data):
     task, samples = data[name]
     again = task.micro(24)
-    assert len(samples) == 24 and len({s.id for s in samples}) == 24
+    assert len(samples) == len({s.id for s in samples}) == (96 if name.startswith("mmbench") else 24)
     assert all(
         a.id == b.id and a.question == b.question and a.image == b.image
         for a, b in zip(samples, again, strict=True)
@@ -27,7 +28,7 @@ def test_samples_are_reproducible_and_ids_unique(name, data):
 @pytest.mark.parametrize("name", TASKS)
 def test_more_samples_begin_with_the_fewer(name, data):
     task, samples = data[name]
-    assert [s.question for s in task.micro(12)] == [s.question for s in samples[:12]]
+    assert [s.question for s in task.micro(12)] == [s.question for s in samples[: len(samples) // 2]]
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -54,10 +55,10 @@ def test_pope_is_balanced_and_averages_three_f1(data):
 
 def test_mmbench_needs_all_four_rotations(data):
     task, samples = data["mmbench"]
-    assert task.score(samples, ["a"] * 24) == 0
+    assert task.score(samples, ["a"] * 96) == 0
     right = [s.answers[0] for s in samples]
     assert sorted(right[:4]) == ["a", "b", "c", "d"]
-    assert task.score(samples, ["b" if right[0] == "a" else "a", *right[1:]]) == pytest.approx(100 * 5 / 6)
+    assert task.score(samples, ["b" if right[0] == "a" else "a", *right[1:]]) == pytest.approx(100 * 23 / 24)
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -65,9 +66,26 @@ def test_every_unit_has_a_credit_and_statistics(name, data):
     task, samples = data[name]
     said = [s.answers[0] if i % 3 else "xyzzy" for i, s in enumerate(samples)]
     credit, sums = task.credit(samples, said), task.statistics(samples, said)
-    assert len(credit) == len(sums) == (6 if name.startswith(("mmbench", "scenes")) else 24)
+    assert len(credit) == len(sums) == len(task.images(samples)) == (6 if name == "scenes" else 24)
     assert 0 <= credit.min() < 1 and credit.max() <= 1
     assert isinstance(task.version, int)
+
+
+def test_units_about_one_scene_name_the_same_image(data):
+    """Also across tasks: MMBench-CN asks what MMBench asks. All other tasks have scenes of their own."""
+    images = {name: task.images(samples) for name, (task, samples) in data.items()}
+    assert images["mmbench"] == images["mmbench-cn"] and len(set(images["mmbench"])) == 24
+    assert len(set(images["pope"])) == 12  # a yes and a no about each
+    assert not set(images["gqa"]) & {
+        one for name, listed in images.items() if name != "gqa" for one in listed
+    }
+
+
+def test_the_default_is_four_hundred_distinct_questions():
+    for task, samples in load_tasks(BENCHMARKS).items():
+        assert len({task.unit(one) for one in samples}) == 400
+        asked = {(s.question, s.picture_digest) for s in samples if s.info.get("copy", 0) == 0}
+        assert len(asked) >= 396, task.name  # POPE may ask for one thing twice under two subsets
 
 
 def test_what_does_not_say_yes_says_no_for_pope(data):

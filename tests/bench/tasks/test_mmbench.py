@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import isnan
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from bench.tasks.mmbench import MMBench, MMBenchCN
 
@@ -112,10 +114,21 @@ def test_rows_of_a_question_need_not_be_neighbours(files: Any) -> None:
 def test_some_questions_come_with_all_their_rotations(files: Any) -> None:
     files.table("mmbench/MMBench_DEV_EN.tsv", rows(files, range(20)))
     files.sizes(mmbench__dev=60)
-    samples = MMBench(protocol="llava").load(files.root, 7)
+    samples = MMBench(protocol="llava").load(files.root, 3)
     assert len(samples) == 9 and len({s.info["item"] for s in samples}) == 3
-    more = MMBench(protocol="llava").load(files.root, 20)
+    more = MMBench(protocol="llava").load(files.root, 7)
     assert {s.id for s in samples} < {s.id for s in more}
+
+
+def test_both_languages_ask_about_the_same_images(folder: Any) -> None:
+    """Whatever their tables call the pictures; and two questions about one picture name it once."""
+    english, chinese = MMBench(protocol="llava"), MMBenchCN(protocol="llava")
+    samples = english.load(folder.root)
+    assert english.images(samples) == chinese.images(chinese.load(folder.root))
+    assert len(english.images(samples)) == len(english.credit(samples, ["A"] * len(samples))) == 2
+    assert len(set(english.images(samples))) == 1  # the fixture has one picture only
+    apart = [replace(one, picture=Image.new("RGB", (1, 1 + one.info["item"]))) for one in samples]
+    assert english.images(apart) == ("mmbench 1.0 dev 3", "mmbench 1.0 dev 7")
 
 
 def test_a_question_without_its_original_is_refused(files: Any) -> None:

@@ -169,9 +169,14 @@ def test_lmms_labs_layout(files: Any) -> None:
     }
     files.parquet(
         "pope/data/test-00000-of-00001.parquet",
-        [row | {"question_id": str(i), "category": SUBSETS[i % 3]} for i in range(5)],
+        [
+            row | {"question_id": str(i), "category": SUBSETS[i % 3], "image_source": f"COCO_{i // 3}"}
+            for i in range(5)
+        ],
     )
     files.sizes(pope__test=5)
     samples = TASKS["pope"](protocol="lmms-eval").load(files.root)
     assert [s.id for s in samples] == ["random-0", "popular-1", "adversarial-2", "random-3", "popular-4"]
     assert samples[4].image.size == (8, 6)
+    images = TASKS["pope"](protocol="lmms-eval").images(samples)
+    assert images == ("COCO_0", "COCO_0", "COCO_0", "COCO_1", "COCO_1")  # every row has its own copy
