@@ -35,7 +35,7 @@ KINDS = {"count": "number", "exist": "yes/no", "missing": "unanswerable"}
 def export(
     out: Path, names: Sequence[str], n: int, layout: Layout = "official", split: str = "test"
 ) -> dict[str, int]:
-    """Write `n` samples of each miniature to `out`, a folder of benchmarks; returns their sizes.
+    """Write `n` questions of each miniature to `out`, a folder of benchmarks; returns numbers of samples.
 
     ValueError if one of the tasks is there already: nothing is mixed or overwritten.
     """

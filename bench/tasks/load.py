@@ -26,9 +26,9 @@ def load_tasks(
     """Tasks by `name` or `name:option=value,...` with the samples of `n` questions each, in the order given.
 
     Without `data`, miniatures (400 questions and split test by default). With it, the folder's or hub's
-    samples (all by default) under `protocol`, by default the one the folder itself names, else llava. ValueError
-    for unknown names, protocols and splits, for tasks named twice, for bad data (see `Task.load`), and, where
-    scores are wanted (`labelled`), for splits whose labels are not public.
+    samples (all by default) under `protocol`, by default the one the folder itself names, else llava.
+    ValueError for unknown names, protocols and splits, for tasks named twice, for bad data (see `Task.load`),
+    and, where scores are wanted (`labelled`), for splits whose labels are not public.
     """
     if n is not None and n < 1:
         raise ValueError(f"n={n}: ask for at least one question per task")

@@ -33,7 +33,7 @@ def outcome(
     said: Sequence[str] | None = None, kept: Sequence[int] = (0, 1, 2, 3),
     images: Sequence[str] | None = None,
 ) -> Outcome:  # fmt: skip
-    """A run of a benchmark whose score is the mean credit; a sample is a unit, by default of its own image."""
+    """A run of a benchmark whose score is the mean credit; a sample is a unit with an image of its own."""
     credit = tuple(map(float, correct))
     return Outcome(
         task=task,
