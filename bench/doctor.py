@@ -15,7 +15,7 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from PIL.Image import Image
+from PIL import Image
 
 from bench.compressors import SHIPPED
 from bench.data.folder import Folder, Manifest
@@ -23,6 +23,7 @@ from bench.data.images import ImageFile
 from bench.lmms import NAME
 from bench.tasks import TASKS
 from bench.tasks.base import Task
+from compress.caches import TESTED
 from compress.models import MODELS
 from compress.samples import Sample
 
@@ -68,6 +69,7 @@ def installation() -> Iterator[Finding]:
         yield _weights(f"model {name}", folder)
     for folder in sorted(SHIPPED.glob("*/compressor/*")):
         yield _weights(f"compressor {folder.parent.parent.name}/{folder.name}", folder)
+    yield _compression()
 
 
 def requirements(lines: Sequence[str]) -> tuple[dict[str, SpecifierSet], dict[str, list[str]]]:
@@ -117,6 +119,36 @@ def _device() -> Finding:
     if torch.cuda.is_available():
         return Finding("device", "ok", f"cuda: {torch.cuda.get_device_name()}")
     return Finding("device", "ok", f"cpu, {torch.get_num_threads()} threads; no accelerator is found")
+
+
+def _compression() -> Finding:
+    """Whether two tokens generated under a method are one prefill and one decoding step.
+
+    Another release of transformers may call layers and caches otherwise.
+    """
+    import torch
+
+    from baselines import FastV
+    from compress.attach import attach
+    from compress.base import entering, plan
+    from compress.models import load, quiet
+
+    subject, keep = "compression", 36
+    try:
+        quiet()
+        mllm = load("micro")
+        blank = Image.new("RGB", (mllm.image_side, mllm.image_side))
+        inputs = mllm.prepare([blank], ["how many ?"])
+        with attach(mllm, FastV(), keep) as trace, torch.no_grad():
+            mllm.model.generate(**inputs, max_new_tokens=2, min_new_tokens=2, do_sample=False)
+    except (ValueError, RuntimeError, TypeError, AttributeError) as problem:
+        return Finding(subject, "problem", f"fastv on micro fails ({problem})")
+    planned = entering(plan(FastV(), mllm.visual_tokens, keep, mllm.layers), mllm.visual_tokens, mllm.layers)
+    found = [record.entering for record in trace.samples]
+    if found != [planned]:
+        detail = f"fastv on micro recorded {found} for one prefill and one decoding step, planned {[planned]}"
+        return Finding(subject, "problem", f"{detail}: install transformers {TESTED}")
+    return Finding(subject, "ok", f"fastv on micro: {planned} visual tokens enter the decoder's layers")
 
 
 def _weights(subject: str, folder: Path) -> Finding:
@@ -188,7 +220,7 @@ def _bad_images(samples: Sequence[Sample], images: bool) -> list[str]:
     """What is wrong with each different picture: that its file is not there or, with `images`, why it does
     not open.
     """
-    pictures = [one.picture for one in samples if not isinstance(one.picture, Image)]
+    pictures = [one.picture for one in samples if not isinstance(one.picture, Image.Image)]
     bad = []
     for picture in {picture.key: picture for picture in pictures}.values():
         if isinstance(picture, ImageFile) and not picture.path.is_file():

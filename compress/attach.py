@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from compress.base import INPUT, VISION, Accounting, Positions, Selector, plan
+from compress.caches import cache_in
 from compress.flops import counting
 from compress.layout import read_layout
 from compress.models import MLLM, Picture, adapt
@@ -206,7 +207,8 @@ class _Session:
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: Arguments) -> tuple[tuple, Arguments]:
         given = self.signature.bind_partial(*args, **kwargs).arguments
-        cache, ids = given.get("past_key_values"), given.get("input_ids")
+        given.update(given.pop("kwargs", {}))  # names that this release takes but does not list
+        cache, ids = cache_in(given), given.get("input_ids")
         if getattr(cache, "is_compileable", False):
             self._check_static(given.get("attention_mask"))
         if given.get("labels") is not None:
@@ -298,7 +300,7 @@ class _Session:
     def _end(self, module: nn.Module, args: tuple, output: Any) -> None:
         """Called after exceptions too, then without output."""
         if self.phase == "prefill" and self.prefill and output is not None:
-            first, cache = self.selector.cut_caches_from(self.mllm.layers), output.past_key_values
+            first, cache = self.selector.cut_caches_from(self.mllm.layers), cache_in(output)
             if first is not None and cache is not None:
                 self.prefill.cut_caches(cache, first)
             for sample in range(len(self.prefill.ids)):

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compress.caches import cache_in
+
 LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen2_5_VLDecoderLayer")
 ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # where torch was built with it
 BLOCK = 64  # CPUs have other kernels for few rows, and oneDNN keeps one for every number: so only multiples
@@ -93,7 +95,7 @@ def past(decoder: Any, embeds: Tensor) -> list[Past]:
     width = decoder.layers[0].self_attn.head_dim
     if not len(embeds):
         return [Past(*embeds.new_zeros(2, 0, width))] * len(decoder.layers)
-    cache = decoder(inputs_embeds=embeds[None], use_cache=True).past_key_values
+    cache = cache_in(decoder(inputs_embeds=embeds[None], use_cache=True))
     return [Past(*(each[0].transpose(0, 1).reshape(-1, width) for each in (layer.keys, layer.values)))
             for layer in cache.layers]  # fmt: skip
 

@@ -21,6 +21,7 @@ from transformers import AutoProcessor, BatchFeature, PreTrainedModel
 from transformers.masking_utils import create_causal_mask
 
 from compress.base import Traits
+from compress.caches import CACHE
 from compress.conversation import Conversation, Turn, check
 from compress.images import check_shape, rgb
 
@@ -224,8 +225,8 @@ class MLLM(ABC):
             config=self.decoder.config,
             inputs_embeds=hidden,
             attention_mask=None if mask is None else mask.to(hidden.device),
-            past_key_values=cache,
             layer_idx=layer,
+            **{CACHE: cache},
         )
 
     def prepare(self, images: Sequence[Image], questions: Sequence[str]) -> BatchFeature:

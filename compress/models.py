@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 from transformers.utils import logging
 
 from compress import hub
+from compress.caches import warn_if_untested
 from compress.families import FAMILIES
 from compress.mllm import MLLM, Embedded, Picture
 
@@ -29,6 +30,7 @@ def adapt(model: PreTrainedModel | MLLM, processor: Any = None, name: str = "") 
     """The adapter of a live transformers model (or the one given). ValueError for unknown families."""
     if isinstance(model, MLLM):
         return model
+    warn_if_untested()
     family = getattr(getattr(model, "config", None), "model_type", None)
     if family not in FAMILIES or not hasattr(model, "generate"):
         known = ", ".join(sorted(FAMILIES))

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from compress.attention import cls_scores, decoder_keys, decoder_rows, tower_keys
 from compress.base import VISION, Positions, Selection, Selector, View
+from compress.caches import cache_in
 from compress.flops import counting
 from compress.layout import Layout, Place, origin
 from compress.models import MLLM, Picture
@@ -389,7 +390,7 @@ class Prefill:
                 ids = now["position_ids"].expand(*now["position_ids"].shape[:-2], len(rows), -1)
                 ids = ids[..., batch, rows]
             mask = after.mask()
-            if mask is None and given.get("past_key_values") is None:
+            if mask is None and cache_in(given) is None:
                 # Positions with holes would look like packed sequences.
                 mask = torch.ones(hidden.shape[:2], dtype=torch.bool, device=device)
             return State(hidden, after, {"attention_mask": mask, "position_ids": ids})
@@ -413,7 +414,7 @@ class Prefill:
         return (state.hidden, *self.mllm.decoder.rotary_emb(state.hidden, position_ids=ids))
 
     def _masked(self, number: int, hidden: Tensor, mask: Tensor | None, given: Arguments) -> Arguments:
-        causal = self.mllm.causal_mask(hidden, mask, given.get("past_key_values"), number)
+        causal = self.mllm.causal_mask(hidden, mask, cache_in(given), number)
         # The rotary table carries the positions; ids with holes look like packed sequences to some kernels.
         return {"attention_mask": causal, "position_ids": None}
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import StaticCache
 
+from compress.caches import CACHE
 from compress.mllm import MLLM
 
 
@@ -33,11 +34,11 @@ def greedy(mllm: MLLM, inputs: Mapping[str, Any], cache: StaticCache, steps: int
     The cache must be empty and long enough for what is left of the prompt and the tokens; answers do not end
     early.
     """
-    given = {**inputs, "use_cache": True, "past_key_values": cache, "logits_to_keep": 1}
+    given = {**inputs, "use_cache": True, CACHE: cache, "logits_to_keep": 1}
     for _ in range(steps):
         token = mllm.model(**given).logits[:, -1].argmax(-1, keepdim=True)
         yield token
-        given = {"input_ids": token, "use_cache": True, "past_key_values": cache, "logits_to_keep": 1}
+        given = {"input_ids": token, "use_cache": True, CACHE: cache, "logits_to_keep": 1}
 
 
 @contextmanager

@@ -136,3 +136,11 @@ def test_mistakes(tmp_path: Path) -> None:
     assert run("doctor", "--images").exit_code == 2
     empty = run("doctor", "--data", tmp_path)
     assert empty.exit_code == 2 and "has no sub-folder of a benchmark" in empty.stderr
+
+
+def test_decoding_that_counts_as_another_prefill_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under a release of transformers that gives the cache a name nobody reads."""
+    assert doctor._compression().state == "ok"
+    monkeypatch.setattr("compress.attach.cache_in", lambda call: None)
+    found = doctor._compression()
+    assert found.state == "problem" and "install transformers" in found.detail
