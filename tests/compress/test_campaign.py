@@ -148,6 +148,12 @@ def test_a_run_in_which_most_fail_is_stopped(tmp_path: Path) -> None:
         gather(Stub, few, tmp_path / "b")
 
 
+def test_a_run_in_which_most_succeed_goes_on_past_the_tolerated_failures(tmp_path: Path) -> None:
+    names = [*(f"good{n}" for n in range(30)), *(f"bad{n}" for n in range(25)), *(f"late{n}" for n in range(5))]
+    store = gather(Stub, [Sample(name, BLANK, "?", ("!",)) for name in names], tmp_path)
+    assert len(store) == 35 and len(store.quarantine) == 25 > campaign.TOLERATED
+
+
 def test_samples_are_made_as_they_are_needed_and_labels_read_in_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

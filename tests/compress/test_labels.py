@@ -234,7 +234,14 @@ def test_group_attribution_finds_the_groups_that_matter_although_any_of_their_to
         visual=vectors, anchors=np.eye(12), grid=(12, 12), keep=8, grouper="vocabulary",
         strategy="evolution", evaluations=200, seed=3,
     )  # fmt: skip
-    choice = alone(KINDS["group-attribution"]().choose(problem), loss)
+    asked = []
+
+    def noted(indices):
+        asked.append(loss(indices))
+        return asked[-1]
+
+    choice = alone(KINDS["group-attribution"]().choose(problem), noted)
+    assert choice.before == asked[0][:48].mean() != asked[0].mean()  # a random candidate's, as for searches
     best_of = choice.score.reshape(12, 12).max(1)
     assert set(np.argsort(-best_of)[:2].tolist()) == {3, 7}
     assert choice.after == 0 and len(choice.kept) == 8 and choice.evaluations == 201

@@ -6,7 +6,9 @@ import multiprocessing
 import os
 import signal
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +30,7 @@ from compress.training import CHECKPOINT, CURVES, PICTURE, TrainConfig, preset, 
 
 WIDTH, VISUAL, THINGS = 32, 24, 4
 QUICK = TrainConfig(epochs=3, batch=16)
+Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 class Planted:
@@ -172,6 +175,56 @@ def test_same_seed_same_weights_whatever_the_order_of_the_samples(planted, few, 
     third = train(planted, labels, samples, tmp_path / "3", replace(QUICK, seed=1))
     assert same(one.compressor, other.compressor)
     assert not same(one.compressor, third.compressor)
+
+
+def test_of_equal_epochs_the_earliest_stays(planted, few, tmp_path):
+    samples, labels = few
+    scores, seen = iter([0.2, 0.9, 0.9]), []
+
+    def validate(compressor: Compressor) -> float:
+        seen.append(compressor.head.weight.detach().clone())
+        return next(scores)
+
+    result = train(planted, labels, samples, tmp_path, QUICK, validate=validate)
+    assert result.best.epoch == json.loads((tmp_path / CONFIG).read_text())["info"]["epoch"] == 2
+    assert torch.equal(result.compressor.head.weight, seen[1]) and not torch.equal(seen[1], seen[2])
+
+
+def moved(planted: Planted, few: tuple[list[Sample], list[Label]], folder: Path, **options: Any) -> list[Pair]:
+    """Every weight before and after a single step, which has no cosine schedule yet."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        start = Compressor.from_decoder(planted.decoder)
+    samples, labels = few
+    config = TrainConfig(epochs=1, batch=len(samples), loss="ce", **options)
+    result = train(planted, labels, samples, folder, config, validate=lambda compressor: 1.0)
+    return list(zip(weights(start), weights(result.compressor), strict=True))
+
+
+def test_weight_decay_pulls_weights_to_zero(planted, few, tmp_path):
+    """So large a decay is all of the gradient, and the first step of Adam is lr towards its sign."""
+    for before, after in moved(planted, few, tmp_path, weight_decay=1e9):
+        torch.testing.assert_close(after, before - 0.003 * before.sign(), atol=1e-5, rtol=0)
+
+
+def test_gradients_are_clipped_to_the_norm(planted, few, tmp_path):
+    """Below Adam's epsilon of 1e-8 a gradient moves nothing."""
+    still = moved(planted, few, tmp_path / "clipped", clip=1e-13)
+    free = moved(planted, few, tmp_path / "free", clip=1e13)
+    assert max(float((after - before).abs().max()) for before, after in still) < 1e-6
+    assert max(float((after - before).abs().max()) for before, after in free) > 0.002
+
+
+def test_the_rate_rises_over_the_warm_up_and_falls_in_a_cosine(planted, few, tmp_path):
+    config = TrainConfig(lr=1.0, warmup=0.5)
+    rates = [config.rate(step, 8) for step in range(8)]
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 0.853553, 0.5, 0.146447], abs=1e-6)
+    samples, labels = few
+    quick = replace(QUICK, batch=len(samples), lr=0.004, warmup=0.6)
+    result = train(planted, labels, samples, tmp_path / "run", quick, validate=lambda compressor: 1.0)
+    assert [epoch.rate for epoch in result.history] == pytest.approx([0.002, 0.004, 0.004])
+    ((before, after), *_) = moved(planted, few, tmp_path / "step", warmup=0.6, weight_decay=1e9, lr=0.004)
+    torch.testing.assert_close(after, before - 0.004 * before.sign(), atol=1e-5, rtol=0)
 
 
 @pytest.mark.skipif(
