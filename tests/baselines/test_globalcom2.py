@@ -31,12 +31,6 @@ def view(scores: Tensor, crop: Tensor | None = None) -> View:
     )
 
 
-def test_defaults_are_the_published_ones():
-    assert GlobalCom2() == GlobalCom2(temperature=10.0, signal="logits", order="score", layer=-1)
-    assert GlobalCom2().tower_layers == (-1,)
-    assert GlobalCom2().depth == VISION and GlobalCom2().positions == "compact"
-
-
 def test_one_image_passes_its_best_on_in_falling_order():
     given = view(torch.tensor([[1.0, 3.0, -2.0, 4.0], [1.0, 3.0, -2.0, 0.0]]))  # means 1, 3, -2, 2
     selection = GlobalCom2().select(given, 3)

@@ -20,11 +20,6 @@ def view(features: Tensor, crop: Tensor | None = None) -> View:
     )
 
 
-def test_defaults_are_the_published_ones():
-    assert GPrune() == GPrune(similarity=0.5, temperature=0.03, iterations=5)
-    assert GPrune().depth == INPUT and GPrune().positions == "original"
-
-
 def test_equals_share_what_one_of_a_kind_has_to_itself():
     """Three equal tokens pass their norm 1 round among themselves; it is divided by their three links."""
     features = torch.tensor([[1.0, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 2]])

@@ -35,12 +35,6 @@ def random_view(seed: int = 0) -> View:
     return view({layer: torch.rand(80, generator=generator) for layer in (0, -2)}, TILES)
 
 
-def test_defaults_are_the_published_ones():
-    assert HiRED() == HiRED(alpha=0.5, crop_mapping="flat_chunks", early=0, late=-2)
-    assert HiRED().tower_layers == (0, -2)
-    assert HiRED().depth == VISION and HiRED().positions == "compact"
-
-
 @pytest.mark.parametrize("alpha", [0.1, 0.5, 1.0])
 def test_one_image_keeps_what_late_attention_says(alpha: float):
     late = torch.tensor([0.1, 0.4, 0.2, 0.05, 0.3])

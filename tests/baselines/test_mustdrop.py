@@ -340,10 +340,3 @@ def test_features_prefill_and_decoding_equal_a_plain_loop(tiny: MLLM, pictures, 
     if method.adaptive:
         assert len({record.entering[0] for record in trace.samples}) > 1  # every image as it is
         assert all(record.entering[-1] < record.entering[0] for record in trace.samples)
-
-
-def test_defaults_are_the_official_ones():
-    method = MustDrop()
-    assert (method.window, method.similarity, method.key_rate) == (3, 0.8, 0.08)
-    assert method.merge_after == "block" and not method.proportional and method.positions == "compact"
-    assert method.tower_layers == (-1,)

@@ -35,13 +35,6 @@ def view(tokens: int = 144, heads: int = 4, seed: int = 0, outliers: int = 0) ->
     )
 
 
-@BOTH
-def test_defaults_are_the_published_ones(method):
-    expected = method(adaptive=False, merging="code", order="attention", heads="one", neighbours=32, layer=-1)
-    assert method() == expected and method().tower_layers == (-1,)
-    assert method().depth == VISION and method().positions == "compact"
-
-
 def test_a_centre_gains_its_neighbours_and_the_rest_is_one_token():
     merged = PruMerge(neighbours=1).fused(ATTENTION, KEYS, FEATURES, torch.tensor([1, 3]))
     expected = [[0.1, 1, 0, 0], [0, 0.4, 0, 1], [0.1, 0, 0.2, 0]]  # 3 gains 1, which is a centre itself

@@ -175,8 +175,3 @@ def test_attention_by_size_matters(tiny: MLLM, pictures):
         with attach(tiny, ToMe(proportional=proportional), 36), torch.no_grad():
             logits.append(tiny.model(**inputs).logits)
     assert (logits[0] - logits[1]).abs().max() > 0.01
-
-
-def test_defaults_are_the_papers():
-    assert ToMe().inflection == 0 and ToMe().proportional
-    assert ToMe().merge_after == "attention" and ToMe().positions == "compact"

@@ -15,6 +15,8 @@ from compress.micro.world import Photograph, scene
 from compress.models import MODELS, load
 from compress.samples import Sample
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Gate:
@@ -46,11 +48,10 @@ class Open(Task):
         raise NotImplementedError
 
 
-def parameter(gate):
-    return pytest.param(gate, id=gate.name, marks=pytest.mark.slow if gate.name == "micro-next" else ())
-
-
-@pytest.fixture(scope="module", params=[parameter(gate) for gate in GATES if gate.name in MODELS])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(gate, id=gate.name) for gate in GATES if gate.name in MODELS],
+)
 def gate(request):
     return request.param
 

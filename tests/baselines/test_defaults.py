@@ -1,0 +1,61 @@
+"""The defaults of every method are the published ones: a changed one changes every table."""
+
+from dataclasses import fields
+
+import pytest
+
+from baselines import METHODS
+
+PRUMERGE = {
+    "adaptive": False, "merging": "code", "order": "attention", "heads": "one", "neighbours": 32, "layer": -1,
+}  # fmt: skip
+DART = {"image_pivots": 4, "text_pivots": 4, "pivot_order": "cpython_set", "budget": "strict"}
+PUBLISHED = {
+    "none": {},
+    "random": {"seed": 0, "depth": 0},
+    "grid": {"depth": 0},
+    "farthest": {},
+    "cover": {},
+    "pool": {"depth": 0},
+    "downsample": {},
+    "fastv": {"layer": 2, "queries": "last"},
+    "dart": {"layer": 2, **DART},
+    "dart-input": {"layer": 0, **DART},
+    "sparsevlm": {"adaptive": False, "scale": 13.5, "bias": 0.0, "noise": False},
+    "pyramiddrop": {"stages": "2/10/20", "ratio": 0.5, "adaptive": False},
+    "hired": {"alpha": 0.5, "crop_mapping": "flat_chunks", "early": 0, "late": -2},
+    "prumerge": PRUMERGE,
+    "prumerge+": {**PRUMERGE, "salient": 0.25},
+    "visionzip": {"contextual": 0.15625, "layer": -2},
+    "globalcom2": {"temperature": 10.0, "signal": "logits", "order": "score", "layer": -1},
+    "gprune": {"similarity": 0.5, "temperature": 0.03, "iterations": 5},
+    "tome": {"inflection": 0.0, "proportional": True},
+    "mustdrop": {
+        "window": 3, "key_rate": 0.08, "similarity": 0.8, "global_threshold": 0.001,
+        "individual_threshold": 0.001, "adaptive": False, "stages": "all",
+    },
+    "evocomp": {"depth": 0},
+    "evocomp+": {"layer": 0, "sharpness": 1.0},
+}  # fmt: skip
+# What follows from them: positions of kept tokens, tower layers that are read, where a tower merges.
+COMPACT = {
+    "globalcom2", "hired", "mustdrop", "prumerge", "prumerge+", "pyramiddrop", "sparsevlm", "tome", "visionzip",
+}  # fmt: skip
+TOWER = {
+    "hired": (0, -2), "prumerge": (-1,), "prumerge+": (-1,), "visionzip": (-2,), "globalcom2": (-1,),
+    "mustdrop": (-1,),
+}  # fmt: skip
+MERGE_AFTER = {"tome": "attention", "mustdrop": "block"}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_defaults_are_the_published_ones(name: str):
+    method = METHODS[name]
+    found = {one.name: one.default for one in fields(method) if one.init and one.name != "compressor"}
+    assert found == PUBLISHED[name]
+    if name.startswith("evocomp"):
+        return
+    made = method()
+    assert made.positions == ("compact" if name in COMPACT else "original")
+    assert made.tower_layers == TOWER.get(name, ())
+    assert name not in MERGE_AFTER or made.merge_after == MERGE_AFTER[name]
