@@ -15,12 +15,12 @@ stay are projected.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from compress.base import INPUT, VISION, Accounting, Positions, Selector, plan
-from compress.caches import cache_in
+from compress.caches import Key, cache_in, grown, mark, mark_of
 from compress.flops import counting
 from compress.layout import read_layout
 from compress.models import MLLM, Picture, adapt
@@ -59,11 +59,13 @@ def attach(
     """Compress the visual tokens of every sample that goes through `model` inside the block.
 
     `generate` (greedy, sampling, beams) and plain calls of the model work, at batch 1 and with left padding;
-    logits and caches are shorter where tokens were dropped. All text counts as prompt. `positions` defaults
+    logits and caches are shorter where tokens were dropped. A cache goes on from its own prefill, copied,
+    cropped to text after the images, or with its rows moved. All text counts as prompt. `positions` defaults
     to what the method's official code does (M-RoPE always keeps its own); `count_flops` measures what the
     selection itself computes. Keeping all tokens leaves the model untouched, bit for bit. Only calls of the
     model itself are compressed, not of its parts; under a method that acts at VISION the projector alone
-    returns NaN.
+    returns NaN. What `torch.compile` made runs uncompiled inside the block, in all of the process: compiled
+    code does not notice hooks.
 
     With `turns` one call may add several tokens to a cache: another turn of a conversation, text only. What
     was dropped stays dropped; for a new image, or a choice by the new question, give the whole conversation.
@@ -71,7 +73,8 @@ def attach(
 
     ValueError for an unsupported model, an impossible budget, a second method on the same model, and for
     inputs that cannot be compressed: `labels`, `inputs_embeds`, masks that are not 2-D, right padding, static
-    caches where layers would differ in length, chunked prefill, assisted decoding.
+    caches where layers would differ in length, chunked prefill, assisted decoding, caches from elsewhere,
+    `generate` without a cache, gradient checkpointing of layers that the method shortens.
     """
     mllm = adapt(model)
     if positions not in (None, "original", "compact"):
@@ -87,7 +90,8 @@ def attach(
     _attached.add(mllm.model)
     try:
         session.hook()
-        yield session.trace
+        with torch.compiler.set_stance("force_eager"):
+            yield session.trace
     finally:
         session.unhook()
         _attached.discard(mllm.model)
@@ -122,12 +126,14 @@ class _Session:
             self.tower_plan = selector.tower(mllm.tile_tokens, per_tile, mllm.tower_depth)
         self.trace = Trace()
         self.handles: list[Any] = []
+        self.covered: list[tuple[Any, str, Any]] = []  # object, attribute, what stood there of its own
         self.images: Arguments = {}  # that were encoded for the next call of the model
         self.encoding: Encoding | None = None
         self.merging: TowerMerging  # of the tower's current run
         self.tower_input: Tensor  # of its current layer
         self.attended: Tensor  # its merged tokens between attention and MLP, then after it
-        self.prefill: Prefill | None = None
+        self.prefills: WeakKeyDictionary[Key, Prefill] = WeakKeyDictionary()  # while a cache is of them
+        self.prefill: Prefill | None = None  # of the current call
         self.phase = ""  # "prefill" or "decode" while the model itself is being called
         self.signature = inspect.signature(mllm.model.forward)
 
@@ -148,9 +154,8 @@ class _Session:
 
     def hook(self) -> None:
         mllm, add = self.mllm, self.handles.append
-        add(mllm.model.register_forward_pre_hook(self._begin, with_kwargs=True))
-        add(mllm.model.register_forward_hook(self._end, always_call=True))
-        self._note_images(mllm.model.base_model)
+        self._cover(mllm.model, "forward", self._calling)
+        self._cover(mllm.model.base_model, "get_image_features", self._noting)
         add(mllm.tower.register_forward_pre_hook(self._encode, with_kwargs=True))
         read = {layer % len(mllm.tower_layers) for layer in self.selector.tower_layers}
         for number, module in enumerate(mllm.tower_layers):
@@ -183,12 +188,27 @@ class _Session:
         add(module.mlp.register_forward_hook(self._from_mlp))
         add(module.register_forward_hook(self._replace_sum, prepend=True))
 
-    def _note_images(self, module: Any) -> None:
-        """Remember what images are made of: `generate` may encode them before it calls the model.
+    def _cover(self, owner: Any, name: str, around: Callable[[Any], Any]) -> None:
+        """Let `around` wrap a method of this one object until `unhook`, where not all calls pass a hook."""
+        self.covered.append((owner, name, vars(owner).get(name)))
+        setattr(owner, name, around(getattr(owner, name)))
 
-        No hook sees that call, so an attribute of this one object covers the method until `unhook`.
-        """
-        encode = module.get_image_features
+    def _calling(self, forward: Any) -> Any:
+        """Around the model's forward, which wrappers of a model call by itself."""
+
+        @wraps(forward)
+        def calling(*args: Any, **kwargs: Any) -> Any:
+            try:
+                output = forward(*args, **self._begin(args, kwargs))
+                self._end(output)
+            finally:
+                self.phase, self.encoding, self.prefill = "", None, None
+            return output
+
+        return calling
+
+    def _noting(self, encode: Any) -> Any:
+        """Remember what images are made of: `generate` may encode them before it calls the model."""
         signature = inspect.signature(encode)
 
         @wraps(encode)
@@ -196,16 +216,21 @@ class _Session:
             self.images = signature.bind(*args, **kwargs).arguments
             return encode(*args, **kwargs)
 
-        module.get_image_features = noting
+        return noting
 
     def unhook(self) -> None:
         for handle in self.handles:
             handle.remove()
-        vars(self.mllm.model.base_model).pop("get_image_features", None)
+        for owner, name, own in reversed(self.covered):
+            if own is None:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, own)
 
     # The model's own call -----------------------------------------------------------------------------------
 
-    def _begin(self, module: nn.Module, args: tuple, kwargs: Arguments) -> tuple[tuple, Arguments]:
+    def _begin(self, args: tuple, kwargs: Arguments) -> Arguments:
+        """What to call the model with in place of `kwargs`."""
         given = self.signature.bind_partial(*args, **kwargs).arguments
         given.update(given.pop("kwargs", {}))  # names that this release takes but does not list
         cache, ids = cache_in(given), given.get("input_ids")
@@ -219,26 +244,61 @@ class _Session:
             raise ValueError(
                 "give input_ids and pixel_values: inputs_embeds do not say which tokens are visual"
             )
+        self._check_layers()
         if cache is None or cache.get_seq_length() == 0:
+            if given.get("use_cache") is False and given.get("mm_encoder_outputs"):
+                raise ValueError(
+                    "use_cache=False: generate would read the whole prompt, and a method choose, again for "
+                    "every token; leave use_cache at True"
+                )
             self.prefill = self._prefill(ids, given)
             self.phase = "prefill"
-            return args, kwargs
+            return kwargs
+        self.prefill, before = self._known(cache, len(ids))
         count = ids.shape[1]
-        if self.prefill is None or (count != 1 and not self.turns):
+        if count != 1 and not self.turns:
             raise ValueError(
-                "a compressed cache grows by one token at a time, inside the `with` block of its prefill: "
-                "no chunked prefill, no assisted decoding; for another turn of a conversation, turns=True"
+                "a compressed cache grows by one token at a time: no chunked prefill, no assisted decoding; "
+                "for another turn of a conversation, turns=True"
             )
         if count != 1:
             self._check_turn(ids, given.get("attention_mask"))
         if given.get("position_ids") is None:
             # The model would count the first layer's cache, which may be shorter.
-            untouched, decoded = self.prefill.untouched, self.prefill.decoded
-            positions = self.mllm.next_positions(untouched.sizes, untouched.length, decoded, count)
+            positions = self.prefill.next_positions(before, count)
             kwargs = {**kwargs, "position_ids": positions.to(ids)}
-        self.prefill.next_step(count)
+        self.prefill.next_step(before + count)
         self.phase = "decode"
-        return args, kwargs
+        return kwargs
+
+    def _known(self, cache: Any, batch: int) -> tuple[Prefill, int]:
+        """The prefill that a cache comes from, with the cache's rows, and the tokens it holds beyond it."""
+        own = mark_of(cache)
+        prefill = None if own is None else self.prefills.get(own.key)
+        if own is None or prefill is None:
+            raise ValueError(
+                "this cache comes from no prefill of this `with` block: give the whole prompt and an empty "
+                "cache, or go on inside the block in which it was filled"
+            )
+        rows = [0] * batch if own.rows is None else own.rows.tolist()
+        if len(rows) != batch:
+            raise ValueError(f"input_ids have {batch} rows, and the cache has {len(rows)}: give one for each")
+        before, prefill = grown(cache, own), prefill.of_rows(rows)
+        if -before > prefill.untouched.behind:
+            raise ValueError(
+                f"the cache was cropped by {-before} tokens of the prompt, of which only the last "
+                f"{prefill.untouched.behind} come after all images: give the whole prompt again"
+            )
+        return prefill, before
+
+    def _check_layers(self) -> None:
+        shortened = [] if self.before_decoder else list(self.mllm.decoder.layers)
+        shortened += [self.mllm.tower_layers[number] for number in self.tower_plan]
+        if any(layer.training and getattr(layer, "gradient_checkpointing", False) for layer in shortened):
+            raise ValueError(
+                f"gradient checkpointing runs layers again when the choice of {type(self.selector).__name__} "
+                f"is over: call model.gradient_checkpointing_disable() first"
+            )
 
     def _check_turn(self, ids: Tensor, mask: Tensor | None) -> None:
         if (ids == self.mllm.image_token_id).any():
@@ -266,7 +326,14 @@ class _Session:
         placeholders = (host == mllm.image_token_id).sum(1).tolist()
         pictures = mllm.pictures({**self.images, **given, "input_ids": ids}) if any(placeholders) else []
         self.images = {}
-        beams = sum(placeholders) // max(1, sum(map(len, pictures)))
+        tokens = sum(map(len, pictures))
+        if sum(placeholders) < tokens:
+            raise ValueError(
+                f"input_ids hold {sum(placeholders)} of the {tokens} visual tokens of the images: give "
+                f"every image that the prompt names, once, and the whole prompt in one call, without "
+                f"prefill_chunk_size"
+            )
+        beams = sum(placeholders) // max(1, tokens)
         shared = _for_beams(pictures, placeholders[::beams], beams) if beams else []
         layout = read_layout(
             host, given.get("attention_mask"), mllm.image_token_id, list(map(len, shared)), ids.device
@@ -297,15 +364,22 @@ class _Session:
         hidden, kwargs = prefill.enter(number, hidden, kwargs)
         return (hidden, *others), kwargs
 
-    def _end(self, module: nn.Module, args: tuple, output: Any) -> None:
-        """Called after exceptions too, then without output."""
-        if self.phase == "prefill" and self.prefill and output is not None:
-            first, cache = self.selector.cut_caches_from(self.mllm.layers), cache_in(output)
-            if first is not None and cache is not None:
-                self.prefill.cut_caches(cache, first)
-            for sample in range(len(self.prefill.ids)):
-                self.trace.samples += self.prefill.records(sample)
-        self.phase, self.encoding = "", None
+    def _end(self, output: Any) -> None:
+        """The call went well: note what a prefill did, and in its cache where it comes from."""
+        prefill = self.prefill
+        if self.phase != "prefill" or prefill is None:
+            return
+        prefill.check()
+        first, cache = self.selector.cut_caches_from(self.mllm.layers), cache_in(output)
+        if first is not None and cache is not None:
+            prefill.cut_caches(cache, first)
+        for sample in range(len(prefill.ids)):
+            self.trace.samples += prefill.records(sample)
+        prefill.finish()
+        if cache is not None:
+            key = Key()
+            self.prefills[key] = prefill
+            mark(cache, key, torch.arange(len(prefill.ids), device=prefill.ids.device))
 
     # The vision tower, which `generate` may run before it calls the model -----------------------------------
 

@@ -1,15 +1,17 @@
-"""The cache of keys and values, by the name that the installed transformers gives it."""
+"""The cache of keys and values: its name in the installed transformers, and which prefill it belongs to."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 from warnings import warn
 
 import transformers
 from packaging.version import Version
+from torch import Tensor
 from transformers import Cache
 from transformers.masking_utils import create_causal_mask
 
@@ -48,3 +50,82 @@ def warn_if_untested(version: str = transformers.__version__) -> None:
             f"`evocomp doctor` checks whether compression works with it",
             stacklevel=2,
         )
+
+
+class Key:
+    """Stands for one prefill in all caches that come from it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mark:
+    """What a cache carries of its prefill. Copies of the cache share it."""
+
+    key: Key
+    lengths: tuple[int, ...]  # of each layer's cache after the prefill
+    rows: Tensor | None  # [B] the sample of the prefill that each row comes from; None = there is one sample
+
+    def __deepcopy__(self, memo: Any) -> Mark:
+        return self
+
+
+MARK = "_evocomp"  # the attribute of a cache
+
+
+def mark(cache: Any, key: Key, rows: Tensor) -> None:
+    """Say that `cache` comes from the prefill `key`, with samples `rows` [B]; its copies say so too."""
+    several = len(rows) > 1
+    setattr(cache, MARK, Mark(key, _lengths(cache), rows if several else None))
+    if several:  # only methods of the cache know where its rows go
+        kind: Any = type(cache)
+        cache.__class__ = _following(kind)
+
+
+def mark_of(cache: Any) -> Mark | None:
+    """What `mark` said of this cache or of the one that it was copied from."""
+    return getattr(cache, MARK, None)
+
+
+def grown(cache: Any, mark: Mark) -> int:
+    """Tokens that the cache holds beyond its prefill; negative if it was cropped to fewer.
+
+    ValueError if its layers do not agree.
+    """
+    counts = {now - then for now, then in zip(_lengths(cache), mark.lengths, strict=True)}
+    if len(counts) > 1:
+        raise ValueError(
+            "the layers of this cache were cut to one length, but compression left them at several: crop it "
+            "by a negative number, which removes as many tokens from each"
+        )
+    return counts.pop()
+
+
+def _lengths(cache: Any) -> tuple[int, ...]:
+    if getattr(cache, "is_compileable", False):  # one length, which is read from the device
+        return (int(cache.get_seq_length()),)
+    return tuple(int(cache.get_seq_length(layer)) for layer in range(len(cache.layers)))
+
+
+class _Following:
+    """The methods of a cache that move its rows, for a subclass of the cache's own class."""
+
+    def reorder_cache(self: Any, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)  # type: ignore[misc]
+        self._move(lambda rows: rows[beam_idx.to(rows.device)])
+
+    def batch_select_indices(self: Any, indices: Tensor) -> None:
+        super().batch_select_indices(indices)  # type: ignore[misc]
+        self._move(lambda rows: rows[indices.to(rows.device)])
+
+    def batch_repeat_interleave(self: Any, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)  # type: ignore[misc]
+        self._move(lambda rows: rows.repeat_interleave(repeats))
+
+    def _move(self: Any, moved: Callable[[Tensor], Tensor]) -> None:
+        own = mark_of(self)
+        if own is not None and own.rows is not None:
+            setattr(self, MARK, replace(own, rows=moved(own.rows)))
+
+
+@cache
+def _following(kind: type) -> type:
+    return kind if issubclass(kind, _Following) else type(kind.__name__, (_Following, kind), {})

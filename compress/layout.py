@@ -61,6 +61,25 @@ class Layout:
         padding = self.length - torch.tensor(self.sizes, device=self.device)
         return torch.arange(self.length + decoded, device=self.device) >= padding[:, None]
 
+    def take(self, rows: Sequence[int]) -> Layout:
+        """The layout of a batch of these samples, in this order."""
+        return Layout(
+            self.length,
+            [self.sizes[row] for row in rows],
+            [self.before[row] for row in rows],
+            [self.index[row] for row in rows],
+            self.device,
+        )
+
+    @property
+    def behind(self) -> int:
+        """How many of the last rows are text in every sample, after its images."""
+        ends = [
+            self.visual((sample, len(images) - 1)).stop if images else self.first(sample) + 1
+            for sample, images in enumerate(self.index)
+        ]
+        return self.length - max(ends)
+
     def shorten(self, chosen: Mapping[Place, Tensor]) -> tuple[Layout, Tensor]:
         """The layout after some images kept only the `chosen` rows of their run, and which rows these are.
 

@@ -200,7 +200,13 @@ class MLLM(ABC):
         merged: Tensor = embeds.masked_scatter((ids == self.image_token_id)[..., None], features.to(embeds))
         return merged
 
-    def next_positions(self, sizes: Sequence[int], length: int, decoded: int, count: int) -> Tensor:
+    def position_offsets(self, images: bool) -> Tensor | None:
+        """What the latest prefill leaves for `next_positions` [B]; `images` = whether it had any."""
+        return None
+
+    def next_positions(
+        self, sizes: Sequence[int], length: int, decoded: int, count: int, offsets: Tensor | None
+    ) -> Tensor:
         """Position ids [1, count] of the next tokens after a prefill of `length` rows, and `decoded` tokens.
 
         `sizes` of these rows are not padding. What a call without ids would take with a cache that nothing

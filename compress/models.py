@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
+from torch._dynamo import OptimizedModule
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import logging
 
@@ -27,17 +28,32 @@ MODELS: dict[str, Path] = {"micro": WEIGHTS / "micro"} | {
 
 
 def adapt(model: PreTrainedModel | MLLM, processor: Any = None, name: str = "") -> MLLM:
-    """The adapter of a live transformers model (or the one given). ValueError for unknown families."""
+    """The adapter of a live transformers model (or the one given). ValueError for unknown families.
+
+    A model that was compiled, or that adapters of the peft library are around, is taken out of its wrapper.
+    """
     if isinstance(model, MLLM):
         return model
     warn_if_untested()
-    family = getattr(getattr(model, "config", None), "model_type", None)
-    if family not in FAMILIES or not hasattr(model, "generate"):
+    inner = _unwrapped(model)
+    family = getattr(getattr(inner, "config", None), "model_type", None)
+    if family not in FAMILIES or not hasattr(inner, "generate"):
         known = ", ".join(sorted(FAMILIES))
         raise ValueError(
-            f"{type(model).__name__} is not a supported multimodal model: give one of family {known}"
+            f"{type(inner).__name__} is not a supported multimodal model: give one of family {known}"
         )
-    return FAMILIES[family](model, processor, name)
+    return FAMILIES[family](inner, processor, name)
+
+
+def _unwrapped(model: Any) -> Any:
+    """The model inside `torch.compile(model)` and inside a PeftModel, whose layers it shares."""
+    while True:
+        if isinstance(model, OptimizedModule):
+            model = model._orig_mod
+        elif hasattr(model, "peft_config") and callable(getattr(model, "get_base_model", None)):
+            model = model.get_base_model()
+        else:
+            return model
 
 
 def load(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, pairwise
@@ -97,6 +98,7 @@ class Prefill:
         self.previous: Callable[[], LayerInput] | None = None  # of the layer before, if the next is a stage
         self.whole = False  # whether all that happens does so before the decoder, and once for its layers
         self.first: Tensor | None = None  # [B, 1] position of the first token
+        self.offsets: Tensor | None = None  # of positions, as the family counts them
         self.decoded = 0
         self.shared: dict[Any, Arguments] = {}  # arguments of the current decoding step, by layout
         self.flops: dict[Place, float] | None = dict.fromkeys(pictures, 0.0) if count_flops else None
@@ -158,10 +160,51 @@ class Prefill:
             self.aligned, self.entered, self.text, self.read = {}, {}, [], {}  # nothing can be asked any more
             self.encoding = None
 
-    def next_step(self, count: int) -> None:
-        """So many tokens more."""
-        self.decoded += count
+    def check(self) -> None:
+        """RuntimeError unless every layer was reached, and every stage before the decoder took place."""
+        left_out = [
+            place for place, schedule in self.schedules.items() if VISION in schedule and place not in
+            self.kept.get(VISION, {})
+        ]  # fmt: skip
+        if len(self.layers) != self.mllm.layers or left_out:
+            raise RuntimeError(
+                f"{type(self.selector).__name__} was asked at {len(self.layers)} of {self.mllm.layers} "
+                f"decoder layers, and not at the tower for {len(left_out)} of {len(self.schedules)} images: "
+                f"the model runs without its hooks (was it compiled or exported?)"
+            )
+
+    def finish(self) -> None:
+        """The model's call is over; what its layers got is known, and the tensors are no longer needed."""
+        offsets = self.mllm.position_offsets(bool(self.pictures))
+        if offsets is not None:  # beams share those of their prompt
+            offsets = offsets.repeat_interleave(len(self.ids) // len(offsets))
+        self.offsets = offsets
+        self.layers = [(layout, dict.fromkeys(changed)) for layout, changed in self.layers]
+
+    def of_rows(self, rows: list[int]) -> Prefill:
+        """The prefill of a batch of these samples, in this order, for decoding."""
+        if rows == list(range(len(self.untouched.sizes))):
+            return self
+        taken = {
+            id(layout): layout.take(rows)
+            for layout in (self.untouched, *(layout for layout, _ in self.layers), *self.caches)
+        }
+        other = copy(self)
+        other.untouched = taken[id(self.untouched)]
+        other.layers = [(taken[id(layout)], changed) for layout, changed in self.layers]
+        other.caches = [taken[id(layout)] for layout in self.caches]
+        other.offsets = None if self.offsets is None else self.offsets[rows]
+        return other
+
+    def next_step(self, decoded: int) -> None:
+        """The cache will hold so many tokens beyond the prefill."""
+        self.decoded = decoded
         self.shared = {}
+
+    def next_positions(self, decoded: int, count: int) -> Tensor:
+        """Position ids of the next `count` tokens after the prefill and `decoded` tokens."""
+        untouched = self.untouched
+        return self.mllm.next_positions(untouched.sizes, untouched.length, decoded, count, self.offsets)
 
     def decode(self, number: int, hidden: Tensor, given: Arguments) -> Arguments:
         """The arguments for decoder layer `number` in the current decoding step; hidden [B, n, D]."""

@@ -43,11 +43,14 @@ def greedy(mllm: MLLM, inputs: Mapping[str, Any], cache: StaticCache, steps: int
 
 @contextmanager
 def compiled(mllm: MLLM, forward: Any) -> Iterator[None]:
-    """Let the decoder run `forward`, what `compile_decoder` made of it; hooks stay outside."""
+    """Let the decoder run `forward`, what `compile_decoder` made of it; hooks stay outside.
+
+    Inside `attach`, under a method that acts before the decoder: layers have no hooks there.
+    """
     decoder = mllm.decoder
     decoder.forward = forward
     try:
-        with torch._dynamo.config.patch(recompile_limit=64):
+        with torch.compiler.set_stance("default"), torch._dynamo.config.patch(recompile_limit=64):
             yield
     finally:
         del decoder.forward

@@ -115,9 +115,16 @@ class Qwen25VL(MLLM):
             "mm_token_type_ids": (ids == self.image_token_id).int(),
         }
 
-    def next_positions(self, sizes: Sequence[int], length: int, decoded: int, count: int) -> Tensor:
-        delta = self.model.model.rope_deltas.cpu().view(-1)
-        first = torch.tensor(sizes) + decoded + delta
+    def position_offsets(self, images: bool) -> Tensor | None:
+        deltas: Tensor | None = self.model.model.rope_deltas
+        return None if deltas is None or not images else deltas.view(-1).clone()
+
+    def next_positions(
+        self, sizes: Sequence[int], length: int, decoded: int, count: int, offsets: Tensor | None
+    ) -> Tensor:
+        if offsets is None:  # text alone
+            return super().next_positions(sizes, length, decoded, count, None)
+        first = torch.tensor(sizes) + decoded + offsets.cpu()
         return (first[:, None] + torch.arange(count)).expand(3, -1, -1)
 
     def positions(self, inputs: BatchFeature, response: int) -> Tensor:
