@@ -27,6 +27,7 @@ TRANSFORMERS = {  # who may know the library, besides compress/micro, which buil
     "compress/families/llava_next.py",
     "compress/families/qwen2_5_vl.py",
     "compress/attach.py",
+    "compress/caches.py",  # names that releases give the cache
     "compress/network.py",  # a decoder layer as compressor
     "compress/shapes.py",  # published configurations
     "compress/static.py",  # caches of a fixed length
