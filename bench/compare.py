@@ -12,9 +12,10 @@ from baselines import KeepAll
 from bench.batches import Batches
 from bench.budget import Match
 from bench.cells import Cells, Key
-from bench.comparison import VANILLA, Comparison, Group, assemble
+from bench.comparison import VANILLA, Comparison, Group, assemble, check_margin
 from bench.evaluate import Outcome, check_reach, evaluate, largest_image
 from bench.protocol import of_entry, of_run, of_task
+from bench.stats import MARGIN
 from bench.tasks import Task
 from compress.base import Positions, Selector
 from compress.models import MLLM
@@ -43,6 +44,7 @@ def compare(
     *,
     reference: str | None = None,
     difficulty: str | None = DIFFICULTY,
+    margin: float = MARGIN,
     batch: int | Batches = 16,
     match: Match = "equivalent",
     positions: Positions | None = None,
@@ -53,7 +55,8 @@ def compare(
     """Evaluate vanilla once and every entry at every budget on the same samples.
 
     `reference` names the entry that all others are held against, besides vanilla (None: the first entry);
-    `difficulty` the one whose right answers make a question easy, if it is among them. Budgets are spent as
+    `difficulty` the one whose right answers make a question easy, if it is among them. Averages whose
+    interval lies within `margin` points of a rival's are marked as equivalent to it. Budgets are spent as
     `match` has it. With a `folder` every finished cell is kept there and never computed again. Results do not
     depend on `workers` (processes of one thread; a model on a GPU takes one). `batch` as in `evaluate`.
 
@@ -69,6 +72,7 @@ def compare(
     if workers < 1 or (workers > 1 and mllm.model.device.type != "cpu"):
         where = mllm.model.device
         raise ValueError(f"workers={workers}: choose 1, or more with a model on the CPU (this one: {where})")
+    check_margin(margin)
     tokens = mllm.visual_tokens
     for keep in keeps:
         if not 1 <= keep <= tokens:
@@ -111,6 +115,7 @@ def compare(
         keeps,
         reference=reference or entries[0].name,
         difficulty=difficulty,
+        margin=margin,
         match=match,
         samples={task.name: samples for task, samples in data.items()},
     )

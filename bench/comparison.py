@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import isnan, nan
+from math import inf, isnan, nan
 from statistics import fmean
 
 import numpy as np
@@ -17,7 +17,7 @@ from bench.budget import Match
 from bench.cells import Cell, Key
 from bench.evaluate import Outcome
 from bench.protocol import Facts
-from bench.stats import LEVEL, Interval, Pairs, chance, holm, interval, mcnemar, share, shares
+from bench.stats import LEVEL, MARGIN, Interval, Pairs, contrast, holm, mcnemar, share, shares
 from bench.tasks import Task
 from compress.samples import Sample
 
@@ -30,7 +30,7 @@ class Contrast:
 
     `gap` is of the mean share of vanilla, in points (None where a task is missing), with its `p`; `pooled`
     and `tasks` are tests on the units of all tasks together and of each. `adjusted` values are corrected for
-    the number of tests in the table.
+    the number of tests in the table; the gap's interval is not.
     """
 
     rival: str
@@ -60,6 +60,7 @@ class Row:
     seconds: float
     untouched: bool = False  # vanilla's own row
     adaptive: bool = False  # the method itself says how many tokens stay: `keep` is no budget of it
+    trained: bool = False  # one network from one training: another seed may answer otherwise
     vanilla: Contrast | None = None
     reference: Contrast | None = None
 
@@ -89,6 +90,7 @@ class Comparison:
     outcomes: Mapping[tuple[str, int, str], Outcome]  # (method, keep, task)
     samples: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
     reference: str | None = None
+    margin: float = MARGIN  # points: averages whose interval lies within it are marked as equivalent
     match: Match = "equivalent"
     impossible: Mapping[tuple[str, int, str], str] = field(default_factory=dict)  # why there is no outcome
     difficulty: tuple[Difficulty, ...] = ()
@@ -120,6 +122,7 @@ def assemble(
     *,
     reference: str | None = None,
     difficulty: str | None = None,
+    margin: float = MARGIN,
     match: Match = "equivalent",
     samples: Mapping[str, Sequence[Sample]] | None = None,
     mixed: Sequence[str] = (),
@@ -129,8 +132,10 @@ def assemble(
     Adaptive rows, which have no budget, come after those that have one, and rows without an average last.
 
     `difficulty` names the method whose right answers make a question easy, in the first group. ValueError
-    if a group lacks vanilla on a task that others of its rows were measured on.
+    if a group lacks vanilla on a task that others of its rows were measured on, and for a `margin` that is
+    not above zero.
     """
+    check_margin(margin)
     top: list[Row] = []
     below: dict[int, list[Row]] = {keep: [] for keep in keeps}
     outcomes: dict[tuple[str, int, str], Outcome] = {}
@@ -163,6 +168,7 @@ def assemble(
         samples=samples or {},
         metrics={task.name: task.metric for task in tasks},
         reference=reference,
+        margin=margin,
         match=match,
         impossible=impossible,
         difficulty=tuple(
@@ -174,6 +180,12 @@ def assemble(
         mixed=tuple(mixed),
         methods=methods,
     )
+
+
+def check_margin(margin: float) -> None:
+    """ValueError unless it is a number of points above zero."""
+    if not 0 < margin < inf:
+        raise ValueError(f"margin={margin}: choose a number of points above 0, for instance 2")
 
 
 def _rows(group: Group, tasks: Sequence[Task], keeps: Sequence[int], reference: str | None) -> list[Row]:
@@ -190,23 +202,25 @@ def _rows(group: Group, tasks: Sequence[Task], keeps: Sequence[int], reference: 
             raise ValueError(f"{task}: {run[0]} was run but not the untouched model, '{VANILLA}': add it")
     sums = {run: {name: np.array(one.sums) for name, one in found[run].items()} for run in runs}
     complete = {run: sums[run] for run in runs if len(found[run]) == len(tasks)}
-    drawn = shares(tasks, complete, whole) if whole in complete else {}
+    images = {name: one.images for name, one in found[whole].items()}
+    drawn = shares(tasks, complete, whole, images) if whole in complete else {}
 
-    def contrast(run: tuple[str, int], rival: tuple[str, int]) -> Contrast | None:
+    def against(run: tuple[str, int], rival: tuple[str, int]) -> Contrast | None:
         both = [name for name in found[run] if name in found.get(rival, {})]
         if run == rival or not both:
             return None
         ours, theirs = ([found[one][name].credit for name in both] for one in (run, rival))
         known = all(one in drawn and not isnan(drawn[one][0]) for one in (run, rival))
-        p = chance(drawn[run], drawn[rival]) if known else 1.0
+        gap, p = contrast([drawn[run]], [drawn[rival]]) if known else (None, 1.0)
+        everywhere = [image for name in both for image in images[name]]
         return Contrast(
-            group.name(rival[0]),
-            interval(drawn[run], drawn[rival]) if known else None,
-            p,
-            p,
-            mcnemar(np.concatenate(ours), np.concatenate(theirs)),
-            {name: mcnemar(a, b) for name, a, b in zip(both, ours, theirs, strict=True)},
-        )
+            group.name(rival[0]), gap, p, p,
+            mcnemar(np.concatenate(ours), np.concatenate(theirs), everywhere),
+            {name: mcnemar(a, b, images[name]) for name, a, b in zip(both, ours, theirs, strict=True)},
+        )  # fmt: skip
+
+    def has(run: tuple[str, int], fact: str) -> bool:
+        return any(bool(cell.method.get(fact)) for key, cell in group.cells.items() if key[:2] == run)
 
     rows = []
     for run in runs:
@@ -224,11 +238,10 @@ def _rows(group: Group, tasks: Sequence[Task], keeps: Sequence[int], reference: 
                 flops=fmean(100 * one.ledger.prefill_flops / all for one, all in costs) if mine else None,
                 seconds=sum(one.seconds for one in mine.values()),
                 untouched=run == whole,
-                adaptive=any(
-                    bool(cell.method.get("adaptive")) for key, cell in group.cells.items() if key[:2] == run
-                ),
-                vanilla=contrast(run, whole),
-                reference=contrast(run, (reference, run[1])) if reference and run != whole else None,
+                adaptive=has(run, "adaptive"),
+                trained=has(run, "compressor"),
+                vanilla=against(run, whole),
+                reference=against(run, (reference, run[1])) if reference and run != whole else None,
             )
         )
     return rows

@@ -37,7 +37,7 @@ def markdown(comparison: Comparison) -> str:
         rows.append([f"*{block.title}*", *("" for _ in names[1:])])
         for row in block.rows:
             figures = _bold(comparison, block, row, "**{}**".format)
-            rows.append([plain(name_of(row)), *figures, *gaps_of(comparison, row)])
+            rows.append([plain(name_of(row)), *figures, *map(starred, gaps_of(comparison, row))])
     lines = [f"**{MIXED}**", ""] if comparison.mixed else []
     lines += [*piped(names, rows), "", *(f"- {plain(note)}" for note in notes(comparison))]
     if hard := hard_rows(comparison):
@@ -59,6 +59,11 @@ def plain(text: str) -> str:
     return text
 
 
+def starred(gap: str) -> str:
+    """A difference in which Markdown takes no star for emphasis."""
+    return gap.replace("*", r"\*")
+
+
 def _bold(comparison: Comparison, block: Block, row: Row, bold: Callable[[str], str]) -> list[str]:
     best = [block.best(row, column) for column in (*comparison.tasks, "average")]
     figures = figures_of(comparison, row)
@@ -68,8 +73,8 @@ def _bold(comparison: Comparison, block: Block, row: Row, bold: Callable[[str], 
 def csv_text(comparison: Comparison) -> str:
     """The table as CSV: a row per method and budget; figures plain, every interval and p value in columns.
 
-    `p` columns are corrected; `same` says for what the other forms mark. `hard` columns are scores on the
-    questions that the difficulty method misses, and how many these are.
+    `p` columns are corrected, intervals are not; `equivalent` says what the other forms mark. `hard` columns
+    are scores on the questions that the difficulty method misses, and how many these are.
     """
     rivals = rivals_of(comparison)
     columns = [
@@ -82,9 +87,11 @@ def csv_text(comparison: Comparison) -> str:
         "flops",
         "seconds",
         "adaptive",
+        "one seed",
     ]
     for rival in rivals:
-        columns += [f"vs {rival}", f"vs {rival} low", f"vs {rival} high", f"p {rival}", f"same as {rival}"]
+        columns += [f"vs {rival}", f"vs {rival} low", f"vs {rival} high", f"p {rival}"]
+        columns += [f"equivalent to {rival}"]
         columns += [f"pooled p {rival}"]
         columns += [f"{task} p {rival}" for task in comparison.tasks]
     if comparison.difficulty:
@@ -98,13 +105,13 @@ def csv_text(comparison: Comparison) -> str:
         figures += [row.average, row.tokens, row.left, row.flops, row.seconds]
         cells = [_bare(figure) for figure in figures]
         for contrast in (row.vanilla, row.reference)[: len(rivals)]:
-            cells += _columns(contrast, comparison.tasks)
+            cells += _columns(contrast, comparison.tasks, comparison.margin)
         for task in comparison.tasks if comparison.difficulty else ():
             hard = told.get((row.keep, task))
             score = hard.scores.get(row.method) if hard else None
             cells += [_bare(score), str(hard.hard) if hard else "", str(hard.easy) if hard else ""]
-        flag = str(row.adaptive).lower()
-        writer.writerow([row.method, row.keep, *cells[: len(figures)], flag, *cells[len(figures) :],
+        flags = [str(flag).lower() for flag in (row.adaptive, row.trained)]
+        writer.writerow([row.method, row.keep, *cells[: len(figures)], *flags, *cells[len(figures) :],
                          _note(comparison, row)])  # fmt: skip
     return text.getvalue()
 
@@ -113,7 +120,7 @@ def _bare(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
 
 
-def _columns(contrast: Contrast | None, tasks: Sequence[str]) -> list[str]:
+def _columns(contrast: Contrast | None, tasks: Sequence[str], margin: float) -> list[str]:
     if contrast is None:
         return [""] * (6 + len(tasks))
     gap = contrast.gap
@@ -121,7 +128,7 @@ def _columns(contrast: Contrast | None, tasks: Sequence[str]) -> list[str]:
     cells = [f"{contrast.tasks[task].adjusted:.2g}" if task in contrast.tasks else "" for task in tasks]
     told = [
         f"{contrast.adjusted:.2g}",
-        str(not contrast.significant).lower(),
+        str(gap is not None and gap.within(margin)).lower(),
         f"{contrast.pooled.adjusted:.2g}",
     ]
     return [*bounds, *told, *cells]

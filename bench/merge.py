@@ -10,6 +10,7 @@ from typing import Any
 from bench.cells import Cell, Key, read_cells
 from bench.comparison import VANILLA, Comparison, Group, assemble
 from bench.protocol import Facts, differences, task_of
+from bench.stats import MARGIN
 from bench.tasks import TASKS
 from evosearch.registry import find, unknown
 
@@ -78,6 +79,7 @@ def merge(
     *,
     reference: str | None = None,
     difficulty: str | None = None,
+    margin: float = MARGIN,
     mixed: bool = False,
 ) -> Comparison:
     """One comparison from the folders of several. ValueError, naming each difference, if protocols differ.
@@ -122,6 +124,7 @@ def merge(
         sorted(keeps, reverse=True),
         reference=reference,
         difficulty=difficulty,
+        margin=margin,
         match=sources[0].protocol["match"],
         mixed=told,
     )

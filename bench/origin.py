@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
+from bench.stats import MARGIN
 from compress.files import replacing
 
 FILE = "run.json"
@@ -17,7 +18,7 @@ FILE = "run.json"
 class Origin:
     """Title, environment and settings in words, commands, and more plots: captions with PNG files.
 
-    `reference` and `difficulty` name the methods that played these parts.
+    `reference` and `difficulty` name the methods that played these parts; `margin` is that of equivalence.
     """
 
     title: str
@@ -26,6 +27,7 @@ class Origin:
     plots: Mapping[str, str] = field(default_factory=dict)
     reference: str | None = None
     difficulty: str | None = None
+    margin: float = MARGIN
 
     def save(self, folder: Path) -> Self:
         """Write it to a folder, after the commands that filled the folder before; returns it with these.
@@ -54,7 +56,7 @@ class Origin:
 
 
 def joined(origins: Sequence[Origin], title: str = "") -> Origin:
-    """One origin of several: reference and difficulty of the first; facts that differ are listed."""
+    """One origin of several: reference, difficulty and margin of the first; facts that differ are listed."""
     facts: dict[str, str] = {}
     for name in dict.fromkeys(name for one in origins for name in one.facts):
         told = dict.fromkeys(one.facts[name] for one in origins if name in one.facts)
@@ -66,6 +68,7 @@ def joined(origins: Sequence[Origin], title: str = "") -> Origin:
         {name: path for one in reversed(origins) for name, path in one.plots.items()},
         origins[0].reference,
         origins[0].difficulty,
+        origins[0].margin,
     )
 
 

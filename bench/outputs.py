@@ -42,8 +42,9 @@ def write(comparison: Comparison, mllm: MLLM, out: Path, origin: Origin) -> None
         save(figure, out / "pictures" / f"kept-{task}.png")
     difficulty = next((one.method for one in comparison.difficulty), None)
     kept = replace(
-        origin, facts=told | origin.facts, reference=comparison.reference, difficulty=difficulty
-    ).save(out)
+        origin, facts=told | origin.facts, reference=comparison.reference, difficulty=difficulty,
+        margin=comparison.margin,
+    ).save(out)  # fmt: skip
     put(out / "report.html", html(report(comparison, kept, shown)))
 
 

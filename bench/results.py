@@ -18,11 +18,12 @@ def results(comparison: Comparison, facts: Mapping[str, str]) -> dict[str, objec
         "facts": dict(facts),
         "match": comparison.match,
         "reference": comparison.reference,
+        "margin": comparison.margin,
         "mixed": list(comparison.mixed),
         "notes": notes(comparison),
         "methods": {name: dict(facts) for name, facts in comparison.methods.items()},
         "rows": records(comparison),
-        "summary": [summary(row) for row in comparison.rows],
+        "summary": [summary(row, comparison.margin) for row in comparison.rows],
         "difficulty": [asdict(one) for one in comparison.difficulty],
         "impossible": [
             {"method": method, "keep": keep, "task": task, "why": why}
@@ -31,12 +32,13 @@ def results(comparison: Comparison, facts: Mapping[str, str]) -> dict[str, objec
     }
 
 
-def summary(row: Row) -> dict[str, object]:
+def summary(row: Row, margin: float) -> dict[str, object]:
     """A row of the table, ready for JSON."""
     told = asdict(row)
     for rival, contrast in (("vanilla", row.vanilla), ("reference", row.reference)):
         if contrast:
             told[rival]["significant"] = contrast.significant
+            told[rival]["equivalent"] = contrast.gap is not None and contrast.gap.within(margin)
     return told
 
 
@@ -62,6 +64,8 @@ def records(comparison: Comparison) -> list[dict[str, object]]:
                 "share": None if isnan(fraction) else fraction,
                 "n": len(outcome.predictions),
                 "units": len(outcome.credit),
+                "images": len(set(outcome.images)),
+                "draws": list(outcome.draws),
                 "metric": comparison.metrics.get(task),
                 "subscores": dict(outcome.subscores),
                 "seconds": outcome.seconds,

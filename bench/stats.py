@@ -1,10 +1,10 @@
 """Paired statistics: is the difference between two methods that answered the same samples more than chance?
 
-Two views of the same pairs. *Intervals*: units (samples, or the samples that only count together) are drawn
-again with replacement, the same draw for every method, and the scores are recomputed from the sums;
-benchmarks are drawn independently and then averaged, as tables do. *Tests*: McNemar's exact test on the units
-that two methods answered differently well, for averages the bootstrap's, with Holm's correction for the size
-of the table.
+Two views of the same pairs. *Intervals*: images are drawn again with replacement, each with all questions
+about it in all tasks, the same draw for every method, and the scores are recomputed from the sums. Where rows
+were trained with several seeds, the spread over the seeds is added. *Tests*: McNemar's exact test by image on
+the units that two methods answered differently well, for averages the interval's own, with Holm's correction
+for the size of the table. Units are samples, or the samples that only count together.
 """
 
 from __future__ import annotations
@@ -25,13 +25,16 @@ DRAWS = 2000
 LEVEL = 0.05  # of significance, over a whole table
 CHUNK = 20_000_000  # numbers of a matrix of draws that are held at once
 
+MARGIN = 2.0  # points of the average within which two methods count as equal
+
 K = TypeVar("K", bound=Hashable)
 Floats = NDArray[np.float64]
+Images = Mapping[str, Sequence[str]]  # by task: [U] the image that each unit asks about
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference with its 95 % bootstrap interval; as text, of percentage points."""
+    """A difference with its 95 % interval; as text, of percentage points."""
 
     difference: float
     low: float
@@ -41,6 +44,10 @@ class Interval:
     def clear(self) -> bool:
         """Whether zero is outside."""
         return self.low > 0 or self.high < 0
+
+    def within(self, margin: float) -> bool:
+        """Whether all of it is less than `margin` from zero: equivalence, as far as the margin goes."""
+        return -margin < self.low and self.high < margin
 
     def __neg__(self) -> Interval:
         return Interval(-self.difference, -self.high, -self.low)
@@ -53,7 +60,8 @@ class Interval:
 class Pairs:
     """Units on which one of two methods did better, and how likely so uneven a split is by chance.
 
-    `p` is of McNemar's exact test, two-sided; `adjusted` the same after Holm's correction over a table.
+    `p` is of McNemar's exact test by image, two-sided; `adjusted` the same after Holm's correction over a
+    table.
     """
 
     better: int
@@ -66,39 +74,76 @@ class Pairs:
         return self.adjusted < LEVEL
 
 
-def resample(runs: Sequence[Sums], seed: int, draws: int = DRAWS) -> Floats:
-    """Summed statistics of R runs over the same U units: [R, 1 + draws, k], as measured, then resampled.
+def resample(runs: Mapping[str, Sequence[Sums]], images: Images, draws: int = DRAWS) -> dict[str, Floats]:
+    """Summed statistics of R runs by task: [R, 1 + draws, k], as measured, then resampled.
 
-    Each run is [U, k]. All runs see the same draws, and the draws hang on U and the seed alone. (Done by
-    hand: scipy.stats.bootstrap resamples values, here sums are, which is a matrix product.)
+    Each run is [U, k]. Images are drawn with all their units in all tasks. Those that the same tasks ask
+    about are drawn among themselves, so that every task keeps its number of images. All runs see the same
+    draws, which depend on nothing but the tasks and their images. (scipy.stats.bootstrap resamples values;
+    sums are resampled here, which is a matrix product.)
     """
-    units, width = runs[0].shape
-    stacked = np.concatenate(runs, axis=1)  # [U, R * k]
+    asking: dict[str, list[str]] = {}
+    for task in runs:
+        for image in dict.fromkeys(images[task]):
+            asking.setdefault(image, []).append(task)
+    strata: dict[tuple[str, ...], dict[str, int]] = {}
+    for image, tasks in asking.items():
+        places = strata.setdefault(tuple(tasks), {})
+        places[image] = len(places)
+    found: dict[str, Floats] = {}
+    for alike, places in strata.items():
+        parts = [_by_image(np.concatenate(runs[task], axis=1), images[task], places) for task in alike]
+        drawn = _drawn(np.concatenate(parts, axis=1), crc32(",".join(alike).encode()), draws)
+        widths = np.cumsum([part.shape[1] for part in parts])[:-1]
+        for task, sums in zip(alike, np.split(drawn, widths, axis=1), strict=True):
+            shaped = sums.reshape(1 + draws, len(runs[task]), -1).swapaxes(0, 1)
+            found[task] = found[task] + shaped if task in found else shaped
+    return {task: found[task] for task in runs}
+
+
+def _by_image(sums: Sums, images: Sequence[str], places: Mapping[str, int]) -> Floats:
+    """Sums [I, w] of the images that have a place, from those of units [U, w]."""
+    at = np.array([places.get(image, -1) for image in images])
+    total = np.zeros((len(places), sums.shape[1]))
+    np.add.at(total, at[at >= 0], sums[at >= 0])
+    return total
+
+
+def _drawn(sums: Floats, seed: int, draws: int) -> Floats:
+    """[1 + draws, w] total of the rows [I, w], then of as many rows drawn with replacement."""
+    count = len(sums)
     rng = np.random.default_rng(seed)
-    chance, step = np.full(units, 1 / units), max(1, CHUNK // units)
-    drawn = [stacked.sum(0, keepdims=True)]
+    chance, step = np.full(count, 1 / count), max(1, CHUNK // count)
+    drawn = [sums.sum(0, keepdims=True)]
     for start in range(0, draws, step):
-        counts = rng.multinomial(units, chance, size=min(step, draws - start))
-        drawn.append(counts.astype(float) @ stacked)
-    return np.concatenate(drawn).reshape(1 + draws, len(runs), width).swapaxes(0, 1)
+        times = rng.multinomial(count, chance, size=min(step, draws - start))
+        drawn.append(times.astype(float) @ sums)
+    return np.concatenate(drawn)
 
 
-def shares(tasks: Sequence[Task], runs: Mapping[K, Mapping[str, Sums]], vanilla: K) -> dict[K, Floats]:
-    """Average share of the `vanilla` run in percent over the tasks, by run: [1 + DRAWS], the measured first.
+def shares(
+    tasks: Sequence[Task],
+    runs: Mapping[K, Mapping[str, Sums]],
+    vanilla: K,
+    images: Images,
+    draws: int = DRAWS,
+) -> dict[K, Floats]:
+    """Average share of the `vanilla` run in percent over the tasks, by run: [1 + draws], the measured first.
 
-    `runs` map task names to statistics [U, k] over the same units in the same order. A share is 100 where
-    both scores are zero, and nan where only vanilla's is.
+    `runs` map task names to statistics [U, k] over the same units in the same order, those of `images`. A
+    share is 100 where both scores are zero, and nan where only vanilla's is.
     """
-    columns: dict[K, list[Floats]] = {name: [] for name in runs}
     for task in tasks:
-        units = {len(run[task.name]) for run in runs.values()}
+        units = {len(images[task.name]), *(len(run[task.name]) for run in runs.values())}
         if len(units) > 1:
             raise ValueError(
                 f"{task.name}: {' and '.join(map(str, sorted(units)))} units; "
                 f"compare runs over the same samples"
             )
-        drawn = resample([run[task.name] for run in runs.values()], crc32(task.name.encode()))
-        values = dict(zip(runs, task.value(drawn), strict=True))
+    drawn = resample({task.name: [run[task.name] for run in runs.values()] for task in tasks}, images, draws)
+    columns: dict[K, list[Floats]] = {name: [] for name in runs}
+    for task in tasks:
+        values = dict(zip(runs, task.value(drawn[task.name]), strict=True))
         for name, value in values.items():
             columns[name].append(share(value, values[vanilla]))
     return {name: np.mean(listed, axis=0) for name, listed in columns.items()}
@@ -111,48 +156,72 @@ def share(score: ArrayLike, vanilla: ArrayLike) -> Floats:
     return np.where(whole > 0, 100 * mine / np.where(whole > 0, whole, 1), nothing)
 
 
-def interval(ours: Floats, theirs: Floats) -> Interval:
-    """Difference of two results of one call of `shares`."""
-    gap = ours - theirs
-    low, high = np.nanpercentile(gap[1:], [2.5, 97.5])
-    return Interval(float(gap[0]), float(low), float(high))
+def contrast(ours: Sequence[Floats], theirs: Sequence[Floats]) -> tuple[Interval, float]:
+    """Difference of the means of two rows, with its interval and its two-sided p if there is none in truth.
 
+    A row is the results of one call of `shares`, one for each seed. With one seed each, the interval has the
+    percentiles of the draws, and p is normal with their standard error: the share of draws beyond zero could
+    not become as small as the correction for a large table needs it. It then says nothing about other seeds.
 
-def mean_interval(gaps: Floats) -> Interval:
-    """Mean of paired differences [U] with its interval over the pairs."""
-    from scipy.stats import bootstrap  # not at the top: half a second
-
-    # In batches: a hundred thousand pairs would ask for gigabytes.
-    drawn = bootstrap((gaps,), np.mean, n_resamples=DRAWS, batch=50, method="percentile", rng=0)
-    low, high = map(float, drawn.confidence_interval)
-    return Interval(float(gaps.mean()), low, high)
-
-
-def chance(ours: Floats, theirs: Floats) -> float:
-    """Two-sided p of a difference between two results of one call of `shares`, if there is none in truth.
-
-    Normal, with the bootstrap's standard error: the share of draws beyond zero could not become as small as
-    the correction for a large table needs it. Without any variation there is no evidence: 1.
+    With several, the variance of a mean over its seeds is added to that of the draws, and interval and p are
+    Student's with the degrees of freedom of Satterthwaite: seeds and images are crossed random effects. (Few
+    seeds drawn again would give too narrow intervals.) Without any variation there is no evidence: p = 1.
     """
-    gap = ours - theirs
-    error = float(np.nanstd(gap[1:]))
-    return erfc(abs(float(gap[0])) / error / sqrt(2)) if error > 1e-9 else 1.0
+    gap = np.mean(ours, axis=0) - np.mean(theirs, axis=0)
+    rows = [np.array([one[0] for one in row]) for row in (ours, theirs) if len(row) > 1]
+    seeds = [(row.var(ddof=1) / len(row), len(row) - 1) for row in rows]
+    variance = float(np.nanvar(gap[1:])) + sum(of for of, _ in seeds)
+    difference, error = float(gap[0]), sqrt(variance)
+    if not any(of > 0 for of, _ in seeds):
+        low, high = np.nanpercentile(gap[1:], [2.5, 97.5])
+        p = erfc(abs(difference) / error / sqrt(2)) if error > 1e-9 else 1.0
+        return Interval(difference, float(low), float(high)), p
+    from scipy.stats import t  # not at the top: half a second
+
+    freedom = variance**2 / sum(of**2 / count for of, count in seeds)
+    half = float(t.ppf(1 - LEVEL / 2, freedom)) * error
+    p = 2 * float(t.sf(abs(difference) / error, freedom))
+    return Interval(difference, difference - half, difference + half), p
 
 
-def mcnemar(ours: ArrayLike, theirs: ArrayLike) -> Pairs:
+def mean_interval(gaps: Floats, images: Sequence[str] | None = None) -> Interval:
+    """Mean of paired differences [U] with its interval over the images of the pairs, by default one each."""
+    pairs = np.stack([gaps, np.ones(len(gaps))], 1)
+    asked = {"pairs": images if images is not None else [str(place) for place in range(len(gaps))]}
+    sums = resample({"pairs": [pairs]}, asked)["pairs"][0]
+    means = sums[:, 0] / sums[:, 1]
+    low, high = np.percentile(means[1:], [2.5, 97.5])
+    return Interval(float(gaps.mean()), float(low), float(high))
+
+
+def mcnemar(ours: ArrayLike, theirs: ArrayLike, images: Sequence[str]) -> Pairs:
     """McNemar's exact test on the credits [U] that two methods got for the same units; not yet corrected.
 
     A pair is discordant when its two credits differ, by however little: for right and wrong answers that is
     McNemar's pair; for soft scores (VQA's 0.3, 0.6, 0.9 and 1) the test is the sign test, of which McNemar's
-    is the special case, so no threshold has to be chosen. Under the null hypothesis a discordant pair falls
-    to either side like a fair coin. Without discordant pairs p = 1.
+    is the special case, so no threshold has to be chosen. Under the null hypothesis the methods are
+    exchangeable on every image, so all discordant pairs of an image change sides together, with the
+    probability of one half: with one unit per image this is McNemar's test. Without discordant pairs p = 1.
     """
-    from scipy.stats import binomtest  # not at the top: half a second
-
-    gap = np.asarray(ours, float) - np.asarray(theirs, float)
-    better, worse = int((gap > 0).sum()), int((gap < 0).sum())
-    p = float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
+    signs = np.sign(np.asarray(ours, float) - np.asarray(theirs, float))
+    better, worse = int((signs > 0).sum()), int((signs < 0).sum())
+    _, group = np.unique(np.asarray(images, str), return_inverse=True)
+    p = _flipped(np.bincount(group, weights=signs).astype(int))
     return Pairs(better, worse, p, p)
+
+
+def _flipped(net: NDArray[np.int64]) -> float:
+    """Probability that the sum of `net` [I] is as far from zero as it is if fair coins say the signs."""
+    from scipy.stats import binom  # not at the top: half a second
+
+    total, distribution = abs(int(net.sum())), np.ones(1)
+    sizes, counts = np.unique(np.abs(net[net != 0]), return_counts=True)
+    for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
+        steps = np.zeros(2 * size * count + 1)  # their sum runs from -size * count, by 2 * size
+        steps[:: 2 * size] = binom.pmf(np.arange(count + 1), count, 0.5)
+        distribution = np.convolve(distribution, steps)
+    beyond = distribution[len(distribution) // 2 + total :].sum()
+    return min(1.0, 2 * float(beyond)) if total else 1.0
 
 
 def holm(values: Sequence[float]) -> list[float]:

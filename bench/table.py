@@ -1,8 +1,9 @@
 """A comparison as the paper's table: rows of text, marks, notes, headlines (`bench.forms` writes them).
 
 A block per budget, tasks as columns, then the mean share of vanilla, what was really spent, and how far each
-row is from vanilla and from the reference (paired, 95 %). Figures have one decimal, as the paper's. What does
-not differ by more than chance is marked, what is missing is a dash, and `notes` says why.
+row is from vanilla and from the reference (paired, 95 %). Figures have one decimal, as the paper's. Averages
+that are equivalent to a rival's and differences beyond chance are marked, what is missing is a dash, and
+`notes` says why.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from bench.budget import MEANING
 from bench.comparison import VANILLA, Comparison, Contrast, Row, hard_shares
 from bench.tasks.vizwiz import UNANSWERABLE
 
-AS_VANILLA, AS_REFERENCE, MISSING = "°", "†", "–"
+AS_VANILLA, AS_REFERENCE, BEYOND, MISSING = "°", "†", "*", "–"
 AVERAGE, MIXED = "Avg. %", "MIXED PROTOCOLS"
 
 
@@ -80,18 +81,10 @@ def blocks(comparison: Comparison) -> list[Block]:
     return [Block(tokens, tokens, top), *(Block(keep, tokens, tuple(rows)) for keep, rows in rest)]
 
 
-def marks(row: Row, column: str | None = None) -> str:
-    """Signs of the rows that this one cannot be told from: on a task, or (None) by the average."""
-    found = ""
-    for contrast, sign in ((row.vanilla, AS_VANILLA), (row.reference, AS_REFERENCE)):
-        if contrast is None:
-            continue
-        if column is None:
-            told = row.average is None or contrast.significant
-        else:
-            told = column not in contrast.tasks or contrast.tasks[column].significant
-        found += "" if told else sign
-    return found
+def marks(comparison: Comparison, row: Row) -> str:
+    """Signs of the rivals to which the row's average is equivalent: the whole interval is in the margin."""
+    pairs = ((row.vanilla, AS_VANILLA), (row.reference, AS_REFERENCE))
+    return "".join(sign for one, sign in pairs if one and one.gap and one.gap.within(comparison.margin))
 
 
 def _giving_up(comparison: Comparison) -> str:
@@ -117,13 +110,25 @@ def notes(comparison: Comparison) -> list[str]:
         lines.append(f"Scores, in percent: {', '.join(named)}.")
     if giving_up := _giving_up(comparison):
         lines.append(giving_up)
-    signs = "".join(marks(row, column) for row in comparison.rows for column in (None, *comparison.tasks))
+    signs = "".join(marks(comparison, row) for row in comparison.rows)
     rivals = {AS_VANILLA: f"{AS_VANILLA} {VANILLA}", AS_REFERENCE: f"{AS_REFERENCE} {comparison.reference}"}
     if shown := [name for sign, name in rivals.items() if sign in signs]:
         lines.append(
-            f"Not significantly different from {' and '.join(shown)}: scores by McNemar's exact test, "
-            f"{AVERAGE} by the paired bootstrap, at 5 % with Holm's correction over the table."
+            f"Equivalent to {' or '.join(shown)}: the whole 95 % interval of {AVERAGE} is within "
+            f"{comparison.margin:g} points of it."
         )
+    contrasts = [one for row in comparison.rows for one in (row.vanilla, row.reference) if one and one.gap]
+    if contrasts:
+        lines.append(
+            "Intervals are paired bootstrap intervals over images, not corrected. "
+            f"{BEYOND} a difference beyond chance: at 5 % after Holm's correction over the table."
+        )
+    if trained := dict.fromkeys(row.method for row in comparison.rows if row.trained):
+        lines.append(
+            f"One seed: {', '.join(trained)} {'are' if len(trained) > 1 else 'is'} one trained network each; "
+            f"another training may give another result, which no interval here takes in."
+        )
+    lines += _draws(comparison)
     if adaptive := dict.fromkeys(row.method for row in comparison.rows if row.adaptive):
         lines.append(f"Adaptive, spends what it likes at any budget: {', '.join(adaptive)}.")
     lines += [*_elsewhere(comparison), *_choices(comparison), *_batches(comparison)]
@@ -147,6 +152,13 @@ def _elsewhere(comparison: Comparison) -> list[str]:
         f"Chosen on another model, {source}, at a cost that is not counted: {', '.join(names)}."
         for source, names in found.items()
     ]
+
+
+def _draws(comparison: Comparison) -> list[str]:
+    """Which rows are means over several draws of the same method."""
+    drawn = {key[0]: len(one.draws) for key, one in comparison.outcomes.items() if len(one.draws) > 1}
+    told = ", ".join(f"{method} {count}" for method, count in drawn.items())
+    return [f"Means over random draws: {told}."] if drawn else []
 
 
 def _choices(comparison: Comparison) -> list[str]:
@@ -210,20 +222,22 @@ def rivals_of(comparison: Comparison) -> list[str]:
 
 
 def name_of(row: Row) -> str:
-    """What a row is called."""
-    return f"{row.method} (adaptive)" if row.adaptive else row.method
+    """What a row is called, with what sets it apart from others."""
+    told = [word for word, applies in (("adaptive", row.adaptive), ("one seed", row.trained)) if applies]
+    return f"{row.method} ({', '.join(told)})" if told else row.method
 
 
 def figures_of(comparison: Comparison, row: Row) -> list[str]:
-    """Scores and average with their marks, then what was spent."""
-    scores = [one(row.scores.get(task)) + marks(row, task) for task in comparison.tasks]
-    return [*scores, one(row.average) + marks(row), one(row.tokens), one(row.left), one(row.flops)]
+    """Scores, average with its marks, then what was spent."""
+    scores = [one(row.scores.get(task)) for task in comparison.tasks]
+    average = one(row.average) + marks(comparison, row)
+    return [*scores, average, one(row.tokens), one(row.left), one(row.flops)]
 
 
 def gaps_of(comparison: Comparison, row: Row) -> list[str]:
-    """The row's differences from the rivals, empty where there are none."""
+    """The row's differences from the rivals, marked where beyond chance, empty where there are none."""
     contrasts = (row.vanilla, row.reference)[: len(rivals_of(comparison))]
-    return [str(contrast.gap) if contrast and contrast.gap else "" for contrast in contrasts]
+    return [f"{one.gap}{BEYOND if one.significant else ''}" if one and one.gap else "" for one in contrasts]
 
 
 # What is left when easy questions are set aside ------------------------------------------------------------

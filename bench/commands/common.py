@@ -96,6 +96,15 @@ def open_tasks(
     return load_tasks(named, count, split, data=data, protocol=protocol, labelled=labelled)
 
 
+def margin_option(default: float | None = 2.0) -> Callable[[F], F]:
+    """--margin, by default that of the runs at hand where there is none."""
+    return click.option(
+        "--margin", type=click.FloatRange(0, min_open=True), default=default,
+        help="Points within which the whole 95 % interval of an average must lie to be marked as equivalent. "
+        f"Default: {'that of the first run' if default is None else f'{default:g}'}.",
+    )  # fmt: skip
+
+
 def match_option(command: F) -> F:
     """--match."""
     return click.option(

@@ -14,6 +14,7 @@ from bench.commands.common import (
     by_source,
     data_options,
     load_model,
+    margin_option,
     match_option,
     model_options,
     open_batches,
@@ -54,6 +55,7 @@ CONTROLS = "random,grid,fastv,visionzip,evocomp"
 @click.option(
     "--difficulty", help="Method whose right answers make a question easy; downsample if it is compared."
 )
+@margin_option()
 @click.option("--compressor", help="Folder or hub name of a trained compressor; the shipped one by default.")
 @source_option
 @click.option(
@@ -73,9 +75,9 @@ CONTROLS = "random,grid,fastv,visionzip,evocomp"
 def compare(
     command: str, wanted: str, keeps: list[int], match: Match, tasks: str, count: int | None,
     data: str | None, protocol: str | None, split: str | None, reference: str | None,
-    difficulty: str | None, compressor: str | None, source: str | None, positions: Positions | None,
-    batch: int | None, workers: int, out: Path | None, model: str, device: str, dtype: str, anyres: Anyres,
-    machine: bool,
+    difficulty: str | None, margin: float, compressor: str | None, source: str | None,
+    positions: Positions | None, batch: int | None, workers: int, out: Path | None, model: str, device: str,
+    dtype: str, anyres: Anyres, machine: bool,
 ) -> None:  # fmt: skip
     """Score methods at equal budgets; the untouched model is always the first row.
 
@@ -120,8 +122,8 @@ def compare(
     with progress("compare", "cells") as report:
         found = run(
             mllm, entries, keeps, opened, reference=named(reference or methods[-1]),
-            difficulty=named(difficulty or DIFFICULTY), batch=open_batches(batch, mllm), match=match,
-            positions=positions, workers=workers, folder=out, progress=report,
+            difficulty=named(difficulty or DIFFICULTY), margin=margin, batch=open_batches(batch, mllm),
+            match=match, positions=positions, workers=workers, folder=out, progress=report,
         )  # fmt: skip
     if out:
         write(found, mllm, out, Origin(f"{mllm.name}: methods at equal budgets", {}, [command]))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import OutFile, say
+from bench.commands.common import OutFile, margin_option, say
 
 SUFFIXES = {"html": ".html", "md": ".md", "latex": ".tex"}
 
@@ -26,10 +26,11 @@ SUFFIXES = {"html": ".html", "md": ".md", "latex": ".tex"}
     "--reference", help="Method that all are tested against, besides none; the first run's by default."
 )
 @click.option("--difficulty", help="Method whose right answers make a question easy.")
+@margin_option(None)
 @click.option("--mixed", is_flag=True, help="Also where protocols differ; the report says how.")
 def report(
     runs: tuple[Path, ...], form: str, out: Path | None, title: str, samples: int, reference: str | None,
-    difficulty: str | None, mixed: bool,
+    difficulty: str | None, margin: float | None, mixed: bool,
 ) -> None:  # fmt: skip
     """One self-contained report of what `evocomp compare --out` or `evocomp demo` left in RUNS.
 
@@ -56,8 +57,9 @@ def report(
         )
     origin = join_origins([Origin.read(run) for run in runs], title)
     found = merge(
-        runs, reference=reference or origin.reference, difficulty=difficulty or origin.difficulty, mixed=mixed
-    )
+        runs, reference=reference or origin.reference, difficulty=difficulty or origin.difficulty,
+        margin=margin or origin.margin, mixed=mixed,
+    )  # fmt: skip
     made = told(found, origin, join_galleries([read_gallery(run) for run in runs]), samples)
     path = out or Path(f"report{SUFFIXES[form]}")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,19 +6,20 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import OutFolder, as_json, say, show_comparison, show_json
+from bench.commands.common import OutFolder, as_json, margin_option, say, show_comparison, show_json
 
 
 @click.command()
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--reference", help="Method that all are tested against, besides none.")
 @click.option("--difficulty", help="Method whose right answers make a question easy.")
+@margin_option()
 @click.option("--mixed", is_flag=True, help="Also where protocols differ; the table says how.")
 @click.option("--out", type=OutFolder(), help="Folder for results.json and the tables.")
 @as_json
 def table(
-    folders: tuple[Path, ...], reference: str | None, difficulty: str | None, mixed: bool, out: Path | None,
-    machine: bool,
+    folders: tuple[Path, ...], reference: str | None, difficulty: str | None, margin: float, mixed: bool,
+    out: Path | None, machine: bool,
 ) -> None:  # fmt: skip
     """One table of what several `evocomp compare --out` have computed; nothing is computed again.
 
@@ -34,7 +35,7 @@ def table(
     from bench.outputs import write_tables
     from bench.results import results
 
-    found = merge(folders, reference=reference, difficulty=difficulty, mixed=mixed)
+    found = merge(folders, reference=reference, difficulty=difficulty, margin=margin, mixed=mixed)
     facts = environment() | {"folders": ", ".join(map(str, folders))}
     if out:
         out.mkdir(parents=True, exist_ok=True)

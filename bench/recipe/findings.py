@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isnan
 from statistics import fmean
@@ -12,7 +12,7 @@ import numpy as np
 from bench.cells import Cell
 from bench.comparison import VANILLA
 from bench.evaluate import Outcome
-from bench.stats import LEVEL, Interval, chance, holm, interval, shares
+from bench.stats import LEVEL, Interval, contrast, holm, shares
 from bench.tasks import Task
 
 Cells = Mapping[tuple[str, int], Mapping[tuple[int, str], Cell]]  # by row and seed: by budget and task
@@ -22,9 +22,11 @@ Cells = Mapping[tuple[str, int], Mapping[tuple[int, str], Cell]]  # by row and s
 class Finding:
     """One row at one budget. Shares are percent of vanilla's score, mean over tasks, mean over seeds.
 
-    `gap` is row minus reference with its paired interval over questions, `adjusted` its p after Holm's
-    correction over the table. Seeds are not resampled: their own shares are in `seeds`, from the lowest seed
-    on. A row that is not complete has neither average nor gap; `impossible` says why.
+    `gap` is row minus reference with its paired interval over images and over the seeds of both, `adjusted`
+    its p after Holm's correction over the table. The seeds' own shares are in `seeds`, from the lowest seed
+    on. `single` says that the row, or the reference it is held against, is one network of one seed: the
+    interval then says nothing about other trainings. A row that is not complete has neither average nor gap;
+    `impossible` says why.
     """
 
     row: str
@@ -40,6 +42,7 @@ class Finding:
     gap: Interval | None = None
     p: float = 1.0
     adjusted: float = 1.0
+    single: bool = False
     impossible: str = ""
 
     @property
@@ -53,8 +56,9 @@ def findings(
     budgets: Mapping[int, int],
     rows: Sequence[str],
     reference: str | None,
+    trained: Collection[str] = (),
 ) -> list[Finding]:
-    """A finding per budget and row, in the recipe's order. Vanilla must be complete."""
+    """A finding per budget and row, in the recipe's order; `trained` rows learn. Vanilla must be complete."""
     ((whole, vanilla),) = _outcomes(cells[VANILLA, 0]).items()
     names = [task.name for task in tasks]
     listed: list[Finding] = []
@@ -69,19 +73,23 @@ def findings(
                 if cell.key.keep == keep and cell.impossible:
                     reasons[row] = cell.impossible
         sums = {run: {name: np.array(one.sums) for name, one in made.items()} for run, made in runs.items()}
-        drawn = shares(tasks, sums, (VANILLA, 0))
-        means = {
-            row: np.mean([drawn[run] for run in drawn if run[0] == row], axis=0)
+        drawn = shares(tasks, sums, (VANILLA, 0), {name: vanilla[name].images for name in names})
+        by_row = {
+            row: [drawn[run] for run in sorted(drawn) if run[0] == row]
             for row in dict.fromkeys(row for row, _ in runs)
         }
         for row in rows:
             mine = [(seed, runs[name, seed]) for name, seed in sorted(runs) if name == row]
-            if not mine or isnan(means[row][0]):
+            if not mine or any(isnan(one[0]) for one in by_row[row]):
                 why = reasons.get(row, "it was not run")
                 listed.append(Finding(row, keep, paper_keep, {}, None, (), None, None, None, impossible=why))
                 continue
             each = [one for _, made in mine for one in made.values()]
-            against = means.get(reference) if reference and reference != row else None
+            against = by_row.get(reference) if reference and reference != row else None
+            gap, p = contrast(by_row[row], against) if against else (None, 1.0)
+            single = any(
+                one in trained and len(by_row[one]) == 1 for one in (row, reference) if one in by_row
+            )
             costs = [
                 100 * one.ledger.prefill_flops / vanilla[name].ledger.prefill_flops
                 for _, made in mine
@@ -91,12 +99,10 @@ def findings(
                 Finding(
                     row, keep, paper_keep,
                     {name: fmean(made[name].score for _, made in mine) for name in names},
-                    float(means[row][0]),
+                    fmean(float(one[0]) for one in by_row[row]),
                     tuple(float(drawn[row, seed][0]) for seed, _ in mine),
                     fmean(one.tokens for one in each), fmean(one.left for one in each), fmean(costs),
-                    interval(means[row], means[VANILLA]),
-                    None if against is None else interval(means[row], against),
-                    1.0 if against is None else chance(means[row], against),
+                    contrast(by_row[row], by_row[VANILLA])[0], gap, p, single=single,
                 )
             )  # fmt: skip
     return _corrected(listed)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.budget import MEANING
-from bench.forms import piped, tex
+from bench.forms import piped, starred, tex
 from bench.recipe.estimate import duration
 from bench.recipe.findings import Finding
 from bench.recipe.paper import Order, Paper, Sign
 from bench.recipe.schema import Recipe
-from bench.table import AVERAGE, MISSING, one
+from bench.table import AVERAGE, BEYOND, MISSING, one
 
 
 @dataclass
@@ -80,8 +80,8 @@ def _line(told: Told, found: Finding) -> list[str]:
         cells.append(one(found.scores.get(task)))
         cells += [one(paper.score(*where, task))] if paper else []
     if told.recipe.reference:
-        mark = "" if found.significant or not found.gap else "†"
-        cells.append(f"{found.gap}{mark}" if found.gap else "")
+        mark = BEYOND if found.significant else ""
+        cells.append(f"{found.gap}{mark}{', one seed' if found.single else ''}" if found.gap else "")
         if paper:
             cells.append(next((s.words for s in told.signs if (s.row, s.keep) == where), ""))
     if len(told.recipe.seeds) > 1:
@@ -109,12 +109,17 @@ def notes(told: Told) -> list[str]:
             f"Budgets are {MEANING[recipe.match]}."
         )
     if recipe.reference and told.findings:
-        several = len(recipe.seeds) > 1
-        over = ", of the mean over seeds; seeds themselves are not resampled" if several else ""
-        listed.append(
-            f"Intervals are paired bootstrap intervals over questions{over}. "
-            f"† not significant at 5 % after Holm's correction over the table."
-        )
+        beyond = f"{BEYOND} beyond chance: at 5 % after Holm's correction over the table."
+        over = "Intervals are paired bootstrap intervals over images, each with all its questions"
+        if len(recipe.seeds) > 1:
+            over += (
+                "; the spread of rows that learn over their seeds is added, and the quantiles are Student's"
+            )
+        listed.append(f"{over}. {beyond}")
+        if any(each.single for each in told.findings):
+            listed.append(
+                "One seed: a row that learns is one network, and no interval takes in other trainings."
+            )
     if told.paper:
         listed.append(f"Columns `paper`: {told.paper.model} in the paper; it gives no intervals.")
     listed += [
@@ -132,8 +137,10 @@ def markdown(told: Told) -> str:
     page = [f"# {told.recipe.title}", ""]
     names = header(told)
     if told.findings:
-        blocks = ([[f"*{name}*", *[""] * (len(names) - 1)], *rows] for name, rows in lines(told))
-        page += [*piped(names, [row for block in blocks for row in block]), ""]
+        table: list[list[str]] = []
+        for name, rows in lines(told):
+            table += [[f"*{name}*", *[""] * (len(names) - 1)], *([*map(starred, row)] for row in rows)]
+        page += [*piped(names, table), ""]
     for path in told.pictures:
         page += [f"![{told.recipe.title}]({path})", ""]
     if told.verdict:

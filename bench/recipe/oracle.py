@@ -248,9 +248,13 @@ class _Measuring:
 
 
 def headroom(
-    losses: Mapping[tuple[str, int], Mapping[str, Sequence[float]]], reference: str, rows: Sequence[str]
-) -> list[dict[str, object]]:
-    """Mean loss of the `rows`, and how far above the reference's on the same samples, with 95 % intervals."""
+    losses: Mapping[tuple[str, int], Mapping[str, Sequence[float]]], reference: str, rows: Sequence[str],
+    images: Mapping[str, Sequence[str]],
+) -> list[dict[str, object]]:  # fmt: skip
+    """Mean loss of the `rows`, and how far above the reference's on the same samples, with 95 % intervals.
+
+    `images` are those of the samples, by task: samples of one image are drawn together.
+    """
     lines: list[dict[str, object]] = []
     for row, keep in sorted(losses, key=lambda place: (-place[1], rows.index(place[0]))):
         tasks = losses[row, keep]
@@ -259,6 +263,6 @@ def headroom(
         best = losses.get((reference, keep))
         if best and row != reference and best.keys() == tasks.keys():
             gaps = mine - np.concatenate([best[task] for task in tasks])
-            told["above"] = asdict(mean_interval(gaps))
+            told["above"] = asdict(mean_interval(gaps, [one for task in tasks for one in images[task]]))
         lines.append(told)
     return lines

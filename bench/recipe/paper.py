@@ -72,6 +72,7 @@ class Sign:
     paper: float
     measured: Interval
     significant: bool
+    single: bool = False  # one network against one: nothing about other trainings
 
     @property
     def agrees(self) -> bool:
@@ -84,7 +85,8 @@ class Sign:
         if self.measured.difference == 0:
             return NONE
         told = SAME if self.agrees else OPPOSITE
-        return f"{told}, {'beyond' if self.significant else 'within'} chance"
+        seed = ", one seed" if self.single else ""
+        return f"{told}, {'beyond' if self.significant else 'within'} chance{seed}"
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def signs(found: Sequence[Finding], paper: Paper, tasks: Sequence[str], referenc
     for one in found:
         ours, whole = (paper.share(row, one.paper_keep, tasks) for row in (one.row, reference))
         if one.gap and ours is not None and whole is not None and one.row != reference:
-            listed.append(Sign(one.row, one.paper_keep, ours - whole, one.gap, one.significant))
+            listed.append(Sign(one.row, one.paper_keep, ours - whole, one.gap, one.significant, one.single))
     return listed
 
 
@@ -158,6 +160,7 @@ def verdict(found: Sequence[Sign], ranks: Sequence[Order], paper: Paper, model: 
             part += f"; of the {len(clear)} beyond chance, {len(clear) - len(wrong)} do" if clear else ""
             part += "; none is beyond chance" if not clear else ""
             part += f" (not: {', '.join(wrong)})" if wrong else ""
+            part += "; of one seed each" if any(one.single for one in told) else ""
             parts.append(part)
         for one in ranks:
             if one.keep == keep and one.kendall is not None and one.kendall_p is not None:

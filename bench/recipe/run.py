@@ -71,14 +71,16 @@ def tell(plan: Plan, command: str) -> Told:
     if recipe.draw:  # a few questions whose pictures say it all
         return told
     cells = cells_of(plan)
-    found = findings(cells, tasks, plan.budgets, list(recipe.rows), recipe.reference)
+    learn = [name for name, row in recipe.rows.items() if row.learns]
+    found = findings(cells, tasks, plan.budgets, list(recipe.rows), recipe.reference, learn)
     told.vanilla, told.findings = untouched(cells, tasks), found
     if paper:
         told.orders = orders(found, paper, names)
         told.signs = signs(found, paper, names, recipe.reference) if recipe.reference else []
         told.verdict = verdict(told.signs, told.orders, paper, plan.mllm.name)
     if plan.losses and recipe.reference:
-        told.headroom = headroom(plan.losses.read(), recipe.reference, [VANILLA, *recipe.rows])
+        images = {task.name: [*map(task.image, samples)] for task, samples in plan.answers.data.items()}
+        told.headroom = headroom(plan.losses.read(), recipe.reference, [VANILLA, *recipe.rows], images)
     told.speedups = [one for step in plan.timed for one in step.speedups()]
     told.timed = [step.table() for step in plan.timed]
     return told

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bench.cells import Cell, Key
 from bench.comparison import Comparison, Group, assemble, hard_shares
 from bench.results import records, results, summary
 from bench.table import notes
@@ -100,6 +101,33 @@ def test_the_same_difference_can_drown_in_a_larger_table(make_group: MakeGroup) 
         return found.rows[1].vanilla.tasks["gqa"].significant  # type: ignore[union-attr]
 
     assert adjusted(2) and not adjusted(8)
+
+
+def test_questions_about_one_image_count_as_one_in_all_tasks(make_outcome: Any) -> None:
+    """Nine images, asked about in two tasks and lost in both: as much evidence as one task would give."""
+    images = [f"image {number}" for number in range(N)]
+
+    def against(shared: bool) -> Any:
+        cells = {}
+        for method, keep, credit in (("none", 16, RIGHT), ("worse", 4, missing(9))):
+            for task in TASKS:
+                key = Key(method, keep, task.name)
+                made = make_outcome(task.name, credit, images=images if shared else None)
+                cells[key] = Cell(key, {}, {}, made)
+        return assemble(TASKS, [Group(cells, 16)], (4,)).rows[1].vanilla
+
+    together, apart = against(True), against(False)
+    assert together.pooled.p == pytest.approx(2 * 0.5**9) and apart.pooled.p == pytest.approx(2 * 0.5**18)
+    assert together.tasks["gqa"].p == apart.tasks["gqa"].p
+    width = [one.gap.high - one.gap.low for one in (together, apart)]
+    assert width[0] == pytest.approx(2**0.5 * width[1], rel=0.1)
+
+
+def test_a_margin_is_above_zero(made: Comparison, runs: Any, make_group: MakeGroup) -> None:
+    for margin in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="choose a number of points above 0"):
+            assemble(TASKS, [make_group(runs)], (4, 2), margin=margin)
+    assert made.margin == 2
 
 
 def test_an_average_is_significant_only_after_correction_and_without_zero(made: Comparison) -> None:
@@ -246,4 +274,7 @@ def test_results_are_strict_json(made: Comparison) -> None:
     assert back["impossible"][0] == {"method": "late", "keep": 4, "task": "gqa", "why": "out of reach"}
     assert len(back["summary"]) == len(made.rows) and back["match"] == "equivalent"
     assert back["difficulty"][0]["scores"]["near"] == pytest.approx(95)
-    assert summary(row(made, "clear", 4))["vanilla"]["significant"] is True  # type: ignore[index]
+    told: Any = summary(row(made, "clear", 4), 2.0)["vanilla"]
+    assert (told["significant"], told["equivalent"]) == (True, False)
+    near: Any = summary(row(made, "near", 4), 3.0)["vanilla"]
+    assert (near["significant"], near["equivalent"]) == (False, True)

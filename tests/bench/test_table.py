@@ -1,4 +1,4 @@
-"""The table in all its forms: the paper's rounding, marks for what does not differ, dashes with a reason."""
+"""The table in all its forms: the paper's rounding, marks, dashes with a reason."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def comparison() -> Comparison:
         TASKS,
         (
             whole,
-            scored("ours", 4, 90.0, vanilla=contrast("none", -10, True)),
+            scored("ours", 4, 90.0, vanilla=contrast("none", -10, True), trained=True),
             scored("rival_1", 4, 80.0, vanilla=contrast("none", -20, True),
                    reference=contrast("ours", -10, True)),
             scored("own", 4, 79.0, vanilla=contrast("none", -21, False, gqa=False),
@@ -63,18 +63,31 @@ def test_rows_have_the_header_s_columns_and_the_paper_s_single_decimal(compariso
     assert header(comparison) == ["method", "keep", "gqa", "vqav2", "Avg. %", *costs]
     rows = table_rows(comparison)
     assert rows[0] == ["none", "16", "88.8", "91.0", "100.0", "16.0", "16.0", "100.0", "", ""]
-    assert rows[1][:8] == ["ours", "4", "90.2", "89.0°", "90.0", "4.0", "4.0", "32.2"]
-    assert rows[1][8:] == ["-10.0 [-12.0, -8.0]", ""]
-    assert rows[2][8:] == ["-20.0 [-22.0, -18.0]", "-10.0 [-12.0, -8.0]"]
+    assert rows[1][:8] == ["ours (one seed)", "4", "90.2", "89.0", "90.0", "4.0", "4.0", "32.2"]
+    assert rows[1][8:] == ["-10.0 [-12.0, -8.0]*", ""]
+    assert rows[2][8:] == ["-20.0 [-22.0, -18.0]*", "-10.0 [-12.0, -8.0]*"]
+    assert rows[3][8:] == ["-21.0 [-51.0, +9.0]", "-11.0 [-41.0, +19.0]"]  # within chance
     assert {len(row) for row in rows} == {10}
 
 
-def test_marks_are_on_what_does_not_differ_by_more_than_chance(comparison: Comparison) -> None:
+def test_marks_are_on_averages_whose_whole_interval_is_within_the_margin(comparison: Comparison) -> None:
+    """However large the table is: a wide interval around no difference shows no equivalence."""
     _, ours, rival, own, late, *_ = comparison.rows
-    assert [marks(ours), marks(ours, "gqa"), marks(ours, "vqav2")] == ["", "", "°"]
-    assert [marks(rival), marks(rival, "gqa"), marks(rival, "vqav2")] == ["", "", "°†"]
-    assert [marks(own), marks(own, "gqa"), marks(own, "vqav2")] == ["°†", "°†", "°†"]
-    assert [marks(late), marks(late, "gqa"), marks(comparison.rows[0])] == ["", "", ""]
+    assert [marks(comparison, row) for row in (ours, rival, own, late, comparison.rows[0])] == [""] * 5
+    near = replace(own, vanilla=contrast("none", -0.5, True), reference=contrast("ours", 1.9, True))
+    assert marks(comparison, near) == "" and marks(replace(comparison, margin=2.6), near) == "°"
+    assert marks(replace(comparison, margin=4), near) == "°†"
+    silent = replace(near, vanilla=contrast("none", 0, False), reference=None)
+    assert marks(comparison, silent) == ""
+    said = notes(replace(comparison, margin=4, rows=(*comparison.rows, near)))
+    assert (
+        "Equivalent to ° none or † ours: the whole 95 % interval of Avg. % is within 4 points of it." in said
+    )
+
+
+def test_a_trained_network_of_one_seed_says_so(comparison: Comparison) -> None:
+    assert any(line.startswith("One seed: ours is one trained network") for line in notes(comparison))
+    assert "| ours (one seed) |" in markdown(comparison) and "ours (one seed) &" in latex(comparison)
 
 
 def test_what_is_missing_is_a_dash_with_its_reason_below(comparison: Comparison) -> None:
@@ -90,9 +103,9 @@ def test_an_adaptive_row_says_so(comparison: Comparison) -> None:
 def test_notes_say_what_budgets_are_and_explain_only_marks_that_are_there(comparison: Comparison) -> None:
     said = notes(replace(comparison, match="flops"))
     assert said[0].startswith("Budgets are prefill FLOPs, own choosing included")
-    assert said[1].startswith(
-        "Not significantly different from ° none and † ours: scores by McNemar's exact test"
-    )
+    assert said[1].startswith("Intervals are paired bootstrap intervals over images")
+    assert "* a difference beyond chance" in said[1]
+    assert not any(line.startswith("Equivalent") for line in said)
     plain = replace(comparison, rows=comparison.rows[:1], impossible={})
     assert notes(plain) == ["Budgets are visual tokens entering a decoder layer, mean over layers."]
 
@@ -103,8 +116,9 @@ def test_markdown_has_a_block_per_budget_bold_winners_and_notes(comparison: Comp
     assert {len(row) for row in cells} == {9}
     lines = table.splitlines()
     assert "| *4 of 16 visual tokens (−75.0 %)* |" in lines[4]
-    assert lines[5].startswith("| ours | **90.2** | **89.0°** | **90.0** | 4.0 | 4.0 | 32.2 |")
-    assert lines[6].startswith(r"| rival\_1 | 80.2 | 79.0°† | 80.0 |")
+    start = "| ours (one seed) | **90.2** | **89.0** | **90.0** | 4.0 | 4.0 | 32.2 |"
+    assert lines[5] == rf"{start} -10.0 [-12.0, -8.0]\* |  |"
+    assert lines[6].startswith(r"| rival\_1 | 80.2 | 79.0 | 80.0 |")
     assert "**" not in lines[3]  # vanilla competes with nobody
     assert below.startswith("- Budgets are")
     assert hard.splitlines()[2] == "| questions down misses | 4 | 20 of 60 | 0 of 60 |  |"
@@ -121,9 +135,12 @@ def test_csv_has_plain_figures_bounds_p_values_and_notes(comparison: Comparison)
         "4.0",
     )
     assert (rival["vs ours"], rival["vs ours low"], rival["vs ours high"]) == ("-10.0", "-12.0", "-8.0")
-    assert (rival["p ours"], rival["same as ours"], rival["gqa p ours"]) == ("0.003", "false", "0.002")
+    assert (rival["p ours"], rival["equivalent to ours"], rival["gqa p ours"]) == ("0.003", "false", "0.002")
+    wide = list(csv.DictReader(io.StringIO(csv_text(replace(comparison, margin=99)))))
+    assert wide[2]["equivalent to ours"] == "true"
+    assert (ours["one seed"], rival["one seed"]) == ("true", "false")
     assert (rival["pooled p ours"], own["p none"]) == ("0.002", "0.7")
-    assert (own["same as none"], own["vqav2 p none"], own["adaptive"]) == ("true", "1", "true")
+    assert (own["equivalent to none"], own["vqav2 p none"], own["adaptive"]) == ("false", "1", "true")
     assert (ours["vs ours"], rows[0]["vs none"]) == ("", "")
     assert (late["gqa"], late["average"], late["note"]) == ("", "", "keep=4 is out of reach")
     assert (ours["gqa hard"], ours["gqa hard n"], ours["gqa easy n"]) == ("45.0", "20", "40")
@@ -132,9 +149,10 @@ def test_csv_has_plain_figures_bounds_p_values_and_notes(comparison: Comparison)
 
 def test_latex_is_escaped_and_every_line_has_all_columns(comparison: Comparison) -> None:
     text = latex(comparison)
-    assert r"rival\_1 & 80.2 & 79.0$^\circ$$^\dagger$ & 80.0" in text
-    assert r"ours & \textbf{90.2} & \textbf{89.0$^\circ$} & \textbf{90.0}" in text
-    assert r"$-$10.0 [$-$12.0, $-$8.0]" in text
+    assert r"rival\_1 & 80.2 & 79.0 & 80.0" in text
+    assert r"ours (one seed) & \textbf{90.2} & \textbf{89.0} & \textbf{90.0}" in text
+    assert r"$-$10.0 [$-$12.0, $-$8.0]*" in text
+    assert r"\textbf{90.0$^\circ$} & " in latex(replace(comparison, margin=13))
     assert "late & -- & --" in text
     main, hard = text.split("\n\n")
     assert {line.count("&") for line in main.splitlines() if " & " in line} == {8}

@@ -41,8 +41,26 @@ def test_a_row_is_the_mean_over_its_seeds_in_their_order(make_outcome: Any) -> N
     assert row.seeds == (50.0, 25.0)
     assert row.average == row.scores["gqa"] == 37.5
     assert row.gap is not None and row.gap.difference == -62.5 and row.gap.high < 0
+    assert row.gap.low < -99  # Student's interval: two seeds that are 25 points apart say little
     assert row.significant
     assert row.paper_keep == 64
+
+
+def test_a_contrast_is_of_one_seed_where_a_network_is(make_outcome: Any) -> None:
+    """A method that does not learn has no seeds to say anything about."""
+    half = [1.0] * 4 + [0.0] * 4
+    runs = {(VANILLA, 0): {16: ALL}, ("ours", 0): {4: ALL}, ("grid", 0): {4: half}, ("cover", 0): {4: ALL}}
+    by_ours = findings(cells(make_outcome, runs), [GQA()], {4: 64}, ["ours", "grid"], "ours", ["ours"])
+    assert [one.single for one in by_ours] == [True, True]
+    by_grid = findings(
+        cells(make_outcome, runs), [GQA()], {4: 64}, ["ours", "grid", "cover"], "grid", ["ours"]
+    )
+    assert [one.single for one in by_grid] == [True, False, False]
+    several = runs | {("ours", 1): {4: ALL}}
+    for one in findings(cells(make_outcome, several), [GQA()], {4: 64}, ["ours", "grid"], "ours", ["ours"]):
+        assert not one.single
+    sign = Sign("a", 64, -20.0, Interval(-1.0, -3.0, 1.0), False, True)
+    assert sign.words == "same sign, within chance, one seed"
 
 
 def test_what_could_not_be_run_says_why(make_outcome: Any) -> None:

@@ -271,7 +271,8 @@ def test_searched_masks_are_the_head_room(tiny: MLLM, tmp_path: Path) -> None:
     assert losses["none", 144]["gqa"] == pytest.approx([one.loss_full for one in labels], abs=1e-5)
     kept = planned.searched[0].cells()["searched", 0][16, "gqa"].outcome
     assert kept is not None and kept.kept == tuple(one.kept for one in labels)
-    lines = headroom(losses, "searched", ["none", "searched", "grid", "FastV"])
+    images = {"gqa": list("abc")}
+    lines = headroom(losses, "searched", ["none", "searched", "grid", "FastV"], images)
     assert [line["row"] for line in lines] == ["none", "searched", "grid", "FastV"]
     with pytest.raises(ValueError, match="match: tokens"):
         plan(recipe(rows={"a": {"searched": "own"}}, reference=None), shop(tiny, tmp_path))
@@ -292,7 +293,7 @@ def test_partners_share_the_image() -> None:
 
 def test_headroom_is_a_paired_difference() -> None:
     losses = {("best", 4): {"gqa": [1.0, 2.0, 3.0]}, ("worse", 4): {"gqa": [2.0, 3.0, 4.0]}}
-    best, worse = headroom(losses, "best", ["best", "worse"])
+    best, worse = headroom(losses, "best", ["best", "worse"], {"gqa": ["a", "a", "b"]})
     assert best["above"] is None
     assert worse["above"] == {"difference": 1.0, "low": 1.0, "high": 1.0}
 
