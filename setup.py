@@ -67,7 +67,8 @@ setup(
         "app": ["gradio>=6"],  # evocomp app
         "browser": ["playwright>=1.50"],  # tests of the report's page and the app in a Chromium
         "ray": ["ray>=2.44"],  # evocomp label --engine ray
-        "lmms": ["lmms_eval>=0.7.1,<0.8"],  # lmms-eval eval --model evocomp
+        # lmms-eval eval --model evocomp; 0.7 imports filelock._api, which filelock 4.3 does not have
+        "lmms": ["lmms_eval>=0.7.1,<0.8", "filelock<4.3"],
         "docs": DOCS,  # make docs
         "benchmark": ["pymoo>=0.6.1"],  # python -m bench.benchmarks.engine
         "dev": [

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
-import os
 import shlex
+import sys
+import tempfile
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -39,17 +41,24 @@ COMMANDS = {
     "kinds": ("lists", "List the kinds of labels."),
     "losses": ("lists", "List the training losses."),
 }
-# What a user can cause; anything else is ours and shows its trace.
+# What a user can cause. Anything else is an error of ours, whose trace goes into a file.
 EXPECTED = (ValueError, OSError, FloatingPointError)
+LONGEST = 1000  # characters of a message
 
 
 class Problem(click.ClickException):
-    """A user's mistake: one line on stderr, exit status 2."""
+    """A user's mistake: one line on stderr, after the trace if that is wanted, and exit status 2."""
 
     exit_code = 2
 
+    def __init__(self, message: str, trace: str = ""):
+        super().__init__(message)
+        self.trace = trace
+
     def show(self, file: Any = None) -> None:
-        click.echo(f"evocomp: {self.message}", err=True)
+        from evosearch.registry import cut
+
+        click.echo(f"{self.trace}evocomp: {cut(self.message, LONGEST)}", err=True)
 
 
 class Interrupted(Problem):
@@ -58,33 +67,87 @@ class Interrupted(Problem):
     exit_code = 130
 
 
+class Unforeseen(Problem):
+    """An error of evocomp itself, with an exit status of its own."""
+
+    exit_code = 1
+
+
 @contextmanager
 def one_line() -> Iterator[None]:
-    """Turn what a user can cause into a `Problem`."""
+    """Turn every exception into a `Problem`."""
     try:
         yield
-    except (click.exceptions.NoArgsIsHelpError, BrokenPipeError):
+    except (click.exceptions.NoArgsIsHelpError, click.exceptions.Exit, click.Abort, BrokenPipeError):
         raise  # click answers these: with the help, and with silence
     except click.UsageError as problem:
         path = problem.ctx.command_path if problem.ctx else "evocomp"
         raise Problem(f"{problem.format_message()} See {path} --help") from problem
+    except click.ClickException:
+        raise
     except KeyboardInterrupt as stop:
         raise Interrupted(
             "interrupted; label, train, run and compare --out go on where they stopped when run again"
         ) from stop
-    except EXPECTED as problem:
-        if os.environ.get("EVOCOMP_DEBUG"):
-            raise
-        raise Problem(_words(problem)) from problem
+    except Exception as problem:
+        if isinstance(problem, EXPECTED) or _ran_out(problem) or _broken_library(problem):
+            raise Problem(_words(problem), _wanted_trace(problem)) from problem
+        raise Unforeseen(_of_ours(problem), _wanted_trace(problem)) from problem
+
+
+def _wanted_trace(problem: Exception) -> str:
+    """The trace of an exception, if --traceback asks for it."""
+    ctx = click.get_current_context(silent=True)
+    wanted = ctx is not None and ctx.find_root().params.get("trace")
+    return "".join(traceback.format_exception(problem)) if wanted else ""
 
 
 def _words(problem: Exception) -> str:
-    text = " ".join(str(problem).split()) or type(problem).__name__
+    text = str(problem)
+    if _ran_out(problem):
+        text = "there is not enough memory for this: use fewer samples at a time or a smaller model"
+    if isinstance(problem, ImportError):
+        text = f"a library cannot be imported ({_first_cause(problem)}): evocomp doctor says what to mend"
     if isinstance(problem, OSError) and problem.strerror:
         text = f"{problem.filename}: {problem.strerror}" if problem.filename else problem.strerror
     if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT):
         text += "; free some space and run the same command again"
-    return text
+    return text or type(problem).__name__
+
+
+def _ran_out(problem: Exception) -> bool:
+    if "torch" not in sys.modules:
+        return isinstance(problem, MemoryError)
+    from compress.memory import ran_out
+
+    return ran_out(problem)
+
+
+def _broken_library(problem: Exception) -> bool:
+    """Whether a library cannot be imported, and no module of ours is missing."""
+    own = ("bench", "baselines", "compress", "evosearch")
+    return isinstance(problem, ImportError) and (problem.name or "").partition(".")[0] not in own
+
+
+def _first_cause(problem: BaseException) -> str:
+    """What the innermost exception says."""
+    while earlier := problem.__cause__ or problem.__context__:
+        problem = earlier
+    return str(problem)
+
+
+def _of_ours(problem: Exception) -> str:
+    """The line for an error that nobody foresaw; its trace is in a file that the line names."""
+    ctx = click.get_current_context(silent=True)
+    command = ctx.find_root().obj if ctx else "evocomp"
+    said = f"an error of evocomp itself ({type(problem).__name__}: {problem})"
+    try:
+        handle, path = tempfile.mkstemp(".txt", "evocomp-")
+        with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"{command}\n\n{''.join(traceback.format_exception(problem))}")
+    except OSError as full:
+        return f"{said}; its trace could not be written ({full.strerror}): run it again with --traceback"
+    return f"{said}; please report it with its trace, which is in {path}"
 
 
 class Commands(click.Group):
@@ -136,11 +199,16 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 @click.group("evocomp", cls=Commands, table=COMMANDS, context_settings=SETTINGS)
 @click.version_option(package_name="evocomp")
-def main() -> None:
+@click.option(
+    "--traceback", "trace", is_flag=True, envvar="EVOCOMP_TRACEBACK",
+    help="Show the Python trace of an error; EVOCOMP_TRACEBACK=1 does the same. Default: off.",
+)  # fmt: skip
+def main(trace: bool) -> None:
     """Visual-token compression for multimodal LLMs: search, learn, compare, measure.
 
     Everything runs offline on the shipped micro model; --model takes a folder or a hub name. Tables go to
-    stdout, progress to stderr. EVOCOMP_DEBUG=1 shows the trace of an error.
+    stdout, progress to stderr. Exit status: 0 done, 2 something to mend in the call, a file or the
+    installation, 130 interrupted, 1 an error of evocomp itself.
 
     \b
     Example:

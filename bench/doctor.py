@@ -5,27 +5,25 @@ from __future__ import annotations
 import platform
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, entry_points, requires, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from PIL import Image
 
-from bench.compressors import SHIPPED
-from bench.data.folder import Folder, Manifest
-from bench.data.images import ImageFile
 from bench.lmms import NAME
-from bench.tasks import TASKS
-from bench.tasks.base import Task
-from compress.caches import TESTED
-from compress.models import MODELS
-from compress.samples import Sample
+from evosearch.registry import cut, listed
+
+if TYPE_CHECKING:  # nothing else of the package: it may be what cannot be imported
+    from bench.data.folder import Folder, Manifest
+    from bench.tasks.base import Task
+    from compress.samples import Sample
 
 WATCHED = ("torch", "transformers", "tokenizers", "safetensors", "deap", "pyarrow", "pillow")
 EXAMPLES = 3  # names told of many
@@ -56,15 +54,18 @@ def installation() -> Iterator[Finding]:
     for name in WATCHED:
         if name in ranges:
             yield _installed(name, ranges[name])
-    for extra, names in sorted(extras.items()):
-        absent = [name for name in names if find_spec(name.replace("-", "_")) is None and not _version(name)]
-        detail = (
-            f"without {', '.join(absent)}: pip install 'evocomp[{extra}]'" if absent else ", ".join(names)
-        )
-        yield Finding(f"extra {extra}", "note" if absent else "ok", detail)
+    for extra, wanted in sorted(extras.items()):
+        yield _extra(extra, wanted)
+    broken = [*_imports()]
+    yield from broken
+    if broken:
+        return
     if have := _version("lmms_eval"):
         yield _plug_in(have)
     yield _device()
+    from bench.compressors import SHIPPED
+    from compress.models import MODELS
+
     for name, folder in MODELS.items():
         yield _weights(f"model {name}", folder)
     for folder in sorted(SHIPPED.glob("*/compressor/*")):
@@ -72,14 +73,14 @@ def installation() -> Iterator[Finding]:
     yield _compression()
 
 
-def requirements(lines: Sequence[str]) -> tuple[dict[str, SpecifierSet], dict[str, list[str]]]:
-    """Version ranges by name, and names by extra, from a distribution's metadata."""
+def requirements(lines: Sequence[str]) -> tuple[dict[str, SpecifierSet], dict[str, dict[str, SpecifierSet]]]:
+    """Version ranges by name, and those of every extra, from a distribution's metadata."""
     ranges: dict[str, SpecifierSet] = {}
-    extras: dict[str, list[str]] = {}
+    extras: dict[str, dict[str, SpecifierSet]] = {}
     for one in map(Requirement, lines):
         extra = re.search(r"extra == [\"']([\w-]+)", str(one.marker))
         if extra:
-            extras.setdefault(extra[1], []).append(one.name.lower())
+            extras.setdefault(extra[1], {})[one.name.lower()] = one.specifier
         else:
             ranges[one.name.lower()] = one.specifier
     return ranges, extras
@@ -98,6 +99,48 @@ def _installed(name: str, wanted: SpecifierSet) -> Finding:
         return Finding(name, "problem", f"not installed, needs {wanted}")
     fits = wanted.contains(have, prereleases=True)
     return Finding(name, "ok" if fits else "problem", f"{have}, needs {wanted}")
+
+
+def _extra(extra: str, wanted: Mapping[str, SpecifierSet]) -> Finding:
+    """Whether the libraries of an extra are there, in the versions that it needs."""
+    install = f"pip install 'evocomp[{extra}]'"
+    there = {name: _version(name) for name in wanted}
+    absent = [name for name, have in there.items() if not have and find_spec(name.replace("-", "_")) is None]
+    if absent:
+        return Finding(f"extra {extra}", "note", f"without {', '.join(absent)}: {install}")
+    wrong = [
+        f"{name} {have}, needs {wanted[name]}"
+        for name, have in there.items()
+        if have and not wanted[name].contains(have, prereleases=True)
+    ]
+    if wrong:
+        return Finding(f"extra {extra}", "problem", f"{'; '.join(wrong)}: {install}")
+    return Finding(f"extra {extra}", "ok", ", ".join(wanted))
+
+
+def _imports() -> Iterator[Finding]:
+    """The libraries of every command that cannot be imported, each for a reason of its own."""
+    if (have := _version("torchvision")) and (why := _why_not("torchvision")) is not None:
+        beside = f"beside torch {_version('torch')}"
+        advice = "install the torchvision of this torch, from the same index, or uninstall it"
+        yield Finding("torchvision", "problem", f"{have} cannot be imported {beside} ({why}): {advice}")
+        return  # transformers cannot be imported either
+    for name in ("torch", "transformers", "compress.models"):
+        if (why := _why_not(name)) is not None:
+            yield Finding(name, "problem", f"cannot be imported ({why})")
+            return
+
+
+def _why_not(name: str) -> str | None:
+    """Why a module cannot be imported; None if it can be. Whatever it raises is the answer."""
+    try:
+        import_module(name)
+    except Exception as problem:
+        cause: BaseException = problem
+        while earlier := cause.__cause__ or cause.__context__:
+            cause = earlier
+        return cut(cause, 200) or type(cause).__name__
+    return None
 
 
 def _plug_in(have: str) -> Finding:
@@ -131,6 +174,7 @@ def _compression() -> Finding:
     from baselines import FastV
     from compress.attach import attach
     from compress.base import entering, plan
+    from compress.caches import TESTED
     from compress.models import load, quiet
 
     subject, keep = "compression", 36
@@ -179,6 +223,9 @@ def benchmarks(data: str, *, images: bool = False) -> Iterator[Finding]:
     """Every split of every task that is there: number of samples, ids, answers, and images, which must be
     there and, with `images`, open. ValueError without such a folder.
     """
+    from bench.data.folder import Folder, Manifest
+    from bench.tasks import TASKS
+
     root = Path(data)
     manifest = Manifest.of(data)
     there = [name for name in TASKS if (root / name).is_dir()]
@@ -188,7 +235,7 @@ def benchmarks(data: str, *, images: bool = False) -> Iterator[Finding]:
         )
     strangers = sorted(one.name for one in root.iterdir() if one.is_dir() and one.name not in TASKS)
     if strangers:
-        yield Finding(data, "note", f"not looked at: {', '.join(strangers)}")
+        yield Finding(data, "note", f"not looked at: {listed(strangers)}")
     for name in there:
         folder = Folder(root / name)
         layout = "lmms-lab's layout" if folder.tabular else "as distributed"
@@ -220,6 +267,8 @@ def _bad_images(samples: Sequence[Sample], images: bool) -> list[str]:
     """What is wrong with each different picture: that its file is not there or, with `images`, why it does
     not open.
     """
+    from bench.data.images import ImageFile
+
     pictures = [one.picture for one in samples if not isinstance(one.picture, Image.Image)]
     bad = []
     for picture in {picture.key: picture for picture in pictures}.values():

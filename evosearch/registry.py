@@ -17,6 +17,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 T = TypeVar("T")
 
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+FEW = 8  # names that a message shows of a long list
+LARGEST = 2**63 - 1  # whole number that an option takes: what an array holds
 SIMPLE = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -36,7 +38,7 @@ def pick(registry: Mapping[str, Callable[..., T]], spec: str, kind: str, **conte
     for option, text in written.items():
         if option not in allowed:
             raise ValueError(unknown(f"option of {kind} '{name}'", option, allowed))
-        given[option] = _read(hints[option], text, f"{kind} '{name}': {option}={text}")
+        given[option] = _read(hints[option], text, f"{kind} '{name}': {option}={cut(text)}")
     parameters = inspect.signature(factory).parameters
     arguments = {key: value for key, value in context.items() if key in parameters} | given
     missing = [key for key, parameter in parameters.items() if _required(parameter) and key not in arguments]
@@ -54,15 +56,19 @@ def find(registry: Mapping[str, T], name: str, kind: str) -> T:
 
 def parse(spec: str) -> tuple[str, dict[str, str]]:
     """Split `name:option=value,option=value` into the name and its options, still as text."""
-    name, _, tail = spec.partition(":")
+    name, colon, tail = spec.partition(":")
+    if colon and not tail.strip(", "):
+        raise ValueError(f"'{cut(spec)}' names no option after the colon: write name or name:option=value")
     written: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in tail.split(","))):
         option, equals, text = part.partition("=")
         option = option.strip().replace("-", "_")
         if not equals or not option:
-            raise ValueError(f"'{part}' in '{spec}': write options as name:option=value,option=value")
+            raise ValueError(
+                f"'{cut(part)}' in '{cut(spec)}': write options as name:option=value,option=value"
+            )
         if option in written:
-            raise ValueError(f"'{spec}' gives {option} twice")
+            raise ValueError(f"'{cut(spec)}' gives {option} twice")
         written[option] = text.strip()
     return name.strip(), written
 
@@ -86,11 +92,30 @@ def describe(registry: Mapping[str, object]) -> dict[str, str]:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """The message for a name that does not exist: what was given, the nearest name, and all there are."""
+    """The message for a name that does not exist: what was given, the nearest name, and the known ones."""
     names = sorted(known)
-    near = get_close_matches(name.lower(), names, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'? " if near else ""
-    return f"unknown {kind} '{name}'; {hint}({'known: ' + ', '.join(names) if names else 'it has none'})"
+    near = get_close_matches(cut(name).lower(), names, n=1, cutoff=0.5)
+    hint = f"did you mean '{cut(near[0])}'? " if near else ""
+    told = f"known: {listed(names, name)}" if names else "it has none"
+    return f"unknown {kind} '{cut(name)}'; {hint}({told})"
+
+
+def cut(text: object, longest: int = 80) -> str:
+    """The text on one line for a message, its middle left out if it has more than `longest` characters."""
+    line = " ".join(str(text).split())
+    if len(line) <= longest:
+        return line
+    head = (longest - 5) * 2 // 3
+    return f"{line[:head]} ... {line[head + 5 - longest :]}"
+
+
+def listed(names: Iterable[object], near: str = "", most: int = 24) -> str:
+    """Names with commas for a message; of more than `most` the few that are nearest to `near`."""
+    told = [cut(name) for name in names]
+    if len(told) <= most:
+        return ", ".join(told)
+    few = get_close_matches(cut(near).lower(), told, n=FEW, cutoff=0.3) or told[:FEW]
+    return f"{', '.join(few)} and {len(told) - len(few):,} more"
 
 
 def _required(parameter: inspect.Parameter) -> bool:
@@ -146,7 +171,10 @@ def _read(hint: Any, text: str, where: str) -> object:
             return text.lower() in TRUE
         if kind is not bool:
             try:
-                return kind(text)
+                value = kind(text)
             except ValueError:
                 continue
+            if kind is int and abs(value) > LARGEST:
+                raise ValueError(f"{where}: the largest whole number is {LARGEST:,}")
+            return value
     raise ValueError(f"{where}: expected {' or '.join(expected)}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.commands.common import (
+    Count,
     OutFile,
     as_json,
     asked,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--compressor", help="Folder or hub name of a trained compressor; the shipped one by default.")
 @click.option("--keep", type=int, help="Visual tokens per decoder layer; a ninth by default.")
 @click.option("--accounting", type=click.Choice(["average", "nominal"]), default="average", show_default=True)
-@click.option("--max-new-tokens", type=click.IntRange(1), default=16, show_default=True)
+@click.option("--max-new-tokens", type=Count(1), default=16, show_default=True)
 @click.option("--out", type=OutFile(".png"), help="Where to draw the kept tokens (PNG).")
 @model_options
 @as_json

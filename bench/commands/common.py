@@ -8,10 +8,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from evosearch.registry import cut
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
     from compress.samples import Sample
 
 F = TypeVar("F", bound=Callable[..., Any])
+MOST = 10**9  # of samples, tokens, rounds and the like
+PROCESSES = 1024  # or threads, at most
+SEED = click.IntRange(0, 2**63 - 1)
 
 
 anyres_option = click.option(
@@ -68,9 +74,7 @@ def data_options(command: F) -> F:
             "--data",
             help="Folder of benchmarks (docs/benchmarks.md) or hub:OWNER; the miniatures without it.",
         ),
-        click.option(
-            "-n", "count", type=click.IntRange(1), help="Questions per task. Default: 400, with --data all."
-        ),
+        click.option("-n", "count", type=Count(1), help="Questions per task. Default: 400, with --data all."),
         click.option(
             "--tasks",
             default="all",
@@ -99,7 +103,7 @@ def open_tasks(
 def margin_option(default: float | None = 2.0) -> Callable[[F], F]:
     """--margin, by default that of the runs at hand where there is none."""
     return click.option(
-        "--margin", type=click.FloatRange(0, min_open=True), default=default,
+        "--margin", type=Amount(0, min_open=True), default=default,
         help="Points within which the whole 95 % interval of an average must lie to be marked as equivalent. "
         f"Default: {'that of the first run' if default is None else f'{default:g}'}.",
     )  # fmt: skip
@@ -116,6 +120,23 @@ def match_option(command: F) -> F:
     )(command)
 
 
+class Count(click.IntRange):
+    """A whole number from `least` to `most`."""
+
+    def __init__(self, least: int, most: int = MOST):
+        super().__init__(least, most)
+
+
+class Amount(click.FloatRange):
+    """A finite number in a range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
 class BatchSize(click.ParamType):
     """A whole number from 1, or None for auto."""
 
@@ -124,9 +145,9 @@ class BatchSize(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         if value is None or value == "auto":
             return None
-        if not str(value).isdecimal() or int(value) < 1:
-            self.fail(f"'{value}': write a whole number from 1, or auto.", param, ctx)
-        return int(value)
+        if not str(value).isdecimal():
+            self.fail(f"'{cut(value)}': write a whole number from 1, or auto.", param, ctx)
+        return Count(1).convert(value, param, ctx)
 
 
 def batch_option(command: F) -> F:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.commands.common import (
+    PROCESSES,
+    Count,
     OutFolder,
     as_json,
     batch_option,
@@ -65,7 +67,7 @@ CONTROLS = "random,grid,fastv,visionzip,evocomp"
 )
 @batch_option
 @click.option(
-    "--workers", default=1, show_default=True, type=click.IntRange(1),
+    "--workers", default=1, show_default=True, type=Count(1, PROCESSES),
     help="Processes; results do not depend on it.",
 )  # fmt: skip
 @click.option("--out", type=OutFolder(), help="Folder for results, tables and the report; resumable.")

@@ -7,7 +7,17 @@ from typing import Literal
 
 import click
 
-from bench.commands.common import OutFolder, as_json, names, progress, say, show_json, show_table
+from bench.commands.common import (
+    PROCESSES,
+    Count,
+    OutFolder,
+    as_json,
+    names,
+    progress,
+    say,
+    show_json,
+    show_table,
+)
 
 
 @click.group()
@@ -23,9 +33,7 @@ def data() -> None:
 @data.command()
 @click.option("--out", required=True, type=OutFolder(), help="Folder of benchmarks to write to.")
 @click.option("--tasks", default="all", show_default=True, help="Names with commas (evocomp tasks).")
-@click.option(
-    "-n", "count", default=200, show_default=True, type=click.IntRange(1), help="Questions per task."
-)
+@click.option("-n", "count", default=200, show_default=True, type=Count(1), help="Questions per task.")
 @click.option(
     "--format", "layout", type=click.Choice(["official", "lmms-lab"]), default="official", show_default=True
 )
@@ -66,9 +74,7 @@ def export(
     "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="JSON file to write."
 )
 @click.option("--images", type=OutFolder(), help="For micro: folder to write the pictures to.")
-@click.option(
-    "-n", "count", default=200, show_default=True, type=click.IntRange(1), help="For micro: questions."
-)
+@click.option("-n", "count", default=200, show_default=True, type=Count(1), help="For micro: questions.")
 def records(source: str, folder: Path | None, out: Path, images: Path | None, count: int) -> None:
     """Write the training questions of SOURCE in the form of LLaVA's mixture.
 
@@ -107,7 +113,7 @@ def records(source: str, folder: Path | None, out: Path, images: Path | None, co
     "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Manifest to write."
 )
 @click.option("--rules", type=click.Path(path_type=Path), help="YAML that tells sources apart.")
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes.")
+@click.option("--workers", default=1, show_default=True, type=Count(1, PROCESSES), help="Processes.")
 @as_json
 def check(
     file: Path, images: Path, out: Path, rules: Path | None, workers: int, machine: bool

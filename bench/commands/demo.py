@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.common import OutFolder, load_model, model_options, progress, say, show_comparison
+from bench.commands.common import (
+    PROCESSES,
+    Count,
+    OutFolder,
+    load_model,
+    model_options,
+    progress,
+    say,
+    show_comparison,
+)
 
 if TYPE_CHECKING:
     from compress.models import Anyres
@@ -18,10 +27,10 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--out", default="demo", show_default=True, type=OutFolder())
 @click.option(
-    "--fresh", default=32, show_default=True, type=click.IntRange(2), help="Samples to label live, per kind."
+    "--fresh", default=32, show_default=True, type=Count(2), help="Samples to label live, per kind."
 )
-@click.option("-n", "count", default=200, show_default=True, type=click.IntRange(4), help="Samples per task.")
-@click.option("--workers", default=min(2, os.cpu_count() or 1), show_default=True, type=click.IntRange(1))
+@click.option("-n", "count", default=200, show_default=True, type=Count(4), help="Samples per task.")
+@click.option("--workers", default=min(2, os.cpu_count() or 1), show_default=True, type=Count(1, PROCESSES))
 @model_options
 @click.pass_obj
 def demo(

@@ -15,7 +15,7 @@ from bench.commands.common import as_json, say, show_json, show_table
 @as_json
 @click.pass_context
 def doctor(ctx: click.Context, data: str | None, images: bool, machine: bool) -> None:
-    """Check versions, device, extras and shipped weights, and data; exit status 1 if there is a problem.
+    """Check versions, device, extras and shipped weights, and data; exit status 2 if there is a problem.
 
     \b
     Example:
@@ -32,7 +32,7 @@ def doctor(ctx: click.Context, data: str | None, images: bool, machine: bool) ->
     else:
         show_table(["what", "state", "detail"], [[one.subject, one.state, one.detail] for one in findings])
     say(f"{problems} problem{'s' * (problems != 1)} in {len(findings)} findings")
-    ctx.exit(1 if problems else 0)
+    ctx.exit(2 if problems else 0)
 
 
 COMMANDS = {"doctor": doctor}

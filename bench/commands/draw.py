@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from bench.commands.common import (
+    SEED,
+    Count,
     OutFile,
     asked,
     budget,
@@ -109,7 +111,7 @@ def kept(
 @click.option("--groupers", default="vocabulary,dpc-knn,k-means,grid,random", show_default=True,
               help="NAME[:option=value] with commas (evocomp groupers).")  # fmt: skip
 @click.option("--keep", type=int, help="Groups; a ninth of the visual tokens by default.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=SEED)
 @out_option("groups.png")
 @model_options
 def groups(
@@ -145,12 +147,8 @@ def groups(
               help="NAME[:option=value] with commas (evocomp strategies).")  # fmt: skip
 @click.option("--grouper", default="vocabulary", show_default=True, help="NAME[:option=value].")
 @click.option("--keep", type=int, help="Tokens to keep; a ninth by default.")
-@click.option(
-    "--evaluations", type=click.IntRange(1), default=408, show_default=True, help="For each search."
-)
-@click.option(
-    "--seeds", type=click.IntRange(1), default=3, show_default=True, help="Searches by each strategy."
-)
+@click.option("--evaluations", type=Count(1), default=408, show_default=True, help="For each search.")
+@click.option("--seeds", type=Count(1), default=3, show_default=True, help="Searches by each strategy.")
 @out_option("search.png")
 @model_options
 def searches(

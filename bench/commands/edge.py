@@ -10,6 +10,9 @@ import click
 from click.core import ParameterSource
 
 from bench.commands.common import (
+    PROCESSES,
+    Amount,
+    Count,
     OutFolder,
     as_json,
     load_model,
@@ -60,9 +63,7 @@ IDLE = {
     callback=whole_numbers,
     help="Rows of the cache, without and with compression; 1024,256 for 576 visual tokens.",
 )
-@click.option(
-    "--text", type=click.IntRange(1), help="Text tokens of a prompt, at most; a ninth of the visual ones."
-)
+@click.option("--text", type=Count(1), help="Text tokens of a prompt, at most; a ninth of the visual ones.")
 @click.option("--precision", help="Of the decoder, as in W4A32KV8; each runtime's own by default.")
 @click.option(
     "--positions",
@@ -74,22 +75,20 @@ IDLE = {
     "decoded",
     default=2,
     show_default=True,
-    type=click.IntRange(1),
+    type=Count(1),
     help="Tokens decoded behind each prompt; the table has the time of one.",
 )
 @click.option(
     "--samples",
     default=8,
     show_default=True,
-    type=click.IntRange(1),
+    type=Count(1),
     help="Questions whose answers are held against torch.",
 )
+@click.option("--rounds", default=20, show_default=True, type=Count(1), help="In which budgets take turns.")
+@click.option("--warmup", default=3, show_default=True, type=Count(1), help="Rounds before them.")
 @click.option(
-    "--rounds", default=20, show_default=True, type=click.IntRange(1), help="In which budgets take turns."
-)
-@click.option("--warmup", default=3, show_default=True, type=click.IntRange(1), help="Rounds before them.")
-@click.option(
-    "--threads", default=0, show_default=True, type=click.IntRange(0), help="Of the runtime; 0: its choice."
+    "--threads", default=0, show_default=True, type=Count(0, PROCESSES), help="Of the runtime; 0: its choice."
 )
 @click.option(
     "--clock",
@@ -100,14 +99,12 @@ IDLE = {
 )
 @click.option("--files", type=OutFolder(), help="Keep exported graphs and weights here; used again.")
 @click.option("--external", metavar="CMD", help="Time another device through a command (docs/edge.md).")
-@click.option(
-    "--tokens", type=click.IntRange(9), help="With --external: visual tokens of its image; 576 by default."
-)
+@click.option("--tokens", type=Count(9), help="With --external: visual tokens of its image; 576 by default.")
 @click.option(
     "--timeout",
     default=600.0,
     show_default=True,
-    type=click.FloatRange(0, min_open=True),
+    type=Amount(0, min_open=True),
     help="Seconds that --external has per budget.",
 )
 @click.option("--paper", is_flag=True, help="Add the paper's own figures, of a phone's NPU.")

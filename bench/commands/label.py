@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.commands.common import (
+    PROCESSES,
+    SEED,
+    Amount,
+    Count,
     OutFolder,
     as_json,
     load_model,
@@ -34,12 +38,10 @@ if TYPE_CHECKING:
 @click.option(
     "--samples",
     "count",
-    type=click.IntRange(1),
+    type=Count(1),
     help="How many samples; 256, with --data all by default.",
 )
-@click.option(
-    "--start", type=click.IntRange(0), help="Number of the first sample, without --data; 0 by default."
-)
+@click.option("--start", type=Count(0), help="Number of the first sample, without --data; 0 by default.")
 @file_options
 @choice_options
 @click.option("--kind", default="best", show_default=True, help="NAME[:option=value] (evocomp kinds).")
@@ -48,13 +50,11 @@ if TYPE_CHECKING:
     "--grouper", default="vocabulary", show_default=True, help="NAME[:option=value] (evocomp groupers)."
 )
 @click.option("--strategy", help="NAME[:option=value] (evocomp strategies); the kind's own by default.")
-@click.option(
-    "--evaluations", default=408, show_default=True, type=click.IntRange(1), help="Budget per sample."
-)
+@click.option("--evaluations", default=408, show_default=True, type=Count(1), help="Budget per sample.")
 @click.option(
     "--positions", type=click.Choice(["original", "compact"]), default="original", show_default=True
 )
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=SEED)
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
@@ -66,24 +66,22 @@ if TYPE_CHECKING:
     "--workers",
     default=1,
     show_default=True,
-    type=click.IntRange(1),
+    type=Count(1, PROCESSES),
     help="Processes or actors; labels do not depend on it.",
 )
 @click.option("--address", help="Of a running Ray cluster: HOST:PORT or auto; one is started without it.")
-@click.option(
-    "--gpus", type=click.FloatRange(0), help="Of each Ray worker; 1 by default with --device cuda, else 0."
-)
+@click.option("--gpus", type=Amount(0), help="Of each Ray worker; 1 by default with --device cuda, else 0.")
 @click.option(
     "--shard", default="0/1", show_default=True, help="Only part i of n, as 0/4; parts may share --out."
 )
 @click.option("--again", is_flag=True, help="Try samples in quarantine again.")
 @click.option(
     "--together",
-    type=click.IntRange(1),
+    type=Count(1),
     help="Samples whose candidates share batches; 16 on a GPU, 1 on a CPU by default.",
 )
 @click.option(
-    "--rows", type=click.IntRange(1),
+    "--rows", type=Count(1),
     help="Decoder rows at a time (by the device); fewer when memory runs out.",
 )  # fmt: skip
 @model_options

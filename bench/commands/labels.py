@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.commands.common import (
+    Count,
     OutFolder,
     as_json,
     load_model,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 @click.option(
     "--audit",
     "count",
-    type=click.IntRange(2),
+    type=Count(2),
     help="Recompute the losses of so many labels, and those of random and DPC-KNN labels.",
 )
 @file_options

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.commands.common import (
+    Count,
     OutFolder,
     as_json,
     asked,
@@ -47,17 +48,13 @@ SHARES = (3 / 4, 1 / 2, 1 / 3, 2 / 9, 1 / 9)  # of the visual tokens: the defaul
 @click.option("--modes", default="eager", show_default=True, help="eager, static, compiled, graphs; or all.")
 @click.option("--shape", help="A published architecture with random weights, in place of --model.")
 @click.option("--depth-slice", type=int, metavar="N", help="With --shape: N decoder layers only.")
-@click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Equal requests at once.")
-@click.option(
-    "--new", "steps", default=8, show_default=True, type=click.IntRange(1), help="Tokens to decode."
-)
-@click.option(
-    "--text", default=40, show_default=True, type=click.IntRange(2), help="With --shape: prompt tokens."
-)
+@click.option("--batch", default=1, show_default=True, type=Count(1), help="Equal requests at once.")
+@click.option("--new", "steps", default=8, show_default=True, type=Count(1), help="Tokens to decode.")
+@click.option("--text", default=40, show_default=True, type=Count(2), help="With --shape: prompt tokens.")
 @click.option("--image", default="micro:3", show_default=True, help="With --model: a file, or micro:SEED.")
 @click.option("--question", default="what color is the star ?", show_default=True, help="With --model.")
-@click.option("--repetitions", default=30, show_default=True, type=click.IntRange(2))
-@click.option("--warmup", default=3, show_default=True, type=click.IntRange(0))
+@click.option("--repetitions", default=30, show_default=True, type=Count(2))
+@click.option("--warmup", default=3, show_default=True, type=Count(0))
 @click.option(
     "--clock", type=click.Choice(["wall", "processor"]), default="wall", show_default=True,
     help="processor: time of one thread on a CPU that others use as well.",

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from bench.commands.common import anyres_option, as_json, show_json, show_table
+from bench.commands.common import (
+    Count,
+    anyres_option,
+    as_json,
+    show_json,
+    show_table,
+)
 from evosearch.registry import describe, options
 
 if TYPE_CHECKING:
@@ -98,9 +104,7 @@ def _show(listed: list[Line], machine: bool, about: str = "about") -> None:
 
 @click.command()
 @click.option("--model", help="Say which methods run on this model, and why the others do not.")
-@click.option(
-    "--keep", type=click.IntRange(1), help="At this budget; a ninth of the visual tokens by default."
-)
+@click.option("--keep", type=Count(1), help="At this budget; a ninth of the visual tokens by default.")
 @click.option("--compressor", help="With --model: folder or hub name of a trained compressor.")
 @anyres_option
 @as_json

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import OutFile, margin_option, say
+from bench.commands.common import Count, OutFile, margin_option, say
 
 SUFFIXES = {"html": ".html", "md": ".md", "latex": ".tex"}
 
@@ -19,7 +19,7 @@ SUFFIXES = {"html": ".html", "md": ".md", "latex": ".tex"}
 )
 @click.option("--title", default="", help="The runs' own by default.")
 @click.option(
-    "--samples", default=200, show_default=True, type=click.IntRange(1),
+    "--samples", default=200, show_default=True, type=Count(1),
     help="Samples to browse in the page, all tasks together.",
 )  # fmt: skip
 @click.option(

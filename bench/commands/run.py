@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.commands.common import (
+    PROCESSES,
+    Count,
     OutFolder,
     as_json,
     batch_option,
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 @click.option(
     "--out", default="runs", show_default=True, type=OutFolder(), help="Folder of all runs; steps are shared."
 )
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes.")
+@click.option("--workers", default=1, show_default=True, type=Count(1, PROCESSES), help="Processes.")
 @batch_option
 @model_options
 @as_json

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.commands.common import (
+    SEED,
+    Count,
     OutFolder,
     as_json,
     asked,
@@ -39,16 +41,12 @@ if TYPE_CHECKING:
 @click.option(
     "--strategy", default="evolution", show_default=True, help="NAME[:option=value] (evocomp strategies)."
 )
-@click.option(
-    "--evaluations", type=click.IntRange(1), default=408, show_default=True, help="Budget of candidates."
-)
-@click.option(
-    "--patience", type=click.IntRange(1), help="Stop after so many iterations without a better candidate."
-)
+@click.option("--evaluations", type=Count(1), default=408, show_default=True, help="Budget of candidates.")
+@click.option("--patience", type=Count(1), help="Stop after so many iterations without a better candidate.")
 @click.option(
     "--positions", type=click.Choice(["original", "compact"]), default="original", show_default=True
 )
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=SEED)
 @click.option("--out", type=OutFolder(), help="Folder for groups.png, kept.png, trace.png.")
 @model_options
 @as_json

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.commands.common import (
+    PROCESSES,
+    SEED,
+    Count,
     OutFolder,
     as_json,
     load_model,
@@ -75,29 +78,27 @@ class Report:
 )
 @click.option("--loss", show_default="ghm+cos", help="NAME (evocomp losses).")
 @click.option("--lambda", "lambda_cos", type=float, show_default="1.0", help="Weight of the cosine loss.")
-@click.option("--bins", type=click.IntRange(1), show_default="100", help="Unit regions of GHM.")
+@click.option("--bins", type=Count(1), show_default="100", help="Unit regions of GHM.")
 @click.option("--target", type=click.Choice(["label", "lead", "score"]), show_default="label")
 @click.option(
     "--text/--no-text", default=None, show_default="text", help="Let the compressor read the question."
 )
-@click.option("--epochs", type=click.IntRange(1), show_default="30")
-@click.option(
-    "--batch", type=click.IntRange(1), show_default="64", help="Samples of a step, over all processes."
-)
+@click.option("--epochs", type=Count(1), show_default="30")
+@click.option("--batch", type=Count(1), show_default="64", help="Samples of a step, over all processes.")
 @click.option("--lr", type=float, show_default="0.003")
 @click.option(
     "--validate",
     show_default="textvqa; with --data none",
     help="Miniature that chooses the epoch; none: a held-out tenth of the labels.",
 )
-@click.option("--validate-samples", default=120, show_default=True, type=click.IntRange(1))
-@click.option("--seed", type=int, show_default="0")
+@click.option("--validate-samples", default=120, show_default=True, type=Count(1))
+@click.option("--seed", type=SEED, show_default="0")
 @click.option(
-    "--processes", default=1, show_default=True, type=click.IntRange(1),
+    "--processes", default=1, show_default=True, type=Count(1, PROCESSES),
     help="On this machine, a device each with --device cuda; or use accelerate launch.",
 )  # fmt: skip
 @click.option(
-    "--micro-batch", type=click.IntRange(1), show_default="all",
+    "--micro-batch", type=Count(1), show_default="all",
     help="Samples of a step that a process takes at a time; fewer need less memory.",
 )  # fmt: skip
 @click.option(
@@ -108,7 +109,7 @@ class Report:
     "--cache", type=OutFolder(), show_default="~/.cache/evocomp/features", help="Folder of --features disk."
 )
 @click.option(
-    "--checkpoint-every", default=200, show_default=True, type=click.IntRange(1),
+    "--checkpoint-every", default=200, show_default=True, type=Count(1),
     help="Steps; also after every epoch.",
 )  # fmt: skip
 @model_options

@@ -9,7 +9,8 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from transformers import LlamaConfig
 
 from baselines import METHODS
 from bench.cli import COMMANDS, main
-from bench.commands.common import _bar, _lines, open_image, specs
+from bench.commands.common import Amount, _bar, _lines, open_image, specs
 from bench.compressors import buildable
 from bench.evaluate import evaluate
 from bench.tasks import TASKS
@@ -38,8 +39,8 @@ QUICK = ("--epochs", 2, "--validate", "none", "--loss", "ce")
 LISTS = [name for name, (module, _) in COMMANDS.items() if module == "lists"]
 
 
-def run(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(one) for one in args])
+def run(*args: object, **options: Any) -> Result:
+    return CliRunner().invoke(main, [str(one) for one in args], **options)
 
 
 def done(*args: object) -> str:
@@ -536,7 +537,7 @@ MISTAKES: list[tuple[tuple[object, ...], str]] = [
     ((*COMPARE, "random", "--positions", "own"), "'own' is not one of 'original', 'compact'"),
     (("table",), "Missing argument 'FOLDERS...'"),
     ((*ASK, "--method", "grid:depth=12"), "a decoder layer up to 11"),
-    ((*EVAL, "-n", 0), "0 is not in the range x>=1"),
+    ((*EVAL, "-n", 0), "0 is not in the range 1<=x<=1000000000"),
     ((*TRAIN, "--lr", 0), "choose lr above 0"),
     ((*TRAIN, "--lr", "nan"), "choose lr above 0"),
     ((*TRAIN, "--lambda", -1), "choose 0 or more"),
@@ -819,14 +820,107 @@ def test_ctrl_c_while_training_keeps_finished_epochs(
     assert (tmp_path / "out" / weights).read_bytes() == (compressor / weights).read_bytes()
 
 
-def test_the_trace_of_an_error_can_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EVOCOMP_DEBUG", "1")
-    assert isinstance(run("ask", "micro:3", " ").exception, ValueError)
+def test_the_trace_of_a_mistake_can_be_seen() -> None:
+    command = ("ask", "micro:3", " ")
+    for result in (run("--traceback", *command), run(*command, env={"EVOCOMP_TRACEBACK": "1"})):
+        assert result.exit_code == 2
+        assert result.stderr.startswith("Traceback (most recent call last):")
+        assert "\nValueError: the question is empty" in result.stderr
+        assert result.stderr.splitlines()[-1] == refused(*command)
 
 
-def test_errors_of_our_own_are_not_disguised(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_our_own_is_one_line_that_names_its_trace(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("bench.commands.ask.open_image", lambda name: 1 / 0)
-    assert isinstance(run(*ASK).exception, ZeroDivisionError)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    line = refused(*ASK, status=1)
+    assert "an error of evocomp itself (ZeroDivisionError: division by zero)" in line
+    (trace,) = tmp_path.iterdir()
+    assert line.endswith(f"its trace, which is in {trace}")
+    written = trace.read_text()
+    assert written.startswith(f"evocomp {shlex.join(map(str, ASK))}\n")
+    assert "Traceback (most recent call last)" in written and "1 / 0" in written
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    assert "run it again with --traceback" in refused(*ASK, status=1)
+
+
+def test_memory_that_ran_out_is_not_an_error_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(name: str) -> None:
+        raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes")
+
+    monkeypatch.setattr("bench.commands.ask.open_image", full)
+    assert "there is not enough memory for this" in refused(*ASK)
+
+
+def every_command(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
+    ctx = click.Context(group)
+    for name in group.list_commands(ctx):
+        command = group.get_command(ctx, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from every_command(command, (*path, name))
+        else:
+            yield " ".join((*path, name)), command
+
+
+def test_no_number_is_without_bounds() -> None:
+    held_against_the_model = {"keep", "depth_slice", "layers", "chunk"}
+    checked = 0
+    for name, command in every_command(main):
+        for option in command.params:
+            if isinstance(option.type, click.IntRange):
+                assert option.type.max is not None, (name, option.name)
+                checked += 1
+            else:
+                plain = isinstance(option.type, type(click.INT))
+                assert not plain or option.name in held_against_the_model, (name, option.name)
+            if isinstance(option.type, click.FloatRange):
+                assert isinstance(option.type, Amount), (name, option.name)
+    assert checked > 40
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("compare", "--workers", 10**22), "--workers"),
+        (("eval", "-n", 10**22), "-n"),
+        (("eval", "--batch", 10**22), "--batch"),
+        (("search", *STAR, "--seed", 10**22), "--seed"),
+        (("search", *STAR, "--seed", -1), "--seed"),
+        (("label", "--gpus", "inf"), "not a finite number"),
+        (("label", "--gpus", "nan"), "not a finite number"),
+        (("ask", *STAR, "--method", f"random:seed={10**22}"), "the largest whole number is 9,223,372,036"),
+    ],
+)
+def test_numbers_beyond_all_bounds_are_refused(command: tuple[object, ...], said: str) -> None:
+    assert said in refused(*command)
+
+
+FLOOD = "x" * 300_000
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (FLOOD,),
+        ("ask", FLOOD, "what ?"),
+        ("ask", *STAR, "--method", FLOOD),
+        ("ask", *STAR, "--method", f"grid:{FLOOD}"),
+        ("ask", *STAR, "--method", f"random:seed={FLOOD}"),
+        ("ask", *STAR, "--model", FLOOD),
+        ("ask", *STAR, "--keep", "9" * 5000),
+        ("eval", "--tasks", FLOOD),
+        ("eval", "--batch", FLOOD),
+        ("eval", "--data", FLOOD),
+        ("eval", "--device", FLOOD),
+        ("run", FLOOD),
+        ("search", *STAR, "--strategy", FLOOD),
+    ],
+    ids=lambda command: " ".join(str(one)[:12] for one in command),
+)
+def test_a_message_is_never_a_flood(command: tuple[object, ...]) -> None:
+    assert len(refused(*command)) < 1100
 
 
 def test_progress_has_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from evosearch import GROUPERS, STRATEGIES, describe, options, parse, pick
+from evosearch.registry import cut, listed, unknown
 
 
 @dataclass
@@ -68,6 +69,9 @@ def test_only_what_can_be_written_is_an_option():
         ("kettle:size", "write options as name:option=value"),
         ("kettle:size=1,size=2", "gives size twice"),
         ("kettle", "thing 'kettle' needs size"),
+        ("kettle:", "'kettle:' names no option after the colon"),
+        ("kettle:,", "names no option after the colon"),
+        (f"kettle:size={10**22}", "the largest whole number is 9,223,372,036,854,775,807"),
     ],
 )
 def test_mistakes_are_named(spec, message):
@@ -86,3 +90,18 @@ def test_descriptions_are_the_first_line():
 def test_inherited_options_of_shipped_entries():
     assert options(GROUPERS["k-means"]) == {"groups": "required", "seed": "0", "starts": "1"}
     assert pick(STRATEGIES, "evolution:iterations=none,mate=uniform", "strategy").iterations is None
+
+
+def test_long_names_are_cut_in_the_middle():
+    assert cut("as\n it  is") == "as it is"
+    told = cut("a" * 500 + "z", 80)
+    assert len(told) == 80 and told.startswith("aaaa") and told.endswith("az") and " ... " in told
+
+
+def test_long_lists_are_shortened_to_the_nearest():
+    assert listed(["a", "b"]) == "a, b"
+    names = [f"name{number}" for number in range(1000)]
+    told = listed(names, "name77")
+    assert told.startswith("name77, ") and told.endswith(" and 992 more") and len(told) < 120
+    message = unknown("thing", "name7" + "7" * 100_000, names)
+    assert len(message) < 400

@@ -230,7 +230,7 @@ def test_a_gpu_that_is_not_there_is_one_line():
         (("--depth-slice", 2), "--depth-slice cuts a --shape"),
         (("--image", "nowhere.png"), "there is no image at nowhere.png"),
         (("--question", " "), "the question is empty"),
-        (("--repetitions", 1), "1 is not in the range x>=2"),
+        (("--repetitions", 1), "1 is not in the range 2<=x<=1000000000"),
     ],
 )
 def test_mistakes_are_one_line(options: tuple, said: str):
