@@ -17,6 +17,7 @@ from typing import Literal, get_args
 
 from bench.ledger import Ledger, Shape
 from compress.base import Selector, entering, plan
+from compress.keep import Keep, Ratio, count_of, limit_of
 
 Match = Literal["tokens", "equivalent", "flops"]
 MATCHES: tuple[Match, ...] = get_args(Match)
@@ -43,33 +44,33 @@ class Footing:
             return counts[-1]
         return ledger.average if self.match == "equivalent" else ledger.prefill_flops
 
-    def target(self, keep: int) -> float:
+    def target(self, keep: float) -> float:
         return self.cost([keep] * self.shape.layers)
 
-    def solve(self, selector: Selector, keep: int, selection: float = 0.0) -> int:
+    def solve(self, selector: Selector, keep: Keep, selection: float = 0.0) -> int:
         """How many tokens `selector` keeps at its last stage, so that its cost is nearest to the yardstick's.
 
         `selection` are FLOPs of its own choosing, which count where FLOPs are matched. A method that never
         acts, or is asked for all tokens, has nothing to solve. ValueError names the nearest budget for one
         that is out of reach.
         """
-        layers = self.shape.layers
-        if not plan(selector, self.tokens, keep, layers, "nominal") or selector.adaptive:
-            return keep
+        layers, count = self.shape.layers, count_of(keep, self.tokens)
+        if not plan(selector, self.tokens, count, layers, "nominal") or selector.adaptive:
+            return count
         own = selection if self.match == "flops" else 0.0
 
         def spent(last: int) -> float:
             schedule = plan(selector, self.tokens, last, layers, "nominal")
             return self.cost(entering(schedule, self.tokens, layers)) + own
 
-        target = self.target(keep)
-        if spent(1) > target:
+        target = self.target(count)
+        if spent(1) > self.target(limit_of(keep, self.tokens)):
             raise ValueError(self._out_of_reach(selector, keep, spent(1)))
         above = bisect_left(range(1, self.tokens), target, key=spent) + 1
         return min((max(above - 1, 1), above), key=lambda last: abs(spent(last) - target))
 
-    def _out_of_reach(self, selector: Selector, keep: int, least: float) -> str:
-        budgets = range(keep + 1, self.tokens + 1)
+    def _out_of_reach(self, selector: Selector, keep: Keep, least: float) -> str:
+        budgets = range(count_of(keep, self.tokens) + 1, self.tokens + 1)
         nearest = next((each for each in budgets if self.target(each) >= least), None)
         said = f"keep={keep} is out of reach for {type(selector).__name__} under --match {self.match}"
         said += f" on {self.tokens} visual tokens"
@@ -81,4 +82,5 @@ class Footing:
         if first > 1:
             why = f"up to {first} enter the layers before its last stage, whatever is left after it"
             why += " (--match tokens counts only that)"
-        return f"{said}: {why}; the nearest budget is {nearest}"
+        share = f" ({100 * nearest / self.tokens:.1f}%)" if isinstance(keep, Ratio) else ""
+        return f"{said}: {why}; the nearest budget is {nearest}{share}"

@@ -23,6 +23,7 @@ from bench.evaluate import Outcome, Stage
 from bench.ledger import Ledger, Shape
 from bench.protocol import Facts, differences
 from compress.files import replacing
+from compress.keep import Keep, Ratio, read_keep
 from compress.samples import Sample
 
 FORMAT, META = 3, b"evocomp-cell"
@@ -31,7 +32,8 @@ STAGE = pa.struct([("depth", pa.int32()), ("kept", INDICES), ("merged", INDICES)
 ROW = pa.schema(
     [
         pa.field("method", pa.string(), nullable=False),
-        pa.field("keep", pa.int32(), nullable=False),
+        pa.field("keep", pa.int32()),  # the count that was asked for, null for a ratio
+        pa.field("ratio", pa.string()),  # the ratio that was asked for, null for a count
         pa.field("task", pa.string(), nullable=False),
         pa.field("sample", pa.string(), nullable=False),
         pa.field("question", pa.string(), nullable=False),
@@ -49,7 +51,7 @@ class Key(NamedTuple):
     """A place in the grid; for vanilla `keep` is all tokens of the image."""
 
     method: str
-    keep: int
+    keep: Keep
     task: str
 
 
@@ -113,7 +115,8 @@ class Cells:
 def _name(key: Key) -> str:
     words = re.sub(r"[^A-Za-z0-9.]+", "-", key.method).strip("-")[:60]
     digest = sha256(repr(tuple(key)).encode()).hexdigest()[:8]
-    return f"{key.task}-{key.keep}-{words}-{digest}.parquet"
+    keep = str(key.keep).replace("/", "-of-").replace("%", "-percent")
+    return f"{key.task}-{keep}-{words}-{digest}.parquet"
 
 
 def _table(cell: Cell, samples: Sequence[Sample]) -> pa.Table:
@@ -129,10 +132,13 @@ def _table(cell: Cell, samples: Sequence[Sample]) -> pa.Table:
             "ledger": asdict(outcome.ledger), "stages": outcome.stages, "seconds": outcome.seconds,
             "subscores": dict(outcome.subscores), "batch": outcome.batch,
         }  # fmt: skip
+        ratio = isinstance(cell.key.keep, Ratio)
+        budget = cell.key._asdict() | {"ratio": cell.key.keep if ratio else None}
+        budget |= {"keep": None} if ratio else {}
         answered = zip(samples, outcome.predictions, outcome.correct, outcome.kept, outcome.path, strict=True)
         rows = [
             {
-                **cell.key._asdict(), "sample": one.id, "question": one.question, "answers": one.answers,
+                **budget, "sample": one.id, "question": one.question, "answers": one.answers,
                 "prediction": said, "correct": correct, "tokens": len(kept), "kept": kept,
                 "path": [asdict(stage) for stage in path],
             }
@@ -158,7 +164,8 @@ def _read(path: Path) -> Cell:
         )
     if not table.schema.equals(ROW):
         raise ValueError(f"{path}: not a cell of a comparison; results need a folder of their own")
-    key, outcome = Key(*meta["key"]), None
+    method, keep, task = meta["key"]
+    key, outcome = Key(method, read_keep(keep), task), None
     if told := meta["outcome"]:
         ledger = told["ledger"]
         outcome = Outcome(

@@ -18,6 +18,7 @@ from bench.protocol import of_entry, of_run, of_task
 from bench.stats import MARGIN
 from bench.tasks import Task
 from compress.base import Positions, Selector
+from compress.keep import Keep, count_of, read_keep
 from compress.models import MLLM
 from compress.samples import Sample
 from compress.transfer import check_twins
@@ -39,7 +40,7 @@ class Entry:
 def compare(
     mllm: MLLM,
     entries: Sequence[Entry],
-    keeps: Sequence[int],
+    keeps: Sequence[Keep | str | float],
     data: Mapping[Task, Sequence[Sample]],
     *,
     reference: str | None = None,
@@ -56,9 +57,10 @@ def compare(
 
     `reference` names the entry that all others are held against, besides vanilla (None: the first entry);
     `difficulty` the one whose right answers make a question easy, if it is among them. Averages whose
-    interval lies within `margin` points of a rival's are marked as equivalent to it. Budgets are spent as
-    `match` has it. With a `folder` every finished cell is kept there and never computed again. Results do not
-    depend on `workers` (processes of one thread; a model on a GPU takes one). `batch` as in `evaluate`.
+    interval lies within `margin` points of a rival's are marked as equivalent to it. Budgets are counts
+    of visual tokens or ratios of each image's (`compress.keep`), spent as `match` has it. With a `folder`
+    every finished cell is kept there and never computed again. Results do not depend on `workers` (processes
+    of one thread; a model on a GPU takes one). `batch` as in `evaluate`.
 
     A budget that a method cannot reach leaves its cells empty, with the reason. ValueError, before anything
     is computed, without entries, budgets or tasks, for a budget that no method can reach, and for a folder of
@@ -74,8 +76,9 @@ def compare(
         raise ValueError(f"workers={workers}: choose 1, or more with a model on the CPU (this one: {where})")
     check_margin(margin)
     tokens = mllm.visual_tokens
-    for keep in keeps:
-        if not 1 <= keep <= tokens:
+    budgets = [read_keep(keep) for keep in keeps]
+    for keep in budgets:
+        if count_of(keep, tokens) > tokens:
             raise ValueError(f"keep={keep}: choose between 1 and the {tokens} visual tokens of this image")
     for one in entries:
         if one.source:
@@ -89,8 +92,8 @@ def compare(
     cells = Cells(folder, protocol, facts)
 
     whole = [Key(VANILLA, tokens, task.name) for task in data]
-    grid = [Key(one.name, keep, task.name) for keep in keeps for one in entries for task in data]
-    reasons = _out_of_reach(mllm, entries, keeps, data, match)
+    grid = [Key(one.name, keep, task.name) for keep in budgets for one in entries for task in data]
+    reasons = _out_of_reach(mllm, entries, budgets, data, match)
     _check_any(grid, reasons)
 
     by_name = {task.name: (task, samples) for task, samples in data.items()}
@@ -112,7 +115,7 @@ def compare(
     return assemble(
         list(data),
         [Group({key: cells.found[key] for key in [*whole, *grid]}, tokens)],
-        keeps,
+        budgets,
         reference=reference or entries[0].name,
         difficulty=difficulty,
         margin=margin,
@@ -122,7 +125,7 @@ def compare(
 
 
 def _out_of_reach(
-    mllm: MLLM, entries: Sequence[Entry], keeps: Sequence[int], data: Mapping[Task, Sequence[Sample]],
+    mllm: MLLM, entries: Sequence[Entry], keeps: Sequence[Keep], data: Mapping[Task, Sequence[Sample]],
     match: Match,
 ) -> dict[Key, str]:  # fmt: skip
     """Why a cell cannot be had: as far as that can be said before anything is measured."""

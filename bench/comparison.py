@@ -19,6 +19,7 @@ from bench.evaluate import Outcome
 from bench.protocol import Facts
 from bench.stats import LEVEL, MARGIN, Interval, Pairs, contrast, holm, mcnemar, share, shares
 from bench.tasks import Task
+from compress.keep import Keep
 from compress.samples import Sample
 
 VANILLA = "none"
@@ -51,7 +52,7 @@ class Row:
     """One method at one budget. What no cell could tell is None, or missing in `scores`."""
 
     method: str
-    keep: int
+    keep: Keep
     scores: Mapping[str, float]  # by task, percent
     average: float | None  # mean over all tasks of score / vanilla score, percent
     tokens: float | None  # visual tokens entering a decoder layer, mean over layers, measured
@@ -74,7 +75,7 @@ class Difficulty:
     """
 
     task: str
-    keep: int
+    keep: Keep
     method: str
     easy: int
     hard: int
@@ -87,12 +88,12 @@ class Comparison:
 
     tasks: tuple[str, ...]
     rows: tuple[Row, ...]
-    outcomes: Mapping[tuple[str, int, str], Outcome]  # (method, keep, task)
+    outcomes: Mapping[tuple[str, Keep, str], Outcome]  # (method, keep, task)
     samples: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
     reference: str | None = None
     margin: float = MARGIN  # points: averages whose interval lies within it are marked as equivalent
     match: Match = "equivalent"
-    impossible: Mapping[tuple[str, int, str], str] = field(default_factory=dict)  # why there is no outcome
+    impossible: Mapping[tuple[str, Keep, str], str] = field(default_factory=dict)  # why there is no outcome
     difficulty: tuple[Difficulty, ...] = ()
     metrics: Mapping[str, str] = field(default_factory=dict)  # what the score of each task is called
     mixed: tuple[str, ...] = ()  # protocols that differ, in words; none in an honest table
@@ -110,7 +111,7 @@ class Group:
     def name(self, method: str) -> str:
         return f"{method} {self.mark}".strip()
 
-    def outcome(self, method: str, keep: int, task: str) -> Outcome | None:
+    def outcome(self, method: str, keep: Keep, task: str) -> Outcome | None:
         cell = self.cells.get(Key(method, keep, task))
         return cell.outcome if cell else None
 
@@ -118,7 +119,7 @@ class Group:
 def assemble(
     tasks: Sequence[Task],
     groups: Sequence[Group],
-    keeps: Sequence[int],
+    keeps: Sequence[Keep],
     *,
     reference: str | None = None,
     difficulty: str | None = None,
@@ -137,9 +138,9 @@ def assemble(
     """
     check_margin(margin)
     top: list[Row] = []
-    below: dict[int, list[Row]] = {keep: [] for keep in keeps}
-    outcomes: dict[tuple[str, int, str], Outcome] = {}
-    impossible: dict[tuple[str, int, str], str] = {}
+    below: dict[Keep, list[Row]] = {keep: [] for keep in keeps}
+    outcomes: dict[tuple[str, Keep, str], Outcome] = {}
+    impossible: dict[tuple[str, Keep, str], str] = {}
     methods: dict[str, Facts] = {}
     for group in groups:
         vanilla, *rows = _rows(group, tasks, keeps, reference)
@@ -188,7 +189,7 @@ def check_margin(margin: float) -> None:
         raise ValueError(f"margin={margin}: choose a number of points above 0, for instance 2")
 
 
-def _rows(group: Group, tasks: Sequence[Task], keeps: Sequence[int], reference: str | None) -> list[Row]:
+def _rows(group: Group, tasks: Sequence[Task], keeps: Sequence[Keep], reference: str | None) -> list[Row]:
     """Vanilla's row and those of the methods; p values are not yet corrected."""
     whole = (VANILLA, group.tokens)
     named = dict.fromkeys((key.method, key.keep) for key in group.cells if key.method != VANILLA)
@@ -205,7 +206,7 @@ def _rows(group: Group, tasks: Sequence[Task], keeps: Sequence[int], reference: 
     images = {name: one.images for name, one in found[whole].items()}
     drawn = shares(tasks, complete, whole, images) if whole in complete else {}
 
-    def against(run: tuple[str, int], rival: tuple[str, int]) -> Contrast | None:
+    def against(run: tuple[str, Keep], rival: tuple[str, Keep]) -> Contrast | None:
         both = [name for name in found[run] if name in found.get(rival, {})]
         if run == rival or not both:
             return None
@@ -219,7 +220,7 @@ def _rows(group: Group, tasks: Sequence[Task], keeps: Sequence[int], reference: 
             {name: mcnemar(a, b, images[name]) for name, a, b in zip(both, ours, theirs, strict=True)},
         )  # fmt: skip
 
-    def has(run: tuple[str, int], fact: str) -> bool:
+    def has(run: tuple[str, Keep], fact: str) -> bool:
         return any(bool(cell.method.get(fact)) for key, cell in group.cells.items() if key[:2] == run)
 
     rows = []
@@ -275,7 +276,7 @@ def _family(contrasts: Sequence[Contrast | None]) -> list[Contrast | None]:
     ]
 
 
-def _difficulty(group: Group, task: Task, keep: int, method: str) -> Difficulty | None:
+def _difficulty(group: Group, task: Task, keep: Keep, method: str) -> Difficulty | None:
     told = group.outcome(method, keep, task.name)
     if told is None:
         return None
@@ -290,7 +291,7 @@ def _difficulty(group: Group, task: Task, keep: int, method: str) -> Difficulty 
     return Difficulty(task.name, keep, group.name(method), int((~hard).sum()), int(hard.sum()), scores)
 
 
-def hard_shares(comparison: Comparison, keep: int) -> dict[str, float]:
+def hard_shares(comparison: Comparison, keep: Keep) -> dict[str, float]:
     """By method: mean over tasks of its share of vanilla's score on the hard questions, in percent.
 
     Tasks without hard questions, or none that vanilla can answer, tell nothing and are left out; so are

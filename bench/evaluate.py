@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import partial
 from statistics import fmean
 
@@ -18,6 +19,7 @@ from bench.ledger import Ledger, Shape
 from bench.tasks import Task
 from compress.attach import attach
 from compress.base import Accounting, Positions, Selector
+from compress.keep import Keep, Ratio, count_of, read_keep
 from compress.models import MLLM
 from compress.prefill import Record
 from compress.samples import Sample
@@ -88,7 +90,7 @@ def evaluate(
     task: Task,
     samples: Sequence[Sample],
     selector: Selector | None = None,
-    keep: int | None = None,
+    keep: Keep | str | float | None = None,
     *,
     batch: int | Batches = 16,
     match: Match = "equivalent",
@@ -98,7 +100,8 @@ def evaluate(
 ) -> Outcome:
     """Answer every sample greedily and score the answers; without a selector the untouched model answers.
 
-    `keep` is the budget in visual tokens, spent as `match` has it (`bench.budget`); None keeps all.
+    `keep` is the budget, a count of visual tokens or a ratio of each image's (`compress.keep`), spent as
+    `match` has it (`bench.budget`); None keeps all.
     `batch` samples go through the model at a time, a matter of speed and memory only; `Batches` may halve it.
     `positions` are the method's own by default. A method that draws at random is run `selector.draws` times.
     With `source` the method chooses on that model, and its choice is kept here (`compress.transfer`).
@@ -111,7 +114,7 @@ def evaluate(
         if match == "flops":
             raise ValueError("--match flops: what choosing costs on another model is no cost of this one")
     chosen = selector or KeepAll()  # keeps the trace, changes no bit
-    budget = mllm.visual_tokens if keep is None else keep
+    budget = mllm.visual_tokens if keep is None else read_keep(keep)
     batches = Batches(batch) if isinstance(batch, int) else batch
     started = time.perf_counter()
     asked, accounting = spend(mllm, samples, chosen, budget, match, batches)
@@ -166,37 +169,43 @@ def evaluate(
 
 
 def spend(
-    mllm: MLLM, samples: Sequence[Sample], selector: Selector, keep: int, match: Match, batches: Batches
-) -> tuple[int, Accounting]:
-    """What `attach` is asked for so that `selector` spends what `keep` tokens cost: a count and its meaning.
+    mllm: MLLM, samples: Sequence[Sample], selector: Selector, keep: Keep, match: Match, batches: Batches
+) -> tuple[Keep, Accounting]:
+    """What `attach` is asked for so that `selector` spends what `keep` tokens cost: a budget and its meaning.
 
-    Where FLOPs are matched the count is solved, for an image, a prompt and a cost of choosing that are the
-    mean of the first of `samples`. That cost depends on how many tokens stay, so it is measured and the count
-    solved in turn until it stands. ValueError for a budget out of reach.
+    Where FLOPs are matched a count is solved, or for a ratio the share that this count is, for an image, a
+    prompt and a cost of choosing that are the mean of the first of `samples`. That cost depends on how
+    many tokens stay, so it is measured and the count solved in turn until it stands. ValueError for a
+    budget out of reach.
     """
     if match != "flops":
         check_reach(mllm, selector, keep, match, partial(largest_image, mllm, samples))
         return keep, "average" if match == "equivalent" else "nominal"
 
-    def probe(tried: Selector, last: int) -> Ledger:
+    def probe(tried: Selector, last: Keep) -> Ledger:
         parts = batches.over(samples[:COUNTED], lambda part: _prefill(mllm, part, tried, last))
         return _ledger(mllm, [record for records in parts for record in records])
 
     untouched = probe(KeepAll(), mllm.visual_tokens)
     tokens = round(untouched.average)
-    if keep >= tokens:
+    if count_of(keep, tokens) >= tokens:
         return keep, "nominal"
     footing = Footing(match, tokens, Shape.of(mllm.decoder.config), untouched.text)
-    last = footing.solve(selector, keep)
+
+    def solved(selection: float = 0.0) -> Keep:
+        last = footing.solve(selector, keep, selection)
+        return Ratio(Fraction(last, tokens)) if isinstance(keep, Ratio) else last
+
+    last = solved()
     for _ in range(ROUNDS):
-        solved = footing.solve(selector, keep, probe(selector, last).selection)
-        if solved == last:
+        again = solved(probe(selector, last).selection)
+        if again == last:
             break
-        last = solved
+        last = again
     return last, "nominal"
 
 
-def check_reach(mllm: MLLM, selector: Selector, keep: int, match: Match, largest: Callable[[], int]) -> None:
+def check_reach(mllm: MLLM, selector: Selector, keep: Keep, match: Match, largest: Callable[[], int]) -> None:
     """ValueError for a budget that is out of reach.
 
     Where the tokens of an image follow from its size, `largest` is asked for those of the largest at hand
@@ -206,10 +215,11 @@ def check_reach(mllm: MLLM, selector: Selector, keep: int, match: Match, largest
     try:
         Footing(match, most, shape).solve(selector, keep)
     except ValueError:
-        if not mllm.free_size or keep > most:
+        if not mllm.free_size or count_of(keep, most) > most:
             raise
         tokens = largest()
-        Footing(match, tokens, shape).solve(selector, min(keep, tokens))
+        asked = keep if isinstance(keep, Ratio) else min(keep, tokens)
+        Footing(match, tokens, shape).solve(selector, asked)
 
 
 def largest_image(mllm: MLLM, samples: Sequence[Sample]) -> int:
@@ -218,7 +228,7 @@ def largest_image(mllm: MLLM, samples: Sequence[Sample]) -> int:
 
 
 @torch.no_grad()
-def _prefill(mllm: MLLM, samples: Sequence[Sample], selector: Selector, last: int) -> list[Record]:
+def _prefill(mllm: MLLM, samples: Sequence[Sample], selector: Selector, last: Keep) -> list[Record]:
     """The records of one prefill, what choosing computes counted."""
     pictures = [one.image_at(mllm.image_side) for one in samples]
     inputs = mllm.prepare(pictures, [one.question for one in samples])

@@ -13,6 +13,7 @@ from bench.comparison import VANILLA, Comparison
 from bench.evaluate import Stage
 from bench.gallery import Panel, Shown
 from bench.pictures import INK, LINES, MARKS, MUTED, groups, overlay, styled
+from compress.keep import Keep, budget_name, in_order
 from evosearch import Grouping
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Answered:
     """What one run made of a sample; `credit` is None where nothing says what is right."""
 
     method: str
-    keep: int
+    keep: Keep
     said: str
     credit: float | None
     path: tuple[Stage, ...]
@@ -57,7 +58,7 @@ def side_by_side(shown: Shown, runs: Sequence[Answered]) -> Figure:
     whole = next((run for run in runs if run.method == VANILLA), None)
     others = {(run.method, run.keep): run for run in runs if run.method != VANILLA}
     methods = list(dict.fromkeys(method for method, _ in others))
-    keeps = sorted({keep for _, keep in others}, reverse=True) or [shown.tokens]
+    keeps = in_order(keep for _, keep in others) or [shown.tokens]
     gold = f" ({', '.join(dict.fromkeys(shown.answers))})" if shown.answers else ""
     plain = overlay(shown, None)
     figure, grid = _pictures(len(keeps), 1 + len(methods), plain.size, f"{shown.question}{gold}")
@@ -68,7 +69,7 @@ def side_by_side(shown: Shown, runs: Sequence[Answered]) -> Figure:
                 title = "\n".join(wrap(method, 22)) if row == 0 else ""
                 _draw(grid[row][column], overlay(shown, run.path[-1] if run.path else None), title, run)
                 if column == 1:
-                    grid[row][column].set_ylabel(f"{keep} tokens", color=MUTED, fontsize=9)
+                    grid[row][column].set_ylabel(budget_name(keep), color=MUTED, fontsize=9)
     return figure
 
 

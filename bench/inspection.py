@@ -11,6 +11,7 @@ from bench.figures import Answered
 from bench.tasks.base import normal
 from compress.attach import attach
 from compress.base import Accounting, Selector
+from compress.keep import Keep, count_of
 from compress.models import MLLM
 from compress.samples import Sample
 from compress.training import CURVES
@@ -18,7 +19,7 @@ from evosearch import GROUPERS, Grouping, pick
 
 
 def look(
-    mllm: MLLM, sample: Sample, method: str, selector: Selector, keep: int, *,
+    mllm: MLLM, sample: Sample, method: str, selector: Selector, keep: Keep, *,
     accounting: Accounting = "average", max_new_tokens: int = 16,
 ) -> Answered:  # fmt: skip
     """What a method makes of one sample; credit is whether its answer is one of the sample's, if any."""
@@ -40,12 +41,12 @@ def strange_words(mllm: MLLM, question: str) -> list[str]:
     ]
 
 
-def spaces(mllm: MLLM, sample: Sample, groupers: Sequence[str], keep: int, seed: int) -> dict[str, Grouping]:
+def spaces(mllm: MLLM, sample: Sample, groupers: Sequence[str], keep: Keep, seed: int) -> dict[str, Grouping]:
     """The groups that each grouper, by `name:option=value,...`, makes of the sample's visual tokens."""
     embedded = mllm.embed(sample.image_at(mllm.image_side), sample.question, "")
     words = mllm.decoder.embed_tokens.weight.detach().float().cpu().numpy()
     vectors = embedded.embeds[embedded.visual].float().cpu().numpy()
-    offered = {"groups": keep, "anchors": words, "grid": embedded.grid, "seed": seed}
+    offered = {"groups": count_of(keep, len(vectors)), "anchors": words, "grid": embedded.grid, "seed": seed}
     return {spec: pick(GROUPERS, spec, "grouper", **offered)(vectors) for spec in groupers}
 
 

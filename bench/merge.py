@@ -12,6 +12,7 @@ from bench.comparison import VANILLA, Comparison, Group, assemble
 from bench.protocol import Facts, differences, task_of
 from bench.stats import MARGIN
 from bench.tasks import TASKS
+from compress.keep import in_order
 from evosearch.registry import find, unknown
 
 PACKAGE = "this package"
@@ -121,7 +122,7 @@ def merge(
     return assemble(
         tasks,
         groups,
-        sorted(keeps, reverse=True),
+        in_order(keeps),
         reference=reference,
         difficulty=difficulty,
         margin=margin,

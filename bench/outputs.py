@@ -20,6 +20,7 @@ from bench.report import SAMPLES, Report, html
 from bench.results import results
 from compress.files import replacing
 from compress.fitness import AnswerLoss
+from compress.keep import NINTH
 from compress.models import MLLM
 from compress.samples import Sample
 from evosearch import Evolution, Vocabulary, describe, search
@@ -81,7 +82,7 @@ def draw_search(mllm: MLLM, sample: Sample, folder: Path) -> None:
     """The paper's search on one sample: its groups (Figure 2), the kept tokens and the trace of losses."""
     embedded = mllm.embed(sample.image_at(mllm.image_side), sample.question, sample.answers[0])
     words = mllm.decoder.embed_tokens.weight.detach().float().cpu().numpy()
-    keep = max(1, round(mllm.visual_tokens / 9))
+    keep = NINTH.of(len(embedded.visual))
     space = Vocabulary(groups=keep, anchors=words)(embedded.embeds[embedded.visual].float().cpu().numpy())
     found = search(space, AnswerLoss(mllm, embedded), Evolution())
     folder.mkdir(parents=True, exist_ok=True)

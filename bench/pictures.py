@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from compress.files import replacing
+from compress.keep import Ratio, count_of
 
 if TYPE_CHECKING:
     from deap.tools import Logbook
@@ -197,7 +198,8 @@ def fronts(comparison: Comparison, title: str = "") -> Figure:
             x, y, color=LINES[number % len(LINES)], marker=MARKS[(number + turn) % len(MARKS)],
             markersize=5.5, linewidth=2.6 if method in leads else 1.3, label="\n".join(wrap(method, 32)),
         )  # fmt: skip
-    axes.set_xticks(sorted({row.keep for row in others}) or [whole.keep])
+    ticks = {round(row.tokens or 0) if isinstance(row.keep, Ratio) else row.keep for row in others}
+    axes.set_xticks(sorted(ticks) or [count_of(whole.keep, 0)])
     axes.legend(frameon=False, labelcolor=INK, loc="center left", bbox_to_anchor=(1.02, 0.5))
     return figure
 

@@ -32,6 +32,8 @@ from bench.table import (
 if TYPE_CHECKING:
     from jinja2 import Template
 
+    from compress.keep import Keep
+
 PNG = b"\x89PNG\r\n\x1a\n"
 SAMPLES = 200  # in the browser of samples, all tasks together
 
@@ -77,7 +79,7 @@ def counts(comparison: Comparison) -> dict[str, int]:
     return {task: len(found[task].predictions) if task in found else 0 for task in comparison.tasks}
 
 
-def ledger(comparison: Comparison) -> dict[tuple[str, int], tuple[list[float], str]]:
+def ledger(comparison: Comparison) -> dict[tuple[str, Keep], tuple[list[float], str]]:
     """By method and budget: visual tokens entering each layer, mean over tasks, and the same in words."""
     listed = {}
     for row in comparison.rows:

@@ -14,6 +14,7 @@ from itertools import groupby
 from bench.budget import MEANING
 from bench.comparison import VANILLA, Comparison, Contrast, Row, hard_shares
 from bench.tasks.vizwiz import UNANSWERABLE
+from compress.keep import Keep, Ratio, count_of, in_words
 
 AS_VANILLA, AS_REFERENCE, BEYOND, MISSING = "°", "†", "*", "–"
 AVERAGE, MIXED = "Avg. %", "MIXED PROTOCOLS"
@@ -23,7 +24,7 @@ AVERAGE, MIXED = "Avg. %", "MIXED PROTOCOLS"
 class Block:
     """The rows of one budget, best average first."""
 
-    keep: int
+    keep: Keep
     tokens: int  # of the untouched image
     rows: tuple[Row, ...]
 
@@ -31,7 +32,13 @@ class Block:
     def title(self) -> str:
         if all(row.untouched for row in self.rows):
             return f"all {self.tokens} visual tokens"
-        return f"{self.keep} of {self.tokens} visual tokens (−{100 - 100 * self.keep / self.tokens:.1f} %)"
+        share = self.keep.share if isinstance(self.keep, Ratio) else self.keep / self.tokens
+        return f"{self.budget} (−{100 - 100 * float(share):.1f} %)"
+
+    @property
+    def budget(self) -> str:
+        """The budget in words."""
+        return in_words(self.keep, self.tokens)
 
     @property
     def other(self) -> Row | None:
@@ -75,7 +82,7 @@ def one(value: float | None) -> str:
 
 def blocks(comparison: Comparison) -> list[Block]:
     """The rows by budget: vanilla first, then in the comparison's order."""
-    tokens = comparison.rows[0].keep
+    tokens = count_of(comparison.rows[0].keep, 0)
     top = tuple(row for row in comparison.rows if row.untouched)
     rest = groupby(comparison.rows[len(top) :], key=lambda row: row.keep)
     return [Block(tokens, tokens, top), *(Block(keep, tokens, tuple(rows)) for keep, rows in rest)]
@@ -191,7 +198,7 @@ def headlines(comparison: Comparison) -> list[str]:
 def _headline(block: Block) -> str:
     first, other = block.rows[0], block.other
     share = f"{one(first.average)} % of the untouched model's score"
-    said = f"{first.method} keeps {share} with {block.keep} of {block.tokens} visual tokens"
+    said = f"{first.method} keeps {share} with {block.budget}"
     if other is None or other.average is None:
         return f"{said}."
     gap = f" ({first.method} {block.ahead})" if block.ahead else ""
@@ -266,7 +273,7 @@ def hard_rows(comparison: Comparison) -> list[list[str]]:
     return lines
 
 
-def hard_title(comparison: Comparison, keep: int) -> str:
+def hard_title(comparison: Comparison, keep: Keep) -> str:
     """What the hard questions of a budget are called."""
     method = next(each.method for each in comparison.difficulty if each.keep == keep)
     return f"questions {method} misses"

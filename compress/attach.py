@@ -30,6 +30,7 @@ from transformers import PreTrainedModel
 from compress.base import INPUT, VISION, Accounting, Positions, Selector, plan
 from compress.caches import Key, cache_in, grown, mark, mark_of
 from compress.flops import counting
+from compress.keep import Keep, count_of, read_keep
 from compress.layout import read_layout
 from compress.models import MLLM, Picture, adapt
 from compress.prefill import Arguments, Encoding, Prefill, Record, TowerInput
@@ -49,7 +50,7 @@ class Trace:
 def attach(
     model: PreTrainedModel | MLLM,
     selector: Selector,
-    keep: int = 64,
+    keep: Keep | str | float = 64,
     *,
     accounting: Accounting = "average",
     positions: Positions | None = None,
@@ -57,6 +58,10 @@ def attach(
     turns: bool = False,
 ) -> Iterator[Trace]:
     """Compress the visual tokens of every sample that goes through `model` inside the block.
+
+    `keep` is a count of visual tokens for every image, or a ratio that is resolved for each image by itself:
+    "11.1%", "1/9", or a float between 0 and 1 (`compress.keep`). An image with fewer tokens than the count
+    keeps all.
 
     `generate` (greedy, sampling, beams) and plain calls of the model work, at batch 1 and with left padding;
     logits and caches are shorter where tokens were dropped. A cache goes on from its own prefill, copied,
@@ -84,7 +89,7 @@ def attach(
         if not -count <= layer < count:
             raise ValueError(f"{type(selector).__name__} reads tower layer {layer}: the tower has {count}")
     numbering = "original" if mllm.mrope else positions or selector.positions
-    session = _Session(mllm, selector, keep, accounting, numbering, count_flops, turns)
+    session = _Session(mllm, selector, read_keep(keep), accounting, numbering, count_flops, turns)
     if mllm.model in _attached:
         raise ValueError(f"{mllm.name} has a method attached already: leave that `with` block first")
     _attached.add(mllm.model)
@@ -101,7 +106,7 @@ class _Session:
     """One method on one model: hooks that hand every prefill and every decoding step to a `Prefill`."""
 
     def __init__(
-        self, mllm: MLLM, selector: Selector, keep: int, accounting: Accounting, positions: Positions,
+        self, mllm: MLLM, selector: Selector, keep: Keep, accounting: Accounting, positions: Positions,
         count_flops: bool, turns: bool,
     ):  # fmt: skip
         self.mllm, self.selector, self.count_flops, self.turns = mllm, selector, count_flops, turns
@@ -140,14 +145,16 @@ class _Session:
     def plan(self, tokens: int, accounting: Accounting) -> dict[int, int]:
         key = tokens, accounting
         if key not in self.plans:
-            keep = min(self.keep, tokens) if tokens < self.mllm.visual_tokens else self.keep
+            keep = self.keep
+            if isinstance(keep, int) and tokens < self.mllm.visual_tokens:
+                keep = min(keep, tokens)
             self.plans[key] = plan(self.selector, tokens, keep, self.mllm.layers, accounting)
         return self.plans[key]
 
     def _acts_before_decoder(self) -> bool:
         """Whether no stage can lie behind the decoder's input, whatever the image's size."""
         tokens = self.mllm.visual_tokens
-        stages = self.selector.schedule(tokens, min(self.keep, tokens), self.mllm.layers)
+        stages = self.selector.schedule(tokens, min(count_of(self.keep, tokens), tokens), self.mllm.layers)
         # Other kernels than these may take positions with holes for packed sequences.
         plain = self.mllm.decoder.config._attn_implementation in ("sdpa", "eager")
         return plain and max(stages, default=INPUT) <= INPUT

@@ -15,6 +15,8 @@ from typing import Literal, NoReturn, Self
 
 from torch import Tensor
 
+from compress.keep import Keep, count_of, limit_of, read_keep
+
 VISION, INPUT = -1, 0  # tower output before the projector; decoder input. Depth k > 0: before decoder layer k
 LAYERS = 32  # of the decoders that papers give their layers for
 Accounting = Literal["average", "nominal"]
@@ -222,21 +224,25 @@ def entering(schedule: Mapping[int, int], tokens: int, layers: int) -> list[int]
 
 
 def plan(
-    selector: Selector, tokens: int, keep: int, layers: int, accounting: Accounting = "average"
+    selector: Selector, tokens: int, keep: Keep, layers: int, accounting: Accounting = "average"
 ) -> dict[int, int]:
-    """The schedule of `selector` that spends `keep` visual tokens per decoder layer.
+    """The schedule of `selector` that spends `keep` visual tokens per decoder layer, of an image of `tokens`.
 
     "average": the mean over layers of tokens entering a layer is `keep` to the nearest whole token, with
     counts between two of the selector's schedules if need be (exact for methods that act before the decoder;
     the difference is in the ledger). "nominal": `keep` are left after the last stage. The empty schedule
     means that nothing is done: all tokens are asked for, or the method never acts. An adaptive method gets
-    zeros for counts, whatever the budget. ValueError if the budget is out of range or out of reach.
+    zeros for counts, whatever the budget. A ratio is one of these `tokens`; an image too small for it gets
+    the nearest that the method can do, at most one token more. ValueError if the budget is out of range or
+    out of reach.
     """
     if accounting not in ("average", "nominal"):
         raise ValueError(f"accounting={accounting!r}: choose 'average' or 'nominal'")
     if selector.adaptive:
         return _checked(selector, tokens, 0, layers)
-    if isinstance(keep, bool) or not isinstance(keep, int) or not 1 <= keep <= tokens:
+    asked = read_keep(keep)
+    keep = count_of(asked, tokens)
+    if keep > tokens:
         raise ValueError(f"keep={keep}: choose between 1 and the {tokens} visual tokens of this image")
     nominal = _checked(selector, tokens, keep, layers)
     if keep == tokens or not nominal:
@@ -248,9 +254,9 @@ def plan(
         return sum(entering(_checked(selector, tokens, last, layers), tokens, layers)) / layers
 
     least = mean(1)
-    if least > keep:
+    if least > limit_of(asked, tokens):
         raise ValueError(
-            f"keep={keep} is out of reach for {type(selector).__name__}: its first layers see all {tokens} "
+            f"keep={asked} is out of reach for {type(selector).__name__}: its first layers see all {tokens} "
             f"visual tokens, so the smallest average over {layers} layers is {ceil(least)}; "
             f"raise keep or use accounting='nominal'"
         )

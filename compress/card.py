@@ -42,7 +42,7 @@ logits stay, the decoder never sees the others. Layers: {layers}, bidirectional,
 form and width {llm["hidden_size"]}; then a linear classifier, after [EvoComp](https://arxiv.org/abs/2604.17087)."""
 
 
-def _use(base: str, name: str, keep: int) -> str:
+def _use(base: str, name: str, keep: int | str) -> str:
     return f"""## Use
 
 ```python
@@ -51,7 +51,7 @@ from compress.evocomp import EvoComp
 from compress.models import load
 
 mllm = load("{base}")
-with attach(mllm, EvoComp("{name}").load(), keep={keep}):  # visual tokens per decoder layer
+with attach(mllm, EvoComp("{name}").load(), keep={keep!r}):  # visual tokens per decoder layer
     print(mllm.answer([image], [question]))
 ```
 

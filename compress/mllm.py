@@ -137,6 +137,11 @@ class MLLM(ABC):
         """Visual tokens of one image before any compression, the most where images differ."""
         return self.tile_tokens
 
+    @property
+    def one_size(self) -> bool:
+        """Whether every image has `visual_tokens`, so that a ratio is the same count for all of them."""
+        return not self.free_size
+
     def tokens_of(self, image: Image) -> int:
         """Visual tokens of this image before any compression; `visual_tokens` where images hardly differ."""
         return self.visual_tokens

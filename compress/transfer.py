@@ -17,6 +17,7 @@ from torch import Tensor
 
 from compress.attach import attach
 from compress.base import Accounting, Selection, Selector, View, plan
+from compress.keep import Keep
 from compress.models import MLLM
 
 
@@ -39,7 +40,7 @@ def check_twins(source: MLLM, mllm: MLLM) -> None:
 
 
 def choose(
-    source: MLLM, images: Sequence[Image], questions: Sequence[str], selector: Selector, keep: int,
+    source: MLLM, images: Sequence[Image], questions: Sequence[str], selector: Selector, keep: Keep,
     layers: int, accounting: Accounting = "average",
 ) -> Selector:  # fmt: skip
     """Let `selector` choose on `source` what a model of `layers` decoder layers is to keep of these samples.

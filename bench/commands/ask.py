@@ -14,6 +14,7 @@ from bench.commands.common import (
     as_json,
     asked,
     budget,
+    keep_option,
     load_model,
     model_options,
     open_image,
@@ -23,6 +24,7 @@ from bench.commands.common import (
 
 if TYPE_CHECKING:
     from compress.base import Accounting
+    from compress.keep import Keep
     from compress.models import Anyres
 
 
@@ -33,14 +35,14 @@ if TYPE_CHECKING:
     "--method", default="evocomp", show_default=True, help="NAME or NAME:option=value,... (evocomp methods)."
 )
 @click.option("--compressor", help="Folder or hub name of a trained compressor; the shipped one by default.")
-@click.option("--keep", type=int, help="Visual tokens per decoder layer; a ninth by default.")
+@keep_option("Visual tokens per decoder layer")
 @click.option("--accounting", type=click.Choice(["average", "nominal"]), default="average", show_default=True)
 @click.option("--max-new-tokens", type=Count(1), default=16, show_default=True)
 @click.option("--out", type=OutFile(".png"), help="Where to draw the kept tokens (PNG).")
 @model_options
 @as_json
 def ask(
-    image: str, question: str, method: str, compressor: str | None, keep: int | None, accounting: Accounting,
+    image: str, question: str, method: str, compressor: str | None, keep: Keep | None, accounting: Accounting,
     max_new_tokens: int, out: Path | None, model: str, device: str, dtype: str, anyres: Anyres,
     machine: bool,
 ) -> None:  # fmt: skip

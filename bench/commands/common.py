@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bench.batches import Batches
     from bench.compare import Comparison
     from bench.tasks import Task
+    from compress.keep import Keep
     from compress.models import MLLM, Anyres
     from compress.samples import Sample
 
@@ -29,6 +30,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 MOST = 10**9  # of samples, tokens, rounds and the like
 PROCESSES = 1024  # or threads, at most
 SEED = click.IntRange(0, 2**63 - 1)
+BUDGET = "a budget is a count of visual tokens from 1, or a ratio of each image's, as 11.1% or 1/9"
 
 
 anyres_option = click.option(
@@ -135,6 +137,37 @@ class Amount(click.FloatRange):
         if not isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
+
+
+class Budget(click.ParamType):
+    """A count of visual tokens, or a ratio of each image's."""
+
+    name = "N or RATIO"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Keep:
+        from compress.keep import read_keep
+
+        try:
+            return read_keep(value)
+        except ValueError:
+            self.fail(f"'{value}': {BUDGET}.", param, ctx)
+
+
+def keep_option(about: str, default: str = "1/9") -> Callable[[F], F]:
+    """--keep with one budget, which `budget` checks against a model."""
+    return click.option(
+        "--keep", type=Budget(), help=f"{about}: a count, or a ratio of the image's own tokens (11.1%, 1/9). "
+        f"Default: {default}.",
+    )  # fmt: skip
+
+
+def keeps_option(default: str) -> Callable[[F], F]:
+    """--keep with several budgets."""
+    return click.option(
+        "--keep", "keeps", default=default, callback=budgets,
+        help="Budgets with commas: counts, or ratios of each image's visual tokens (11.1%, 1/9). "
+        f"Default: {default}.",
+    )  # fmt: skip
 
 
 class BatchSize(click.ParamType):
@@ -265,18 +298,35 @@ def asked(question: str) -> str:
     return question
 
 
-def budget(keep: int | None, mllm: MLLM) -> int:
-    """--keep, a ninth of the visual tokens by default; ValueError if the model has not so many."""
+def budget(keep: Keep | None, mllm: MLLM) -> Keep:
+    """--keep, a ninth of each image's visual tokens by default; ValueError if the model has not so many."""
+    from compress.keep import NINTH, count_of
+
     tokens = mllm.visual_tokens
     if keep is None:
-        return max(1, round(tokens / 9))
-    if not 1 <= keep <= tokens:
+        keep = NINTH.of(tokens) if mllm.one_size else NINTH
+    if count_of(keep, tokens) > tokens:
         raise ValueError(f"--keep {keep}: choose between 1 and the {tokens} visual tokens of {mllm.name}")
     return keep
 
 
+def budgets(ctx: click.Context, parameter: click.Parameter, text: str | None) -> list[Keep]:
+    """Callback for --keep 48,32,11.1%; empty where it was not given."""
+    from compress.keep import read_keep
+
+    if text is None:
+        return []
+    try:
+        found = [read_keep(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        found = []
+    if not found:
+        raise click.BadParameter(f"'{text}': write budgets with commas, for instance 48,32,11.1%; {BUDGET}.")
+    return list(dict.fromkeys(found))
+
+
 def whole_numbers(ctx: click.Context, parameter: click.Parameter, text: str | None) -> list[int]:
-    """Callback for options such as --keep 48,32,16; empty for one that was not given."""
+    """Callback for options such as --together 1,16; empty for one that was not given."""
     if text is None:
         return []
     try:
@@ -284,7 +334,7 @@ def whole_numbers(ctx: click.Context, parameter: click.Parameter, text: str | No
     except ValueError:
         numbers = []
     if not numbers:
-        raise click.BadParameter(f"'{text}': write whole numbers with commas, for instance 48,32,16.")
+        raise click.BadParameter(f"'{text}': write whole numbers with commas, for instance 1,16.")
     return list(dict.fromkeys(numbers))
 
 

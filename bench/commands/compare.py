@@ -15,6 +15,7 @@ from bench.commands.common import (
     batch_option,
     by_source,
     data_options,
+    keeps_option,
     load_model,
     margin_option,
     match_option,
@@ -27,12 +28,12 @@ from bench.commands.common import (
     show_json,
     source_option,
     specs,
-    whole_numbers,
 )
 
 if TYPE_CHECKING:
     from bench.budget import Match
     from compress.base import Positions
+    from compress.keep import Keep
     from compress.models import Anyres
 
 CONTROLS = "random,grid,fastv,visionzip,evocomp"
@@ -46,9 +47,7 @@ CONTROLS = "random,grid,fastv,visionzip,evocomp"
     show_default=True,
     help="NAME or NAME:option=value,... with commas, or all (evocomp methods).",
 )
-@click.option(
-    "--keep", "keeps", default="48,32,16", show_default=True, callback=whole_numbers, help="Budgets."
-)
+@keeps_option("48,32,16")
 @match_option
 @data_options
 @click.option(
@@ -75,7 +74,7 @@ CONTROLS = "random,grid,fastv,visionzip,evocomp"
 @as_json
 @click.pass_obj
 def compare(
-    command: str, wanted: str, keeps: list[int], match: Match, tasks: str, count: int | None,
+    command: str, wanted: str, keeps: list[Keep], match: Match, tasks: str, count: int | None,
     data: str | None, protocol: str | None, split: str | None, reference: str | None,
     difficulty: str | None, margin: float, compressor: str | None, source: str | None,
     positions: Positions | None, batch: int | None, workers: int, out: Path | None, model: str, device: str,

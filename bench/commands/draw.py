@@ -14,19 +14,21 @@ from bench.commands.common import (
     OutFile,
     asked,
     budget,
+    keep_option,
+    keeps_option,
     load_model,
     model_options,
     open_image,
     progress,
     say,
     specs,
-    whole_numbers,
 )
 
 if TYPE_CHECKING:
     from deap.tools import Logbook
     from matplotlib.figure import Figure
 
+    from compress.keep import Keep
     from compress.models import Anyres
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -58,15 +60,13 @@ def draw() -> None:
 @click.argument("question")
 @click.option("--methods", default="random,grid,fastv,visionzip,evocomp", show_default=True,
               help="NAME or NAME:option=value,... with commas (evocomp methods).")  # fmt: skip
-@click.option(
-    "--keep", "keeps", default="48,32,16", show_default=True, callback=whole_numbers, help="Budgets."
-)
+@keeps_option("48,32,16")
 @click.option("--compressor", help="Folder or hub name of a trained compressor; the shipped one by default.")
 @click.option("--answer", help="What is right; without it no answer is marked.")
 @out_option("kept.png")
 @model_options
 def kept(
-    image: str, question: str, methods: str, keeps: list[int], compressor: str | None, answer: str | None,
+    image: str, question: str, methods: str, keeps: list[Keep], compressor: str | None, answer: str | None,
     out: Path, model: str, device: str, dtype: str, anyres: Anyres,
 ) -> None:  # fmt: skip
     """Kept tokens of several methods, a column each, at several budgets (paper Figures 5 and 6).
@@ -110,13 +110,13 @@ def kept(
 @click.argument("question")
 @click.option("--groupers", default="vocabulary,dpc-knn,k-means,grid,random", show_default=True,
               help="NAME[:option=value] with commas (evocomp groupers).")  # fmt: skip
-@click.option("--keep", type=int, help="Groups; a ninth of the visual tokens by default.")
+@keep_option("Groups")
 @click.option("--seed", default=0, show_default=True, type=SEED)
 @out_option("groups.png")
 @model_options
 def groups(
-    image: str, question: str, groupers: str, keep: int | None, seed: int, out: Path, model: str, device: str,
-    dtype: str, anyres: Anyres,
+    image: str, question: str, groupers: str, keep: Keep | None, seed: int, out: Path, model: str,
+    device: str, dtype: str, anyres: Anyres,
 ) -> None:  # fmt: skip
     """The groups from each of which one token is kept, by several groupers (paper Figure 2).
 
@@ -146,13 +146,13 @@ def groups(
 @click.option("--strategies", default="evolution,random", show_default=True,
               help="NAME[:option=value] with commas (evocomp strategies).")  # fmt: skip
 @click.option("--grouper", default="vocabulary", show_default=True, help="NAME[:option=value].")
-@click.option("--keep", type=int, help="Tokens to keep; a ninth by default.")
+@keep_option("Tokens to keep")
 @click.option("--evaluations", type=Count(1), default=408, show_default=True, help="For each search.")
 @click.option("--seeds", type=Count(1), default=3, show_default=True, help="Searches by each strategy.")
 @out_option("search.png")
 @model_options
 def searches(
-    image: str, question: str, answer: str | None, strategies: str, grouper: str, keep: int | None,
+    image: str, question: str, answer: str | None, strategies: str, grouper: str, keep: Keep | None,
     evaluations: int, seeds: int, out: Path, model: str, device: str, dtype: str, anyres: Anyres,
 ) -> None:  # fmt: skip
     """The best loss so far of several strategies over evaluations, on one sample.

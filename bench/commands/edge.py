@@ -15,6 +15,7 @@ from bench.commands.common import (
     Count,
     OutFolder,
     as_json,
+    keeps_option,
     load_model,
     names,
     progress,
@@ -26,6 +27,7 @@ from bench.commands.common import (
 
 if TYPE_CHECKING:
     from bench.edge.chain import Positions
+    from compress.keep import Keep
 
 # What an option leaves nothing to do for, and why: the names of parameters.
 IDLE = {
@@ -54,9 +56,7 @@ IDLE = {
 )
 @click.option("--depth-slice", "layers", type=int, help="Only the first so many decoder layers.")
 @click.option("--compressor", help="Folder of a trained compressor; the shipped one by default.")
-@click.option(
-    "--keep", "keeps", callback=whole_numbers, help="Budgets; a third, two ninths, a ninth by default."
-)
+@keeps_option("1/3,2/9,1/9")
 @click.option("--chunk", type=int, help="Rows of a prefill call; 128, fewer for small images.")
 @click.option(
     "--contexts",
@@ -113,7 +113,7 @@ IDLE = {
 @click.pass_obj
 def edge(
     command: str, wanted: str, model: str, shape: str | None, layers: int | None, compressor: str | None,
-    keeps: list[int], chunk: int | None, contexts: list[int], text: int | None, precision: str | None,
+    keeps: list[Keep], chunk: int | None, contexts: list[int], text: int | None, precision: str | None,
     positions: Positions | None, decoded: int, samples: int, rounds: int, warmup: int, threads: int,
     clock: str, files: Path | None, external: str | None, tokens: int | None, timeout: float, paper: bool,
     out: Path | None, machine: bool,
@@ -139,11 +139,12 @@ def edge(
     from bench.edge.runtimes import RUNTIMES
     from bench.environment import environment
     from bench.outputs import put
+    from compress.keep import count_of
     from evosearch.registry import find
 
     def plan_for(whole: int) -> Plan:
         shapes = Protocol.scaled(whole, chunk, contexts)
-        budgets = keeps or [round(whole / 3), round(whole * 2 / 9), round(whole / 9)]
+        budgets = [count_of(keep, whole) for keep in keeps]
         return Plan(
             shapes, list(dict.fromkeys([whole, *budgets])), text or round(whole / 9), decoded, warmup, rounds,
             threads, positions, Precision.parse(precision) if precision else None, clock,

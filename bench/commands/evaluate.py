@@ -16,6 +16,7 @@ from bench.commands.common import (
     budget,
     by_source,
     data_options,
+    keep_option,
     load_model,
     match_option,
     model_options,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from bench.budget import Match
     from bench.evaluate import Outcome
     from bench.tasks import Task
+    from compress.keep import Keep
     from compress.models import Anyres
 
 
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     "--method", default="none", show_default=True, help="NAME or NAME:option=value,... (evocomp methods)."
 )
 @click.option("--compressor", help="Folder or hub name of a trained compressor; the shipped one by default.")
-@click.option("--keep", type=int, help="Budget in visual tokens; a ninth by default.")
+@keep_option("Budget in visual tokens")
 @match_option
 @data_options
 @click.option(
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
 @model_options
 @as_json
 def evaluate(
-    method: str, compressor: str | None, keep: int | None, match: Match, tasks: str,
+    method: str, compressor: str | None, keep: Keep | None, match: Match, tasks: str,
     count: int | None, data: str | None, protocol: str | None, split: str | None, submission: Path | None,
     source: str | None, batch: int | None, model: str, device: str, dtype: str, anyres: Anyres,
     machine: bool,

@@ -16,6 +16,7 @@ from bench.commands.common import (
     Count,
     OutFolder,
     as_json,
+    keep_option,
     load_model,
     model_options,
     progress,
@@ -29,6 +30,7 @@ from bench.commands.labels import cell
 if TYPE_CHECKING:
     from bench.data.instructions import Turns
     from compress.engines import Engine
+    from compress.keep import Keep
     from compress.models import Anyres
     from compress.samples import Sample
 
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 @file_options
 @choice_options
 @click.option("--kind", default="best", show_default=True, help="NAME[:option=value] (evocomp kinds).")
-@click.option("--keep", type=int, help="Tokens in a label; a ninth by default.")
+@keep_option("Tokens in a label")
 @click.option(
     "--grouper", default="vocabulary", show_default=True, help="NAME[:option=value] (evocomp groupers)."
 )
@@ -89,7 +91,7 @@ if TYPE_CHECKING:
 def label(
     out: Path, count: int | None, start: int | None, data: Path | None, images: Path | None,
     manifest: Path | None, sources: str | None, rules: Path | None, turns: Turns,
-    kind: str, keep: int | None, grouper: str, strategy: str | None, evaluations: int, positions: str,
+    kind: str, keep: Keep | None, grouper: str, strategy: str | None, evaluations: int, positions: str,
     seed: int, engine: str, workers: int, address: str | None, gpus: float | None, shard: str, again: bool,
     together: int | None, rows: int | None,
     model: str, device: str, dtype: str, anyres: Anyres, machine: bool,

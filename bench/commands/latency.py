@@ -13,6 +13,7 @@ from bench.commands.common import (
     as_json,
     asked,
     check_device,
+    keeps_option,
     load_model,
     model_options,
     names,
@@ -22,14 +23,12 @@ from bench.commands.common import (
     show_json,
     show_table,
     specs,
-    whole_numbers,
 )
 
 if TYPE_CHECKING:
     from bench.latency.report import Report
+    from compress.keep import Keep
     from compress.models import MLLM, Anyres
-
-SHARES = (3 / 4, 1 / 2, 1 / 3, 2 / 9, 1 / 9)  # of the visual tokens: the default budgets
 
 
 @click.command()
@@ -37,10 +36,7 @@ SHARES = (3 / 4, 1 / 2, 1 / 3, 2 / 9, 1 / 9)  # of the visual tokens: the defaul
     "--methods", "wanted", default="all", show_default=True,
     help="NAME or NAME:option=value,... with commas (evocomp methods).",
 )  # fmt: skip
-@click.option(
-    "--keep", "keeps", callback=whole_numbers,
-    help="Budgets; 3/4, 1/2, 1/3, 2/9 and 1/9 of the visual tokens by default.",
-)  # fmt: skip
+@keeps_option("3/4,1/2,1/3,2/9,1/9")
 @click.option(
     "--match", type=click.Choice(["equivalent", "tokens"]), default="equivalent", show_default=True,
     help="What budgets equal: the mean of tokens over layers, or tokens after the last stage.",
@@ -69,7 +65,7 @@ SHARES = (3 / 4, 1 / 2, 1 / 3, 2 / 9, 1 / 9)  # of the visual tokens: the defaul
 @as_json
 @click.pass_obj
 def latency(
-    command: str, wanted: str, keeps: list[int], match: str, modes: str, shape: str | None,
+    command: str, wanted: str, keeps: list[Keep], match: str, modes: str, shape: str | None,
     depth_slice: int | None, batch: int, steps: int, text: int, image: str, question: str, repetitions: int,
     warmup: int, clock: str, compressor: str | None, scored: Path | None, out: Path | None, model: str,
     anyres: Anyres, device: str, dtype: str, machine: bool,
@@ -88,6 +84,7 @@ def latency(
     from bench.latency.modes import MODES
     from bench.latency.report import read_accuracy, results, write
     from bench.latency.run import RANDOM, Conditions, run
+    from compress.keep import count_of
     from evosearch.registry import find
 
     chosen = names(modes, "--modes", list(MODES))
@@ -102,7 +99,7 @@ def latency(
     methods = rivals(wanted, model, compressor)  # a slip of the pen is told before a large model is made
     mllm = shaped(shape, device, dtype, depth_slice) if shape else load_model(model, device, dtype, anyres)
     tokens = mllm.visual_tokens
-    budgets = keeps or list(dict.fromkeys(max(1, round(share * tokens)) for share in SHARES))
+    budgets = list(dict.fromkeys(count_of(keep, tokens) for keep in keeps))  # all requests have one image
     if wrong := [keep for keep in budgets if not 1 <= keep < tokens]:
         raise ValueError(
             f"--keep {wrong[0]}: choose between 1 and {tokens - 1}, below {mllm.name}'s {tokens}"

@@ -9,16 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from bench.commands.common import (
-    Count,
-    anyres_option,
-    as_json,
-    show_json,
-    show_table,
-)
+from bench.commands.common import anyres_option, as_json, keep_option, show_json, show_table
 from evosearch.registry import describe, options
 
 if TYPE_CHECKING:
+    from compress.keep import Keep
     from compress.models import Anyres
 
 
@@ -104,12 +99,12 @@ def _show(listed: list[Line], machine: bool, about: str = "about") -> None:
 
 @click.command()
 @click.option("--model", help="Say which methods run on this model, and why the others do not.")
-@click.option("--keep", type=Count(1), help="At this budget; a ninth of the visual tokens by default.")
+@keep_option("At this budget")
 @click.option("--compressor", help="With --model: folder or hub name of a trained compressor.")
 @anyres_option
 @as_json
 def methods(
-    model: str | None, keep: int | None, compressor: str | None, anyres: Anyres, machine: bool
+    model: str | None, keep: Keep | None, compressor: str | None, anyres: Anyres, machine: bool
 ) -> None:
     """List the methods, one line each, with the options that NAME:option=value sets.
 
@@ -137,7 +132,7 @@ TRAINED = (
 
 
 def _runs(
-    model: str, anyres: Anyres, keep: int | None, compressor: str | None, listed: list[Line]
+    model: str, anyres: Anyres, keep: Keep | None, compressor: str | None, listed: list[Line]
 ) -> list[Line]:
     """The methods with "yes", or why they do not run on a model at a budget."""
     from bench.commands.common import budget, load_model

@@ -14,6 +14,7 @@ from bench.commands.common import (
     as_json,
     asked,
     budget,
+    keep_option,
     load_model,
     model_options,
     open_image,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
+    from compress.keep import Keep
     from compress.models import Anyres
 
 
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 @click.argument("image")
 @click.argument("question")
 @click.option("--answer", help="Gold response; without it, the untouched model's own answer.")
-@click.option("--keep", type=int, help="Tokens to keep; a ninth by default.")
+@keep_option("Tokens to keep")
 @click.option(
     "--grouper", default="vocabulary", show_default=True, help="NAME[:option=value] (evocomp groupers)."
 )
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
 @model_options
 @as_json
 def search(
-    image: str, question: str, answer: str | None, keep: int | None, grouper: str, strategy: str,
+    image: str, question: str, answer: str | None, keep: Keep | None, grouper: str, strategy: str,
     evaluations: int, patience: int | None, positions: str, seed: int, out: Path | None,
     model: str, device: str, dtype: str, anyres: Anyres, machine: bool,
 ) -> None:  # fmt: skip
@@ -68,6 +70,7 @@ def search(
     from bench.gallery import show
     from bench.pictures import groups, overlay, save, trace
     from compress.fitness import AnswerLoss
+    from compress.keep import count_of
     from compress.samples import Sample
     from evosearch import GROUPERS, STRATEGIES, pick
     from evosearch import search as run
@@ -78,7 +81,9 @@ def search(
         raise ValueError("there is no gold response to score: write one with --answer")
     embedded = mllm.embed(picture, question, response)
     words = mllm.decoder.embed_tokens.weight.detach().float().cpu().numpy()
-    offered = {"groups": keep, "anchors": words, "grid": embedded.grid, "seed": seed}
+    offered = {
+        "groups": count_of(keep, len(embedded.visual)), "anchors": words, "grid": embedded.grid, "seed": seed,
+    }  # fmt: skip
     space = pick(GROUPERS, grouper, "grouper", **offered)(
         embedded.embeds[embedded.visual].float().cpu().numpy()
     )
@@ -124,7 +129,7 @@ def search(
     )
     click.echo(
         f"best loss {found.loss:.4f} with {len(found.indices)} tokens, "
-        f"{loss.full:.4f} with all {mllm.visual_tokens}"
+        f"{loss.full:.4f} with all {len(embedded.visual)}"
     )
     click.echo("kept " + " ".join(map(str, found.indices.tolist())))
     say(f"stopped: {found.stopped}" + (f"; drawn in {out}" if out else ""))

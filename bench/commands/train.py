@@ -28,6 +28,7 @@ from bench.commands.instructions import file_options, samples_of
 if TYPE_CHECKING:
     from compress.curves import Epoch
     from compress.features import Where
+    from compress.keep import Keep
     from compress.models import Anyres
     from compress.train_config import TrainConfig
 
@@ -59,7 +60,7 @@ class Order:
 class Report:
     history: Sequence[Epoch]
     samples: int
-    keep: int  # tokens in a label
+    keep: Keep  # tokens in a label
     first: bool  # whether this process talks to people
 
 
@@ -162,6 +163,7 @@ def train(
 def carry_out(order: Order) -> Report:
     """Train, or take one's share in it as one of several processes."""
     from bench.validation import validator
+    from compress.keep import read_keep
     from compress.labels import read_labels
     from compress.processes import Processes, own_device
     from compress.training import train as run
@@ -170,7 +172,7 @@ def carry_out(order: Order) -> Report:
     mllm = load_model(order.model, own_device(order.device), order.dtype, order.anyres)
     merged = [one for store in stores for one in store]
     samples = samples_of(stores, (one.id for one in merged), order.data, order.images)
-    keep = int(stores[0].settings["keep"])
+    keep = read_keep(stores[0].settings["keep"])
     check = None
     if order.validate != "none":
         check = validator(mllm, order.validate, order.validate_samples, keep)

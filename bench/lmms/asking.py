@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from compress.attach import attach
 from compress.base import Accounting, Positions, Selector
+from compress.keep import Keep
 from compress.models import MLLM
 from compress.prefill import Record
 
@@ -76,7 +77,7 @@ class Asker:
 
     mllm: MLLM
     selector: Selector
-    keep: int
+    keep: Keep
     accounting: Accounting = "average"
     positions: Positions | None = None
     records: list[Record] = field(default_factory=list)

@@ -22,6 +22,7 @@ from bench.commands.common import budget, progress
 from bench.compressors import selector_for
 from bench.lmms.asking import Asker, Decoding, Prompt
 from compress.base import Accounting, Positions
+from compress.keep import read_keep
 from compress.models import load, quiet
 from evosearch.registry import unknown
 
@@ -32,8 +33,9 @@ class CompressedModel(lmms):
     """Any model of evocomp under any of its methods; `--model_args` are those of `evocomp ask`.
 
     `keep` visual tokens of each image per decoder layer (`accounting=average`), or after the last stage
-    (`nominal`); a ninth by default. With several processes (accelerate, torchrun) each has its own copy of
-    the model and answers its share.
+    (`nominal`): a count, or a ratio of the image's own tokens (11.1%, 1/9); a ninth by
+    default. With several processes (accelerate, torchrun) each has its own copy of the model and answers its
+    share.
     """
 
     is_simple = True
@@ -42,7 +44,7 @@ class CompressedModel(lmms):
         self,
         pretrained: str = "micro",
         method: str = "none",
-        keep: int | None = None,
+        keep: int | str | float | None = None,
         compressor: str | None = None,
         accounting: Accounting = "average",
         positions: Positions | None = None,
@@ -68,7 +70,8 @@ class CompressedModel(lmms):
         # lmms-eval cuts its arguments at commas, so between a method's options stands a semicolon.
         selector = selector_for(method.replace(";", ","), pretrained, compressor)
         mllm = load(pretrained, device=str(self.device), dtype=DTYPES[dtype], anyres=anyres)
-        self.asker = Asker(mllm, selector, budget(keep, mllm), accounting, positions)
+        asked = budget(None if keep is None else read_keep(keep), mllm)
+        self.asker = Asker(mllm, selector, asked, accounting, positions)
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """Answers with their number of tokens, grouped into batches of equal `generation_kwargs`."""

@@ -14,8 +14,9 @@ from bench.comparison import VANILLA
 from bench.evaluate import Outcome
 from bench.stats import LEVEL, Interval, contrast, holm, shares
 from bench.tasks import Task
+from compress.keep import Keep
 
-Cells = Mapping[tuple[str, int], Mapping[tuple[int, str], Cell]]  # by row and seed: by budget and task
+Cells = Mapping[tuple[str, int], Mapping[tuple[Keep, str], Cell]]  # by row and seed: by budget and task
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Finding:
     """
 
     row: str
-    keep: int
-    paper_keep: int
+    keep: Keep
+    paper_keep: Keep
     scores: Mapping[str, float]
     average: float | None
     seeds: tuple[float, ...]
@@ -53,7 +54,7 @@ class Finding:
 def findings(
     cells: Cells,
     tasks: Sequence[Task],
-    budgets: Mapping[int, int],
+    budgets: Mapping[Keep, Keep],
     rows: Sequence[str],
     reference: str | None,
     trained: Collection[str] = (),
@@ -114,8 +115,8 @@ def untouched(cells: Cells, tasks: Sequence[Task]) -> dict[str, float]:
     return {task.name: vanilla[task.name].score for task in tasks}
 
 
-def _outcomes(found: Mapping[tuple[int, str], Cell]) -> dict[int, dict[str, Outcome]]:
-    by_keep: dict[int, dict[str, Outcome]] = {}
+def _outcomes(found: Mapping[tuple[Keep, str], Cell]) -> dict[Keep, dict[str, Outcome]]:
+    by_keep: dict[Keep, dict[str, Outcome]] = {}
     for (keep, task), cell in found.items():
         if cell.outcome:
             by_keep.setdefault(keep, {})[task] = cell.outcome

@@ -13,6 +13,7 @@ from bench.recipe.findings import Finding
 from bench.recipe.paper import Order, Paper, Sign
 from bench.recipe.schema import Recipe
 from bench.table import AVERAGE, BEYOND, MISSING, one
+from compress.keep import Ratio, in_words
 
 
 @dataclass
@@ -52,8 +53,8 @@ def header(told: Told) -> list[str]:
 
 def title(told: Told, finding: Finding) -> str:
     """What a budget is called."""
-    here = f"{finding.keep} of {told.tokens} visual tokens"
-    if told.paper is None or told.tokens == told.recipe.of:
+    here = in_words(finding.keep, told.tokens)
+    if told.paper is None or told.tokens == told.recipe.of or isinstance(finding.keep, Ratio):
         return here
     return f"{here} (the paper's {finding.paper_keep} of {told.recipe.of})"
 

@@ -25,6 +25,7 @@ from bench.recipe.steps import MODEL, Answer, Cost, Label, Report, Shop, Step, p
 from bench.stats import mean_interval
 from bench.tasks import Task
 from compress.fitness import AnswerLoss
+from compress.keep import Keep, count_of, in_order, read_keep
 from compress.models import MLLM
 from compress.samples import Sample
 from compress.transfer import Choice, Replay
@@ -46,7 +47,7 @@ class Searched(Step):
     row: str
     other: bool  # whether a sample gets the mask of another question about its image
     answers: Answer
-    labels: Mapping[tuple[int, str], Label]
+    labels: Mapping[tuple[Keep, str], Label]
 
     @property
     def model(self) -> str:
@@ -85,7 +86,7 @@ class Searched(Step):
                 done += self.answers.sizes[key.task]
                 report(done, self.units)
 
-    def masks(self, keep: int, task: Task, samples: Sequence[Sample]) -> list[tuple[int, ...]]:
+    def masks(self, keep: Keep, task: Task, samples: Sequence[Sample]) -> list[tuple[int, ...]]:
         """What each sample is to keep, in the samples' order."""
         step = self.labels[keep, task.name]
         found = [one.kept for one in step.labels()]
@@ -97,7 +98,7 @@ class Searched(Step):
         places = partners(samples) if self.other else range(len(samples))
         return [found[place] for place in places]
 
-    def cells(self) -> dict[tuple[str, int], dict[tuple[int, str], Cell]]:
+    def cells(self) -> dict[tuple[str, int], dict[tuple[Keep, str], Cell]]:
         """As `Answer.cells`."""
         return {(self.row, 0): {(cell.key.keep, cell.key.task): cell for cell in read_cells(self.folder)}}
 
@@ -181,7 +182,8 @@ class Losses(Step):
     @property
     def cost(self) -> Cost:
         keeps = self.answers.keeps
-        mean = sum(keeps) / len(keeps)
+        whole = self.shop.load(self.model).visual_tokens
+        mean = sum(count_of(keep, whole) for keep in keeps) / len(keeps)
         rows = len(self.answers.candidates) + len(self.others)
         return Cost(2 + rows * len(keeps), prefill_flops(self.shop.load(self.model), mean))
 
@@ -201,25 +203,26 @@ class Losses(Step):
             report(done, self.units)
         put(self.folder / FILE, json.dumps(found) + "\n")
 
-    def _kept(self) -> dict[tuple[str, int, str], Sequence[Sequence[int]]]:
+    def _kept(self) -> dict[tuple[str, Keep, str], Sequence[Sequence[int]]]:
         """Of the first seed of each row that kept `keep` real tokens of every sample."""
         cells = self.answers.cells()
         for one in self.others:
             cells |= one.cells()
+        whole = self.shop.load(self.model).visual_tokens
         seeds = {row: seed for row, seed in sorted(cells, reverse=True)}
         return {
             (row, keep, task): cell.outcome.kept
             for (row, seed), listed in cells.items()
             for (keep, task), cell in listed.items()
             if cell.outcome and seeds[row] == seed
-            and all(len(one) == keep and min(one) >= 0 for one in cell.outcome.kept)
+            and all(len(one) == count_of(keep, whole) and min(one) >= 0 for one in cell.outcome.kept)
         }  # fmt: skip
 
-    def read(self) -> dict[tuple[str, int], dict[str, list[float]]]:
+    def read(self) -> dict[tuple[str, Keep], dict[str, list[float]]]:
         """Losses by row and budget, per task and sample."""
-        found: dict[tuple[str, int], dict[str, list[float]]] = {}
+        found: dict[tuple[str, Keep], dict[str, list[float]]] = {}
         for one in json.loads((self.folder / FILE).read_text()):
-            found.setdefault((one["row"], one["keep"]), {})[one["task"]] = one["losses"]
+            found.setdefault((one["row"], read_keep(one["keep"])), {})[one["task"]] = one["losses"]
         return found
 
 
@@ -229,15 +232,15 @@ class _Measuring:
 
     mllm: MLLM
     samples: Sequence[Sample]
-    kept: Mapping[tuple[str, int, str], Sequence[Sequence[int]]]
+    kept: Mapping[tuple[str, Keep, str], Sequence[Sequence[int]]]
     task: str
 
-    def __call__(self, place: int) -> dict[tuple[str, int], float]:
+    def __call__(self, place: int) -> dict[tuple[str, Keep], float]:
         one = self.samples[place]
         picture = one.image_at(self.mllm.image_side)
         loss = AnswerLoss(self.mllm, self.mllm.embed(picture, one.question, one.answers[0]))
         masks = {key[:2]: listed[place] for key, listed in self.kept.items() if key[2] == self.task}
-        by_count: dict[int, list[tuple[str, int]]] = {}
+        by_count: dict[int, list[tuple[str, Keep]]] = {}
         for row, mask in masks.items():
             by_count.setdefault(len(mask), []).append(row)
         return {
@@ -248,7 +251,7 @@ class _Measuring:
 
 
 def headroom(
-    losses: Mapping[tuple[str, int], Mapping[str, Sequence[float]]], reference: str, rows: Sequence[str],
+    losses: Mapping[tuple[str, Keep], Mapping[str, Sequence[float]]], reference: str, rows: Sequence[str],
     images: Mapping[str, Sequence[str]],
 ) -> list[dict[str, object]]:  # fmt: skip
     """Mean loss of the `rows`, and how far above the reference's on the same samples, with 95 % intervals.
@@ -256,7 +259,9 @@ def headroom(
     `images` are those of the samples, by task: samples of one image are drawn together.
     """
     lines: list[dict[str, object]] = []
-    for row, keep in sorted(losses, key=lambda place: (-place[1], rows.index(place[0]))):
+    for row, keep in (
+        (row, keep) for keep in in_order(keep for _, keep in losses) for row in rows if (row, keep) in losses
+    ):
         tasks = losses[row, keep]
         mine = np.concatenate([tasks[task] for task in tasks])
         told: dict[str, object] = {"row": row, "keep": keep, "loss": float(mine.mean()), "above": None}

@@ -16,6 +16,7 @@ from typing import Any
 from bench.recipe.findings import Finding
 from bench.recipe.schema import RECIPES
 from bench.stats import Interval
+from compress.keep import Keep, count_of
 from evosearch.registry import unknown
 
 SAME, OPPOSITE, NONE = "same sign", "opposite sign", "no difference"
@@ -47,10 +48,10 @@ class Paper:
         retain = {int(keep): rows for keep, rows in told["retain"].items()}
         return cls(told["model"], told["visual_tokens"], told["vanilla"], retain)
 
-    def score(self, row: str, keep: int, task: str) -> float | None:
-        return self.retain.get(keep, {}).get(row, {}).get(task)
+    def score(self, row: str, keep: Keep, task: str) -> float | None:
+        return self.retain.get(count_of(keep, self.tokens), {}).get(row, {}).get(task)
 
-    def share(self, row: str, keep: int, tasks: Sequence[str]) -> float | None:
+    def share(self, row: str, keep: Keep, tasks: Sequence[str]) -> float | None:
         """Mean over the tasks of the row's score / vanilla's, in percent; None where one is missing."""
         scores = [self.score(row, keep, task) for task in tasks]
         if not scores or any(score is None or task not in self.vanilla
@@ -68,7 +69,7 @@ class Sign:
     """One row against the reference, in the paper and here, in points of the mean share of vanilla."""
 
     row: str
-    keep: int  # the paper's
+    keep: Keep  # the paper's
     paper: float
     measured: Interval
     significant: bool
@@ -93,7 +94,7 @@ class Sign:
 class Order:
     """How alike two rankings of the rows of one budget are; correlations are None for fewer than 3 rows."""
 
-    keep: int
+    keep: Keep
     rows: int
     kendall: float | None
     kendall_p: float | None

@@ -17,6 +17,7 @@ from bench.recipe.steps import Answer, Candidate, Label, Pool, Shop, Step, Train
 from bench.tasks import Task
 from bench.tasks.load import load_tasks
 from bench.tasks.mixture import training_samples
+from compress.keep import Keep
 from compress.models import MLLM
 from compress.samples import Sample
 
@@ -57,8 +58,8 @@ class Plan:
         return list({(step.digest, step.units): step for step in listed}.values())
 
     @cached_property
-    def budgets(self) -> dict[int, int]:
-        return self.recipe.budgets(self.mllm.visual_tokens)
+    def budgets(self) -> dict[Keep, Keep]:
+        return self.recipe.budgets(self.mllm.visual_tokens, free=self.mllm.free_size)
 
     @cached_property
     def folder(self) -> Path:
@@ -95,7 +96,7 @@ def plan(recipe: Recipe, shop: Shop) -> Plan:
                 chooser = recipe.source if row.learns.source_gives == "indices" else None
                 depth = row.learns.layer(mllm.layers)
                 candidates.append(trained(step, name, row.learns.selects, depth, row.positions, chooser))
-    budgets = recipe.budgets(mllm.visual_tokens)
+    budgets = recipe.budgets(mllm.visual_tokens, free=mllm.free_size)
     answers = Answer(shop, "answer", recipe.model, tuple(candidates), tuple(budgets), data, recipe.match)
     oracle = {name: row for name, row in recipe.rows.items() if row.searched}
     if oracle and recipe.match != "tokens":
@@ -144,8 +145,8 @@ def _labels(shop: Shop, model: str, learns: Learning, pool: Pool, seed: int) -> 
 
 
 def _masks(
-    recipe: Recipe, shop: Shop, data: Mapping[Task, Sequence[Sample]], budgets: Mapping[int, int]
-) -> dict[tuple[int, str], Label]:
+    recipe: Recipe, shop: Shop, data: Mapping[Task, Sequence[Sample]], budgets: Mapping[Keep, Keep]
+) -> dict[tuple[Keep, str], Label]:
     """Searches on the very samples that are asked."""
 
     def taken(samples: Sequence[Sample]) -> Callable[[int], list[Sample]]:

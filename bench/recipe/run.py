@@ -20,6 +20,7 @@ from bench.recipe.paper import Paper, orders, signs, verdict
 from bench.recipe.plan import COMPARISON, PICTURES, Plan
 from bench.recipe.steps import Bar
 from bench.stores import difference, summarise
+from compress.keep import Keep
 from compress.labels import sample_key
 
 SPEEDUP = ("row", "keep", "stage", "times", "paper")
@@ -49,7 +50,7 @@ def run(plan: Plan, bar: Bar, command: str) -> Path:
     return plan.folder
 
 
-def cells_of(plan: Plan) -> dict[tuple[str, int], dict[tuple[int, str], Cell]]:
+def cells_of(plan: Plan) -> dict[tuple[str, int], dict[tuple[Keep, str], Cell]]:
     """All cells by row and seed."""
     found = plan.answers.cells() if plan.recipe.rows else {}
     for one in plan.searched:

@@ -2,7 +2,8 @@
 
 A recipe names things and gives numbers; it contains no expressions. Its first line is the command that runs
 it, as a comment. Budgets are written as the paper has them (`keep: [192, 128, 64]`, `of: 576`) and scaled to
-the visual tokens of the model at hand.
+the visual tokens of the model at hand, or of each image where these follow its size; ratios (`keep: [11.1%]`)
+need no `of` and are of each image.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -21,6 +23,7 @@ from bench.budget import Match
 from bench.compressors import takes_compressor
 from bench.tasks import BENCHMARKS
 from compress.base import Positions, scaled_layer
+from compress.keep import Keep, Ratio, read_keep
 from compress.labels import LabelConfig
 from compress.training import TrainConfig
 from evosearch import GROUPERS
@@ -29,7 +32,14 @@ from evosearch.registry import parse as parse_spec
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 Clock = Literal["wall", "processor"]
-WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
+WORDS = {
+    int: "a whole number",
+    Ratio: "a ratio as 11.1% or 1/9",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    NoneType: "null",
+}
 
 
 def _at_least(least: int, **values: int) -> None:
@@ -146,8 +156,8 @@ class Recipe:
 
     name: str
     title: str
-    keep: tuple[int, ...]
-    of: int
+    keep: tuple[Keep, ...]
+    of: int | None = None
     rows: Mapping[str, Row] = field(default_factory=dict)
     paper: str | None = None
     reference: str | None = None
@@ -169,7 +179,10 @@ class Recipe:
     edge: Edge | None = None
 
     def __post_init__(self) -> None:
-        if not self.keep or not self.seeds or not all(1 <= one <= self.of for one in self.keep):
+        counts = [one for one in self.keep if not isinstance(one, Ratio)]
+        if counts and self.of is None:
+            raise ValueError(f"keep={list(self.keep)}: say of how many tokens, as of: 576, or give ratios")
+        if not self.keep or not self.seeds or (self.of and not all(1 <= one <= self.of for one in counts)):
             raise ValueError(f"keep={list(self.keep)} of {self.of}: give budgets from 1 to {self.of}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds={list(self.seeds)}: name each seed once")
@@ -191,9 +204,20 @@ class Recipe:
         kept = {name: row for name, row in self.rows.items() if name in wanted or name == self.reference}
         return replace(self, rows=kept)
 
-    def budgets(self, tokens: int) -> dict[int, int]:
-        """Visual tokens to keep of `tokens`, with the paper's number that each stands for."""
-        return {max(1, round(one * tokens / self.of)): one for one in self.keep}
+    def budgets(self, tokens: int, *, free: bool = False) -> dict[Keep, Keep]:
+        """Budgets for a model of `tokens` visual tokens, with the paper's number that each stands for.
+
+        With `free` the tokens follow the image's size, and every budget is a ratio of each image's.
+        """
+        found: dict[Keep, Keep] = {}
+        for one in self.keep:
+            if isinstance(one, Ratio):
+                found[one] = one.of(self.of) if self.of else one
+            else:
+                assert self.of is not None
+                ratio = Ratio(Fraction(one, self.of))
+                found[ratio if free else ratio.of(tokens)] = one
+        return found
 
 
 def known() -> dict[str, Path]:
@@ -306,9 +330,18 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
             return value
         if one is float and isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
+        if one is Ratio and isinstance(value, str | float):
+            return _budget(value, where)
         if one in (int, str, bool) and type(value) is one:
             return value
     raise ValueError(f"{where}={value!r}: expected {' or '.join(map(_word, members))}")
+
+
+def _budget(value: str | float, where: str) -> Keep:
+    try:
+        return read_keep(value)
+    except ValueError as problem:
+        raise ValueError(f"{where}: {problem}") from problem
 
 
 def _word(hint: Any) -> str:

@@ -35,6 +35,7 @@ from bench.protocol import Facts, of_method, of_run, of_task
 from bench.recipe.code import code_of
 from bench.tasks import Task
 from compress.base import Positions, Selector
+from compress.keep import NINTH, Keep, count_of
 from compress.labels import Label as Mask
 from compress.labels import LabelConfig, Labeller, LabelStore, label, read_labels, sample_key
 from compress.labels.store import schema, write_shard
@@ -46,14 +47,17 @@ from evosearch.registry import pick
 
 RECORD = "step.json"
 # What decides results; tests/bench/recipe/test_code.py holds these lists to what the modules import.
-MODEL = ("compress/mllm.py", "compress/families", "compress/conversation.py", "compress/base.py")
+MODEL = (
+    "compress/mllm.py", "compress/families", "compress/conversation.py", "compress/base.py",
+    "compress/keep.py",
+)  # fmt: skip
 RUN = (
     *MODEL, "compress/attach.py", "compress/prefill.py", "compress/attention.py", "compress/tower.py",
     "compress/layout.py", "compress/flops.py", "compress/transfer.py",
 )  # fmt: skip
 METHOD = (  # beside its own file
-    "compress/base.py", "compress/coverage.py", "compress/evocomp.py", "compress/evocomp_plus.py",
-    "compress/network.py", "baselines/crops.py", "baselines/grid.py",
+    "compress/base.py", "compress/keep.py", "compress/coverage.py", "compress/evocomp.py",
+    "compress/evocomp_plus.py", "compress/network.py", "baselines/crops.py", "baselines/grid.py",
 )  # fmt: skip
 Report = Callable[[int, int], object]  # done, in all
 Bar = Callable[[str, str], AbstractContextManager[Report]]  # title, unit
@@ -205,7 +209,7 @@ class Label(Step):
 
     @cached_property
     def resolved(self) -> LabelConfig:
-        return self.config.resolved(self.shop.load(self.name).visual_tokens)
+        return self.config.resolved(self.shop.load(self.name))
 
     @cached_property
     def facts(self) -> Facts:
@@ -261,7 +265,7 @@ class Label(Step):
     def cost(self) -> Cost:
         searched = self.resolved.strategy or self.resolved.kind.startswith("group-attribution")
         mllm = self.shop.load(self.name)
-        kept = self.resolved.keep or 0
+        kept = count_of(self.resolved.keep or NINTH, mllm.visual_tokens)
         return Cost(2 + (self.resolved.evaluations if searched else 1), prefill_flops(mllm, kept))
 
     def work(self, report: Report) -> None:
@@ -359,7 +363,7 @@ class Answer(Step):
     title: str
     name: str
     candidates: Sequence[Candidate]
-    keeps: Sequence[int]
+    keeps: Sequence[Keep]
     data: Mapping[Task, Sequence[Sample]]
     match: Match
 
@@ -400,7 +404,8 @@ class Answer(Step):
     @property
     def cost(self) -> Cost:
         mllm = self.shop.load(self.name)
-        mean = sum(self.keeps) / len(self.keeps) if self.keeps else mllm.visual_tokens
+        counts = [count_of(keep, mllm.visual_tokens) for keep in self.keeps] or [mllm.visual_tokens]
+        mean = sum(counts) / len(counts)
         shape = Shape.of(mllm.decoder.config)
         cache = Ledger(shape, [mllm.visual_tokens] * shape.layers, TEXT).kv_bytes(4)
         return Cost(3, prefill_flops(mllm, mean), cache * self.shop.batches(self.name).size)
@@ -417,11 +422,11 @@ class Answer(Step):
             folder=self.folder, progress=report,
         )  # fmt: skip
 
-    def cells(self) -> dict[tuple[str, int], dict[tuple[int, str], Cell]]:
+    def cells(self) -> dict[tuple[str, int], dict[tuple[Keep, str], Cell]]:
         """By row and seed, the cells by budget and task; vanilla's under its own name and seed 0."""
         places = {VANILLA: (VANILLA, 0)} | {one.name: (one.row, one.seed) for one in self.candidates}
         wanted = set(self.grid)
-        found: dict[tuple[str, int], dict[tuple[int, str], Cell]] = {}
+        found: dict[tuple[str, int], dict[tuple[Keep, str], Cell]] = {}
         for cell in read_cells(self.folder):
             if cell.key in wanted:
                 place = places[cell.key.method]

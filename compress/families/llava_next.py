@@ -36,6 +36,10 @@ class LlavaNext(Llava):
     def fixed(self) -> bool:
         return self.model.model.image_newline is None
 
+    @property
+    def one_size(self) -> bool:
+        return self.fixed
+
     def fix_grid(self) -> None:
         """Change model and processor to five tiles for every image, without newlines, for good."""
         side = self.model.config.vision_config.image_size

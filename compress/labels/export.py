@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from compress.files import new_folder
+from compress.keep import in_words, read_keep
 from compress.labels.store import LabelStore, pieces, write_shard
 
 CARD = """---
@@ -23,7 +24,7 @@ configs:
 # {title}
 
 Which visual tokens of an image a multimodal LLM should keep to answer a question: {samples:,} labels of
-{keep} of {visual_tokens} tokens, judged by the model's own loss on the answer (EvoComp, arXiv:2604.17087).
+{kept}, judged by the model's own loss on the answer (EvoComp, arXiv:2604.17087).
 Made with the toolkit evocomp. Images, questions and answers are not part of it: `id` names them in the data
 set that was labelled.
 
@@ -78,7 +79,7 @@ def card(store: LabelStore, folder: str) -> str:
     return CARD.format(
         title=title, name=json.dumps(title),  # which is YAML as well
         size=next((size for bound, size in bounds if len(store) < bound), "n>1M"),
-        samples=len(store), keep=store.settings["keep"], visual_tokens=store.settings["visual_tokens"],
+        samples=len(store), kept=in_words(read_keep(store.settings["keep"]), store.settings["visual_tokens"]),
         folder=folder, before=before, after=after, full=full, given_up=len(store.quarantine),
         settings="\n".join(["| setting | value |", "| --- | --- |", *rows]),
     )  # fmt: skip

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compress.fitness import POSITIONS, AnswerLosses, TokenBudget
+from compress.keep import NINTH, Keep, count_of, read_keep
 from compress.labels.kinds import KINDS, Choice, Kind, Problem
 from compress.labels.store import Label
 from compress.models import MLLM, Embedded
@@ -28,12 +29,12 @@ class LabelConfig:
     """How labels are made; the defaults are the paper's.
 
     `kind`, `grouper` and `strategy` are specs such as "dpc-knn:neighbours=4"; without a strategy, the kind's
-    own. `keep` is the number of tokens in a label; without it a ninth of the visual tokens. `evaluations` is
-    the budget per sample.
+    own. `keep` is the number of tokens in a label, or a ratio of each image's own tokens ("11.1%", "1/9", a
+    float between 0 and 1); without it a ninth of them. `evaluations` is the budget per sample.
     """
 
     kind: str = "best"
-    keep: int | None = None
+    keep: Keep | None = None
     grouper: str = "vocabulary"
     strategy: str | None = None
     evaluations: int = 408
@@ -52,16 +53,23 @@ class LabelConfig:
             pick(STRATEGIES, chosen, "strategy")
         if self.positions not in POSITIONS:
             raise ValueError(f"positions={self.positions!r}: choose one of {', '.join(POSITIONS)}")
+        if self.keep is not None:
+            object.__setattr__(self, "keep", read_keep(self.keep))
         if self.evaluations < 1:
             raise ValueError(f"evaluations={self.evaluations}: choose 1 or more")
 
     def make_kind(self) -> Kind:
         return pick(KINDS, self.kind, "label kind")
 
-    def resolved(self, visual_tokens: int) -> LabelConfig:
-        """The same with every default filled in, for a model with this many visual tokens."""
-        keep = self.keep if self.keep is not None else max(1, round(visual_tokens / 9))
-        if not 1 <= keep <= visual_tokens:
+    def resolved(self, mllm: MLLM) -> LabelConfig:
+        """The same with every default filled in, for this model.
+
+        A ratio becomes a count where all images have as many visual tokens, and stays a ratio elsewhere.
+        """
+        keep, visual_tokens = self.keep or NINTH, mllm.visual_tokens
+        if mllm.one_size:
+            keep = count_of(keep, visual_tokens)
+        if count_of(keep, visual_tokens) > visual_tokens:
             raise ValueError(
                 f"keep={keep}: choose between 1 and the {visual_tokens} visual tokens of this model"
             )
@@ -85,7 +93,7 @@ class Labeller:
     """
 
     def __init__(self, mllm: MLLM, config: LabelConfig, *, rows: int | None = None):
-        self._mllm, self._config = mllm, config.resolved(mllm.visual_tokens)
+        self._mllm, self._config = mllm, config.resolved(mllm)
         self._kind = config.make_kind()
         device = mllm.model.device
         words: Any = mllm.decoder.embed_tokens
@@ -141,7 +149,15 @@ class Labeller:
         if not sample.answers or not sample.answers[0].strip():
             raise ValueError("it has no gold answer to score")
         picture = sample.image_at(self._mllm.image_side)
-        return self._mllm.embed(picture, sample.question, sample.answers[0])
+        embedded = self._mllm.embed(picture, sample.question, sample.answers[0])
+        assert self._config.keep is not None
+        tokens = len(embedded.visual)
+        if (keep := count_of(self._config.keep, tokens)) > tokens:
+            raise ValueError(
+                f"keep={keep} is more than the {tokens} visual tokens of its image: a ratio, as '11.1%', "
+                f"fits images of any size"
+            )
+        return embedded
 
     def _problem(self, sample: Sample, embedded: Embedded) -> Problem:
         config = self._config
@@ -150,7 +166,7 @@ class Labeller:
             visual=embedded.embeds[embedded.visual].float().cpu().numpy(),
             anchors=self._anchors,
             grid=embedded.grid,
-            keep=config.keep,
+            keep=count_of(config.keep, len(embedded.visual)),
             grouper=config.grouper,
             strategy=config.strategy,
             evaluations=config.evaluations,

@@ -120,7 +120,10 @@ def test_what_never_acts_or_decides_itself_has_nothing_to_solve() -> None:
         assert match in MEANING
 
 
-@pytest.mark.parametrize("keep", [0, 145])
-def test_budgets_outside_the_image_are_refused(keep: int) -> None:
-    with pytest.raises(ValueError, match=f"keep={keep}: choose between 1 and the 144"):
+@pytest.mark.parametrize(
+    ("keep", "said"), [(0, "keep=0: give a count of visual tokens from 1"),
+                       (145, "keep=145: choose between 1 and the 144")],
+)  # fmt: skip
+def test_budgets_outside_the_image_are_refused(keep: int, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
         footing("equivalent").solve(Grid(), keep)

@@ -516,7 +516,7 @@ MISTAKES: list[tuple[tuple[object, ...], str]] = [
     ((*TRAIN, "--validate", "textqa"), "did you mean 'textvqa'?"),
     # budgets and other numbers
     *(
-        ((*command, "--keep", keep), "between 1 and the 144 visual tokens")
+        ((*command, "--keep", keep), said)
         for command in (
             (*ASK, "--method", "grid"),
             SEARCH,
@@ -524,10 +524,14 @@ MISTAKES: list[tuple[tuple[object, ...], str]] = [
             (*COMPARE, "random"),
             (*LABEL, "--samples", 1),
         )
-        for keep in (0, 145)
+        for keep, said in (
+            (0, "a budget is a count of visual tokens from 1, or a ratio of each image's"),
+            ("101%", "a budget is a count of visual tokens from 1, or a ratio of each image's"),
+            (145, "between 1 and the 144 visual tokens"),
+        )
     ),
-    ((*ASK, "--keep", "few"), "'few' is not a valid integer"),
-    ((*COMPARE, "random", "--keep", "16,few"), "'16,few': write whole numbers with commas"),
+    ((*ASK, "--keep", "few"), "'few': a budget is a count of visual tokens from 1, or a ratio"),
+    ((*COMPARE, "random", "--keep", "16,few"), "'16,few': write budgets with commas"),
     ((*ASK, "--method", "fastv", "--keep", 12), "the smallest average over 12 layers is 13"),
     ((*EVAL, "--method", "fastv", "--keep", 12), "the nearest budget is 13"),
     ((*COMPARE, "fastv", "--keep", "12,11"), "under --match equivalent"),
@@ -565,7 +569,7 @@ def test_an_impossible_budget_is_refused_before_the_work(monkeypatch: pytest.Mon
 
 def test_keeping_nothing_is_not_keeping_everything() -> None:
     mllm, task = load("micro"), TASKS["gqa"]()
-    with pytest.raises(ValueError, match="keep=0: choose between 1 and the 144"):
+    with pytest.raises(ValueError, match="keep=0: give a count of visual tokens from 1"):
         evaluate(mllm, task, task.micro(1), METHODS["random"](), 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -24,6 +25,7 @@ from bench.cells import Key, read_cells
 from bench.compare import Entry, compare
 from bench.comparison import Comparison
 from bench.evaluate import evaluate, spend
+from bench.forms import markdown
 from bench.gallery import read_gallery
 from bench.ledger import Ledger, Shape
 from bench.origin import Origin
@@ -31,6 +33,7 @@ from bench.outputs import write
 from bench.tasks import GQA, Task
 from bench.tasks.load import load_tasks
 from compress.base import INPUT, Selection, Selector, View
+from compress.keep import Ratio
 from compress.models import MLLM
 from compress.samples import Sample
 
@@ -439,6 +442,30 @@ def test_a_budget_is_solved_for_the_images_at_hand(match: Any, tiny_qwen: MLLM, 
     why = found.impossible["late", keep, "asked"]
     on = max(sizes) if match == "equivalent" else round(sum(sizes) / len(sizes))
     assert f"keep={keep} is out of reach for FastV under --match {match} on {on} visual tokens" in why
+
+
+@pytest.mark.parametrize("match", ["equivalent", "flops"])
+def test_a_ratio_is_of_each_image_in_every_file_and_heading(
+    match: Any, tiny_qwen: MLLM, data: Any, tmp_path: Path
+) -> None:
+    ((task, samples),) = data.items()
+    shown = [replace(s, picture=s.image.resize((44 + 28 * (i % 3), 44))) for i, s in enumerate(samples)]
+    sizes = [tiny_qwen.tokens_of(one.image) for one in shown]
+    given = {"entries": (Entry("grid", Grid()), Entry("fastv", FastV(layer=11))), "match": match}
+    found = grid(tiny_qwen, {task: shown}, tmp_path, keeps=["1/2"], **given)
+    half = Ratio("50%")
+    assert [len(one) for one in found.outcomes["grid", half, "asked"].kept] == list(map(half.of, sizes))
+    assert not found.impossible
+    assert "50% of each image's visual tokens" in markdown(found)
+    again = grid(tiny_qwen, {task: shown}, tmp_path, keeps=[half, 3], **given)
+    assert again.outcomes["fastv", half, "asked"] == found.outcomes["fastv", half, "asked"]
+    table = pq.read_table(tmp_path / "cells").to_pylist()
+    rows = [row for row in table if row["method"] == "grid"]
+    assert {(row["keep"], row["ratio"]) for row in rows} == {(None, "50%"), (3, None)}
+    assert all(isinstance(cell.key.keep, int | Ratio) for cell in read_cells(tmp_path))
+    write(found, tiny_qwen, tmp_path / "out", Origin("ratios", {}))
+    told = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {row["keep"] for row in told["rows"] if row["method"] == "fastv"} == {"50%"}
 
 
 def test_tasks_are_loaded_by_name() -> None:

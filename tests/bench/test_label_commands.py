@@ -174,7 +174,7 @@ def test_an_export_is_a_data_set_with_a_card_and_a_store(labels: Path, tmp_path:
         "Visual tokens to keep: mix, 6 labels",
         ["n<1K"],
     )
-    assert "6 labels of\n16 of 144 tokens" in card and '| `kind` | "best" |' in card
+    assert "6 labels of\n16 of 144 visual tokens" in card and '| `kind` | "best" |' in card
     (shard,) = (tmp_path / "mine" / "data").iterdir()
     assert shard.name == "train-00000-of-00001.parquet"
     assert pq.read_table(shard).equals(read_labels(labels).table())

@@ -12,7 +12,8 @@ import pytest
 from bench.comparison import Comparison, Contrast, Difficulty, Row
 from bench.forms import csv_text, latex, markdown
 from bench.stats import Interval, Pairs
-from bench.table import blocks, hard_rows, header, headlines, marks, notes, table_rows
+from bench.table import Block, blocks, hard_rows, header, headlines, marks, notes, table_rows
+from compress.keep import Ratio
 
 TASKS = ("gqa", "vqav2")
 CLEAR, CHANCE = Pairs(1, 19, 0.001, 0.002), Pairs(3, 4, 0.9, 1.0)
@@ -214,3 +215,9 @@ def test_without_a_reference_there_is_one_column_of_gaps(comparison: Comparison)
     assert header(alone)[-1] == "vs none, 95 %"
     assert "†" not in markdown(alone)
     assert {len(row) for row in table_rows(alone)} == {9}
+
+
+def test_a_ratio_stands_in_the_heading_as_it_was_asked_for() -> None:
+    block = Block(Ratio("11.1%"), 576, ())
+    assert block.budget == "11.1% of each image's visual tokens"
+    assert Block(64, 576, ()).budget == "64 of 576 visual tokens"

@@ -115,9 +115,14 @@ def test_keeping_all_and_stages_that_drop_nothing_are_no_stages():
     assert plan(Stages([1, 3]), 144, 80, 12, "nominal") == {3: 80}
 
 
-@pytest.mark.parametrize("keep", [0, -1, 145, 16.0, True])
-def test_a_budget_out_of_range_names_the_range(keep: object):
-    with pytest.raises(ValueError, match="choose between 1 and the 144 visual tokens"):
+def test_a_budget_above_the_image_names_the_range():
+    with pytest.raises(ValueError, match="keep=145: choose between 1 and the 144 visual tokens"):
+        plan(Stages(), 144, 145, 12)
+
+
+@pytest.mark.parametrize("keep", [0, -1, 16.0, True])
+def test_what_is_no_budget_is_refused_with_what_is(keep: object):
+    with pytest.raises(ValueError, match=f"keep={keep}: give a count of visual tokens from 1, or a ratio"):
         plan(Stages(), 144, keep, 12)  # type: ignore[arg-type]
 
 

@@ -216,7 +216,7 @@ def test_bad_samples_and_settings_are_refused(tiny, samples, pictures, tmp_path)
     for kind in ("random", "dpc-knn", "group-attribution"):
         with pytest.raises(ValueError, match="need no search; leave it out"):
             LabelConfig(kind, strategy="evolution")
-        assert LabelConfig(kind).resolved(144).strategy is None
+        assert LabelConfig(kind).resolved(tiny).strategy is None
     with pytest.raises(ValueError, match="did you mean 'vocabulary'"):
         LabelConfig(grouper="vocab")
     assert not list(tmp_path.glob("*/*.parquet"))

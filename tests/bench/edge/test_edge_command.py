@@ -177,7 +177,7 @@ MISTAKES: list[tuple[tuple[object, ...], str]] = [
     (("--runtimes", "ortt"), "unknown runtime 'ortt'; did you mean 'ort'?"),
     (("--runtimes", ","), "--runtimes"),
     (("--keep", 145), "between 1 and the 144 visual tokens"),
-    (("--keep", "few"), "write whole numbers with commas"),
+    (("--keep", "few"), "write budgets with commas"),
     (("--contexts", 256), "give two lengths"),
     (("--contexts", "128,64"), "need 155 rows of cache; the context without compression has 128"),
     (("--chunk", 0), "a chunk has at least 1 row"),

@@ -67,7 +67,7 @@ def test_only_keeps_the_reference() -> None:
     ("changes", "said"),
     [
         ({"titel": "x"}, "unknown setting 'titel'; did you mean 'title'"),
-        ({"keep": "many"}, "keep='many': expected a whole number"),
+        ({"keep": "many"}, "keep: keep='many': give a count of visual tokens from 1, or a ratio"),
         ({"keep": [600]}, "give budgets from 1 to 576"),
         ({"n": "all"}, "n='all': expected a whole number or null"),
         ({"match": "token"}, "expected one of tokens, equivalent, flops"),
@@ -133,3 +133,15 @@ def test_recipes_of_ones_own_are_files(tmp_path: Path) -> None:
         read(str(tmp_path / "other.yaml"))
     with pytest.raises(ValueError, match="did you mean 'table5'"):
         read("tabel5")
+
+
+def test_budgets_may_be_ratios_and_are_where_tokens_follow_the_image() -> None:
+    ratios = parse({"title": "t", "keep": ["33.3%", "1/9"], "rows": {}}, "t")
+    assert ratios.budgets(144) == ratios.budgets(1225, free=True) == {"33.3%": "33.3%", "1/9": "1/9"}
+    counts = parse({"title": "t", "keep": [192, 64], "of": 576, "rows": {}}, "t")
+    assert counts.budgets(1225, free=True) == {"1/3": 192, "1/9": 64}
+    with pytest.raises(ValueError, match="say of how many tokens, as of: 576, or give ratios"):
+        parse({"title": "t", "keep": [64], "rows": {}}, "t")
+    labels = {"labels": {"keep": "11.1%"}}
+    learner = parse({"title": "t", "keep": [64], "of": 576, "learns": labels, "rows": {"a": {}}}, "t")
+    assert learner.rows["a"].learns and learner.rows["a"].learns.labels.keep == "11.1%"

@@ -1,0 +1,115 @@
+"""How many visual tokens stay: a count, or a ratio that every image turns into a count of its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from fractions import Fraction
+from numbers import Integral, Real
+from typing import NoReturn
+
+DIGITS = 4  # decimals of a percentage; ratios that need more are written as fractions
+FINEST = 10**6  # largest denominator that is read from a float: 1 / 9 is a ninth again
+
+
+WRITTEN = re.compile(r"(\d{1,9}|\d{0,9}\.\d{1,18})\s?%?|\d{1,9}/\d{1,9}")
+
+
+def _read(text: str) -> Fraction:
+    if not WRITTEN.fullmatch(text := text.strip()):
+        raise ValueError("no number, percentage or fraction")
+    return Fraction(text[:-1]) / 100 if text.endswith("%") else Fraction(text)
+
+
+def _refuse(given: object) -> NoReturn:
+    raise ValueError(
+        f"keep={given!r}: give a count of visual tokens from 1, or a ratio of each image's, as '11.1%', "
+        f"'1/9' or a float between 0 and 1"
+    )
+
+
+class Ratio(str):
+    """A share of each image's visual tokens, above 0 and at most 1: "11.1%", "1/9" or "0.111".
+
+    It is text in one spelling, so that equal ratios are equal, and JSON, YAML and Parquet hold it as it is.
+    ValueError for text that is no such share.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, share: str | Fraction) -> Ratio:
+        try:
+            read = _read(share) if isinstance(share, str) else share
+        except (ValueError, ZeroDivisionError):
+            _refuse(share)
+        if not 0 < read <= 1:
+            _refuse(share)
+        percent = read * 100
+        exact = percent * 10**DIGITS
+        text = f"{float(percent):.{DIGITS + 2}f}".rstrip("0").rstrip(".") + "%"
+        return super().__new__(cls, text if exact.denominator == 1 else str(read))
+
+    @property
+    def share(self) -> Fraction:
+        """The exact share, for instance 111/1000."""
+        return _read(self)
+
+    def of(self, tokens: int) -> int:
+        """The tokens to keep of an image that has `tokens`: the nearest whole number, and at least 1."""
+        return max(1, round(self.share * tokens))
+
+
+Keep = int | Ratio  # a count for every image, or a share of each
+NINTH = Ratio("1/9")  # 64 of 576, the default everywhere
+
+
+def read_keep(given: object) -> Keep:
+    """A count (any integer type) or a ratio (text, or a float between 0 and 1) from what a caller gives.
+
+    Text may be a count too. ValueError for everything else.
+    """
+    if isinstance(given, Ratio):
+        return given
+    if isinstance(given, str):
+        text = given.strip()
+        if not (text.isascii() and text.isdecimal() and len(text) < 10):
+            return Ratio(text)
+        given = int(text)
+    if isinstance(given, Integral) and not isinstance(given, bool) and int(given) >= 1:
+        return int(given)
+    if isinstance(given, Real) and not isinstance(given, Integral) and 0 < float(given) < 1:
+        return Ratio(Fraction(float(given)).limit_denominator(FINEST))
+    _refuse(given)
+
+
+def count_of(keep: Keep, tokens: int) -> int:
+    """How many tokens `keep` is of an image that has `tokens`; a count may be above them."""
+    return keep.of(tokens) if isinstance(keep, Ratio) else keep
+
+
+def limit_of(keep: Keep, tokens: int) -> float:
+    """The most that a method may spend on an image where it cannot spend exactly `keep`.
+
+    A count is exact. A ratio may be exceeded by one token, because a small image may have no count that is
+    nearer, for instance where early layers see all of its tokens.
+    """
+    return float(keep.share * tokens) + 1 if isinstance(keep, Ratio) else keep
+
+
+def in_order(keeps: Iterable[Keep]) -> list[Keep]:
+    """Distinct budgets, the largest first: counts, then ratios."""
+    counts = {keep for keep in keeps if not isinstance(keep, Ratio)}
+    ratios = {keep for keep in keeps if isinstance(keep, Ratio)}
+    return [*sorted(counts, reverse=True), *sorted(ratios, key=lambda ratio: ratio.share, reverse=True)]
+
+
+def budget_name(keep: Keep) -> str:
+    """The budget for a label: "16 tokens", or "11.1% of tokens"."""
+    return f"{keep} of tokens" if isinstance(keep, Ratio) else f"{keep} tokens"
+
+
+def in_words(keep: Keep, tokens: int) -> str:
+    """The budget for a title, where `tokens` are those of the largest image."""
+    if isinstance(keep, Ratio):
+        return f"{keep} of each image's visual tokens"
+    return f"{keep} of {tokens} visual tokens"
