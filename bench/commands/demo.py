@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--fresh", default=32, show_default=True, type=Count(2), help="Samples to label live, per kind."
 )
-@click.option("-n", "count", default=200, show_default=True, type=Count(4), help="Samples per task.")
+@click.option("-n", "count", default=100, show_default=True, type=Count(4), help="Questions per task.")
 @click.option("--workers", default=min(2, os.cpu_count() or 1), show_default=True, type=Count(1, PROCESSES))
 @model_options
 @click.pass_obj
