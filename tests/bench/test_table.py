@@ -87,7 +87,7 @@ def test_marks_are_on_averages_whose_whole_interval_is_within_the_margin(compari
 
 
 def test_a_trained_network_of_one_seed_says_so(comparison: Comparison) -> None:
-    assert any(line.startswith("One seed: ours is one trained network") for line in notes(comparison))
+    assert any(line.startswith("One seed: ours is one network, trained once") for line in notes(comparison))
     assert "| ours (one seed) |" in markdown(comparison) and "ours (one seed) &" in latex(comparison)
 
 
