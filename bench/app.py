@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from base64 import b64decode
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from PIL.Image import Image
@@ -12,6 +15,7 @@ from PIL.Image import Image
 from baselines import KeepAll
 from bench.comparison import VANILLA
 from bench.compressors import selector_for, takes_compressor
+from bench.data.images import open_rgb
 from bench.figures import Answered
 from bench.gallery import show
 from bench.inspection import look, strange_words
@@ -20,6 +24,7 @@ from bench.tasks.gqa import GQA
 from compress.images import rgb
 from compress.models import MLLM, MODELS
 from compress.samples import Sample
+from evosearch.registry import cut
 
 SCENES = 48  # made ones, with a question each, for the models of the micro world
 ANSWERS = ["method", "answer", "tokens left", "seconds"]
@@ -80,19 +85,36 @@ class Desk:
         return self.compressor if takes_compressor(method) else None
 
 
+def uploaded(sent: Mapping[str, Any] | None) -> Image | None:
+    """The image that a page sent, as a file or a data URL; ValueError with its name if it is none."""
+    if sent is None:
+        return None
+    shown = cut(sent.get("orig_name") or "the image")
+    if sent.get("path"):
+        return open_rgb(Path(sent["path"]), shown)
+    try:
+        content = b64decode((sent.get("url") or "").partition("base64,")[2], validate=True)
+    except ValueError as problem:
+        raise ValueError(f"{shown} cannot be read as an image (its base64 text is broken)") from problem
+    return open_rgb(content, shown)
+
+
 def build(desk: Desk, methods: list[str]) -> Any:
     """The page, as gradio's Blocks; ValueError without gradio."""
     try:
         gr = import_module("gradio")
     except ModuleNotFoundError as problem:
         raise ValueError("the app needs gradio: pip install 'evocomp[app]'") from problem
+
     mllm = desk.mllm
     scenes = GQA().micro(SCENES) if mllm.name in MODELS else []
     keep = max(1, round(mllm.visual_tokens / 9))
 
-    def answer(image: Image | None, question: str, method: str, keep: float) -> tuple[Image, list, str]:
+    def answer(
+        sent: dict[str, Any] | None, question: str | None, method: str | None, keep: float
+    ) -> tuple[Image, list, str]:
         try:
-            reply = desk.reply(image, question, method, int(keep))
+            reply = desk.reply(uploaded(sent), question or "", method or "", int(keep))
         except ValueError as problem:
             raise gr.Error(str(problem), print_exception=False) from problem
         return reply.picture, reply.rows, reply.notes
@@ -125,7 +147,9 @@ def build(desk: Desk, methods: list[str]) -> Any:
                 notes = gr.Markdown()
         number = gr.State(1)
         given, told = [image, question, method, budget], [kept, table, notes]
-        one = {"concurrency_limit": 1, "concurrency_id": "model"}  # a model takes one method at a time
+        # A model takes one method at a time. Inputs come as they were sent: gradio would open the image
+        # itself, and say no more than Error where it cannot.
+        one = {"concurrency_limit": 1, "concurrency_id": "model", "preprocess": False}
         for event in (ask.click, question.submit, method.input, budget.release):
             event(answer, given, told, **one)
         another.click(scene, number, [image, question, number]).then(answer, given, told, **one)

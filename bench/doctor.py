@@ -272,7 +272,7 @@ def _bad_images(samples: Sequence[Sample], images: bool) -> list[str]:
     pictures = [one.picture for one in samples if not isinstance(one.picture, Image.Image)]
     bad = []
     for picture in {picture.key: picture for picture in pictures}.values():
-        if isinstance(picture, ImageFile) and not picture.path.is_file():
+        if isinstance(picture, ImageFile) and picture.size is None:
             bad.append(f"{picture.name} is missing")
         elif images:
             try:

@@ -263,7 +263,7 @@ def check_device(device: str) -> None:
     import torch
 
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # a device without memory, such as meta, gives no number
     except (RuntimeError, AssertionError, NotImplementedError) as problem:
         why = str(problem).partition("\n")[0]
         raise ValueError(f"--device {device} cannot be used here ({why}): try cpu or cuda") from problem
@@ -355,7 +355,9 @@ def specs(text: str) -> list[str]:
             found[-1] += f",{part.strip()}"
         elif part.strip():
             found.append(part.strip())
-    return list(dict.fromkeys(found))
+    if twice := [one for one in found if found.count(one) > 1]:
+        raise ValueError(f"'{cut(twice[0])}' is named twice: name it once")
+    return found
 
 
 @contextmanager

@@ -17,9 +17,11 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
+from compress.documents import regular_file
 from compress.images import before_padding, rgb
 from compress.samples import Picture
 
@@ -37,7 +39,7 @@ def open_rgb(source: Path | bytes, name: str, *, turned: bool = True) -> Image.I
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(source if isinstance(source, Path) else BytesIO(source)) as image:
+            with Image.open(regular_file(source) if isinstance(source, Path) else BytesIO(source)) as image:
                 return rgb(image, turned=turned)
     except FileNotFoundError as problem:
         raise ValueError(f"there is no image at {name}") from problem
@@ -88,9 +90,17 @@ class ImageFile(Encoded):
         return self.root / self.name
 
     @property
+    def size(self) -> int | None:
+        """Bytes of the file; None if there is none, as under a name that no file can have."""
+        try:
+            return self.path.stat().st_size if self.path.is_file() else None
+        except (OSError, ValueError):
+            return None
+
+    @property
     def place(self) -> str:
-        size = self.path.stat().st_size if self.path.is_file() else -1
-        return f"{self.name} {size}"
+        size = self.size
+        return f"{self.name} {-1 if size is None else size}"
 
     def __call__(self) -> Image.Image:
         return open_rgb(self.path, str(self.path), turned=self.turned)
@@ -132,8 +142,11 @@ class ImageRow(Encoded):
 
     def __call__(self) -> Image.Image:
         name = f"{self.path}, row group {self.group}, row {self.row}"
-        content = _images(self.path, self.group, self.column)[self.row].as_py()
-        if not content or not content.get("bytes"):
+        try:
+            content = _images(self.path, self.group, self.column)[self.row].as_py()
+        except (KeyError, pa.ArrowException) as problem:
+            raise ValueError(f"{name}: there is no column '{self.column}' of images") from problem
+        if not isinstance(content, dict) or not isinstance(content.get("bytes"), bytes):
             raise ValueError(f"{name}: there is no image in this row")
         return open_rgb(content["bytes"], name, turned=self.turned)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,11 +25,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import yaml
 from numpy.typing import NDArray
 
 from bench.data import records
 from bench.data.images import ImageFile
+from bench.yaml_files import read_yaml
+from compress.documents import Count, Document, parse, regular_file
 from compress.files import replacing
 from compress.samples import Catalogue, Sample
 from evosearch.registry import unknown
@@ -39,6 +41,7 @@ RULES = Path(__file__).with_name("sources.yaml")
 KEY = b"evocomp instructions"
 FORMAT = 1
 BLOCK = 4096  # records that are made into a table at a time
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character, as JSON may escape it
 UNCHECKED, UNUSABLE = -1, -2  # in place of a picture's size
 INDEX = pa.schema(
     [
@@ -73,10 +76,10 @@ class Rule:
 def read_rules(path: Path = RULES) -> tuple[Rule, ...]:
     """Rules of a YAML file in their order; ValueError for what is no list of them."""
     try:
-        rules = tuple(Rule(**one) for one in yaml.safe_load(path.read_text(encoding="utf-8")))
+        rules = tuple(Rule(**one) for one in read_yaml(path))
         if not all(isinstance(text, str) for rule in rules for text in vars(rule).values()):
             raise TypeError("all values are text")
-    except (TypeError, yaml.YAMLError) as problem:
+    except TypeError as problem:
         raise ValueError(
             f"{path}: write a list of {{source: ..., folder: ..., ends: ..., contains: ...}} ({problem})"
         ) from problem
@@ -89,6 +92,15 @@ class Defect:
 
     count: int
     first: str  # where
+
+
+class _Told(Document):
+    """What a manifest says of its file."""
+
+    format: Count
+    file: str
+    sha256: str
+    left_out: dict[str, Defect]
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,21 +164,21 @@ class Index:
     def load(path: Path, data: Path) -> Index:
         """The manifest at `path`; ValueError if it is none, or if the file `data` is not what it is of."""
         try:
-            table = pq.read_table(path, partitioning=None)
-            told = json.loads((table.schema.metadata or {})[KEY])
+            table = pq.read_table(regular_file(path), partitioning=None)
+            told = parse(_Told, (table.schema.metadata or {})[KEY], path)
+            table.select(INDEX.names)
         except (OSError, pa.ArrowException, KeyError) as problem:
             if isinstance(problem, FileNotFoundError):
                 raise
             raise ValueError(f"{path}: not a manifest; make one with evocomp data check") from problem
-        if told["format"] != FORMAT:
-            raise ValueError(f"{path}: format {told['format']}, but this version reads format {FORMAT}")
-        if digest(data) != told["sha256"]:
+        if told.format != FORMAT:
+            raise ValueError(f"{path}: format {told.format}, but this version reads format {FORMAT}")
+        if digest(data) != told.sha256:
             raise ValueError(
-                f"{path} is the manifest of another {told['file']} than {data}: make a new one with "
+                f"{path} is the manifest of another {told.file} than {data}: make a new one with "
                 f"evocomp data check"
             )
-        left_out = {reason: Defect(**one) for reason, one in told["left_out"].items()}
-        return Index(data, told["sha256"], table.replace_schema_metadata(), left_out)
+        return Index(data, told.sha256, table.replace_schema_metadata(), told.left_out)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -249,11 +261,13 @@ class Instructions(Catalogue):
         """ValueError if pictures are not there, or not those of the manifest; they are not opened."""
         column = pc.take(self._table, pa.array(np.unique(self._rows)))
         for name, size in zip(column["image"].to_pylist(), column["size"].to_pylist(), strict=True):
-            path = ImageFile(self.images, name).path
-            found = path.stat().st_size if path.is_file() else UNUSABLE
+            picture = ImageFile(self.images, name)
+            found = UNUSABLE if picture.size is None else picture.size
             if found == UNUSABLE or size not in (UNCHECKED, found):
                 what = "is not there" if found == UNUSABLE else "has changed since it was checked"
-                raise ValueError(f"the picture {path} {what}: make a new manifest with evocomp data check")
+                raise ValueError(
+                    f"the picture {picture.path} {what}: make a new manifest with evocomp data check"
+                )
 
     def of(self, keys: Iterable[str]) -> list[Sample]:
         """The samples that the keys of a label store name; ValueError for a key of other data."""
@@ -272,7 +286,7 @@ class Instructions(Catalogue):
 
 
 def digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with regular_file(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -320,6 +334,11 @@ def _parts(record: Any) -> tuple[str, list[Any]]:
         ImageFile(Path(), image)
     except ValueError:
         raise ValueError("the image's name leads out of the folder") from None
+    if any(
+        "\0" in text or _SURROGATE.search(text)
+        for text in (image, str(record.get("source")), *map(_said, turns))
+    ):
+        raise ValueError("a character that no text may have")
     if sum(str(turn.get("value")).count("<image>") for turn in turns) > 1:
         raise ValueError("<image> more than once")
     return image, turns
@@ -330,7 +349,10 @@ def _answered(pair: Sequence[Any]) -> bool:
 
 
 def _said(turn: Any) -> str:
-    return str(turn.get("value") or "").replace("<image>", "").strip()
+    """The text of a turn; a number counts as its digits, and anything else as nothing."""
+    value = turn.get("value")
+    readable = isinstance(value, str | int | float) and not isinstance(value, bool) and value == value
+    return str(value).replace("<image>", "").strip() if readable else ""
 
 
 def _count(left_out: dict[str, Defect], reason: str, where: str) -> None:
@@ -346,10 +368,10 @@ def _draw(name: str) -> float:
 def _opened(images: Path, name: str) -> tuple[int, str]:
     """Bytes of a picture that opens, or why it does not."""
     picture = ImageFile(images, name)
-    if not picture.path.is_file():
+    if picture.size is None:
         return UNUSABLE, "picture not there"
     try:
         picture()
     except ValueError:
         return UNUSABLE, "picture cannot be opened"
-    return picture.path.stat().st_size, ""
+    return picture.size, ""

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from compress.documents import regular_file
 from compress.files import replacing
 
 CHUNK = 1 << 20  # bytes read at a time
@@ -25,9 +26,11 @@ def scan(path: Path) -> Iterator[tuple[int, int, Any]]:
     ValueError, with the place, for what is no whole array of JSON values.
     """
     decoder, parser = codecs.getincrementaldecoder("utf-8")(), json.JSONDecoder()
-    with path.open("rb") as file:
+    with regular_file(path).open("rb") as file:
+        byte = len(codecs.BOM_UTF8) if file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8 else 0
+        file.seek(byte)
         chunks = iter(partial(file.read, CHUNK), b"")
-        text, at, byte, opened = "", 0, 0, False  # text[at] lies at `byte`
+        text, at, opened = "", 0, False  # text[at] lies at `byte`
         while True:
             start = BETWEEN.match(text, at).end()  # type: ignore[union-attr]  # it matches nothing, too
             at, byte = start, byte + start - at  # all of it single bytes
@@ -37,6 +40,8 @@ def scan(path: Path) -> Iterator[tuple[int, int, Any]]:
                 at, byte, opened = at + 1, byte + 1, True
                 continue
             if opened and text.startswith("]", at):
+                if text[at + 1 :].strip() or any(more.strip() for more in chunks):
+                    raise ValueError(f"{path}: something stands behind the array (byte {byte + 1})")
                 return
             try:
                 record, end = parser.raw_decode(text, at)
@@ -54,6 +59,8 @@ def scan(path: Path) -> Iterator[tuple[int, int, Any]]:
                 except UnicodeDecodeError as wrong:
                     raise ValueError(f"{path}: not UTF-8 near byte {byte} ({wrong.reason})") from wrong
                 continue
+            except (RecursionError, ValueError) as problem:
+                raise ValueError(f"{path}: the record at byte {byte} cannot be read ({problem})") from problem
             length = len(text[at:end].encode())
             yield byte, length, record
             at, byte = end, byte + length

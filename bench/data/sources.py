@@ -23,6 +23,8 @@ Source = Callable[[Folder], Iterator[Record]]
 
 
 def record(id: object, image: str, source: str, *turns: tuple[str, str]) -> Record:
+    if not all(isinstance(text, str) and text.strip() for turn in turns for text in turn):
+        raise TypeError(f"a question or an answer of {id} is no text")
     said = [
         {"from": role, "value": text}
         for turn in turns

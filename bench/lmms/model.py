@@ -18,7 +18,7 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from PIL.Image import Image
 
-from bench.commands.common import budget, progress
+from bench.commands.common import budget, check_device, progress
 from bench.compressors import selector_for
 from bench.lmms.asking import Asker, Decoding, Prompt
 from compress.base import Accounting, Positions
@@ -67,6 +67,7 @@ class CompressedModel(lmms):
         if self.device == torch.device("cuda"):
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         quiet()
+        check_device(str(self.device))
         # lmms-eval cuts its arguments at commas, so between a method's options stands a semicolon.
         selector = selector_for(method.replace(";", ","), pretrained, compressor)
         mllm = load(pretrained, device=str(self.device), dtype=DTYPES[dtype], anyres=anyres)

@@ -108,14 +108,23 @@ class Task(ABC):
         """All samples of the split, unchecked; ValueError for files that are missing or of another form."""
         if folder.tabular and (mixed := found(folder, self.official_files())):
             raise ValueError(f"{folder.path} has both {mixed[0].name} and Parquet files: keep one layout")
+        samples: list[Sample] = []
         try:
-            return list(self.lmms_lab(folder) if folder.tabular else self.official(folder))
+            samples.extend(self.lmms_lab(folder) if folder.tabular else self.official(folder))
         except KeyError as missing:
             raise ValueError(
-                f"{folder.path}: a record has no field {missing}; is it a file that docs/benchmarks.md names?"
+                f"{folder.path}: record {len(samples)} has no field {missing}; is it a file that "
+                f"docs/benchmarks.md names?"
             ) from missing
         except (TypeError, AttributeError) as problem:
-            raise ValueError(f"{folder.path}: a record is of another form ({problem})") from problem
+            raise ValueError(
+                f"{folder.path}: record {len(samples)} is of another form ({problem})"
+            ) from problem
+        except ValueError as problem:
+            if str(folder.path) in str(problem):
+                raise
+            raise ValueError(f"{folder.path}, record {len(samples)}: {problem}") from problem
+        return samples
 
     def present(self, folder: Folder) -> bool:
         """Whether files of this split are there at all."""

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.data.folder import Folder, Row, read_json
+from bench.data.folder import Folder, Row, identifier, read_json, text
 from bench.tasks.base import SHORT, Sums, Task, means, normal
 from bench.tasks.micro import asked, sample
 from compress.micro import questions as q
@@ -65,7 +65,9 @@ class GQA(Task):
         choices = folder.path / f"{FILES[self.part].partition('_')[0]}_choices.json"
         allowed = read_json(choices) if choices.is_file() else {}
         for key, row in records.items():
-            yield self.asked(key, row, folder.image("images", f"{row['imageId']}.jpg"), allowed.get(key))
+            yield self.asked(
+                key, row, folder.image("images", f"{text(row, 'imageId')}.jpg"), allowed.get(key)
+            )
 
     def lmms_lab(self, folder: Folder) -> Iterator[Sample]:
         """`{split}_instructions/` and, by image id, `{split}_images/`."""
@@ -74,13 +76,13 @@ class GQA(Task):
         for row, _ in folder.rows(f"{config}_instructions", split):
             if row["imageId"] not in pictures:
                 raise ValueError(f"{folder.path}: no image for id '{row['imageId']}'")
-            yield self.asked(row["id"], row, pictures[row["imageId"]])
+            yield self.asked(identifier(row, "id"), row, pictures[row["imageId"]])
 
     def asked(self, key: str, row: Row, picture: Picture, choices: Row | None = None) -> Sample:
         types, groups = row.get("types") or {}, row.get("groups") or {}
         return Sample(
-            id=key, picture=picture, question=prompt(row["question"], self.protocol),
-            answers=(row["answer"],), task=self.name, family=types.get("structural") or "",
+            id=key, picture=picture, question=prompt(text(row, "question"), self.protocol),
+            answers=(text(row, "answer"),), task=self.name, family=types.get("structural") or "",
             info={
                 "semantic": types.get("semantic"), "group": groups.get("global"),
                 "balanced": bool(row.get("isBalanced", True)), "entailed": listed(row.get("entailed")),

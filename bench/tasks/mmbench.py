@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 
-from bench.data.folder import Folder, Manifest, Row, read_table
+from bench.data.folder import Folder, Manifest, Row, read_table, text
 from bench.data.images import ImageText
 from bench.tasks.base import Sums, Task, means, normal
 from bench.tasks.choice import MATCHERS
@@ -32,6 +32,7 @@ from compress.micro.language import LETTERS
 from compress.micro.questions import Question
 from compress.micro.world import Scene
 from compress.samples import Picture, Sample
+from evosearch.registry import cut
 
 COPY = 1_000_000
 OPTIONS = "ABCD"
@@ -100,13 +101,12 @@ class MMBench(Task):
         texts = {row["index"]: row["image"] for row in rows}
         shared: dict[str, str] = {}  # copies of one picture are kept once
         for row in rows:
-            text = row["image"]
-            if len(text) < 64 and text.strip().isdecimal():
-                if text.strip() not in texts:
-                    raise ValueError(f"{path}, index {row['index']}: no row has picture {text.strip()}")
-                text = texts[text.strip()]
-            name = f"{path}, index {row['index']}"
-            yield self.asked(row, ImageText(name, shared.setdefault(text, text)), name)
+            encoded, name = row["image"], f"{path}, index {cut(row['index'])}"
+            if len(encoded) < 64 and encoded.strip().isdecimal():
+                if encoded.strip() not in texts:
+                    raise ValueError(f"{name}: no row has picture {encoded.strip()}")
+                encoded = texts[encoded.strip()]
+            yield self.asked(row, ImageText(name, shared.setdefault(encoded, encoded)), name)
 
     def lmms_lab(self, folder: Folder) -> Iterator[Sample]:
         if self.edition != "1.0":
@@ -120,8 +120,8 @@ class MMBench(Task):
         if not str(row["index"]).strip().isdecimal():
             raise ValueError(f"{where}: the index is not a whole number")
         index, options = int(row["index"]), options_of(row)
-        answer = "" if absent(row.get("answer")) else str(row["answer"]).strip().upper()
-        if answer and answer not in OPTIONS[: len(options)]:
+        answer = "" if absent(row.get("answer")) else text(row, "answer").strip().upper()
+        if answer and answer not in list(OPTIONS[: len(options)]):
             raise ValueError(f"{where}: the answer is '{answer}', but there are {len(options)} options")
         if self.protocol == "micro":
             answer = answer.lower()
@@ -136,7 +136,7 @@ class MMBench(Task):
         )  # fmt: skip
 
     def prompt(self, row: Row, options: Sequence[str]) -> str:
-        question, hint = str(row["question"]), "" if absent(row.get("hint")) else str(row["hint"])
+        question, hint = text(row, "question"), "" if absent(row.get("hint")) else text(row, "hint")
         if self.protocol == "micro":
             return question + "".join(
                 f" {letter} {text}" for letter, text in zip(LETTERS, options, strict=False)
@@ -260,6 +260,5 @@ def absent(value: object) -> bool:
 
 def options_of(row: Mapping[str, object]) -> tuple[str, ...]:
     """Texts of the options up to the first empty one."""
-    texts = [row.get(letter) for letter in OPTIONS]
-    end = next((place for place, text in enumerate(texts) if absent(text)), len(texts))
-    return tuple(str(text) for text in texts[:end])
+    end = next((place for place, letter in enumerate(OPTIONS) if absent(row.get(letter))), len(OPTIONS))
+    return tuple(text(dict(row), letter) for letter in OPTIONS[:end])

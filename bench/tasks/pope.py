@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from bench.data.folder import Folder, Manifest, Row, read_lines
+from bench.data.folder import Folder, Manifest, Row, identifier, read_lines, text
 from bench.tasks.base import SHORT, Sums, Task
 from bench.tasks.micro import sample, scenes
 from compress.micro import questions as q
@@ -75,21 +75,21 @@ class Pope(Task):
             rows = joined(read_lines(folder.path / LLAVA), rows)
         for subset, labelled in rows.items():
             for row in labelled:
-                picture = folder.image("val2014", row["image"])
-                yield self.asked(subset, row, row["text"], row["label"], picture)
+                picture = folder.image("val2014", text(row, "image"))
+                yield self.asked(subset, row, text(row, "text"), text(row, "label"), picture)
 
     def lmms_lab(self, folder: Folder) -> Iterator[Sample]:
         for row, picture in folder.rows("data", "test"):
-            yield self.asked(row["category"], row, row["question"], row["answer"], picture)
+            yield self.asked(text(row, "category"), row, text(row, "question"), text(row, "answer"), picture)
 
-    def asked(self, subset: str, row: Row, text: str, label: str, picture: Picture) -> Sample:
+    def asked(self, subset: str, row: Row, question: str, label: str, picture: Picture) -> Sample:
         if subset not in SUBSETS or label.strip().lower() not in ("yes", "no"):
             raise ValueError(
                 f"question {row['question_id']}: category '{subset}', label '{label}' (not yes or no)"
             )
         return Sample(
-            id=f"{subset}-{row['question_id']}", picture=picture,
-            question=text if self.protocol == "micro" else f"{text}\n{SHORT}",
+            id=f"{subset}-{identifier(row, 'question_id')}", picture=picture,
+            question=question if self.protocol == "micro" else f"{question}\n{SHORT}",
             answers=(label.strip().lower(),), task=self.name, family="exist",
             info={"subset": subset, "image": image_name(row)},
         )  # fmt: skip

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bench.data.folder import Folder, Row, read_json, read_lines
+from bench.data.folder import Folder, Row, identifier, read_json, read_lines, text, texts
 from bench.tasks.base import SHORT, Task
 from bench.tasks.micro import asked, sample
 from bench.tasks.vqa import accuracy, normalised
@@ -78,7 +78,7 @@ class TextVQA(Task):
             }
         elif self.hinted:
             tokens = {
-                row["image_id"]: row["ocr_tokens"]
+                row["image_id"]: texts(row, "ocr_tokens")
                 for row in read_json(folder.find(OCR.format(self.part)))["data"]
             }
         for row in rows:
@@ -96,13 +96,13 @@ class TextVQA(Task):
 
     def lmms_lab(self, folder: Folder) -> Iterator[Sample]:
         for row, picture in folder.rows("data", LMMS_LAB[self.part]):
-            yield self.asked(row, row["ocr_tokens"] if self.hinted else (), picture)
+            yield self.asked(row, texts(row, "ocr_tokens") if self.hinted else (), picture)
 
     def asked(self, row: Row, tokens: Sequence[str], picture: Picture, prompt: str | None = None) -> Sample:
         return Sample(
-            id=str(row["question_id"]), picture=picture,
-            question=self.prompt(row["question"], tokens) if prompt is None else prompt,
-            answers=tuple(row.get("answers") or ()), task=self.name, family="read",
+            id=identifier(row, "question_id"), picture=picture,
+            question=self.prompt(text(row, "question"), tokens) if prompt is None else prompt,
+            answers=texts(row, "answers"), task=self.name, family="read",
             info={"image": row["image_id"]},
         )  # fmt: skip
 

@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from bench.data.folder import Folder, Row, read_json
+from bench.data.folder import Folder, Row, answers, read_json, text, texts
 from bench.tasks.base import SHORT, Task
 from bench.tasks.micro import annotators, asked, sample
 from bench.tasks.vqa import accuracy, normalised
@@ -53,18 +53,18 @@ class VizWiz(Task):
     def official(self, folder: Folder) -> Iterator[Sample]:
         """`{split}.json` and `{split}/`; a question has no id, the name of its image stands for it."""
         for row in read_json(folder.find(f"{self.part}.json")):
-            answers = tuple(human["answer"] for human in row.get("answers") or ())
-            kind = row.get("answer_type") or ""
-            yield self.asked(row["image"], row, answers, kind, folder.image(self.part, row["image"]))
+            image, kind = text(row, "image"), row.get("answer_type") or ""
+            yield self.asked(image, row, answers(row), kind, folder.image(self.part, image))
 
     def lmms_lab(self, folder: Folder) -> Iterator[Sample]:
         for row, picture in folder.rows("data", self.part):
-            name = f"{row['question_id'].removesuffix('.jpg')}.jpg"
-            yield self.asked(name, row, tuple(row.get("answers") or ()), row.get("category") or "", picture)
+            name = f"{text(row, 'question_id').removesuffix('.jpg')}.jpg"
+            yield self.asked(name, row, texts(row, "answers"), row.get("category") or "", picture)
 
     def asked(self, image: str, row: Row, answers: tuple[str, ...], kind: str, picture: Picture) -> Sample:
         return Sample(
-            id=PurePosixPath(image).stem, picture=picture, question=prompt(row["question"], self.protocol),
+            id=PurePosixPath(image).stem, picture=picture,
+            question=prompt(text(row, "question"), self.protocol),
             answers=answers, task=self.name, family=kind, info={"image": image},
         )  # fmt: skip
 

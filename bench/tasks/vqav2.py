@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench.data.folder import Folder, Row, read_json
+from bench.data.folder import Folder, Row, answers, identifier, read_json, text
 from bench.tasks.base import SHORT, Task
 from bench.tasks.micro import annotators, asked, sample
 from bench.tasks.vqa import accuracy, normalised, official_accuracy
@@ -86,9 +86,9 @@ class VQAv2(Task):
 
     def asked(self, row: Row, picture: Picture) -> Sample:
         return Sample(
-            id=str(row["question_id"]), picture=picture,
-            question=row["question"] if self.protocol == "micro" else f"{row['question']}\n{SHORT}",
-            answers=tuple(human["answer"] for human in row.get("answers") or ()),
+            id=identifier(row, "question_id"), picture=picture,
+            question=text(row, "question") + ("" if self.protocol == "micro" else f"\n{SHORT}"),
+            answers=answers(row),
             task=self.name, family=row.get("answer_type") or "",
             info={"image": coco_name(IMAGES[self.part], row["image_id"])},
         )  # fmt: skip

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from base64 import b64encode
 from collections.abc import Iterator
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from bench.app import ANSWERS, Desk, build
+from bench.app import ANSWERS, Desk, build, uploaded
 from bench.commands.common import open_image
 from bench.compressors import selector_for
 from bench.gallery import show
@@ -92,6 +94,45 @@ def test_without_gradio_the_extra_is_named(desk: Desk, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(ValueError, match=r"pip install 'evocomp\[app\]'"):
         build(desk, ["grid"])
+
+
+def png(side: int) -> bytes:
+    file = BytesIO()
+    Image.effect_noise((side, side), 50).save(file, "PNG")
+    return file.getvalue()
+
+
+def bomb() -> bytes:
+    file = BytesIO()
+    Image.new("1", (10_000, 10_000)).save(file, "PNG")
+    return file.getvalue()
+
+
+UPLOADS = {"cut": png(64)[:1000], "empty": b"", "text": b"not an image", "bomb": bomb()}
+
+
+@pytest.mark.parametrize("kind", UPLOADS)
+def test_an_upload_that_is_no_image_gets_the_command_lines_sentence(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "a.png").write_bytes(UPLOADS[kind])
+    with pytest.raises(ValueError, match=r"^holiday.png cannot be read as an image \("):
+        uploaded({"path": str(tmp_path / "a.png"), "orig_name": "holiday.png"})
+    with pytest.raises(ValueError, match=r"^the image cannot be read as an image \("):
+        uploaded({"url": f"data:image/png;base64,{b64encode(UPLOADS[kind]).decode()}"})
+
+
+@pytest.mark.parametrize("kind", UPLOADS)
+def test_the_page_says_that_sentence(desk: Desk, tmp_path: Path, kind: str) -> None:
+    gr = pytest.importorskip("gradio")
+    page = build(desk, ["grid"])
+    (tmp_path / "a.png").write_bytes(UPLOADS[kind])
+    answers = [one for one in page.fns.values() if one.name == "answer"]
+    assert len(answers) >= 4 and not any(one.preprocess for one in answers)
+    sent = {"path": str(tmp_path / "a.png"), "orig_name": "holiday.png"}
+    with pytest.raises(gr.Error, match="holiday.png cannot be read as an image") as problem:
+        answers[0].fn(sent, QUESTION, "grid", 9)
+    assert not problem.value.print_exception
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
+    assert answers[0].fn(sent, QUESTION, "grid", 9)[1][1][0] == "grid at 9"
 
 
 # In the browser ---------------------------------------------------------------------------------------------

@@ -73,6 +73,7 @@ BROKEN = {
     "empty.png": b"",
     "text.png": b"GIF is what this is not",
     "script.svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "nan.tiff": encoded(Image.fromarray(np.full((30, 40), np.nan, np.float32)), "TIFF"),
     "bomb.png": bomb(30_000),
     "large.png": bomb(10_000),  # PIL only warns of this one
 }
@@ -153,6 +154,9 @@ def test_a_broken_image_of_a_benchmark_is_named_and_nothing_shifts(benchmark: Pa
 
 def test_an_image_that_is_not_there_or_no_file_is_named(benchmark: Path):
     path = pictures(benchmark)[0]
+    path.unlink()
+    os.mkfifo(path)
+    assert f"{path} cannot be read as an image" in refused(*pope(benchmark))
     path.unlink()
     assert f"there is no image at {path}" in refused(*pope(benchmark))
     path.mkdir()

@@ -887,6 +887,10 @@ def test_no_number_is_without_bounds() -> None:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
+        (("eval", "--tasks", "pope,pope"), "'pope' is named twice"),
+        (("eval", "--tasks", "gqa:"), "'gqa:' names no option after the colon"),
+        (("compare", "--methods", "grid,grid"), "'grid' is named twice"),
+        (("ask", *STAR, "--device", "meta"), "--device meta cannot be used here"),
         (("compare", "--workers", 10**22), "--workers"),
         (("eval", "-n", 10**22), "-n"),
         (("eval", "--batch", 10**22), "--batch"),
@@ -897,7 +901,7 @@ def test_no_number_is_without_bounds() -> None:
         (("ask", *STAR, "--method", f"random:seed={10**22}"), "the largest whole number is 9,223,372,036"),
     ],
 )
-def test_numbers_beyond_all_bounds_are_refused(command: tuple[object, ...], said: str) -> None:
+def test_what_could_mean_nothing_is_refused(command: tuple[object, ...], said: str) -> None:
     assert said in refused(*command)
 
 

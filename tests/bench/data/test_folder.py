@@ -17,10 +17,10 @@ from bench.tasks.pope import Pope
 
 def test_a_broken_document_names_its_file(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"data": [1, 2')
-    with pytest.raises(ValueError, match=r"a\.json: not a whole JSON document"):
+    with pytest.raises(ValueError, match=r"a\.json: no JSON"):
         read_json(tmp_path / "a.json")
     (tmp_path / "a.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match=r"a\.json: not a whole JSON document"):
+    with pytest.raises(ValueError, match=r"a\.json: not UTF-8"):
         read_json(tmp_path / "a.json")
 
 
@@ -30,7 +30,7 @@ def test_a_broken_line_names_its_number(tmp_path: Path) -> None:
     assert read_lines(path) == [{"a": 1}, {"a": 2}]
     for bad in ('{"a": ', "[1]"):
         path.write_text('{"a": 1}\n' + bad)
-        with pytest.raises(ValueError, match=r"a\.jsonl, line 2: not a JSON object"):
+        with pytest.raises(ValueError, match=r"a\.jsonl, line 2: (no JSON|not a JSON object)"):
             read_lines(path)
 
 
@@ -54,7 +54,7 @@ def test_a_broken_parquet_file_is_named(tmp_path: Path) -> None:
 def test_a_manifest_must_be_one(tmp_path: Path) -> None:
     assert Manifest.of(tmp_path) == Manifest()
     (tmp_path / "evocomp.json").write_text("[]")
-    with pytest.raises(ValueError, match="evocomp.json: write"):
+    with pytest.raises(ValueError, match="evocomp.json: the document is a list of 0, but it must be"):
         Manifest.of(tmp_path)
 
 

@@ -56,6 +56,29 @@ def mixture(tmp_path: Path) -> Path:
     return tmp_path / "mix.json"
 
 
+def test_the_answer_0_is_an_answer_and_what_is_no_text_is_none(tmp_path: Path) -> None:
+    values = [0, 3, 2.5, "0", None, False, ["x"], {"a": 1}, "", float("nan")]
+    kept = write(
+        tmp_path / "a.json", [record(f"a/{n}.jpg", "How many?", one) for n, one in enumerate(values)]
+    )  # type: ignore[arg-type]
+    assert kept.table["position"].to_pylist() == [0, 1, 2, 3]
+    samples = Instructions(kept, tmp_path)
+    assert [one.answers for one in samples] == [("0",), ("3",), ("2.5",), ("0",)]
+
+
+def test_one_record_that_no_file_system_or_text_can_have_is_counted(mixture: Path) -> None:
+    records = json.loads(mixture.read_text())
+    strange = [
+        record("a" * 300 + ".jpg"), record("a/\ud800.jpg"), record("a/b.jpg", "A \udc00?", "B"),
+        record("a/\0.jpg"), record("a/c.jpg", source="\ud800"),
+    ]  # fmt: skip
+    index = write(mixture, [*strange, *records])
+    assert index.left_out["a character that no text may have"].count == 4
+    found = index.checked(mixture.parent)
+    assert found.left_out["picture not there"].count == 1
+    assert found.table["position"].to_pylist() == [5, 7, 10]
+
+
 def test_records_are_named_by_position_and_the_rest_is_counted(mixture: Path) -> None:
     index = Index.of(mixture)
     samples = Instructions(index, mixture.parent)
@@ -174,7 +197,7 @@ def test_own_rules_are_read_and_wrong_ones_refused(tmp_path: Path) -> None:
     assert Index.of(data, read_rules(path)).counts == {"mine": 1, "rest": 1}
     for wrong in ("[1]", "a: b", "- {sauce: mine}", "- {source: 3}", "- {source: [}"):
         path.write_text(wrong)
-        with pytest.raises(ValueError, match="rules.yaml: write a list of"):
+        with pytest.raises(ValueError, match="rules.yaml: (write a list of|no YAML)"):
             read_rules(path)
 
 

@@ -47,6 +47,9 @@ def test_nothing_is_left_of_a_file_that_could_not_be_finished(tmp_path: Path) ->
         (b'[{"a": 1}, {"b"', r"the array has no end \(byte 11: "),
         (b'[{"a": 1}, {b: 2}, {"c": 3}', "byte 11"),
         (b'["\xff\xfe"]', "not UTF-8"),
+        (b'[{"a": 1}]\n[{"a": 2}]', "something stands behind the array"),
+        (b"[" * 100_000 + b"]" * 100_000, "the record at byte 1 cannot be read"),
+        (b"[" + b"9" * 5000 + b"]", "the record at byte 1 cannot be read"),
     ],
 )
 def test_what_is_no_whole_array_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
@@ -67,3 +70,13 @@ def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('["ab"]')
     with pytest.raises(ValueError, match="no record at byte 2: the file has changed"):
         read(tmp_path / "a.json", 2, 3)
+
+
+@pytest.mark.parametrize("chunk", [1, 1 << 20])
+def test_a_byte_order_mark_is_passed_over(
+    tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "CHUNK", chunk)
+    (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf" + b'[{"a": 1}, {"b": 2}] \n')
+    found = list(scan(tmp_path / "a.json"))
+    assert [read(tmp_path / "a.json", start, length) for start, length, _ in found] == [{"a": 1}, {"b": 2}]

@@ -102,7 +102,7 @@ def test_images_outside_the_folder_are_refused(files: Any, name: str) -> None:
 
 def test_a_record_without_a_field_names_it(folder: Any) -> None:
     folder.json("gqa/testdev_balanced_questions.json", {"q": {"question": "?", "imageId": "n"}})
-    with pytest.raises(ValueError, match="a record has no field 'answer'"):
+    with pytest.raises(ValueError, match="record 0 has no field 'answer'"):
         GQA(protocol="llava").load(folder.root)
 
 
