@@ -11,6 +11,7 @@ from baselines import METHODS
 from compress.base import Selector
 from compress.models import MLLM
 from compress.network import Compressor
+from compress.seeding import drawing
 from evosearch.registry import options, parse, pick
 
 SHIPPED = Path(__file__).parent / "shipped"  # SHIPPED / model / {compressor, labels} / kind
@@ -65,8 +66,10 @@ def selector_for(spec: str, model: str, compressor: str | None = None) -> Select
     return pick(METHODS, spec, "method", **context).load()
 
 
-def random_compressor(mllm: MLLM) -> Compressor:
-    """A compressor of the shape that training would make for this model, of random weights."""
-    torch.manual_seed(0)
-    with torch.device(mllm.model.device):
+def random_compressor(mllm: MLLM, seed: int = 0) -> Compressor:
+    """A compressor of the shape that training would make for this model; its weights are drawn from `seed`.
+
+    The global random state is left alone.
+    """
+    with drawing(seed, mllm.model.device), torch.device(mllm.model.device):
         return Compressor(mllm.decoder.config).eval().requires_grad_(False)

@@ -56,7 +56,7 @@ class Learned(Scorer):
 
 @dataclass
 class EvoComp(Learned):
-    """Keep the tokens to which a trained compressor gives the highest probability (paper section 5).
+    """Keep the tokens to which a trained compressor gives the highest probability (paper 3.3 and 4.1).
 
     The choice needs the aligned embeddings only, so `depth` may be the decoder's input (the paper's
     EvoComp@0) or any layer (EvoComp@2).

@@ -1,4 +1,4 @@
-"""What the compressor is trained to minimise (paper section 6): a classification loss plus a separation loss.
+"""What the compressor is trained to minimise (paper 3.3): a classification loss plus a separation loss.
 
 Shapes: `logits`, `targets` and `valid` are [B, N], one entry per visual token of B samples; targets lie in
 [0, 1] (hard labels are 0 and 1); entries where `valid` is False are padding and count for nothing.

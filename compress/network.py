@@ -1,4 +1,4 @@
-"""The compressor (paper section 5): one bidirectional layer of the LLM and a classifier on visual tokens."""
+"""The compressor (paper 3.3): one bidirectional layer of the LLM and a classifier on visual tokens."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ from transformers import (
 
 from compress.mllm import MLLM
 from compress.models import adapt
+from compress.seeding import drawing
 
 PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 
@@ -139,8 +140,7 @@ def _random(
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        with torch.device(device):
-            torch.manual_seed(seed)
+        with drawing(seed, device), torch.device(device):
             model: Any = kind(config)
     finally:
         torch.set_default_dtype(before)

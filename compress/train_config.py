@@ -75,7 +75,7 @@ class TrainConfig:
         return self.lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
 
 
-# Section 4 of the paper: Adam, a cosine from 0.003 over 30 epochs; regions and batch differ by model.
+# Appendix A of the paper: Adam, a cosine from 0.003 over 30 epochs; regions and batch differ by model.
 PRESETS: dict[str, TrainConfig] = {
     "llava-1.5-7b": TrainConfig(bins=100, batch=256),
     "llava-next-7b": TrainConfig(bins=150, batch=32),

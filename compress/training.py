@@ -1,4 +1,4 @@
-"""Training the compressor on labels (paper section 7); the LLM is frozen, only its embeddings are used.
+"""Training the compressor on labels (paper Appendix A); the LLM is frozen, only its embeddings are used.
 
 However many processes share a batch, and in however many parts, it is one step on one batch: what the loss
 has to know of the whole batch is counted over all of them, and their gradients are added.
@@ -31,6 +31,7 @@ from compress.models import MLLM
 from compress.network import CONFIG, Compressor, read_description
 from compress.processes import Processes
 from compress.samples import Sample
+from compress.seeding import drawing
 from compress.train_config import PRESETS, TrainConfig, preset
 
 CHECKPOINT = "checkpoint.pt"
@@ -317,8 +318,7 @@ def _split(examples: Examples, holdout: float, seed: int) -> tuple[list[int], li
 
 def _start(decoder: Any, config: TrainConfig) -> Compressor:
     """The untrained compressor, the same for the same seed; the global random state is left alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+    with drawing(config.seed):
         if config.init == "decoder":
             return Compressor.from_decoder(decoder, text=config.text, layers=config.layers, norm=config.norm)
         return Compressor(decoder.config, text=config.text, layers=config.layers, norm=config.norm)

@@ -292,7 +292,7 @@ class Train(Step):
     unit, counted = "samples x epochs", "steps"
     code = (
         "compress/training.py", "compress/examples.py", "compress/features.py", "compress/network.py",
-        "compress/losses.py", *MODEL,
+        "compress/losses.py", "compress/seeding.py", *MODEL,
     )  # fmt: skip
 
     shop: Shop
