@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from shutil import copyfile
 from typing import Self
 
 from bench.stats import MARGIN
+from compress.documents import cut, read
 from compress.files import replacing
 
 FILE = "run.json"
@@ -32,7 +35,7 @@ class Origin:
     def save(self, folder: Path) -> Self:
         """Write it to a folder, after the commands that filled the folder before; returns it with these.
 
-        Plots are named from there, so that the folder can be moved with what lies below it.
+        Plots from elsewhere are copied below it, so that the folder can be moved.
         """
         before = Origin.read(folder).commands
         plots = {name: _from(folder, Path(path)) for name, path in self.plots.items()}
@@ -46,13 +49,16 @@ class Origin:
         """What a comparison's folder says, little if it is not finished; ValueError for another file."""
         path = folder / FILE
         try:
-            told = json.loads(path.read_text())
-            plots = {name: str(folder / file) for name, file in told["plots"].items()}
-            return cls(**told | {"plots": plots})
+            told = read(cls, path)
         except FileNotFoundError:
             return cls(folder.name, {})
-        except (ValueError, KeyError, TypeError, AttributeError) as problem:
-            raise ValueError(f"{path}: not what evocomp compare --out writes; compare again") from problem
+        except ValueError as problem:
+            raise ValueError(f"{problem}; it is not what evocomp compare --out writes") from problem
+        for name, file in told.plots.items():
+            place = (folder / file).resolve()
+            if not place.is_relative_to(folder.resolve()):
+                raise ValueError(f"{path}: plots.{cut(name)} is {cut(file)!r}, which is not below {folder}")
+        return replace(told, plots={name: str(folder / file) for name, file in told.plots.items()})
 
 
 def joined(origins: Sequence[Origin], title: str = "") -> Origin:
@@ -73,6 +79,13 @@ def joined(origins: Sequence[Origin], title: str = "") -> Origin:
 
 
 def _from(folder: Path, path: Path) -> str:
-    """The path as seen from the folder, if it lies below it."""
-    there = path.resolve()
-    return str(there.relative_to(folder.resolve()) if there.is_relative_to(folder.resolve()) else there)
+    """The path as seen from the folder; a file that does not lie below it is copied there."""
+    there, here = path.resolve(), folder.resolve()
+    if there.is_relative_to(here):
+        return str(there.relative_to(here))
+    digest = hashlib.sha256(str(there).encode()).hexdigest()[:8]
+    copy = folder / "pictures" / f"{there.stem}-{digest}{there.suffix}"
+    copy.parent.mkdir(exist_ok=True)
+    with replacing(copy) as part:
+        copyfile(there, part)
+    return copy.relative_to(folder).as_posix()

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -22,11 +23,23 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from compress import hub
 from compress.card import CARD, card
+from compress.documents import Document, checked, cut, read_json, regular_file
 from compress.files import replacing
 
 CONFIG, WEIGHTS = "compressor.json", "compressor.safetensors"
 FILES = CONFIG, WEIGHTS, CARD
 UNSAVED = ("_name_or_path", "architectures", "transformers_version")  # of the LLM's configuration
+
+
+class _Described(Document):
+    """A compressor's JSON file."""
+
+    format: Literal[1]
+    text: bool
+    layers: Annotated[int, Field(ge=1, le=1000)]
+    norm: bool
+    llm: dict[Annotated[str, Field(min_length=1)], Any]
+    info: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -174,17 +187,40 @@ class Compressor(nn.Module):
         path = Path(folder)
         described = read_description(path)
         try:
-            settings = {key: described[key] for key in ("text", "layers", "norm")}
-            llm = dict(described["llm"])
-            made = cls(AutoConfig.for_model(llm.pop("model_type"), **llm), **settings)
-            weights = load_file(path / WEIGHTS)
+            weights = load_file(regular_file(path / WEIGHTS))
         except (OSError, SafetensorError) as problem:
             raise ValueError(f"{path / WEIGHTS}: unreadable ({problem}); train again") from problem
-        except (KeyError, TypeError, ValueError) as problem:
-            raise ValueError(f"{path / CONFIG}: not a compressor's configuration ({problem!r})") from problem
+        told = checked(_Described, described, path / CONFIG)
+        with torch.device("meta"):  # sizes of any kind cost nothing until they are those of the weights
+            cls._of(told, path / CONFIG).refuse_other_shape(weights, str(path / WEIGHTS))
+        made = cls._of(told, path / CONFIG)
         made.load_weights(weights, str(path / WEIGHTS))
+        if unsound := [name for name, value in weights.items() if not value.isfinite().all()]:
+            raise ValueError(f"{path / WEIGHTS}: {unsound[0]} holds numbers that are not finite; train again")
         made.info = described.get("info", {})
         return made.eval()
+
+    @classmethod
+    def _of(cls, told: _Described, where: Path) -> Compressor:
+        """As described; ValueError where transformers makes no such decoder."""
+        # Names that start with _ and attention kernels are choices of a process; a kernel may be fetched.
+        llm = {key: value for key, value in told.llm.items() if key[0] != "_" and "implementation" not in key}
+        types = llm.get("layer_types")
+        llm |= {"num_hidden_layers": told.layers}
+        llm |= {"layer_types": types[: told.layers]} if isinstance(types, list) else {}
+        try:
+            made = cls(
+                AutoConfig.for_model(llm.pop("model_type"), **llm),
+                text=told.text, layers=told.layers, norm=told.norm,
+            )  # fmt: skip
+            if any(layer.input_layernorm is None or layer.self_attn is None for layer in made.layers):
+                raise ValueError("its layers have another form")
+        except Exception as problem:  # each configuration of another kind fails in its own way
+            why = cut(" ".join(f"{type(problem).__name__}: {problem}".split()), 100)
+            raise ValueError(
+                f"{where}: llm is no decoder that a compressor can be made of ({why})"
+            ) from problem
+        return made
 
     def save_pretrained(
         self,
@@ -227,6 +263,11 @@ class Compressor(nn.Module):
 
     def load_weights(self, weights: Mapping[str, Tensor], origin: str) -> None:
         """Load a state dict; ValueError, in which `origin` names it, if it is of another shape."""
+        self.refuse_other_shape(weights, origin)
+        self.load_state_dict(weights)
+
+    def refuse_other_shape(self, weights: Mapping[str, Tensor], origin: str) -> None:
+        """ValueError, in which `origin` names the weights, if they are not those of this compressor."""
         for name, mine in self.state_dict().items():
             theirs = tuple(weights[name].shape) if name in weights else "missing"
             if theirs != tuple(mine.shape):
@@ -234,8 +275,9 @@ class Compressor(nn.Module):
                 raise ValueError(f"{origin}: another shape: {name} is {theirs}, {needed}")
         extra = sorted(set(weights) - set(self.state_dict()))
         if extra:
-            raise ValueError(f"{origin}: another shape: it also holds {extra[0]}, unknown to this compressor")
-        self.load_state_dict(weights)
+            raise ValueError(
+                f"{origin}: another shape: it also holds {cut(extra[0])}, unknown to this compressor"
+            )
 
 
 def compressor_folder(
@@ -251,15 +293,16 @@ def read_description(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """What `Compressor.save` noted beside the weights: the shape and `info`."""
     path = Path(folder) / CONFIG
     try:
-        described = json.loads(path.read_text())
+        described = read_json(path)
     except FileNotFoundError:
         raise ValueError(
             f"{folder}: no compressor here ({CONFIG} is missing); give training's folder, or a hub name"
         ) from None
-    except (OSError, ValueError) as problem:
+    except OSError as problem:
         raise ValueError(f"{path}: unreadable ({problem}); train again") from problem
     if not isinstance(described, dict) or described.get("format") != 1:
         raise ValueError(f"{path}: not a compressor's configuration (format 1 is expected)")
+    checked(_Described, described, path)
     return described
 
 

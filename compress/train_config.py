@@ -40,13 +40,16 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("lr", "weight_decay", "lambda_cos", "momentum", "warmup", "holdout", "clip"):
+            if (value := getattr(self, name)) is not None and not math.isfinite(value):
+                raise ValueError(f"{name}={value}: choose a finite number")
         self.make_objective()
         for name in ("epochs", "batch", "layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: choose 1 or more")
-        if not self.lr > 0 or self.weight_decay < 0:
+        if not 0 < self.lr < 1e30 or self.weight_decay < 0:
             given = f"lr={self.lr}, weight_decay={self.weight_decay}"
-            raise ValueError(f"{given}: choose lr above 0 and no negative decay")
+            raise ValueError(f"{given}: choose lr above 0 and below 1e30, and no negative decay")
         if not self.lambda_cos >= 0:
             raise ValueError(f"lambda_cos={self.lambda_cos}: choose 0 or more")
         if not 0 <= self.warmup < 1 or not 0 < self.holdout < 1:

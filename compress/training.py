@@ -10,7 +10,6 @@ import hashlib
 import io
 import math
 import os
-import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from compress.curves import CURVES, PICTURE, Epoch, draw, write
+from compress.documents import Document, checked, cut, regular_file
 from compress.examples import Examples, Lesson, collect
 from compress.features import Say, Where, open_features
 from compress.files import replacing
@@ -78,13 +78,15 @@ def train(
     in the last bits. A run that was killed goes on from its last checkpoint, written every so many steps and
     after every epoch, to the same bits as without the interruption.
 
-    ValueError for labels that match no sample, for a loss that is not a number, and for a folder with another
-    run in it.
+    ValueError for labels that match no sample or are of another model, for losses and weights that are not
+    finite, and for a folder with another run in it.
     """
     if micro_batch is not None and micro_batch < 1 or checkpoint_every < 1:
         given = f"micro_batch={micro_batch}, checkpoint_every={checkpoint_every}"
         raise ValueError(f"{given}: choose 1 or more")
     config, target = config or TrainConfig(), Path(folder)
+    if isinstance(labels, LabelStore):
+        labels.refuse_other(mllm.name, mllm.fingerprint(), mllm.visual_tokens)
     target.mkdir(parents=True, exist_ok=True)
     processes = Processes.here(mllm.model.device)
     report = progress if progress and processes.first else _say_nothing
@@ -166,6 +168,8 @@ class _Run:
                     self._save()
                 progress(done + 1, total)
             self.compressor.eval()
+            if not all(one.isfinite().all() for one in self.compressor.parameters()):
+                raise ValueError(f"epoch {epoch + 1}: weights are no finite numbers; choose a smaller lr")
             score = self.processes.one_says(lambda: float(self.validate(self.compressor)))
             if not math.isfinite(score):
                 raise ValueError(f"epoch {epoch + 1}: the validation score is {score}, not a finite number")
@@ -287,17 +291,43 @@ class _Run:
                     )
             return
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            theirs, history = state["settings"], [Epoch(*row) for row in state["history"]]
-            losses = state["losses"]
-        except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as problem:
-            raise ValueError(f"{path}: unreadable; delete {self.folder} to train again") from problem
-        refuse_difference(self.folder, theirs, self.settings)
-        self.history, self.losses = history, losses
-        if "optimizer" in state:
-            self.compressor.load_weights(state["compressor"], str(path))
-            self.objective.load_state_dict(state["objective"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            content = torch.load(regular_file(path), map_location=self.device, weights_only=True)
+        except OSError:
+            raise
+        except Exception as problem:  # damaged bytes raise errors of every kind in the unpickler
+            why = cut(" ".join(str(problem).split()), 100)
+            raise ValueError(f"{path}: unreadable ({why}); delete {self.folder} to train again") from problem
+        if not isinstance(content, dict):
+            raise ValueError(f"{path}: not a checkpoint of training; delete {self.folder} to train again")
+        state = checked(_Checkpoint, {key: content.get(key) for key in _Checkpoint.model_fields}, path)
+        refuse_difference(self.folder, state.settings, self.settings)
+        self.history, self.losses = [Epoch(*row) for row in state.history], list(state.losses)
+        done, steps = len(self.history), math.ceil(len(self.study) / self.config.batch)
+        whole = done == self.config.epochs
+        if done > self.config.epochs or len(self.losses) > (0 if whole else steps):
+            raise ValueError(
+                f"{path}: {done} epochs and {len(self.losses)} steps are done there, of {self.config.epochs} "
+                f"epochs of {steps} steps; delete {self.folder} to train again"
+            )
+        if whole:
+            return
+        try:
+            self.compressor.load_weights(content["compressor"], str(path))
+            self.objective.load_state_dict(content["objective"])
+            self.optimizer.load_state_dict(content["optimizer"])
+        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError, IndexError) as problem:
+            why = cut(" ".join(str(problem).split()), 100)
+            raise ValueError(
+                f"{path}: it does not fit this training ({why}); delete {self.folder} to train again"
+            ) from problem
+
+
+class _Checkpoint(Document):
+    """What a checkpoint holds besides tensors."""
+
+    settings: dict[str, Any]
+    history: tuple[tuple[int, float, float, float, float], ...]
+    losses: tuple[float, ...]
 
 
 def _parts(places: Sequence[int], size: int) -> list[Sequence[int]]:

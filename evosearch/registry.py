@@ -8,6 +8,7 @@ need no second declaration.
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
@@ -176,5 +177,7 @@ def _read(hint: Any, text: str, where: str) -> object:
                 continue
             if kind is int and abs(value) > LARGEST:
                 raise ValueError(f"{where}: the largest whole number is {LARGEST:,}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{where}: choose a finite number")
             return value
     raise ValueError(f"{where}: expected {' or '.join(expected)}")

@@ -170,9 +170,11 @@ def carry_out(order: Order) -> Report:
 
     stores = [read_labels(folder) for folder in order.labels]
     mllm = load_model(order.model, own_device(order.device), order.dtype, order.anyres)
+    for store in stores:
+        store.refuse_other(mllm.name, mllm.fingerprint(), mllm.visual_tokens)
     merged = [one for store in stores for one in store]
     samples = samples_of(stores, (one.id for one in merged), order.data, order.images)
-    keep = read_keep(stores[0].settings["keep"])
+    keep = read_keep(stores[0].setting("keep"))
     check = None
     if order.validate != "none":
         check = validator(mllm, order.validate, order.validate_samples, keep)

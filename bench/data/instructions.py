@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from bench.data import records
 from bench.data.images import ImageFile
 from bench.yaml_files import read_yaml
-from compress.documents import Count, Document, parse, regular_file
+from compress.documents import Document, checked, cut, parse, regular_file
 from compress.files import replacing
 from compress.samples import Catalogue, Sample
 from evosearch.registry import unknown
@@ -60,6 +60,8 @@ INDEX = pa.schema(
 class Rule:
     """What records of a source look like; empty fields fit everything."""
 
+    __pydantic_config__ = {"extra": "forbid", "strict": True}
+
     source: str
     folder: str = ""
     ends: str = ""
@@ -76,14 +78,9 @@ class Rule:
 def read_rules(path: Path = RULES) -> tuple[Rule, ...]:
     """Rules of a YAML file in their order; ValueError for what is no list of them."""
     try:
-        rules = tuple(Rule(**one) for one in read_yaml(path))
-        if not all(isinstance(text, str) for rule in rules for text in vars(rule).values()):
-            raise TypeError("all values are text")
-    except TypeError as problem:
-        raise ValueError(
-            f"{path}: write a list of {{source: ..., folder: ..., ends: ..., contains: ...}} ({problem})"
-        ) from problem
-    return rules
+        return checked(tuple[Rule, ...], read_yaml(path), path)
+    except ValueError as problem:
+        raise ValueError(f"{problem}; write a list of {{source, folder, ends, contains}}") from problem
 
 
 @dataclass(frozen=True)
@@ -95,12 +92,12 @@ class Defect:
 
 
 class _Told(Document):
-    """What a manifest says of its file."""
+    """The metadata of a manifest."""
 
-    format: Count
+    format: int
     file: str
     sha256: str
-    left_out: dict[str, Defect]
+    left_out: Mapping[str, Defect]
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,22 +160,32 @@ class Index:
     @staticmethod
     def load(path: Path, data: Path) -> Index:
         """The manifest at `path`; ValueError if it is none, or if the file `data` is not what it is of."""
+        wrong = "not a manifest; make one with evocomp data check"
         try:
             table = pq.read_table(regular_file(path), partitioning=None)
-            told = parse(_Told, (table.schema.metadata or {})[KEY], path)
-            table.select(INDEX.names)
-        except (OSError, pa.ArrowException, KeyError) as problem:
-            if isinstance(problem, FileNotFoundError):
-                raise
-            raise ValueError(f"{path}: not a manifest; make one with evocomp data check") from problem
+        except FileNotFoundError:
+            raise ValueError(f"there is no manifest {path}: make one with evocomp data check") from None
+        except (OSError, pa.ArrowException) as problem:
+            raise ValueError(f"{path}: {wrong}") from problem
+        metadata = table.schema.metadata or {}
+        if KEY not in metadata or not table.schema.equals(INDEX):
+            raise ValueError(f"{path}: {wrong}")
+        told = parse(_Told, metadata[KEY], path)
         if told.format != FORMAT:
             raise ValueError(f"{path}: format {told.format}, but this version reads format {FORMAT}")
+        lists = table["turns"]
+        if (
+            any(column.null_count for column in (*table.columns, pc.list_flatten(lists)))
+            or not pc.all(pc.greater(pc.list_value_length(lists), 0)).as_py()
+        ):
+            raise ValueError(f"{path}: it has nulls or empty lists of turns: make a new one with "
+                             f"evocomp data check")  # fmt: skip
         if digest(data) != told.sha256:
             raise ValueError(
-                f"{path} is the manifest of another {told.file} than {data}: make a new one with "
+                f"{path} is the manifest of another {cut(told.file)} than {data}: make a new one with "
                 f"evocomp data check"
             )
-        return Index(data, told.sha256, table.replace_schema_metadata(), told.left_out)
+        return Index(data, told.sha256, table.replace_schema_metadata(), dict(told.left_out))
 
     @property
     def counts(self) -> dict[str, int]:

@@ -12,6 +12,7 @@ from bench.data.instructions import Index, Instructions
 from bench.protocol import of_task
 from bench.recipe.measure import Timing, timings
 from bench.recipe.oracle import Losses, Searched
+from bench.recipe.paper import Paper
 from bench.recipe.schema import Learning, Recipe
 from bench.recipe.steps import Answer, Candidate, Label, Pool, Shop, Step, Train, digest_of, named, trained
 from bench.tasks import Task
@@ -72,6 +73,8 @@ class Plan:
 
 def plan(recipe: Recipe, shop: Shop) -> Plan:
     """The steps of a recipe; ValueError for what can be seen to be wrong before any work."""
+    if recipe.paper and recipe.rows:
+        Paper.of(recipe.paper)
     mllm = shop.load(recipe.model)
     if shop.workers > 1 and (device := mllm.model.device.type) != "cpu":
         raise ValueError(f"workers={shop.workers}: choose 1, or more with models on the CPU (here: {device})")

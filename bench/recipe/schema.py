@@ -8,6 +8,8 @@ need no `of` and are of each image.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
@@ -16,13 +18,14 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
 from baselines import METHODS
 from bench.budget import Match
+from bench.comparison import VANILLA
 from bench.compressors import takes_compressor
 from bench.tasks import BENCHMARKS
+from bench.yaml_files import parse_yaml, read_yaml
 from compress.base import Positions, scaled_layer
+from compress.documents import cut
 from compress.keep import Keep, Ratio, read_keep
 from compress.labels import LabelConfig
 from compress.training import TrainConfig
@@ -67,9 +70,9 @@ class Learning:
     source_gives: Literal["indices", "compressor"] | None = None
 
     def __post_init__(self) -> None:
-        if self.samples < 2 or self.depth < 0:
-            given = f"samples={self.samples}, depth={self.depth}"
-            raise ValueError(f"{given}: ask for 2 samples or more, and for no negative layer")
+        _at_least(2, samples=self.samples)
+        if not 0 <= self.depth < 32:
+            raise ValueError(f"depth={self.depth}: choose a layer from 0 to 31, as of a decoder with 32")
         if not takes_compressor(self.selects):
             raise ValueError(f"selects={self.selects}: choose a method that takes a compressor, as evocomp")
         if self.depth and "depth" not in options(METHODS[parse_spec(self.selects)[0]]):
@@ -179,10 +182,19 @@ class Recipe:
     edge: Edge | None = None
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.+ -]{0,99}", self.name):
+            raise ValueError(f"name={cut(self.name)!r}: it names a folder, so use letters, digits, - and _")
+        for what in ("keep", "seeds", "tasks"):
+            if not getattr(self, what):
+                raise ValueError(f"{what}=[]: name at least one")
+        if self.n is not None:
+            _at_least(1, n=self.n)
+        if VANILLA in self.rows:
+            raise ValueError("rows.none: this is the name of the untouched model, which is always there")
         counts = [one for one in self.keep if not isinstance(one, Ratio)]
         if counts and self.of is None:
             raise ValueError(f"keep={list(self.keep)}: say of how many tokens, as of: 576, or give ratios")
-        if not self.keep or not self.seeds or (self.of and not all(1 <= one <= self.of for one in counts)):
+        if self.of and not all(1 <= one <= self.of for one in counts):
             raise ValueError(f"keep={list(self.keep)} of {self.of}: give budgets from 1 to {self.of}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds={list(self.seeds)}: name each seed once")
@@ -235,24 +247,21 @@ def read(name: str, changes: Sequence[str] = (), **given: object) -> Recipe:
     if path is None:
         raise ValueError(unknown("recipe", name, known()) + " (or give a .yaml file)")
     try:
-        told = yaml.safe_load(path.read_text(encoding="utf-8"))
+        told = read_yaml(path)
     except FileNotFoundError:
         raise ValueError(f"there is no recipe at {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
-        raise ValueError(f"{path}: no YAML ({' '.join(str(problem).split())})") from problem
     if not isinstance(told, dict):
         raise ValueError(f"{path}: a recipe is settings by name, for instance title: ...")
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals:
             raise ValueError(f"--set {change}: write key=value, for instance n=50")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as problem:
-            raise ValueError(f"--set {change}: the value is no YAML") from problem
-        _put(told, key.strip(), value)
+        _put(told, key.strip(), parse_yaml(text, f"--set {cut(change)}"))
     told |= {key: value for key, value in given.items() if value is not None}
-    return parse(told, path.stem)
+    try:
+        return parse(told, path.stem)
+    except ValueError as problem:
+        raise ValueError(f"{path}: {problem}" if path.parent != RECIPES else str(problem)) from problem
 
 
 def parse(told: Mapping[str, Any], name: str) -> Recipe:
@@ -273,7 +282,7 @@ def _row(name: str, told: Any, common: Mapping[str, Any]) -> Row:
     """A row without method or searched learns: its settings lie over the common ones."""
     where = f"rows.{name}"
     if not isinstance(told, dict):
-        raise ValueError(f"{where}: expected settings by name, not {told!r}")
+        raise ValueError(f"{where}: expected settings by name, not {cut(repr(told))}")
     own = [one.name for one in fields(Row) if one.name != "learns"]
     learning = [one.name for one in fields(Learning)]
     for key in told:
@@ -296,7 +305,7 @@ def _row(name: str, told: Any, common: Mapping[str, Any]) -> Row:
 def build(kind: type, told: Any, where: str) -> Any:
     """A dataclass from settings by name; ValueError, with where, for a wrong name, type or value."""
     if not isinstance(told, Mapping):
-        raise ValueError(f"{where}: expected settings by name, not {told!r}")
+        raise ValueError(f"{where}: expected settings by name, not {cut(repr(told))}")
     hints = get_type_hints(kind)
     for key in told:
         if key not in hints:
@@ -321,7 +330,7 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
         origin = get_origin(one)
         if isinstance(one, type) and is_dataclass(one):
             return value if isinstance(value, one) else build(one, value, where)
-        if origin is Mapping:
+        if origin is Mapping and isinstance(value, Mapping):
             return {key: _checked(get_args(one)[1], each, f"{where}.{key}") for key, each in value.items()}
         if origin is tuple:
             listed = value if isinstance(value, list | tuple) else [value]
@@ -329,19 +338,21 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
         if origin is Literal and isinstance(value, str) and value in get_args(one):
             return value
         if one is float and isinstance(value, int | float) and not isinstance(value, bool):
+            if not math.isfinite(value):
+                raise ValueError(f"{where}={value}: choose a finite number")
             return float(value)
         if one is Ratio and isinstance(value, str | float):
             return _budget(value, where)
         if one in (int, str, bool) and type(value) is one:
             return value
-    raise ValueError(f"{where}={value!r}: expected {' or '.join(map(_word, members))}")
+    raise ValueError(f"{where}={cut(repr(value))}: expected {' or '.join(map(_word, members))}")
 
 
 def _budget(value: str | float, where: str) -> Keep:
     try:
         return read_keep(value)
     except ValueError as problem:
-        raise ValueError(f"{where}: {problem}") from problem
+        raise ValueError(f"{where}: {cut(str(problem), 200)}") from problem
 
 
 def _word(hint: Any) -> str:

@@ -51,11 +51,8 @@ def audit(
 
     ValueError for another model than that of the labels.
     """
-    if store.settings["model"] != mllm.fingerprint():
-        raise ValueError(
-            f"the labels in {store.folder} are not of the model {mllm.name}: give that one with --model"
-        )
-    settings: dict[str, Any] = {one.name: store.settings[one.name] for one in fields(LabelConfig)}
+    store.refuse_other(mllm.name, mllm.fingerprint(), mllm.visual_tokens)
+    settings: dict[str, Any] = {one.name: store.setting(one.name) for one in fields(LabelConfig)}
     config = LabelConfig(**settings)
     labellers = {kind: Labeller(mllm, replace(config, kind=kind, strategy=None)) for kind in against}
     keys = [sample_key(sample) for sample in samples]

@@ -79,7 +79,7 @@ def card(store: LabelStore, folder: str) -> str:
     return CARD.format(
         title=title, name=json.dumps(title),  # which is YAML as well
         size=next((size for bound, size in bounds if len(store) < bound), "n>1M"),
-        samples=len(store), kept=in_words(read_keep(store.settings["keep"]), store.settings["visual_tokens"]),
+        samples=len(store), kept=in_words(read_keep(store.setting("keep")), store.setting("visual_tokens")),
         folder=folder, before=before, after=after, full=full, given_up=len(store.quarantine),
         settings="\n".join(["| setting | value |", "| --- | --- |", *rows]),
     )  # fmt: skip

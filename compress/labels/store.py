@@ -19,8 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import field_validator
 
+from compress.documents import Count, Document, Positive, cut, parse, read, regular_file
 from compress.files import alone, replacing
+from compress.keep import read_keep
 
 FORMAT = 1
 KEY = b"evocomp labels"
@@ -58,6 +61,49 @@ class Label:
     seed: int
     seconds: float
     score: tuple[float, ...] | None = None  # [N] higher = more worth keeping
+
+
+class _Settings(Document, extra="allow"):
+    """What labels were made with; other works than the labeller may note other things."""
+
+    kind: str = ""
+    keep: Any = 1
+    grouper: str = ""
+    strategy: str | None = None
+    visual_tokens: Positive = 1
+    model: str = ""
+
+    @field_validator("keep")
+    @classmethod
+    def _count_or_ratio(cls, keep: Any) -> Any:
+        if isinstance(count := read_keep(keep), int) and count >= 2**31:
+            raise ValueError("choose fewer than 2**31 tokens")
+        return keep
+
+    def model_dump(self, **how: Any) -> dict[str, Any]:
+        return super().model_dump(**how | {"exclude_unset": True})
+
+
+class _RunTold(Document):
+    engine: str = "unknown"
+    workers: Count = 0
+    machines: tuple[str, ...] = ()
+    started: datetime
+    written: datetime
+    total: Count = 0
+
+
+class _Told(Document):
+    """The metadata of a shard."""
+
+    format: int
+    settings: _Settings
+    run: _RunTold | None = None
+
+
+class _Quarantine(Document):
+    settings: _Settings
+    samples: dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -100,6 +146,22 @@ class LabelStore:
     def __getitem__(self, id: str) -> Label:
         return self._by_id[id]
 
+    def setting(self, name: str) -> Any:
+        """What the labels were made with; ValueError if the store does not say it."""
+        if name not in self.settings:
+            raise ValueError(f"{self.shards[0]}: settings.{name} is missing; label again")
+        return self.settings[name]
+
+    def refuse_other(self, model: str, fingerprint: str, visual_tokens: int) -> None:
+        """ValueError for another model than that of the labels."""
+        if (theirs := self.setting("model")) != fingerprint:
+            tokens = self.settings.get("visual_tokens", "an unknown number of")
+            raise ValueError(
+                f"the labels in {self.folder} are not of the model {model}: they are of one with fingerprint "
+                f"{theirs[:8]} and {tokens} visual tokens, and {model} has {fingerprint[:8]} and "
+                f"{visual_tokens}; give the model of the labels with --model"
+            )
+
     @cached_property
     def labels(self) -> tuple[Label, ...]:
         """All of them in memory."""
@@ -111,15 +173,14 @@ class LabelStore:
 
     def runs(self) -> list[Run]:
         """The runs that wrote it, in order; none for stores that were merged."""
-        found: dict[tuple[str, str], Run] = {}
+        found: dict[tuple[str, datetime], Run] = {}
         for shard in self.shards:
-            if told := described(shard).get("run"):
+            if told := described(shard).run:
                 name, rows = shard.stem.rpartition("-")[0], pq.read_metadata(shard).num_rows
-                before = found.get((name, told["started"]))
-                found[name, told["started"]] = Run(
-                    name, told["engine"], told["workers"], tuple(told["machines"]),
-                    datetime.fromisoformat(told["started"]), datetime.fromisoformat(told["written"]),
-                    rows + (before.samples if before else 0), told["total"],
+                before = found.get((name, told.started))
+                found[name, told.started] = Run(
+                    name, told.engine, told.workers, told.machines, told.started, told.written,
+                    rows + (before.samples if before else 0), told.total,
                 )  # fmt: skip
         return sorted(found.values(), key=lambda run: run.started)
 
@@ -153,7 +214,7 @@ def scan(folder: Path) -> tuple[list[Path], Mapping[str, Any] | None]:
     shards = sorted(folder.glob("*.parquet"))
     settings: Mapping[str, Any] | None = None
     for shard in shards:
-        theirs = described(shard)["settings"]
+        theirs = described(shard).settings.model_dump()
         refuse_difference(shard, theirs, settings if settings is not None else theirs)
         settings = theirs
     return shards, settings
@@ -163,7 +224,10 @@ def refuse_difference(origin: Path, theirs: Mapping[str, Any], ours: Mapping[str
     """ValueError that names every setting in which what lies at `origin` differs from `ours`."""
     keys = [key for key in dict.fromkeys([*ours, *theirs]) if theirs.get(key) != ours.get(key)]
     if keys:
-        listed = "; ".join(f"{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here" for key in keys)
+        listed = "; ".join(
+            f"{cut(key)} is {cut(repr(theirs.get(key)), 100)} there and {cut(repr(ours.get(key)), 100)} here"
+            for key in keys[:5]
+        ) + (f" (and {len(keys) - 5} more)" if len(keys) > 5 else "")
         raise ValueError(f"{origin} was made with other settings: {listed}. Choose these, or another folder")
 
 
@@ -299,17 +363,17 @@ def _refused(folder: Path, problem: OSError) -> OSError:
 # Reading ----------------------------------------------------------------------------------------------------
 
 
-def described(shard: Path) -> dict[str, Any]:
+def described(shard: Path) -> _Told:
     """What a shard says of itself: format, settings, and the run that wrote it."""
     with _readable(shard):
-        found = pq.read_schema(shard)
+        found = pq.read_schema(regular_file(shard))
     metadata = found.metadata or {}
     if KEY not in metadata or not found.equals(SCHEMA):
         raise ValueError(f"{shard}: not a label shard; labels need a folder of their own")
-    content: dict[str, Any] = json.loads(metadata[KEY])
-    if content["format"] != FORMAT:
-        raise ValueError(f"{shard}: format {content['format']}, but this version reads format {FORMAT}")
-    return content
+    told = parse(_Told, metadata[KEY], shard)
+    if told.format != FORMAT:
+        raise ValueError(f"{shard}: format {told.format}, but this version reads format {FORMAT}")
+    return told
 
 
 def read_quarantine(folder: Path, settings: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -322,24 +386,46 @@ def read_quarantine(folder: Path, settings: Mapping[str, Any]) -> dict[str, list
 
 def _quarantined(path: Path, settings: Mapping[str, Any]) -> dict[str, list[str]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        samples: dict[str, list[str]] = content["samples"]
-        theirs = content["settings"]
-    except (ValueError, KeyError, TypeError) as problem:
-        raise ValueError(f"{path}: unreadable; delete it to try its samples again") from problem
-    refuse_difference(path, theirs, settings)
-    return samples
+        told = read(_Quarantine, path)
+    except ValueError as problem:
+        raise ValueError(f"{problem}; delete it to try its samples again") from problem
+    refuse_difference(path, told.settings.model_dump(), settings)
+    return told.samples
 
 
 def read_shard(shard: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """All labels of a shard; ValueError if it is unreadable."""
     with _readable(shard):
-        return pq.read_table(shard, columns=columns, partitioning=None)
+        table = pq.read_table(shard, columns=columns, partitioning=None)
+    for name in table.column_names:
+        _refuse_unsound(shard, name, table[name])
+    return table
+
+
+def _refuse_unsound(shard: Path, name: str, column: pa.ChunkedArray | pa.Array) -> None:
+    """ValueError for values that no label has: the types of the columns allow more."""
+    flat = pc.list_flatten(column) if pa.types.is_list(column.type) else column
+    wrong = ""
+    if flat.null_count or (column.null_count and name != "score"):
+        wrong = "has nulls, which are not allowed"
+    elif pa.types.is_floating(flat.type) and pc.all(pc.is_finite(flat)).as_py() not in (True, None):
+        wrong = "has numbers that are not finite"
+    elif name == "kept":
+        lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
+        values = flat.to_numpy(zero_copy_only=False)
+        starts = np.cumsum(lengths)[:-1]
+        falling = np.flatnonzero(np.diff(values) <= 0) + 1
+        if not lengths.all() or (values < 0).any() or not np.isin(falling, starts).all():
+            wrong = "must list one token or more in ascending order"
+    if wrong:
+        raise ValueError(f"{shard}: the column {name} {wrong}; delete the file to label its samples again")
 
 
 def _labels(shard: Path) -> Iterator[Label]:
     with _readable(shard), pq.ParquetFile(shard) as file:
         for batch in file.iter_batches(BATCH):
+            for name in SCHEMA.names:
+                _refuse_unsound(shard, name, batch[name])
             for row in batch.to_pylist():
                 row = {field.name: row[field.name] for field in fields(Label)}
                 row["kept"] = tuple(row["kept"])

@@ -543,7 +543,7 @@ MISTAKES: list[tuple[tuple[object, ...], str]] = [
     ((*ASK, "--method", "grid:depth=12"), "a decoder layer up to 11"),
     ((*EVAL, "-n", 0), "0 is not in the range 1<=x<=1000000000"),
     ((*TRAIN, "--lr", 0), "choose lr above 0"),
-    ((*TRAIN, "--lr", "nan"), "choose lr above 0"),
+    ((*TRAIN, "--lr", "nan"), "lr=nan: choose a finite number"),
     ((*TRAIN, "--lambda", -1), "choose 0 or more"),
     ((*TRAIN, *QUICK, "--target", "score"), "its label has no scores"),
     # places

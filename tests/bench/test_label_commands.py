@@ -13,6 +13,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from bench.cli import main
+from bench.compressors import SHIPPED
 from bench.stores import pace
 from compress.labels import Run, read_labels
 
@@ -203,3 +204,10 @@ def test_a_cluster_of_this_machine_makes_the_same_labels(
     assert all(theirs[one.id] == (one.kept, one.loss_after) for one in made)
     (run,) = made.runs()
     assert (run.engine, run.workers, run.samples, run.total) == ("ray", 1, 3, 3)
+
+
+def test_labels_of_another_model_train_nothing(tmp_path: Path) -> None:
+    labels = SHIPPED / "micro" / "labels" / "best"
+    result = run("train", "--labels", labels, "--model", "micro-next", "--out", tmp_path / "out")
+    assert result.exit_code == 2 and "are not of the model micro-next" in result.stderr
+    assert "144 visual tokens" in result.stderr and not (tmp_path / "out").exists()

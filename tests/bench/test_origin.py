@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,20 +22,37 @@ def test_it_comes_back_with_the_commands_before_it(tmp_path: Path) -> None:
 def test_a_folder_can_be_moved_with_its_plots(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
-    outside = str(tmp_path / "outside.png")
-    replace(ONE, plots={"loss": str(here / "curves.png"), "far": outside}).save(here)
+    (tmp_path / "outside.png").write_bytes(b"a picture")
+    far = tmp_path / "outside.png"
+    replace(ONE, plots={"loss": str(here / "curves.png"), "far": str(far)}).save(here)
     here.rename(there)
-    assert Origin.read(there).plots == {"loss": str(there / "curves.png"), "far": outside}
+    far.unlink()
+    plots = Origin.read(there).plots
+    assert plots["loss"] == str(there / "curves.png")
+    assert Path(plots["far"]).read_bytes() == b"a picture", "it was copied into the folder"
+
+
+@pytest.mark.parametrize("place", ["../secret.png", "/etc/hostname", "link.png"])
+def test_no_plot_from_outside_its_folder_is_shown(place: str, tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "link.png").symlink_to(tmp_path / "secret.png")
+    (run / FILE).write_text(json.dumps({"title": "x", "facts": {}, "plots": {"x": place}}))
+    with pytest.raises(ValueError, match=r"run\.json: plots\.x is .*not below"):
+        Origin.read(run)
 
 
 def test_an_unfinished_comparison_has_little_to_say(tmp_path: Path) -> None:
     assert Origin.read(tmp_path / "run") == Origin("run", {})
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"plots": {}, "colour": 1}', '{"plots": []}'])
+@pytest.mark.parametrize(
+    "content", ["", "[" * 100_000, "[]", "{}", '{"title": 1, "facts": {}}', '{"plots": []}']
+)
 def test_other_files_are_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(content)
-    with pytest.raises(ValueError, match=r"run.json: not what evocomp compare --out writes"):
+    with pytest.raises(ValueError, match=r"run.json: .*not what evocomp compare --out writes"):
         Origin.read(tmp_path)
 
 

@@ -9,7 +9,6 @@ import signal
 import time
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -218,10 +217,11 @@ def test_a_shard_that_is_damaged_inside_is_named(tmp_path: Path) -> None:
 
 def test_every_shard_says_which_run_wrote_it(tmp_path: Path) -> None:
     gather(Stub, Many(4), tmp_path, data={"turns": "first"}, workers=2, engine=Local())
-    told: dict[str, Any] = described(tmp_path / "labels-00000.parquet")
-    assert told["settings"] == {"kind": "stub", "keep": 2, "turns": "first"}
-    run = told["run"]
-    assert (run["engine"], run["workers"], run["machines"], run["total"]) == ("local", 2, ["cpu"], 4)
-    assert run["started"] <= run["written"]
+    told = described(tmp_path / "labels-00000.parquet")
+    assert told.settings.model_dump() == {"kind": "stub", "keep": 2, "turns": "first"}
+    run = told.run
+    assert run
+    assert (run.engine, run.workers, run.machines, run.total) == ("local", 2, ("cpu",), 4)
+    assert run.started <= run.written
     with pytest.raises(ValueError, match="turns is 'first' there and None here"):
         gather(Stub, Many(4), tmp_path)

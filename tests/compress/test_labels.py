@@ -160,7 +160,7 @@ def test_another_model_is_refused(tiny, samples, tmp_path, monkeypatch):
 
 
 def test_an_audit_with_a_model_of_fewer_tokens_says_that_it_is_another_model(tiny, tmp_path):
-    settings = {**asdict(LabelConfig(keep=tiny.visual_tokens + 1)), "model": "another"}
+    settings = {**asdict(LabelConfig(keep=tiny.visual_tokens + 1)), "visual_tokens": 1, "model": "another"}
     with store.writing(tmp_path, settings) as writer:
         writer.write([Label("a", (0,), 1.0, 1.0, 1.0, 1, 0, 0.0)])
     with pytest.raises(ValueError, match="are not of the model"):

@@ -356,3 +356,47 @@ def test_labels_of_a_model_train_a_compressor_that_scores_its_views(tiny, pictur
     assert torch.equal(method.score(view), result.compressor.score(Tokens(view.visual, view.text, before)))
     with pytest.raises(ValueError, match="no compressor here"):
         EvoComp(str(tmp_path)).score(view)
+
+
+@pytest.mark.parametrize("setting", ["lr", "weight_decay", "lambda_cos", "momentum", "warmup", "clip"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_settings_that_are_not_finite_are_refused(setting: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{setting}={value}: choose a finite number"):
+        TrainConfig(**{setting: value})  # type: ignore[arg-type]
+
+
+def test_weights_that_are_not_finite_are_never_saved(planted, few, tmp_path, monkeypatch) -> None:
+    samples, labels = few
+    one_step = replace(QUICK, epochs=1, batch=len(samples))
+
+    def spoil(optimizer: torch.optim.Adam) -> None:
+        optimizer.param_groups[0]["params"][0].data[:] = float("nan")
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spoil)
+    with pytest.raises(ValueError, match="epoch 1: weights are no finite numbers; choose a smaller lr"):
+        train(planted, labels, samples, tmp_path, one_step, validate=lambda _: 1.0)
+    assert not (tmp_path / WEIGHTS).exists()
+
+
+def test_a_changed_checkpoint_is_refused_in_one_line(planted, few, tmp_path) -> None:
+    samples, labels = few
+    config = replace(QUICK, epochs=1)
+    train(planted, labels, samples, tmp_path, config, validate=lambda _: 1.0)
+    path = tmp_path / CHECKPOINT
+    sound = torch.load(path, weights_only=True)
+    row = sound["history"][0]
+    changes: list[Any] = [
+        [], None, 3, {}, {**sound, "history": None}, {**sound, "history": [[1]]},
+        {**sound, "history": [*sound["history"], row]},
+        {**sound, "history": [(1, 0.1, float("nan"), 1.0, 1.0)]},
+        {**sound, "losses": [0.5]}, {**sound, "losses": ["a"]}, {**sound, "settings": []},
+        {**sound, "history": []},
+        {**sound, "history": [], "compressor": [], "objective": {}, "optimizer": {}},
+    ]  # fmt: skip
+    for content in changes:
+        torch.save(content, path)
+        with pytest.raises(ValueError) as caught:
+            train(planted, labels, samples, tmp_path, config, validate=lambda _: 1.0)
+        said = str(caught.value)
+        assert type(caught.value) is ValueError and CHECKPOINT in said, said
+        assert "\n" not in said and len(said) < 500

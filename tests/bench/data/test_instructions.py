@@ -197,7 +197,7 @@ def test_own_rules_are_read_and_wrong_ones_refused(tmp_path: Path) -> None:
     assert Index.of(data, read_rules(path)).counts == {"mine": 1, "rest": 1}
     for wrong in ("[1]", "a: b", "- {sauce: mine}", "- {source: 3}", "- {source: [}"):
         path.write_text(wrong)
-        with pytest.raises(ValueError, match="rules.yaml: (write a list of|no YAML)"):
+        with pytest.raises(ValueError, match="rules.yaml: .*write a list of"):
             read_rules(path)
 
 

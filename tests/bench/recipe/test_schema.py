@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from bench.recipe.paper import Paper
+from bench.recipe.plan import plan
 from bench.recipe.schema import RECIPES, known, parse, read
+from bench.recipe.steps import Shop
 
 PAPERS = {*(f"table{n}" for n in range(1, 6)), *(f"figure{n}" for n in range(2, 7))}
 ROWS: dict[str, Any] = {"grid": {"method": "grid"}, "own": {}}
@@ -87,6 +89,18 @@ def test_only_keeps_the_reference() -> None:
         ({"rows": ["a"]}, "rows: expected settings by name"),
         ({"title": None}, "title=None: expected a text"),
         ({"seeds": [0, 0]}, "name each seed once"),
+        ({"seeds": []}, "seeds=[]: name at least one"),
+        ({"tasks": []}, "tasks=[]: name at least one"),
+        ({"keep": []}, "keep=[]: name at least one"),
+        ({"n": 0}, "n=0: choose 1 or more"),
+        ({"name": "../../../x"}, "name='../../../x': it names a folder"),
+        ({"name": "/etc/x"}, "it names a folder"),
+        ({"name": ".."}, "it names a folder"),
+        ({"rows": {"none": {"method": "grid"}}}, "rows.none: this is the name of the untouched model"),
+        ({"learns": {"depth": 33}}, "depth=33: choose a layer from 0 to 31"),
+        ({"learns": {"train": {"lr": float("inf")}}}, "learns.train.lr=inf: choose a finite number"),
+        ({"rows": {"a": {"method": None}, "b": {"train": [1]}}}, "rows.b.train: expected settings by name"),
+        ({"title": ["x" * 10**6]}, "expected a text"),
         ({"latency": {"repetitions": 1}}, "latency: repetitions=1: choose 2 or more"),
         ({"edge": {"rounds": 0}}, "edge: rounds=0: choose 1 or more"),
         ({"edge": {"clock": "processor"}}, "edge: clock=processor is the time of one thread"),
@@ -122,12 +136,23 @@ def test_set_refuses_what_it_does_not_know(change: str, said: str) -> None:
     assert said in str(caught.value)
 
 
+def test_a_table_that_the_paper_does_not_have_is_refused_before_the_work() -> None:
+    with pytest.raises(ValueError, match="unknown table of the paper 'tabel1'; did you mean 'table1'"):
+        plan(parse({**PLAIN, "paper": "tabel1"}, "test"), cast(Shop, None))
+
+
 def test_recipes_of_ones_own_are_files(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("title: mine\nkeep: [64]\nof: 576\n")
     assert read(str(path)).name == "mine"
     path.write_text("- a\n")
     with pytest.raises(ValueError, match="settings by name"):
+        read(str(path))
+    path.write_text("title: a\ntitle: b\n")
+    with pytest.raises(ValueError, match=r"mine\.yaml: no YAML \('title' occurs twice, line 2\)"):
+        read(str(path))
+    path.write_text("title: mine\nkeep: {a: 1}\nof: 576\n")
+    with pytest.raises(ValueError, match=r"mine\.yaml: keep="):
         read(str(path))
     with pytest.raises(ValueError, match="there is no recipe"):
         read(str(tmp_path / "other.yaml"))
