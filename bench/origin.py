@@ -53,7 +53,9 @@ class Origin:
         except FileNotFoundError:
             return cls(folder.name, {})
         except ValueError as problem:
-            raise ValueError(f"{problem}; it is not what evocomp compare --out writes") from problem
+            raise ValueError(
+                f"{problem}; it is not what evocomp compare --out writes; compare again"
+            ) from problem
         for name, file in told.plots.items():
             place = (folder / file).resolve()
             if not place.is_relative_to(folder.resolve()):

@@ -708,11 +708,11 @@ def test_a_compressor_that_does_not_fit_its_configuration_is_refused(tmp_path: P
         *COMPARE, f"random,evocomp:compressor={tmp_path / 'one'}", "--out", tmp_path / "out"
     )
     weights.write_bytes(b"broken")
-    assert "no JSON" in refused(*EVAL, "--method", "evocomp", "--compressor", tmp_path / "one")
+    assert "unreadable" in refused(*EVAL, "--method", "evocomp", "--compressor", tmp_path / "one")
     weights.unlink()
     assert "unreadable" in refused("ask", *STAR, "--compressor", tmp_path / "one")
     (tmp_path / "one" / "compressor.json").write_text("{")
-    assert "unreadable" in refused("ask", *STAR, "--compressor", tmp_path / "one")
+    assert "compressor.json: no JSON" in refused("ask", *STAR, "--compressor", tmp_path / "one")
     assert not (tmp_path / "out").exists()
 
 

@@ -121,7 +121,7 @@ def test_mistakes_get_one_line(tables: Path, tmp_path: Path) -> None:
 def test_what_is_broken_is_named_with_what_to_do(tables: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(tables, tmp_path / "copy")
     (copy / "run.json").write_text("{")
-    assert "run.json: not what evocomp compare --out writes; compare again" in refused("report", copy)
+    assert "it is not what evocomp compare --out writes; compare again" in refused("report", copy)
     shutil.copy(tables / "run.json", copy)
     (copy / "samples" / "gqa.parquet").write_bytes(b"PAR1")
     assert "gqa.parquet: unreadable" in refused("report", copy)
