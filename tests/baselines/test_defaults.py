@@ -39,7 +39,8 @@ PUBLISHED = {
 }  # fmt: skip
 # What follows from them: positions of kept tokens, tower layers that are read, where a tower merges.
 COMPACT = {
-    "globalcom2", "hired", "mustdrop", "prumerge", "prumerge+", "pyramiddrop", "sparsevlm", "tome", "visionzip",
+    "globalcom2", "hired", "mustdrop", "prumerge", "prumerge+", "pyramiddrop", "sparsevlm", "tome",
+    "visionzip",
 }  # fmt: skip
 TOWER = {
     "hired": (0, -2), "prumerge": (-1,), "prumerge+": (-1,), "visionzip": (-2,), "globalcom2": (-1,),

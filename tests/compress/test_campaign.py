@@ -148,8 +148,10 @@ def test_a_run_in_which_most_fail_is_stopped(tmp_path: Path) -> None:
 
 
 def test_a_run_in_which_most_succeed_goes_on_past_the_tolerated_failures(tmp_path: Path) -> None:
-    names = [*(f"good{n}" for n in range(30)), *(f"bad{n}" for n in range(25)), *(f"late{n}" for n in range(5))]
-    store = gather(Stub, [Sample(name, BLANK, "?", ("!",)) for name in names], tmp_path)
+    counts = {"good": 30, "bad": 25, "late": 5}
+    names = [f"{kind}{n}" for kind, count in counts.items() for n in range(count)]
+    samples = [Sample(name, BLANK, "?", ("!",)) for name in names]
+    store = gather(Stub, samples, tmp_path)
     assert len(store) == 35 and len(store.quarantine) == 25 > campaign.TOLERATED
 
 

@@ -190,7 +190,9 @@ def test_of_equal_epochs_the_earliest_stays(planted, few, tmp_path):
     assert torch.equal(result.compressor.head.weight, seen[1]) and not torch.equal(seen[1], seen[2])
 
 
-def moved(planted: Planted, few: tuple[list[Sample], list[Label]], folder: Path, **options: Any) -> list[Pair]:
+def moved(
+    planted: Planted, few: tuple[list[Sample], list[Label]], folder: Path, **options: Any
+) -> list[Pair]:
     """Every weight before and after a single step, which has no cosine schedule yet."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
