@@ -49,7 +49,7 @@ RECORD = "step.json"
 # What decides results; tests/bench/recipe/test_code.py holds these lists to what the modules import.
 MODEL = (
     "compress/mllm.py", "compress/families", "compress/conversation.py", "compress/base.py",
-    "compress/keep.py",
+    "compress/caches.py", "compress/images.py", "compress/keep.py",
 )  # fmt: skip
 RUN = (
     *MODEL, "compress/attach.py", "compress/prefill.py", "compress/attention.py", "compress/tower.py",

@@ -12,7 +12,7 @@ PRUMERGE = {
 DART = {"image_pivots": 4, "text_pivots": 4, "pivot_order": "cpython_set", "budget": "strict"}
 PUBLISHED = {
     "none": {},
-    "random": {"seed": 0, "depth": 0},
+    "random": {"seed": 0, "depth": 0, "draws": 5},
     "grid": {"depth": 0},
     "farthest": {},
     "cover": {},
