@@ -262,10 +262,10 @@ def _peaks(device: torch.device, dtype: torch.dtype, clock: Clock) -> Iterator[f
 
 def _embed_noise(mllm: MLLM, samples: Sequence[Sample]) -> None:
     """Have a model of random weights embed each of `samples` as noise of its own."""
-    numbers = {id(sample.picture): number for number, sample in enumerate(samples)}
+    numbers = {sample.image_at(mllm.image_side).tobytes(): number for number, sample in enumerate(samples)}
 
     def embed(image: Any, question: str, response: str | None = None) -> Embedded:
-        return noise(mllm, numbers[id(image)])
+        return noise(mllm, numbers[image.tobytes()])
 
     setattr(mllm, "embed", embed)  # noqa: B010
 
