@@ -132,8 +132,9 @@ def notes(comparison: Comparison) -> list[str]:
         )
     if trained := dict.fromkeys(row.method for row in comparison.rows if row.trained):
         lines.append(
-            f"One seed: {', '.join(trained)} {'are one network each' if len(trained) > 1 else 'is one network'}, "
-            f"trained once; another training may give another result, which no interval here takes in."
+            f"One seed: {', '.join(trained)} "
+            f"{'are one network each' if len(trained) > 1 else 'is one network'}, trained once; "
+            "another training may give another result, which no interval here takes in."
         )
     lines += _draws(comparison)
     if adaptive := dict.fromkeys(row.method for row in comparison.rows if row.adaptive):
