@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from bench.evaluate import Outcome, Stage
 from bench.ledger import Ledger, Shape
-from bench.protocol import Facts, differences
+from bench.protocol import Facts, apart_from_code, differences, same_code
 from compress.files import replacing
 from compress.keep import Keep, Ratio, read_keep
 from compress.samples import Sample
@@ -77,20 +77,26 @@ class Cells:
     def __init__(self, folder: Path | None, protocol: Facts, methods: Mapping[str, Facts]):
         """ValueError, naming every difference, if the folder holds cells of another protocol.
 
-        `methods` are those of this run: a cell of the same name must have been made by the same.
+        `methods` are those of this run: a cell of the same name must have been made by the same. Cells that
+        only other code made are `stale`: they count as not there, and are measured again.
         """
         self._folder, self._protocol, self._methods = folder, protocol, methods
         self.found: dict[Key, Cell] = {}
+        self.stale: list[Key] = []
         for cell in read_cells(folder) if folder else []:
-            other = differences(cell.protocol, protocol)
-            named = differences(cell.method, methods.get(cell.key.method, {}))
+            method = methods.get(cell.key.method, {})
+            other = differences(cell.protocol, apart_from_code(protocol))
+            named = differences(cell.method, apart_from_code(method))
             other += [f"{cell.key.method}: {one}" for one in named]
             if other:
                 raise ValueError(
                     f"{folder} was made with other settings: {'; '.join(other)}. "
                     f"Choose these, or another folder"
                 )
-            self.found[cell.key] = cell
+            if same_code(cell.protocol, self._facts(cell.key.task)) and same_code(cell.method, method):
+                self.found[cell.key] = cell
+            else:
+                self.stale.append(cell.key)
 
     def finished(self, key: Key) -> bool:
         """Whether a cell has its outcome; one that was impossible is worth another try."""
@@ -98,18 +104,21 @@ class Cells:
 
     def add(self, key: Key, samples: Sequence[Sample], outcome: Outcome | None, impossible: str = "") -> None:
         """Keep a cell, on disk at once; OSError, and no trace of it, if it cannot be written."""
-        own = self._methods[key.method]
-        protocol = {
-            name: value
-            for name, value in self._protocol.items()
-            if ": " not in name or name.startswith(f"{key.task}: ")
-        }
+        own, protocol = self._methods[key.method], self._facts(key.task)
         self.found[key] = cell = Cell(key, protocol, own, outcome, impossible)
         if self._folder:
             path = self._folder / "cells" / _name(key)
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as part, part.open("wb") as file:
                 pq.write_table(_table(cell, samples), file)
+
+    def _facts(self, task: str) -> Facts:
+        """Those of the protocol that concern a task."""
+        return {
+            name: value
+            for name, value in self._protocol.items()
+            if ": " not in name or name.startswith(f"{task}: ")
+        }
 
 
 def _name(key: Key) -> str:

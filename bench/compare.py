@@ -52,6 +52,7 @@ def compare(
     workers: int = 1,
     folder: Path | None = None,
     progress: Progress = lambda done, total: None,
+    say: Callable[[str], object] = lambda text: None,
 ) -> Comparison:
     """Evaluate vanilla once and every entry at every budget on the same samples.
 
@@ -59,8 +60,9 @@ def compare(
     `difficulty` the one whose right answers make a question easy, if it is among them. Averages whose
     interval lies within `margin` points of a rival's are marked as equivalent to it. Budgets are counts
     of visual tokens or ratios of each image's (`compress.keep`), spent as `match` has it. With a `folder`
-    every finished cell is kept there and never computed again. Results do not depend on `workers` (processes
-    of one thread; a model on a GPU takes one). `batch` as in `evaluate`.
+    every finished cell is kept there, and computed again only if the code that made it has changed
+    (`compress.fingerprint`); `say` is told how many cells that concerns. Results do not depend on `workers`
+    (processes of one thread; a model on a GPU takes one). `batch` as in `evaluate`.
 
     A budget that a method cannot reach leaves its cells empty, with the reason. ValueError, before anything
     is computed, without entries, budgets or tasks, for a budget that no method can reach, and for a folder of
@@ -90,6 +92,8 @@ def compare(
         protocol |= of_task(task, samples)
     facts = {name: of_entry(one.selector, mllm, one.source) for name, one in named.items()}
     cells = Cells(folder, protocol, facts)
+    if cells.stale:
+        say(f"{folder}: other code made {len(cells.stale)} cells; those of this table are measured again")
 
     whole = [Key(VANILLA, tokens, task.name) for task in data]
     grid = [Key(one.name, keep, task.name) for keep in budgets for one in entries for task in data]

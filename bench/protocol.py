@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -13,13 +12,16 @@ import torch
 from torch import nn
 
 from bench.budget import Match
+from bench.evaluate import evaluate
 from bench.tasks import TASKS, Task
 from compress.base import Positions, Selector, choices_of
+from compress.fingerprint import fingerprint
 from compress.models import MLLM
 from compress.samples import Sample
 from evosearch.registry import find
 
 Facts = Mapping[str, Any]  # ready for JSON
+CODE = "code"  # the fact that is a fingerprint of code: nobody can choose it
 
 
 def of_run(mllm: MLLM, *, batch: int, match: Match, positions: Positions | None) -> dict[str, Any]:
@@ -33,6 +35,7 @@ def of_run(mllm: MLLM, *, batch: int, match: Match, positions: Positions | None)
         "match": match,
         "positions": positions or "each method's own",
         "batch": batch,
+        CODE: fingerprint(evaluate, type(mllm)),
     }
 
 
@@ -48,6 +51,7 @@ def of_task(task: Task, samples: Sequence[Sample]) -> dict[str, Any]:
         "new tokens": task.max_new_tokens,
         "n": len(samples),
         "samples": digest.hexdigest()[:16],
+        CODE: fingerprint(type(task)),
     }
     return {f"{task.name}: {name}": value for name, value in facts.items()}
 
@@ -76,7 +80,7 @@ def of_method(selector: Selector) -> dict[str, Any]:
         "class": kind.__name__,
         "positions": selector.positions,
         "adaptive": selector.adaptive,
-        "code": _code(kind),
+        CODE: fingerprint(kind),
         **{name: _told(value) for name, value in options.items()},
     }
 
@@ -91,15 +95,23 @@ def differences(theirs: Facts, ours: Facts, words: tuple[str, str] = ("there", "
     ]
 
 
+def apart_from_code(facts: Facts) -> dict[str, Any]:
+    """The facts that a user chooses."""
+    return {name: value for name, value in facts.items() if not _is_code(name)}
+
+
+def same_code(theirs: Facts, ours: Facts) -> bool:
+    """Whether every fingerprint of code in `ours` stands in `theirs` too."""
+    return all(theirs.get(name) == value for name, value in ours.items() if _is_code(name))
+
+
+def _is_code(name: str) -> bool:
+    return name == CODE or name.endswith(f": {CODE}")
+
+
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:24]}...{_digest(text.encode())}"
-
-
-def _code(kind: type) -> str:
-    """Digest of the file that defines a class; empty for one that was typed in."""
-    path = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    return _digest(Path(path).read_bytes()) if path else ""
 
 
 def _told(value: object) -> object:

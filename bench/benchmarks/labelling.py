@@ -44,6 +44,7 @@ from compress import forward
 from compress.files import replacing
 from compress.fitness import AnswerLosses
 from compress.flops import counting
+from compress.keep import count_of
 from compress.labels import Label, LabelConfig, Labeller
 from compress.labels.kinds import Problem
 from compress.memory import keep_freed
@@ -198,7 +199,7 @@ def _round(
     sample = samples[0]
     embedded = mllm.embed(sample.image, sample.question, sample.answers[0])
     rng = np.random.default_rng(0)
-    keep = labeller.about["keep"]
+    keep = count_of(labeller.about["keep"], len(embedded.visual))
     kept = np.stack([np.sort(rng.choice(len(embedded.visual), keep, replace=False)) for _ in range(naive)])
     decoder = _seconds(lambda: decoder_loop(mllm, embedded, kept), clock) / naive
     if not whole:  # made samples have no image

@@ -178,7 +178,7 @@ class BatchSize(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         if value is None or value == "auto":
             return None
-        if not str(value).isdecimal():
+        if not str(value).isdecimal() or not int(value):
             self.fail(f"'{cut(value)}': write a whole number from 1, or auto.", param, ctx)
         return Count(1).convert(value, param, ctx)
 

@@ -124,7 +124,7 @@ def compare(
         found = run(
             mllm, entries, keeps, opened, reference=named(reference or methods[-1]),
             difficulty=named(difficulty or DIFFICULTY), margin=margin, batch=open_batches(batch, mllm),
-            match=match, positions=positions, workers=workers, folder=out, progress=report,
+            match=match, positions=positions, workers=workers, folder=out, progress=report, say=say,
         )  # fmt: skip
     if out:
         write(found, mllm, out, Origin(f"{mllm.name}: methods at equal budgets", {}, [command]))

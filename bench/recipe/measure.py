@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from importlib import import_module
 from itertools import dropwhile, takewhile
 from pathlib import Path
 from shutil import copyfile
@@ -17,7 +18,7 @@ from bench.commands.common import names
 from bench.protocol import Facts
 from bench.recipe.paper import published
 from bench.recipe.schema import Edge, Latency, Learning, Recipe
-from bench.recipe.steps import RECORD, RUN, Answer, Cost, Report, Shop, Step, Train
+from bench.recipe.steps import RECORD, Answer, Cost, Report, Shop, Step, Train
 from compress.models import MLLM
 from evosearch.registry import find
 
@@ -33,7 +34,6 @@ class Timing(Step):
 
     kind = "time"
     unit = counted = "benchmarks"
-    code = ("bench/recipe/measure.py", "bench/latency", "bench/edge", *RUN)
 
     shop: Shop
     title: str
@@ -46,6 +46,12 @@ class Timing(Step):
     @property
     def model(self) -> str:
         return self.answers.name
+
+    @property
+    def code(self) -> tuple[object, ...]:
+        """Its command as a whole, whose defaults decide as well."""
+        command = import_module(f"bench.commands.{self.what}")
+        return Timing, command, type(self.shop.load(self.model))
 
     @cached_property
     def facts(self) -> Facts:

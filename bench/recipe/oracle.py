@@ -21,7 +21,7 @@ from bench.cells import Cell, Cells, Key, read_cells
 from bench.evaluate import Outcome, evaluate
 from bench.outputs import put
 from bench.protocol import Facts
-from bench.recipe.steps import MODEL, Answer, Cost, Label, Report, Shop, Step, prefill_flops
+from bench.recipe.steps import Answer, Cost, Label, Report, Shop, Step, prefill_flops
 from bench.stats import mean_interval
 from bench.tasks import Task
 from compress.fitness import AnswerLoss
@@ -40,7 +40,6 @@ class Searched(Step):
 
     kind = "searched"
     unit = counted = "answers"
-    code = ("bench/recipe/oracle.py", *Answer.code)
 
     shop: Shop
     title: str
@@ -52,6 +51,10 @@ class Searched(Step):
     @property
     def model(self) -> str:
         return self.answers.name
+
+    @property
+    def code(self) -> tuple[object, ...]:
+        return type(self), type(self.shop.load(self.model))
 
     @cached_property
     def facts(self) -> Facts:
@@ -153,7 +156,6 @@ class Losses(Step):
 
     kind = "losses"
     unit = counted = "samples"
-    code = ("bench/recipe/oracle.py", "compress/fitness.py", "compress/forward.py", *MODEL)
 
     shop: Shop
     title: str
@@ -163,6 +165,10 @@ class Losses(Step):
     @property
     def model(self) -> str:
         return self.answers.name
+
+    @property
+    def code(self) -> tuple[object, ...]:
+        return type(self), type(self.shop.load(self.model))
 
     @cached_property
     def facts(self) -> Facts:

@@ -2,7 +2,8 @@
 
     runs/steps/label-1a2b3c4d5e6f7081/step.json      what it was, how long it took
 
-Name = digest of settings, models' weights, data, the steps before it, and the code that does it (`code_of`).
+Name = digest of settings, models' weights, data, the steps before it, and the code that does it
+(`compress.fingerprint`).
 So a finished step is found again by whatever recipe needs it, and nothing stale ever is.
 """
 
@@ -31,34 +32,22 @@ from bench.compressors import SHIPPED
 from bench.environment import environment
 from bench.ledger import Ledger, Shape
 from bench.outputs import put
-from bench.protocol import Facts, of_method, of_run, of_task
-from bench.recipe.code import code_of
+from bench.protocol import Facts, apart_from_code, of_method, of_run, of_task
 from bench.tasks import Task
 from compress.base import Positions, Selector
+from compress.fingerprint import fingerprint
 from compress.keep import NINTH, Keep, count_of
 from compress.labels import Label as Mask
 from compress.labels import LabelConfig, Labeller, LabelStore, label, read_labels, sample_key
+from compress.labels.labelling import code_of
 from compress.labels.store import schema, write_shard
 from compress.models import MLLM, Anyres
 from compress.network import Compressor
 from compress.samples import Sample
 from compress.training import TrainConfig, train
-from evosearch.registry import pick
+from evosearch.registry import find, pick
 
 RECORD = "step.json"
-# What decides results; tests/bench/recipe/test_code.py holds these lists to what the modules import.
-MODEL = (
-    "compress/mllm.py", "compress/families", "compress/conversation.py", "compress/base.py",
-    "compress/caches.py", "compress/images.py", "compress/keep.py",
-)  # fmt: skip
-RUN = (
-    *MODEL, "compress/attach.py", "compress/prefill.py", "compress/attention.py", "compress/tower.py",
-    "compress/layout.py", "compress/flops.py", "compress/transfer.py",
-)  # fmt: skip
-METHOD = (  # beside its own file
-    "compress/base.py", "compress/keep.py", "compress/coverage.py", "compress/evocomp.py",
-    "compress/evocomp_plus.py", "compress/network.py", "baselines/crops.py", "baselines/grid.py",
-)  # fmt: skip
 Report = Callable[[int, int], object]  # done, in all
 Bar = Callable[[str, str], AbstractContextManager[Report]]  # title, unit
 
@@ -106,7 +95,6 @@ class Step(ABC):
     kind: ClassVar[str]
     unit: ClassVar[str]
     counted: ClassVar[str]  # what `work` reports: units, or groups of them
-    code: ClassVar[tuple[str, ...]]  # modules that do the work
     shop: Shop
     title: str
 
@@ -114,6 +102,11 @@ class Step(ABC):
     @abstractmethod
     def model(self) -> str:
         """The model that it runs."""
+
+    @property
+    @abstractmethod
+    def code(self) -> tuple[object, ...]:
+        """Classes, functions and modules that do the work (`compress.fingerprint`)."""
 
     @property
     @abstractmethod
@@ -141,7 +134,7 @@ class Step(ABC):
 
     @cached_property
     def digest(self) -> str:
-        return digest_of(self.kind, self.facts, code_of(*self.code))
+        return digest_of(self.kind, self.facts, fingerprint(*self.code))
 
     @property
     def folder(self) -> Path:
@@ -194,7 +187,6 @@ class Label(Step):
 
     kind = "label"
     unit = counted = "samples"
-    code = ("evosearch", "compress/labels", "compress/fitness.py", "compress/forward.py", *MODEL)
 
     shop: Shop
     title: str
@@ -210,6 +202,10 @@ class Label(Step):
     @cached_property
     def resolved(self) -> LabelConfig:
         return self.config.resolved(self.shop.load(self.name))
+
+    @property
+    def code(self) -> tuple[object, ...]:
+        return code_of(self.shop.load(self.name), self.config)
 
     @cached_property
     def facts(self) -> Facts:
@@ -228,13 +224,17 @@ class Label(Step):
         return self.count
 
     @cached_property
+    def settings(self) -> Facts:
+        return Labeller(self.shop.load(self.name), self.config).about
+
+    @cached_property
     def ready(self) -> LabelStore | None:
-        """What the package ships of the same model and settings."""
+        """What the package ships of the same model and settings; a test searches some of them again."""
         if not (self.shop.shipped and self.pool.shipped):
             return None
-        settings = Labeller(self.shop.load(self.name), self.config).about
+        wanted = apart_from_code(self.settings)
         stores = map(read_labels, sorted((SHIPPED / self.name / "labels").glob("*")))
-        return next((store for store in stores if dict(store.settings) == settings), None)
+        return next((store for store in stores if apart_from_code(store.settings) == wanted), None)
 
     @cached_property
     def shipped(self) -> list[str]:
@@ -257,7 +257,7 @@ class Label(Step):
         if self.ready and (missing := [key for key in self.shipped if key not in here]):
             self.folder.mkdir(parents=True, exist_ok=True)
             rows = [asdict(self.ready[key]) for key in missing]
-            table = pa.Table.from_pylist(rows, schema(self.ready.settings))
+            table = pa.Table.from_pylist(rows, schema(self.settings))
             write_shard(table, self.folder / f"shipped-{len(here):05d}.parquet")
         return super().do(bar)
 
@@ -290,10 +290,6 @@ class Train(Step):
 
     kind = "train"
     unit, counted = "samples x epochs", "steps"
-    code = (
-        "compress/training.py", "compress/examples.py", "compress/features.py", "compress/network.py",
-        "compress/losses.py", "compress/seeding.py", *MODEL,
-    )  # fmt: skip
 
     shop: Shop
     title: str
@@ -303,6 +299,10 @@ class Train(Step):
     @property
     def model(self) -> str:
         return self.labels.name
+
+    @property
+    def code(self) -> tuple[object, ...]:
+        return train, type(self.shop.load(self.model))
 
     @cached_property
     def facts(self) -> Facts:
@@ -357,7 +357,6 @@ class Answer(Step):
 
     kind = "answer"
     unit, counted = "answers", "cells"
-    code = ("bench/evaluate.py", "bench/tasks", "bench/budget.py", "bench/ledger.py", *RUN)
 
     shop: Shop
     title: str
@@ -370,6 +369,10 @@ class Answer(Step):
     @property
     def model(self) -> str:
         return self.name
+
+    @property
+    def code(self) -> tuple[object, ...]:
+        return ()  # it is among the facts
 
     @cached_property
     def facts(self) -> Facts:
@@ -438,7 +441,8 @@ def trained(
     step: Train, row: str, selects: str, depth: int, positions: Positions | None, source: str | None
 ) -> Candidate:
     """The candidate that keeps what a trained compressor chooses."""
-    key = digest_of(step.digest, selects, depth, positions, source, code_of(*METHOD))
+    method = fingerprint(find(METHODS, selects, "method"))
+    key = digest_of(step.digest, selects, depth, positions, source, method)
 
     def make() -> Selector:
         made = pick(METHODS, selects, "method", compressor=step.compressor(), depth=depth)
@@ -453,7 +457,7 @@ def named(selector: Selector, row: str, positions: Positions | None) -> Candidat
     """The candidate of a method that learns nothing for the recipe."""
     if positions:
         selector.positions = positions
-    return Candidate(row, 0, digest_of(of_method(selector), code_of(*METHOD)), lambda: selector)
+    return Candidate(row, 0, digest_of(of_method(selector)), lambda: selector)
 
 
 TEXT = 24.0  # text tokens of a prompt, for estimates

@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from compress.fingerprint import fingerprint
 from compress.fitness import POSITIONS, AnswerLosses, TokenBudget
 from compress.keep import NINTH, Keep, count_of, read_keep
 from compress.labels.kinds import KINDS, Choice, Kind, Problem
-from compress.labels.store import Label
+from compress.labels.store import CODE, Label
 from compress.models import MLLM, Embedded
 from compress.samples import Sample
 from evosearch import GROUPERS, STRATEGIES, pick, together
+from evosearch.registry import find, parse
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,14 @@ def sample_seed(seed: int, key: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:8]) >> 1
 
 
+def code_of(mllm: MLLM, config: LabelConfig) -> tuple[object, ...]:
+    """What makes such labels, for `compress.fingerprint`: of kinds and groupers the chosen ones alone."""
+    kind = config.make_kind()
+    strategy = config.strategy or kind.strategy
+    chosen = [find(STRATEGIES, parse(strategy)[0], "strategy")] if strategy else []
+    return Labeller, type(mllm), type(kind), find(GROUPERS, parse(config.grouper)[0], "grouper"), *chosen
+
+
 class Labeller:
     """Labels samples with one model: one at a time, or `many` whose candidates share batches.
 
@@ -106,6 +116,7 @@ class Labeller:
             **asdict(self._config),
             "visual_tokens": mllm.visual_tokens,
             "model": mllm.fingerprint(),
+            CODE: fingerprint(*code_of(mllm, config)),
         }
         self.forks = device.type == "cpu"
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

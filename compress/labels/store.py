@@ -63,6 +63,9 @@ class Label:
     score: tuple[float, ...] | None = None  # [N] higher = more worth keeping
 
 
+CODE = "code"  # the setting that is a fingerprint of code: nobody can choose it
+
+
 class _Settings(Document, extra="allow"):
     """What labels were made with; other works than the labeller may note other things."""
 
@@ -223,6 +226,11 @@ def scan(folder: Path) -> tuple[list[Path], Mapping[str, Any] | None]:
 def refuse_difference(origin: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     """ValueError that names every setting in which what lies at `origin` differs from `ours`."""
     keys = [key for key in dict.fromkeys([*ours, *theirs]) if theirs.get(key) != ours.get(key)]
+    if keys == [CODE]:
+        raise ValueError(
+            f"{origin} was made by other code than this version's, which may give other results: choose "
+            f"another folder, or go on with the version that began it"
+        )
     if keys:
         listed = "; ".join(
             f"{cut(key)} is {cut(repr(theirs.get(key)), 100)} there and {cut(repr(ours.get(key)), 100)} here"

