@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from bench.evaluate import evaluate
-from bench.tasks import TASKS
+from bench.tasks import Task
+from bench.tasks.load import load_tasks
 from compress.evocomp import EvoComp
 from compress.keep import Keep
 from compress.models import MLLM
 from compress.network import Compressor
-from evosearch.registry import find
+from compress.samples import Sample
 
 
-def validator(mllm: MLLM, task: str, n: int, keep: Keep) -> Callable[[Compressor], float]:
-    """Score of a compressor at the budget `keep` on `n` validation samples of a task, in percent."""
-    bench = find(TASKS, task, "task")()
-    samples = bench.micro(n, "val")
-    return lambda compressor: evaluate(mllm, bench, samples, EvoComp(compressor), keep).score
+def validator(
+    mllm: MLLM, task: str, n: int, keep: Keep, data: str | None = None
+) -> Callable[[Compressor], float]:
+    """Score of a compressor at the budget `keep` on `n` validation questions of a task, in percent.
+
+    They are the miniature's, or those of the folder of benchmarks `data`. ValueError for unknown tasks and
+    bad data.
+    """
+    ((bench, samples),) = load_tasks([task], n, "val", data=data).items()
+    return scored(mllm, bench, samples, keep)
+
+
+def scored(mllm: MLLM, task: Task, samples: Sequence[Sample], keep: Keep) -> Callable[[Compressor], float]:
+    """Score of a compressor at the budget `keep` on these samples, in percent."""
+    return lambda compressor: evaluate(mllm, task, samples, EvoComp(compressor), keep).score

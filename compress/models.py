@@ -70,12 +70,7 @@ def load(
     call it fixed_2x2_nounpad).
     ValueError, with what to do next, if there is no such model or its family is not supported.
     """
-    folder = _folder(name)
-    try:
-        source = str(folder or hub.fetch(name, ["config.json"]))
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot load model {name!r}: {str(error).splitlines()[0]}") from error
+    folder, config = _config(name)
     if config.model_type not in FAMILIES:
         raise ValueError(
             f"{name!r} is a {config.model_type!r} model; supported: {', '.join(sorted(FAMILIES))}"
@@ -105,6 +100,11 @@ def load(
     return mllm
 
 
+def family_of(name: str) -> str:
+    """The `model_type` in a model's configuration; ValueError if there is no such model."""
+    return str(_config(name)[1].model_type)
+
+
 def outline(source: str) -> MLLM:
     """The adapter of the model in a folder or of a hub name without its weights: shapes only."""
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
@@ -119,6 +119,16 @@ def quiet() -> None:
     logging.set_verbosity_error()
     getLogger("huggingface_hub").setLevel(ERROR)  # it announces every retry of a connection
     logging.disable_progress_bar()
+
+
+def _config(name: str) -> tuple[Path | None, Any]:
+    """The folder behind a model name (None on the hub), and its configuration."""
+    folder = _folder(name)
+    try:
+        source = str(folder or hub.fetch(name, ["config.json"]))
+        return folder, AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot load model {name!r}: {str(error).splitlines()[0]}") from error
 
 
 def _folder(name: str) -> Path | None:
@@ -139,4 +149,16 @@ def _folder(name: str) -> Path | None:
     return None
 
 
-__all__ = ["FAMILIES", "MLLM", "MODELS", "Anyres", "Embedded", "Picture", "adapt", "load", "outline", "quiet"]
+__all__ = [
+    "FAMILIES",
+    "MLLM",
+    "MODELS",
+    "Anyres",
+    "Embedded",
+    "Picture",
+    "adapt",
+    "family_of",
+    "load",
+    "outline",
+    "quiet",
+]

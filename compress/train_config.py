@@ -86,6 +86,19 @@ PRESETS: dict[str, TrainConfig] = {
 }
 
 
+# Whose settings a model of a family takes, by the `model_type` of its configuration.
+FAMILY_PRESETS = {"llava": "llava-1.5-7b", "llava_next": "llava-next-7b", "qwen2_5_vl": "qwen2.5-vl-7b"}
+
+
+def paper_settings(family: str) -> TrainConfig:
+    """The paper's settings for models of this `model_type`; ValueError if it has none."""
+    if family not in FAMILY_PRESETS:
+        raise ValueError(
+            f"the paper trains no compressor for {family!r}: {', '.join(FAMILY_PRESETS)} have one"
+        )
+    return PRESETS[FAMILY_PRESETS[family]]
+
+
 def preset(name: str) -> TrainConfig:
     """The paper's settings for a model; ValueError for a model that the paper trains no compressor for."""
     if name not in PRESETS:

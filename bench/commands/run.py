@@ -24,6 +24,7 @@ from bench.commands.common import (
 
 if TYPE_CHECKING:
     from bench.recipe.estimate import Estimate
+    from compress.features import Where
     from compress.models import MLLM, Anyres
 
 
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
 @click.option(
     "--only", "rows", multiple=True, metavar="ROW", help="Only this row and the reference; may be repeated."
 )
+@click.option(
+    "--features", type=click.Choice(["memory", "disk", "recompute"]),
+    help="Where embeddings stay during training. Default: memory for shipped models, else disk.",
+)  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Search all labels here, also those that ship with the package.")
 @click.option("--dry-run", is_flag=True, help="Print steps, forwards, time and memory; do nothing.")
 @click.option(
@@ -49,14 +54,16 @@ if TYPE_CHECKING:
 @click.pass_context
 def run(
     context: click.Context, recipe: str, data: str | None, changes: tuple[str, ...], rows: tuple[str, ...],
-    fresh: bool, dry_run: bool, out: Path, workers: int, batch: int | None, model: str, device: str,
-    dtype: str, anyres: Anyres, machine: bool,
+    features: Where | None, fresh: bool, dry_run: bool, out: Path, workers: int, batch: int | None,
+    model: str, device: str, dtype: str, anyres: Anyres, machine: bool,
 ) -> None:  # fmt: skip
     """Work off RECIPE (evocomp recipes, or a YAML file): label, train, answer, measure, draw, compare.
 
     Steps are named by all that their results depend on and kept in --out: none is done twice, a changed
     setting never takes a stale one, and after an interruption the same command goes on. Leaves results.json,
     table.md and table.tex, measured beside the paper's numbers. --model is the recipe's own by default.
+    For a model that does not ship, the compressor is trained with the paper's settings for its family, and
+    TextVQA of --data chooses the epoch. --dry-run prints the settings.
 
     \b
     Example:
@@ -74,12 +81,17 @@ def run(
     from bench.recipe.plan import plan
     from bench.recipe.run import run as work
     from bench.recipe.steps import Shop
+    from compress.models import MODELS
 
     @cache
     def load(name: str) -> MLLM:
         return load_model(name, device, dtype, anyres)
 
-    shop = Shop(out, load, cache(lambda name: load(name).fingerprint()), workers, batch, anyres, not fresh)
+    full = wanted.model not in MODELS or (wanted.source or wanted.model) not in MODELS
+    shop = Shop(
+        out, load, cache(lambda name: load(name).fingerprint()), workers, batch, anyres,
+        features or ("disk" if full else "memory"), not fresh,
+    )  # fmt: skip
     planned = plan(wanted, shop)
     if dry_run:
         told = estimates(planned.steps, shop)
@@ -102,13 +114,14 @@ def record(one: Estimate) -> dict[str, object]:
     return {
         "step": step.folder.name, "title": step.title, "model": step.model, "units": step.units,
         "finished": step.finished, "forwards": one.forwards, "seconds": one.seconds, "origin": one.origin,
-        "memory": one.memory,
+        "memory": one.memory, "settings": getattr(step, "about", None),
     }  # fmt: skip
 
 
 def show_plan(told: list[Estimate]) -> None:
     """The plan as a table, and its sums."""
     from bench.recipe.estimate import duration
+    from bench.recipe.steps import Train
 
     if not told:
         click.echo("no steps: what there is to draw needs none")
@@ -123,6 +136,8 @@ def show_plan(told: list[Estimate]) -> None:
             for one in told
         ],
     )  # fmt: skip
+    for about in dict.fromkeys(one.step.about for one in told if isinstance(one.step, Train)):
+        click.echo(f"trains: {about}")
     seconds = sum(one.seconds or 0 for one in told)
     unknown = sum(one.seconds is None for one in told)
     click.echo(

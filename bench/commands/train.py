@@ -46,6 +46,7 @@ class Order:
     config: TrainConfig
     validate: str
     validate_samples: int
+    validate_data: str | None
     model: str
     device: str
     dtype: str
@@ -89,9 +90,14 @@ class Report:
 @click.option("--lr", type=float, show_default="0.003")
 @click.option(
     "--validate",
-    show_default="textvqa; with --data none",
-    help="Miniature that chooses the epoch; none: a held-out tenth of the labels.",
+    show_default="textvqa; with --data and no --validate-data none",
+    help="Task that chooses the epoch; none: a held-out tenth of the labels.",
 )
+@click.option(
+    "--validate-data", metavar="DIR",
+    help="Folder of benchmarks (docs/benchmarks.md) or hub:OWNER that --validate is read from, split val. "
+    "Default: the miniature.",
+)  # fmt: skip
 @click.option("--validate-samples", default=120, show_default=True, type=Count(1))
 @click.option("--seed", type=SEED, show_default="0")
 @click.option(
@@ -117,9 +123,9 @@ class Report:
 @as_json
 def train(
     labels: tuple[Path, ...], data: Path | None, images: Path | None, out: Path, preset: str | None,
-    validate: str | None, validate_samples: int, processes: int, micro_batch: int | None, features: Where,
-    cache: Path | None, checkpoint_every: int, model: str, device: str, dtype: str, anyres: Anyres,
-    machine: bool, **settings: Any,
+    validate: str | None, validate_data: str | None, validate_samples: int, processes: int,
+    micro_batch: int | None, features: Where, cache: Path | None, checkpoint_every: int, model: str,
+    device: str, dtype: str, anyres: Anyres, machine: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Train a compressor on label stores; weights of the best epoch, curves.csv and curves.png land in --out.
 
@@ -139,7 +145,8 @@ def train(
     given = {name: value for name, value in settings.items() if value is not None}
     order = Order(
         labels, data, images, out, replace(settings_of(preset) if preset else TrainConfig(), **given),
-        validate or ("textvqa" if data is None else "none"), validate_samples, model, device, dtype, anyres,
+        validate or ("textvqa" if data is None or validate_data else "none"), validate_samples, validate_data,
+        model, device, dtype, anyres,
         features, cache, micro_batch, checkpoint_every,
     )  # fmt: skip
     work = partial(carry_out, order)
@@ -177,7 +184,7 @@ def carry_out(order: Order) -> Report:
     keep = read_keep(stores[0].setting("keep"))
     check = None
     if order.validate != "none":
-        check = validator(mllm, order.validate, order.validate_samples, keep)
+        check = validator(mllm, order.validate, order.validate_samples, keep, order.validate_data)
     with progress("train", "steps") as report:
         result = run(
             mllm, merged, samples, order.out, order.config, validate=check,

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from bench.compressors import selector_for
+from bench.data.folder import HUB
 from bench.data.instructions import Index, Instructions
 from bench.protocol import of_task
 from bench.recipe.measure import Timing, timings
@@ -19,9 +20,10 @@ from bench.tasks import Task
 from bench.tasks.load import load_tasks
 from bench.tasks.mixture import training_samples
 from compress.keep import Keep
-from compress.models import MLLM
+from compress.models import MLLM, MODELS
 from compress.samples import Sample
 
+TEXTVQA = "textvqa"
 COMPARISON, PICTURES = "comparison", "pictures"  # folders of a result
 RANDOM = "random"  # the kind of labels that is a control
 
@@ -94,7 +96,8 @@ def plan(recipe: Recipe, shop: Shop) -> Plan:
             for seed in recipe.seeds:
                 stores[name, seed] = store = _labels(shop, learner, row.learns, pool, seed)
                 config = replace(row.learns.train, seed=seed)
-                step = Train(shop, f"train: {name}, seed {seed}", store, config)
+                exam = validation(recipe) if learner not in MODELS else None
+                step = Train(shop, f"train: {name}, seed {seed}", store, config, exam)
                 trains[name, seed] = step
                 chooser = recipe.source if row.learns.source_gives == "indices" else None
                 depth = row.learns.layer(mllm.layers)
@@ -116,6 +119,16 @@ def plan(recipe: Recipe, shop: Shop) -> Plan:
     timed = timings(recipe, shop, answers, trains, lambda: made[0].folder / COMPARISON)
     made.append(Plan(recipe, shop, stores, trains, answers, searched, losses, timed))
     return made[0]
+
+
+def validation(recipe: Recipe) -> tuple[Task, list[Sample]] | None:
+    """TextVQA's validation questions, which choose the epoch in the paper, if the recipe's data has them."""
+    if recipe.data is None or not (recipe.data.startswith(HUB) or (Path(recipe.data) / TEXTVQA).is_dir()):
+        return None
+    ((found),) = load_tasks(
+        [TEXTVQA], recipe.validate, "val", data=recipe.data, protocol=recipe.protocol
+    ).items()
+    return found
 
 
 def training_pool(mixture: str | None, images: str | None) -> Pool:

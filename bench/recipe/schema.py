@@ -3,17 +3,19 @@
 A recipe names things and gives numbers; it contains no expressions. Its first line is the command that runs
 it, as a comment. Budgets are written as the paper has them (`keep: [192, 128, 64]`, `of: 576`) and scaled to
 the visual tokens of the model at hand, or of each image where these follow its size; ratios (`keep: [11.1%]`)
-need no `of` and are of each image.
+need no `of` and are of each image. Settings under `miniature` hold for the shipped models alone. Another
+model is trained with the paper's settings for its family. `learns` overrides both, a row overrides `learns`.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -28,6 +30,8 @@ from compress.base import Positions, scaled_layer
 from compress.documents import cut
 from compress.keep import Keep, Ratio, read_keep
 from compress.labels import LabelConfig
+from compress.models import MODELS, family_of
+from compress.train_config import paper_settings
 from compress.training import TrainConfig
 from evosearch import GROUPERS
 from evosearch.registry import find, options, unknown
@@ -154,7 +158,9 @@ class Recipe:
     `paper` names the numbers to stand beside, `reference` the row that all others are held against. Rows that
     learn are trained once per seed in `seeds`. `tasks`, `n`, `data`, `protocol` and `split` are those of
     `evocomp compare`; `mixture` and `images` are LLaVA's instruction mixture and its folder of images, for
-    labels of a real model. `losses` asks for the loss of what every row kept, beside its answers.
+    labels of a real model. For a model that does not ship, `validate` questions of TextVQA choose the epoch
+    if `data` has them; else held-out labels do. `losses` asks for the loss of what every row kept, beside
+    its answers.
     """
 
     name: str
@@ -176,6 +182,7 @@ class Recipe:
     match: Match = "equivalent"
     seeds: tuple[int, ...] = (0,)
     losses: bool = False
+    validate: int = 500
     search: LabelConfig = field(default_factory=LabelConfig)
     draw: Drawing | None = None
     latency: Latency | None = None
@@ -202,6 +209,7 @@ class Recipe:
             raise ValueError(unknown("row", self.reference, self.rows))
         if self.draw and self.draw.what == "kept" and not self.rows:
             raise ValueError("draw.what=kept: there are no rows whose tokens could be drawn")
+        _at_least(1, validate=self.validate)
         if bool(self.mixture) != bool(self.images):
             raise ValueError("mixture and images go together: the JSON of the mixture, and its images")
         for name, row in self.rows.items():
@@ -265,21 +273,40 @@ def read(name: str, changes: Sequence[str] = (), **given: object) -> Recipe:
 
 
 def parse(told: Mapping[str, Any], name: str) -> Recipe:
-    """A recipe from plain settings; `learns` at the top is what all rows that learn start from."""
+    """A recipe from plain settings.
+
+    `learns` at the top is what all rows that learn start from. It lies over `miniature` where a shipped model
+    learns, and over the paper's settings where another does.
+    """
     settings = {"name": name, **deepcopy(dict(told))}
-    common = settings.pop("learns", {})
-    build(Learning, common, "learns")
+    common, small = settings.pop("learns", {}), settings.pop("miniature", {})
+    for part, where in ((common, "learns"), (small, "miniature")):
+        build(Learning, part, where)
     rows = settings.get("rows", {})
     if not isinstance(rows, dict):
         raise ValueError("rows: expected settings by name")
-    settings["rows"] = {str(row): _row(str(row), value or {}, common) for row, value in rows.items()}
+
+    def start(own: Mapping[str, Any]) -> dict[str, Any]:
+        """What a row starts from, by the model that learns for it."""
+        given = {**common, **own}.get("source_gives") and settings.get("source")
+        learner = str(given or settings.get("model", Recipe.model))
+        return _over(small if learner in MODELS else {"train": published(learner)}, common)
+
+    settings["rows"] = {str(row): _row(str(row), value or {}, start) for row, value in rows.items()}
     recipe = build(Recipe, settings, "")
     assert isinstance(recipe, Recipe)
     return recipe
 
 
-def _row(name: str, told: Any, common: Mapping[str, Any]) -> Row:
-    """A row without method or searched learns: its settings lie over the common ones."""
+@cache
+def published(model: str) -> Mapping[str, Any]:
+    """The paper's settings of training for this model, by its family."""
+    told = asdict(paper_settings(family_of(model)))
+    return {name: told[name] for name in ("loss", "lambda_cos", "bins", "epochs", "batch", "lr")}
+
+
+def _row(name: str, told: Any, start: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Row:
+    """A row without method or searched learns: its settings lie over those that it starts from."""
     where = f"rows.{name}"
     if not isinstance(told, dict):
         raise ValueError(f"{where}: expected settings by name, not {cut(repr(told))}")
@@ -296,7 +323,7 @@ def _row(name: str, told: Any, common: Mapping[str, Any]) -> Row:
             raise ValueError(f"{where}: a row with {fixed[0]} learns nothing; leave out {also}")
         learns = None
     else:
-        learns = build(Learning, _over(common, rest), where)
+        learns = build(Learning, _over(start(rest), rest), where)
     row = build(Row, simple, where)
     assert isinstance(row, Row)
     return replace(row, learns=learns)
@@ -398,7 +425,8 @@ def _paths(told: Mapping[str, Any]) -> Iterator[str]:
     yield from (one.name for one in fields(Recipe) if one.name not in ("name", "rows"))
     for name, kind in (("search", LabelConfig), ("draw", Drawing), ("latency", Latency), ("edge", Edge)):
         yield from (f"{name}.{one.name}" for one in fields(kind))
-    yield from (f"learns.{one}" for one in _learning())
+    for group in ("learns", "miniature"):
+        yield from (f"{group}.{one}" for one in _learning())
     for row in told.get("rows") or {}:
         yield from (f"rows.{row}.{one}" for one in (*_learning(), "method", "searched", "positions"))
 

@@ -34,20 +34,26 @@ from bench.ledger import Ledger, Shape
 from bench.outputs import put
 from bench.protocol import Facts, apart_from_code, of_method, of_run, of_task
 from bench.tasks import Task
+from bench.validation import scored
 from compress.base import Positions, Selector
+from compress.features import Where
 from compress.fingerprint import fingerprint
 from compress.keep import NINTH, Keep, count_of
 from compress.labels import Label as Mask
 from compress.labels import LabelConfig, Labeller, LabelStore, label, read_labels, sample_key
 from compress.labels.labelling import code_of
 from compress.labels.store import schema, write_shard
-from compress.models import MLLM, Anyres
+from compress.models import MLLM, MODELS, Anyres
 from compress.network import Compressor
 from compress.samples import Sample
+from compress.train_config import FAMILY_PRESETS, paper_settings
 from compress.training import TrainConfig, train
 from evosearch.registry import find, pick
 
 RECORD = "step.json"
+PLACES: dict[Where, str] = {
+    "memory": "in memory", "disk": "on disk in --out", "recompute": "computed whenever they are used",
+}  # fmt: skip
 Report = Callable[[int, int], object]  # done, in all
 Bar = Callable[[str, str], AbstractContextManager[Report]]  # title, unit
 
@@ -62,6 +68,7 @@ class Shop:
     workers: int = 1
     batch: int | None = None  # None: by the device
     anyres: Anyres = "native"  # with which models are loaded
+    features: Where = "memory"  # where embeddings stay while a compressor is trained
     shipped: bool = True  # whether labels that the package ships are taken instead of searching them again
 
     def batches(self, model: str) -> Batches:
@@ -295,6 +302,7 @@ class Train(Step):
     title: str
     labels: Label
     config: TrainConfig
+    exam: tuple[Task, Sequence[Sample]] | None = None  # what chooses the epoch; None: held-out labels
 
     @property
     def model(self) -> str:
@@ -306,7 +314,38 @@ class Train(Step):
 
     @cached_property
     def facts(self) -> Facts:
-        return {**asdict(self.config), "labels": self.labels.digest, "samples": self.labels.count}
+        told = {**asdict(self.config), "labels": self.labels.digest, "samples": self.labels.count}
+        return {**told, "exam": of_task(*self.exam)} if self.exam else told
+
+    @property
+    def keep(self) -> Keep:
+        return self.labels.resolved.keep or NINTH
+
+    @property
+    def room(self) -> float:
+        """Bytes of the samples' features, two of a number, prompts at their usual length."""
+        mllm = self.shop.load(self.model)
+        return 2.0 * self.labels.count * (mllm.visual_tokens + TEXT) * mllm.decoder.config.hidden_size
+
+    @property
+    def about(self) -> str:
+        """With what it trains, in words."""
+        one, mllm = self.config, self.shop.load(self.model)
+        whose = "the miniature's settings"
+        if mllm.name not in MODELS:
+            theirs = replace(paper_settings(mllm.model.config.model_type), seed=one.seed)
+            whose = f"the paper's for {FAMILY_PRESETS[mllm.model.config.model_type]}"
+            if one != theirs:
+                other = [name for name, value in asdict(one).items() if value != asdict(theirs)[name]]
+                whose += f" but for {', '.join(other)}"
+        chosen = "held-out labels"
+        if self.exam:
+            chosen = f"{len(self.exam[1])} samples of {self.exam[0].name} ({self.exam[0].protocol})"
+        return (
+            f"{one.epochs} epochs, batch {one.batch}, lr {one.lr:g}, {one.loss}, lambda {one.lambda_cos:g}, "
+            f"{one.bins} regions ({whose}); labels of {self.keep}; the epoch is chosen on {chosen}; features "
+            f"{PLACES[self.shop.features]}, about {self.room / 1e9:.1f} GB"
+        )
 
     @property
     def units(self) -> int:
@@ -323,11 +362,16 @@ class Train(Step):
         one_layer = replace(Shape.of(mllm.decoder.config), layers=self.config.layers)
         flops = Ledger(one_layer, [mllm.visual_tokens] * self.config.layers, TEXT).prefill_flops
         weights = parameters(one_layer) * self.config.layers * 4
-        return Cost(1, 3 * flops, 4 * weights)  # weights, gradients, two moments of Adam
+        held = self.room if self.shop.features == "memory" else 0.0
+        return Cost(1, 3 * flops, 4 * weights + held)  # weights, gradients, two moments of Adam
 
     def work(self, report: Report) -> None:
+        mllm = self.shop.load(self.model)
         train(
-            self.shop.load(self.model), self.labels.labels(), self.labels.samples, self.folder, self.config,
+            mllm, self.labels.labels(), self.labels.samples, self.folder, self.config,
+            validate=scored(mllm, *self.exam, self.keep) if self.exam else None,
+            features=self.shop.features,
+            cache=self.shop.folder / "features" if self.shop.features == "disk" else None,
             progress=lambda stage, done, total: report(done, total),
         )  # fmt: skip
 

@@ -21,14 +21,15 @@ from bench.cells import read_cells
 from bench.cli import main
 from bench.data.images import ImageFile
 from bench.merge import merge
-from bench.recipe import steps
+from bench.recipe import schema, steps
 from bench.recipe.estimate import estimates
 from bench.recipe.oracle import Searched, headroom, partners
-from bench.recipe.plan import Plan, plan
+from bench.recipe.plan import Plan, plan, validation
 from bench.recipe.run import label_costs, run
 from bench.recipe.schema import Recipe, parse
 from bench.recipe.steps import Label, Pool, Shop, Step, Train
 from bench.tasks.scenes import Scenes
+from bench.tasks.textvqa import TextVQA
 from compress.labels import LabelConfig, label, sample_key
 from compress.models import MLLM, load
 from compress.samples import Sample
@@ -321,7 +322,10 @@ def test_another_questions_mask_is_kept_for_the_same_image(tiny: MLLM, tmp_path:
     assert own and other and other.kept == (*own.kept[1:], own.kept[0])
 
 
-def test_indices_and_compressors_come_from_the_source(tiny: MLLM, tiny_wide: MLLM, tmp_path: Path) -> None:
+def test_indices_and_compressors_come_from_the_source(
+    tiny: MLLM, tiny_wide: MLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "family_of", {"wide": "llava"}.__getitem__)
     rows = {"indices": {"source_gives": "indices"}, "compressor": {"source_gives": "compressor"}, "own": {}}
     asked = recipe(model="wide", source="micro", rows=rows, reference="own", paper=None)
     planned = plan(asked, shop(tiny, tmp_path, wide=tiny_wide))
@@ -393,6 +397,58 @@ def test_the_command_prints_a_plan_and_does_nothing(tiny_folder: Path, tmp_path:
     assert "3 steps, 0 done" in told.stdout and not list(tmp_path.iterdir())
     lines = json.loads(call(*asked, "--dry-run", "--json").stdout)
     assert [line["title"].partition(":")[0] for line in lines] == ["label", "train", "answer"]
+
+
+def test_a_model_that_does_not_ship_is_trained_as_in_the_paper(tiny_folder: Path, tmp_path: Path) -> None:
+    """Full size: nothing of the miniature's settings, and embeddings on disk; --dry-run says so."""
+    small = [*SMALL[:2], "--set", "n=3", "--out", tmp_path, "--dry-run"]
+    told = call("run", "table1", "--model", tiny_folder, *small)
+    assert told.exit_code == 0, told.stderr
+    assert "trains: 30 epochs, batch 256, lr 0.003, ghm+cos, lambda 1, 100 regions" in told.stdout
+    assert "(the paper's for llava-1.5-7b)" in told.stdout and "features on disk in --out" in told.stdout
+    told = call("run", "table1", "--model", tiny_folder, *small, "--set", "learns.train.batch=8")
+    assert "batch 8, " in told.stdout and "llava-1.5-7b but for batch)" in told.stdout
+    told = call("run", "table1", *small)
+    assert "trains: 8 epochs, batch 16" in told.stdout and "(the miniature's settings)" in told.stdout
+    assert "in memory" in told.stdout and not list(tmp_path.iterdir())
+
+
+def test_regions_and_batches_are_those_of_the_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    for family, bins, batch in (("llava", 100, 256), ("llava_next", 150, 32), ("qwen2_5_vl", 150, 48)):
+        monkeypatch.setattr(schema, "family_of", {"owner/model": family}.__getitem__)
+        schema.published.cache_clear()
+        told = schema.read("table1", model="owner/model").rows["EvoComp@0"].learns
+        assert told and (told.train.bins, told.train.batch, told.train.epochs) == (bins, batch, 30)
+    schema.published.cache_clear()
+
+
+def test_the_real_textvqa_chooses_the_epoch_of_a_model_that_does_not_ship(
+    tiny: MLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "family_of", {"full": "llava"}.__getitem__)
+    asked, exam = [], TextVQA().micro(5, "val")
+
+    def opened(names: Any, n: int, split: str, **options: Any) -> Any:
+        asked.append((list(names), n, split, options["data"]))
+        return {TextVQA(): exam}
+
+    full = recipe(model="full", paper=None, validate=5)
+    monkeypatch.setattr("bench.recipe.plan.load_tasks", opened)
+    found = validation(replace(full, data=str(tmp_path)))
+    assert found is None and not asked  # the folder has no TextVQA
+    (tmp_path / "textvqa").mkdir()
+    found = validation(replace(full, data=str(tmp_path)))
+    assert asked == [(["textvqa"], 5, "val", str(tmp_path))] and found and found[1] == exam
+    step = plan(full, shop(tiny, tmp_path, full=tiny)).trains["ce", 0]
+    assert step.exam is None  # without --data
+    examined = replace(step, exam=found)
+    assert examined.digest != step.digest and "5 samples of textvqa" in examined.about
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(steps, "train", lambda *_, **options: given.update(options))
+    monkeypatch.setattr(type(step.labels), "labels", lambda self: [])
+    replace(examined, shop=replace(step.shop, features="disk")).work(lambda *_: None)
+    assert given["features"] == "disk" and given["cache"] == step.shop.folder / "features"
+    assert callable(given["validate"])
 
 
 def test_a_recipe_that_only_draws_has_no_steps(tiny_folder: Path, tmp_path: Path) -> None:
