@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from compress.attention import window
 from compress.base import INPUT, VISION, Accounting, Positions, Selector, plan
 from compress.caches import Key, cache_in, grown, mark, mark_of
 from compress.flops import counting
@@ -114,6 +115,7 @@ class _Session:
         self.plans: dict[tuple[int, Accounting], dict[int, int]] = {}
         # A bad budget fails here, not in a batch; whether an average is in reach may depend on the image.
         self.schedule = self.plan(mllm.visual_tokens, "nominal" if mllm.free_size else accounting)
+        self.windowed = any(window(mllm.decoder, number) for number in range(mllm.layers))
         self.before_decoder = self._acts_before_decoder()
         left = self.schedule.get(VISION)
         if not mllm.clip_tower and (selector.tower_layers or left is not None):
@@ -157,7 +159,9 @@ class _Session:
         stages = self.selector.schedule(tokens, min(count_of(self.keep, tokens), tokens), self.mllm.layers)
         # Other kernels than these may take positions with holes for packed sequences.
         plain = self.mllm.decoder.config._attn_implementation in ("sdpa", "eager")
-        return plain and max(stages, default=INPUT) <= INPUT
+        # The decoder itself would count its window on the shorter sequence.
+        ahead = self.windowed and self.positions == "original"
+        return plain and not ahead and max(stages, default=INPUT) <= INPUT
 
     def hook(self) -> None:
         mllm, add = self.mllm, self.handles.append

@@ -39,13 +39,25 @@ def cls_scores(layer: Any, hidden: Tensor) -> Tensor:
     return (query @ keys.transpose(1, 2) * attention.scale)[:, 0]
 
 
+def window(decoder: Any, number: int) -> int | None:
+    """How many tokens, itself among them, a token sees in a decoder layer; None if it sees all before it."""
+    own = getattr(decoder.config, "sliding_window", None)  # where layers say nothing of it
+    found: int | None = getattr(decoder.layers[number].self_attn, "sliding_window", own)
+    return found
+
+
 def decoder_rows(
-    layer: Any, hidden: Tensor, cos: Tensor, sin: Tensor, rows: Sequence[int] | Tensor
+    layer: Any,
+    hidden: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    rows: Sequence[int] | Tensor,
+    unseen: Tensor | None = None,
 ) -> Tensor:
     """Causal attention [H, R, L] of the chosen rows of one unpadded sequence in a decoder layer.
 
-    hidden [L, D] is the layer's input, cos and sin [L, d] its rotary table, rows [R] count from 0. Softmax in
-    float32.
+    hidden [L, D] is the layer's input, cos and sin [L, d] its rotary table, rows [R] count from 0; `unseen`
+    [R, L] is what lies outside the layer's window. Softmax in float32.
     """
     attention = layer.self_attn
     where = torch.as_tensor(rows, device=hidden.device)
@@ -53,8 +65,10 @@ def decoder_rows(
     query = rotated(attention, query, cos[where], sin[where])  # [H, R, d]
     key = decoder_keys(layer, hidden, cos, sin)
     key = key.repeat_interleave(len(query) // len(key), dim=0)  # grouped queries share keys
-    future = torch.arange(len(hidden), device=hidden.device) > where[:, None]  # [R, L]
-    scores = (query @ key.transpose(1, 2) * attention.scaling).masked_fill(future, -torch.inf)
+    hides = torch.arange(len(hidden), device=hidden.device) > where[:, None]  # [R, L]
+    if unseen is not None:
+        hides = hides | unseen
+    scores = (query @ key.transpose(1, 2) * attention.scaling).masked_fill(hides, -torch.inf)
     return scores.softmax(-1, dtype=torch.float32)
 
 

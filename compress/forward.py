@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compress.attention import window
 from compress.caches import cache_in
 
 LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen2_5_VLDecoderLayer")
@@ -74,18 +75,17 @@ class Paths:
 
 def check(decoder: Any, rows: int) -> None:
     """ValueError unless this module knows the decoder's layers, and they look back over so many rows."""
-    for layer in decoder.layers:
+    for number, layer in enumerate(decoder.layers):
         if type(layer).__name__ not in LAYERS:
             raise ValueError(
                 f"losses of candidates are computed for layers of the kinds {', '.join(LAYERS)}; "
                 f"this model's are {type(layer).__name__}"
             )
-        own = getattr(decoder.config, "sliding_window", None)  # where layers say nothing of it
-        window = getattr(layer.self_attn, "sliding_window", own)
-        if window is not None and window < rows:
+        sees = window(decoder, number)
+        if sees is not None and sees < rows:
             raise ValueError(
                 f"losses of candidates are computed with attention to all tokens before; this model looks "
-                f"back over {window}, and a sample has {rows}"
+                f"back over {sees}, and a sample has {rows}"
             )
 
 

@@ -93,13 +93,32 @@ class Layout:
                 picked = chosen.get((sample, image), torch.arange(len(untouched), device=self.device))
                 kept.append(self.visual((sample, image)).start + picked.clamp(min=0))
                 after.append(origin(untouched, picked))
-            text = list(self._text_runs(sample))
-            parts = [part for pair in zip(text, [*kept, text[-1][:0]], strict=True) for part in pair]
-            rows.append(torch.cat(parts))
+            rows.append(self._woven(sample, kept))
             index.append(after)
         sizes = [len(row) for row in rows]
         after_all = Layout(max(sizes), sizes, self.before, index, self.device)
         return after_all, pad_sequence(rows, batch_first=True, padding_side="left")
+
+    def rows_in(self, earlier: Layout) -> Tensor:
+        """The row of an `earlier` layout of the batch at which each row stood, [B, length].
+
+        A token that stands for the whole image stood at its first; padding is 0.
+        """
+        rows = []
+        for sample, images in enumerate(self.index):
+            visual = []
+            for image, index in enumerate(images):
+                place = sample, image
+                same = index[:, None] == earlier.tokens(place)
+                at = torch.where(index < 0, 0, same.long().argmax(1))
+                visual.append(earlier.visual(place).start + at)
+            rows.append(earlier._woven(sample, visual))
+        return pad_sequence(rows, batch_first=True, padding_side="left")
+
+    def _woven(self, sample: int, visual: Sequence[Tensor]) -> Tensor:
+        """All rows of the sample's text, and rows for each of its images, in the order of the sequence."""
+        text = list(self._text_runs(sample))
+        return torch.cat([part for pair in zip(text, [*visual, text[-1][:0]], strict=True) for part in pair])
 
     def _text_runs(self, sample: int) -> Iterator[Tensor]:
         """Rows of the text before, between and after the images: one run more than images."""

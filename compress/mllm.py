@@ -240,6 +240,14 @@ class MLLM(ABC):
             **{CACHE: cache},
         )
 
+    def attention_mask(self, hidden: Tensor, seen: Tensor) -> Tensor:
+        """The same for rows [B, L, D] that see what `seen` [B, L, K] says, bool."""
+        seen = seen[:, None].to(hidden.device)
+        if self.decoder.config._attn_implementation == "sdpa":
+            return seen
+        hides = torch.finfo(hidden.dtype).min
+        return torch.zeros(seen.shape, dtype=hidden.dtype, device=hidden.device).masked_fill(~seen, hides)
+
     def prepare(self, images: Sequence[Image], questions: Sequence[str]) -> BatchFeature:
         """Inputs for `model.generate(**inputs)`: chat format, left padding, on the model's device."""
         if len(images) != len(questions) or not questions:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compress.attention import cls_scores, decoder_keys, decoder_rows, tower_keys
+from compress.attention import cls_scores, decoder_keys, decoder_rows, tower_keys, window
 from compress.base import VISION, Positions, Selection, Selector, View
 from compress.caches import cache_in
 from compress.flops import counting
@@ -92,6 +92,7 @@ class Prefill:
         self.chosen: dict[int, dict[Place, Tensor]] = {}  # rows of the view; sorted where order was free
         self.layers: list[tuple[Layout, Arguments]] = []  # what each decoder layer got
         self.caches: list[Layout] = []  # what each layer's cache holds of the prefill
+        self.windows = [window(mllm.decoder, number) for number in range(mllm.layers)]
         self.entered: dict[Place, Tensor] = {}  # embeddings of the visual tokens that left the tower
         self.aligned: dict[Place, Tensor] = {}  # of those that are left
         self.text: list[Tensor] = []  # per sample, of the others
@@ -124,7 +125,8 @@ class Prefill:
         state = self._stages(number, State(hidden, layout, arguments), given)
         self.previous = partial(self._input, state, given) if self.acts(number + 1) else None
         self._went_on(state, 1)
-        return state.hidden, {**given, **state.arguments}
+        changed = state.arguments and self._in_window(number, state.hidden, state.layout, state.layout, given)
+        return state.hidden, {**given, **state.arguments, **changed}
 
     def enter_all(self, given: Arguments) -> Arguments:
         """The decoder's own arguments in place of those it was `given`, if no stage lies behind its input."""
@@ -211,16 +213,18 @@ class Prefill:
         (layout, changed), cache = self.layers[number], self.caches[number]
         if not changed and cache is layout:
             return given
+        near = self._in_window(number, hidden, layout, cache, given)
         if self.positions == "original" and not cache.padded and hidden.shape[1] == 1:
-            return {**given, "attention_mask": None, "position_ids": None}  # a row that sees all there is
-        key = id(layout), id(cache), hidden.device
+            # A row that sees all there is, if the layer has no window.
+            return {**given, "attention_mask": None, "position_ids": None, **near}
+        key = id(layout), id(cache), self.windows[number], hidden.device  # windows hold fewer keys
         if key not in self.shared:
             arguments = self._masked(number, hidden, cache.mask(self.decoded), given)
             if self.positions == "compact":
                 ids = self._closed_up(layout, given["position_ids"])
                 arguments["position_embeddings"] = self.mllm.decoder.rotary_emb(hidden, position_ids=ids)
             self.shared[key] = arguments
-        return {**given, **self.shared[key]}
+        return {**given, **self.shared[key], **near}
 
     def decode_all(self, given: Arguments) -> Arguments:
         """The decoder's own arguments in the current decoding step, after `enter_all`."""
@@ -231,6 +235,35 @@ class Prefill:
         if self.positions == "compact":
             ids = self._closed_up(layout, ids)
         return {**given, "attention_mask": layout.mask(self.decoded), "position_ids": ids}
+
+    def _in_window(
+        self, number: int, hidden: Tensor, layout: Layout, cache: Layout, given: Arguments
+    ) -> Arguments:
+        """The attention mask of a decoder layer with a sliding window; nothing where all is within it.
+
+        A window counts places in the untouched sequence, or, where positions are closed up, in the layer's
+        own. `layout` is what the layer got, `cache` what its cache should hold of it.
+        """
+        sees = self.windows[number]
+        if sees is None or sees >= self.untouched.length + self.decoded:
+            return {}
+        key = "window", id(layout), id(cache), sees, hidden.device
+        if key not in self.shared:
+            count, stored = hidden.shape[1], cache_in(given)
+            columns = count  # of keys: old ones may have left the cache
+            if stored is not None:
+                columns, _ = stored.get_mask_sizes(count, number)
+            reference = self.untouched if self.positions == "original" else layout
+            place = cache.rows_in(reference)
+            after = reference.length + torch.arange(self.decoded, device=place.device)
+            place = torch.cat([place, after.expand(len(place), -1)], 1)[:, -columns:]  # [B, K]
+            order = torch.arange(columns, device=place.device)
+            seen = (order <= order[-count:, None]) & (place[:, -count:, None] - place[:, None] < sees)
+            padding = cache.mask(self.decoded)
+            if padding is not None:
+                seen = seen & padding[:, None, -columns:]
+            self.shared[key] = {"attention_mask": self.mllm.attention_mask(hidden, seen)}
+        return self.shared[key]
 
     def _closed_up(self, layout: Layout, ids: Tensor) -> Tensor:
         """Positions [B, 1] of the next token in a sequence without holes, from those of the untouched one."""
@@ -257,6 +290,12 @@ class Prefill:
             layer = cache.layers[number]
             batch = torch.arange(len(rows), device=layer.keys.device)[:, None]
             where = rows.to(layer.keys.device)
+            left = layout.length - layer.keys.shape[2]  # rows that a sliding window has left behind
+            if left:
+                where = where - left
+                held = max(1, int((where >= 0).sum(1).max()))
+                where = where[:, -held:].clamp(min=0)
+                layer.cumulative_length = where.shape[1]
             layer.keys = layer.keys[batch, :, where].transpose(1, 2).contiguous()
             layer.values = layer.values[batch, :, where].transpose(1, 2).contiguous()
 
@@ -543,7 +582,12 @@ class Prefill:
             asked = torch.arange(len(hidden), device=layout.device)
         else:
             asked = layout.text(sample)[torch.as_tensor(rows, device=layout.device)] - start
-        weights = decoder_rows(self.mllm.decoder.layers[layer], hidden, cos, sin, asked)
+        unseen, sees = None, self.windows[layer]
+        if sees is not None:
+            reference = self.untouched if self.positions == "original" else layout
+            at = layout.rows_in(reference)[sample, start:]
+            unseen = at[asked, None] - at >= sees
+        weights = decoder_rows(self.mllm.decoder.layers[layer], hidden, cos, sin, asked, unseen)
         return weights[..., run.start - start : run.stop - start]
 
     def _decoder_keys(
