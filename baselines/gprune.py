@@ -47,11 +47,12 @@ class GPrune(Selector):
 
     def importance(self, features: Tensor) -> Tensor:
         """Scores [N] of the nodes of one graph, in float32, from their features [N, D]."""
-        features = features.float()
-        cosine = F.normalize(features, dim=-1) @ F.normalize(features, dim=-1).T
-        linked = (cosine >= self.similarity).fill_diagonal_(True)
-        flow = (cosine / self.temperature).masked_fill(~linked, -torch.inf).softmax(1)
-        score = features.norm(dim=1)
-        for _ in range(self.iterations):
-            score = score @ flow
-        return score / linked.sum(1)
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.float()
+            cosine = F.normalize(features, dim=-1) @ F.normalize(features, dim=-1).T
+            linked = (cosine >= self.similarity).fill_diagonal_(True)
+            flow = (cosine / self.temperature).masked_fill(~linked, -torch.inf).softmax(1)
+            score = features.norm(dim=1)
+            for _ in range(self.iterations):
+                score = score @ flow
+            return score / linked.sum(1)

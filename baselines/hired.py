@@ -33,6 +33,10 @@ class HiRED(Selector):
     depth = VISION
     positions = "compact"
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha={self.alpha}: choose a share of the budget from 0 to 1")
+
     @property
     def tower_layers(self) -> tuple[int, ...]:
         return (self.early, self.late)

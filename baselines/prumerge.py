@@ -126,6 +126,10 @@ class PruMergePlus(PruMerge):
 
     salient: float = 0.25  # share of the centres chosen by attention, with a budget
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.salient <= 1:
+            raise ValueError(f"salient={self.salient}: choose a share of the centres from 0 to 1")
+
     def outlying(self, attention: Tensor, ratio: float) -> Tensor:
         outliers = super().outlying(attention, ratio)
         step = len(attention) // len(outliers) // 3

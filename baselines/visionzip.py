@@ -36,6 +36,10 @@ class VisionZip(Selector):
     depth = VISION
     positions = "compact"
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.contextual < 1:
+            raise ValueError(f"contextual={self.contextual}: choose a share of the budget from 0 to below 1")
+
     @property
     def tower_layers(self) -> tuple[int, ...]:
         return (self.layer,)
@@ -48,7 +52,7 @@ class VisionZip(Selector):
         attention, keys = view.cls(self.layer).sum(0), view.keys(self.layer).mean(1)
         crop = torch.zeros_like(view.index) if view.crop is None else view.crop
         parts = []
-        for tile in range(tiles):
+        for tile in range(min(tiles, keep)):  # CLS of a tile is a token too: the last tiles may get none
             rows = (crop == tile).nonzero()[:, 0]
             budget = keep // tiles + (tile < keep % tiles)
             zipped = self.zip(attention[rows], keys[rows], view.hidden[rows], *self.split(budget))
@@ -57,7 +61,7 @@ class VisionZip(Selector):
 
     def split(self, keep: int) -> tuple[int, int]:
         """Dominant tokens, CLS among them, and contextual ones."""
-        contextual = round(keep * self.contextual)
+        contextual = min(round(keep * self.contextual), keep - 1)
         return keep - contextual, contextual
 
     @staticmethod
@@ -94,6 +98,6 @@ def joined(parts: list[Zipped], view: View) -> Selection:
     )
     tokens = torch.cat(
         [view.cls_token[:1], view.hidden[thumbnail.dominant], thumbnail.merged, view.hidden[dominant]]
-        + [view.cls_token[1:], *(part.merged for part in crops)]
+        + [view.cls_token[1 : len(parts)], *(part.merged for part in crops)]
     )
     return Selection(index, tokens)

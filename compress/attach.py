@@ -114,7 +114,10 @@ class _Session:
         self.keep, self.accounting, self.positions = keep, accounting, positions
         self.plans: dict[tuple[int, Accounting], dict[int, int]] = {}
         # A bad budget fails here, not in a batch; whether an average is in reach may depend on the image.
-        self.schedule = self.plan(mllm.visual_tokens, "nominal" if mllm.free_size else accounting)
+        self.most = mllm.visual_tokens
+        if mllm.free_size and mllm.processor is None and isinstance(keep, int):
+            self.most = max(self.most, keep)  # only a processor limits the size of its images
+        self.schedule = self.plan(self.most, "nominal" if mllm.free_size else accounting)
         self.windowed = any(window(mllm.decoder, number) for number in range(mllm.layers))
         self.before_decoder = self._acts_before_decoder()
         left = self.schedule.get(VISION)
@@ -148,7 +151,7 @@ class _Session:
         key = tokens, accounting
         if key not in self.plans:
             keep = self.keep
-            if isinstance(keep, int) and tokens < self.mllm.visual_tokens:
+            if isinstance(keep, int) and tokens != self.most:
                 keep = min(keep, tokens)
             self.plans[key] = plan(self.selector, tokens, keep, self.mllm.layers, accounting)
         return self.plans[key]
@@ -255,6 +258,9 @@ class _Session:
             raise ValueError(
                 "give input_ids and pixel_values: inputs_embeds do not say which tokens are visual"
             )
+        video = getattr(self.mllm.model.config, "video_token_id", None)
+        if given.get("pixel_values_videos") is not None or (video is not None and (ids == video).any()):
+            raise ValueError("videos are not compressed yet: give their frames as images, or no method")
         self._check_layers()
         if cache is None or cache.get_seq_length() == 0:
             if given.get("use_cache") is False and given.get("mm_encoder_outputs"):

@@ -581,7 +581,11 @@ class Prefill:
         if rows is None:
             asked = torch.arange(len(hidden), device=layout.device)
         else:
-            asked = layout.text(sample)[torch.as_tensor(rows, device=layout.device)] - start
+            text = layout.text(sample)
+            if self.untouched.before[sample][place[1]] >= len(text):  # text before the image sees none of it
+                name = type(self.selector).__name__
+                raise ValueError(f"{name} asks the text behind the image: put the question there")
+            asked = text[torch.as_tensor(rows, device=layout.device)] - start
         unseen, sees = None, self.windows[layer]
         if sees is not None:
             reference = self.untouched if self.positions == "original" else layout

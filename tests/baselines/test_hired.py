@@ -83,3 +83,9 @@ def test_a_tower_without_cls_is_refused():
     hidden = torch.zeros(4, 2)
     with pytest.raises(ValueError, match="hired needs a vision tower with a CLS token"):
         HiRED().select(View(VISION, hidden, hidden, hidden, torch.arange(4), (2, 2)), 2)
+
+
+@pytest.mark.parametrize("alpha", [-1, 2])
+def test_shares_that_make_no_sense_are_refused(alpha: float):
+    with pytest.raises(ValueError, match="alpha="):
+        HiRED(alpha)

@@ -193,3 +193,9 @@ def test_tiles_are_compressed_one_by_one():
 def test_a_tower_without_cls_is_refused():
     with pytest.raises(ValueError, match="prumerge needs a vision tower with a CLS token"):
         PruMerge().select(replace(view(), cls_token=None), 9)
+
+
+@pytest.mark.parametrize("share", [-1, 2])
+def test_shares_that_make_no_sense_are_refused(share: float):
+    with pytest.raises(ValueError, match="salient="):
+        PruMergePlus(salient=share)

@@ -116,3 +116,21 @@ def test_tiles_are_compressed_one_by_one_in_the_official_order(tiny_next: MLLM, 
     assert dominant == sorted(dominant)
     assert [tiles[9:34].count(tile) for tile in (1, 2, 3, 4)] == [7, 6, 6, 6]
     assert kept[34:38] == [-1] * 4 and tiles[38:] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("keep", [1, 3, 5, 7])
+def test_tiles_share_a_budget_smaller_than_their_number(tiny_next: MLLM, pictures, keep: int):
+    inputs = tiny_next.prepare([pictures[0].resize((192, 192))], ["what color is the star ?"])
+    with attach(tiny_next, VisionZip(), keep, accounting="nominal") as trace, torch.no_grad():
+        tiny_next.model(**inputs)
+    assert set(trace.samples[0].entering) == {keep}
+
+
+def test_a_budget_of_one_token_is_cls():
+    assert [VisionZip(contextual=0.9).split(keep) for keep in (1, 2, 10)] == [(1, 0), (1, 1), (1, 9)]
+
+
+@pytest.mark.parametrize("share", [-1, 1, 1.5])
+def test_shares_that_make_no_sense_are_refused(share: float):
+    with pytest.raises(ValueError, match="contextual="):
+        VisionZip(contextual=share)

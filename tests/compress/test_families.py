@@ -466,3 +466,31 @@ def test_the_pipeline_of_transformers_answers_with_fewer_tokens(mllm: MLLM, imag
         said = pipe(text=[{"role": "user", "content": content}], max_new_tokens=3, return_full_text=False)
     assert said[0]["generated_text"] is not None
     assert [round(0.3 * record.tokens) for record in trace.samples] == [trace.samples[0].entering[0]]
+
+
+@pytest.mark.parametrize("way", ["pixels", "tokens"])
+def test_videos_are_refused_rather_than_passed_uncompressed(tiny_qwen: MLLM, pictures, way: str):
+    inputs = tiny_qwen.prepare(pictures[:1], ["how many ?"])
+    if way == "pixels":
+        inputs["pixel_values_videos"] = inputs.pop("pixel_values")
+        inputs["video_grid_thw"] = inputs.pop("image_grid_thw")
+    else:
+        video = tiny_qwen.model.config.video_token_id
+        inputs["input_ids"][inputs["input_ids"] == tiny_qwen.image_token_id] = video
+    with (
+        attach(tiny_qwen, METHODS["fastv"](), 16, accounting="nominal"),
+        pytest.raises(ValueError, match="videos are not compressed yet: give their frames as images"),
+    ):
+        tiny_qwen.model(**inputs)
+
+
+def test_without_a_processor_an_image_may_have_more_tokens_than_the_usual_maximum(tiny_qwen: MLLM, pictures):
+    bare = adapt(tiny_qwen.model)
+    usual = bare.visual_tokens
+    inputs = tiny_qwen.prepare(pictures[:1], ["how many ?"])
+    with attach(bare, METHODS["grid"](), usual + 1, accounting="nominal") as trace, torch.no_grad():
+        bare.model(**inputs)  # a count beyond the image keeps all of it
+    (picture,) = tiny_qwen.pictures(inputs)
+    assert set(trace.samples[0].entering) == {len(picture)}
+    with pytest.raises(ValueError, match="keep="), attach(tiny_qwen, METHODS["grid"](), usual + 1):
+        pass
