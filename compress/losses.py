@@ -49,10 +49,11 @@ class GHM(Loss):
     """Gradient harmonised cross-entropy in unit-region form (Li et al., AAAI 2019; EvoComp eq. 3 and 4).
 
     [0, 1] is cut into `bins` regions of the gradient norm g = |p - y|; a token weighs the less the more
-    tokens share its region. `normalise_by="nonempty"` averages over the occupied regions, as the authors'
-    code does, "bins" over all of them, as the equation does. `momentum` > 0 averages the counts over
-    successive batches; like the authors' code it starts at zero without bias correction, and empty regions do
-    not decay.
+    tokens share its region. `normalise_by="nonempty"` divides the sum by the number of occupied regions, as
+    the code of GHM's authors does; "bins" divides it by that of all regions, as EvoComp's equation does.
+    "nonempty" makes this loss larger by bins / occupied regions, so that a term beside it weighs less: see
+    `make_objective`. `momentum` > 0 averages the counts over successive batches; like the authors' code it
+    starts at zero without bias correction, and empty regions do not decay.
     """
 
     counts: Tensor  # [bins], running; unused at momentum 0
@@ -226,7 +227,13 @@ def make_objective(
     normalise_by: str = "nonempty",
     lambda_cos: float = 1.0,
 ) -> Objective:
-    """The objective called `name` in LOSSES; `lambda_cos` weighs the cosine, the other options are GHM's."""
+    """The objective called `name` in LOSSES; `lambda_cos` weighs the cosine, the other options are GHM's.
+
+    With GHM, what `lambda_cos` means depends on `normalise_by`. The paper's equation divides GHM by all
+    regions. The default divides it by the occupied ones and so makes it larger, while the cosine term stays
+    as it is: a `lambda_cos` of 1 acts as occupied / bins would in the equation. `normalise_by="bins"` gives
+    the equation itself.
+    """
     if name not in LOSSES:
         near = difflib.get_close_matches(name, LOSSES, n=1)
         hint = f"did you mean {near[0]!r}? Losses: " if near else "choose from "

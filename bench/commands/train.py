@@ -79,8 +79,16 @@ class Report:
     "--preset", type=click.Choice(PRESETS), help="The paper's settings for a model; what you also give wins."
 )
 @click.option("--loss", show_default="ghm+cos", help="NAME (evocomp losses).")
-@click.option("--lambda", "lambda_cos", type=float, show_default="1.0", help="Weight of the cosine loss.")
+@click.option(
+    "--lambda", "lambda_cos", type=float, show_default="1.0",
+    help="Weight of the cosine loss. With GHM it acts as a smaller one unless --normalise-by is bins.",
+)  # fmt: skip
 @click.option("--bins", type=Count(1), show_default="100", help="Unit regions of GHM.")
+@click.option(
+    "--normalise-by", type=click.Choice(["nonempty", "bins"]), show_default="nonempty",
+    help="Regions that GHM is divided by: the occupied ones, as its authors' code does, or all, as the "
+    "paper's equation does.",
+)  # fmt: skip
 @click.option("--target", type=click.Choice(["label", "lead", "score"]), show_default="label")
 @click.option(
     "--text/--no-text", default=None, show_default="text", help="Let the compressor read the question."

@@ -341,9 +341,10 @@ class Train(Step):
         chosen = "held-out labels"
         if self.exam:
             chosen = f"{len(self.exam[1])} samples of {self.exam[0].name} ({self.exam[0].protocol})"
+        regions = f"{one.bins} regions" + (", divided by all" if one.normalise_by == "bins" else "")
         return (
             f"{one.epochs} epochs, batch {one.batch}, lr {one.lr:g}, {one.loss}, lambda {one.lambda_cos:g}, "
-            f"{one.bins} regions ({whose}); labels of {self.keep}; the epoch is chosen on {chosen}; features "
+            f"{regions} ({whose}); labels of {self.keep}; the epoch is chosen on {chosen}; features "
             f"{PLACES[self.shop.features]}, about {self.room / 1e9:.1f} GB"
         )
 

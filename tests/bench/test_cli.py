@@ -280,7 +280,8 @@ def test_train_again_resumes_and_other_settings_are_refused(labels: Path, compre
 
 
 def test_train_options_reach_the_compressor(labels: Path, tmp_path: Path) -> None:
-    options = "--loss ghm --lambda 0.5 --bins 7 --no-text --seed 3 --epochs 1 --validate-samples 3".split()
+    options = "--loss ghm --lambda 0.5 --bins 7 --normalise-by bins --no-text --seed 3".split()
+    options += "--epochs 1 --validate-samples 3".split()
     summary = parsed("train", "--labels", labels, "--out", tmp_path / "made", *options)
     assert summary["samples"] == 4
     info = json.loads((tmp_path / "made" / "compressor.json").read_text())["info"]
@@ -288,6 +289,7 @@ def test_train_options_reach_the_compressor(labels: Path, tmp_path: Path) -> Non
     expected = {
         "loss": "ghm",
         "lambda_cos": 0.5,
+        "normalise_by": "bins",
         "bins": 7,
         "text": False,
         "seed": 3,
