@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from bench.benchmarks.engine import main as engine
 from bench.benchmarks.labelling import main as labelling
+from bench.benchmarks.regions import main as regions
 from bench.benchmarks.scale import main as scale
 from bench.benchmarks.selection import main
 from bench.benchmarks.throughput import main as throughput
@@ -91,3 +92,12 @@ def test_scale_out_is_measured_with_every_number_of_workers(tmp_path: Path):
     one, two = json.loads(out.read_text())
     assert (one["workers"], one["samples"], two["workers"], two["samples"]) == (1, 20, 2, 40)
     assert 0 < one["rate"] <= 1000 and one["driver_ms"] > 0
+
+
+def test_regions_that_batches_occupy_are_counted_for_every_epoch():
+    command = ["--samples", "6", "--batch", "3", "--epochs", "2", "--seeds", "0,1"]
+    result = CliRunner().invoke(regions, command)
+    assert result.exit_code == 0, result.output
+    rows = [line.strip("| ").split(" | ") for line in result.stdout.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["0", "1"]
+    assert all(0 < float(share) <= 1 for row in rows for share in row[1:]) and len(rows[0]) == 3
