@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Sequence
 
 from bench.comparison import Comparison, Contrast, Row
@@ -53,10 +54,8 @@ def piped(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """Text in which Markdown sees no marks."""
-    for sign in "\\|*_<>`":
-        text = text.replace(sign, f"\\{sign}")
-    return text
+    """Text in one line in which Markdown sees no marks."""
+    return re.sub(r"[\\|*_<>`&]|(?<=\])\(", r"\\\g<0>", " ".join(text.split()))
 
 
 def starred(gap: str) -> str:

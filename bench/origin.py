@@ -11,8 +11,9 @@ from shutil import copyfile
 from typing import Self
 
 from bench.stats import MARGIN
-from compress.documents import cut, read
+from compress.documents import read
 from compress.files import replacing
+from evosearch.registry import cut
 
 FILE = "run.json"
 

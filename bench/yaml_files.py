@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from compress.documents import cut, read_text
+from compress.documents import read_text
+from evosearch.registry import cut
 
 LARGEST = 1 << 20  # bytes
 DEEPEST = 50  # levels
@@ -61,5 +62,5 @@ def parse_yaml(text: str, where: object) -> Any:
         return yaml.load(text, Loader=_Plain)
     except (yaml.YAMLError, ValueError, RecursionError) as problem:
         why, mark = getattr(problem, "problem", None), getattr(problem, "problem_mark", None)
-        why = cut(" ".join(str(why or problem).split()), 120)
+        why = cut(why or problem, 120)
         raise ValueError(f"{where}: no YAML ({why}{f', line {mark.line + 1}' if mark else ''})") from problem

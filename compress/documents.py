@@ -15,8 +15,9 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, TypeAdapter, ValidationError
 
+from evosearch.registry import cut
+
 LARGEST = 1 << 28  # bytes of a document that is read whole
-SHOWN = 60  # characters of a name or a value in a message
 T = TypeVar("T")
 
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -146,12 +147,6 @@ def described(value: object) -> str:
     if isinstance(value, int) and value.bit_length() > 256:
         return "a number of more than 75 digits"
     return cut(str(value))
-
-
-def cut(text: str, length: int = SHOWN) -> str:
-    """The text in one line of printable characters, shortened in its middle."""
-    line = "".join(sign if sign.isprintable() else "?" for sign in text[: length + 1])
-    return line if len(text) <= length else f"{line[: length - 13]}...{''.join(text[-10:].split())}"
 
 
 _ANY = TypeAdapter[Any](Any, config=ConfigDict(ser_json_inf_nan="constants"))

@@ -23,8 +23,9 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from compress import hub
 from compress.card import CARD, card
-from compress.documents import Document, checked, cut, read_json, regular_file
+from compress.documents import Document, checked, read_json, regular_file
 from compress.files import replacing
+from evosearch.registry import cut
 
 CONFIG, WEIGHTS = "compressor.json", "compressor.safetensors"
 FILES = CONFIG, WEIGHTS, CARD
@@ -216,7 +217,7 @@ class Compressor(nn.Module):
             if any(layer.input_layernorm is None or layer.self_attn is None for layer in made.layers):
                 raise ValueError("its layers have another form")
         except Exception as problem:  # each configuration of another kind fails in its own way
-            why = cut(" ".join(f"{type(problem).__name__}: {problem}".split()), 100)
+            why = cut(f"{type(problem).__name__}: {problem}", 100)
             raise ValueError(
                 f"{where}: llm is no decoder that a compressor can be made of ({why})"
             ) from problem

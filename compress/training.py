@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from compress.curves import CURVES, PICTURE, Epoch, draw, write
-from compress.documents import Document, checked, cut, regular_file
+from compress.documents import Document, checked, regular_file
 from compress.examples import Examples, Lesson, collect
 from compress.features import Say, Where, open_features
 from compress.files import replacing
@@ -33,6 +33,7 @@ from compress.processes import Processes
 from compress.samples import Sample
 from compress.seeding import drawing
 from compress.train_config import PRESETS, TrainConfig, preset
+from evosearch.registry import cut
 
 CHECKPOINT = "checkpoint.pt"
 Progress = Callable[[str, int, int], object]  # stage, done, in all
@@ -295,7 +296,7 @@ class _Run:
         except OSError:
             raise
         except Exception as problem:  # damaged bytes raise errors of every kind in the unpickler
-            why = cut(" ".join(str(problem).split()), 100)
+            why = cut(problem, 100)
             raise ValueError(f"{path}: unreadable ({why}); delete {self.folder} to train again") from problem
         if not isinstance(content, dict):
             raise ValueError(f"{path}: not a checkpoint of training; delete {self.folder} to train again")
@@ -316,7 +317,7 @@ class _Run:
             self.objective.load_state_dict(content["objective"])
             self.optimizer.load_state_dict(content["optimizer"])
         except (KeyError, TypeError, AttributeError, RuntimeError, ValueError, IndexError) as problem:
-            why = cut(" ".join(str(problem).split()), 100)
+            why = cut(problem, 100)
             raise ValueError(
                 f"{path}: it does not fit this training ({why}); delete {self.folder} to train again"
             ) from problem

@@ -102,8 +102,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def cut(text: object, longest: int = 80) -> str:
-    """The text on one line for a message, its middle left out if it has more than `longest` characters."""
-    line = " ".join(str(text).split())
+    """The text in one line of printable characters, its middle left out if it is longer than `longest`."""
+    line = "".join(sign if sign.isprintable() else "?" for sign in " ".join(str(text).split()))
     if len(line) <= longest:
         return line
     head = (longest - 5) * 2 // 3

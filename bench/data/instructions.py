@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 from bench.data import records
 from bench.data.images import ImageFile
 from bench.yaml_files import read_yaml
-from compress.documents import Document, checked, cut, parse, regular_file
+from compress.documents import Document, checked, parse, regular_file
 from compress.files import replacing
 from compress.samples import Catalogue, Sample
-from evosearch.registry import unknown
+from evosearch.registry import cut, unknown
 
 Turns = Literal["first", "random", "all"]
 Progress = Callable[[int, int], object]  # pictures opened, pictures in all

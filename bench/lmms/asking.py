@@ -19,6 +19,7 @@ from compress.base import Accounting, Positions, Selector
 from compress.keep import Keep
 from compress.models import MLLM
 from compress.prefill import Record
+from evosearch.registry import cut
 
 MARK = "<image>"  # where lmms-eval's texts want an image
 LENGTH = 1024  # new tokens where a task does not say, as lmms-eval's own models have it
@@ -89,7 +90,7 @@ class Asker:
         """
         marks = context.count(MARK)
         if marks not in (0, len(images)):
-            raise ValueError(f"the text names {marks} images and {len(images)} are given: {context[:80]!r}")
+            raise ValueError(f"the text names {marks} images and {len(images)} are given: {cut(context)!r}")
         processor = self.mllm.processor
         # A text that holds the model's own placeholders stays whole: templates may put images first.
         texts = [context] if processor.image_token == MARK else context.split(MARK)

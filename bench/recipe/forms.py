@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.budget import MEANING
-from bench.forms import piped, starred, tex
+from bench.forms import piped, plain, starred, tex
 from bench.recipe.estimate import duration
 from bench.recipe.findings import Finding
 from bench.recipe.paper import Order, Paper, Sign
@@ -124,32 +124,35 @@ def notes(told: Told) -> list[str]:
     if told.paper:
         listed.append(f"Columns `paper`: {told.paper.model} in the paper; it gives no intervals.")
     listed += [
-        f"{each['shipped']} of {each['samples']} labels of {each['row']} ship with the package, made by the "
-        f"same settings; `--fresh` searches them again."
+        f"{each['shipped']} of {each['samples']} labels of {plain(str(each['row']))} ship with the package, "
+        f"made by the same settings; `--fresh` searches them again."
         for each in told.labels
         if each["shipped"]
     ]
-    reasons = {f"{each.row} at {each.keep}: {each.impossible}" for each in told.findings if each.impossible}
+    reasons = {
+        plain(f"{each.row} at {each.keep}: {each.impossible}") for each in told.findings if each.impossible
+    }
     return [*listed, *(f"{MISSING} {reason}" for reason in sorted(reasons))]
 
 
 def markdown(told: Told) -> str:
     """The whole page."""
-    page = [f"# {told.recipe.title}", ""]
-    names = header(told)
+    page = [f"# {plain(told.recipe.title)}", ""]
+    names = [*map(plain, header(told))]
     if told.findings:
         table: list[list[str]] = []
         for name, rows in lines(told):
-            table += [[f"*{name}*", *[""] * (len(names) - 1)], *([*map(starred, row)] for row in rows)]
+            table += [[f"*{name}*", *[""] * (len(names) - 1)]]
+            table += [[plain(row), *map(starred, cells)] for row, *cells in rows]
         page += [*piped(names, table), ""]
     for path in told.pictures:
-        page += [f"![{told.recipe.title}]({path})", ""]
+        page += [f"![{plain(told.recipe.title)}]({path})", ""]
     if told.verdict:
         page += ["## Beside the paper", "", *(f"- {line}" for line in told.verdict), ""]
     if told.speedups:
         page += ["## Times faster than the untouched model", ""]
         rows = [
-            [row, str(keep), stage, f"{times:.2f}", one(paper)]
+            [plain(row), str(keep), stage, f"{times:.2f}", one(paper)]
             for row, keep, stage, times, paper in told.speedups
         ]
         page += [*piped(["row", "keep", "stage", "measured", "paper"], rows), ""]
@@ -158,16 +161,19 @@ def markdown(told: Told) -> str:
     if told.headroom:
         page += ["## Loss of what was kept", ""]
         rows = [
-            [str(each["row"]), str(each["keep"]), f"{each['loss']:.3f}", _nats(each["above"])]
+            [plain(str(each["row"])), str(each["keep"]), f"{each['loss']:.3f}", _nats(each["above"])]
             for each in told.headroom
         ]
-        page += [*piped(["row", "keep", "loss, nats", f"above {told.recipe.reference}, 95 %"], rows), ""]
+        page += [
+            *piped(["row", "keep", "loss, nats", f"above {plain(told.recipe.reference or '')}, 95 %"], rows),
+            "",
+        ]
     if told.labels:
         page += ["## Labels", ""]
         gaps = [(each["against the reference"] or {}).get("difference") for each in told.labels]
         rows = [
             [
-                str(each["row"]), str(each["kind"]), str(each["grouper"]), str(each["strategy"] or MISSING),
+                *(plain(str(each[name] or MISSING)) for name in ("row", "kind", "grouper", "strategy")),
                 str(each["samples"]), f"{each['evaluations per sample']:.0f}",
                 f"{each['loss of a random candidate']:.3f}", f"{each['loss of the label']:.3f}",
                 f"{each['loss of all tokens']:.3f}", _nats(gap),

@@ -75,7 +75,7 @@ class Plan:
 
 def plan(recipe: Recipe, shop: Shop) -> Plan:
     """The steps of a recipe; ValueError for what can be seen to be wrong before any work."""
-    if recipe.paper and recipe.rows:
+    if recipe.paper:
         Paper.of(recipe.paper)
     mllm = shop.load(recipe.model)
     if shop.workers > 1 and (device := mllm.model.device.type) != "cpu":

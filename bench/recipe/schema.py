@@ -20,6 +20,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from baselines import METHODS
 from bench.budget import Match
 from bench.comparison import VANILLA
@@ -27,18 +29,18 @@ from bench.compressors import takes_compressor
 from bench.tasks import BENCHMARKS
 from bench.yaml_files import parse_yaml, read_yaml
 from compress.base import Positions, scaled_layer
-from compress.documents import cut
 from compress.keep import Keep, Ratio, read_keep
 from compress.labels import LabelConfig
 from compress.models import MODELS, family_of
 from compress.train_config import paper_settings
 from compress.training import TrainConfig
 from evosearch import GROUPERS
-from evosearch.registry import find, options, unknown
+from evosearch.registry import cut, options, pick, unknown
 from evosearch.registry import parse as parse_spec
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 Clock = Literal["wall", "processor"]
+MOST = 10**9  # of samples, rounds and the like
 WORDS = {
     int: "a whole number",
     Ratio: "a ratio as 11.1% or 1/9",
@@ -52,7 +54,9 @@ WORDS = {
 def _at_least(least: int, **values: int) -> None:
     for name, value in values.items():
         if value < least:
-            raise ValueError(f"{name}={value}: choose {least} or more")
+            raise ValueError(f"{name}={cut(value)}: choose {least} or more")
+        if value > MOST:
+            raise ValueError(f"{name}={cut(value)}: choose {MOST:,} or fewer")
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,10 @@ class Learning:
         if not 0 <= self.depth < 32:
             raise ValueError(f"depth={self.depth}: choose a layer from 0 to 31, as of a decoder with 32")
         if not takes_compressor(self.selects):
-            raise ValueError(f"selects={self.selects}: choose a method that takes a compressor, as evocomp")
+            raise ValueError(
+                f"selects={cut(self.selects)}: choose a method that takes a compressor, as evocomp"
+            )
+        pick(METHODS, self.selects, "method", compressor="", depth=self.depth)  # errors in its options
         if self.depth and "depth" not in options(METHODS[parse_spec(self.selects)[0]]):
             raise ValueError(f"depth={self.depth}: {self.selects} has its own, as evocomp+:layer=2")
         if self.train.seed:
@@ -115,7 +122,7 @@ class Drawing:
     def __post_init__(self) -> None:
         _at_least(1, samples=self.samples)
         for spec in self.groupers:
-            find(GROUPERS, parse_spec(spec)[0], "grouper")
+            pick(GROUPERS, spec, "grouper", groups=1, anchors=np.ones((1, 1)), grid=(1, 1), seed=0)
 
 
 @dataclass(frozen=True)
@@ -196,8 +203,18 @@ class Recipe:
                 raise ValueError(f"{what}=[]: name at least one")
         if self.n is not None:
             _at_least(1, n=self.n)
-        if VANILLA in self.rows:
-            raise ValueError("rows.none: this is the name of the untouched model, which is always there")
+        if wrong := [seed for seed in self.seeds if not 0 <= seed < 2**63]:
+            raise ValueError(
+                f"seeds={cut(wrong[0])}: choose whole numbers from 0, below 2 to the power of 63"
+            )
+        for name in self.rows:
+            if name == VANILLA:
+                raise ValueError("rows.none: this is the name of the untouched model, which is always there")
+            if not (name[:1].isalnum() and name.isprintable() and len(name) <= 100):
+                raise ValueError(
+                    f"rows: {cut(name)!r} is no name of a row: start with a letter or digit, and use at most "
+                    f"100 printable characters"
+                )
         counts = [one for one in self.keep if not isinstance(one, Ratio)]
         if counts and self.of is None:
             raise ValueError(f"keep={list(self.keep)}: say of how many tokens, as of: 576, or give ratios")

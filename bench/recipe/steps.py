@@ -48,7 +48,7 @@ from compress.network import Compressor
 from compress.samples import Sample
 from compress.train_config import FAMILY_PRESETS, paper_settings
 from compress.training import TrainConfig, train
-from evosearch.registry import find, pick
+from evosearch.registry import find, parse, pick
 
 RECORD = "step.json"
 PLACES: dict[Where, str] = {
@@ -486,7 +486,7 @@ def trained(
     step: Train, row: str, selects: str, depth: int, positions: Positions | None, source: str | None
 ) -> Candidate:
     """The candidate that keeps what a trained compressor chooses."""
-    method = fingerprint(find(METHODS, selects, "method"))
+    method = fingerprint(find(METHODS, parse(selects)[0], "method"))
     key = digest_of(step.digest, selects, depth, positions, source, method)
 
     def make() -> Selector:

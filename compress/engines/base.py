@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from evosearch.registry import cut
+
 ATTEMPTS = 3  # a job that fails so often is given up
 LONGEST = 1000  # characters of a reason
 
@@ -63,7 +65,7 @@ class Engine(Protocol):
 
 def told(problem: BaseException) -> str:
     """An exception as a reason: its own words if it is about the job, else with its type and place."""
-    text = " ".join(str(problem).split())[:LONGEST]
+    text = cut(problem, LONGEST)
     if isinstance(problem, ValueError) and text:
         return text
     frames = traceback.extract_tb(problem.__traceback__)

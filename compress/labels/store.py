@@ -21,9 +21,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import field_validator
 
-from compress.documents import Count, Document, Positive, cut, parse, read, regular_file
+from compress.documents import Count, Document, Positive, parse, read, regular_file
 from compress.files import alone, replacing
 from compress.keep import read_keep
+from evosearch.registry import cut
 
 FORMAT = 1
 KEY = b"evocomp labels"

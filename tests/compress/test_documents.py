@@ -16,7 +16,6 @@ from compress.documents import (
     Document,
     Positive,
     checked,
-    cut,
     parse,
     parse_json,
     read,
@@ -104,12 +103,6 @@ def test_no_line_is_long_or_in_two(value: object) -> None:
     ):
         line = refused(Whole, text)
         assert len(line) < 300 and line.isprintable()
-
-
-def test_a_long_text_keeps_its_ends() -> None:
-    assert cut("abc") == "abc"
-    assert len(cut("a" * 30 + "b" * 100, 60)) == 60
-    assert cut("a" * 100 + "the end.json").endswith("e end.json".replace(" ", ""))
 
 
 def test_a_file_is_read_as_utf8(tmp_path: Path) -> None:

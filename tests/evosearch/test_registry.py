@@ -94,6 +94,7 @@ def test_inherited_options_of_shipped_entries():
 
 def test_long_names_are_cut_in_the_middle():
     assert cut("as\n it  is") == "as it is"
+    assert cut("a\x00b\u202ec") == "a?b?c"
     told = cut("a" * 500 + "z", 80)
     assert len(told) == 80 and told.startswith("aaaa") and told.endswith("az") and " ... " in told
 

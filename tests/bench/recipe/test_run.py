@@ -349,6 +349,21 @@ def test_pictures_are_drawn(tiny: MLLM, tmp_path: Path) -> None:
         plan(recipe(rows={}, reference=None, draw={**groups, "task": "pope"}), shop(tiny, tmp_path))
 
 
+def test_names_of_rows_are_text_in_markdown(tiny: MLLM, tmp_path: Path) -> None:
+    rows = {"a|b <b>*x*": {"method": "grid"}, "x [c](d) `e`": {"method": "grid"}}
+    asked = recipe(title="# t <i>", rows=rows, reference=None, paper=None)
+    page = (worked(plan(asked, shop(tiny, tmp_path))) / "table.md").read_text().splitlines()
+    assert page[0] == r"# # t \<i\>"
+    assert any(line.startswith(r"| a\|b \<b\>\*x\* | ") for line in page)
+    assert any(line.startswith(r"| x [c]\(d) \`e\` | ") for line in page)
+
+
+def test_a_method_with_options_selects(tiny: MLLM, tmp_path: Path) -> None:
+    rows = {"plus": {"selects": "evocomp+:sharpness=2"}}
+    planned = plan(recipe(rows=rows, reference=None, paper=None), shop(tiny, tmp_path))
+    assert worked(planned) and planned.answers.candidates[0].make().sharpness == 2
+
+
 def test_workers_beside_a_gpu_are_refused_before_any_work(
     tiny: MLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,6 +107,17 @@ def test_only_keeps_the_reference() -> None:
         ({"draw": {"what": "groups", "groupers": ["gird"]}}, "did you mean 'grid'"),
         ({"draw": {"what": "kept"}, "rows": {}}, "there are no rows whose tokens could be drawn"),
         ({"mixture": "file.json"}, "mixture and images go together"),
+        ({"draw": {"what": "groups", "groupers": ["grid:x=1"]}}, "unknown option of grouper 'grid' 'x'"),
+        ({"learns": {"selects": "evocomp+:sharpness=-1"}}, "learns: sharpness=-1.0 is not positive"),
+        ({"learns": {"selects": "evocomp+:layr=1"}}, "did you mean 'layer'"),
+        ({"rows": {"": {"method": "grid"}}}, "rows: '' is no name of a row"),
+        ({"rows": {"=1+1": {"method": "grid"}}}, "rows: '=1+1' is no name of a row: start with a letter"),
+        ({"rows": {"a\nb": {"method": "grid"}}}, "rows: 'a b' is no name of a row"),
+        ({"rows": {"x" * 101: {"method": "grid"}}}, "at most 100 printable characters"),
+        ({"seeds": [-1]}, "seeds=-1: choose whole numbers from 0"),
+        ({"seeds": [2**63]}, "seeds=9223372036854775808: choose whole numbers from 0"),
+        ({"n": 10**12}, "n=1000000000000: choose 1,000,000,000 or fewer"),
+        ({"learns": {"samples": 10**12}}, "learns: samples=1000000000000: choose 1,000,000,000 or fewer"),
     ],
 )
 def test_mistakes_are_named_with_their_place(changes: dict[str, Any], said: str) -> None:
