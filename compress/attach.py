@@ -214,7 +214,7 @@ class _Session:
         def calling(*args: Any, **kwargs: Any) -> Any:
             try:
                 output = forward(*args, **self._begin(args, kwargs))
-                self._end(output)
+                self._end(output, self._named(args, kwargs))
             finally:
                 self.phase, self.encoding, self.prefill = "", None, None
             return output
@@ -243,10 +243,14 @@ class _Session:
 
     # The model's own call -----------------------------------------------------------------------------------
 
-    def _begin(self, args: tuple, kwargs: Arguments) -> Arguments:
-        """What to call the model with in place of `kwargs`."""
+    def _named(self, args: tuple, kwargs: Arguments) -> Arguments:
         given = self.signature.bind_partial(*args, **kwargs).arguments
         given.update(given.pop("kwargs", {}))  # names that this release takes but does not list
+        return given
+
+    def _begin(self, args: tuple, kwargs: Arguments) -> Arguments:
+        """What to call the model with in place of `kwargs`."""
+        given = self._named(args, kwargs)
         cache, ids = cache_in(given), given.get("input_ids")
         if getattr(cache, "is_compileable", False):
             self._check_static(given.get("attention_mask"))
@@ -258,9 +262,6 @@ class _Session:
             raise ValueError(
                 "give input_ids and pixel_values: inputs_embeds do not say which tokens are visual"
             )
-        video = getattr(self.mllm.model.config, "video_token_id", None)
-        if given.get("pixel_values_videos") is not None or (video is not None and (ids == video).any()):
-            raise ValueError("videos are not compressed yet: give their frames as images, or no method")
         self._check_layers()
         if cache is None or cache.get_seq_length() == 0:
             if given.get("use_cache") is False and given.get("mm_encoder_outputs"):
@@ -268,6 +269,7 @@ class _Session:
                     "use_cache=False: generate would read the whole prompt, and a method choose, again for "
                     "every token; leave use_cache at True"
                 )
+            self._check_videos(ids, given)
             self.prefill = self._prefill(ids, given)
             self.phase = "prefill"
             return kwargs
@@ -278,7 +280,8 @@ class _Session:
                 "a compressed cache grows by one token at a time: no chunked prefill, no assisted decoding; "
                 "for another turn of a conversation, turns=True"
             )
-        if count != 1:
+        if count != 1:  # a single one may be any that the model has written
+            self._check_videos(ids, given)
             self._check_turn(ids, given.get("attention_mask"))
         if given.get("position_ids") is None:
             # The model would count the first layer's cache, which may be shorter.
@@ -316,6 +319,11 @@ class _Session:
                 f"gradient checkpointing runs layers again when the choice of {type(self.selector).__name__} "
                 f"is over: call model.gradient_checkpointing_disable() first"
             )
+
+    def _check_videos(self, ids: Tensor, given: Arguments) -> None:
+        video = getattr(self.mllm.model.config, "video_token_id", None)
+        if given.get("pixel_values_videos") is not None or (video is not None and (ids == video).any()):
+            raise ValueError("videos are not compressed yet: give their frames as images, or no method")
 
     def _check_turn(self, ids: Tensor, mask: Tensor | None) -> None:
         if (ids == self.mllm.image_token_id).any():
@@ -381,7 +389,7 @@ class _Session:
         hidden, kwargs = prefill.enter(number, hidden, kwargs)
         return (hidden, *others), kwargs
 
-    def _end(self, output: Any) -> None:
+    def _end(self, output: Any, given: Arguments) -> None:
         """The call went well: note what a prefill did, and in its cache where it comes from."""
         prefill = self.prefill
         if self.phase != "prefill" or prefill is None:
@@ -392,7 +400,7 @@ class _Session:
             prefill.cut_caches(cache, first)
         for sample in range(len(prefill.ids)):
             self.trace.samples += prefill.records(sample)
-        prefill.finish()
+        prefill.finish(given)
         if cache is not None:
             key = Key()
             self.prefills[key] = prefill
@@ -463,11 +471,11 @@ class _Session:
             self.encoding.features = args[0]
             if self.tower_plan or self.resolution != self.mllm.grid:
                 self.encoding.crowds = self.merging.crowds
-        return (args[0][:, :0],)
+        return (args[0][:, :1],)  # not none: kernels of quantised weights divide by the number of rows
 
     def _fill(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         """Something for every placeholder: no layer of the decoder sees it, and others shall notice."""
-        return F.pad(output, (0, 0, 0, self.mllm.tile_tokens), value=torch.nan)
+        return output.new_full((len(output), self.mllm.tile_tokens, output.shape[-1]), torch.nan)
 
 
 def _for_beams(pictures: Iterable[Picture], placeholders: Sequence[int], beams: int) -> list[Picture]:

@@ -198,7 +198,9 @@ def product(linear: Any, rows: Tensor, plus: Tensor | None = None) -> Tensor:
     if cpu and (missing := -len(rows) % BLOCK):
         more = (0, 0, 0, missing)
         return product(linear, F.pad(rows, more), None if plus is None else F.pad(plus, more))[:-missing]
-    if ONEDNN is None or not cpu or rows.dtype != torch.float32 or type(linear) is not nn.Linear:
+    # Quantised layers have a class of their own, or weights that do.
+    plain = type(linear) is nn.Linear and type(linear.weight) is nn.Parameter
+    if ONEDNN is None or not cpu or rows.dtype != torch.float32 or not plain:
         found: Tensor = linear(rows)
         return found if plus is None else found.add_(plus)
     if plus is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -205,8 +205,8 @@ class MLLM(ABC):
         merged: Tensor = embeds.masked_scatter((ids == self.image_token_id)[..., None], features.to(embeds))
         return merged
 
-    def position_offsets(self, images: bool) -> Tensor | None:
-        """What the latest prefill leaves for `next_positions` [B]; `images` = whether it had any."""
+    def position_offsets(self, given: Mapping[str, Any], sizes: Tensor) -> Tensor | None:
+        """What the prefill of this call leaves for `next_positions` [B]; `sizes` [B] as there."""
         return None
 
     def next_positions(
@@ -317,7 +317,7 @@ class MLLM(ABC):
             answer = tokenizer(response, add_special_tokens=False)["input_ids"]
             ids = torch.tensor([*answer, tokenizer.eos_token_id], device=embeds.device)
         visual = (inputs["input_ids"][0] == self.image_token_id).nonzero()[:, 0]
-        rows = torch.cat([embeds, self.decoder.embed_tokens(ids)])
+        rows = torch.cat([embeds, self.decoder.embed_tokens(ids)]) if len(ids) else embeds
         positions = self.positions(inputs, len(ids))
         grid = self.pictures(inputs)[0].grid
         return Embedded(rows, visual, len(embeds), ids, grid, positions)
@@ -354,8 +354,9 @@ class MLLM(ABC):
         }
         digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            for part, stored in stored_in(name, tensor):
+                digest.update(f"{part} {stored.dtype} {tuple(stored.shape)}".encode())
+                digest.update(stored.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     @classmethod
@@ -367,3 +368,13 @@ class MLLM(ABC):
         if self.processor is None:
             raise ValueError(f"{self.name} has no processor: load it by name, or adapt(model, processor)")
         return self.processor
+
+
+def stored_in(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The plain tensors of which a tensor consists, by name: itself, or what a quantised one is made of."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield name, tensor
+        return
+    parts, settings = tensor.__tensor_flatten__()
+    for part in parts:
+        yield from stored_in(f"{name}.{part} of {type(tensor).__name__} {settings}", getattr(tensor, part))

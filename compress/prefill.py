@@ -175,9 +175,10 @@ class Prefill:
                 f"the model runs without its hooks (was it compiled or exported?)"
             )
 
-    def finish(self) -> None:
-        """The model's call is over; what its layers got is known, and the tensors are no longer needed."""
-        offsets = self.mllm.position_offsets(bool(self.pictures))
+    def finish(self, given: Arguments) -> None:
+        """The model's call with these arguments is over, and the tensors are no longer needed."""
+        sizes = _column(self.untouched.sizes, self.ids.device)[:, 0]
+        offsets = self.mllm.position_offsets(given, sizes)
         if offsets is not None:  # beams share those of their prompt
             offsets = offsets.repeat_interleave(len(self.ids) // len(offsets))
         self.offsets = offsets

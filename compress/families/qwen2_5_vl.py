@@ -115,14 +115,20 @@ class Qwen25VL(MLLM):
             "mm_token_type_ids": (ids == self.image_token_id).int(),
         }
 
-    def position_offsets(self, images: bool) -> Tensor | None:
-        deltas: Tensor | None = self.model.model.rope_deltas
-        return None if deltas is None or not images else deltas.view(-1).clone()
+    def position_offsets(self, given: Mapping[str, Any], sizes: Tensor) -> Tensor | None:
+        ids = given.get("position_ids")
+        if ids is not None:  # three axes; a fourth before them counts tokens
+            latest = ids[-3:].amax((0, 2)) if ids.ndim == 3 else ids.amax(1)
+            return latest + 1 - sizes
+        if given.get("mm_token_type_ids") is None or given.get("image_grid_thw") is None:
+            return None  # positions are the places; the model may still hold offsets of an earlier prefill
+        deltas: Tensor = self.model.model.rope_deltas
+        return deltas.view(-1).clone()
 
     def next_positions(
         self, sizes: Sequence[int], length: int, decoded: int, count: int, offsets: Tensor | None
     ) -> Tensor:
-        if offsets is None:  # text alone
+        if offsets is None:  # text alone, or images that the model took for text
             return super().next_positions(sizes, length, decoded, count, None)
         first = torch.tensor(sizes) + decoded + offsets.cpu()
         return (first[:, None] + torch.arange(count)).expand(3, -1, -1)

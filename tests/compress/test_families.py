@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 
@@ -494,3 +495,57 @@ def test_without_a_processor_an_image_may_have_more_tokens_than_the_usual_maximu
     assert set(trace.samples[0].entering) == {len(picture)}
     with pytest.raises(ValueError, match="keep="), attach(tiny_qwen, METHODS["grid"](), usual + 1):
         pass
+
+
+@torch.no_grad()
+def two_steps(mllm: MLLM, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Last logits of a prefill and of one token more with its cache, by plain calls."""
+    first = mllm.model(**inputs, use_cache=True)
+    token = first.logits[:, -1:].argmax(-1)
+    second = mllm.model(input_ids=token, past_key_values=first.past_key_values)
+    return torch.stack([first.logits[:, -1], second.logits[:, -1]])
+
+
+@pytest.mark.parametrize("before", ["nothing", "two images", "one image"])
+@pytest.mark.parametrize("asked", ["text alone", "an image without token types"])
+def test_positions_are_not_those_of_an_earlier_batch(tiny_qwen: MLLM, images, before: str, asked: str):
+    """The model keeps offsets of the latest images; without token types all positions are a text's."""
+    fresh = load(tiny_qwen.name)
+    if asked == "text alone":
+        ids = fresh._processor().tokenizer([f"user : {QUESTIONS[0]}"], return_tensors="pt").input_ids
+        inputs = {"input_ids": ids}
+    else:
+        inputs = dict(fresh.prepare(images[:1], QUESTIONS[:1]))
+        del inputs["mm_token_type_ids"]
+    expected = two_steps(fresh, inputs)
+    used = load(tiny_qwen.name)
+    count = {"nothing": 0, "two images": 2, "one image": 1}[before]
+    with attach(used, METHODS["none"]()), torch.no_grad():
+        if count:
+            used.model(**used.prepare(images[:count], QUESTIONS[:count]))
+        found = two_steps(used, inputs)
+    assert torch.equal(found, expected)
+
+
+def test_a_call_goes_on_where_generate_stopped(tiny_qwen: MLLM, images):
+    inputs = tiny_qwen.prepare(images[:2], QUESTIONS[:2])
+    step = {"min_new_tokens": 3, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+    with attach(tiny_qwen, Share({2: 0.5})), torch.no_grad():
+        expected = tiny_qwen.model.generate(**inputs, max_new_tokens=3, **step)
+        first = tiny_qwen.model.generate(**inputs, max_new_tokens=2, **{**step, "min_new_tokens": 2})
+        tiny_qwen.model(**tiny_qwen.prepare(images[3:], QUESTIONS[3:]))
+        found = tiny_qwen.model(
+            input_ids=expected.sequences[:, -2:-1], past_key_values=first.past_key_values,
+            attention_mask=torch.nn.functional.pad(inputs["attention_mask"], (0, 2), value=1),
+        )  # fmt: skip
+    torch.testing.assert_close(found.logits[:, -1], expected.logits[-1], atol=1e-5, rtol=1e-5)
+
+
+def test_an_answer_may_hold_any_token(tiny_qwen: MLLM, images):
+    """Models of random weights write the token that stands for videos in prompts."""
+    inputs = tiny_qwen.prepare(images[:1], QUESTIONS[:1])
+    written = torch.tensor([[tiny_qwen.model.config.video_token_id]])
+    with attach(tiny_qwen, Share()), torch.no_grad():
+        first = tiny_qwen.model(**inputs, use_cache=True)
+        second = tiny_qwen.model(input_ids=written, past_key_values=first.past_key_values)
+    assert second.logits.isfinite().all()
