@@ -22,7 +22,7 @@ docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 micro: $(READY)
-	$(BIN)/python -m compress.micro.build --model $(MODEL)
+	$(BIN)/python -m compress.micro.recipe.build --model $(MODEL)
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -21,8 +21,9 @@ setup(
         "bench": [
             "shipped/**/*",
             "fidelity/golden/*.npz",
-            "templates/*",
-            "recipes/*",
+            "report/*.j2",
+            "recipe/*.yaml",
+            "recipe/*.json",
             "data/*.yaml",
         ],  # fmt: skip
     },
@@ -70,7 +71,7 @@ setup(
         # lmms-eval eval --model evocomp; 0.7 imports filelock._api, which filelock 4.3 does not have
         "lmms": ["lmms_eval>=0.7.1,<0.8", "filelock<4.3"],
         "docs": DOCS,  # make docs
-        "benchmark": ["pymoo>=0.6.1"],  # python -m bench.benchmarks.engine
+        "benchmark": ["pymoo>=0.6.1"],  # python -m bench.speed.engine
         "dev": [
             *EDGE,
             *DOCS,

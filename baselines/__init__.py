@@ -19,8 +19,8 @@ from baselines.sparsevlm import SparseVLM
 from baselines.tome import ToMe
 from baselines.visionzip import VisionZip
 from compress.base import Selector
-from compress.evocomp import EvoComp
-from compress.evocomp_plus import EvoCompPlus
+from compress.compressor.evocomp import EvoComp
+from compress.compressor.evocomp_plus import EvoCompPlus
 
 METHODS: dict[str, type[Selector]] = {
     "none": KeepAll,
@@ -64,9 +64,9 @@ __all__ = [
     "KeepAll",
     "MustDrop",
     "Pool",
-    "PyramidDrop",
     "PruMerge",
     "PruMergePlus",
+    "PyramidDrop",
     "Random",
     "SparseVLM",
     "ToMe",

@@ -13,16 +13,16 @@ from typing import Any
 from PIL.Image import Image
 
 from baselines import KeepAll
-from bench.comparison import VANILLA
-from bench.compressors import selector_for, takes_compressor
-from bench.data.images import open_rgb
-from bench.figures import Answered
-from bench.gallery import show
-from bench.inspection import look, strange_words
-from bench.pictures import overlay
+from bench.evaluation.comparison import VANILLA
+from bench.evaluation.compressors import selector_for, takes_compressor
+from bench.report.figures import Answered
+from bench.report.gallery import show
+from bench.report.inspection import look, strange_words
+from bench.report.pictures import overlay
 from bench.tasks.gqa import GQA
+from bench.tasks.images import open_rgb
 from compress.images import rgb
-from compress.models import MLLM, MODELS
+from compress.models.loading import MLLM, MODELS
 from compress.samples import Sample
 from evosearch.registry import cut
 

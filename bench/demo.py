@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bench.compare import Comparison, Entry, compare
-from bench.compressors import selector_for, shipped
+from bench.evaluation.compare import Comparison, Entry, compare
+from bench.evaluation.compressors import selector_for, shipped
 from bench.tasks import BENCHMARKS
 from bench.tasks.load import load_tasks
 from bench.tasks.mixture import labelled_samples, training_samples
 from compress.base import Selector
-from compress.evocomp import EvoComp
-from compress.evocomp_plus import EvoCompPlus
+from compress.compressor.evocomp import EvoComp
+from compress.compressor.evocomp_plus import EvoCompPlus
+from compress.compressor.network import Compressor
 from compress.labels import Label, LabelConfig, LabelStore, label, read_labels, sample_key
-from compress.models import MLLM
-from compress.network import Compressor
+from compress.models.loading import MLLM
+from compress.parallel.workers import each
 from compress.samples import Sample
-from compress.training import TrainConfig, TrainResult, train
-from compress.workers import each
+from compress.training.run import TrainConfig, TrainResult, train
 
 KEEPS = (48, 32, 16)
 LIVE = 100_000  # number of the first sample that is labelled live: beyond all shipped labels

@@ -21,8 +21,8 @@ from bench.lmms import NAME
 from evosearch.registry import cut, listed
 
 if TYPE_CHECKING:  # nothing else of the package: it may be what cannot be imported
-    from bench.data.folder import Folder, Manifest
     from bench.tasks.base import Task
+    from bench.tasks.folder import Folder, Manifest
     from compress.samples import Sample
 
 WATCHED = ("torch", "transformers", "tokenizers", "safetensors", "deap", "pyarrow", "pillow")
@@ -63,8 +63,8 @@ def installation() -> Iterator[Finding]:
     if have := _version("lmms_eval"):
         yield _plug_in(have)
     yield _device()
-    from bench.compressors import SHIPPED
-    from compress.models import MODELS
+    from bench.evaluation.compressors import SHIPPED
+    from compress.models.loading import MODELS
 
     for name, folder in MODELS.items():
         yield _weights(f"model {name}", folder)
@@ -125,7 +125,7 @@ def _imports() -> Iterator[Finding]:
         advice = "install the torchvision of this torch, from the same index, or uninstall it"
         yield Finding("torchvision", "problem", f"{have} cannot be imported {beside} ({why}): {advice}")
         return  # transformers cannot be imported either
-    for name in ("torch", "transformers", "compress.models"):
+    for name in ("torch", "transformers", "compress.models.loading"):
         if (why := _why_not(name)) is not None:
             yield Finding(name, "problem", f"cannot be imported ({why})")
             return
@@ -172,10 +172,10 @@ def _compression() -> Finding:
     import torch
 
     from baselines import FastV
-    from compress.attach import attach
+    from compress.attach.session import attach
     from compress.base import entering, plan
-    from compress.caches import TESTED
-    from compress.models import load, quiet
+    from compress.models.caches import TESTED
+    from compress.models.loading import load, quiet
 
     subject, keep = "compression", 36
     try:
@@ -223,8 +223,8 @@ def benchmarks(data: str, *, images: bool = False) -> Iterator[Finding]:
     """Every split of every task that is there: number of samples, ids, answers, and images, which must be
     there and, with `images`, open. ValueError without such a folder.
     """
-    from bench.data.folder import Folder, Manifest
     from bench.tasks import TASKS
+    from bench.tasks.folder import Folder, Manifest
 
     root = Path(data)
     manifest = Manifest.of(data)
@@ -267,7 +267,7 @@ def _bad_images(samples: Sequence[Sample], images: bool) -> list[str]:
     """What is wrong with each different picture: that its file is not there or, with `images`, why it does
     not open.
     """
-    from bench.data.images import ImageFile
+    from bench.tasks.images import ImageFile
 
     pictures = [one.picture for one in samples if not isinstance(one.picture, Image.Image)]
     bad = []

@@ -29,8 +29,8 @@ from transformers import (
     Qwen2VLImageProcessorPil,
 )
 
-from compress.families.qwen2_5_vl import ImageOnlyProcessor
-from compress.models import MLLM, load
+from compress.models.loading import MLLM, load
+from compress.models.qwen2_5_vl import ImageOnlyProcessor
 
 torch.set_num_threads(1)
 

@@ -17,9 +17,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from bench.cli import main
-from bench.compressors import SHIPPED
-from compress.models import MODELS
-from compress.network import FILES
+from bench.evaluation.compressors import SHIPPED
+from compress.compressor.network import FILES
+from compress.models.loading import MODELS
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("evosearch", "compress", "baselines", "bench")

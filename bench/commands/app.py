@@ -9,7 +9,7 @@ import click
 from bench.commands.common import load_model, model_options, say, specs
 
 if TYPE_CHECKING:
-    from compress.models import Anyres
+    from compress.models.loading import Anyres
 
 
 @click.command()
@@ -33,7 +33,7 @@ def app(
       evocomp app --port 7860
     """
     from bench.app import Desk, build
-    from bench.compressors import buildable, selector_for, takes_compressor
+    from bench.evaluation.compressors import buildable, selector_for, takes_compressor
 
     listed = specs(methods) if methods else buildable(model, compressor)
     for spec in listed:

@@ -25,7 +25,7 @@ from bench.commands.common import (
 if TYPE_CHECKING:
     from compress.base import Accounting
     from compress.keep import Keep
-    from compress.models import Anyres
+    from compress.models.loading import Anyres
 
 
 @click.command()
@@ -53,12 +53,12 @@ def ask(
       evocomp ask micro:3 "what color is the star ?" --keep 16 --out kept.png
     """
     picture, question = open_image(image), asked(question)
-    from bench.compressors import selector_for
-    from bench.evaluate import path
-    from bench.gallery import show
-    from bench.inspection import strange_words
-    from bench.pictures import overlay, save
-    from compress.attach import attach
+    from bench.evaluation.compressors import selector_for
+    from bench.evaluation.evaluate import path
+    from bench.report.gallery import show
+    from bench.report.inspection import strange_words
+    from bench.report.pictures import overlay, save
+    from compress.attach.session import attach
     from compress.samples import Sample
 
     selector = selector_for(method, model, compressor)

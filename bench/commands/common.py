@@ -19,11 +19,11 @@ from evosearch.registry import cut
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from bench.batches import Batches
-    from bench.compare import Comparison
+    from bench.evaluation.batches import Batches
+    from bench.evaluation.compare import Comparison
     from bench.tasks import Task
     from compress.keep import Keep
-    from compress.models import MLLM, Anyres
+    from compress.models.loading import MLLM, Anyres
     from compress.samples import Sample
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -193,7 +193,7 @@ def batch_option(command: F) -> F:
 
 def open_batches(size: int | None, mllm: MLLM) -> Batches:
     """Batches of the size that --batch names, or by the model's device."""
-    from bench.batches import Batches
+    from bench.evaluation.batches import Batches
 
     return Batches(size) if size else Batches.for_device(mllm.model.device)
 
@@ -251,7 +251,7 @@ def load_model(model: str, device: str = "cpu", dtype: str = "float32", anyres: 
     """The model that the options name; transformers keeps quiet from here on."""
     import torch
 
-    from compress.models import load, quiet
+    from compress.models.loading import load, quiet
 
     quiet()
     check_device(device)
@@ -274,7 +274,7 @@ def open_image(name: str, side: int = 0) -> Image:
 
     A scene is photographed for a model that sees `side` pixels a side.
     """
-    from bench.data.images import open_rgb
+    from bench.tasks.images import open_rgb
 
     if name.startswith("micro:"):
         from compress.micro.world import Photograph, scene
@@ -437,7 +437,7 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str 
 
 def show_comparison(comparison: Comparison) -> None:
     """The table of a comparison on stdout, hard questions, notes, and a sentence per budget."""
-    from bench.table import MIXED, hard_header, hard_rows, header, headlines, notes, table_rows
+    from bench.report.table import MIXED, hard_header, hard_rows, header, headlines, notes, table_rows
 
     show_table(header(comparison), table_rows(comparison), MIXED if comparison.mixed else None)
     if rows := hard_rows(comparison):

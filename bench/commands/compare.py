@@ -31,10 +31,10 @@ from bench.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from bench.budget import Match
+    from bench.evaluation.budget import Match
     from compress.base import Positions
     from compress.keep import Keep
-    from compress.models import Anyres
+    from compress.models.loading import Anyres
 
 CONTROLS = "random,grid,fastv,visionzip,evocomp"
 
@@ -90,14 +90,14 @@ def compare(
     Example:
       evocomp compare --methods fastv:layer=3,evocomp --keep 48,16 --tasks pope,gqa --out tables
     """
-    from bench.compare import DIFFICULTY, Entry
-    from bench.compare import compare as run
-    from bench.comparison import VANILLA
-    from bench.compressors import buildable, selector_for, takes_compressor
-    from bench.environment import environment
-    from bench.origin import Origin
-    from bench.outputs import write
-    from bench.results import results
+    from bench.evaluation.compare import DIFFICULTY, Entry
+    from bench.evaluation.compare import compare as run
+    from bench.evaluation.comparison import VANILLA
+    from bench.evaluation.compressors import buildable, selector_for, takes_compressor
+    from bench.evaluation.environment import environment
+    from bench.evaluation.origin import Origin
+    from bench.report.outputs import write
+    from bench.report.results import results
 
     chooser = source or model
     listed = buildable(chooser, compressor) if wanted.strip() == "all" else specs(wanted)

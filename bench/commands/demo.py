@@ -21,7 +21,7 @@ from bench.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from compress.models import Anyres
+    from compress.models.loading import Anyres
 
 
 @click.command()
@@ -48,8 +48,8 @@ def demo(
     started = time.perf_counter()
     mllm = load_model(model, device, dtype, anyres)
     from bench.demo import RECIPES, run
-    from bench.origin import Origin
-    from bench.outputs import draw_search, write
+    from bench.evaluation.origin import Origin
+    from bench.report.outputs import draw_search, write
     from bench.tasks.mixture import training_samples
 
     out.mkdir(parents=True, exist_ok=True)

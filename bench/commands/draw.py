@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from compress.keep import Keep
-    from compress.models import Anyres
+    from compress.models.loading import Anyres
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,7 +39,7 @@ def out_option(default: str) -> Callable[[F], F]:
 
 
 def written(figure: Figure, out: Path) -> None:
-    from bench.pictures import save
+    from bench.report.pictures import save
 
     out.parent.mkdir(parents=True, exist_ok=True)
     say(f"drawn in {save(figure, out)}")
@@ -79,11 +79,11 @@ def kept(
     """
     picture, question = open_image(image), asked(question)
     from baselines import KeepAll
-    from bench.comparison import VANILLA
-    from bench.compressors import selector_for, takes_compressor
-    from bench.figures import side_by_side
-    from bench.gallery import show
-    from bench.inspection import look
+    from bench.evaluation.comparison import VANILLA
+    from bench.evaluation.compressors import selector_for, takes_compressor
+    from bench.report.figures import side_by_side
+    from bench.report.gallery import show
+    from bench.report.inspection import look
     from compress.samples import Sample
 
     named = [spec for spec in specs(methods) if spec != VANILLA]
@@ -127,9 +127,9 @@ def groups(
       evocomp draw groups micro:3 "what color is the star ?" --groupers vocabulary,dpc-knn --keep 16
     """
     picture, question = open_image(image), asked(question)
-    from bench.figures import grouped
-    from bench.gallery import show
-    from bench.inspection import spaces
+    from bench.report.figures import grouped
+    from bench.report.gallery import show
+    from bench.report.inspection import spaces
     from compress.samples import Sample
 
     mllm = load_model(model, device, dtype, anyres)
@@ -164,9 +164,9 @@ def searches(
       evocomp draw search micro:3 "what color is the star ?" --strategies evolution,hill-climb --seeds 2
     """
     picture, question = open_image(image), asked(question)
-    from bench.figures import traces
-    from bench.inspection import spaces
-    from compress.fitness import AnswerLoss
+    from bench.report.figures import traces
+    from bench.report.inspection import spaces
+    from compress.labels.fitness import AnswerLoss
     from compress.samples import Sample
     from evosearch import STRATEGIES, pick
     from evosearch import search as run
@@ -202,8 +202,8 @@ def training(compressors: tuple[Path, ...], out: Path) -> None:
     Example:
       evocomp draw training compressor another-compressor --out training.pdf
     """
-    from bench.figures import training as figure
-    from bench.inspection import curves
+    from bench.report.figures import training as figure
+    from bench.report.inspection import curves
 
     written(figure({folder.name: curves(folder) for folder in compressors}), out)
 

@@ -130,15 +130,15 @@ def edge(
       evocomp bench edge --external "python phone.py"
     """
     refuse_idle(click.get_current_context())
-    from bench.edge import external as other
     from bench.edge import paper as published
     from bench.edge import table
     from bench.edge.benchmark import Plan, Subject, benchmark, own_model, published_size
     from bench.edge.protocol import PAPER_TOKENS, Protocol
     from bench.edge.runner import Precision
-    from bench.edge.runtimes import RUNTIMES
-    from bench.environment import environment
-    from bench.outputs import put
+    from bench.edge.runtimes import external as other
+    from bench.edge.runtimes.registry import RUNTIMES
+    from bench.evaluation.environment import environment
+    from bench.report.outputs import put
     from compress.keep import count_of
     from evosearch.registry import find
 

@@ -30,11 +30,11 @@ from bench.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from bench.budget import Match
-    from bench.evaluate import Outcome
+    from bench.evaluation.budget import Match
+    from bench.evaluation.evaluate import Outcome
     from bench.tasks import Task
     from compress.keep import Keep
-    from compress.models import Anyres
+    from compress.models.loading import Anyres
 
 
 @click.command("eval")
@@ -64,9 +64,9 @@ def evaluate(
     Example:
       evocomp eval --method visionzip --keep 32 --tasks pope,gqa
     """
-    from bench.compressors import selector_for
-    from bench.evaluate import evaluate as run
-    from bench.protocol import of_entry
+    from bench.evaluation.compressors import selector_for
+    from bench.evaluation.evaluate import evaluate as run
+    from bench.evaluation.protocol import of_entry
     from compress.files import replacing
 
     selector = selector_for(method, source or model, compressor)

@@ -29,9 +29,9 @@ from bench.commands.labels import cell
 
 if TYPE_CHECKING:
     from bench.data.instructions import Turns
-    from compress.engines import Engine
     from compress.keep import Keep
-    from compress.models import Anyres
+    from compress.models.loading import Anyres
+    from compress.parallel import Engine
     from compress.samples import Sample
 
 
@@ -109,7 +109,7 @@ def label(
         --model llava-hf/llava-1.5-7b-hf --device cuda --dtype bfloat16 --samples 100000 \\
         --engine ray --address auto --workers 64 --out labels
     """
-    from bench.stores import summarise
+    from bench.report.stores import summarise
     from compress.labels import LabelConfig, Shard
     from compress.labels import label as run
 
@@ -149,7 +149,7 @@ def label(
 
 def open_engine(name: str, address: str | None, gpus: float | None, device: str) -> Engine:
     """The engine that the options name."""
-    from compress.engines import Cluster, Local
+    from compress.parallel import Cluster, Local
 
     if name == "ray":
         return Cluster(address, float(device.startswith("cuda")) if gpus is None else gpus)
@@ -160,7 +160,7 @@ def open_engine(name: str, address: str | None, gpus: float | None, device: str)
 
 def there(model: str) -> str:
     """The model's name for workers that start in another folder."""
-    from compress.models import MODELS
+    from compress.models.loading import MODELS
 
     return str(Path(model).absolute()) if model not in MODELS and Path(model).is_dir() else model
 

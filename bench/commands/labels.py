@@ -22,7 +22,7 @@ from bench.commands.instructions import file_options, samples_of
 
 if TYPE_CHECKING:
     from compress.labels import LabelStore
-    from compress.models import Anyres
+    from compress.models.loading import Anyres
 
 
 @click.command()
@@ -80,7 +80,7 @@ def labels(
 
 
 def _show(stores: list[LabelStore], machine: bool) -> None:
-    from bench.stores import difference, summarise
+    from bench.report.stores import difference, summarise
 
     rows: list[dict[str, Any]] = []
     for store in stores:
@@ -115,7 +115,7 @@ def _show_audit(
 ) -> None:
     import numpy as np
 
-    from bench.stores import compared
+    from bench.report.stores import compared
     from compress.labels import audit
     from compress.labels.audit import drawn
 

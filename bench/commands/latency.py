@@ -28,7 +28,7 @@ from bench.commands.common import (
 if TYPE_CHECKING:
     from bench.latency.report import Report
     from compress.keep import Keep
-    from compress.models import MLLM, Anyres
+    from compress.models.loading import MLLM, Anyres
 
 
 @click.command()
@@ -125,8 +125,8 @@ def rivals(wanted: str, model: str, compressor: str | None) -> list[str]:
     """Specs of the methods that are asked for, or of all that can be built, without vanilla, which is always
     timed; ValueError for names that do not exist."""
     from baselines import METHODS
-    from bench.comparison import VANILLA
-    from bench.compressors import buildable
+    from bench.evaluation.comparison import VANILLA
+    from bench.evaluation.compressors import buildable
     from evosearch.registry import find, parse
 
     listed = buildable(model, compressor) if wanted.strip() == "all" else specs(wanted)
@@ -150,9 +150,9 @@ def shaped(shape: str, device: str, dtype: str, depth: int | None) -> MLLM:
     """A model of random weights; ValueError, in one line, where it does not fit."""
     import torch
 
-    from compress.memory import ran_out
-    from compress.models import quiet
-    from compress.shapes import build
+    from compress.models.loading import quiet
+    from compress.models.shapes import build
+    from compress.parallel.memory import ran_out
 
     quiet()
     check_device(device)
@@ -173,7 +173,7 @@ def prompt(mllm: MLLM, noise: bool, text: int, batch: int, image: str, question:
     costs and the lengths of caches are counted from that.
     """
     if noise:
-        from compress.shapes import random_inputs
+        from compress.models.shapes import random_inputs
 
         return dict(random_inputs(mllm, text, batch))
     picture = open_image(image, mllm.image_side)

@@ -14,7 +14,7 @@ from evosearch.registry import describe, options
 
 if TYPE_CHECKING:
     from compress.keep import Keep
-    from compress.models import Anyres
+    from compress.models.loading import Anyres
 
 
 class Line(NamedTuple):
@@ -39,20 +39,20 @@ def _registered(module: str, registry: str) -> list[Line]:
 
 
 def _losses() -> list[Line]:
-    from compress.losses import LOSSES
+    from compress.training.losses import LOSSES
 
     return [Line(name, kind.summary, {}) for name, kind in LOSSES.items()]
 
 
 def _models() -> list[Line]:
-    from compress.models import MODELS
+    from compress.models.loading import MODELS
 
     return [Line(name, _about_model(folder), {}) for name, folder in MODELS.items()]
 
 
 def _about_model(folder: Path) -> str:
     """Family and sizes, read from the configuration."""
-    from compress.models import outline
+    from compress.models.loading import outline
 
     if not folder.is_dir():
         return f"not built yet: run make micro MODEL={folder.name}"
@@ -136,8 +136,8 @@ def _runs(
 ) -> list[Line]:
     """The methods with "yes", or why they do not run on a model at a budget."""
     from bench.commands.common import budget, load_model
-    from bench.compressors import SHIPPED, selector_for, takes_compressor
-    from compress.attach import attach
+    from bench.evaluation.compressors import SHIPPED, selector_for, takes_compressor
+    from compress.attach.session import attach
     from compress.base import choices_of
 
     mllm = load_model(model, anyres=anyres)

@@ -42,14 +42,14 @@ def report(
     Example:
       evocomp report tables more-tables --reference evocomp --out report.html
     """
-    from bench.documents import FORMATS
-    from bench.gallery import joined as join_galleries
-    from bench.gallery import read_gallery
-    from bench.merge import merge
-    from bench.origin import Origin
-    from bench.origin import joined as join_origins
-    from bench.outputs import put
-    from bench.outputs import report as told
+    from bench.evaluation.merge import merge
+    from bench.evaluation.origin import Origin
+    from bench.evaluation.origin import joined as join_origins
+    from bench.report.documents import FORMATS
+    from bench.report.gallery import joined as join_galleries
+    from bench.report.gallery import read_gallery
+    from bench.report.outputs import put
+    from bench.report.outputs import report as told
 
     if out and out.suffix != SUFFIXES[form]:
         raise ValueError(

@@ -24,8 +24,8 @@ from bench.commands.common import (
 
 if TYPE_CHECKING:
     from bench.recipe.estimate import Estimate
-    from compress.features import Where
-    from compress.models import MLLM, Anyres
+    from compress.models.loading import MLLM, Anyres
+    from compress.training.features import Where
 
 
 @click.command()
@@ -81,7 +81,7 @@ def run(
     from bench.recipe.plan import plan
     from bench.recipe.run import run as work
     from bench.recipe.steps import Shop
-    from compress.models import MODELS
+    from compress.models.loading import MODELS
 
     @cache
     def load(name: str) -> MLLM:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from compress.keep import Keep
-    from compress.models import Anyres
+    from compress.models.loading import Anyres
 
 
 @click.command()
@@ -66,11 +66,11 @@ def search(
     picture, question = open_image(image), asked(question)
     mllm = load_model(model, device, dtype, anyres)
     picture = open_image(image, mllm.image_side)  # it was opened before only to be sure that it can be
-    from bench.evaluate import Stage
-    from bench.gallery import show
-    from bench.pictures import groups, overlay, save, trace
-    from compress.fitness import AnswerLoss
+    from bench.evaluation.evaluate import Stage
+    from bench.report.gallery import show
+    from bench.report.pictures import groups, overlay, save, trace
     from compress.keep import count_of
+    from compress.labels.fitness import AnswerLoss
     from compress.samples import Sample
     from evosearch import GROUPERS, STRATEGIES, pick
     from evosearch import search as run

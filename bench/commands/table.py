@@ -30,10 +30,10 @@ def table(
     Example:
       evocomp table tables more-tables --reference evocomp
     """
-    from bench.environment import environment
-    from bench.merge import merge
-    from bench.outputs import write_tables
-    from bench.results import results
+    from bench.evaluation.environment import environment
+    from bench.evaluation.merge import merge
+    from bench.report.outputs import write_tables
+    from bench.report.results import results
 
     found = merge(folders, reference=reference, difficulty=difficulty, margin=margin, mixed=mixed)
     facts = environment() | {"folders": ", ".join(map(str, folders))}

@@ -26,11 +26,11 @@ from bench.commands.common import (
 from bench.commands.instructions import file_options, samples_of
 
 if TYPE_CHECKING:
-    from compress.curves import Epoch
-    from compress.features import Where
     from compress.keep import Keep
-    from compress.models import Anyres
-    from compress.train_config import TrainConfig
+    from compress.models.loading import Anyres
+    from compress.training.config import TrainConfig
+    from compress.training.curves import Epoch
+    from compress.training.features import Where
 
 PRESETS = ("llava-1.5-7b", "llava-next-7b", "qwen2.5-vl-7b")
 
@@ -146,9 +146,9 @@ def train(
       evocomp train --labels labels --data llava_v1_5_mix665k.json --images images --out compressor \\
         --model llava-hf/llava-1.5-7b-hf --preset llava-1.5-7b --device cuda --dtype bfloat16
     """
-    from compress.processes import together
-    from compress.training import TrainConfig
-    from compress.training import preset as settings_of
+    from compress.parallel.processes import together
+    from compress.training.run import TrainConfig
+    from compress.training.run import preset as settings_of
 
     given = {name: value for name, value in settings.items() if value is not None}
     order = Order(
@@ -177,11 +177,11 @@ def train(
 
 def carry_out(order: Order) -> Report:
     """Train, or take one's share in it as one of several processes."""
-    from bench.validation import validator
+    from bench.evaluation.validation import validator
     from compress.keep import read_keep
     from compress.labels import read_labels
-    from compress.processes import Processes, own_device
-    from compress.training import train as run
+    from compress.parallel.processes import Processes, own_device
+    from compress.training.run import train as run
 
     stores = [read_labels(folder) for folder in order.labels]
     mllm = load_model(order.model, own_device(order.device), order.dtype, order.anyres)

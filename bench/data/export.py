@@ -17,8 +17,8 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.data.folder import MANIFEST
 from bench.tasks import TASKS
+from bench.tasks.folder import MANIFEST
 from bench.tasks.mmbench import COPY
 from bench.tasks.vqav2 import ANNOTATIONS, QUESTIONS
 from compress.samples import Sample

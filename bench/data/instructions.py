@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bench.data import records
-from bench.data.images import ImageFile
+from bench.tasks.images import ImageFile
 from bench.yaml_files import read_yaml
 from compress.documents import Document, checked, parse, regular_file
 from compress.files import replacing
@@ -128,7 +128,7 @@ class Index:
 
     def checked(self, images: Path, *, workers: int = 1, progress: Progress | None = None) -> Index:
         """A manifest: every picture opened, in that many processes, and records without one left out."""
-        from compress.workers import each
+        from compress.parallel.workers import each
 
         names = pc.unique(self.table["image"]).to_pylist()
         sizes: dict[str, int] = {}

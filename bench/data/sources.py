@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.data.folder import Folder, read_json
 from bench.tasks.base import SHORT
+from bench.tasks.folder import Folder, read_json
 from bench.tasks.gqa import merged
 
 LETTER = "Answer with the option's letter from the given choices directly."

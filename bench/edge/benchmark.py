@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from bench.compressors import random_compressor, selector_for
 from bench.edge.bundle import DECODER, GGUF
 from bench.edge.chain import Chain, Positions, Question
 from bench.edge.extras import optional
@@ -19,14 +18,15 @@ from bench.edge.parts import check_family
 from bench.edge.prepare import Work, exported, made_up, prepare, question
 from bench.edge.protocol import Protocol
 from bench.edge.runner import Precision
-from bench.edge.runtimes import Runtime
+from bench.edge.runtimes.registry import Runtime
 from bench.edge.timing import Measurement, Progress, measure, parity
-from bench.ledger import Shape
+from bench.evaluation.compressors import random_compressor, selector_for
+from bench.evaluation.ledger import Shape
 from bench.tasks.load import load_tasks
-from compress.evocomp import EvoComp
-from compress.models import MLLM
-from compress.network import Compressor
-from compress.shapes import build
+from compress.compressor.evocomp import EvoComp
+from compress.compressor.network import Compressor
+from compress.models.loading import MLLM
+from compress.models.shapes import build
 
 WORDS = 40  # of a made-up prompt
 TASK = "gqa"  # of the miniatures, whose questions are asked
@@ -78,7 +78,7 @@ class Subject:
 
 
 def published_size(shape: str, layers: int | None) -> Subject:
-    """A LLaVA-1.5 of `compress.shapes` with random weights: whole, or with its first decoder layers only."""
+    """A LLaVA-1.5 of `compress.models.shapes` with random weights: whole, or with its first decoder layers only."""
     check_family(build(shape, device="meta"))
     mllm = build(shape, dtype=torch.bfloat16, depth=layers, whole_tower=True)
     return Subject(mllm, random_compressor(mllm), None, 0)

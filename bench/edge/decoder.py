@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from bench.edge.int4 import Int4Linear
 from bench.edge.runner import Precision, empty_cache
-from bench.ledger import Shape
+from bench.evaluation.ledger import Shape
 
 
 class FixedDecoder(nn.Module):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.edge.runner import MASKED
-from compress.models import MLLM
-from compress.network import Compressor
+from compress.compressor.network import Compressor
+from compress.models.loading import MLLM
 
 
 class FixedVision(nn.Module):

@@ -14,13 +14,13 @@ from PIL.Image import Image
 from bench.edge.bundle import EMBEDDINGS, META, RANDOM, Bundle, Settings
 from bench.edge.chain import Question
 from bench.edge.decoder import FixedDecoder
-from bench.edge.export import export_compressor, export_vision
 from bench.edge.parts import FixedCompressor, FixedVision
 from bench.edge.protocol import Protocol
 from bench.edge.reference import TorchBackend
 from bench.edge.runner import Floats, Precision
-from compress.models import MLLM
-from compress.network import Compressor
+from bench.edge.runtimes.onnx import export_compressor, export_vision
+from compress.compressor.network import Compressor
+from compress.models.loading import MLLM
 
 Writer = Callable[[FixedDecoder, Protocol, Floats, Path], None]  # decoder, shapes, embeddings, folder
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from bench.edge.chain import STAGES
 from bench.edge.timing import Cell, Measurement
-from bench.forms import piped
-from bench.table import MISSING
+from bench.report.forms import piped
+from bench.report.table import MISSING
 
 DRAWS = 2000
 HEADER = (

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bench.fidelity.cases import Case
-from compress.losses import GHM, Focal, cosine_loss
+from compress.training.losses import GHM, Focal, cosine_loss
 
 
 def ghmc(case: Case) -> dict[str, Tensor]:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from baselines.mustdrop import MustDrop
 from bench.fidelity.cases import Case
+from compress.attach.tower import join
 from compress.base import TowerView
-from compress.tower import join
 
 
 def check(case: Case) -> dict[str, Tensor | int]:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from baselines.pyramiddrop import PyramidDrop
 from bench.fidelity.cases import Case
-from compress.attention import decoder_rows
+from compress.attach.attention import decoder_rows
 from compress.base import View
 
 

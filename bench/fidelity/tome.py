@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from baselines.tome import ToMe
 from bench.fidelity.cases import Case
-from compress.tower import join
+from compress.attach.tower import join
 
 
 def check(case: Case) -> dict[str, Tensor]:

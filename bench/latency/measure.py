@@ -16,7 +16,7 @@ from bench.latency.clock import Clock
 from bench.latency.power import Driver
 from bench.latency.request import Cell, Cost, Rig, Shot
 from bench.latency.rounds import Rounds
-from compress.memory import ran_out
+from compress.parallel.memory import ran_out
 
 Progress = Callable[[int, int], object]  # rounds done, rounds in all
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from compress.models import MLLM
-from compress.static import compile_decoder, compiled, greedy, static_cache
+from compress.models.loading import MLLM
+from compress.models.static import compile_decoder, compiled, greedy, static_cache
 
 MODES = {
     "eager": "generate with a growing cache, as everything is evaluated",

@@ -11,13 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.forms import piped
 from bench.latency.measure import Measured
 from bench.latency.request import Cell
 from bench.latency.summary import COMPARED, BreakEven, Row, break_evens, record, rows, slower
-from bench.outputs import put
-from bench.pictures import curves, save
-from bench.table import MISSING
+from bench.report.forms import piped
+from bench.report.outputs import put
+from bench.report.pictures import curves, save
+from bench.report.table import MISSING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

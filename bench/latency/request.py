@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 import torch
 
+from bench.evaluation.ledger import Ledger, Shape
 from bench.latency.clock import NOW, clock_of
 from bench.latency.modes import Eager, Static
 from bench.latency.stages import Stages
 from bench.latency.waits import counting_waits
-from bench.ledger import Ledger, Shape
-from compress.attach import attach
+from compress.attach.session import attach
 from compress.base import INPUT, Accounting, Selector, entering, plan
-from compress.models import MLLM
+from compress.models.loading import MLLM
 
 OF_DEPTH = "drops tokens between the decoder's layers: only eager, where every layer has a cache of its own"
 

@@ -12,8 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bench.evaluation.protocol import Facts, differences
 from bench.latency.request import Cell, Shot
-from bench.protocol import Facts, differences
 from compress.files import replacing
 
 FILE, FORMAT = "rounds.json", 1

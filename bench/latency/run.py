@@ -10,18 +10,18 @@ from typing import Any
 import torch
 
 from baselines import METHODS
-from bench.comparison import VANILLA
-from bench.compressors import random_compressor, selector_for, takes_compressor
-from bench.environment import environment
+from bench.evaluation.comparison import VANILLA
+from bench.evaluation.compressors import random_compressor, selector_for, takes_compressor
+from bench.evaluation.environment import environment
+from bench.evaluation.protocol import of_method
 from bench.latency.measure import Progress, measure
 from bench.latency.modes import MODES
 from bench.latency.power import Driver
 from bench.latency.report import Report
 from bench.latency.request import Cell, Rig
 from bench.latency.rounds import Rounds
-from bench.protocol import of_method
 from compress.base import Selector
-from compress.models import MLLM
+from compress.models.loading import MLLM
 from evosearch.registry import pick
 
 RANDOM = "random"  # in place of a compressor's folder: random weights

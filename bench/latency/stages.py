@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.latency.clock import Clock, Mark
 from compress.base import VISION, Selector
-from compress.models import MLLM
+from compress.models.loading import MLLM
 
 
 class Stages:

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from compress.attach import attach
+from compress.attach.prefill import Record
+from compress.attach.session import attach
 from compress.base import Accounting, Positions, Selector
 from compress.keep import Keep
-from compress.models import MLLM
-from compress.prefill import Record
+from compress.models.loading import MLLM
 from evosearch.registry import cut
 
 MARK = "<image>"  # where lmms-eval's texts want an image

@@ -19,11 +19,11 @@ from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from PIL.Image import Image
 
 from bench.commands.common import budget, check_device, progress
-from bench.compressors import selector_for
+from bench.evaluation.compressors import selector_for
 from bench.lmms.asking import Asker, Decoding, Prompt
 from compress.base import Accounting, Positions
 from compress.keep import read_keep
-from compress.models import load, quiet
+from compress.models.loading import load, quiet
 from evosearch.registry import unknown
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.comparison import Comparison
-from bench.figures import answered, grouped, side_by_side
-from bench.gallery import show
-from bench.inspection import spaces
-from bench.pictures import save
+from bench.evaluation.comparison import Comparison
 from bench.recipe.plan import PICTURES, Plan
 from bench.recipe.schema import Drawing
+from bench.report.figures import answered, grouped, side_by_side
+from bench.report.gallery import show
+from bench.report.inspection import spaces
+from bench.report.pictures import save
 
 
 def draw(plan: Plan, wanted: Drawing, comparison: Comparison | None) -> list[Path]:

@@ -9,10 +9,10 @@ from statistics import fmean
 
 import numpy as np
 
-from bench.cells import Cell
-from bench.comparison import VANILLA
-from bench.evaluate import Outcome
-from bench.stats import LEVEL, Interval, contrast, holm, shares
+from bench.evaluation.cells import Cell
+from bench.evaluation.comparison import VANILLA
+from bench.evaluation.evaluate import Outcome
+from bench.evaluation.stats import LEVEL, Interval, contrast, holm, shares
 from bench.tasks import Task
 from compress.keep import Keep
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.budget import MEANING
-from bench.forms import piped, plain, starred, tex
+from bench.evaluation.budget import MEANING
 from bench.recipe.estimate import duration
 from bench.recipe.findings import Finding
 from bench.recipe.paper import Order, Paper, Sign
 from bench.recipe.schema import Recipe
-from bench.table import AVERAGE, BEYOND, MISSING, one
+from bench.report.forms import piped, plain, starred, tex
+from bench.report.table import AVERAGE, BEYOND, MISSING, one
 from compress.keep import Ratio, in_words
 
 

@@ -15,11 +15,11 @@ from sys import stderr
 from typing import Any
 
 from bench.commands.common import names
-from bench.protocol import Facts
+from bench.evaluation.protocol import Facts
 from bench.recipe.paper import published
 from bench.recipe.schema import Edge, Latency, Learning, Recipe
 from bench.recipe.steps import RECORD, Answer, Cost, Report, Shop, Step, Train
-from compress.models import MLLM
+from compress.models.loading import MLLM
 from evosearch.registry import find
 
 FILES = {"latency": "results.json", "edge": "edge.json"}
@@ -170,7 +170,7 @@ def _check(recipe: Recipe, trains: Mapping[tuple[str, int], Train]) -> None:
 def _check_runtimes(edge: Edge, mllm: MLLM) -> None:
     from bench.edge.extras import optional
     from bench.edge.parts import check_family
-    from bench.edge.runtimes import RUNTIMES
+    from bench.edge.runtimes.registry import RUNTIMES
 
     check_family(mllm)
     for name in names(edge.runtime, "edge.runtime", list(RUNTIMES)):

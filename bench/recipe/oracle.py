@@ -17,19 +17,19 @@ import numpy as np
 import torch
 
 from baselines import Grid
-from bench.cells import Cell, Cells, Key, read_cells
-from bench.evaluate import Outcome, evaluate
-from bench.outputs import put
-from bench.protocol import Facts
+from bench.evaluation.cells import Cell, Cells, Key, read_cells
+from bench.evaluation.evaluate import Outcome, evaluate
+from bench.evaluation.protocol import Facts
+from bench.evaluation.stats import mean_interval
 from bench.recipe.steps import Answer, Cost, Label, Report, Shop, Step, prefill_flops
-from bench.stats import mean_interval
+from bench.report.outputs import put
 from bench.tasks import Task
-from compress.fitness import AnswerLoss
+from compress.attach.transfer import Choice, Replay
 from compress.keep import Keep, count_of, in_order, read_keep
-from compress.models import MLLM
+from compress.labels.fitness import AnswerLoss
+from compress.models.loading import MLLM
+from compress.parallel.workers import each
 from compress.samples import Sample
-from compress.transfer import Choice, Replay
-from compress.workers import each
 
 FILE = "losses.json"
 

@@ -13,9 +13,9 @@ from functools import cache
 from statistics import fmean
 from typing import Any
 
+from bench.evaluation.stats import Interval
 from bench.recipe.findings import Finding
 from bench.recipe.schema import RECIPES
-from bench.stats import Interval
 from compress.keep import Keep, count_of
 from evosearch.registry import unknown
 

@@ -7,20 +7,20 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from bench.compressors import selector_for
-from bench.data.folder import HUB
 from bench.data.instructions import Index, Instructions
-from bench.protocol import of_task
+from bench.evaluation.compressors import selector_for
+from bench.evaluation.protocol import of_task
 from bench.recipe.measure import Timing, timings
 from bench.recipe.oracle import Losses, Searched
 from bench.recipe.paper import Paper
 from bench.recipe.schema import Learning, Recipe
 from bench.recipe.steps import Answer, Candidate, Label, Pool, Shop, Step, Train, digest_of, named, trained
 from bench.tasks import Task
+from bench.tasks.folder import HUB
 from bench.tasks.load import load_tasks
 from bench.tasks.mixture import training_samples
 from compress.keep import Keep
-from compress.models import MLLM, MODELS
+from compress.models.loading import MLLM, MODELS
 from compress.samples import Sample
 
 TEXTVQA = "textvqa"

@@ -7,11 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench.cells import Cell, Cells, Key
-from bench.comparison import VANILLA, Comparison, Group, assemble
-from bench.environment import environment
-from bench.origin import Origin
-from bench.outputs import put, write
+from bench.evaluation.cells import Cell, Cells, Key
+from bench.evaluation.comparison import VANILLA, Comparison, Group, assemble
+from bench.evaluation.environment import environment
+from bench.evaluation.origin import Origin
 from bench.recipe.draw import draw
 from bench.recipe.findings import findings, untouched
 from bench.recipe.forms import Told, latex, markdown
@@ -19,7 +18,8 @@ from bench.recipe.oracle import headroom
 from bench.recipe.paper import Paper, orders, signs, verdict
 from bench.recipe.plan import COMPARISON, PICTURES, Plan
 from bench.recipe.steps import Bar
-from bench.stores import difference, summarise
+from bench.report.outputs import put, write
+from bench.report.stores import difference, summarise
 from compress.keep import Keep
 from compress.labels import sample_key
 

@@ -23,22 +23,22 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import numpy as np
 
 from baselines import METHODS
-from bench.budget import Match
-from bench.comparison import VANILLA
-from bench.compressors import takes_compressor
+from bench.evaluation.budget import Match
+from bench.evaluation.comparison import VANILLA
+from bench.evaluation.compressors import takes_compressor
 from bench.tasks import BENCHMARKS
 from bench.yaml_files import parse_yaml, read_yaml
 from compress.base import Positions, scaled_layer
 from compress.keep import Keep, Ratio, read_keep
 from compress.labels import LabelConfig
-from compress.models import MODELS, family_of
-from compress.train_config import paper_settings
-from compress.training import TrainConfig
+from compress.models.loading import MODELS, family_of
+from compress.training.config import paper_settings
+from compress.training.run import TrainConfig
 from evosearch import GROUPERS
 from evosearch.registry import cut, options, pick, unknown
 from evosearch.registry import parse as parse_spec
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).parent
 Clock = Literal["wall", "processor"]
 MOST = 10**9  # of samples, rounds and the like
 WORDS = {

@@ -23,31 +23,31 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from baselines import METHODS, KeepAll
-from bench.batches import Batches
-from bench.budget import Match
-from bench.cells import Cell, Key, read_cells
-from bench.compare import Entry, compare
-from bench.comparison import VANILLA
-from bench.compressors import SHIPPED
-from bench.environment import environment
-from bench.ledger import Ledger, Shape
-from bench.outputs import put
-from bench.protocol import Facts, apart_from_code, of_method, of_run, of_task
+from bench.evaluation.batches import Batches
+from bench.evaluation.budget import Match
+from bench.evaluation.cells import Cell, Key, read_cells
+from bench.evaluation.compare import Entry, compare
+from bench.evaluation.comparison import VANILLA
+from bench.evaluation.compressors import SHIPPED
+from bench.evaluation.environment import environment
+from bench.evaluation.ledger import Ledger, Shape
+from bench.evaluation.protocol import Facts, apart_from_code, of_method, of_run, of_task
+from bench.evaluation.validation import scored
+from bench.report.outputs import put
 from bench.tasks import Task
-from bench.validation import scored
 from compress.base import Positions, Selector
-from compress.features import Where
+from compress.compressor.network import Compressor
 from compress.fingerprint import fingerprint
 from compress.keep import NINTH, Keep, count_of
 from compress.labels import Label as Mask
 from compress.labels import LabelConfig, Labeller, LabelStore, label, read_labels, sample_key
 from compress.labels.labelling import code_of
 from compress.labels.store import schema, write_shard
-from compress.models import MLLM, MODELS, Anyres
-from compress.network import Compressor
+from compress.models.loading import MLLM, MODELS, Anyres
 from compress.samples import Sample
-from compress.train_config import FAMILY_PRESETS, paper_settings
-from compress.training import TrainConfig, train
+from compress.training.config import FAMILY_PRESETS, paper_settings
+from compress.training.features import Where
+from compress.training.run import TrainConfig, train
 from evosearch.registry import find, parse, pick
 
 RECORD = "step.json"

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from bench.data.folder import Folder, Manifest
-from bench.data.images import Encoded, Padded
+from bench.tasks.folder import Folder, Manifest
+from bench.tasks.images import Encoded, Padded
 from compress.samples import Picture, Sample
 from evosearch.registry import unknown
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.data.folder import Folder, Row, identifier, read_json, text
 from bench.tasks.base import SHORT, Sums, Task, means, normal
+from bench.tasks.folder import Folder, Row, identifier, read_json, text
 from bench.tasks.micro import asked, sample
 from compress.micro import questions as q
 from compress.samples import Picture, Sample

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.data.folder import HUB, Manifest
 from bench.tasks import TASKS
 from bench.tasks.base import Task
+from bench.tasks.folder import HUB, Manifest
 from compress.samples import Sample
 from evosearch.registry import pick
 

@@ -21,10 +21,10 @@ from typing import Literal
 
 import numpy as np
 
-from bench.data.folder import Folder, Manifest, Row, read_table, text
-from bench.data.images import ImageText
 from bench.tasks.base import Sums, Task, means, normal
 from bench.tasks.choice import MATCHERS
+from bench.tasks.folder import Folder, Manifest, Row, read_table, text
+from bench.tasks.images import ImageText
 from bench.tasks.micro import asked, sample
 from bench.tasks.spreadsheet import workbook
 from compress.micro import questions as q

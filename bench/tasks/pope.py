@@ -17,8 +17,8 @@ from typing import Literal
 
 import numpy as np
 
-from bench.data.folder import Folder, Manifest, Row, identifier, read_lines, text
 from bench.tasks.base import SHORT, Sums, Task
+from bench.tasks.folder import Folder, Manifest, Row, identifier, read_lines, text
 from bench.tasks.micro import sample, scenes
 from compress.micro import questions as q
 from compress.micro.world import rng_of

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bench.data.folder import Folder, Row, identifier, read_json, read_lines, text, texts
 from bench.tasks.base import SHORT, Task
+from bench.tasks.folder import Folder, Row, identifier, read_json, read_lines, text, texts
 from bench.tasks.micro import asked, sample
 from bench.tasks.vqa import accuracy, normalised
 from bench.tasks.vqav2 import humans

@@ -15,8 +15,8 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from bench.data.folder import Folder, Row, answers, read_json, text, texts
 from bench.tasks.base import SHORT, Task
+from bench.tasks.folder import Folder, Row, answers, read_json, text, texts
 from bench.tasks.micro import annotators, asked, sample
 from bench.tasks.vqa import accuracy, normalised
 from bench.tasks.vqav2 import humans

@@ -14,8 +14,8 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench.data.folder import Folder, Row, answers, identifier, read_json, text
 from bench.tasks.base import SHORT, Task
+from bench.tasks.folder import Folder, Row, answers, identifier, read_json, text
 from bench.tasks.micro import annotators, asked, sample
 from bench.tasks.vqa import accuracy, normalised, official_accuracy
 from compress.micro import questions as q

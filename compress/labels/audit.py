@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.fitness import AnswerLoss
+from compress.labels.fitness import AnswerLoss
 from compress.labels.labelling import LabelConfig, Labeller, sample_key
 from compress.labels.store import LabelStore
-from compress.models import MLLM
+from compress.models.loading import MLLM
 from compress.samples import Sample
 
 AGAINST = ("random", "dpc-knn")  # kinds without a search

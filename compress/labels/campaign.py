@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.engines import Crew, Engine, Failure, Local, Work
 from compress.labels.labelling import LabelConfig, Labeller, sample_key
 from compress.labels.store import Label, LabelStore, Writer, read_labels, writing
-from compress.memory import keep_freed
-from compress.models import MLLM
+from compress.models.loading import MLLM
+from compress.parallel import Crew, Engine, Failure, Local, Work
+from compress.parallel.memory import keep_freed
 from compress.samples import Catalogue, Sample
 
 SHARD_ROWS, SHARD_SECONDS = 256, 20.0  # a shard is written at whichever is first

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compress.fingerprint import fingerprint
-from compress.fitness import POSITIONS, AnswerLosses, TokenBudget
 from compress.keep import NINTH, Keep, count_of, read_keep
+from compress.labels.fitness import POSITIONS, AnswerLosses, TokenBudget
 from compress.labels.kinds import KINDS, Choice, Kind, Problem
 from compress.labels.store import CODE, Label
-from compress.models import MLLM, Embedded
+from compress.models.loading import MLLM, Embedded
 from compress.samples import Sample
 from evosearch import GROUPERS, STRATEGIES, pick, together
 from evosearch.registry import find, parse

@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from baselines import METHODS
-from compress.attach import attach
+from compress.attach.session import attach
 from compress.base import Selector, entering, plan
-from compress.evocomp import Learned
-from compress.models import MLLM, MODELS, load
-from compress.network import Compressor
+from compress.compressor.evocomp import Learned
+from compress.compressor.network import Compressor
+from compress.models.loading import MLLM, MODELS, load
 
 QUESTIONS = [
     "what color is the star ?",

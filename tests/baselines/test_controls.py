@@ -10,9 +10,9 @@ from baselines.farthest import Farthest
 from baselines.grid import Grid, lattice
 from baselines.none import KeepAll
 from baselines.random import Random
-from compress.attach import attach
+from compress.attach.session import attach
 from compress.base import Selection, View
-from compress.models import MLLM
+from compress.models.loading import MLLM
 
 
 def view(seed: int = 0, tokens: int = 144) -> View:

@@ -14,9 +14,9 @@ from baselines.globalcom2 import GlobalCom2
 from baselines.gprune import GPrune
 from baselines.hired import HiRED
 from baselines.prumerge import PruMerge, PruMergePlus
-from compress.attach import attach
+from compress.attach.session import attach
 from compress.base import INPUT, VISION, Selection, Selector, View
-from compress.models import MLLM
+from compress.models.loading import MLLM
 
 
 def test_shares_follow_what_is_wanted_and_add_up():

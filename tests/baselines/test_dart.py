@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from baselines.dart import DART, DARTInput
-from compress.attach import attach
+from compress.attach.session import attach
 from compress.base import INPUT, View, plan
-from compress.models import MLLM
+from compress.models.loading import MLLM
 
 
 def view(states: Tensor, norms: Tensor, visual: int, before: int = 0, depth: int = 2) -> View:

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.downsample import Downsample, grids
-from compress.attach import attach
+from compress.attach.session import attach
 from compress.base import VISION
-from compress.models import MLLM
+from compress.models.loading import MLLM
 
 QUESTIONS = ["what color is the star ?", "how many ?"]
 

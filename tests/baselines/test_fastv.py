@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from baselines.fastv import FastV
-from compress.attach import attach
+from compress.attach.session import attach
 from compress.base import View, plan
-from compress.models import MLLM
+from compress.models.loading import MLLM
 
 GOLDEN = np.load(
     Path(__file__).parents[2] / "bench" / "fidelity" / "golden" / "fastv.npz"

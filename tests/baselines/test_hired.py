@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from baselines.hired import HiRED
-from compress.attach import attach
+from compress.attach.session import attach
 from compress.base import VISION, View
-from compress.models import MLLM
+from compress.models.loading import MLLM
 
 STITCHED = torch.tensor([[1, 2], [3, 4]]).repeat_interleave(4, 0).repeat_interleave(4, 1)  # 8 x 8 of 4 crops
 TILES = torch.cat([torch.zeros(16, dtype=torch.long), STITCHED.flatten()])  # a thumbnail of 4 x 4 before them

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.mustdrop import MustDrop
-from compress.attach import attach
+from compress.attach.session import attach
 from compress.base import VISION, TowerView, View, entering, plan
-from compress.models import MLLM
+from compress.models.loading import MLLM
 
 QUESTIONS = ["what color is the star ?", "how many ?", "is there a red circle above ?"]
 STEPS = 5

@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from baselines.pool import Pool, cells
-from compress.attach import attach
+from compress.attach.session import attach
 from compress.base import View
-from compress.models import MLLM
+from compress.models.loading import MLLM
 
 
 def view(hidden: torch.Tensor, grid: tuple[int, int]) -> View:

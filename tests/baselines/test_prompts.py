@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from baselines import METHODS
-from compress.attach import attach
-from compress.models import MLLM
+from compress.attach.session import attach
+from compress.models.loading import MLLM
 
 ASK = ("fastv", "pyramiddrop", "mustdrop", "sparsevlm")
 

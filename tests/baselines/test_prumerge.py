@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from baselines.prumerge import PruMerge, PruMergePlus
-from compress.attach import attach
+from compress.attach.session import attach
 from compress.base import VISION, View
-from compress.models import MLLM
+from compress.models.loading import MLLM
 
 BOTH = pytest.mark.parametrize("method", [PruMerge, PruMergePlus])
 ATTENTION = torch.tensor([0.1, 0.4, 0.2, 0.3])

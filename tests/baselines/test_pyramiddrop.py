@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from baselines.pyramiddrop import PyramidDrop
-from compress.attach import attach
+from compress.attach.session import attach
 from compress.base import View, entering, plan
-from compress.models import MLLM
+from compress.models.loading import MLLM
 
 
 def view(scores: list[float], entered: int = 0) -> View:

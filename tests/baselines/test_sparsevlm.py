@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from baselines.sparsevlm import SparseVLM, density_peaks
-from compress.attach import attach
+from compress.attach.session import attach
 from compress.base import View, plan
-from compress.models import MLLM
+from compress.models.loading import MLLM
 from evosearch.groupers import dpc_knn
 
 GOLDEN = np.load(

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from baselines import METHODS
-from compress.attach import attach
-from compress.models import MLLM
+from compress.attach.session import attach
+from compress.models.loading import MLLM
 
 QUESTIONS = ["how many ?", "what color is the star ?", "how many ?"]
 

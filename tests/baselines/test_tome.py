@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from baselines.tome import ToMe
-from compress.attach import attach
+from compress.attach.session import attach
 from compress.base import VISION, TowerView
-from compress.models import MLLM
+from compress.models.loading import MLLM
 
 QUESTIONS = ["what color is the star ?", "how many ?"]
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from baselines.visionzip import VisionZip
-from compress.attach import attach
+from compress.attach.session import attach
 from compress.base import VISION, View
-from compress.models import MLLM
+from compress.models.loading import MLLM
 
 GOLDEN = np.load(
     Path(__file__).parents[2] / "bench" / "fidelity" / "golden" / "visionzip.npz"

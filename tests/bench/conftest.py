@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.cells import Cell, Key
-from bench.comparison import VANILLA, Comparison, Contrast, Group, Row
-from bench.evaluate import Outcome, Stage
-from bench.gallery import Gallery, Panel, Shown, jpeg
-from bench.ledger import Ledger, Shape
-from bench.stats import Interval, Pairs
+from bench.evaluation.cells import Cell, Key
+from bench.evaluation.comparison import VANILLA, Comparison, Contrast, Group, Row
+from bench.evaluation.evaluate import Outcome, Stage
+from bench.evaluation.ledger import Ledger, Shape
+from bench.evaluation.stats import Interval, Pairs
+from bench.report.gallery import Gallery, Panel, Shown, jpeg
 from compress.samples import Sample
 
 SHAPE = Shape(layers=4, hidden=8, intermediate=16, heads=2, kv_heads=2, head_dim=4, vocabulary=20)

@@ -14,11 +14,11 @@ from PIL import Image
 
 from bench.app import ANSWERS, Desk, build, uploaded
 from bench.commands.common import open_image
-from bench.compressors import selector_for
-from bench.gallery import show
-from bench.inspection import look
-from bench.pictures import overlay
-from compress.models import load
+from bench.evaluation.compressors import selector_for
+from bench.report.gallery import show
+from bench.report.inspection import look
+from bench.report.pictures import overlay
+from compress.models.loading import load
 from compress.samples import Sample
 
 QUESTION = "what color is the star ?"

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from bench import demo
 from bench.cli import main
-from compress.network import Compressor
+from compress.compressor.network import Compressor
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_it_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise AssertionError("searched or asked again")
 
     monkeypatch.setattr("compress.labels.labelling.Labeller.many", again)
-    monkeypatch.setattr("bench.compare.Work.__call__", again)
+    monkeypatch.setattr("bench.evaluation.compare.Work.__call__", again)
     second = CliRunner().invoke(main, given)
 
     assert (first.exit_code, second.exit_code) == (0, 0), second.output

@@ -121,7 +121,7 @@ def test_lmms_eval_is_asked_whether_it_sees_the_plug_in(
 
 def test_unreadable_weights_are_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"cut")
-    monkeypatch.setattr("compress.models.MODELS", {"cut": tmp_path, "gone": tmp_path / "nowhere"})
+    monkeypatch.setattr("compress.models.loading.MODELS", {"cut": tmp_path, "gone": tmp_path / "nowhere"})
     found = {one.subject: one for one in installation()}
     assert found["model cut"].state == "problem" and "cannot be read" in found["model cut"].detail
     assert "make micro" in found["model gone"].detail
@@ -185,6 +185,6 @@ def test_mistakes(tmp_path: Path) -> None:
 def test_decoding_that_counts_as_another_prefill_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     """As under a release of transformers that gives the cache a name nobody reads."""
     assert doctor._compression().state == "ok"
-    monkeypatch.setattr("compress.attach.cache_in", lambda call: None)
+    monkeypatch.setattr("compress.attach.session.cache_in", lambda call: None)
     found = doctor._compression()
     assert found.state == "problem" and "install transformers" in found.detail

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from baselines import METHODS
-from bench.evaluate import evaluate
+from bench.evaluation.evaluate import evaluate
 from compress import fingerprint as module
 from compress.fingerprint import PACKAGES, ROOT, fingerprint, meaning
 
@@ -74,9 +74,9 @@ COVERAGE = ("compress/coverage.py", "argmax", "argmin")
         ("visionzip", ("baselines/fastv.py", "FastV", "FastV2"), False),
         ("fastv", ("baselines/fastv.py", "    layer: int = 2", "    # why\n    layer: int = 2"), False),
         ("fastv", ("baselines/fastv.py", "    layer: int = 2", "    layer: int = 3"), True),
-        ("evocomp", ("compress/network.py", "Retention logits", "Other words"), False),
-        ("evocomp", ("compress/network.py", "def score(self, ", "def score(self, /, "), True),
-        ("random", ("compress/network.py", "def score(self, ", "def score(self, /, "), False),
+        ("evocomp", ("compress/compressor/network.py", "Retention logits", "Other words"), False),
+        ("evocomp", ("compress/compressor/network.py", "def score(self, ", "def score(self, /, "), True),
+        ("random", ("compress/compressor/network.py", "def score(self, ", "def score(self, /, "), False),
     ],
 )
 def test_what_a_method_computes_with_counts_for_it_alone(
@@ -89,11 +89,11 @@ def test_what_a_method_computes_with_counts_for_it_alone(
 @pytest.mark.parametrize(
     ("change", "counts"),
     [
-        (("compress/attach.py", "def hook(self)", "def hook(self, more=1)"), True),
-        (("compress/prefill.py", "keep < len(view.hidden)", "keep <= len(view.hidden)"), True),
-        (("bench/evaluate.py", "task.max_new_tokens", "task.max_new_tokens + 1"), True),
+        (("compress/attach/session.py", "def hook(self)", "def hook(self, more=1)"), True),
+        (("compress/attach/prefill.py", "keep < len(view.hidden)", "keep <= len(view.hidden)"), True),
+        (("bench/evaluation/evaluate.py", "task.max_new_tokens", "task.max_new_tokens + 1"), True),
         (("bench/cli.py", "def main", "def main2"), False),
-        (("bench/report.py", "def ", "def un"), False),
+        (("bench/report/page.py", "def ", "def un"), False),
         (("baselines/fastv.py", "FastV", "FastV2"), False),
         (("bench/tasks/pope.py", "class Pope", "class Pope2"), False),
     ],
@@ -115,7 +115,7 @@ def test_searches_and_losses_depend_on_what_computes_losses(digest: Digest) -> N
     from bench.recipe.oracle import Losses
     from compress.labels.labelling import Labeller
 
-    change = ("compress/forward.py", "def ", "def one_")
+    change = ("compress/labels/forward.py", "def ", "def one_")
     assert digest(Losses) != digest(Losses, change=change)
     assert digest(Labeller) != digest(Labeller, change=change)
 

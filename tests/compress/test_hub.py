@@ -19,9 +19,9 @@ from huggingface_hub import constants
 from transformers import LlamaConfig
 
 from compress import hub
-from compress.evocomp import EvoComp
-from compress.models import load
-from compress.network import CONFIG, FILES, WEIGHTS, Compressor
+from compress.compressor.evocomp import EvoComp
+from compress.compressor.network import CONFIG, FILES, WEIGHTS, Compressor
+from compress.models.loading import load
 
 SHA = "0" * 39 + "1"
 

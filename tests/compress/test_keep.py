@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from baselines import FastV, Grid
-from compress.attach import attach
+from compress.attach.session import attach
 from compress.base import plan
 from compress.keep import NINTH, Ratio, count_of, in_order, read_keep
 from compress.labels import LabelConfig, Labeller
-from compress.models import load
+from compress.models.loading import load
 from compress.samples import Sample
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines import METHODS
-from compress.attach import attach
-from compress.fitness import AnswerLoss
-from compress.models import MLLM, adapt
+from compress.attach.session import attach
+from compress.labels.fitness import AnswerLoss
+from compress.models.loading import MLLM, adapt
 
 QUESTION = "what color is the star ?"
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from bench.compressors import random_compressor
-from compress.models import load
+from bench.evaluation.compressors import random_compressor
+from compress.models.loading import load
+from compress.models.shapes import build
 from compress.seeding import drawing
-from compress.shapes import build
-from compress.train_config import TrainConfig
-from compress.training import _start
+from compress.training.config import TrainConfig
+from compress.training.run import _start
 
 
 def first(seed: int) -> torch.Tensor:

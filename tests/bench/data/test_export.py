@@ -9,10 +9,10 @@ import pytest
 
 from baselines.grid import Grid
 from bench.data.export import export
-from bench.evaluate import evaluate
+from bench.evaluation.evaluate import evaluate
 from bench.tasks import TASKS
 from bench.tasks.load import load_tasks
-from compress.models import MODELS, load
+from compress.models.loading import MODELS, load
 from compress.samples import Sample
 
 FILED = [name for name, task in TASKS.items() if task.splits]  # the others are there in miniature only

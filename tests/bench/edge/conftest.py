@@ -16,7 +16,7 @@ from bench.edge.decoder import FixedDecoder
 from bench.edge.protocol import Protocol
 from bench.edge.reference import TorchRunner
 from bench.edge.runner import Floats, Precision, Runner
-from bench.edge.runtimes import RUNTIMES
+from bench.edge.runtimes.registry import RUNTIMES
 
 PROTOCOL = Protocol(8, (48, 32))
 ROWS, NEW = 21, 3  # three chunks, the first with three rows of padding, and words behind them

@@ -14,19 +14,19 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bench.cli import main
-from bench.compressors import selector_for
 from bench.edge import extras
 from bench.edge.benchmark import published_size
 from bench.edge.bundle import META, Bundle
 from bench.edge.chain import Chain
-from bench.edge.ort import OrtBackend
 from bench.edge.prepare import prepare, question
 from bench.edge.protocol import Protocol
 from bench.edge.runner import Precision
+from bench.edge.runtimes.ort import OrtBackend
+from bench.evaluation.compressors import selector_for
 from bench.tasks.load import load_tasks
-from compress.attach import attach
-from compress.evocomp import EvoComp
-from compress.models import MLLM, load
+from compress.attach.session import attach
+from compress.compressor.evocomp import EvoComp
+from compress.models.loading import MLLM, load
 
 EXACT = "W4A32KV8"  # kernels that compute as torch does; int8 activations differ in their rounding
 KEEPS = (144, 48, 32, 16)

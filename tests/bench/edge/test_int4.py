@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from bench.edge.gguf import blocks, paired
 from bench.edge.int4 import BLOCK, Int4Linear, dequantise, quantise, rounded
+from bench.edge.runtimes.gguf import blocks, paired
 
 
 def test_whole_numbers_up_to_the_extreme_are_exact():

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 import pytest
 
+from bench.evaluation.ledger import Ledger, Shape
 from bench.latency.measure import Measured
 from bench.latency.request import Cell, Cost, Shot
 from bench.latency.rounds import Rounds
-from bench.ledger import Ledger, Shape
-from compress.models import MLLM
+from compress.models.loading import MLLM
 
 SHAPE = Shape(layers=2, hidden=8, intermediate=16, heads=2, kv_heads=2, head_dim=4, vocabulary=20)
 

@@ -15,12 +15,12 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaNextConfig, LlavaNextForConditionalGeneration
 
-from bench.benchmarks.gpu import main as gpu
 from bench.cli import main
 from bench.commands.bench import TIMINGS, bench
 from bench.latency.request import Rig
 from bench.latency.rounds import FILE
-from compress import shapes
+from bench.speed.gpu import main as gpu
+from compress.models import shapes
 
 QUICK = ("--repetitions", 2, "--warmup", 0, "--new", 2)
 
@@ -201,7 +201,7 @@ def test_a_model_that_does_not_fit_is_one_line(monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("compress.shapes.build", full)
+    monkeypatch.setattr("compress.models.shapes.build", full)
     assert "small in float32 does not fit into the memory of cpu: choose --depth-slice N" in refused(
         "--shape", "small"
     )

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from bench.evaluation.ledger import Ledger, Shape
 from bench.latency.clock import NOW, HostClock, clock_of
 from bench.latency.measure import measure, roof
 from bench.latency.request import Cell, Cost
 from bench.latency.rounds import Rounds
-from bench.ledger import Ledger, Shape
 
 SHAPE = Shape(layers=2, hidden=8, intermediate=16, heads=2, kv_heads=2, head_dim=4, vocabulary=20)
 WHOLE, GRID, FASTV = Cell("none", 16), Cell("grid", 4), Cell("fastv", 4)

@@ -13,8 +13,8 @@ from baselines import DARTInput, FastV, ToMe
 from bench.latency.modes import Eager, Static
 from bench.latency.request import Cell, Rig
 from compress.base import INPUT, VISION, Selection, Selector, View, top_k
-from compress.models import MLLM
-from compress.static import static_cache
+from compress.models.loading import MLLM
+from compress.models.static import static_cache
 
 TOWER, PROJECTOR, DECODER, HEAD = 4 * 10.0, 5.0, 6 * 1.0, 0.5  # as `Ticks.moved_by` has it
 

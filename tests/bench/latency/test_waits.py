@@ -7,10 +7,10 @@ import torch
 
 from baselines import METHODS
 from bench.latency.waits import counting_waits
-from compress.attach import attach
+from compress.attach.session import attach
 from compress.base import Selector
-from compress.models import MLLM
-from compress.network import Compressor
+from compress.compressor.network import Compressor
+from compress.models.loading import MLLM
 
 CPU = torch.device("cpu")
 
@@ -61,7 +61,7 @@ def test_the_paths_own_waits_are_few(tiny: MLLM, pictures):
 
 
 def test_half_precision_changes_no_count(tiny_folder: Path, pictures):
-    from compress.models import load
+    from compress.models.loading import load
 
     half = load(str(tiny_folder), dtype=torch.bfloat16)
     inputs = half.prepare(pictures[:1], ["what color is the star ?"])

@@ -13,7 +13,7 @@ from baselines import KeepAll
 from baselines.fastv import FastV
 from bench.lmms.asking import Asker, Decoding
 from compress.base import Selection, Selector, View
-from compress.models import MLLM, load
+from compress.models.loading import MLLM, load
 
 GREEDY = Decoding.of({"max_new_tokens": 4, "min_new_tokens": 4})
 SHAPES = [(48, 48), (60, 30), (20, 70)]  # width, height

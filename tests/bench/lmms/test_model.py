@@ -20,9 +20,9 @@ import bench.lmms
 from baselines.fastv import FastV
 from bench.data.export import export
 from bench.doctor import installation
-from bench.evaluate import evaluate
+from bench.evaluation.evaluate import evaluate
 from bench.tasks.load import load_tasks
-from compress.models import MLLM, load
+from compress.models.loading import MLLM, load
 
 ROOT = Path(__file__).parent.parent.parent.parent
 INSTALLED = find_spec("lmms_eval") is not None

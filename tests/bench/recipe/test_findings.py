@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from bench.cells import Cell, Key
-from bench.comparison import VANILLA
+from bench.evaluation.cells import Cell, Key
+from bench.evaluation.comparison import VANILLA
+from bench.evaluation.stats import Interval
 from bench.recipe.findings import Finding, findings
 from bench.recipe.paper import Paper, Sign, orders, published, signs, verdict
-from bench.stats import Interval
 from bench.tasks import GQA, TASKS
 
 ALL = [1.0] * 8

@@ -16,11 +16,10 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from bench import compare as comparing
-from bench.cells import read_cells
 from bench.cli import main
-from bench.data.images import ImageFile
-from bench.merge import merge
+from bench.evaluation import compare as comparing
+from bench.evaluation.cells import read_cells
+from bench.evaluation.merge import merge
 from bench.recipe import schema, steps
 from bench.recipe.estimate import estimates
 from bench.recipe.oracle import Searched, headroom, partners
@@ -28,10 +27,11 @@ from bench.recipe.plan import Plan, plan, validation
 from bench.recipe.run import label_costs, run
 from bench.recipe.schema import Recipe, parse
 from bench.recipe.steps import Label, Pool, Shop, Step, Train
+from bench.tasks.images import ImageFile
 from bench.tasks.scenes import Scenes
 from bench.tasks.textvqa import TextVQA
 from compress.labels import LabelConfig, label, sample_key
-from compress.models import MLLM, load
+from compress.models.loading import MLLM, load
 from compress.samples import Sample
 
 TOLD: dict[str, Any] = {

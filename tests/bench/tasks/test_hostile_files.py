@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.data.export import export
-from bench.data.folder import read_json, read_lines, read_table
 from bench.tasks import TASKS
+from bench.tasks.folder import read_json, read_lines, read_table
 from bench.tasks.load import load_tasks
 
 REAL = [name for name, task in TASKS.items() if task.splits]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from bench.protocol import task_of
+from bench.evaluation.protocol import task_of
 from bench.tasks import TASKS
 from bench.tasks.gqa import GQA
 from bench.tasks.load import load_tasks
@@ -146,7 +146,7 @@ def test_scores_are_refused_where_labels_are_not_public(files: Any) -> None:
 
 
 def test_facts_of_a_run_give_its_task_back() -> None:
-    from bench.protocol import of_task
+    from bench.evaluation.protocol import of_task
 
     task = Pope(protocol="lmms-eval", rule="official", image_mode="pad")
     assert task_of("pope", of_task(task, [])) == task

@@ -144,7 +144,7 @@ def test_both_published_sizes_are_known_and_told_apart() -> None:
         for s in SUBSETS
         for i in range(3000)
     ]
-    from bench.data.folder import Manifest
+    from bench.tasks.folder import Manifest
 
     assert list(task.miscounts(whole, Manifest())) == [] == list(task.notes(whole))
     shorter = whole[90:]

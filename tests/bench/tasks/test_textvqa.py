@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bench.protocol import differences, of_task
+from bench.evaluation.protocol import differences, of_task
 from bench.tasks.textvqa import TextVQA
 
 SHORT = "\nAnswer the question using a single word or phrase."

@@ -65,7 +65,7 @@ def test_unanswerable_is_an_answer_whose_rate_is_told(folder: Any) -> None:
 
 def test_val_and_test_are_other_scales(folder: Any) -> None:
     """Trap 6: a split is part of what a score was made under."""
-    from bench.protocol import differences, of_task
+    from bench.evaluation.protocol import differences, of_task
 
     val, test = VizWiz(protocol="llava"), VizWiz(protocol="llava", split="test")
     told = differences(of_task(val, val.load(folder.root)), of_task(test, test.load(folder.root)))

@@ -7,12 +7,12 @@ import torch
 from PIL import Image
 
 from baselines import Random
-from bench.evaluate import evaluate
+from bench.evaluation.evaluate import evaluate
 from bench.tasks import BENCHMARKS, TASKS, Task
-from compress.attach import attach
-from compress.micro.tower import label_scene
+from compress.attach.session import attach
+from compress.micro.recipe.tower import label_scene
 from compress.micro.world import Photograph, scene
-from compress.models import MODELS, load
+from compress.models.loading import MODELS, load
 from compress.samples import Sample
 
 pytestmark = pytest.mark.slow

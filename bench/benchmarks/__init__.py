@@ -1,1 +1,0 @@
-"""Speed, measured as ratios within one run. Each module is a command: python -m bench.benchmarks.NAME."""

@@ -1,0 +1,62 @@
+"""How many samples go through a model at a time: fewer where memory runs out, and no more from then on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from compress.parallel.memory import ran_out
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+START, START_CPU = 64, 16  # of automatic batches; more than 16 gain nothing on a CPU (docs/performance.md)
+
+
+@dataclass
+class Batches:
+    """`size` items at a time; where it is `automatic`, half of that whenever memory runs out."""
+
+    size: int
+    automatic: bool = False
+
+    @classmethod
+    def for_device(cls, device: torch.device) -> Batches:
+        return cls(START_CPU if device.type == "cpu" else START, automatic=True)
+
+    def over(self, items: Sequence[Item], work: Callable[[Sequence[Item]], Result]) -> Iterator[Result]:
+        """What `work` makes of the items, each of them once and in order, a batch at a time.
+
+        ValueError if memory runs out for a single item, or for a batch whose size was asked for.
+        """
+        done = 0
+        while done < len(items):
+            part = items[done : done + self.size]
+            for result in self._tried(part, work):
+                done += len(part)
+                yield result
+
+    def _tried(self, part: Sequence[Item], work: Callable[[Sequence[Item]], Result]) -> list[Result]:
+        """The result, or nothing if memory ran out."""
+        try:
+            return [work(part)]
+        except (RuntimeError, MemoryError) as problem:
+            if not ran_out(problem):
+                raise
+            if len(part) == 1:
+                raise ValueError(
+                    "memory does not suffice for one sample at a time: choose --dtype bfloat16, a smaller "
+                    "--keep, or another --device"
+                ) from problem
+            if not self.automatic:
+                raise ValueError(
+                    f"memory does not suffice for {len(part)} samples at a time: choose a smaller --batch, "
+                    f"or --batch auto"
+                ) from problem
+        # The exception is gone, and with its frames the tensors that filled the memory.
+        torch.cuda.empty_cache()
+        self.size = len(part) // 2
+        return []

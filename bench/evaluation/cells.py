@@ -1,0 +1,208 @@
+"""Finished cells of a comparison on disk: one Parquet file each, a row per sample, the rest as metadata.
+
+    folder/cells/gqa-48-fastv-1a2b3c4d.parquet
+
+`pandas.read_parquet(folder / "cells")` reads all predictions of all methods at once. A cell is written at
+once or not at all, and it says under which protocol it was made.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bench.evaluation.evaluate import Outcome, Stage
+from bench.evaluation.ledger import Ledger, Shape
+from bench.evaluation.protocol import Facts, apart_from_code, differences, same_code
+from compress.files import replacing
+from compress.keep import Keep, Ratio, read_keep
+from compress.samples import Sample
+
+FORMAT, META = 3, b"evocomp-cell"
+INDICES = pa.list_(pa.int32())
+STAGE = pa.struct([("depth", pa.int32()), ("kept", INDICES), ("merged", INDICES)])
+ROW = pa.schema(
+    [
+        pa.field("method", pa.string(), nullable=False),
+        pa.field("keep", pa.int32()),  # the count that was asked for, null for a ratio
+        pa.field("ratio", pa.string()),  # the ratio that was asked for, null for a count
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("sample", pa.string(), nullable=False),
+        pa.field("question", pa.string(), nullable=False),
+        pa.field("answers", pa.list_(pa.string()), nullable=False),
+        pa.field("prediction", pa.string(), nullable=False),
+        pa.field("correct", pa.float64(), nullable=False),  # credit, 0 to 1
+        pa.field("tokens", pa.int32(), nullable=False),  # visual tokens after the last stage
+        pa.field("kept", INDICES, nullable=False),  # which, -1 = the whole image
+        pa.field("path", pa.list_(STAGE), nullable=False),  # what went on from each depth; see `Stage`
+    ]
+)
+
+
+class Key(NamedTuple):
+    """A place in the grid; for vanilla `keep` is all tokens of the image."""
+
+    method: str
+    keep: Keep
+    task: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the grid: its outcome, or why there is none."""
+
+    key: Key
+    protocol: Facts
+    method: Facts  # what the name stood for
+    outcome: Outcome | None
+    impossible: str = ""
+
+
+def read_cells(folder: Path) -> list[Cell]:
+    """All cells below a comparison's folder, by name. ValueError for one that cannot be read."""
+    return [_read(path) for path in sorted((folder / "cells").glob("*.parquet"))]
+
+
+class Cells:
+    """The cells of one comparison's folder; `None` for a folder keeps them in memory only."""
+
+    def __init__(self, folder: Path | None, protocol: Facts, methods: Mapping[str, Facts]):
+        """ValueError, naming every difference, if the folder holds cells of another protocol.
+
+        `methods` are those of this run: a cell of the same name must have been made by the same. Cells that
+        only other code made are `stale`: they count as not there, and are measured again.
+        """
+        self._folder, self._protocol, self._methods = folder, protocol, methods
+        self.found: dict[Key, Cell] = {}
+        self.stale: list[Key] = []
+        for cell in read_cells(folder) if folder else []:
+            method = methods.get(cell.key.method, {})
+            other = differences(cell.protocol, apart_from_code(protocol))
+            named = differences(cell.method, apart_from_code(method))
+            other += [f"{cell.key.method}: {one}" for one in named]
+            if other:
+                raise ValueError(
+                    f"{folder} was made with other settings: {'; '.join(other)}. "
+                    f"Choose these, or another folder"
+                )
+            if same_code(cell.protocol, self._facts(cell.key.task)) and same_code(cell.method, method):
+                self.found[cell.key] = cell
+            else:
+                self.stale.append(cell.key)
+
+    def finished(self, key: Key) -> bool:
+        """Whether a cell has its outcome; one that was impossible is worth another try."""
+        return key in self.found and self.found[key].outcome is not None
+
+    def add(self, key: Key, samples: Sequence[Sample], outcome: Outcome | None, impossible: str = "") -> None:
+        """Keep a cell, on disk at once; OSError, and no trace of it, if it cannot be written."""
+        own, protocol = self._methods[key.method], self._facts(key.task)
+        self.found[key] = cell = Cell(key, protocol, own, outcome, impossible)
+        if self._folder:
+            path = self._folder / "cells" / _name(key)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as part, part.open("wb") as file:
+                pq.write_table(_table(cell, samples), file)
+
+    def _facts(self, task: str) -> Facts:
+        """Those of the protocol that concern a task."""
+        return {
+            name: value
+            for name, value in self._protocol.items()
+            if ": " not in name or name.startswith(f"{task}: ")
+        }
+
+
+def _name(key: Key) -> str:
+    words = re.sub(r"[^A-Za-z0-9.]+", "-", key.method).strip("-")[:60]
+    digest = sha256(repr(tuple(key)).encode()).hexdigest()[:8]
+    keep = str(key.keep).replace("/", "-of-").replace("%", "-percent")
+    return f"{key.task}-{keep}-{words}-{digest}.parquet"
+
+
+def _table(cell: Cell, samples: Sequence[Sample]) -> pa.Table:
+    meta: dict[str, Any] = {
+        "format": FORMAT, "key": list(cell.key), "protocol": dict(cell.protocol), "method": dict(cell.method),
+        "impossible": cell.impossible, "outcome": None,
+    }  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    if outcome := cell.outcome:
+        meta["outcome"] = {
+            "credit": outcome.credit, "sums": outcome.sums, "images": outcome.images, "score": outcome.score,
+            "draws": outcome.draws,
+            "ledger": asdict(outcome.ledger), "stages": outcome.stages, "seconds": outcome.seconds,
+            "subscores": dict(outcome.subscores), "batch": outcome.batch,
+        }  # fmt: skip
+        ratio = isinstance(cell.key.keep, Ratio)
+        budget = cell.key._asdict() | {"ratio": cell.key.keep if ratio else None}
+        budget |= {"keep": None} if ratio else {}
+        answered = zip(samples, outcome.predictions, outcome.correct, outcome.kept, outcome.path, strict=True)
+        rows = [
+            {
+                **budget, "sample": one.id, "question": one.question, "answers": one.answers,
+                "prediction": said, "correct": correct, "tokens": len(kept), "kept": kept,
+                "path": [asdict(stage) for stage in path],
+            }
+            for one, said, correct, kept, path in answered
+        ]  # fmt: skip
+    return pa.Table.from_pylist(rows, ROW.with_metadata({META: json.dumps(meta)}))
+
+
+def _read(path: Path) -> Cell:
+    try:
+        table = pq.read_table(path, partitioning=None)
+    except (OSError, pa.ArrowException) as problem:
+        why = str(problem).partition("\n")[0]
+        raise ValueError(f"{path}: unreadable ({why}); delete it to compute its cell again") from problem
+    metadata = table.schema.metadata or {}
+    if META not in metadata:
+        raise ValueError(f"{path}: not a cell of a comparison; results need a folder of their own")
+    meta = json.loads(metadata[META])
+    if meta["format"] != FORMAT:
+        raise ValueError(
+            f"{path}: format {meta['format']}, but this version reads format {FORMAT}; "
+            f"delete it to compute its cell again"
+        )
+    if not table.schema.equals(ROW):
+        raise ValueError(f"{path}: not a cell of a comparison; results need a folder of their own")
+    method, keep, task = meta["key"]
+    key, outcome = Key(method, read_keep(keep), task), None
+    if told := meta["outcome"]:
+        ledger = told["ledger"]
+        outcome = Outcome(
+            task=key.task,
+            samples=tuple(table["sample"].to_pylist()),
+            predictions=tuple(table["prediction"].to_pylist()),
+            correct=tuple(table["correct"].to_pylist()),
+            kept=tuple(map(tuple, table["kept"].to_pylist())),
+            path=tuple(map(_stages, table["path"].to_pylist())),
+            credit=tuple(told["credit"]),
+            sums=tuple(map(tuple, told["sums"])),
+            images=tuple(told["images"]),
+            score=told["score"],
+            draws=tuple(told["draws"]),
+            ledger=Ledger(
+                Shape(**ledger["shape"]),
+                entering=tuple(ledger["entering"]),
+                text=ledger["text"],
+                cached=None if ledger["cached"] is None else tuple(ledger["cached"]),
+                selection=ledger["selection"],
+            ),
+            stages=tuple(told["stages"]),
+            seconds=told["seconds"],
+            subscores=told.get("subscores", {}),
+            batch=told.get("batch"),
+        )
+    return Cell(key, meta["protocol"], meta["method"], outcome, meta["impossible"])
+
+
+def _stages(told: Sequence[Mapping[str, Any]]) -> tuple[Stage, ...]:
+    return tuple(Stage(one["depth"], tuple(one["kept"]), tuple(one["merged"])) for one in told)

@@ -1,0 +1,178 @@
+"""A grid of methods, budgets and benchmarks: one row per method and budget, as the paper's tables have it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+from baselines import KeepAll
+from bench.evaluation.batches import Batches
+from bench.evaluation.budget import Match
+from bench.evaluation.cells import Cells, Key
+from bench.evaluation.comparison import VANILLA, Comparison, Group, assemble, check_margin
+from bench.evaluation.evaluate import Outcome, check_reach, evaluate, largest_image
+from bench.evaluation.protocol import of_entry, of_run, of_task
+from bench.evaluation.stats import MARGIN
+from bench.tasks import Task
+from compress.attach.transfer import check_twins
+from compress.base import Positions, Selector
+from compress.keep import Keep, count_of, read_keep
+from compress.models.loading import MLLM
+from compress.parallel.workers import each
+from compress.samples import Sample
+
+DIFFICULTY = "downsample"  # what it answers needs no clever method
+Progress = Callable[[int, int], object]  # cells done, cells in all
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method of a comparison, and the name its rows carry; it may choose on another model, `source`."""
+
+    name: str
+    selector: Selector
+    source: MLLM | None = None
+
+
+def compare(
+    mllm: MLLM,
+    entries: Sequence[Entry],
+    keeps: Sequence[Keep | str | float],
+    data: Mapping[Task, Sequence[Sample]],
+    *,
+    reference: str | None = None,
+    difficulty: str | None = DIFFICULTY,
+    margin: float = MARGIN,
+    batch: int | Batches = 16,
+    match: Match = "equivalent",
+    positions: Positions | None = None,
+    workers: int = 1,
+    folder: Path | None = None,
+    progress: Progress = lambda done, total: None,
+    say: Callable[[str], object] = lambda text: None,
+) -> Comparison:
+    """Evaluate vanilla once and every entry at every budget on the same samples.
+
+    `reference` names the entry that all others are held against, besides vanilla (None: the first entry);
+    `difficulty` the one whose right answers make a question easy, if it is among them. Averages whose
+    interval lies within `margin` points of a rival's are marked as equivalent to it. Budgets are counts
+    of visual tokens or ratios of each image's (`compress.keep`), spent as `match` has it. With a `folder`
+    every finished cell is kept there, and computed again only if the code that made it has changed
+    (`compress.fingerprint`); `say` is told how many cells that concerns. Results do not depend on `workers`
+    (processes of one thread; a model on a GPU takes one). `batch` as in `evaluate`.
+
+    A budget that a method cannot reach leaves its cells empty, with the reason. ValueError, before anything
+    is computed, without entries, budgets or tasks, for a budget that no method can reach, and for a folder of
+    another protocol.
+    """
+    if not entries or not keeps or not data:
+        raise ValueError("nothing to compare: give at least one method, one budget and one task")
+    names = [VANILLA, *(one.name for one in entries)]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"'{repeated.pop()}' names two rows: give every method a name of its own")
+    if workers < 1 or (workers > 1 and mllm.model.device.type != "cpu"):
+        where = mllm.model.device
+        raise ValueError(f"workers={workers}: choose 1, or more with a model on the CPU (this one: {where})")
+    check_margin(margin)
+    tokens = mllm.visual_tokens
+    budgets = [read_keep(keep) for keep in keeps]
+    for keep in budgets:
+        if count_of(keep, tokens) > tokens:
+            raise ValueError(f"keep={keep}: choose between 1 and the {tokens} visual tokens of this image")
+    for one in entries:
+        if one.source:
+            check_twins(one.source, mllm)
+    named = {one.name: one for one in (Entry(VANILLA, KeepAll()), *entries)}
+    batches = Batches(batch) if isinstance(batch, int) else batch
+    protocol = of_run(mllm, batch=batches.size, match=match, positions=positions)
+    for task, samples in data.items():
+        protocol |= of_task(task, samples)
+    facts = {name: of_entry(one.selector, mllm, one.source) for name, one in named.items()}
+    cells = Cells(folder, protocol, facts)
+    if cells.stale:
+        say(f"{folder}: other code made {len(cells.stale)} cells; those of this table are measured again")
+
+    whole = [Key(VANILLA, tokens, task.name) for task in data]
+    grid = [Key(one.name, keep, task.name) for keep in budgets for one in entries for task in data]
+    reasons = _out_of_reach(mllm, entries, budgets, data, match)
+    _check_any(grid, reasons)
+
+    by_name = {task.name: (task, samples) for task, samples in data.items()}
+    for key in grid:
+        if key in reasons:
+            cells.add(key, (), None, reasons[key])
+    todo = [key for key in [*whole, *grid] if key not in reasons and not cells.finished(key)]
+    done, total = len(whole) + len(grid) - len(todo), len(whole) + len(grid)
+    progress(done, total)
+    with closing(each(Work(mllm, named, by_name, batches, match, positions), todo, workers)) as made:
+        for key, found in made:
+            if isinstance(found, Outcome):
+                cells.add(key, by_name[key.task][1], found)
+            else:
+                cells.add(key, (), None, found)
+            done += 1
+            progress(done, total)
+    _check_any(grid, {key: cell.impossible for key, cell in cells.found.items() if cell.outcome is None})
+    return assemble(
+        list(data),
+        [Group({key: cells.found[key] for key in [*whole, *grid]}, tokens)],
+        budgets,
+        reference=reference or entries[0].name,
+        difficulty=difficulty,
+        margin=margin,
+        match=match,
+        samples={task.name: samples for task, samples in data.items()},
+    )
+
+
+def _out_of_reach(
+    mllm: MLLM, entries: Sequence[Entry], keeps: Sequence[Keep], data: Mapping[Task, Sequence[Sample]],
+    match: Match,
+) -> dict[Key, str]:  # fmt: skip
+    """Why a cell cannot be had: as far as that can be said before anything is measured."""
+    if match == "flops":
+        return {}
+    reasons = {}
+    for task, samples in data.items():
+        largest = cache(partial(largest_image, mllm, samples))
+        for keep in keeps:
+            for one in entries:
+                try:
+                    check_reach(mllm, one.selector, keep, match, largest)
+                except ValueError as problem:
+                    reasons[Key(one.name, keep, task.name)] = str(problem)
+    return reasons
+
+
+def _check_any(grid: Sequence[Key], impossible: Mapping[Key, str]) -> None:
+    """ValueError, with every reason, if no cell of the grid is possible."""
+    if all(key in impossible for key in grid):
+        raise ValueError("; ".join(dict.fromkeys(impossible[key] for key in grid)))
+
+
+@dataclass(frozen=True)
+class Work:
+    """From a place in the grid to its outcome, or to the reason why there can be none."""
+
+    mllm: MLLM
+    entries: Mapping[str, Entry]
+    data: Mapping[str, tuple[Task, Sequence[Sample]]]
+    batches: Batches
+    match: Match
+    positions: Positions | None
+
+    def __call__(self, key: Key) -> Outcome | str:
+        task, samples = self.data[key.task]
+        entry = self.entries[key.method]
+        try:
+            return evaluate(
+                self.mllm, task, samples, entry.selector, key.keep, batch=self.batches, match=self.match,
+                positions=self.positions, source=entry.source,
+            )  # fmt: skip
+        except ValueError as problem:
+            if key.method == VANILLA:
+                raise
+            return str(problem)

@@ -1,0 +1,258 @@
+"""Answers of one method at one budget on one benchmark: scored, with what every sample kept and cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import partial
+from statistics import fmean
+
+import numpy as np
+import torch
+
+from baselines import KeepAll
+from bench.evaluation.batches import Batches
+from bench.evaluation.budget import Footing, Match
+from bench.evaluation.ledger import Ledger, Shape
+from bench.tasks import Task
+from compress.attach.prefill import Record
+from compress.attach.session import attach
+from compress.attach.transfer import check_twins, choose
+from compress.base import Accounting, Positions, Selector
+from compress.keep import Keep, Ratio, count_of, read_keep
+from compress.models.loading import MLLM
+from compress.samples import Sample
+
+Progress = Callable[[int, int], object]  # samples done, samples in all
+ROUNDS = 3  # of measuring a choice's cost and solving for the budget again
+COUNTED = 16  # samples on which that cost is measured, whatever the batch
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What went on from one depth of one sample: untouched indices, -1 for a token of the whole image.
+
+    `merged` are those of `kept`, -1 aside, whose value changed here or earlier: they stand for several.
+    """
+
+    depth: int
+    kept: tuple[int, ...]
+    merged: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run produced: per sample in the samples' order, per unit (see `Task`), and means.
+
+    `kept` holds the untouched indices of the tokens after the last stage, -1 for a token that stands for the
+    whole image; `path` all stages on the way there, none where all tokens were kept. A method that draws at
+    random runs several times: credits, sums, costs and sub-scores are means over its draws, and what is
+    there per sample is that of the first.
+    """
+
+    task: str
+    samples: tuple[str, ...]  # ids
+    predictions: tuple[str, ...]
+    correct: tuple[float, ...]  # credit of each prediction, 0 to 1
+    kept: tuple[tuple[int, ...], ...]  # per sample
+    path: tuple[tuple[Stage, ...], ...]  # per sample
+    credit: tuple[float, ...]  # [U] what paired tests compare
+    sums: tuple[tuple[float, ...], ...]  # [U, k] what the score is a function of
+    images: tuple[str, ...]  # [U] which image each unit asks about, the same name in all tasks
+    score: float  # percent
+    ledger: Ledger  # means over samples; the cost of choosing is that of the first few
+    stages: tuple[int, ...]  # depths at which tokens were dropped
+    seconds: float
+    subscores: Mapping[str, float] = field(default_factory=dict)  # of parts, and rates; see `Task.subscores`
+    batch: int | None = None  # samples that went through the model at a time, at the end
+    draws: tuple[float, ...] = ()  # the score of each draw; of a method that does not draw, its score
+
+    @property
+    def entering(self) -> Sequence[float]:
+        """Visual tokens entering each decoder layer."""
+        return self.ledger.entering
+
+    @property
+    def tokens(self) -> float:
+        """Equivalent tokens: visual tokens per decoder layer."""
+        return self.ledger.average
+
+    @property
+    def left(self) -> float:
+        """Visual tokens after the last stage."""
+        return fmean(map(len, self.kept))
+
+
+def evaluate(
+    mllm: MLLM,
+    task: Task,
+    samples: Sequence[Sample],
+    selector: Selector | None = None,
+    keep: Keep | str | float | None = None,
+    *,
+    batch: int | Batches = 16,
+    match: Match = "equivalent",
+    positions: Positions | None = None,
+    source: MLLM | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Answer every sample greedily and score the answers; without a selector the untouched model answers.
+
+    `keep` is the budget, a count of visual tokens or a ratio of each image's (`compress.keep`), spent as
+    `match` has it (`bench.evaluation.budget`); None keeps all.
+    `batch` samples go through the model at a time, a matter of speed and memory only; `Batches` may halve it.
+    `positions` are the method's own by default. A method that draws at random is run `selector.draws` times.
+    With `source` the method chooses on that model, and its choice is kept here (`compress.attach.transfer`).
+    ValueError for a budget that is impossible.
+    """
+    if not samples:
+        raise ValueError(f"{task.name}: no samples to evaluate; ask for at least one")
+    if source:
+        check_twins(source, mllm)
+        if match == "flops":
+            raise ValueError("--match flops: what choosing costs on another model is no cost of this one")
+    chosen = selector or KeepAll()  # keeps the trace, changes no bit
+    budget = mllm.visual_tokens if keep is None else read_keep(keep)
+    batches = Batches(batch) if isinstance(batch, int) else batch
+    started = time.perf_counter()
+    asked, accounting = spend(mllm, samples, chosen, budget, match, batches)
+    predictions: list[str] = []  # of all draws, one after the other
+    records: list[Record] = []
+
+    def answer(method: Selector, part: Sequence[Sample]) -> tuple[list[str], list[Record]]:
+        images = [one.image_at(mllm.image_side) for one in part]
+        questions = [one.question for one in part]
+        acting = method
+        if source:
+            acting = choose(source, images, questions, method, asked, mllm.layers, accounting)
+        counted = len(records) < COUNTED  # counting takes as long as choosing, on small models
+        with attach(
+            mllm, acting, asked, accounting=accounting, positions=positions, count_flops=counted
+        ) as trace:
+            said = mllm.answer(images, questions, max_new_tokens=task.max_new_tokens)
+        return said, trace.samples
+
+    for number in range(chosen.draws):
+        for said, traced in batches.over(samples, partial(answer, chosen.drawn(number))):
+            predictions += said
+            records += traced
+            if progress:
+                progress(len(predictions), len(samples) * chosen.draws)
+    seconds = time.perf_counter() - started
+    count = len(samples)
+    drawn = [predictions[start : start + count] for start in range(0, len(predictions), count)]
+    credit = np.mean([task.credit(samples, said) for said in drawn], axis=0)
+    each = [task.statistics(samples, said) for said in drawn]
+    sums = np.mean(each, axis=0)
+    subscores = [task.subscores(samples, said) for said in drawn]
+    pairs = zip(samples, drawn[0], strict=True)
+    return Outcome(
+        task=task.name,
+        samples=tuple(one.id for one in samples),
+        predictions=tuple(drawn[0]),
+        correct=tuple(float(task.correct(one, said)) for one, said in pairs),
+        kept=tuple(map(_kept, records[:count])),
+        path=tuple(map(path, records[:count])),
+        credit=tuple(credit.tolist()),
+        sums=tuple(map(tuple, sums.tolist())),
+        images=task.images(samples),
+        score=float(task.value(sums.sum(0))),
+        ledger=_ledger(mllm, records),
+        stages=tuple(sorted({depth for record in records for depth in record.kept})),
+        seconds=seconds,
+        subscores={name: fmean(one[name] for one in subscores) for name in subscores[0]},
+        batch=batches.size,
+        draws=tuple(float(task.value(one.sum(0))) for one in each),
+    )
+
+
+def spend(
+    mllm: MLLM, samples: Sequence[Sample], selector: Selector, keep: Keep, match: Match, batches: Batches
+) -> tuple[Keep, Accounting]:
+    """What `attach` is asked for so that `selector` spends what `keep` tokens cost: a budget and its meaning.
+
+    Where FLOPs are matched a count is solved, or for a ratio the share that this count is, for an image, a
+    prompt and a cost of choosing that are the mean of the first of `samples`. That cost depends on how
+    many tokens stay, so it is measured and the count solved in turn until it stands. ValueError for a
+    budget out of reach.
+    """
+    if match != "flops":
+        check_reach(mllm, selector, keep, match, partial(largest_image, mllm, samples))
+        return keep, "average" if match == "equivalent" else "nominal"
+
+    def probe(tried: Selector, last: Keep) -> Ledger:
+        parts = batches.over(samples[:COUNTED], lambda part: _prefill(mllm, part, tried, last))
+        return _ledger(mllm, [record for records in parts for record in records])
+
+    untouched = probe(KeepAll(), mllm.visual_tokens)
+    tokens = round(untouched.average)
+    if count_of(keep, tokens) >= tokens:
+        return keep, "nominal"
+    footing = Footing(match, tokens, Shape.of(mllm.decoder.config), untouched.text)
+
+    def solved(selection: float = 0.0) -> Keep:
+        last = footing.solve(selector, keep, selection)
+        return Ratio(Fraction(last, tokens)) if isinstance(keep, Ratio) else last
+
+    last = solved()
+    for _ in range(ROUNDS):
+        again = solved(probe(selector, last).selection)
+        if again == last:
+            break
+        last = again
+    return last, "nominal"
+
+
+def check_reach(mllm: MLLM, selector: Selector, keep: Keep, match: Match, largest: Callable[[], int]) -> None:
+    """ValueError for a budget that is out of reach.
+
+    Where the tokens of an image follow from its size, `largest` is asked for those of the largest at hand
+    if the model's largest could not be had: `attach` spends the budget on each image.
+    """
+    shape, most = Shape.of(mllm.decoder.config), mllm.visual_tokens
+    try:
+        Footing(match, most, shape).solve(selector, keep)
+    except ValueError:
+        if not mllm.free_size or count_of(keep, most) > most:
+            raise
+        tokens = largest()
+        asked = keep if isinstance(keep, Ratio) else min(keep, tokens)
+        Footing(match, tokens, shape).solve(selector, asked)
+
+
+def largest_image(mllm: MLLM, samples: Sequence[Sample]) -> int:
+    """Visual tokens of the largest image of the samples."""
+    return max(mllm.tokens_of(one.image_at(mllm.image_side)) for one in samples)
+
+
+@torch.no_grad()
+def _prefill(mllm: MLLM, samples: Sequence[Sample], selector: Selector, last: Keep) -> list[Record]:
+    """The records of one prefill, what choosing computes counted."""
+    pictures = [one.image_at(mllm.image_side) for one in samples]
+    inputs = mllm.prepare(pictures, [one.question for one in samples])
+    with attach(mllm, selector, last, accounting="nominal", count_flops=True) as trace:
+        mllm.model(**inputs)
+    return trace.samples
+
+
+def _ledger(mllm: MLLM, records: Sequence[Record]) -> Ledger:
+    return Ledger.mean(Shape.of(mllm.decoder.config), records, COUNTED)
+
+
+def _kept(record: Record) -> tuple[int, ...]:
+    return tuple(record.kept[max(record.kept)]) if record.kept else tuple(range(record.tokens))
+
+
+def path(record: Record) -> tuple[Stage, ...]:
+    """The stages of one image, from the first depth to the last."""
+    merged: set[int] = set()
+    stages = []
+    for depth in sorted(record.kept):
+        kept = record.kept[depth]
+        merged |= {index for index, new in zip(kept, record.merged[depth], strict=True) if new}
+        stages.append(
+            Stage(depth, tuple(kept), tuple(index for index in kept if index >= 0 and index in merged))
+        )
+    return tuple(stages)

@@ -1,0 +1,94 @@
+"""How a comparison came about: kept beside it as run.json, and told by its reports."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from shutil import copyfile
+from typing import Self
+
+from bench.evaluation.stats import MARGIN
+from compress.documents import read
+from compress.files import replacing
+from evosearch.registry import cut
+
+FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Title, environment and settings in words, commands, and more plots: captions with PNG files.
+
+    `reference` and `difficulty` name the methods that played these parts; `margin` is that of equivalence.
+    """
+
+    title: str
+    facts: dict[str, str]
+    commands: Sequence[str] = ()
+    plots: Mapping[str, str] = field(default_factory=dict)
+    reference: str | None = None
+    difficulty: str | None = None
+    margin: float = MARGIN
+
+    def save(self, folder: Path) -> Self:
+        """Write it to a folder, after the commands that filled the folder before; returns it with these.
+
+        Plots from elsewhere are copied below it, so that the folder can be moved.
+        """
+        before = Origin.read(folder).commands
+        plots = {name: _from(folder, Path(path)) for name, path in self.plots.items()}
+        kept = replace(self, commands=list(dict.fromkeys([*before, *self.commands])), plots=plots)
+        with replacing(folder / FILE) as part:
+            part.write_text(json.dumps(asdict(kept), indent=1) + "\n")
+        return replace(kept, plots=self.plots)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """What a comparison's folder says, little if it is not finished; ValueError for another file."""
+        path = folder / FILE
+        try:
+            told = read(cls, path)
+        except FileNotFoundError:
+            return cls(folder.name, {})
+        except ValueError as problem:
+            raise ValueError(
+                f"{problem}; it is not what evocomp compare --out writes; compare again"
+            ) from problem
+        for name, file in told.plots.items():
+            place = (folder / file).resolve()
+            if not place.is_relative_to(folder.resolve()):
+                raise ValueError(f"{path}: plots.{cut(name)} is {cut(file)!r}, which is not below {folder}")
+        return replace(told, plots={name: str(folder / file) for name, file in told.plots.items()})
+
+
+def joined(origins: Sequence[Origin], title: str = "") -> Origin:
+    """One origin of several: reference, difficulty and margin of the first; facts that differ are listed."""
+    facts: dict[str, str] = {}
+    for name in dict.fromkeys(name for one in origins for name in one.facts):
+        told = dict.fromkeys(one.facts[name] for one in origins if name in one.facts)
+        facts[name] = "; ".join(told)
+    return Origin(
+        title or "; ".join(dict.fromkeys(one.title for one in origins)),
+        facts,
+        list(dict.fromkeys(command for one in origins for command in one.commands)),
+        {name: path for one in reversed(origins) for name, path in one.plots.items()},
+        origins[0].reference,
+        origins[0].difficulty,
+        origins[0].margin,
+    )
+
+
+def _from(folder: Path, path: Path) -> str:
+    """The path as seen from the folder; a file that does not lie below it is copied there."""
+    there, here = path.resolve(), folder.resolve()
+    if there.is_relative_to(here):
+        return str(there.relative_to(here))
+    digest = hashlib.sha256(str(there).encode()).hexdigest()[:8]
+    copy = folder / "pictures" / f"{there.stem}-{digest}{there.suffix}"
+    copy.parent.mkdir(exist_ok=True)
+    with replacing(copy) as part:
+        copyfile(there, part)
+    return copy.relative_to(folder).as_posix()

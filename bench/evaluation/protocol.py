@@ -1,0 +1,135 @@
+"""What must agree before two scores stand in one table, and what a method's name stood for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench.evaluation.budget import Match
+from bench.evaluation.evaluate import evaluate
+from bench.tasks import TASKS, Task
+from compress.base import Positions, Selector, choices_of
+from compress.fingerprint import fingerprint
+from compress.models.loading import MLLM
+from compress.samples import Sample
+from evosearch.registry import find
+
+Facts = Mapping[str, Any]  # ready for JSON
+CODE = "code"  # the fact that is a fingerprint of code: nobody can choose it
+
+
+def of_run(mllm: MLLM, *, batch: int, match: Match, positions: Positions | None) -> dict[str, Any]:
+    """What all tasks of a run share."""
+    return {
+        "model": mllm.fingerprint()[:16],
+        "visual tokens": mllm.visual_tokens,
+        "dtype": str(mllm.model.dtype).removeprefix("torch."),
+        "device": mllm.model.device.type,
+        "prompt": mllm.prompt("?"),
+        "match": match,
+        "positions": positions or "each method's own",
+        "batch": batch,
+        CODE: fingerprint(evaluate, type(mllm)),
+    }
+
+
+def of_task(task: Task, samples: Sequence[Sample]) -> dict[str, Any]:
+    """What makes a benchmark's score: version and options, questions and how long an answer may be."""
+    digest = hashlib.sha256()
+    for one in samples:
+        digest.update(one.fingerprint.encode())
+    facts = {
+        **{field.name.replace("_", " "): getattr(task, field.name) for field in fields(task)},
+        "version": task.version,
+        "metric": task.metric,
+        "new tokens": task.max_new_tokens,
+        "n": len(samples),
+        "samples": digest.hexdigest()[:16],
+        CODE: fingerprint(type(task)),
+    }
+    return {f"{task.name}: {name}": value for name, value in facts.items()}
+
+
+def task_of(name: str, facts: Facts) -> Task:
+    """The benchmark under the options that `of_task` told; ValueError for a name or option unknown here."""
+    kind = find(TASKS, name, "task")
+    told = {field.name: f"{name}: {field.name.replace('_', ' ')}" for field in fields(kind)}
+    return kind(**{option: facts[key] for option, key in told.items() if key in facts})
+
+
+def of_entry(selector: Selector, mllm: MLLM, source: MLLM | None = None) -> dict[str, Any]:
+    """What a name stood for on a model, and which other model chose the indices, if one did."""
+    chooser = source or mllm
+    told = {**of_method(selector), "choices": list(choices_of(selector, chooser.traits))}
+    return told | ({"indices from": f"{source.name} {source.fingerprint()[:16]}"} if source else {})
+
+
+def of_method(selector: Selector) -> dict[str, Any]:
+    """What a name stood for: class, options, and digests of its code, weights and folders."""
+    kind = type(selector)
+    options = vars(selector)
+    if is_dataclass(selector):
+        options = {field.name: getattr(selector, field.name) for field in fields(selector)}
+    return {
+        "class": kind.__name__,
+        "positions": selector.positions,
+        "adaptive": selector.adaptive,
+        CODE: fingerprint(kind),
+        **{name: _told(value) for name, value in options.items()},
+    }
+
+
+def differences(theirs: Facts, ours: Facts, words: tuple[str, str] = ("there", "here")) -> list[str]:
+    """Every fact that both know and that differs, in words."""
+    there, here = words
+    return [
+        f"{name} is {_short(theirs[name])} {there} and {_short(ours[name])} {here}"
+        for name in ours
+        if name in theirs and theirs[name] != ours[name]
+    ]
+
+
+def apart_from_code(facts: Facts) -> dict[str, Any]:
+    """The facts that a user chooses."""
+    return {name: value for name, value in facts.items() if not _is_code(name)}
+
+
+def same_code(theirs: Facts, ours: Facts) -> bool:
+    """Whether every fingerprint of code in `ours` stands in `theirs` too."""
+    return all(theirs.get(name) == value for name, value in ours.items() if _is_code(name))
+
+
+def _is_code(name: str) -> bool:
+    return name == CODE or name.endswith(f": {CODE}")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:24]}...{_digest(text.encode())}"
+
+
+def _told(value: object) -> object:
+    if isinstance(value, nn.Module):
+        tensors = sorted(value.state_dict().items())
+        return "weights " + _digest(*(_bytes(name, tensor) for name, tensor in tensors))
+    if isinstance(value, str) and Path(value).is_dir():
+        files = sorted(path for path in Path(value).rglob("*") if path.is_file())
+        return "folder " + _digest(*(path.name.encode() + path.read_bytes() for path in files))
+    return value if isinstance(value, bool | int | float | str | None) else repr(value)
+
+
+def _bytes(name: str, tensor: torch.Tensor) -> bytes:
+    return name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _digest(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,205 @@
+"""Samples as one looks at them: small pictures, and where on them each visual token lies.
+
+    folder/samples/gqa.parquet
+
+A report is made from this and from the cells, without model and benchmark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from io import BytesIO
+from pathlib import Path
+from statistics import pvariance
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, ImageOps
+
+from bench.evaluation.comparison import Comparison
+from compress.files import replacing
+from compress.images import before_padding
+from compress.models.loading import MLLM, Picture
+from compress.samples import Sample
+
+LIMIT = 200  # samples of a task
+PIXELS = 288  # the longest side of their pictures
+CELL = pa.int32()
+ROW = pa.schema(
+    [
+        pa.field("sample", pa.string(), nullable=False),
+        pa.field("family", pa.string(), nullable=False),
+        pa.field("question", pa.string(), nullable=False),
+        pa.field("answers", pa.list_(pa.string()), nullable=False),
+        pa.field("picture", pa.binary(), nullable=False),  # JPEG
+        pa.field(
+            "panels",
+            pa.list_(pa.struct([("start", CELL), ("rows", CELL), ("columns", CELL), ("stride", CELL)])),
+            nullable=False,
+        ),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Tokens that cover the picture in rows and columns; `stride` is one more than these with newlines."""
+
+    start: int
+    rows: int
+    columns: int
+    stride: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.rows * self.stride
+
+    def places(self, tokens: Collection[int]) -> list[int]:
+        """Which cells of this panel, row by row, some tokens are; none for other panels' and newlines."""
+        inside = (
+            divmod(token - self.start, self.stride) for token in tokens if self.start <= token < self.stop
+        )
+        return [row * self.columns + column for row, column in inside if column < self.columns]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A sample with the picture that its tokens cover."""
+
+    sample: str
+    family: str
+    question: str
+    answers: tuple[str, ...]
+    picture: bytes  # JPEG
+    panels: tuple[Panel, ...]  # an image in tiles has two: the thumbnail, and the crops stitched together
+
+    @property
+    def image(self) -> Image.Image:
+        return Image.open(BytesIO(self.picture)).convert("RGB")
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens of the untouched image."""
+        return self.panels[-1].stop
+
+
+Gallery = Mapping[str, Mapping[str, Shown]]  # task -> id -> sample, in the benchmark's order
+
+
+def gallery(comparison: Comparison, mllm: MLLM, limit: int = LIMIT) -> Gallery:
+    """Those samples of each task on which the runs differ most."""
+    found = {}
+    for task in comparison.tasks:
+        samples = comparison.samples[task]
+        credits = [one.correct for (_, _, name), one in comparison.outcomes.items() if name == task]
+        chosen = telling([one.picture_digest for one in samples], list(zip(*credits, strict=True)), limit)
+        found[task] = {samples[place].id: show(samples[place], mllm) for place in chosen}
+    return found
+
+
+def telling(pictures: Sequence[Hashable], credits: Sequence[Sequence[float]], limit: int) -> list[int]:
+    """Places of the samples whose credit varies most; no picture twice while others are left."""
+    ranked = sorted(range(len(pictures)), key=lambda place: -pvariance(credits[place]))
+    seen: set[Hashable] = set()
+    fresh: list[int] = []
+    again: list[int] = []
+    for place in ranked:
+        (again if pictures[place] in seen else fresh).append(place)
+        seen.add(pictures[place])
+    return sorted([*fresh, *again][:limit])
+
+
+def show(sample: Sample, mllm: MLLM) -> Shown:
+    """The sample as the model's tokens cover it."""
+    image = sample.image_at(mllm.image_side)
+    (picture,) = mllm.pictures(mllm.prepare([image], [sample.question]))
+    layout = panels(picture)
+    return Shown(
+        sample.id, sample.family, sample.question, sample.answers, jpeg(covered(image, layout)), layout
+    )
+
+
+def panels(picture: Picture) -> tuple[Panel, ...]:
+    """Where the tokens of an image lie on it.
+
+    A single tile is a grid. Of several, the first is the whole image, and the others are stitched together,
+    row by row, with a newline after each row or without newlines.
+    """
+    rows, columns = picture.grid
+    first = Panel(0, rows, columns, columns)
+    if picture.tiles == 1:
+        return (first,)
+    newlines = (picture.tile < 0).nonzero()[:, 0].tolist()
+    if newlines:
+        stride = newlines[0] - first.stop + 1
+        return first, Panel(first.stop, len(newlines), stride - 1, stride)
+    side = round((picture.tiles - 1) ** 0.5)
+    return first, Panel(first.stop, rows * side, columns * side, columns * side)
+
+
+def covered(image: Image.Image, layout: Sequence[Panel]) -> Image.Image:
+    """The part of the image that the tokens cover, at most PIXELS long.
+
+    A centre crop to the grid's shape, as CLIP's processors take it; an image in tiles is seen whole, padded
+    to a square where no newlines end its rows (`LlavaNext.fix_grid`).
+    """
+    last, whole = layout[-1], image.convert("RGB")
+    longest = min(PIXELS, max(image.size))
+    cell = longest / max(last.rows, last.columns)
+    size = max(1, round(last.columns * cell)), max(1, round(last.rows * cell))
+    if len(layout) == 1:
+        return ImageOps.fit(whole, size, Image.Resampling.LANCZOS)
+    if last.stride == last.columns:
+        whole = before_padding(whole)
+        whole = ImageOps.pad(whole, (max(whole.size), max(whole.size)))
+    return whole.resize(size, Image.Resampling.LANCZOS)
+
+
+def jpeg(image: Image.Image) -> bytes:
+    """A small file; the smaller the image, the less is lost."""
+    small = max(image.size) <= PIXELS // 2
+    file = BytesIO()
+    image.save(file, "JPEG", quality=92 if small else 78, subsampling=0 if small else 2, optimize=True)
+    return file.getvalue()
+
+
+def save_gallery(shown: Gallery, folder: Path) -> None:
+    """Write a file per task below a comparison's folder."""
+    (folder / "samples").mkdir(parents=True, exist_ok=True)
+    for task, samples in shown.items():
+        rows = [asdict(one) for one in samples.values()]
+        with replacing(folder / "samples" / f"{task}.parquet") as part, part.open("wb") as file:
+            pq.write_table(pa.Table.from_pylist(rows, ROW), file)
+
+
+def read_gallery(folder: Path) -> Gallery:
+    """The pictures of a comparison's folder, none where there are none; ValueError for other files."""
+    found = {}
+    for path in sorted((folder / "samples").glob("*.parquet")):
+        try:
+            table = pq.read_table(path, partitioning=None)
+        except (OSError, pa.ArrowException) as problem:
+            why = str(problem).partition("\n")[0]
+            raise ValueError(
+                f"{path}: unreadable ({why}); delete it, and compare again: no cell is computed twice"
+            ) from problem
+        if not table.schema.equals(ROW):
+            raise ValueError(f"{path}: no samples of a comparison; results need a folder of their own")
+        found[path.stem] = {row["sample"]: _shown(row) for row in table.to_pylist()}
+    return found
+
+
+def _shown(row: dict) -> Shown:
+    told = {field.name: row[field.name] for field in fields(Shown)}
+    layout = tuple(Panel(**one) for one in row["panels"])
+    return Shown(**told | {"answers": tuple(row["answers"]), "panels": layout})
+
+
+def joined(galleries: Sequence[Gallery]) -> Gallery:
+    """All samples of several galleries; of the same sample the first."""
+    found: dict[str, dict[str, Shown]] = {}
+    for one in galleries:
+        for task, samples in one.items():
+            found[task] = {**samples, **found.get(task, {})}
+    return found

@@ -1,0 +1,62 @@
+"""One sample under a method, its groups, a training's curves: what figures and the app look at."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.evaluation.evaluate import path
+from bench.report.figures import Answered
+from bench.tasks.base import normal
+from compress.attach.session import attach
+from compress.base import Accounting, Selector
+from compress.keep import Keep, count_of
+from compress.models.loading import MLLM
+from compress.samples import Sample
+from compress.training.run import CURVES
+from evosearch import GROUPERS, Grouping, pick
+
+
+def look(
+    mllm: MLLM, sample: Sample, method: str, selector: Selector, keep: Keep, *,
+    accounting: Accounting = "average", max_new_tokens: int = 16,
+) -> Answered:  # fmt: skip
+    """What a method makes of one sample; credit is whether its answer is one of the sample's, if any."""
+    with attach(mllm, selector, keep, accounting=accounting) as trace:
+        (said,) = mllm.answer(
+            [sample.image_at(mllm.image_side)], [sample.question], max_new_tokens=max_new_tokens
+        )
+    credit = float(normal(said) in map(normal, sample.answers)) if sample.answers else None
+    return Answered(method, keep, said, credit, path(trace.samples[0]))
+
+
+def strange_words(mllm: MLLM, question: str) -> list[str]:
+    """Words of the question that the model's tokenizer does not know."""
+    tokenizer = mllm.processor.tokenizer
+    return [
+        word
+        for word in question.split()
+        if tokenizer.unk_token_id in tokenizer(word, add_special_tokens=False)["input_ids"]
+    ]
+
+
+def spaces(mllm: MLLM, sample: Sample, groupers: Sequence[str], keep: Keep, seed: int) -> dict[str, Grouping]:
+    """The groups that each grouper, by `name:option=value,...`, makes of the sample's visual tokens."""
+    embedded = mllm.embed(sample.image_at(mllm.image_side), sample.question, "")
+    words = mllm.decoder.embed_tokens.weight.detach().float().cpu().numpy()
+    vectors = embedded.embeds[embedded.visual].float().cpu().numpy()
+    offered = {"groups": count_of(keep, len(vectors)), "anchors": words, "grid": embedded.grid, "seed": seed}
+    return {spec: pick(GROUPERS, spec, "grouper", **offered)(vectors) for spec in groupers}
+
+
+def curves(folder: Path) -> list[dict[str, float]]:
+    """Epochs of a training with loss, score and more; ValueError if nothing was trained there."""
+    file = folder / CURVES
+    if not file.is_file():
+        raise ValueError(f"{folder} has no {CURVES}: give folders that evocomp train --out wrote")
+    with file.open(newline="") as rows:
+        found = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(rows)]
+    if not found:
+        raise ValueError(f"{file}: no epoch is finished there")
+    return found

@@ -1,0 +1,98 @@
+"""What a comparison leaves behind: results.json, tables, pictures and report.html."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import takewhile
+from pathlib import Path
+
+from baselines import METHODS
+from bench.evaluation.comparison import Comparison
+from bench.evaluation.environment import environment
+from bench.evaluation.origin import Origin
+from bench.report.figures import answered, side_by_side
+from bench.report.forms import csv_text, latex, markdown
+from bench.report.gallery import Gallery, gallery, save_gallery
+from bench.report.page import SAMPLES, Report, html
+from bench.report.pictures import fronts, groups, kept_tokens, png, save, trace
+from bench.report.results import results
+from compress.files import replacing
+from compress.keep import NINTH
+from compress.labels.fitness import AnswerLoss
+from compress.models.loading import MLLM
+from compress.samples import Sample
+from evosearch import Evolution, Vocabulary, describe, search
+
+FRONT = "accuracy against visual tokens"
+
+
+def write(comparison: Comparison, mllm: MLLM, out: Path, origin: Origin) -> None:
+    """Write all that `evocomp report` reads besides cells, tables (`write_tables`), pictures and report.html.
+
+    Environment, model, reference and difficulty method are added to the origin.
+    """
+    told = environment() | {"model": mllm.name, "fingerprint": mllm.fingerprint()[:16]}
+    write_tables(comparison, out, told | origin.facts)
+    shown = gallery(comparison, mllm)
+    save_gallery(shown, out)
+    for task in comparison.tasks:
+        sample = next(iter(shown[task].values()))
+        figure = side_by_side(sample, answered(comparison, task, sample.sample))
+        save(figure, out / "pictures" / f"kept-{task}.png")
+    difficulty = next((one.method for one in comparison.difficulty), None)
+    kept = replace(
+        origin, facts=told | origin.facts, reference=comparison.reference, difficulty=difficulty,
+        margin=comparison.margin,
+    ).save(out)  # fmt: skip
+    put(out / "report.html", html(report(comparison, kept, shown)))
+
+
+def report(comparison: Comparison, origin: Origin, shown: Gallery, samples: int = SAMPLES) -> Report:
+    """What a report tells of a comparison."""
+    plots = {FRONT: png(fronts(comparison))}
+    plots |= {name: Path(path).read_bytes() for name, path in origin.plots.items()}
+    used = {_name(row.method) for row in comparison.rows}
+    about = {name: line for name, line in describe(METHODS).items() if name in used}
+    return Report(comparison, origin, shown, plots, about, samples)
+
+
+def _name(row: str) -> str:
+    """The method of a row that may say more: `fastv:layer=3`, `evocomp+@1, random labels`."""
+    return "".join(takewhile(lambda sign: sign.isalnum() or sign in "+-_", row))
+
+
+def write_tables(comparison: Comparison, out: Path, facts: Mapping[str, str]) -> None:
+    """Write results.json, table.md, table.csv, table.tex and a plot.
+
+    results.json has a row per method, budget and task, the summary of every row and of the hard questions,
+    and why cells are empty.
+    """
+    pictures = out / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    put(out / "results.json", json.dumps(results(comparison, facts), indent=1) + "\n")
+    put(out / "table.md", markdown(comparison))
+    put(out / "table.csv", csv_text(comparison))
+    put(out / "table.tex", latex(comparison))
+    save(fronts(comparison), pictures / "fronts.png")
+
+
+def draw_search(mllm: MLLM, sample: Sample, folder: Path) -> None:
+    """The paper's search on one sample: its groups (Figure 2), the kept tokens and the trace of losses."""
+    embedded = mllm.embed(sample.image_at(mllm.image_side), sample.question, sample.answers[0])
+    words = mllm.decoder.embed_tokens.weight.detach().float().cpu().numpy()
+    keep = NINTH.of(len(embedded.visual))
+    space = Vocabulary(groups=keep, anchors=words)(embedded.embeds[embedded.visual].float().cpu().numpy())
+    found = search(space, AnswerLoss(mllm, embedded), Evolution())
+    folder.mkdir(parents=True, exist_ok=True)
+    title = f"{sample.question} -> {sample.answers[0]}"
+    save(groups(sample.image, embedded.grid, space, found.indices), folder / "search-groups.png")
+    save(kept_tokens(sample.image, embedded.grid, found.indices.tolist()), folder / "search-kept.png")
+    save(trace(found.logbook, title), folder / "search-trace.png")
+
+
+def put(path: Path, text: str) -> None:
+    """Write a text file at once."""
+    with replacing(path) as part:
+        part.write_text(text)

@@ -1,0 +1,238 @@
+"""A comparison as one self-contained HTML page, with plots, a browser of samples and how it was made.
+
+The table's other forms come from `bench.report.forms`, the report's from `bench.report.documents`.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.evaluation.comparison import VANILLA, Comparison
+from bench.evaluation.evaluate import Outcome, Stage
+from bench.evaluation.origin import Origin
+from bench.report.gallery import Gallery, Shown, telling
+from bench.report.table import (
+    blocks,
+    hard_header,
+    hard_rows,
+    headlines,
+    marks,
+    notes,
+    one,
+)
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+    from compress.keep import Keep
+
+PNG = b"\x89PNG\r\n\x1a\n"
+SAMPLES = 200  # in the browser of samples, all tasks together
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a report tells: figures, pictures of samples, how it was made, and a line on each method.
+
+    `plots` are PNGs under their captions. `samples` can be browsed in the page, evenly from all tasks: those
+    on which the runs differ most.
+    """
+
+    comparison: Comparison
+    origin: Origin
+    gallery: Gallery
+    plots: Mapping[str, bytes]
+    about: Mapping[str, str]
+    samples: int = SAMPLES
+
+
+def html(report: Report) -> str:
+    """The page: summary, sortable table, plots, samples, ledger, methods, commands and environment.
+
+    It holds all it shows and requests nothing.
+    """
+    comparison, origin = report.comparison, report.origin
+    return _template().render(
+        title=origin.title, vanilla=VANILLA, comparison=comparison, blocks=blocks(comparison),
+        reference=comparison.reference, marks=marks, notes=notes(comparison),
+        hard=(hard_header(comparison), hard_rows(comparison)), contrasts=_contrasts(comparison),
+        metrics={task: comparison.metrics.get(task, "score") for task in comparison.tasks},
+        counts=counts(comparison), headlines=headlines(comparison), whisker=_Whisker.over(comparison),
+        methods=list(dict.fromkeys(row.method for row in comparison.rows)),
+        facts=origin.facts, commands=origin.commands, about=report.about,
+        plots={name: _png_uri(name, picture) for name, picture in report.plots.items()},
+        ledger=ledger(comparison), browser=browser(comparison, report.gallery, report.samples),
+    )  # fmt: skip
+
+
+def counts(comparison: Comparison) -> dict[str, int]:
+    """Questions of each task."""
+    found = {task: outcome for (_, _, task), outcome in reversed(list(comparison.outcomes.items()))}
+    return {task: len(found[task].predictions) if task in found else 0 for task in comparison.tasks}
+
+
+def ledger(comparison: Comparison) -> dict[tuple[str, Keep], tuple[list[float], str]]:
+    """By method and budget: visual tokens entering each layer, mean over tasks, and the same in words."""
+    listed = {}
+    for row in comparison.rows:
+        runs = [comparison.outcomes.get((row.method, row.keep, task)) for task in comparison.tasks]
+        layers = [run.entering for run in runs if run]
+        means = [sum(column) / len(column) for column in zip(*layers, strict=True)]
+        equal = groupby(f"{mean:.1f}".removesuffix(".0") for mean in means)
+        words = ", ".join(f"{count} × {len(list(same))}" for count, same in equal)
+        if layers:
+            listed[row.method, row.keep] = means, words
+    return listed
+
+
+def browser(comparison: Comparison, gallery: Gallery, limit: int = SAMPLES) -> dict[str, Any]:
+    """What the page's browser of samples needs, ready for JSON.
+
+    Pictures, layouts of tokens and sets of tokens are stored once each. What the runs said, their credit and
+    what they kept stand in the order of `runs`, vanilla first (which kept everything: None); a run without an
+    answer said None. A stage is [depth, kept, merged, tokens for the whole image].
+    """
+    runs = [(row.method, row.keep) for row in comparison.rows]
+    share = max(1, limit // len(comparison.tasks))
+    pictures, layouts, masks = _Once(), _Once(), _Once()
+    tasks = []
+    for task in comparison.tasks:
+        outcomes = [comparison.outcomes.get((method, keep, task)) for method, keep in runs]
+        answered = [_answers(run) if run else {} for run in outcomes]
+        listed = []
+        for shown in _chosen(outcomes, gallery.get(task, {}), share):
+            found = [run.get(shown.sample) for run in answered]
+            listed.append(
+                {
+                    "id": shown.sample, "family": shown.family, "question": shown.question,
+                    "answers": _tally(shown.answers),
+                    "picture": pictures(_uri("image/jpeg", shown.picture)),
+                    "layout": layouts(tuple(tuple(asdict(panel).values()) for panel in shown.panels)),
+                    "said": [one and one.said for one in found],
+                    "credit": [round(one.credit, 3) if one else 0 for one in found],
+                    "kept": [
+                        one and ([_stage(stage, shown.tokens, masks) for stage in one.path] or None)
+                        for one in found
+                    ],
+                }
+            )  # fmt: skip
+        tasks.append({"name": task, "samples": listed})
+    return {
+        "runs": [{"method": method, "keep": keep} for method, keep in runs],
+        "pictures": list(pictures.found), "layouts": list(layouts.found), "masks": list(masks.found),
+        "tasks": tasks,
+    }  # fmt: skip
+
+
+class _Once:
+    """Numbers for things, the same for the same."""
+
+    def __init__(self) -> None:
+        self.found: dict[Any, int] = {}
+
+    def __call__(self, thing: Any) -> int:
+        return self.found.setdefault(thing, len(self.found))
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What one run made of one sample."""
+
+    said: str
+    credit: float
+    path: tuple[Stage, ...]
+
+
+def _answers(outcome: Outcome) -> dict[str, _Answer]:
+    """By id of the sample."""
+    told = zip(outcome.predictions, outcome.correct, outcome.path, strict=True)
+    return {name: _Answer(*each) for name, each in zip(outcome.samples, told, strict=True)}
+
+
+def _chosen(outcomes: Sequence[Outcome | None], shown: Mapping[str, Shown], limit: int) -> list[Shown]:
+    """Of the samples that have a picture, those on which the runs differ most, in the benchmark's order."""
+    first = next((run for run in outcomes if run), None)
+    if first is None:
+        return []
+    known = [(name, place) for place, name in enumerate(first.samples) if name in shown]
+    alike = [run for run in outcomes if run and run.samples == first.samples]
+    credits = [[run.correct[place] for run in alike] for _, place in known]
+    listed = [shown[name] for name, _ in known]
+    return [listed[place] for place in telling([one.picture for one in listed], credits, limit)]
+
+
+def _stage(stage: Stage, tokens: int, masks: _Once) -> list[int]:
+    kept, merged = ([index for index in some if index >= 0] for some in (stage.kept, stage.merged))
+    whole = len(stage.kept) - len(kept)
+    return [stage.depth, masks(packed(kept, tokens)), masks(packed(merged, tokens)), whole]
+
+
+def packed(indices: Sequence[int], tokens: int) -> str:
+    """A set of tokens as base64: a bit per token, the first in the lowest bit of the first byte."""
+    bits = np.zeros(tokens, np.uint8)
+    bits[list(indices)] = 1
+    return b64encode(np.packbits(bits, bitorder="little").tobytes()).decode()
+
+
+def _contrasts(comparison: Comparison) -> list[str]:
+    """The rivals, as fields of a row, that the table has a column for."""
+    return [name for name in ("vanilla", "reference") if any(getattr(r, name) for r in comparison.rows)]
+
+
+def _tally(answers: Sequence[str]) -> str:
+    """`red`, or for annotators who differ `red (8 of 10), pink (2)`."""
+    times = {answer: answers.count(answer) for answer in answers}
+    if len(times) < 2:
+        return "".join(times)
+    (first, most), *others = sorted(times.items(), key=lambda item: -item[1])
+    return ", ".join([f"{first} ({most} of {len(answers)})", *(f"{answer} ({n})" for answer, n in others)])
+
+
+def _png_uri(name: str, picture: bytes) -> str:
+    if not picture.startswith(PNG):
+        raise ValueError(f"the plot '{name}' is no PNG: give a PNG file")
+    return _uri("image/png", picture)
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{b64encode(content).decode()}"
+
+
+@dataclass(frozen=True)
+class _Whisker:
+    """Places on a common scale of all intervals, for the small drawings beside them."""
+
+    low: float
+    high: float
+    width: int = 72
+
+    @classmethod
+    def over(cls, comparison: Comparison) -> _Whisker:
+        contrasts = (each for row in comparison.rows for each in (row.vanilla, row.reference))
+        gaps = [each.gap for each in contrasts if each and each.gap]
+        return cls(min([0.0, *(g.low for g in gaps)]) - 0.5, max([0.0, *(g.high for g in gaps)]) + 0.5)
+
+    def at(self, value: float) -> float:
+        return round(self.width * (value - self.low) / (self.high - self.low), 1)
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # not at the top: only pages need it
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    environment.filters["one"] = one
+    environment.filters["signed"] = lambda gap: str(gap).replace("-", "−")
+    return environment.get_template("report.html.j2")

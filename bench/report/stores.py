@@ -1,0 +1,79 @@
+"""What label stores hold and how far they are, as numbers, and how the losses of two compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from bench.evaluation.stats import mean_interval
+from compress.labels import LabelStore, Run
+
+
+def summarise(store: LabelStore, only: Iterable[str] | None = None) -> dict[str, Any]:
+    """Counts, rate, losses and cost of a label store, or of those of its labels that are named."""
+    numbers = ["loss_before", "loss_after", "loss_full", "evaluations", "seconds"]
+    table = _of(store, numbers, only)
+    before, after, full, evaluations, seconds = (table[name].to_numpy() for name in numbers)
+    runs = store.runs()
+    done, rate = len(store) + len(store.quarantine), pace(runs)
+    total = max(done, sum({run.name: run.total for run in runs}.values()))
+    return {
+        "samples": len(table), "in quarantine": len(store.quarantine), "not done yet": total - done,
+        "samples per second": rate, "hours left": (total - done) / rate / 3600 if rate else None,
+        "kind": store.setting("kind"), "strategy": store.setting("strategy"),
+        "grouper": store.setting("grouper"), "keep": store.setting("keep"),
+        "loss of a random candidate": float(before.mean()), "loss of the label": float(after.mean()),
+        "its 5th, 50th and 95th percentile": np.percentile(after, [5, 50, 95]).tolist(),
+        "loss of all tokens": float(full.mean()),
+        "better than a random candidate, %": 100 * float((after < before).mean()),
+        "better than all tokens, %": 100 * float((after < full).mean()),
+        "evaluations per sample": float(evaluations.mean()),
+        "median seconds per sample": float(np.median(seconds)),
+    }  # fmt: skip
+
+
+def _of(store: LabelStore, columns: Sequence[str], only: Iterable[str] | None) -> pa.Table:
+    table = store.table(["id", *columns])
+    return table if only is None else table.filter(pc.is_in(table["id"], pa.array(only, pa.string())))
+
+
+def pace(runs: list[Run]) -> float | None:
+    """Samples per second while at least one run was under way; None where no shard tells."""
+    busy, until = 0.0, None
+    for run in runs:  # in the order in which they started
+        start = run.started if until is None else max(run.started, until)
+        busy += max(0.0, (run.written - start).total_seconds())
+        until = run.written if until is None else max(until, run.written)
+    return sum(run.samples for run in runs) / busy if busy else None
+
+
+def difference(first: LabelStore, second: LabelStore, only: Iterable[str] | None = None) -> dict[str, Any]:
+    """How the labels of `second` differ in loss from those of `first`, over the samples of both.
+
+    If some are named, over these only.
+    """
+    ours, theirs = (_of(store, ["loss_after"], only).to_pydict() for store in (second, first))
+    before = dict(zip(theirs["id"], theirs["loss_after"], strict=True))
+    gaps = np.array(
+        [loss - before[id] for id, loss in zip(ours["id"], ours["loss_after"], strict=True) if id in before]
+    )
+    if len(gaps) < 2:
+        raise ValueError(
+            f"{first.folder} and {second.folder} share {len(gaps)} samples; a comparison needs two or more"
+        )
+    return compared(gaps)
+
+
+def compared(gaps: NDArray[np.float64]) -> dict[str, Any]:
+    """Mean of paired differences with its interval, and how many are below zero."""
+    return {
+        "common samples": len(gaps),
+        "difference": asdict(mean_interval(gaps)),
+        "better on, %": 100 * float((gaps < 0).mean()),
+    }

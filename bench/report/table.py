@@ -1,0 +1,280 @@
+"""A comparison as the paper's table: rows of text, marks, notes, headlines (`bench.report.forms` writes them).
+
+A block per budget, tasks as columns, then the mean share of vanilla, what was really spent, and how far each
+row is from vanilla and from the reference (paired, 95 %). Figures have one decimal, as the paper's. Averages
+that are equivalent to a rival's and differences beyond chance are marked, what is missing is a dash, and
+`notes` says why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+
+from bench.evaluation.budget import MEANING
+from bench.evaluation.comparison import VANILLA, Comparison, Contrast, Row, hard_shares
+from bench.tasks.vizwiz import UNANSWERABLE
+from compress.keep import Keep, Ratio, count_of, in_words
+
+AS_VANILLA, AS_REFERENCE, BEYOND, MISSING = "°", "†", "*", "–"
+AVERAGE, MIXED = "Avg. %", "MIXED PROTOCOLS"
+
+
+@dataclass(frozen=True)
+class Block:
+    """The rows of one budget, best average first."""
+
+    keep: Keep
+    tokens: int  # of the untouched image
+    rows: tuple[Row, ...]
+
+    @property
+    def title(self) -> str:
+        if all(row.untouched for row in self.rows):
+            return f"all {self.tokens} visual tokens"
+        share = self.keep.share if isinstance(self.keep, Ratio) else self.keep / self.tokens
+        return f"{self.budget} (−{100 - 100 * float(share):.1f} %)"
+
+    @property
+    def budget(self) -> str:
+        """The budget in words."""
+        return in_words(self.keep, self.tokens)
+
+    @property
+    def other(self) -> Row | None:
+        """The row to hold against the first: the reference, or the second where the reference is first."""
+        if contrast := self.rows[0].reference:
+            return next((row for row in self.rows if row.method == contrast.rival), None)
+        return next((row for row in self.rows[1:] if not row.adaptive), None)
+
+    @property
+    def between(self) -> Contrast | None:
+        """The contrast of the first row with `other`, or of `other` with the first where that was made."""
+        if self.other is None:
+            return None
+        return self.rows[0].reference or self.other.reference
+
+    @property
+    def ahead(self) -> str:
+        """How far the first row is ahead of `other`, in words; empty where that was not tested."""
+        if self.between is None or self.between.gap is None:
+            return ""
+        gap = self.between.gap if self.rows[0].reference else -self.between.gap
+        return f"ahead by {gap}{'' if self.between.significant else ', not significant'}"
+
+    def best(self, row: Row, column: str) -> bool:
+        """Whether a row has the block's highest figure of `column` (a task or "average"), to one decimal.
+
+        A row without a budget competes with nobody.
+        """
+
+        def figure(row: Row) -> float | None:
+            return row.average if column == "average" else row.scores.get(column)
+
+        known = [value for each in self.rows if not each.adaptive and (value := figure(each)) is not None]
+        return len(known) > 1 and not row.adaptive and one(figure(row)) == one(max(known))
+
+
+def one(value: float | None) -> str:
+    """A figure with the paper's single decimal, or a dash."""
+    return MISSING if value is None else f"{value:.1f}"
+
+
+def blocks(comparison: Comparison) -> list[Block]:
+    """The rows by budget: vanilla first, then in the comparison's order."""
+    tokens = count_of(comparison.rows[0].keep, 0)
+    top = tuple(row for row in comparison.rows if row.untouched)
+    rest = groupby(comparison.rows[len(top) :], key=lambda row: row.keep)
+    return [Block(tokens, tokens, top), *(Block(keep, tokens, tuple(rows)) for keep, rows in rest)]
+
+
+def marks(comparison: Comparison, row: Row) -> str:
+    """Signs of the rivals to which the row's average is equivalent: the whole interval is in the margin."""
+    pairs = ((row.vanilla, AS_VANILLA), (row.reference, AS_REFERENCE))
+    return "".join(sign for one, sign in pairs if one and one.gap and one.gap.within(comparison.margin))
+
+
+def _giving_up(comparison: Comparison) -> str:
+    """How often answers were "unanswerable", which VizWiz rewards: the first row's rate and the extremes."""
+    rates = {
+        f"{method} at {keep}": outcome.subscores[UNANSWERABLE]
+        for (method, keep, _), outcome in comparison.outcomes.items()
+        if UNANSWERABLE in outcome.subscores
+    }
+    if not rates:
+        return ""
+    told = [next(iter(rates)), min(rates, key=rates.__getitem__), max(rates, key=rates.__getitem__)]
+    shown = (f"{name} {one(rates[name])} %" for name in dict.fromkeys(told))
+    return f"VizWiz rewards giving up; {UNANSWERABLE}, first row, least and most: {', '.join(shown)}."
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What a reader must know, line by line: mixed protocols, budgets, marks, empty cells, adaptive rows."""
+    lines = [f"Mixed protocols, not comparable: {told}" for told in comparison.mixed]
+    lines.append(f"Budgets are {MEANING[comparison.match]}.")
+    if comparison.metrics:
+        named = (f"{task} {comparison.metrics[task]}" for task in comparison.tasks)
+        lines.append(f"Scores, in percent: {', '.join(named)}.")
+    if giving_up := _giving_up(comparison):
+        lines.append(giving_up)
+    signs = "".join(marks(comparison, row) for row in comparison.rows)
+    rivals = {AS_VANILLA: f"{AS_VANILLA} {VANILLA}", AS_REFERENCE: f"{AS_REFERENCE} {comparison.reference}"}
+    if shown := [name for sign, name in rivals.items() if sign in signs]:
+        lines.append(
+            f"Equivalent to {' or '.join(shown)}: the whole 95 % interval of {AVERAGE} is within "
+            f"{comparison.margin:g} points of it."
+        )
+    contrasts = [one for row in comparison.rows for one in (row.vanilla, row.reference) if one and one.gap]
+    if contrasts:
+        lines.append(
+            "Intervals are paired bootstrap intervals over images, not corrected. "
+            f"{BEYOND} a difference beyond chance: at 5 % after Holm's correction over the table."
+        )
+    if trained := dict.fromkeys(row.method for row in comparison.rows if row.trained):
+        lines.append(
+            f"One seed: {', '.join(trained)} "
+            f"{'are one network each' if len(trained) > 1 else 'is one network'}, trained once; "
+            "another training may give another result, which no interval here takes in."
+        )
+    lines += _draws(comparison)
+    if adaptive := dict.fromkeys(row.method for row in comparison.rows if row.adaptive):
+        lines.append(f"Adaptive, spends what it likes at any budget: {', '.join(adaptive)}.")
+    lines += [*_elsewhere(comparison), *_choices(comparison), *_batches(comparison)]
+    reasons: dict[str, list[str]] = {}
+    for (method, keep, task), why in comparison.impossible.items():
+        reasons.setdefault(f"{method} at {keep}: {why}", []).append(task)
+    every = len(comparison.tasks)
+    for reason, tasks in reasons.items():
+        where = "" if len(tasks) == every else f" ({', '.join(tasks)})"
+        lines.append(f"{MISSING} {reason}{where}")
+    return lines
+
+
+def _elsewhere(comparison: Comparison) -> list[str]:
+    """Which rows keep what another model's run chose."""
+    found: dict[str, list[str]] = {}
+    for name, facts in comparison.methods.items():
+        if source := facts.get("indices from"):
+            found.setdefault(source, []).append(name)
+    return [
+        f"Chosen on another model, {source}, at a cost that is not counted: {', '.join(names)}."
+        for source, names in found.items()
+    ]
+
+
+def _draws(comparison: Comparison) -> list[str]:
+    """Which rows are means over several draws of the same method."""
+    drawn = {key[0]: len(one.draws) for key, one in comparison.outcomes.items() if len(one.draws) > 1}
+    told = ", ".join(f"{method} {count}" for method, count in drawn.items())
+    return [f"Means over random draws: {told}."] if drawn else []
+
+
+def _choices(comparison: Comparison) -> list[str]:
+    """What methods do on this model that their papers and official code leave open."""
+    found: dict[str, list[str]] = {}
+    for name, facts in comparison.methods.items():
+        for choice in facts.get("choices", ()):
+            found.setdefault(choice, []).append(name)
+    told = "; ".join(f"{choice} ({', '.join(names)})" for choice, names in found.items())
+    return [f"On this model: {told}."] if told else []
+
+
+def _batches(comparison: Comparison) -> list[str]:
+    """Which cells went through the model in smaller batches than others."""
+    sizes = [one.batch for one in comparison.outcomes.values() if one.batch]
+    smaller = [
+        f"{outcome.batch} for {method} at {keep} ({task})"
+        for (method, keep, task), outcome in comparison.outcomes.items()
+        if outcome.batch and outcome.batch < max(sizes)
+    ]
+    return [f"Samples in batches of {max(sizes)}, but of {', '.join(smaller)}."] if smaller else []
+
+
+def headlines(comparison: Comparison) -> list[str]:
+    """One sentence per budget: who is first, who is next or the reference, and the interval between them."""
+    ranked = (block for block in blocks(comparison)[1:] if block.rows[0].average is not None)
+    return [_headline(block) for block in ranked if not block.rows[0].adaptive]
+
+
+def _headline(block: Block) -> str:
+    first, other = block.rows[0], block.other
+    share = f"{one(first.average)} % of the untouched model's score"
+    said = f"{first.method} keeps {share} with {block.budget}"
+    if other is None or other.average is None:
+        return f"{said}."
+    gap = f" ({first.method} {block.ahead})" if block.ahead else ""
+    return f"{said}; {other.method} {one(other.average)} %{gap}."
+
+
+def header(comparison: Comparison) -> list[str]:
+    """Column names of `table_rows`."""
+    against = [f"vs {name}, 95 %" for name in rivals_of(comparison)]
+    return ["method", "keep", *comparison.tasks, AVERAGE, "tokens/layer", "left", "FLOPs %", *against]
+
+
+def table_rows(comparison: Comparison) -> list[list[str]]:
+    """The table as text, one list per row under `header`."""
+    return [
+        [name_of(row), str(row.keep), *figures_of(comparison, row), *gaps_of(comparison, row)]
+        for block in blocks(comparison)
+        for row in block.rows
+    ]
+
+
+def rivals_of(comparison: Comparison) -> list[str]:
+    """Whom the rows are held against, a column each."""
+    if all(row.untouched for row in comparison.rows):
+        return []
+    others = any(row.reference for row in comparison.rows)
+    return [VANILLA, comparison.reference] if others and comparison.reference else [VANILLA]
+
+
+def name_of(row: Row) -> str:
+    """What a row is called, with what sets it apart from others."""
+    told = [word for word, applies in (("adaptive", row.adaptive), ("one seed", row.trained)) if applies]
+    return f"{row.method} ({', '.join(told)})" if told else row.method
+
+
+def figures_of(comparison: Comparison, row: Row) -> list[str]:
+    """Scores, average with its marks, then what was spent."""
+    scores = [one(row.scores.get(task)) for task in comparison.tasks]
+    average = one(row.average) + marks(comparison, row)
+    return [*scores, average, one(row.tokens), one(row.left), one(row.flops)]
+
+
+def gaps_of(comparison: Comparison, row: Row) -> list[str]:
+    """The row's differences from the rivals, marked where beyond chance, empty where there are none."""
+    contrasts = (row.vanilla, row.reference)[: len(rivals_of(comparison))]
+    return [f"{one.gap}{BEYOND if one.significant else ''}" if one and one.gap else "" for one in contrasts]
+
+
+# What is left when easy questions are set aside ------------------------------------------------------------
+
+
+def hard_header(comparison: Comparison) -> list[str]:
+    """Column names of `hard_rows`."""
+    return ["method", "keep", *comparison.tasks, AVERAGE]
+
+
+def hard_rows(comparison: Comparison) -> list[list[str]]:
+    """Scores on the hard questions: per budget a line of counts, then the methods, the best first."""
+    lines = []
+    for block in blocks(comparison)[1:]:
+        told = {each.task: each for each in comparison.difficulty if each.keep == block.keep}
+        if not told:
+            continue
+        counts = [f"{told[t].hard} of {told[t].easy + told[t].hard}" if t in told else MISSING
+                  for t in comparison.tasks]  # fmt: skip
+        lines.append([hard_title(comparison, block.keep), str(block.keep), *counts, ""])
+        shares = hard_shares(comparison, block.keep)
+        named = dict.fromkeys(name for each in told.values() for name in each.scores)
+        for name in sorted(named, key=lambda name: -shares.get(name, -1.0)):
+            scores = [one(told[t].scores.get(name)) if t in told else MISSING for t in comparison.tasks]
+            lines.append([name, str(block.keep), *scores, one(shares.get(name))])
+    return lines
+
+
+def hard_title(comparison: Comparison, keep: Keep) -> str:
+    """What the hard questions of a budget are called."""
+    method = next(each.method for each in comparison.difficulty if each.keep == keep)
+    return f"questions {method} misses"

@@ -1,0 +1,176 @@
+"""How labelling scales out: samples per second of 1, 2, 4, 8 workers whose work is a wait of fixed length.
+
+    python -m bench.speed.scale --workers 1,2,4,8 --seconds 0.16
+
+A worker is an actor of a Ray cluster on this machine; it waits instead of computing, so that more of them
+fit than there are cores, and all else is real: samples, retries, results, shards on disk. Efficiency is the
+rate as a share of workers / seconds; the driver's own cost is its processor time per sample. The clock starts
+when all workers are there. Linux only, since Ray's own processes are looked up in /proc.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any, ClassVar
+
+import click
+from PIL import Image
+
+from bench.commands.common import progress, show_table, whole_numbers
+from compress.files import replacing
+from compress.labels import Label, gather
+from compress.parallel import Cluster, Crew, Engine, Local, Work
+from compress.samples import Catalogue, Sample
+
+VISUAL, KEEP = 576, 64  # of LLaVA-1.5: what a result weighs
+PICTURE = Image.new("RGB", (1, 1))
+
+
+class Wait:
+    """A labeller without a model: a wait, then a label of the usual size that depends on the sample alone."""
+
+    forks = True
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+        self.machine = f"process {os.getpid()}"  # so that workers can be counted
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return {"kind": "wait", "keep": KEEP, "visual_tokens": VISUAL}
+
+    def __call__(self, sample: Sample) -> Label:
+        time.sleep(self.seconds)
+        rng = Random(sample.id)
+        kept = tuple(sorted(rng.sample(range(VISUAL), KEEP)))
+        return Label(sample.id, kept, rng.random(), rng.random(), rng.random(), 408, 1, self.seconds)
+
+
+@dataclass(frozen=True)
+class Numbered(Catalogue):
+    """So many samples, made when they are asked for."""
+
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def key(self, place: int) -> str:
+        return f"{place:07d}"
+
+    def make(self, place: int) -> Sample:
+        return Sample(self.key(place), PICTURE, "what color is the star ?", ("green",))
+
+
+@dataclass(frozen=True)
+class Complete:
+    """The cluster, once all workers have started."""
+
+    engine: Cluster
+    name: ClassVar[str] = "ray"
+    elsewhere: ClassVar[bool] = True
+
+    @contextmanager
+    def open(self, make: Callable[[], Work], workers: int) -> Iterator[Crew]:
+        with self.engine.open(make, workers) as crew:
+            while len(crew.machines) < workers:
+                for _ in crew.each(Numbered(workers)):
+                    pass
+            yield crew
+
+
+@dataclass(frozen=True)
+class Figures:
+    workers: int
+    samples: int
+    rate: float  # samples per second
+    efficiency: float  # of workers / seconds
+    driver_ms: float  # processor time per sample
+    cluster_ms: float  # of Ray's own processes, without the workers
+    first_mib: float  # the driver's most memory until a tenth of the samples
+    last_mib: float  # and until the end
+
+
+def measure(engine: Engine, workers: int, seconds: float, count: int, folder: Path) -> Figures:
+    """One campaign of `count` samples."""
+    marks: dict[int, tuple[float, float, float, float]] = {}
+    early = count // 10
+
+    def look(done: int, total: int) -> None:
+        if done in (0, early, count):
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            marks[done] = (time.perf_counter(), time.process_time(), servers(), memory)
+
+    gather(partial(Wait, seconds), Numbered(count), folder, workers=workers, engine=engine, progress=look)
+    begin, end = marks[0], marks[count]
+    rate = count / (end[0] - begin[0])
+    return Figures(
+        workers, count, rate, rate * seconds / workers, 1000 * (end[1] - begin[1]) / count,
+        1000 * (end[2] - begin[2]) / count, marks[early][3], end[3],
+    )  # fmt: skip
+
+
+def servers() -> float:
+    """Processor seconds so far of the processes that Ray started for its own."""
+    spent = 0.0
+    for told in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, rest = told.read_text().partition("(")[2].rpartition(")")
+        except OSError:  # it has ended
+            continue
+        fields = rest.split()  # from the third: state, parent, ...
+        if name in ("raylet", "gcs_server") and int(fields[1]) == os.getpid():
+            spent += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return spent
+
+
+def runs(sizes: list[int], seconds: float, count: int, engine: str) -> Iterator[Figures]:
+    for workers in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            chosen = Complete(Cluster()) if engine == "ray" else Local()
+            yield measure(chosen, workers, seconds, count * workers, Path(folder) / "labels")
+
+
+@click.command()
+@click.option("--workers", "sizes", default="1,2,4,8", show_default=True, callback=whole_numbers)
+@click.option("--seconds", default=0.16, show_default=True, type=click.FloatRange(0, min_open=True))
+@click.option(
+    "-n", "count", default=200, show_default=True, type=click.IntRange(20), help="Samples per worker."
+)
+@click.option("--engine", type=click.Choice(["ray", "local"]), default="ray", show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for all figures.")
+def main(sizes: list[int], seconds: float, count: int, engine: str, out: Path | None) -> None:
+    """Measure the rate of labelling at several numbers of workers."""
+    found = []
+    with progress("measure", "campaigns") as report:
+        for one in runs(sizes, seconds, count, engine):
+            found.append(one)
+            report(len(found), len(sizes))
+    show_table(
+        ["workers", "samples", "samples/s", "efficiency, %", "driver, ms", "cluster, ms", "driver, MiB"],
+        [
+            [
+                str(one.workers), str(one.samples), f"{one.rate:.1f}", f"{100 * one.efficiency:.1f}",
+                f"{one.driver_ms:.2f}", f"{one.cluster_ms:.2f}", f"{one.first_mib:.0f} to {one.last_mib:.0f}",
+            ]
+            for one in found
+        ],
+        f"engine {engine}, {seconds:g} s of waiting per sample",
+    )  # fmt: skip
+    if out:
+        with replacing(out) as file:
+            file.write_text(json.dumps([asdict(one) for one in found], indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""What choosing costs: every method's selection in milliseconds, and as a share of the prefill it shortens.
+
+    python -m bench.speed.selection --keep 48
+
+One scene and question, batch 1; methods take turns in every round, so that what else the machine does falls
+on all of them alike. The selection's time is that of `select` and `merge`, with the signals they ask for
+(rows of attention, keys), without the gathering of rows, which belongs to any compression.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+import torch
+
+from baselines import METHODS
+from bench.commands.common import load_model, model_options, names, progress, say, show_table
+from bench.evaluation.compressors import selector_for
+from compress.attach.session import attach
+from compress.base import Selector, plan
+from compress.files import replacing
+from compress.micro.world import render, scene
+from compress.models.loading import MLLM, Anyres
+
+QUESTION = "what color is the star ?"
+
+
+class Stopwatch:
+    """Seconds spent in the methods of objects that it watches."""
+
+    def __init__(self, wait: Callable[[], None]):
+        self.wait, self.seconds = wait, 0.0
+
+    def timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def measured(*args: Any) -> Any:
+            self.wait()
+            started = time.perf_counter()
+            result = call(*args)
+            self.wait()
+            self.seconds += time.perf_counter() - started
+            return result
+
+        return measured
+
+    def watch(self, selector: Selector) -> Selector:
+        for name in ("select", "merge"):
+            setattr(selector, name, self.timed(getattr(selector, name)))
+        return selector
+
+
+@torch.no_grad()
+def measure(mllm: MLLM, selector: Selector, watch: Stopwatch, inputs: Any, keep: int) -> tuple[float, float]:
+    """Seconds of the whole prefill, tower included, and of the selection in it."""
+    watch.seconds = 0.0
+    with attach(mllm, selector, keep):
+        watch.wait()
+        started = time.perf_counter()
+        mllm.model(**inputs)
+        watch.wait()
+        return time.perf_counter() - started, watch.seconds
+
+
+@click.command()
+@click.option("--methods", default="all", show_default=True, help="Names with commas.")
+@click.option("--keep", default=48, show_default=True, help="Visual tokens per decoder layer.")
+@click.option("--rounds", default=50, show_default=True, type=click.IntRange(2))
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for all figures.")
+@model_options
+def main(
+    methods: str, keep: int, rounds: int, out: Path | None, model: str, device: str, dtype: str,
+    anyres: Anyres,
+) -> None:  # fmt: skip
+    """Time the selection of every method; medians over the rounds."""
+    mllm = load_model(model, device, dtype, anyres)
+    watch = Stopwatch(torch.cuda.synchronize if device.startswith("cuda") else lambda: None)
+    selectors: dict[str, Selector] = {}
+    for name in names(methods, "--methods", list(METHODS)):
+        selector = selector_for(name, model)
+        try:
+            plan(selector, mllm.visual_tokens, keep, mllm.layers)
+            with attach(mllm, selector, keep):
+                pass
+        except ValueError as problem:
+            say(f"{name} is left out: {problem}")
+            continue
+        selectors[name] = watch.watch(selector)
+    inputs = mllm.prepare([render(scene("test", 0))], [QUESTION])
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in selectors}
+    with progress("measure", "rounds") as report:
+        for number in range(rounds + 2):  # two to warm up
+            for name, selector in selectors.items():
+                taken = measure(mllm, selector, watch, inputs, keep)
+                if number >= 2:
+                    seconds[name].append(taken)
+            report(number + 1, rounds + 2)
+    figures = {
+        name: tuple(1000 * median(column) for column in zip(*taken, strict=True))
+        for name, taken in seconds.items()
+    }
+    show_table(
+        ["method", "selection, ms", "prefill, ms", "share, %"],
+        [
+            [name, f"{chosen:.2f}", f"{whole:.1f}", f"{100 * chosen / whole:.0f}"]
+            for name, (whole, chosen) in sorted(figures.items(), key=lambda item: item[1][1])
+        ],
+    )
+    if out:
+        with replacing(out) as file:
+            file.write_text(json.dumps({"seconds": seconds, "medians_ms": figures}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

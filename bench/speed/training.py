@@ -1,0 +1,101 @@
+"""What training a compressor costs: samples per second that are embedded, once, and that are trained on.
+
+    python -m bench.speed.training -n 256 --batch 32,64
+    python -m bench.speed.training -n 256 --batch 32 --features all
+
+Random labels of the micro mixture, since speed does not depend on what is learned. Batch sizes and places of
+features take turns in every round; what is kept on disk is made anew each time. On a CPU, seconds are those
+of the processor, which may be shared with others.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from itertools import product
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, get_args
+
+import click
+
+from bench.commands.common import load_model, model_options, progress, show_table, whole_numbers
+from bench.tasks.mixture import training_samples
+from compress.files import replacing
+from compress.labels import LabelConfig, LabelStore, label
+from compress.models.loading import MLLM
+from compress.samples import Sample
+from compress.training.features import Where
+from compress.training.run import TrainConfig, train
+
+if TYPE_CHECKING:
+    from compress.models.loading import Anyres
+
+
+def speeds(
+    mllm: MLLM, store: LabelStore, samples: list[Sample], config: TrainConfig, features: Where, folder: Path
+) -> dict[str, float]:
+    """Samples per second of each stage, an epoch's validation on held-out samples included."""
+    clock = time.process_time if mllm.model.device.type == "cpu" else time.perf_counter
+    times: dict[str, list[float]] = {}
+
+    def report(stage: str, done: int, total: int) -> None:
+        times.setdefault(stage, []).append(clock())
+
+    started = clock()
+    cache = folder / "cache" if features == "disk" else None
+    found = train(mllm, store, samples, folder, config, features=features, cache=cache, progress=report)
+    embedded, trained = times["embed"][-1], clock()
+    return {
+        "embed": len(samples) / (embedded - started),
+        "train": found.samples * config.epochs / (trained - embedded),
+    }
+
+
+@click.command()
+@click.option("-n", "count", default=256, show_default=True, type=click.IntRange(2), help="Samples.")
+@click.option("--batch", "sizes", default="32,64", show_default=True, callback=whole_numbers)
+@click.option("--features", default="memory", show_default=True, type=click.Choice([*get_args(Where), "all"]))
+@click.option("--epochs", default=2, show_default=True, type=click.IntRange(1))
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1))
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for all figures.")
+@model_options
+def main(
+    count: int, sizes: list[int], features: str, epochs: int, rounds: int, out: Path | None,
+    model: str, device: str, dtype: str, anyres: Anyres,
+) -> None:  # fmt: skip
+    """Time embedding and training; medians over the rounds."""
+    mllm = load_model(model, device, dtype, anyres)
+    samples = training_samples(count)
+    wanted: list[Where] = [one for one in get_args(Where) if features in (one, "all")]
+    found: dict[tuple[int, Where], list[dict[str, float]]] = {each: [] for each in product(sizes, wanted)}
+    with TemporaryDirectory() as folder, progress("measure", "rounds") as report:
+        store = label(mllm, samples, Path(folder) / "labels", LabelConfig("random"))
+        for number in range(rounds):
+            for size, where in found:
+                config = TrainConfig(epochs=epochs, batch=size)
+                place = Path(folder) / f"{size}-{where}-{number}"
+                found[size, where].append(speeds(mllm, store, samples, config, where, place))
+            report(number + 1, rounds)
+    show_table(
+        ["batch", "features", "embedded, samples/s", "trained, samples/s", "lowest", "highest"],
+        [
+            [
+                str(size), where,
+                f"{median(one['embed'] for one in each):.1f}" if where != "recompute" else "",
+                f"{median(one['train'] for one in each):.1f}", f"{min(one['train'] for one in each):.1f}",
+                f"{max(one['train'] for one in each):.1f}",
+            ]
+            for (size, where), each in found.items()
+        ],
+        f"{mllm.name}, {count} samples, {epochs} epochs, {device}",
+    )  # fmt: skip
+    if out:
+        with replacing(out) as file:
+            told = {f"{size} {where}": each for (size, where), each in found.items()}
+            file.write_text(json.dumps({"samples_per_second": told}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,642 @@
+"""What happens to one batch: the choice at every stage, the rows that go on, and what decoding must know
+afterwards.
+
+No hooks here: `attach` calls in from the model's layers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from copy import copy
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compress.attach.attention import cls_scores, decoder_keys, decoder_rows, tower_keys, window
+from compress.attach.flops import counting
+from compress.attach.layout import Layout, Place, origin
+from compress.attach.tower import Crowd
+from compress.base import VISION, Positions, Selection, Selector, View
+from compress.models.caches import cache_in
+from compress.models.loading import MLLM, Picture
+
+Arguments = dict[str, Any]  # of a decoder layer, by name
+LayerInput = tuple[Tensor, Tensor, Tensor]  # hidden [B, L, D]; cos, sin [1 or B, L, d]
+Inputs = dict[int, Callable[[], LayerInput]]  # of the decoder layers that can be read at a depth
+
+
+@dataclass(frozen=True)
+class Record:
+    """What happened to one image in one prefill; a row without images has one record, of no tokens."""
+
+    tokens: int  # visual tokens before compression
+    text: int  # tokens of the prompt that belong to no image
+    entering: list[int]  # visual tokens entering each decoder layer: the ledger
+    cached: list[int]  # visual tokens in each layer's cache after the prefill; fewer if caches are cut
+    kept: dict[int, list[int]]  # depth -> untouched index of what went on, in order; -1 = the whole image
+    merged: dict[int, list[bool]]  # depth -> which of them carry a new value
+    selection_flops: float | None  # of the method's own matrix products, two per multiply-add; if asked for
+
+
+@dataclass(frozen=True)
+class TowerInput:
+    """The input of one tower layer."""
+
+    hidden: Tensor  # [I, 1 + N, C]
+    crowds: list[Crowd]  # per image, the patches that the rows after CLS are
+
+
+@dataclass
+class Encoding:
+    """One run of the vision tower over I images."""
+
+    pixels: Sequence[Tensor]  # I tiles
+    inputs: dict[int, TowerInput] = field(default_factory=dict)  # of the tower layers that the method lists
+    cls: Tensor | None = None  # [I, C] output features, for VISION
+    features: Tensor | None = None  # [I, N, C], for VISION; shorter images end in padding
+    crowds: list[Crowd] | None = None  # per image, what is left of it, where the tower itself shortened it
+    flops: list[float] = field(default_factory=list)  # per image, that merging in the tower took
+
+
+@dataclass
+class State:
+    """The batch before one decoder layer, and what replaces the model's own arguments."""
+
+    hidden: Tensor  # [B, L, D]
+    layout: Layout
+    arguments: Arguments  # of a layer, or of the whole decoder; empty while nothing was dropped
+
+
+class Prefill:
+    """One prefill of a batch under one method, and the decoding that follows it."""
+
+    def __init__(
+        self, mllm: MLLM, selector: Selector, positions: Positions, ids: Tensor, layout: Layout,
+        pictures: dict[Place, Picture], schedules: dict[Place, dict[int, int]], count_flops: bool = False,
+    ):  # fmt: skip
+        self.mllm, self.selector, self.positions = mllm, selector, positions
+        self.ids, self.untouched = ids, layout  # [B, S]
+        self.pictures = pictures
+        self.schedules = schedules  # depth -> visual tokens left
+        self.encoding: Encoding | None = None
+        self.tiles: dict[Place, int] = {}  # first tile of each image among those that the tower encoded
+        self.read: dict[Any, list[Tensor]] = {}  # of the tower, by image, layer and kind
+        self.kept: dict[int, dict[Place, Tensor]] = {}  # depth -> untouched indices
+        self.merged: dict[int, dict[Place, Tensor]] = {}
+        self.chosen: dict[int, dict[Place, Tensor]] = {}  # rows of the view; sorted where order was free
+        self.layers: list[tuple[Layout, Arguments]] = []  # what each decoder layer got
+        self.caches: list[Layout] = []  # what each layer's cache holds of the prefill
+        self.windows = [window(mllm.decoder, number) for number in range(mllm.layers)]
+        self.entered: dict[Place, Tensor] = {}  # embeddings of the visual tokens that left the tower
+        self.aligned: dict[Place, Tensor] = {}  # of those that are left
+        self.text: list[Tensor] = []  # per sample, of the others
+        self.previous: Callable[[], LayerInput] | None = None  # of the layer before, if the next is a stage
+        self.whole = False  # whether all that happens does so before the decoder, and once for its layers
+        self.first: Tensor | None = None  # [B, 1] position of the first token
+        self.offsets: Tensor | None = None  # of positions, as the family counts them
+        self.decoded = 0
+        self.shared: dict[Any, Arguments] = {}  # arguments of the current decoding step, by layout
+        self.flops: dict[Place, float] | None = dict.fromkeys(pictures, 0.0) if count_flops else None
+
+    def receive(self, encoding: Encoding | None) -> None:
+        """What the tower encoded for this batch; None if nobody saw it do so."""
+        self.encoding = encoding
+        counts = [picture.tiles for picture in self.pictures.values()]
+        if encoding is None or not counts or sum(counts) % len(encoding.pixels):
+            self.encoding = None
+            return
+        beams = sum(counts) // len(encoding.pixels)  # rows that share their images
+        own = {place: picture.tiles for place, picture in self.pictures.items() if place[0] % beams == 0}
+        starts = dict(zip(own, accumulate(own.values(), initial=0), strict=False))
+        self.tiles = {(row, image): starts[row - row % beams, image] for row, image in self.pictures}
+
+    def acts(self, depth: int) -> bool:
+        return any(depth in schedule for schedule in self.schedules.values())
+
+    def enter(self, number: int, hidden: Tensor, given: Arguments) -> tuple[Tensor, Arguments]:
+        """The hidden states and arguments for decoder layer `number` in place of those it was `given`."""
+        layout, arguments = self.layers[-1] if number else (self.untouched, {})
+        state = self._stages(number, State(hidden, layout, arguments), given)
+        self.previous = partial(self._input, state, given) if self.acts(number + 1) else None
+        self._went_on(state, 1)
+        changed = state.arguments and self._in_window(number, state.hidden, state.layout, state.layout, given)
+        return state.hidden, {**given, **state.arguments, **changed}
+
+    def enter_all(self, given: Arguments) -> Arguments:
+        """The decoder's own arguments in place of those it was `given`, if no stage lies behind its input."""
+        self.whole = True
+        hidden, ids = given["inputs_embeds"], given.get("position_ids")
+        if ids is None:
+            ids = torch.arange(hidden.shape[1], device=hidden.device)[None]
+        state = self._stages(0, State(hidden, self.untouched, {}), {**given, "position_ids": ids})
+        self._went_on(state, self.mllm.layers)
+        return {**given, "inputs_embeds": state.hidden, **state.arguments} if state.arguments else given
+
+    def _stages(self, number: int, state: State, given: Arguments) -> State:
+        """The batch after the stages before decoder layer `number`."""
+        if number == 0:
+            if self.positions == "compact":
+                self.first = self._position(state.layout, given)
+            self.text = [rows[state.layout.text(sample)] for sample, rows in enumerate(state.hidden)]
+            if self.acts(VISION):
+                state = self._shorten(0, state, given, self._vision(state.hidden))
+            self.entered = {
+                place: state.hidden[place[0], state.layout.visual(place)] for place in state.layout.places
+            }
+            self.aligned = dict(self.entered)
+        if self.acts(number):
+            state = self._shorten(number, state, given, self._stage(number, state, given))
+        return state
+
+    def _went_on(self, state: State, layers: int) -> None:
+        """Note what the next `layers` of the decoder get."""
+        self.layers += [(state.layout, state.arguments)] * layers
+        self.caches += [state.layout] * layers
+        if len(self.layers) == self.mllm.layers:
+            self.aligned, self.entered, self.text, self.read = {}, {}, [], {}  # nothing can be asked any more
+            self.encoding = None
+
+    def check(self) -> None:
+        """RuntimeError unless every layer was reached, and every stage before the decoder took place."""
+        left_out = [
+            place for place, schedule in self.schedules.items() if VISION in schedule and place not in
+            self.kept.get(VISION, {})
+        ]  # fmt: skip
+        if len(self.layers) != self.mllm.layers or left_out:
+            raise RuntimeError(
+                f"{type(self.selector).__name__} was asked at {len(self.layers)} of {self.mllm.layers} "
+                f"decoder layers, and not at the tower for {len(left_out)} of {len(self.schedules)} images: "
+                f"the model runs without its hooks (was it compiled or exported?)"
+            )
+
+    def finish(self, given: Arguments) -> None:
+        """The model's call with these arguments is over, and the tensors are no longer needed."""
+        sizes = _column(self.untouched.sizes, self.ids.device)[:, 0]
+        offsets = self.mllm.position_offsets(given, sizes)
+        if offsets is not None:  # beams share those of their prompt
+            offsets = offsets.repeat_interleave(len(self.ids) // len(offsets))
+        self.offsets = offsets
+        self.layers = [(layout, dict.fromkeys(changed)) for layout, changed in self.layers]
+
+    def of_rows(self, rows: list[int]) -> Prefill:
+        """The prefill of a batch of these samples, in this order, for decoding."""
+        if rows == list(range(len(self.untouched.sizes))):
+            return self
+        taken = {
+            id(layout): layout.take(rows)
+            for layout in (self.untouched, *(layout for layout, _ in self.layers), *self.caches)
+        }
+        other = copy(self)
+        other.untouched = taken[id(self.untouched)]
+        other.layers = [(taken[id(layout)], changed) for layout, changed in self.layers]
+        other.caches = [taken[id(layout)] for layout in self.caches]
+        other.offsets = None if self.offsets is None else self.offsets[rows]
+        return other
+
+    def next_step(self, decoded: int) -> None:
+        """The cache will hold so many tokens beyond the prefill."""
+        self.decoded = decoded
+        self.shared = {}
+
+    def next_positions(self, decoded: int, count: int) -> Tensor:
+        """Position ids of the next `count` tokens after the prefill and `decoded` tokens."""
+        untouched = self.untouched
+        return self.mllm.next_positions(untouched.sizes, untouched.length, decoded, count, self.offsets)
+
+    def decode(self, number: int, hidden: Tensor, given: Arguments) -> Arguments:
+        """The arguments for decoder layer `number` in the current decoding step; hidden [B, n, D]."""
+        (layout, changed), cache = self.layers[number], self.caches[number]
+        if not changed and cache is layout:
+            return given
+        near = self._in_window(number, hidden, layout, cache, given)
+        if self.positions == "original" and not cache.padded and hidden.shape[1] == 1:
+            # A row that sees all there is, if the layer has no window.
+            return {**given, "attention_mask": None, "position_ids": None, **near}
+        key = id(layout), id(cache), self.windows[number], hidden.device  # windows hold fewer keys
+        if key not in self.shared:
+            arguments = self._masked(number, hidden, cache.mask(self.decoded), given)
+            if self.positions == "compact":
+                ids = self._closed_up(layout, given["position_ids"])
+                arguments["position_embeddings"] = self.mllm.decoder.rotary_emb(hidden, position_ids=ids)
+            self.shared[key] = arguments
+        return {**given, **self.shared[key], **near}
+
+    def decode_all(self, given: Arguments) -> Arguments:
+        """The decoder's own arguments in the current decoding step, after `enter_all`."""
+        layout, changed = self.layers[0]
+        if not changed:
+            return given
+        ids = given["position_ids"]
+        if self.positions == "compact":
+            ids = self._closed_up(layout, ids)
+        return {**given, "attention_mask": layout.mask(self.decoded), "position_ids": ids}
+
+    def _in_window(
+        self, number: int, hidden: Tensor, layout: Layout, cache: Layout, given: Arguments
+    ) -> Arguments:
+        """The attention mask of a decoder layer with a sliding window; nothing where all is within it.
+
+        A window counts places in the untouched sequence, or, where positions are closed up, in the layer's
+        own. `layout` is what the layer got, `cache` what its cache should hold of it.
+        """
+        sees = self.windows[number]
+        if sees is None or sees >= self.untouched.length + self.decoded:
+            return {}
+        key = "window", id(layout), id(cache), sees, hidden.device
+        if key not in self.shared:
+            count, stored = hidden.shape[1], cache_in(given)
+            columns = count  # of keys: old ones may have left the cache
+            if stored is not None:
+                columns, _ = stored.get_mask_sizes(count, number)
+            reference = self.untouched if self.positions == "original" else layout
+            place = cache.rows_in(reference)
+            after = reference.length + torch.arange(self.decoded, device=place.device)
+            place = torch.cat([place, after.expand(len(place), -1)], 1)[:, -columns:]  # [B, K]
+            order = torch.arange(columns, device=place.device)
+            seen = (order <= order[-count:, None]) & (place[:, -count:, None] - place[:, None] < sees)
+            padding = cache.mask(self.decoded)
+            if padding is not None:
+                seen = seen & padding[:, None, -columns:]
+            self.shared[key] = {"attention_mask": self.mllm.attention_mask(hidden, seen)}
+        return self.shared[key]
+
+    def _closed_up(self, layout: Layout, ids: Tensor) -> Tensor:
+        """Positions [B, 1] of the next token in a sequence without holes, from those of the untouched one."""
+        pairs = zip(self.untouched.sizes, layout.sizes, strict=True)
+        return ids - _column([before - after for before, after in pairs], ids.device)
+
+    def cut_caches(self, cache: Any, first: int) -> None:
+        """Leave in the caches of decoder layers `first` and deeper only the tokens that passed all stages.
+
+        Positions stay as each layer counted them.
+        """
+        final, cut = self.layers[-1][0], {}
+        for number in range(first, len(self.layers)):
+            layout = self.caches[number]
+            if layout is final:
+                continue
+            if id(layout) not in cut:
+                kept = {
+                    place: torch.isin(layout.tokens(place), final.tokens(place)).nonzero()[:, 0]
+                    for place in layout.places
+                }
+                cut[id(layout)] = layout.shorten(kept)
+            self.caches[number], rows = cut[id(layout)]
+            layer = cache.layers[number]
+            batch = torch.arange(len(rows), device=layer.keys.device)[:, None]
+            where = rows.to(layer.keys.device)
+            left = layout.length - layer.keys.shape[2]  # rows that a sliding window has left behind
+            if left:
+                where = where - left
+                held = max(1, int((where >= 0).sum(1).max()))
+                where = where[:, -held:].clamp(min=0)
+                layer.cumulative_length = where.shape[1]
+            layer.keys = layer.keys[batch, :, where].transpose(1, 2).contiguous()
+            layer.values = layer.values[batch, :, where].transpose(1, 2).contiguous()
+
+    def records(self, sample: int) -> list[Record]:
+        """What became of the images of one sample.
+
+        ValueError for tokens chosen twice, or out of order without values of their own.
+        """
+        places = [place for place in self.untouched.places if place[0] == sample]
+        text = len(self.untouched.text(sample))
+        nothing = [0] * len(self.layers)
+        return [self._record(place, text) for place in places] or [
+            Record(0, text, nothing, nothing, {}, {}, None if self.flops is None else 0.0)
+        ]
+
+    def _record(self, place: Place, text: int) -> Record:
+        for depth, chosen in self.chosen.items():
+            rows = chosen[place].tolist() if place in chosen else []
+            if any(later <= row and later >= 0 for row, later in pairwise(rows)):
+                raise ValueError(
+                    f"select at depth {depth} returned rows {rows}: unique, ascending unless tokens are given"
+                )
+        kept = {depth: chosen[place].tolist() for depth, chosen in self.kept.items() if place in chosen}
+        merged = {depth: chosen[place].tolist() for depth, chosen in self.merged.items() if place in chosen}
+        return Record(
+            tokens=len(self.untouched.tokens(place)),
+            text=text,
+            entering=[len(layout.tokens(place)) for layout, _ in self.layers],
+            cached=[len(layout.tokens(place)) for layout in self.caches],
+            kept=kept,
+            merged=merged,
+            selection_flops=None if self.flops is None else self.flops[place],
+        )
+
+    # The stages ---------------------------------------------------------------------------------------------
+
+    def _vision(self, hidden: Tensor) -> dict[Place, Selection]:
+        """What goes on from the tower, per image, already projected."""
+        chosen = {}
+        for place in self.untouched.places:
+            at, tokens = self._from_tower(place, hidden)
+            projected = self.mllm.projector.forward(tokens)  # not as a module, whose hooks put tokens aside
+            if VISION not in self.schedules[place]:  # newlines are where the model put them
+                run = self.untouched.visual(place)
+                projected = hidden[place[0], run].index_copy(0, at, projected.to(hidden))
+                at = self.untouched.tokens(place)
+            chosen[place] = Selection(at, projected)
+        return chosen
+
+    def _from_tower(self, place: Place, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The visual tokens of one image that are to be projected: rows of its run, features [K, C].
+
+        Newlines, which the tower does not know, do not go on.
+        """
+        index, picture, encoding = self.untouched.tokens(place), self.pictures[place], self._encoding()
+        assert encoding.features is not None
+        if encoding.crowds:
+            return self._shortened_tiles(place, encoding.features, encoding.crowds)
+        patches = picture.patches.to(index)
+        tile, patch = picture.tile.to(index)[patches], picture.patch.to(index)[patches]
+        first = self.tiles[place]
+        features = encoding.features[first + tile, patch]
+        if VISION not in self.schedules[place]:
+            return patches, features
+        view = View(
+            depth=VISION,
+            hidden=features,
+            visual=hidden.new_empty(0, hidden.shape[-1]),
+            text=self.text[place[0]],
+            index=patches,
+            cls_token=None if encoding.cls is None else encoding.cls[first : first + picture.tiles],
+            **self._signals(place, patches),
+        )
+        selection = self._select(place, view)
+        at = origin(patches, selection.index)
+        return at, features[selection.index] if selection.tokens is None else selection.tokens
+
+    def _shortened_tiles(self, place: Place, features: Tensor, crowds: list[Crowd]) -> tuple[Tensor, Tensor]:
+        """What the tower itself left of an image's tiles, one after the other; padding does not go on."""
+        picture, per_tile = self.pictures[place], self.mllm.tile_tokens
+        row = features.new_full((picture.tiles * per_tile,), -1, dtype=torch.long)
+        patches = picture.patches.to(row)
+        row[(picture.tile * per_tile + picture.patch).to(row)[patches]] = patches
+        index, merged, tokens = [], [], []
+        for number in range(picture.tiles):
+            tile = self.tiles[place] + number
+            at = row[number * per_tile + crowds[tile].index]
+            stays = slice(None) if len(patches) == len(row) else at >= 0
+            index.append(at[stays])
+            merged.append((crowds[tile].size > 1)[stays])
+            tokens.append(features[tile, : len(at)][stays])
+            if self.flops is not None and (taken := self._encoding().flops):
+                self.flops[place] += taken[tile]
+        self._note(place, VISION, torch.cat(index), torch.cat(merged))
+        return torch.cat(index), torch.cat(tokens)
+
+    def _stage(self, number: int, state: State, given: Arguments) -> dict[Place, Selection]:
+        """What goes on from decoder layer `number`, for the images that keep less from there on."""
+        chosen = {}
+        inputs: Inputs = {number: partial(self._input, state, given)}
+        if self.previous is not None:
+            inputs = {number - 1: self.previous, **inputs}
+        for place in state.layout.places:
+            sample, index = place[0], state.layout.tokens(place)
+            if self.schedules[place].get(number, len(index)) >= len(index):
+                continue
+            view = View(
+                depth=number,
+                hidden=state.hidden[sample, state.layout.visual(place)],
+                visual=self.aligned[place],
+                text=self.text[sample],
+                index=index,
+                inputs=self.entered[place],
+                context=state.hidden[sample, state.layout.text(sample)],
+                attention=partial(self._attention, place, state.layout, inputs),
+                decoder_keys=partial(self._decoder_keys, place, state.layout, inputs),
+                norm=self.mllm.decoder.norm,
+                **self._signals(place, index),
+            )
+            chosen[place] = self._select(place, view)
+            self.aligned[place] = self.aligned[place][chosen[place].index.clamp(min=0)]
+        return chosen
+
+    def _select(self, place: Place, view: View) -> Selection:
+        """Let the method choose, check the form of its answer and note what goes on."""
+        keep = self.schedules[place][view.depth]
+        with counting() if self.flops is not None else nullcontext() as counter:
+            if keep < len(view.hidden):
+                chosen = self.selector.select(view, keep)
+            else:  # the budget counted newlines, which the tower does not know: all patches fit
+                chosen = Selection(torch.arange(len(view.hidden)))
+        if self.flops is not None and counter is not None:
+            self.flops[place] += counter.get_total_flops()
+        index, tokens = chosen.index.to(view.hidden.device), chosen.tokens
+        if index.ndim != 1 or index.dtype != torch.long or not 1 <= len(index) <= len(view.hidden):
+            raise ValueError(
+                f"select returned index {tuple(index.shape)} {index.dtype}: give 1 to N int64 rows"
+            )
+        if tokens is not None and tokens.shape != (len(index), view.hidden.shape[1]):
+            raise ValueError(
+                f"select returned {len(index)} indices and tokens {tuple(tokens.shape)}: give [K, C]"
+            )
+        merged = index < 0
+        if tokens is not None:
+            merged = merged | (tokens != view.hidden[index.clamp(min=0)]).any(1)
+        rows = index if tokens is None else index.sort().values
+        self.chosen.setdefault(view.depth, {})[place] = rows
+        self._note(place, view.depth, origin(view.index, index), merged)
+        return Selection(index, tokens)
+
+    def _note(self, place: Place, depth: int, index: Tensor, merged: Tensor) -> None:
+        self.kept.setdefault(depth, {})[place] = index
+        self.merged.setdefault(depth, {})[place] = merged
+
+    def _shorten(self, number: int, state: State, given: Arguments, chosen: dict[Place, Selection]) -> State:
+        """Gather the rows that go on from decoder layer `number`, and make the arguments that fit them."""
+        if not chosen:
+            return state
+        device = state.hidden.device
+        after, rows = state.layout.shorten({place: selection.index for place, selection in chosen.items()})
+        batch, rows = torch.arange(len(rows), device=device)[:, None], rows.to(device)
+        hidden = state.hidden[batch, rows]
+        for place, selection in chosen.items():
+            if selection.tokens is not None:
+                hidden[place[0], after.visual(place)] = selection.tokens.to(hidden)
+        now = {**given, **state.arguments}
+        ids = None
+        if self.positions == "compact":
+            assert self.first is not None
+            count = torch.arange(after.length, device=device) - after.length
+            ids = self.first + (count + _column(after.sizes, device)).clamp(min=0)
+        if self.whole:
+            if ids is None:
+                ids = now["position_ids"].expand(*now["position_ids"].shape[:-2], len(rows), -1)
+                ids = ids[..., batch, rows]
+            mask = after.mask()
+            if mask is None and cache_in(given) is None:
+                # Positions with holes would look like packed sequences.
+                mask = torch.ones(hidden.shape[:2], dtype=torch.bool, device=device)
+            return State(hidden, after, {"attention_mask": mask, "position_ids": ids})
+        arguments = self._masked(number, hidden, after.mask(), given)
+        if ids is not None:
+            arguments["position_embeddings"] = self.mllm.decoder.rotary_emb(hidden, position_ids=ids)
+        else:
+            arguments["position_embeddings"] = tuple(
+                each.expand(len(rows), -1, -1)[batch, rows] for each in now["position_embeddings"]
+            )
+        return State(hidden, after, arguments)
+
+    def _input(self, state: State, given: Arguments) -> LayerInput:
+        """What a decoder layer reads in this state: hidden states and rotary table."""
+        now = {**given, **state.arguments}
+        if not self.whole:
+            return (state.hidden, *now["position_embeddings"])
+        ids = now["position_ids"]
+        if len(ids) == 4:  # those of the text come first, and turn nothing
+            ids = ids[1:]
+        return (state.hidden, *self.mllm.decoder.rotary_emb(state.hidden, position_ids=ids))
+
+    def _masked(self, number: int, hidden: Tensor, mask: Tensor | None, given: Arguments) -> Arguments:
+        causal = self.mllm.causal_mask(hidden, mask, cache_in(given), number)
+        # The rotary table carries the positions; ids with holes look like packed sequences to some kernels.
+        return {"attention_mask": causal, "position_ids": None}
+
+    def _position(self, layout: Layout, given: Arguments) -> Tensor:
+        """Position [B, 1] of the first token of each sample."""
+        ids: Tensor = given["position_ids"].expand(len(self.ids), -1)
+        return ids.gather(1, _column([layout.length - size for size in layout.sizes], ids.device))
+
+    # What methods may ask -----------------------------------------------------------------------------------
+
+    def _signals(self, place: Place, index: Tensor) -> Arguments:
+        """The parts of a view that all depths have; callables compute when they are called."""
+        picture = self.pictures[place]
+
+        def by_tile(
+            layer: int, signal: Callable[[Any, Tensor], Tensor], newline: float
+        ) -> tuple[list[Tensor], Tensor]:
+            """A signal [..., 1 + M] of every tile's tokens, and the view's part of it [..., N]."""
+            parts, rows = self._tower_inputs(place, layer, index)
+            key = place, layer, signal
+            if key not in self.read:
+                self.read[key] = [signal(self.mllm.tower_layers[layer], part) for part in parts]
+            found = torch.cat(self.read[key], -1)[..., rows.clamp(min=0)]
+            return self.read[key], torch.where(rows < 0, newline, found)
+
+        def scores(layer: int) -> Tensor:
+            tiles, found = by_tile(layer, cls_scores, -torch.inf)
+            return torch.cat([*(tile[:, :1] for tile in tiles), found], 1)
+
+        def attention(layer: int) -> Tensor:
+            return by_tile(layer, cls_weights, 0)[1]
+
+        def keys(layer: int) -> Tensor:
+            return by_tile(layer, keys_by_column, 0)[1].movedim(-1, 0)
+
+        several = picture.tiles > 1
+        return {
+            "grid": picture.grid,
+            "before": self.untouched.before[place[0]][place[1]],
+            "crop": picture.tile.to(index)[index.clamp(min=0)] if several else None,
+            "cls": attention,
+            "scores": scores,
+            "keys": keys,
+            "seed": partial(self._seed, place),
+        }
+
+    def _encoding(self) -> Encoding:
+        if self.encoding is None:
+            name = type(self.selector).__name__
+            raise ValueError(f"{name} reads the image: give pixel_values, every image once, not its features")
+        return self.encoding
+
+    def _tower_inputs(self, place: Place, layer: int, index: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The input of a tower layer for every tile of an image, [1 + M, C] each, and where in their
+        concatenation the tokens of a view are, [N]: CLS of the first for -1, and -1 for newlines."""
+        encoding, picture = self._encoding(), self.pictures[place]
+        if layer not in encoding.inputs:
+            listed = ", ".join(map(str, self.selector.tower_layers)) or "none"
+            raise ValueError(
+                f"tower layer {layer} was not recorded: the method's tower_layers lists {listed}"
+            )
+        given, per_tile = encoding.inputs[layer], self.mllm.tile_tokens
+        parts, length = [], 0
+        row = index.new_full((picture.tiles * per_tile,), -1)  # by tile and patch
+        for number in range(picture.tiles):
+            tile = self.tiles[place] + number
+            there = given.crowds[tile].index.to(index)
+            parts.append(given.hidden[tile, : 1 + len(there)])
+            row[number * per_tile + there] = length + 1 + torch.arange(len(there), device=row.device)
+            length += 1 + len(there)
+        owner, patch = (each.to(index)[index.clamp(min=0)] for each in (picture.tile, picture.patch))
+        found = torch.where(owner < 0, -1, row[(owner * per_tile + patch).clamp(min=0)])
+        return parts, torch.where(index < 0, 0, found)
+
+    def _attention(
+        self, place: Place, layout: Layout, inputs: Inputs, layer: int,
+        rows: Sequence[int] | Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        sample = place[0]
+        hidden, cos, sin = self._decoder_input(sample, layout, inputs, layer)
+        start, run = layout.first(sample), layout.visual(place)
+        if rows is None:
+            asked = torch.arange(len(hidden), device=layout.device)
+        else:
+            text = layout.text(sample)
+            if self.untouched.before[sample][place[1]] >= len(text):  # text before the image sees none of it
+                name = type(self.selector).__name__
+                raise ValueError(f"{name} asks the text behind the image: put the question there")
+            asked = text[torch.as_tensor(rows, device=layout.device)] - start
+        unseen, sees = None, self.windows[layer]
+        if sees is not None:
+            reference = self.untouched if self.positions == "original" else layout
+            at = layout.rows_in(reference)[sample, start:]
+            unseen = at[asked, None] - at >= sees
+        weights = decoder_rows(self.mllm.decoder.layers[layer], hidden, cos, sin, asked, unseen)
+        return weights[..., run.start - start : run.stop - start]
+
+    def _decoder_keys(
+        self, place: Place, layout: Layout, inputs: Inputs, layer: int
+    ) -> tuple[Tensor, Tensor]:
+        sample = place[0]
+        hidden, cos, sin = self._decoder_input(sample, layout, inputs, layer)
+        keys = decoder_keys(self.mllm.decoder.layers[layer], hidden, cos, sin).transpose(0, 1)
+        start, run = layout.first(sample), layout.visual(place)
+        return keys[run.start - start : run.stop - start], keys[layout.text(sample) - start]
+
+    @staticmethod
+    def _decoder_input(sample: int, layout: Layout, inputs: Inputs, layer: int) -> LayerInput:
+        """One sample's input of a decoder layer, without padding: [L, D], [L, d] and [L, d]."""
+        if layer not in inputs:
+            known = " and ".join(map(str, inputs))
+            raise ValueError(f"decoder layer {layer} cannot be read at this depth, only {known}")
+        hidden, cos, sin = (
+            each.expand(len(layout.index), -1, -1)[sample, layout.first(sample) :] for each in inputs[layer]()
+        )
+        return hidden, cos, sin
+
+    def _seed(self, place: Place) -> int:
+        encoding, first = self._encoding(), self.tiles[place]
+        pixels = encoding.pixels[first : first + self.pictures[place].tiles]
+        digest = hashlib.blake2b(digest_size=8)
+        prompt = self.ids[place[0], self.untouched.first(place[0]) :]
+        for part in (*pixels, prompt):
+            digest.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
+        return int.from_bytes(digest.digest(), "little")
+
+
+def cls_weights(layer: Any, hidden: Tensor) -> Tensor:
+    """Attention of CLS [H, 1 + M], float32."""
+    return cls_scores(layer, hidden).softmax(-1, dtype=torch.float32)
+
+
+def keys_by_column(layer: Any, hidden: Tensor) -> Tensor:
+    """Keys [H, d, 1 + M]."""
+    return tower_keys(layer, hidden).movedim(0, -1)
+
+
+def _column(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """Numbers as [B, 1]; equal ones are filled in on the device, others copied to it."""
+    if len(set(numbers)) == 1:
+        return torch.full((len(numbers), 1), numbers[0], device=device)
+    return torch.tensor(numbers, device=device)[:, None]

@@ -1,0 +1,492 @@
+"""Apply a compression method to a live, unmodified transformers model. The only file with hooks.
+
+    with attach(model, FastV(), keep=64) as trace:
+        model.generate(**inputs)
+    trace.samples[0].entering          # visual tokens entering each decoder layer
+
+Before every decoder layer where the method acts a hook gathers the rows that go on, so that this and all
+deeper layers, and their caches, really are shorter. While decoding, each layer gets the mask and the
+positions that belong to its own cache. For a method that acts before the first layer only, that is done once
+for the whole decoder, whose layers then run as they are, and may have a static cache. A method that acts at
+VISION chooses there too, where the prompt is known: the tower's tokens wait until then, and only those that
+stay are projected.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial, wraps
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from compress.attach.attention import window
+from compress.attach.flops import counting
+from compress.attach.layout import read_layout
+from compress.attach.prefill import Arguments, Encoding, Prefill, Record, TowerInput
+from compress.attach.tower import TowerMerging
+from compress.base import INPUT, VISION, Accounting, Positions, Selector, plan
+from compress.keep import Keep, count_of, read_keep
+from compress.models.caches import Key, cache_in, grown, mark, mark_of
+from compress.models.loading import MLLM, Picture, adapt
+
+_attached: WeakSet[nn.Module] = WeakSet()
+
+
+@dataclass
+class Trace:
+    """Records of all prefills inside one `attach`, in order; one per image, so beams have one each."""
+
+    samples: list[Record] = field(default_factory=list)
+
+
+@contextmanager
+def attach(
+    model: PreTrainedModel | MLLM,
+    selector: Selector,
+    keep: Keep | str | float = 64,
+    *,
+    accounting: Accounting = "average",
+    positions: Positions | None = None,
+    count_flops: bool = False,
+    turns: bool = False,
+) -> Iterator[Trace]:
+    """Compress the visual tokens of every sample that goes through `model` inside the block.
+
+    `keep` is a count of visual tokens for every image, or a ratio that is resolved for each image by itself:
+    "11.1%", "1/9", or a float between 0 and 1 (`compress.keep`). An image with fewer tokens than the count
+    keeps all.
+
+    `generate` (greedy, sampling, beams) and plain calls of the model work, at batch 1 and with left padding;
+    logits and caches are shorter where tokens were dropped. A cache goes on from its own prefill, copied,
+    cropped to text after the images, or with its rows moved. All text counts as prompt. `positions` defaults
+    to what the method's official code does (M-RoPE always keeps its own); `count_flops` measures what the
+    selection itself computes. Keeping all tokens leaves the model untouched, bit for bit. Only calls of the
+    model itself are compressed, not of its parts; under a method that acts at VISION the projector alone
+    returns NaN. What `torch.compile` made runs uncompiled inside the block, in all of the process: compiled
+    code does not notice hooks.
+
+    With `turns` one call may add several tokens to a cache: another turn of a conversation, text only. What
+    was dropped stays dropped; for a new image, or a choice by the new question, give the whole conversation.
+    Otherwise several tokens are refused, since chunked prefill and assisted decoding look the same.
+
+    ValueError for an unsupported model, an impossible budget, a second method on the same model, and for
+    inputs that cannot be compressed: `labels`, `inputs_embeds`, masks that are not 2-D, right padding, static
+    caches where layers would differ in length, chunked prefill, assisted decoding, caches from elsewhere,
+    `generate` without a cache, gradient checkpointing of layers that the method shortens.
+    """
+    mllm = adapt(model)
+    if positions not in (None, "original", "compact"):
+        raise ValueError(f"positions={positions!r}: choose 'original' or 'compact'")
+    count = len(mllm.tower_layers)
+    for layer in selector.tower_layers:
+        if not -count <= layer < count:
+            raise ValueError(f"{type(selector).__name__} reads tower layer {layer}: the tower has {count}")
+    numbering = "original" if mllm.mrope else positions or selector.positions
+    session = _Session(mllm, selector, read_keep(keep), accounting, numbering, count_flops, turns)
+    if mllm.model in _attached:
+        raise ValueError(f"{mllm.name} has a method attached already: leave that `with` block first")
+    _attached.add(mllm.model)
+    try:
+        session.hook()
+        with torch.compiler.set_stance("force_eager"):
+            yield session.trace
+    finally:
+        session.unhook()
+        _attached.discard(mllm.model)
+
+
+class _Session:
+    """One method on one model: hooks that hand every prefill and every decoding step to a `Prefill`."""
+
+    def __init__(
+        self, mllm: MLLM, selector: Selector, keep: Keep, accounting: Accounting, positions: Positions,
+        count_flops: bool, turns: bool,
+    ):  # fmt: skip
+        self.mllm, self.selector, self.count_flops, self.turns = mllm, selector, count_flops, turns
+        self.keep, self.accounting, self.positions = keep, accounting, positions
+        self.plans: dict[tuple[int, Accounting], dict[int, int]] = {}
+        # A bad budget fails here, not in a batch; whether an average is in reach may depend on the image.
+        self.most = mllm.visual_tokens
+        if mllm.free_size and mllm.processor is None and isinstance(keep, int):
+            self.most = max(self.most, keep)  # only a processor limits the size of its images
+        self.schedule = self.plan(self.most, "nominal" if mllm.free_size else accounting)
+        self.windowed = any(window(mllm.decoder, number) for number in range(mllm.layers))
+        self.before_decoder = self._acts_before_decoder()
+        left = self.schedule.get(VISION)
+        if not mllm.clip_tower and (selector.tower_layers or left is not None):
+            raise ValueError(
+                f"{type(selector).__name__} works on the tokens of a CLIP tower, which {mllm.name} "
+                f"({type(mllm).__name__}) has not: choose a method that acts at the decoder's input or "
+                f"inside it"
+            )
+        self.resolution = mllm.grid
+        self.tower_plan: dict[int, int] = {}
+        if left is not None:
+            share = left / mllm.visual_tokens  # of every tile
+            per_tile = round(share * mllm.tile_tokens)
+            self.resolution = selector.resolution(mllm.grid, per_tile)
+            self.tower_plan = selector.tower(mllm.tile_tokens, per_tile, mllm.tower_depth)
+        self.trace = Trace()
+        self.handles: list[Any] = []
+        self.covered: list[tuple[Any, str, Any]] = []  # object, attribute, what stood there of its own
+        self.images: Arguments = {}  # that were encoded for the next call of the model
+        self.encoding: Encoding | None = None
+        self.merging: TowerMerging  # of the tower's current run
+        self.tower_input: Tensor  # of its current layer
+        self.attended: Tensor  # its merged tokens between attention and MLP, then after it
+        self.prefills: WeakKeyDictionary[Key, Prefill] = WeakKeyDictionary()  # while a cache is of them
+        self.prefill: Prefill | None = None  # of the current call
+        self.phase = ""  # "prefill" or "decode" while the model itself is being called
+        self.signature = inspect.signature(mllm.model.forward)
+
+    def plan(self, tokens: int, accounting: Accounting) -> dict[int, int]:
+        key = tokens, accounting
+        if key not in self.plans:
+            keep = self.keep
+            if isinstance(keep, int) and tokens != self.most:
+                keep = min(keep, tokens)
+            self.plans[key] = plan(self.selector, tokens, keep, self.mllm.layers, accounting)
+        return self.plans[key]
+
+    def _acts_before_decoder(self) -> bool:
+        """Whether no stage can lie behind the decoder's input, whatever the image's size."""
+        tokens = self.mllm.visual_tokens
+        stages = self.selector.schedule(tokens, min(count_of(self.keep, tokens), tokens), self.mllm.layers)
+        # Other kernels than these may take positions with holes for packed sequences.
+        plain = self.mllm.decoder.config._attn_implementation in ("sdpa", "eager")
+        # The decoder itself would count its window on the shorter sequence.
+        ahead = self.windowed and self.positions == "original"
+        return plain and not ahead and max(stages, default=INPUT) <= INPUT
+
+    def hook(self) -> None:
+        mllm, add = self.mllm, self.handles.append
+        self._cover(mllm.model, "forward", self._calling)
+        self._cover(mllm.model.base_model, "get_image_features", self._noting)
+        add(mllm.tower.register_forward_pre_hook(self._encode, with_kwargs=True))
+        read = {layer % len(mllm.tower_layers) for layer in self.selector.tower_layers}
+        for number, module in enumerate(mllm.tower_layers):
+            if number in read or self.tower_plan:
+                add(module.register_forward_pre_hook(partial(self._tower_layer, number), with_kwargs=True))
+            if number in self.tower_plan:
+                self._hook_merging(number, module)
+        if VISION in self.schedule:
+            add(mllm.tower.register_forward_hook(self._encoded))
+            add(mllm.projector.register_forward_pre_hook(self._put_aside))
+            add(mllm.projector.register_forward_hook(self._fill))
+        if self.before_decoder:
+            add(mllm.decoder.register_forward_pre_hook(self._decoder, with_kwargs=True))
+            return
+        for number, module in enumerate(mllm.decoder.layers):
+            add(module.register_forward_pre_hook(partial(self._layer, number), with_kwargs=True))
+
+    def _hook_merging(self, number: int, module: Any) -> None:
+        """Shorten what leaves a tower layer: after the whole block, or between attention and MLP.
+
+        In between, the MLP gets the merged tokens, its output is padded so that the block's own sum goes
+        through, and that sum is replaced. Hooks go first, so that recorded hidden states are the new ones.
+        """
+        add = self.handles.append
+        if self.selector.merge_after == "block":
+            add(module.register_forward_hook(partial(self._merge_block, number), prepend=True))
+            return
+        add(module.layer_norm2.register_forward_pre_hook(partial(self._merge_attended, number)))
+        add(module.mlp.register_forward_pre_hook(partial(self._to_mlp, module.layer_norm2)))
+        add(module.mlp.register_forward_hook(self._from_mlp))
+        add(module.register_forward_hook(self._replace_sum, prepend=True))
+
+    def _cover(self, owner: Any, name: str, around: Callable[[Any], Any]) -> None:
+        """Let `around` wrap a method of this one object until `unhook`, where not all calls pass a hook."""
+        self.covered.append((owner, name, vars(owner).get(name)))
+        setattr(owner, name, around(getattr(owner, name)))
+
+    def _calling(self, forward: Any) -> Any:
+        """Around the model's forward, which wrappers of a model call by itself."""
+
+        @wraps(forward)
+        def calling(*args: Any, **kwargs: Any) -> Any:
+            try:
+                output = forward(*args, **self._begin(args, kwargs))
+                self._end(output, self._named(args, kwargs))
+            finally:
+                self.phase, self.encoding, self.prefill = "", None, None
+            return output
+
+        return calling
+
+    def _noting(self, encode: Any) -> Any:
+        """Remember what images are made of: `generate` may encode them before it calls the model."""
+        signature = inspect.signature(encode)
+
+        @wraps(encode)
+        def noting(*args: Any, **kwargs: Any) -> Any:
+            self.images = signature.bind(*args, **kwargs).arguments
+            return encode(*args, **kwargs)
+
+        return noting
+
+    def unhook(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+        for owner, name, own in reversed(self.covered):
+            if own is None:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, own)
+
+    # The model's own call -----------------------------------------------------------------------------------
+
+    def _named(self, args: tuple, kwargs: Arguments) -> Arguments:
+        given = self.signature.bind_partial(*args, **kwargs).arguments
+        given.update(given.pop("kwargs", {}))  # names that this release takes but does not list
+        return given
+
+    def _begin(self, args: tuple, kwargs: Arguments) -> Arguments:
+        """What to call the model with in place of `kwargs`."""
+        given = self._named(args, kwargs)
+        cache, ids = cache_in(given), given.get("input_ids")
+        if getattr(cache, "is_compileable", False):
+            self._check_static(given.get("attention_mask"))
+        if given.get("labels") is not None:
+            raise ValueError(
+                "labels do not line up with a shortened sequence: compute the loss from the last logits"
+            )
+        if ids is None:
+            raise ValueError(
+                "give input_ids and pixel_values: inputs_embeds do not say which tokens are visual"
+            )
+        self._check_layers()
+        if cache is None or cache.get_seq_length() == 0:
+            if given.get("use_cache") is False and given.get("mm_encoder_outputs"):
+                raise ValueError(
+                    "use_cache=False: generate would read the whole prompt, and a method choose, again for "
+                    "every token; leave use_cache at True"
+                )
+            self._check_videos(ids, given)
+            self.prefill = self._prefill(ids, given)
+            self.phase = "prefill"
+            return kwargs
+        self.prefill, before = self._known(cache, len(ids))
+        count = ids.shape[1]
+        if count != 1 and not self.turns:
+            raise ValueError(
+                "a compressed cache grows by one token at a time: no chunked prefill, no assisted decoding; "
+                "for another turn of a conversation, turns=True"
+            )
+        if count != 1:  # a single one may be any that the model has written
+            self._check_videos(ids, given)
+            self._check_turn(ids, given.get("attention_mask"))
+        if given.get("position_ids") is None:
+            # The model would count the first layer's cache, which may be shorter.
+            positions = self.prefill.next_positions(before, count)
+            kwargs = {**kwargs, "position_ids": positions.to(ids)}
+        self.prefill.next_step(before + count)
+        self.phase = "decode"
+        return kwargs
+
+    def _known(self, cache: Any, batch: int) -> tuple[Prefill, int]:
+        """The prefill that a cache comes from, with the cache's rows, and the tokens it holds beyond it."""
+        own = mark_of(cache)
+        prefill = None if own is None else self.prefills.get(own.key)
+        if own is None or prefill is None:
+            raise ValueError(
+                "this cache comes from no prefill of this `with` block: give the whole prompt and an empty "
+                "cache, or go on inside the block in which it was filled"
+            )
+        rows = [0] * batch if own.rows is None else own.rows.tolist()
+        if len(rows) != batch:
+            raise ValueError(f"input_ids have {batch} rows, and the cache has {len(rows)}: give one for each")
+        before, prefill = grown(cache, own), prefill.of_rows(rows)
+        if -before > prefill.untouched.behind:
+            raise ValueError(
+                f"the cache was cropped by {-before} tokens of the prompt, of which only the last "
+                f"{prefill.untouched.behind} come after all images: give the whole prompt again"
+            )
+        return prefill, before
+
+    def _check_layers(self) -> None:
+        shortened = [] if self.before_decoder else list(self.mllm.decoder.layers)
+        shortened += [self.mllm.tower_layers[number] for number in self.tower_plan]
+        if any(layer.training and getattr(layer, "gradient_checkpointing", False) for layer in shortened):
+            raise ValueError(
+                f"gradient checkpointing runs layers again when the choice of {type(self.selector).__name__} "
+                f"is over: call model.gradient_checkpointing_disable() first"
+            )
+
+    def _check_videos(self, ids: Tensor, given: Arguments) -> None:
+        video = getattr(self.mllm.model.config, "video_token_id", None)
+        if given.get("pixel_values_videos") is not None or (video is not None and (ids == video).any()):
+            raise ValueError("videos are not compressed yet: give their frames as images, or no method")
+
+    def _check_turn(self, ids: Tensor, mask: Tensor | None) -> None:
+        if (ids == self.mllm.image_token_id).any():
+            raise ValueError(
+                "another turn on a compressed cache is text only: for a new image give the whole conversation"
+            )
+        if mask is not None and not mask[:, -ids.shape[1] :].all():
+            raise ValueError("another turn on a compressed cache has no padding: give turns of one length")
+
+    def _check_static(self, mask: Any) -> None:
+        if not self.before_decoder:
+            raise ValueError(
+                f"a static cache has one length for all layers, and {type(self.selector).__name__} drops "
+                f"tokens between them: use the default, a dynamic cache"
+            )
+        if mask is not None and getattr(mask, "ndim", 0) != 2:
+            raise ValueError(
+                "generate has made masks of the untouched length for a static cache: call the model itself, "
+                "or use the default, a dynamic cache"
+            )
+
+    def _prefill(self, ids: Tensor, given: Arguments) -> Prefill:
+        mllm = self.mllm
+        host = ids.cpu().numpy()  # to wait for the device once, not for every number that is read
+        placeholders = (host == mllm.image_token_id).sum(1).tolist()
+        pictures = mllm.pictures({**self.images, **given, "input_ids": ids}) if any(placeholders) else []
+        self.images = {}
+        tokens = sum(map(len, pictures))
+        if sum(placeholders) < tokens:
+            raise ValueError(
+                f"input_ids hold {sum(placeholders)} of the {tokens} visual tokens of the images: give "
+                f"every image that the prompt names, once, and the whole prompt in one call, without "
+                f"prefill_chunk_size"
+            )
+        beams = sum(placeholders) // max(1, tokens)
+        shared = _for_beams(pictures, placeholders[::beams], beams) if beams else []
+        layout = read_layout(
+            host, given.get("attention_mask"), mllm.image_token_id, list(map(len, shared)), ids.device
+        )
+        found = dict(zip(layout.places, shared, strict=True))
+        schedules = {place: self.plan(len(picture), self.accounting) for place, picture in found.items()}
+        return Prefill(mllm, self.selector, self.positions, ids, layout, found, schedules, self.count_flops)
+
+    def _decoder(self, module: nn.Module, args: tuple, kwargs: Arguments) -> tuple[tuple, Arguments] | None:
+        prefill = self.prefill
+        if not self.phase or prefill is None:
+            return None
+        if self.phase == "decode":
+            return args, prefill.decode_all(kwargs)
+        prefill.receive(self.encoding)
+        return args, prefill.enter_all(kwargs)
+
+    def _layer(
+        self, number: int, layer: nn.Module, args: tuple, kwargs: Arguments
+    ) -> tuple[tuple, Arguments] | None:
+        prefill, (hidden, *others) = self.prefill, args
+        if not self.phase or prefill is None:
+            return None
+        if self.phase == "decode":
+            return args, prefill.decode(number, hidden, kwargs)
+        if number == 0:
+            prefill.receive(self.encoding)
+        hidden, kwargs = prefill.enter(number, hidden, kwargs)
+        return (hidden, *others), kwargs
+
+    def _end(self, output: Any, given: Arguments) -> None:
+        """The call went well: note what a prefill did, and in its cache where it comes from."""
+        prefill = self.prefill
+        if self.phase != "prefill" or prefill is None:
+            return
+        prefill.check()
+        first, cache = self.selector.cut_caches_from(self.mllm.layers), cache_in(output)
+        if first is not None and cache is not None:
+            prefill.cut_caches(cache, first)
+        for sample in range(len(prefill.ids)):
+            self.trace.samples += prefill.records(sample)
+        prefill.finish(given)
+        if cache is not None:
+            key = Key()
+            self.prefills[key] = prefill
+            mark(cache, key, torch.arange(len(prefill.ids), device=prefill.ids.device))
+
+    # The vision tower, which `generate` may run before it calls the model -----------------------------------
+
+    def _encode(self, module: nn.Module, args: tuple, kwargs: Arguments) -> tuple[tuple, Arguments]:
+        tiles = self.mllm.tower_pixels(args, kwargs)
+        self.encoding = Encoding(tiles)
+        self.merging = TowerMerging(
+            self.selector, self.tower_plan, self.mllm.grid, self.resolution, len(tiles), tiles[0].device
+        )
+        if self.resolution == self.mllm.grid:
+            return args, kwargs
+        pixels = torch.stack(list(tiles))
+        (rows, columns), (height, width) = self.mllm.grid, pixels.shape[-2:]
+        size = self.resolution[0] * height // rows, self.resolution[1] * width // columns
+        small = F.interpolate(pixels.float(), size, mode="bicubic", antialias=True, align_corners=False)
+        return (), {**kwargs, "pixel_values": small.to(pixels), "interpolate_pos_encoding": True}
+
+    def _tower_layer(
+        self, number: int, module: nn.Module, args: tuple, kwargs: Arguments
+    ) -> tuple[tuple, Arguments] | None:
+        if not self.encoding:
+            return None
+        hidden, *others = args or (kwargs["hidden_states"],)
+        self.tower_input = hidden
+        for layer in self.selector.tower_layers:
+            if layer % len(self.mllm.tower_layers) == number:
+                self.encoding.inputs[layer] = TowerInput(hidden, self.merging.crowds)
+        bias = self.merging.bias(hidden) if self.tower_plan else None
+        if bias is None:
+            return None
+        return (hidden,), {**kwargs, "attention_mask": bias}
+
+    def _merge_block(self, number: int, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        return self._merge(number, output)
+
+    def _merge_attended(self, number: int, module: nn.Module, args: tuple) -> None:
+        self.attended = self._merge(number, args[0])
+
+    def _to_mlp(self, norm: nn.Module, module: nn.Module, args: tuple) -> tuple[Tensor]:
+        return (norm.forward(self.attended),)
+
+    def _from_mlp(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        self.attended = self.attended + output
+        return F.pad(output, (0, 0, 0, self.tower_input.shape[1] - output.shape[1]))
+
+    def _replace_sum(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        return self.attended
+
+    def _merge(self, number: int, hidden: Tensor) -> Tensor:
+        module = self.mllm.tower_layers[number]
+        with counting() if self.count_flops else nullcontext() as counter:
+            merged = self.merging.merge(number, module, self.tower_input, hidden)
+        if counter is not None and self.encoding:
+            share = counter.get_total_flops() / len(hidden)
+            self.encoding.flops = [so_far + share for so_far in self.encoding.flops or [0.0] * len(hidden)]
+        return merged
+
+    def _encoded(self, module: nn.Module, args: tuple, output: Any) -> None:
+        if self.encoding:
+            self.encoding.cls = self.mllm.tower_cls(output)
+
+    def _put_aside(self, module: nn.Module, args: tuple) -> tuple[Tensor]:
+        if self.encoding:
+            self.encoding.features = args[0]
+            if self.tower_plan or self.resolution != self.mllm.grid:
+                self.encoding.crowds = self.merging.crowds
+        return (args[0][:, :1],)  # not none: kernels of quantised weights divide by the number of rows
+
+    def _fill(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        """Something for every placeholder: no layer of the decoder sees it, and others shall notice."""
+        return output.new_full((len(output), self.mllm.tile_tokens, output.shape[-1]), torch.nan)
+
+
+def _for_beams(pictures: Iterable[Picture], placeholders: Sequence[int], beams: int) -> list[Picture]:
+    """The images of every row: the beams of a prompt stand together and share its images.
+
+    `placeholders` are those of each prompt, whose images come one after the other.
+    """
+    left, shared = iter(pictures), list[Picture]()
+    for count in placeholders:
+        own: list[Picture] = []
+        while sum(map(len, own)) < count and (picture := next(left, None)) is not None:
+            own.append(picture)
+        shared += own * beams
+    return shared

@@ -1,0 +1,125 @@
+"""Tokens that a method chose on one model, kept on another with the same visual tokens (paper Table 3).
+
+The method acts at its own depths on both: those that are relative to the decoder's scale with each decoder,
+those that are a layer's number are the same number. Counts are those of the model that keeps the tokens, so
+that a budget means the same for all rows of its tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from compress.attach.session import attach
+from compress.base import Accounting, Selection, Selector, View, plan
+from compress.keep import Keep
+from compress.models.loading import MLLM
+
+
+class Choice(NamedTuple):
+    """One call of `select`: what it was asked about, and the rows that stay."""
+
+    tokens: int
+    grid: tuple[int, int]
+    rows: Tensor
+
+
+def check_twins(source: MLLM, mllm: MLLM) -> None:
+    """ValueError unless an index means the same visual token of an image for both models."""
+    theirs, ours = (f"{one.visual_tokens} in a grid of {one.grid}" for one in (source, mllm))
+    if theirs != ours:
+        raise ValueError(
+            f"indices from {source.name} mean nothing to {mllm.name}: their images have {theirs} and {ours} "
+            f"visual tokens; choose two models with the same"
+        )
+
+
+def choose(
+    source: MLLM, images: Sequence[Image], questions: Sequence[str], selector: Selector, keep: Keep,
+    layers: int, accounting: Accounting = "average",
+) -> Selector:  # fmt: skip
+    """Let `selector` choose on `source` what a model of `layers` decoder layers is to keep of these samples.
+
+    The result is that choice as a method, for one prefill of the same samples in the same order. ValueError
+    for a method that makes new tokens, of which an index says nothing.
+    """
+    there = Elsewhere(selector, layers, accounting)
+    with attach(source, there, keep, accounting="nominal"), torch.no_grad():
+        source.model(**source.prepare(images, questions))
+    return Replay(selector, iter(there.noted))
+
+
+class Elsewhere(Selector):
+    """`selector` on the model that chooses: it keeps as many as it would on the other, and is noted down."""
+
+    def __init__(self, selector: Selector, layers: int, accounting: Accounting):
+        self.selector, self.layers, self.accounting = selector, layers, accounting
+        self.adaptive, self.positions = selector.adaptive, selector.positions
+        self.noted: list[Choice] = []
+
+    @property
+    def tower_layers(self) -> tuple[int, ...]:
+        return self.selector.tower_layers
+
+    def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
+        counts = plan(self.selector, tokens, keep, self.layers, self.accounting)
+        here, there = (sorted(self.selector.schedule(tokens, keep, n)) for n in (layers, self.layers))
+        if len(here) != len(there):
+            raise ValueError(
+                f"{type(self.selector).__name__} acts {len(here)} times in a decoder of {layers} layers and "
+                f"{len(there)} times in one of {self.layers}: its choice cannot be kept there"
+            )
+        return {depth: counts[then] for depth, then in zip(here, there, strict=True) if then in counts}
+
+    def resolution(self, grid: tuple[int, int], keep: int) -> tuple[int, int]:
+        if self.selector.resolution(grid, keep) != grid:
+            raise self._makes_tokens()
+        return grid
+
+    def tower(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
+        if self.selector.tower(tokens, keep, layers):
+            raise self._makes_tokens()
+        return {}
+
+    def select(self, view: View, keep: int) -> Selection:
+        chosen = self.selector.select(view, keep)
+        index, tokens = chosen.index, chosen.tokens
+        if tokens is not None and ((index < 0).any() or not torch.equal(tokens, view.hidden[index])):
+            raise self._makes_tokens()
+        self.noted.append(Choice(len(view.hidden), view.grid, index))
+        return chosen
+
+    def _makes_tokens(self) -> ValueError:
+        return ValueError(
+            f"{type(self.selector).__name__} makes new tokens, of which an index says nothing: only methods "
+            f"that drop tokens can choose on another model"
+        )
+
+
+@dataclass
+class Replay(Selector):
+    """Keeps what `selector` chose elsewhere, stage by stage and image by image, in the order of the calls."""
+
+    selector: Selector
+    noted: Iterator[Choice]
+
+    def __post_init__(self) -> None:
+        self.adaptive, self.positions = self.selector.adaptive, self.selector.positions
+
+    def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
+        return self.selector.schedule(tokens, keep, layers)
+
+    def select(self, view: View, keep: int) -> Selection:
+        choice = next(self.noted, None)
+        if choice is None or (choice.tokens, choice.grid) != (len(view.hidden), view.grid):
+            raise ValueError(
+                f"an image has {len(view.hidden)} visual tokens here and others on the model that chose: "
+                f"choose two models that cut images alike"
+            )
+        index = choice.rows.to(view.hidden.device)
+        return Selection(index, view.hidden[index])

@@ -1,0 +1,317 @@
+"""The compressor (paper 3.3): one bidirectional layer of the LLM and a classifier on visual tokens."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers.masking_utils import create_bidirectional_mask
+
+from compress import hub
+from compress.compressor.card import CARD, card
+from compress.documents import Document, checked, read_json, regular_file
+from compress.files import replacing
+from evosearch.registry import cut
+
+CONFIG, WEIGHTS = "compressor.json", "compressor.safetensors"
+FILES = CONFIG, WEIGHTS, CARD
+UNSAVED = ("_name_or_path", "architectures", "transformers_version")  # of the LLM's configuration
+
+
+class _Described(Document):
+    """A compressor's JSON file."""
+
+    format: Literal[1]
+    text: bool
+    layers: Annotated[int, Field(ge=1, le=1000)]
+    norm: bool
+    llm: dict[Annotated[str, Field(min_length=1)], Any]
+    info: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a compressor reads of one sample: visual [N, D] and prompt text [T, D], never the answer.
+
+    `before` of the text tokens stand before the image, the others after it.
+    """
+
+    visual: Tensor
+    text: Tensor
+    before: int
+
+
+class Batch(NamedTuple):
+    """Samples packed in LLM order and padded on the right."""
+
+    embeds: Tensor  # [B, S, D]
+    present: Tensor  # [B, S] bool: not padding
+    rows: Tensor  # [B, N] rows of the visual tokens
+    valid: Tensor  # [B, N] bool: not padding
+
+
+def pack(samples: Sequence[Tokens], *, text: bool = True) -> Batch:
+    """Pack ragged samples into one batch; `text=False` leaves the text tokens out."""
+    sequences, rows = [], []
+    for tokens in samples:
+        before = tokens.before if text else 0
+        parts = [tokens.text[:before], tokens.visual, tokens.text[before:]] if text else [tokens.visual]
+        sequences.append(torch.cat(parts))
+        rows.append(torch.arange(before, before + len(tokens.visual), device=tokens.visual.device))
+
+    def filled(lists: Sequence[Tensor]) -> Tensor:
+        return pad_sequence(
+            [torch.ones(len(x), dtype=torch.bool, device=x.device) for x in lists], batch_first=True
+        )
+
+    return Batch(
+        pad_sequence(sequences, batch_first=True),
+        filled(sequences),
+        pad_sequence(rows, batch_first=True),
+        filled(rows),
+    )
+
+
+class Compressor(nn.Module):
+    """Gives every visual token a retention logit: h = x + layer(x), then a linear classifier.
+
+    The layer is shaped like the LLM's own (its class follows from `config`, the LLM's text configuration) but
+    attends in both directions. `text=False` is the ablation that never sees the text. `layers` > 1 takes that
+    many of the LLM's first layers instead of one, and `norm=True` puts an RMS norm before the classifier
+    (both ours). Embeddings of another width are brought to this one by adaptive average pooling over the
+    features (transfer). `info` is what was noted of its making, ready for JSON; it is saved along.
+    """
+
+    info: Mapping[str, Any]
+
+    def __init__(self, config: PreTrainedConfig, *, text: bool = True, layers: int = 1, norm: bool = False):
+        super().__init__()
+        self.info = {}
+        if layers < 1:
+            raise ValueError(f"layers={layers}: a compressor has at least 1 layer")
+        self.text, self.width = text, config.hidden_size
+        self.config = _shortened(config, layers)
+        decoder = AutoModel.from_config(self.config)
+        self.layers, self.rotary = decoder.layers, decoder.rotary_emb
+        for layer in self.layers:
+            layer.self_attn.is_causal = False
+        self.norm = nn.RMSNorm(self.width, eps=1e-6) if norm else nn.Identity()
+        self.head = nn.Linear(self.width, 1)
+
+    @classmethod
+    def from_decoder(
+        cls, decoder: Any, *, text: bool = True, layers: int = 1, norm: bool = False
+    ) -> Compressor:
+        """A compressor that starts from a copy of the first layers of `decoder`, the LLM without its head."""
+        if layers > len(decoder.layers):
+            raise ValueError(f"layers={layers}: the LLM has {len(decoder.layers)} layers to start from")
+        made = cls(decoder.config, text=text, layers=layers, norm=norm)
+        for mine, theirs in zip(made.layers, decoder.layers, strict=False):
+            mine.load_state_dict(theirs.state_dict())
+        return made
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Retention logits [B, N] and the representations [B, N, D] behind them; padding holds any value."""
+        x = batch.embeds.to(self.layers[0].input_layernorm.weight)
+        if x.shape[-1] != self.width:
+            x = F.adaptive_avg_pool1d(x, self.width)
+        positions = torch.arange(x.shape[1], device=x.device)[None]
+        if "mrope_section" in (getattr(self.config, "rope_parameters", None) or {}):
+            positions = positions.expand(3, 1, -1)
+        present = batch.present if len(x) > 1 else None  # one sample has no padding
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=x, attention_mask=present)
+        angles = self.rotary(x, positions)
+        out = x
+        for layer in self.layers:
+            out = layer(out, attention_mask=mask, position_embeddings=angles)
+        hidden = (x + out).gather(1, batch.rows[..., None].expand(-1, -1, self.width))
+        hidden = self.norm(hidden.to(self.head.weight))
+        return self.head(hidden).squeeze(-1), hidden
+
+    def running(self, dtype: torch.dtype, device: torch.device) -> Compressor:
+        """This compressor where and as the LLM computes; a copy in half precision, else the same, moved.
+
+        Only the layers are converted: logits, which are compared, stay in float32.
+        """
+        self.to(device)
+        if dtype == torch.float32:
+            return self
+        half = copy.deepcopy(self)
+        half.layers.to(dtype)
+        return half
+
+    @torch.inference_mode()
+    def score(self, tokens: Tokens) -> Tensor:
+        """Retention logits [N] of one sample, float32."""
+        return self(pack([tokens], text=self.text))[0][0].float()
+
+    def describe(self) -> dict[str, Any]:
+        """Shape, LLM configuration and `info`, ready for JSON: what is saved beside the weights."""
+        settings = {"text": self.text, "layers": len(self.layers), "norm": isinstance(self.norm, nn.RMSNorm)}
+        llm = {key: value for key, value in self.config.to_dict().items() if key not in UNSAVED}
+        return {"format": 1, **settings, "llm": llm, "info": dict(self.info)}
+
+    def save(self, folder: str | os.PathLike[str], info: Mapping[str, Any] | None = None) -> None:
+        """Write weights and a JSON configuration into `folder`; each file changes at once.
+
+        `info` takes the place of the compressor's own.
+        """
+        if info is not None:
+            self.info = dict(info)
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        with replacing(target / WEIGHTS) as part:
+            part.write_bytes(
+                save(weights)
+            )  # not save_file, which maps the file: a full disk is then no error
+        with replacing(target / CONFIG) as part:
+            part.write_text(json.dumps(self.describe(), indent=1))
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Compressor:
+        """The compressor that `save` wrote to `folder`, in evaluation mode; it needs no LLM."""
+        path = Path(folder)
+        described = read_description(path)
+        try:
+            weights = load_file(regular_file(path / WEIGHTS))
+        except (OSError, SafetensorError) as problem:
+            raise ValueError(f"{path / WEIGHTS}: unreadable ({problem}); train again") from problem
+        told = checked(_Described, described, path / CONFIG)
+        with torch.device("meta"):  # sizes of any kind cost nothing until they are those of the weights
+            cls._of(told, path / CONFIG).refuse_other_shape(weights, str(path / WEIGHTS))
+        made = cls._of(told, path / CONFIG)
+        made.load_weights(weights, str(path / WEIGHTS))
+        if unsound := [name for name, value in weights.items() if not value.isfinite().all()]:
+            raise ValueError(f"{path / WEIGHTS}: {unsound[0]} holds numbers that are not finite; train again")
+        made.info = described.get("info", {})
+        return made.eval()
+
+    @classmethod
+    def _of(cls, told: _Described, where: Path) -> Compressor:
+        """As described; ValueError where transformers makes no such decoder."""
+        # Names that start with _ and attention kernels are choices of a process; a kernel may be fetched.
+        llm = {key: value for key, value in told.llm.items() if key[0] != "_" and "implementation" not in key}
+        types = llm.get("layer_types")
+        llm |= {"num_hidden_layers": told.layers}
+        llm |= {"layer_types": types[: told.layers]} if isinstance(types, list) else {}
+        try:
+            made = cls(
+                AutoConfig.for_model(llm.pop("model_type"), **llm),
+                text=told.text, layers=told.layers, norm=told.norm,
+            )  # fmt: skip
+            if any(layer.input_layernorm is None or layer.self_attn is None for layer in made.layers):
+                raise ValueError("its layers have another form")
+        except Exception as problem:  # each configuration of another kind fails in its own way
+            why = cut(f"{type(problem).__name__}: {problem}", 100)
+            raise ValueError(
+                f"{where}: llm is no decoder that a compressor can be made of ({why})"
+            ) from problem
+        return made
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **to_hub: Any,
+    ) -> str | None:
+        """`save`, with a model card; a README.md that is in `folder` already stays.
+
+        With `push_to_hub` the files also go to `repo_id` (by default the folder's name, under your own), with
+        the other arguments of `compress.hub.publish`, and the commit's address is returned.
+        """
+        self.save(folder)
+        name = repo_id or Path(folder).name
+        if not (Path(folder) / CARD).exists():
+            with replacing(Path(folder) / CARD) as part:
+                part.write_text(card(self.describe(), name), encoding="utf-8")
+        return hub.publish(Path(folder), FILES, name, **to_hub) if push_to_hub else None
+
+    def push_to_hub(self, repo_id: str, **to_hub: Any) -> str:
+        """Commit weights, configuration and card to the hub repository `repo_id`; returns the address.
+
+        Takes the other arguments of `compress.hub.publish`, and raises what it raises.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, repo_id=repo_id)  # the card names it
+            return hub.publish(folder, FILES, repo_id, **to_hub)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | os.PathLike[str], *, revision: str | None = None, token: str | bool | None = None
+    ) -> Compressor:
+        """The compressor in a folder, or in the hub repository `name` at `revision`, in evaluation mode.
+
+        ValueError, with what to do next, if there is none.
+        """
+        return cls.load(compressor_folder(name, revision=revision, token=token))
+
+    def load_weights(self, weights: Mapping[str, Tensor], origin: str) -> None:
+        """Load a state dict; ValueError, in which `origin` names it, if it is of another shape."""
+        self.refuse_other_shape(weights, origin)
+        self.load_state_dict(weights)
+
+    def refuse_other_shape(self, weights: Mapping[str, Tensor], origin: str) -> None:
+        """ValueError, in which `origin` names the weights, if they are not those of this compressor."""
+        for name, mine in self.state_dict().items():
+            theirs = tuple(weights[name].shape) if name in weights else "missing"
+            if theirs != tuple(mine.shape):
+                needed = f"this compressor needs {tuple(mine.shape)}"
+                raise ValueError(f"{origin}: another shape: {name} is {theirs}, {needed}")
+        extra = sorted(set(weights) - set(self.state_dict()))
+        if extra:
+            raise ValueError(
+                f"{origin}: another shape: it also holds {cut(extra[0])}, unknown to this compressor"
+            )
+
+
+def compressor_folder(
+    name: str | os.PathLike[str], *, revision: str | None = None, token: str | bool | None = None
+) -> Path:
+    """The folder `name`, or the one that the hub repository of that name is fetched to."""
+    if hub.is_name(str(name)) and not Path(name).exists():
+        return hub.fetch(str(name), FILES, revision=revision, token=token)
+    return Path(name)
+
+
+def read_description(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `Compressor.save` noted beside the weights: the shape and `info`."""
+    path = Path(folder) / CONFIG
+    try:
+        described = read_json(path)
+    except FileNotFoundError:
+        raise ValueError(
+            f"{folder}: no compressor here ({CONFIG} is missing); give training's folder, or a hub name"
+        ) from None
+    except OSError as problem:
+        raise ValueError(f"{path}: unreadable ({problem}); train again") from problem
+    if not isinstance(described, dict) or described.get("format") != 1:
+        raise ValueError(f"{path}: not a compressor's configuration (format 1 is expected)")
+    checked(_Described, described, path)
+    return described
+
+
+def _shortened(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
+    """A copy of the configuration with this many layers, and one word since its embeddings are not used."""
+    short = copy.deepcopy(config)
+    short.num_hidden_layers, short.vocab_size, short.dtype = layers, 1, torch.float32
+    short.pad_token_id = short.bos_token_id = short.eos_token_id = None
+    if getattr(short, "layer_types", None):
+        short.layer_types = short.layer_types[:layers]
+    return short

@@ -1,0 +1,310 @@
+"""Fitness of candidate token sets: the MLLM's own loss on the gold response (paper section 3)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from compress.labels.forward import Past, Paths, check, outputs, past, product
+from compress.models.loading import MLLM, Embedded
+from compress.parallel.memory import ran_out
+
+POSITIONS = ("original", "compact")
+ROWS, ROWS_CPU = 8192, 1280  # that go through the decoder at a time (docs/performance.md)
+STEP, STEP_CPU = 8, 1  # lengths are rounded up to multiples of it: fuller batches, but more rows
+UNSCORED = -100  # the target that cross_entropy ignores
+
+Key = TypeVar("Key", bound=Hashable)
+Ints = NDArray[np.integer[Any]]
+Losses = NDArray[np.float64]
+
+
+@dataclass
+class TokenBudget:
+    """How many rows go through the decoder at a time: half as many whenever memory runs out, and for good."""
+
+    rows: int
+    even: bool = False  # batches as even as may be, not always of one size with repetitions in the last
+
+    @classmethod
+    def for_device(cls, device: torch.device) -> TokenBudget:
+        return cls(ROWS_CPU, even=True) if device.type == "cpu" else cls(ROWS)
+
+    def at_once(self, length: int, count: int) -> int:
+        """How many of `count` candidates of `length` rows go through the decoder together."""
+        most = max(1, self.rows // length)
+        return -(-count // -(-count // most)) if self.even else most
+
+
+class Shape(NamedTuple):
+    """What candidates share that go through the decoder together; it depends on their samples alone."""
+
+    prefix: int  # number of the prefix that they follow
+    length: int  # rows of a candidate, padding included
+    scored: int  # of these, at most so many are scored
+
+
+@dataclass(frozen=True, eq=False)
+class _Sample:
+    """What the host knows of a sample, rows counted from its first."""
+
+    first: int  # where its rows begin among those of all samples
+    start: int  # rows before the first visual token
+    visual: Ints  # [N]
+    text: Ints  # [T] rows of other tokens after the first visual one
+    positions: Ints  # [A, S], an axis of rotary positions each
+    response: Ints  # [R] token ids
+    prefix: int
+
+    def shape(self, keep: int, step: int) -> Shape:
+        length = keep + len(self.text)
+        return Shape(self.prefix, -(-length // step) * step, 1 << (len(self.response) - 1).bit_length())
+
+
+class AnswerLosses(Generic[Key]):
+    """Mean cross-entropy of responses when the decoder sees only some of the visual tokens.
+
+    `launch` takes indices [P, K] into the N visual tokens of each sample, ascending in each row, and starts
+    to compute losses [P], lower is better; what it returns waits for them. `full` are the losses with all
+    tokens. `positions="original"` lets kept tokens keep their places, which equals masking the others;
+    "compact" closes the gaps (not of M-RoPE).
+
+    The rows before the first visual token are computed once, for all samples that begin with the same ones.
+    Candidates of all samples of one `Shape` go through the decoder together, as many as fit into the
+    `budget`. A loss does not depend on which others are computed beside it, down to the last bit: GPUs choose
+    kernels by the size of a batch, so there it is always the same; a CPU's treat all rows alike, in blocks.
+    Padding stands at the end, where causal attention never looks. Only the response's rows get logits.
+    """
+
+    def __init__(
+        self,
+        mllm: MLLM,
+        samples: Mapping[Key, Embedded],
+        *,
+        positions: str = "original",
+        budget: TokenBudget | None = None,
+    ):
+        if positions not in POSITIONS:
+            raise ValueError(f"positions={positions!r}: choose one of {', '.join(POSITIONS)}")
+        for embedded in samples.values():
+            if not len(embedded.response):
+                raise ValueError("the sample has no response to score: embed it with its gold answer")
+        check(mllm.decoder, max(len(embedded.embeds) for embedded in samples.values()))
+        self._decoder, self._head = mllm.decoder, mllm.head
+        self._compact = positions == "compact" and not mllm.mrope
+        self._axes = 3 if mllm.mrope else 1
+        self._device = mllm.model.device
+        self._step = STEP_CPU if self._device.type == "cpu" else STEP
+        self._budget = budget or TokenBudget.for_device(self._device)
+        self._prefixes: list[tuple[Tensor, list[Past]]] = []
+        self._bank = torch.cat([embedded.embeds for embedded in samples.values()])  # [sum of S, D]
+        self._samples: dict[Key, _Sample] = {}
+        first = 0
+        for key, embedded in samples.items():
+            self._samples[key] = self._described(embedded, first)
+            first += len(embedded.embeds)
+        every = {key: np.arange(len(sample.visual))[None] for key, sample in self._samples.items()}
+        alone = self._launch(every, at_once=1)()  # as long as they are, they would fill batches with copies
+        self.full: dict[Key, float | ValueError] = {
+            key: found if isinstance(found, ValueError) else float(found[0]) for key, found in alone.items()
+        }
+
+    def launch(self, asked: Mapping[Key, Ints]) -> Callable[[], dict[Key, Losses | ValueError]]:
+        """A function that waits for the losses, or a ValueError for a sample whose are not finite.
+
+        ValueError if memory does not suffice for a single candidate.
+        """
+        return self._launch(asked)
+
+    # One sample -----------------------------------------------------------------------------------------
+
+    def _described(self, embedded: Embedded, first: int) -> _Sample:
+        visual = embedded.visual.cpu().numpy()
+        rows = np.arange(int(visual[0]), len(embedded.embeds) - 1)  # nothing is predicted from the last row
+        return _Sample(
+            first=first,
+            start=int(visual[0]),
+            visual=visual,
+            text=np.setdiff1d(rows, visual),
+            positions=embedded.positions.cpu().numpy().reshape(self._axes, -1),
+            response=embedded.response.cpu().numpy(),
+            prefix=self._prefix(embedded.embeds[: int(visual[0])]),
+        )
+
+    def _prefix(self, rows: Tensor) -> int:
+        """The number of the prefix of these rows, which is computed if it is new."""
+        for number, (known, _) in enumerate(self._prefixes):
+            if torch.equal(known, rows):
+                return number
+        self._prefixes.append((rows, past(self._decoder, rows)))
+        return len(self._prefixes) - 1
+
+    # Batches --------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def _launch(
+        self, asked: Mapping[Key, Ints], at_once: int | None = None
+    ) -> Callable[[], dict[Key, Losses | ValueError]]:
+        shapes: dict[Shape, list[Key]] = defaultdict(list)
+        for key, indices in asked.items():
+            shapes[self._samples[key].shape(indices.shape[1], self._step)].append(key)
+        found = []
+        for shape, keys in shapes.items():
+            jobs = [self._candidates(self._samples[key], shape, np.asarray(asked[key])) for key in keys]
+            found += list(self._batches(shape, _Candidates.joined(jobs), at_once))
+        order = [key for keys in shapes.values() for key in keys]
+        return _Pending(torch.cat(found), {key: len(asked[key]) for key in order})
+
+    def _candidates(self, sample: _Sample, shape: Shape, indices: Ints) -> _Candidates:
+        count, scored = len(indices), len(sample.response)
+        text = np.broadcast_to(sample.text, (count, len(sample.text)))
+        rows = np.sort(np.concatenate([sample.visual[indices], text], 1), 1)  # [P, L]
+        length = rows.shape[1]
+        rows = rows[:, np.minimum(np.arange(shape.length), length - 1)]
+        if self._compact:
+            positions: Ints = np.broadcast_to(sample.start + np.arange(shape.length), (1, *rows.shape))
+        else:
+            positions = sample.positions[:, rows]
+        columns = np.zeros((count, shape.scored), np.int64)
+        targets = np.full((count, shape.scored), UNSCORED)
+        columns[:, :scored] = np.arange(length - scored, length)
+        targets[:, :scored] = sample.response
+        return _Candidates(rows + sample.first, positions, columns, targets)
+
+    def _batches(self, shape: Shape, candidates: _Candidates, at_once: int | None) -> Iterator[Tensor]:
+        """Losses of candidates of one shape, on the device, a batch at a time."""
+        count, done = len(candidates.rows), 0
+        while done < count:
+            size = at_once or self._budget.at_once(shape.length, count - done)
+            part = candidates.part(done, size)
+            losses = self._tried(shape, part)
+            if losses is not None:
+                yield losses[: count - done]
+                done += size
+            elif size == 1:
+                raise ValueError(
+                    "memory does not suffice for one candidate at a time: choose a smaller dtype, such as "
+                    "bfloat16, or another device"
+                )
+            else:  # the exception is gone, and with its frames the tensors that filled the memory
+                torch.cuda.empty_cache()
+                self._budget.rows = size // 2 * shape.length
+
+    def _tried(self, shape: Shape, batch: _Candidates) -> Tensor | None:
+        """Losses of a batch; None if memory ran out."""
+        try:
+            return self._losses(shape, batch)
+        except (RuntimeError, MemoryError) as problem:
+            if not ran_out(problem):
+                raise
+            return None
+
+    def _losses(self, shape: Shape, batch: _Candidates) -> Tensor:
+        """Losses [B] of candidates that follow one prefix."""
+        columns, targets = self._sent(batch.columns), self._sent(batch.targets)
+        if self._device.type == "cpu":
+            paths = Paths.parting(batch.rows, batch.positions)
+        else:
+            paths = Paths.apart(self._sent(batch.rows), self._sent(batch.positions))
+        before = self._prefixes[shape.prefix][1]
+        hidden = outputs(self._decoder, self._bank, paths, columns, before)  # [B, R, D]
+        logits = product(self._head, hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
+        losses = F.cross_entropy(
+            logits.float().transpose(1, 2), targets, reduction="none", ignore_index=UNSCORED
+        )  # [B, R]
+        return losses.sum(1) / (targets != UNSCORED).sum(1)
+
+    def _sent(self, array: Ints) -> Tensor:
+        """On the device, without waiting for what it does."""
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        if self._device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self._device, non_blocking=True)
+
+
+class AnswerLoss:
+    """`AnswerLosses` of one sample: call it with indices [P, K], and it returns losses [P].
+
+    `full` is the loss with all tokens; `max_tokens` the budget of rows, by the device if not given. Raises
+    ValueError for losses that are not finite.
+    """
+
+    def __init__(
+        self, mllm: MLLM, embedded: Embedded, *, positions: str = "original", max_tokens: int | None = None
+    ):
+        budget = None if max_tokens is None else TokenBudget(max_tokens)
+        self._losses = AnswerLosses(mllm, {"": embedded}, positions=positions, budget=budget)
+        full = self._losses.full[""]
+        if isinstance(full, ValueError):
+            raise full
+        self.full = full
+
+    def __call__(self, indices: Ints) -> Losses:
+        found = self._losses.launch({"": indices})()[""]
+        if isinstance(found, ValueError):
+            raise found
+        return found
+
+
+class _Candidates(NamedTuple):
+    """Candidates of one shape, as the device gets them."""
+
+    rows: Ints  # [P, L] among the rows of all samples
+    positions: Ints  # [A, P, L]
+    columns: Ints  # [P, R] where of L the scored tokens are predicted
+    targets: Ints  # [P, R]
+
+    @staticmethod
+    def joined(parts: list[_Candidates]) -> _Candidates:
+        rows, positions, columns, targets = zip(*parts, strict=True)
+        return _Candidates(
+            np.concatenate(rows),
+            np.concatenate(positions, 1),
+            np.concatenate(columns),
+            np.concatenate(targets),
+        )
+
+    def part(self, start: int, size: int) -> _Candidates:
+        """Exactly `size` of them; the first again and again where there are not so many."""
+        end = min(start + size, len(self.rows))
+        chosen = np.r_[start:end, np.full(start + size - end, start)]
+        return _Candidates(
+            self.rows[chosen], self.positions[:, chosen], self.columns[chosen], self.targets[chosen]
+        )
+
+
+class _Pending(Generic[Key]):
+    """Losses of samples on their way from the device, in this order."""
+
+    def __init__(self, losses: Tensor, counts: Mapping[Key, int]):
+        self._counts = counts
+        self._arrived: torch.cuda.Event | None = None
+        self._host = losses
+        if losses.is_cuda:  # their copy is queued now, not behind what is launched after them
+            self._host = torch.empty(losses.shape, dtype=losses.dtype, pin_memory=True)
+            self._host.copy_(losses, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record(torch.cuda.current_stream(losses.device))
+
+    def __call__(self) -> dict[Key, Losses | ValueError]:
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        parts = np.split(self._host.double().numpy(), np.cumsum(list(self._counts.values()))[:-1])
+        return {key: _finite(part) for key, part in zip(self._counts, parts, strict=True)}
+
+
+def _finite(losses: Losses) -> Losses | ValueError:
+    if np.isfinite(losses).all():
+        return losses
+    return ValueError(
+        "the model's loss on this sample is not a finite number; "
+        "its weights or the image are broken, or its precision is too low (try float32)"
+    )

@@ -1,0 +1,240 @@
+"""The decoder's forward pass over candidates that have rows in common.
+
+Attention is causal, so a row depends on itself and those before it. Where candidates begin with the same
+rows, these are the same in every layer and are computed once: candidates are paths that part, as in a tree.
+Layers are typed `Any`: `LAYERS` lists the classes whose attributes and conventions are assumed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from compress.attach.attention import window
+from compress.models.caches import cache_in
+
+LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen2_5_VLDecoderLayer")
+ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # where torch was built with it
+BLOCK = 64  # CPUs have other kernels for few rows, and oneDNN keeps one for every number: so only multiples
+SHORT = 256  # rows up to which a CPU attends faster by plain matrix products than by its fused kernel
+
+Ints = NDArray[np.integer[Any]]
+
+
+class Past(NamedTuple):
+    """Keys and values [P * H_kv, d] of rows that come before all candidates, in one layer."""
+
+    keys: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class Paths:
+    """B candidates of L places as paths over M rows, which hold U tokens."""
+
+    tokens: Tensor  # [U] among all embeddings
+    token: Tensor  # [M] the place in `tokens` of each row's
+    positions: Tensor  # [A, M], an axis of rotary positions each
+    rows: Tensor  # [B, L] the row at each place
+    first: Tensor  # [M] where of B * L each row comes first
+
+    @staticmethod
+    def parting(tokens: Ints, positions: Ints) -> Paths:
+        """Paths of candidates with tokens [B, L] at positions [A, B, L]: common beginnings are one.
+
+        Tokens with the same ones before them must have the same position. M is a multiple of BLOCK.
+        """
+        order = np.lexsort(tokens.T[::-1])
+        sorted_ = tokens[order]
+        new = np.ones(tokens.shape, bool)
+        new[1:] = np.logical_or.accumulate(sorted_[1:] != sorted_[:-1], 1)
+        number = np.cumsum(new).reshape(new.shape) - 1
+        rows = np.empty_like(number)
+        rows[order] = np.maximum.accumulate(np.where(new, number, 0), 0)
+        candidate, place = np.nonzero(new)
+        first = order[candidate] * tokens.shape[1] + place
+        nowhere = np.zeros(-len(first) % BLOCK, first.dtype)  # rows that nothing looks at
+        first = np.concatenate([first, nowhere])
+        different, token = np.unique(tokens.ravel()[first], return_inverse=True)
+        flat = positions.reshape(len(positions), -1)[:, first]
+        return Paths(*map(torch.from_numpy, (different, token, flat, rows, first)))
+
+    @staticmethod
+    def apart(tokens: Tensor, positions: Tensor) -> Paths:
+        """The same with no row in common, so that the work depends on B and L alone."""
+        every = torch.arange(tokens.numel(), device=tokens.device)
+        return Paths(tokens.flatten(), every, positions.flatten(1), every.view(tokens.shape), every)
+
+
+def check(decoder: Any, rows: int) -> None:
+    """ValueError unless this module knows the decoder's layers, and they look back over so many rows."""
+    for number, layer in enumerate(decoder.layers):
+        if type(layer).__name__ not in LAYERS:
+            raise ValueError(
+                f"losses of candidates are computed for layers of the kinds {', '.join(LAYERS)}; "
+                f"this model's are {type(layer).__name__}"
+            )
+        sees = window(decoder, number)
+        if sees is not None and sees < rows:
+            raise ValueError(
+                f"losses of candidates are computed with attention to all tokens before; this model looks "
+                f"back over {sees}, and a sample has {rows}"
+            )
+
+
+@torch.inference_mode()
+def past(decoder: Any, embeds: Tensor) -> list[Past]:
+    """What each layer remembers of rows [P, D] that begin a sequence; P may be 0."""
+    width = decoder.layers[0].self_attn.head_dim
+    if not len(embeds):
+        return [Past(*embeds.new_zeros(2, 0, width))] * len(decoder.layers)
+    cache = cache_in(decoder(inputs_embeds=embeds[None], use_cache=True))
+    return [Past(*(each[0].transpose(0, 1).reshape(-1, width) for each in (layer.keys, layer.values)))
+            for layer in cache.layers]  # fmt: skip
+
+
+@torch.inference_mode()
+def outputs(decoder: Any, embeds: Tensor, paths: Paths, asked: Tensor, before: Sequence[Past]) -> Tensor:
+    """The decoder's output [B, R, D] at the places `asked` [B, R] of each candidate.
+
+    `embeds` [*, D] are those that `paths` takes its tokens from, `before` is what came before all paths.
+    """
+    tokens = embeds[paths.tokens]
+    hidden = tokens[paths.token]  # [M, D]
+    queries_turn, keys_turn = _turns(decoder, hidden, paths.positions)
+    device, kv = hidden.device, decoder.config.num_key_value_heads
+    (count, length), start = paths.rows.shape, len(before[0].keys) // kv
+    seen = torch.ones(length, start + length, dtype=torch.bool, device=device).tril(start)
+    keys = torch.cat([torch.arange(start, device=device).expand(count, -1), start + paths.rows], 1)
+    attend = _Attention(decoder, paths.rows, keys, seen, paths.first)
+    wanted = paths.rows.gather(1, asked).flatten()  # [B * R] rows, the only ones that leave the last layer
+    every = torch.arange(len(wanted), device=device).view(asked.shape)
+    last = len(decoder.layers) - 1
+    for number, (layer, earlier) in enumerate(zip(decoder.layers, before, strict=True)):
+        attention, mlp = layer.self_attn, layer.mlp
+        # What the first layer projects of a token is the same in all its rows.
+        alike = number == 0 < last and len(tokens) < len(hidden)
+        normed = _normed(layer.input_layernorm, tokens if alike else hidden)
+        key, value = product(attention.k_proj, normed), product(attention.v_proj, normed)
+        if number == last:
+            hidden, normed, queries_turn = hidden[wanted], normed[wanted], queries_turn[:, wanted]
+            attend = _Attention(decoder, every, keys, seen[asked], every.flatten())
+        query = product(attention.q_proj, normed)
+        if alike:
+            query, key, value = (each[paths.token] for each in (query, key, value))
+        found = attend(_turned(query, queries_turn), _turned(key, keys_turn), value, earlier)
+        hidden = product(attention.o_proj, found, plus=hidden)
+        normed = _normed(layer.post_attention_layernorm, hidden)
+        gate, up = mlp.act_fn(product(mlp.gate_proj, normed)), product(mlp.up_proj, normed)
+        hidden = product(mlp.down_proj, gate.mul_(up), plus=hidden)
+    return _normed(decoder.norm, hidden).view(*asked.shape, -1)
+
+
+class _Attention:
+    """Attention of candidates whose queries and keys are rows, the same in every layer.
+
+    `queries` [B, Q] and `keys` [B, T] say which row stands where, `seen` [Q, T] or [B, Q, T] what a query
+    sees, and `kept` [K] which of the B * Q results go on.
+    """
+
+    def __init__(self, decoder: Any, queries: Tensor, keys: Tensor, seen: Tensor, kept: Tensor):
+        heads, kv = decoder.config.num_attention_heads, decoder.config.num_key_value_heads
+        (count, asking), groups = queries.shape, heads // kv  # queries of a group share keys
+        plain = queries.device.type == "cpu" and keys.shape[1] <= SHORT
+        head = torch.arange(heads, device=queries.device)
+        holder = head[:kv] if plain else head // groups  # fused kernels with a mask know no groups
+        self._scale: float = decoder.layers[0].self_attn.scaling
+        self._queried, self._stored = (count, heads, asking, -1), (count, len(holder), keys.shape[1], -1)
+        self._queries = (queries[:, None] * heads + head[:, None]).flatten()  # of [M * H, d]
+        self._keys = (keys[:, None] * kv + holder[:, None]).flatten()  # of [(P + M) * H_kv, d]
+        whose, where = kept // asking, kept % asking
+        self._kept = ((whose[:, None] * heads + head) * asking + where[:, None]).flatten()  # [B * H * Q, d]
+        self._seen = seen if seen.ndim == 2 else seen[:, None]
+        self._bias: Tensor | None = None
+        if plain:
+            bias = torch.zeros(seen.shape, dtype=decoder.dtype).masked_fill(~seen, -torch.inf)
+            if seen.ndim == 2:
+                self._bias = bias.repeat(groups, 1)[None]
+            else:
+                spread = bias[:, None, None].expand(-1, kv, groups, -1, -1)
+                self._bias = spread.reshape(count * kv, groups * asking, -1)
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, past: Past) -> Tensor:
+        """Results [K, H * d] of queries [M, H, d], keys and values [M, H_kv * d]."""
+        width = query.shape[-1]
+        queries = query.view(-1, width).index_select(0, self._queries)
+        keys = torch.cat([past.keys, key.view(-1, width)]).index_select(0, self._keys)
+        values = torch.cat([past.values, value.view(-1, width)]).index_select(0, self._keys)
+        if self._bias is None:
+            found = F.scaled_dot_product_attention(
+                queries.view(self._queried), keys.view(self._stored), values.view(self._stored),
+                attn_mask=self._seen, scale=self._scale,
+            )  # fmt: skip
+        else:
+            batches, rows = self._stored[0] * self._stored[1], self._stored[2]
+            scores = torch.baddbmm(
+                self._bias, queries.view(batches, -1, width), keys.view(batches, rows, width).transpose(1, 2),
+                alpha=self._scale,
+            )  # fmt: skip
+            weights = scores.softmax(-1, dtype=torch.float32).to(values.dtype)
+            found = torch.bmm(weights, values.view(batches, rows, width))
+        return found.reshape(-1, width).index_select(0, self._kept).view(-1, self._queried[1] * width)
+
+
+def product(linear: Any, rows: Tensor, plus: Tensor | None = None) -> Tensor:
+    """What a linear layer makes of rows [M, D], and `plus`; on a CPU to the same bits among any other rows.
+
+    In single precision there by oneDNN's kernel, which torch has but does not choose: that of MKL leaves half
+    of an AMD processor unused (docs/performance.md).
+    """
+    cpu = rows.device.type == "cpu"
+    if cpu and (missing := -len(rows) % BLOCK):
+        more = (0, 0, 0, missing)
+        return product(linear, F.pad(rows, more), None if plus is None else F.pad(plus, more))[:-missing]
+    # Quantised layers have a class of their own, or weights that do.
+    plain = type(linear) is nn.Linear and type(linear.weight) is nn.Parameter
+    if ONEDNN is None or not cpu or rows.dtype != torch.float32 or not plain:
+        found: Tensor = linear(rows)
+        return found if plus is None else found.add_(plus)
+    if plus is None:
+        return ONEDNN(rows, linear.weight, linear.bias, "none", [], "")
+    return ONEDNN.binary(rows, plus, linear.weight, linear.bias, "add")
+
+
+def _normed(norm: Any, rows: Tensor) -> Tensor:
+    """RMSNorm of rows [M, D]."""
+    size = torch.linalg.vector_norm(rows.float(), dim=-1, keepdim=True)
+    scale = size.square_().div_(rows.shape[-1]).add_(norm.variance_epsilon).rsqrt_()
+    return (rows * scale).to(rows.dtype).mul_(norm.weight)
+
+
+def _turns(decoder: Any, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """The rotary tables [2, M, H or 1, d] of queries and keys: cosines, and sines signed as `_turned` adds.
+
+    They are spread over the heads for a CPU, which is three times slower where it must repeat numbers.
+    """
+    ids = positions if len(positions) == 1 else positions[:, None]  # [1, M], or [3, 1, M]
+    cos, sin = (each[0] for each in decoder.rotary_emb(hidden, position_ids=ids))  # [M, d]
+    first, second = sin.chunk(2, -1)
+    table = torch.stack([cos, torch.cat([-first, second], -1)])[:, :, None]
+    if hidden.device.type != "cpu":
+        return table, table
+    config = decoder.config
+    queries = table.repeat(1, 1, config.num_attention_heads, 1)
+    if config.num_key_value_heads == config.num_attention_heads:
+        return queries, queries
+    return queries, table.repeat(1, 1, config.num_key_value_heads, 1)
+
+
+def _turned(states: Tensor, table: Tensor) -> Tensor:
+    """Queries or keys [M, H * d] as [M, H, d], turned; pairs are half the width apart."""
+    cos, sin = table
+    states = states.view(len(states), -1, cos.shape[-1])
+    return (states * cos).addcmul_(states.roll(cos.shape[-1] // 2, -1), sin)

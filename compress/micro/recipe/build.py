@@ -1,0 +1,283 @@
+"""The recipes of the micro model, from nothing to `weights/micro`, and of its twins: `make micro`, or
+
+    python -m compress.micro.recipe.build --model micro --work build/micro
+
+Stages as LLaVA's, with a tower of our own before them: render scenes, train the tower, align the projector,
+tune on instructions (half of the decoder's layers first, then all). The twins start from the micro model
+that is there. Every stage keeps checkpoints in the work folder, so a run that was stopped goes on where it
+was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, multiprocessing
+from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedModel, ProcessorMixin
+
+from compress.files import replacing
+from compress.micro.language import processor
+from compress.micro.recipe.decoder import (
+    Alignment,
+    Course,
+    Lesson,
+    Pupil,
+    accuracy,
+    align,
+    all_lessons,
+    instruct,
+    lessons,
+    llava,
+    new_model,
+    tower_features,
+)
+from compress.micro.recipe.optim import rank, wait
+from compress.micro.recipe.tower import MEAN, STD, Heads, Scenes, new_tower, render_scenes, train_tower
+from compress.micro.recipe.twins import (
+    imitate,
+    llava_next,
+    new_next,
+    new_qwen,
+    new_wide,
+    next_processor,
+    qwen,
+    qwen_features,
+    qwen_processor,
+)
+from compress.micro.world import PATCH, SIDE
+from compress.models.loading import WEIGHTS, load
+from compress.parallel.processes import free_port
+
+VISION = CLIPVisionConfig(
+    hidden_size=96, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
+    image_size=SIDE, patch_size=PATCH, projection_dim=96,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How much of everything: scenes, and steps of each stage that a model has."""
+
+    scenes: int = 24_000
+    check_scenes: int = 300
+    windows: int = 0
+    wholes: int = 0
+    places: int = 0
+    imitate: int = 0
+    align: int = 0
+    courses: tuple[Course, ...] = ()
+
+
+# Cells have taught where things are; as anchors they split the background into dozens of groups.
+LAST = Course(
+    "compressed", "where", steps=3000, steady=2000, lr=1e-3, matrix_lr=0.01,
+    alignment=0.3, cells=False, thinned=0.75, seed=10,
+)  # fmt: skip
+MICRO = Recipe(
+    windows=3000, wholes=1200, places=700, align=600,
+    courses=(
+        Course("what-thin", "what", steps=2000, steady=2000, every=2, visual=64, seed=5),
+        Course("what", "what", steps=500, steady=100, every=2, lr=1.5e-3, matrix_lr=0.015, seed=6),
+        Course("where", "where", steps=3000, steady=3000, every=2, lr=1.5e-3, matrix_lr=0.015, seed=8),
+        Course("whole", "where", steps=1100, steady=100, lr=1.5e-3, matrix_lr=0.015, seed=9),
+        LAST,
+    ),
+)  # fmt: skip
+TWIN = replace(LAST, text=160, alignment=0.2, thinned=0.5)
+NEXT = Recipe(
+    scenes=6000, wholes=800,
+    courses=(
+        replace(TWIN, name="few", steps=400, steady=120, visual=160, seed=21),
+        replace(TWIN, name="more", steps=500, steady=300, visual=320, batch=8, seed=22),
+        replace(TWIN, name="all", steps=300, steady=100, batch=8, seed=23),
+    ),
+)  # fmt: skip
+QWEN = Recipe(
+    imitate=1500, courses=(replace(LAST, steps=500, steady=300, thinned=0.5, seed=31),)
+)  # fmt: skip
+WIDE = Recipe(courses=(replace(LAST, steps=250, steady=120, thinned=0.5, seed=41),))
+
+Log = Callable[[str], None]
+
+
+def build_micro(recipe: Recipe, work: Path, target: Path, log: Log) -> None:
+    """Run or go on with the recipe in `work`; write model and processor to `target`.
+
+    Processes that share a torch.distributed group share the instruction tuning; all else is the first one's.
+    """
+    first(partial(_tower, recipe, work, log))
+    tower = _tower(recipe, work, log)
+    model = new_model(VISION, width=96, inner=192, layers=12, heads=4, seed=3)
+    model.model.vision_tower.load_state_dict(tower.state_dict())
+    train, check = _scenes(work, recipe)
+    teach(llava(model), train, check, partial(tower_features, tower), recipe, work, log)
+    save(model, processor(MEAN, STD), target)
+
+
+def build_next(recipe: Recipe, work: Path, target: Path, log: Log) -> None:
+    """LLaVA-NeXT: the micro model's tower learns tiles, on which things are twice as large."""
+    micro = load("micro").model
+
+    def tower() -> CLIPVisionModel:
+        train, _ = _scenes(work, recipe, tiled=True)
+        tower, heads = micro.model.vision_tower.requires_grad_(True), Heads(VISION.hidden_size)
+        train_tower(
+            tower, heads, train.tiles, work / "tower.pt", windows=0, wholes=recipe.wholes, places=0.5, seed=3,
+            log=log,
+        )  # fmt: skip
+        return tower
+
+    first(tower)
+    features = partial(tower_features, tower())
+    model = new_next(micro)
+    teach(llava_next(model), *_scenes(work, recipe, tiled=True), features, recipe, work, log)
+    save(model.half(), next_processor(model), target)
+
+
+def build_qwen(recipe: Recipe, work: Path, target: Path, log: Log) -> None:
+    """Qwen2.5-VL: a new tower learns to give what the micro model's gives."""
+    micro = load("micro").model
+    model = new_qwen(micro, heads=5)
+    pupil = qwen(model)
+
+    def tower() -> None:
+        train, _ = _scenes(work, recipe)
+        features = tower_features(micro.model.vision_tower, train)
+        imitate(pupil, llava(micro), train, features, work / "tower.pt", recipe.imitate, log)
+
+    first(tower)
+    tower()
+    teach(pupil, *_scenes(work, recipe), partial(qwen_features, model), recipe, work, log)
+    save(model.half(), qwen_processor(), target)
+
+
+def build_wide(recipe: Recipe, work: Path, target: Path, log: Log) -> None:
+    """LLaVA with a decoder half as wide again, on the micro model's tower."""
+    model = new_wide(load("micro").model, heads=6)
+    features = partial(tower_features, model.model.vision_tower)
+    teach(llava(model), *_scenes(work, recipe), features, recipe, work, log)
+    save(model.half(), processor(MEAN, STD), target)
+
+
+BUILDERS = {
+    "micro": partial(build_micro, MICRO), "micro-next": partial(build_next, NEXT),
+    "micro-qwen": partial(build_qwen, QWEN), "micro-wide": partial(build_wide, WIDE),
+}  # fmt: skip
+
+
+def teach(
+    pupil: Pupil, train: Scenes, held_out: Scenes, features: Callable[[Scenes], Tensor],
+    recipe: Recipe, work: Path, log: Log,
+) -> None:  # fmt: skip
+    """The stages that all models share: alignment and instruction tuning on a frozen tower's features."""
+    seen, check_seen = features(train), features(held_out)
+    check_lessons = lessons("val", range(recipe.check_scenes), 0, 12)
+    alignment = Alignment(train, pupil.shows)
+    align(pupil, seen, alignment, recipe.align, log)
+
+    def taught(course: Course, epoch: int) -> list[Lesson]:
+        path = work / f"lessons-{course.mixture}-{epoch}.pkl"
+        if rank() == 0 and not path.exists():
+            made = all_lessons("train", recipe.scenes, epoch, course.questions, course.mixture)
+            with replacing(path) as part, part.open("wb") as file:
+                pickle.dump(made, file)
+        wait()
+        with path.open("rb") as file:
+            kept: list[Lesson] = pickle.load(file)
+        return kept
+
+    def check() -> dict[str, float]:
+        return accuracy(pupil, check_seen, check_lessons)
+
+    for course in recipe.courses:
+        instruct(pupil, seen, partial(taught, course), alignment, course, work, log, check)
+
+
+def first(stage: Callable[[], object]) -> None:
+    """Let the first of the processes run a stage that leaves checkpoints, and the others wait for it."""
+    if rank() == 0:
+        stage()
+    wait()
+
+
+def _tower(recipe: Recipe, work: Path, log: Log) -> CLIPVisionModel:
+    """The trained tower: first what patches show and what scenes hold, then also where patches are."""
+    scenes, _ = _scenes(work, recipe)
+    torch.manual_seed(0)
+    tower, heads = new_tower(VISION), Heads(VISION.hidden_size)
+    train = partial(train_tower, tower, heads, scenes, log=log)
+    train(work / "tower.pt", windows=recipe.windows, wholes=recipe.wholes, places=0.0, seed=1)
+    train(work / "places.pt", windows=0, wholes=recipe.places, places=0.5, seed=2)
+    return tower
+
+
+def save(model: PreTrainedModel, processor: ProcessorMixin, target: Path) -> None:
+    """Write weights, configuration and processor files once; the folder is replaced at one go."""
+    if rank() != 0:
+        return
+    part = target.with_name(f"{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    model.eval().save_pretrained(part)
+    processor.save_pretrained(part)
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)
+
+
+def _scenes(work: Path, recipe: Recipe, tiled: bool = False) -> tuple[Scenes, Scenes]:
+    """Scenes to train on and scenes to check with, rendered once."""
+    sets = []
+    for name, split, count in (("scenes", "train", recipe.scenes), ("check", "val", recipe.check_scenes)):
+        path = work / f"{name}.npz"
+        if not path.exists():
+            work.mkdir(parents=True, exist_ok=True)
+            made = render_scenes(split, range(count), tiled)
+            with replacing(path) as part, part.open("wb") as file:
+                np.savez(file, **vars(made))
+        with np.load(path) as stored:
+            sets.append(Scenes(**{name: stored[name] for name in stored.files}))
+    return sets[0], sets[1]
+
+
+def _process(number: int, processes: int, port: int, name: str, work: Path, target: Path) -> None:
+    """One of `processes` that train together, with one thread."""
+    torch.set_num_threads(1)
+    where = f"tcp://127.0.0.1:{port}"
+    dist.init_process_group(
+        "gloo", init_method=where, rank=number, world_size=processes, timeout=timedelta(hours=3)
+    )
+    began = time.monotonic()
+
+    def log(line: str) -> None:
+        if number == 0:
+            print(f"{time.monotonic() - began:6.0f} s  {line}", flush=True)
+
+    BUILDERS[name](work, target, log)
+    dist.destroy_process_group()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Rebuild a shipped model.")
+    parser.add_argument("--model", choices=BUILDERS, default="micro", help="the twins start from micro")
+    parser.add_argument("--work", type=Path, help="checkpoints and caches; build/MODEL by default")
+    parser.add_argument("--out", type=Path, help="where the model is written; the shipped weights by default")
+    parser.add_argument("--processes", type=int, default=2, help="a thread each; they share every batch")
+    given = parser.parse_args()
+    work, out = given.work or Path("build") / given.model, given.out or WEIGHTS / given.model
+    arguments = (given.processes, free_port(), given.model, work, out)
+    multiprocessing.spawn(_process, arguments, nprocs=given.processes)
+    print(f"saved in {out}")
+
+
+if __name__ == "__main__":
+    main()

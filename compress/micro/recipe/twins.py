@@ -1,0 +1,253 @@
+"""The micro model's twins: the same world, words and lessons in other families and at another width.
+
+`micro-next` is a LLaVA-NeXT, `micro-qwen` a Qwen2.5-VL, `micro-wide` a LLaVA with a wider decoder. None
+starts from nothing: their decoders grow out of the micro model's (`grow`) and are tuned, so that a laptop can
+build them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import (
+    LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextImageProcessorPil,
+    LlavaNextProcessor,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLImageProcessorPil,
+)
+
+from compress.micro.language import CHAT_TEMPLATE, QWEN_TOKENS, tokenizer
+from compress.micro.recipe.decoder import Frame, Pupil, llava, new_model, opening
+from compress.micro.recipe.optim import Optimiser, checkpointed
+from compress.micro.recipe.tower import MEAN, PATCHES, STD, Scenes, cut, normalise
+from compress.micro.world import GRID, PATCH, SIDE
+from compress.models.families import LlavaNext
+from compress.models.qwen2_5_vl import ImageOnlyProcessor
+
+# What writes into new dimensions of the residual stream, or reads new heads and new hidden units, is silent.
+SILENT = ("o_proj.weight", "down_proj.weight", "linear_2.weight", "embed_tokens.weight", "bias")
+
+
+def grow(target: nn.Module, source: nn.Module) -> None:
+    """Copy a smaller network into a wider one of the same depth, so that it computes the same (Net2Net,
+    arXiv:1511.05641).
+
+    Parameters that `source` has not are left alone. New dimensions of the residual stream are zero, new heads
+    and hidden units are not read yet, and RMSNorm, which divides by a mean over more dimensions now, is
+    scaled back. What reads the new dimensions keeps its random start, or no gradient would ever wake them.
+    """
+    with torch.no_grad():
+        for name, small in source.named_parameters():
+            large = target.get_parameter(name)
+            if name.endswith(SILENT) and large.shape != small.shape:
+                large.zero_()
+            large[tuple(map(slice, small.shape))] = small
+            if "norm" in name:
+                large.mul_(math.sqrt(small.numel() / large.numel()))
+
+
+# LLaVA-NeXT ---------------------------------------------------------------------------------------------
+
+
+def new_next(micro: Any) -> LlavaNextForConditionalGeneration:
+    """A LLaVA-NeXT with all weights of the micro model, tiles of its image size, and a fresh newline."""
+    config = micro.config
+    torch.manual_seed(3)
+    model = LlavaNextForConditionalGeneration(
+        LlavaNextConfig(  # type: ignore[call-arg]  # pad_token_id is a field of every configuration
+            vision_config=config.vision_config, text_config=config.text_config,
+            image_token_index=config.image_token_id, vision_feature_layer=config.vision_feature_layer,
+            vision_feature_select_strategy=config.vision_feature_select_strategy,
+            image_grid_pinpoints=[[rows * SIDE, columns * SIDE] for rows, columns in TILINGS],
+            tie_word_embeddings=False, pad_token_id=config.pad_token_id,
+        )
+    )  # fmt: skip
+    missing, _ = model.load_state_dict(micro.state_dict(), strict=False)
+    assert missing == ["model.image_newline"]
+    with torch.no_grad():
+        model.model.image_newline.normal_(0, 0.5)  # as the words began
+    model.model.vision_tower.requires_grad_(False)
+    return model
+
+
+TILINGS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))  # rows x columns
+
+
+def llava_next(model: LlavaNextForConditionalGeneration) -> Pupil:
+    """LLaVA-NeXT on square images in five tiles: projector, newline and decoder learn."""
+    base = llava(model)
+    parts = model.model
+    picture = LlavaNext(model).pictures({"image_sizes": [(2 * SIDE, 2 * SIDE)]})[0]
+    patches = picture.tiles * PATCHES
+    shows = torch.where(picture.tile < 0, patches, picture.tile * PATCHES + picture.patch)
+
+    def project(features: Tensor) -> Tensor:
+        newline = parts.image_newline.expand(len(features), 1, -1)
+        return torch.cat([parts.multi_modal_projector(features), newline], 1)[:, shows]
+
+    base.trained["newline"] = nn.ParameterList([parts.image_newline])
+    places = (len(opening()) + torch.arange(len(shows)))[None]
+    return Pupil(model, Frame(opening(), places), shows, project, base.trained)
+
+
+def next_processor(model: Any) -> LlavaNextProcessor:
+    """What `AutoProcessor` will find beside the weights."""
+    images = LlavaNextImageProcessorPil(
+        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE},
+        image_grid_pinpoints=model.config.image_grid_pinpoints,
+        image_mean=list(MEAN), image_std=list(STD), do_convert_rgb=True,
+    )  # fmt: skip
+    return LlavaNextProcessor(
+        images, tokenizer(), patch_size=PATCH, vision_feature_select_strategy="default",
+        num_additional_image_tokens=1, chat_template=CHAT_TEMPLATE,
+    )  # fmt: skip
+
+
+# A wider decoder ----------------------------------------------------------------------------------------
+
+
+def new_wide(micro: Any, heads: int) -> LlavaForConditionalGeneration:
+    """The micro model with more heads, and as much wider in every layer."""
+    text = micro.config.text_config
+    width = text.head_dim * heads
+    model = new_model(
+        micro.config.vision_config, width=width, inner=2 * width, layers=text.num_hidden_layers, heads=heads,
+        seed=4,
+    )  # fmt: skip
+    grow(model, micro)
+    return model
+
+
+# Qwen2.5-VL ---------------------------------------------------------------------------------------------
+
+
+def new_qwen(micro: Any, heads: int) -> Qwen2_5_VLForConditionalGeneration:
+    """A Qwen2.5-VL with a fresh tower; its decoder is the micro model's with more heads.
+
+    Every third rotary frequency goes to time, height and width in turn: with only twelve of them, three
+    sections on end would leave the columns to the lowest four, which hardly turn over twelve places.
+    """
+    text, index = micro.config.text_config, tokenizer(QWEN_TOKENS).get_vocab()
+    width = text.head_dim * heads
+    torch.manual_seed(5)
+    model = Qwen2_5_VLForConditionalGeneration(
+        Qwen2_5_VLConfig(
+            text_config={
+                "vocab_size": len(index), "hidden_size": width, "intermediate_size": 2 * width,
+                "num_hidden_layers": text.num_hidden_layers, "num_attention_heads": heads,
+                "num_key_value_heads": heads, "max_position_embeddings": text.max_position_embeddings,
+                "rms_norm_eps": text.rms_norm_eps, "initializer_range": text.initializer_range,
+                "rope_parameters": {
+                    "rope_type": "default", "rope_theta": text.rope_parameters["rope_theta"],
+                    "mrope_section": [1] * (text.head_dim // 2),
+                },
+                "pad_token_id": text.pad_token_id, "bos_token_id": text.bos_token_id,
+                "eos_token_id": text.eos_token_id, "tie_word_embeddings": False,
+            },
+            vision_config={
+                "depth": 4, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4,
+                "patch_size": PATCH // 2, "spatial_merge_size": 2, "temporal_patch_size": 2,
+                "window_size": WINDOW * PATCH,
+                "fullatt_block_indexes": [1, 3], "out_hidden_size": width, "initializer_range": 0.08,
+            },
+            image_token_id=index["<|image_pad|>"], video_token_id=index["<|video_pad|>"],
+            vision_start_token_id=index["<|vision_start|>"], vision_end_token_id=index["<|vision_end|>"],
+            tie_word_embeddings=False,
+        )
+    )  # fmt: skip
+    grow(model.model.language_model, micro.model.language_model)
+    grow(model.lm_head, micro.lm_head)
+    return model
+
+
+WINDOW = 4  # visual tokens along a side of an attention window
+
+
+def qwen_pixels(pixels: Tensor) -> Tensor:
+    """uint8 [B, 96, 96, 3] to what the image processor hands the tower: a row to every 4 x 4 patch.
+
+    The four patches of a visual token are neighbours; every patch is there twice, as two frames of a film.
+    """
+    x = normalise(pixels).view(len(pixels), 3, GRID, 2, PATCH // 2, GRID, 2, PATCH // 2)
+    x = x.permute(0, 2, 5, 3, 6, 1, 4, 7)[..., None, :, :].expand(-1, -1, -1, -1, -1, -1, 2, -1, -1)
+    return x.reshape(len(pixels) * 4 * PATCHES, -1)
+
+
+def windowed(model: Any, pixels: Tensor) -> Tensor:
+    """What the tower hands the merger, window after window: [B, 576, C] of uint8 [B, 96, 96, 3]."""
+    grid = torch.tensor([[1, 2 * GRID, 2 * GRID]]).expand(len(pixels), -1)
+    out = model.model.visual(qwen_pixels(pixels), grid_thw=grid).last_hidden_state
+    return out.view(len(pixels), 4 * PATCHES, -1)
+
+
+@torch.no_grad()
+def qwen_features(model: Any, scenes: Scenes) -> Tensor:
+    """`windowed` of every scene, [n, 576, C] float16."""
+    return torch.cat([windowed(model, part).half() for part in torch.from_numpy(scenes.pixels).split(64)])
+
+
+def qwen(model: Qwen2_5_VLForConditionalGeneration) -> Pupil:
+    """Qwen2.5-VL on square images: the merger, which is its projector, and the decoder learn."""
+    merger = model.model.visual.merger
+    order = torch.from_numpy(cut(torch.arange(PATCHES).view(GRID, GRID).numpy(), WINDOW).ravel()).argsort()
+    index = tokenizer(QWEN_TOKENS).get_vocab()
+    before = (*opening(), index["<|vision_start|>"])
+    row, column = torch.arange(PATCHES) // GRID, torch.arange(PATCHES) % GRID
+    places = len(before) + torch.stack([torch.zeros_like(row), row, column])
+    trained = {"projector": merger, "decoder": model.model.language_model, "head": model.lm_head}
+
+    def project(features: Tensor) -> Tensor:
+        merged: Tensor = merger(features.flatten(0, 1))
+        return merged.view(len(features), PATCHES, -1)[:, order]
+
+    frame = Frame(before, places, (index["<|vision_end|>"],))
+    return Pupil(model, frame, torch.arange(PATCHES), project, nn.ModuleDict(trained))
+
+
+def qwen_processor() -> ImageOnlyProcessor:
+    """Images of any shape, with at most as many pixels as a scene."""
+    images = Qwen2VLImageProcessorPil(
+        patch_size=PATCH // 2, merge_size=2, temporal_patch_size=2,
+        image_mean=list(MEAN), image_std=list(STD), do_convert_rgb=True,
+        size={"shortest_edge": (2 * PATCH) ** 2, "longest_edge": SIDE**2},
+    )  # fmt: skip
+    image = "<|vision_start|><|image_pad|><|vision_end|> "
+    template = CHAT_TEMPLATE.replace("<image> ", image)
+    return ImageOnlyProcessor(images, tokenizer(QWEN_TOKENS), chat_template=template)
+
+
+def imitate(
+    pupil: Pupil, teacher: Pupil, scenes: Scenes, features: Tensor, checkpoint: Path, steps: int,
+    log: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Train Qwen's tower and merger, in place, to give the visual tokens that the micro model has.
+
+    `features` are the micro model's, of the same scenes. Things weigh more than background, as in alignment;
+    the new dimensions are to be zero. Where a patch is, its visual tokens tell a little and Qwen's cannot,
+    whose tower knows no absolute place: there M-RoPE must do.
+    """
+    tower = pupil.model.model.visual
+    pixels, kind = torch.from_numpy(scenes.pixels), torch.from_numpy(scenes.kind)
+    optimiser = Optimiser(tower, lr=2e-3, matrix_lr=0.01, total=steps)
+    for step in checkpointed(checkpoint, tower, optimiser, steps, every=250):
+        rng = torch.Generator().manual_seed(4_000_037 + step)
+        pick = torch.randint(len(pixels), (16,), generator=rng)
+        with torch.no_grad():
+            wanted = teacher.project(features[pick].float())
+        given = pupil.project(windowed(pupil.model, pixels[pick]))
+        wanted = F.pad(wanted, (0, given.shape[-1] - wanted.shape[-1]))
+        weight = torch.where(kind[pick] >= 0, 2.0, 0.5)[..., None]
+        loss = (weight * (given - wanted).square()).mean() / (weight * wanted.square()).mean()
+        optimiser.step(loss, step)
+        if step % 50 == 0:
+            log(f"imitate {step}/{steps} loss {loss.item():.3f}")

@@ -1,0 +1,8 @@
+"""The adapters, one file per family; a new one is a file and a line below, under its `model_type`."""
+
+from compress.models.llava import Llava
+from compress.models.llava_next import LlavaNext
+from compress.models.mllm import MLLM
+from compress.models.qwen2_5_vl import Qwen25VL
+
+FAMILIES: dict[str, type[MLLM]] = {"llava": Llava, "llava_next": LlavaNext, "qwen2_5_vl": Qwen25VL}

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from compress.models.mllm import MLLM
+
+
+class Llava(MLLM):
+    """LLaVA-1.5: CLIP tower with a CLS token, two-layer projector, Llama decoder, one fixed image size."""
+
+    def __init__(self, model: PreTrainedModel, processor: Any = None, name: str = ""):
+        super().__init__(model, processor, name)
+        config = model.config
+        if config.vision_feature_select_strategy != "default" or not isinstance(
+            config.vision_feature_layer, int
+        ):
+            raise ValueError(
+                f"{self.name} reads tower layers {config.vision_feature_layer} with strategy "
+                f"{config.vision_feature_select_strategy!r}: supported are one layer and 'default'"
+            )
+
+    @property
+    def decoder(self) -> Any:
+        return self.model.model.language_model
+
+    @property
+    def tower(self) -> Any:
+        return self.model.model.vision_tower
+
+    @property
+    def tower_layers(self) -> Any:
+        return self.tower.encoder.layers
+
+    @property
+    def projector(self) -> Any:
+        return self.model.model.multi_modal_projector
+
+    @cached_property
+    def grid(self) -> tuple[int, int]:
+        vision = self.model.config.vision_config
+        side = vision.image_size // vision.patch_size
+        return side, side
+
+    @property
+    def image_side(self) -> int:
+        return int(self.model.config.vision_config.image_size)
+
+    @property
+    def tower_depth(self) -> int:
+        return range(len(self.tower_layers) + 1)[self.model.config.vision_feature_layer]
+
+    def tower_cls(self, output: Any) -> Tensor | None:
+        return output.hidden_states[self.model.config.vision_feature_layer][:, 0]

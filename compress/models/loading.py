@@ -1,0 +1,164 @@
+"""Models by name: shipped ones, local folders, hub names."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from logging import ERROR, getLogger
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from torch._dynamo import OptimizedModule
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+from transformers.utils import logging
+
+from compress import hub
+from compress.models.caches import warn_if_untested
+from compress.models.families import FAMILIES
+from compress.models.mllm import MLLM, Embedded, Picture
+
+Anyres = Literal["native", "fixed"]
+
+FILES = "*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"  # of a hub model: no code, no pickles
+WEIGHTS = Path(__file__).parents[1] / "micro" / "weights"
+MODELS: dict[str, Path] = {"micro": WEIGHTS / "micro"} | {
+    path.name: path for path in sorted(WEIGHTS.glob("micro-*"))
+}
+
+
+def adapt(model: PreTrainedModel | MLLM, processor: Any = None, name: str = "") -> MLLM:
+    """The adapter of a live transformers model (or the one given). ValueError for unknown families.
+
+    A model that was compiled, or that adapters of the peft library are around, is taken out of its wrapper.
+    """
+    if isinstance(model, MLLM):
+        return model
+    warn_if_untested()
+    inner = _unwrapped(model)
+    family = getattr(getattr(inner, "config", None), "model_type", None)
+    if family not in FAMILIES or not hasattr(inner, "generate"):
+        known = ", ".join(sorted(FAMILIES))
+        raise ValueError(
+            f"{type(inner).__name__} is not a supported multimodal model: give one of family {known}"
+        )
+    return FAMILIES[family](inner, processor, name)
+
+
+def _unwrapped(model: Any) -> Any:
+    """The model inside `torch.compile(model)` and inside a PeftModel, whose layers it shares."""
+    while True:
+        if isinstance(model, OptimizedModule):
+            model = model._orig_mod
+        elif hasattr(model, "peft_config") and callable(getattr(model, "get_base_model", None)):
+            model = model.get_base_model()
+        else:
+            return model
+
+
+def load(
+    name: str = "micro",
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    anyres: Anyres = "native",
+) -> MLLM:
+    """Load a shipped model, a local folder or a hub name, in evaluation mode.
+
+    Weights come from safetensors only, and no code that lies beside them is run.
+    `anyres="fixed"` gives every image of a LLaVA-NeXT the same number of visual tokens (`fix_grid`; papers
+    call it fixed_2x2_nounpad).
+    ValueError, with what to do next, if there is no such model or its family is not supported.
+    """
+    folder, config = _config(name)
+    if config.model_type not in FAMILIES:
+        raise ValueError(
+            f"{name!r} is a {config.model_type!r} model; supported: {', '.join(sorted(FAMILIES))}"
+        )
+    try:
+        source = str(folder or hub.fetch(name, FILES))
+        auto: Any = AutoModelForImageTextToText  # typed without the report
+        model, report = auto.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+        processor = FAMILIES[config.model_type].read_processor(source)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot load model {name!r}: {str(error).splitlines()[0]}") from error
+    except SafetensorError as error:
+        raise ValueError(f"cannot load model {name!r}: its weights are unreadable ({error})") from error
+    except RuntimeError as error:
+        if "mismatched" not in str(error):
+            raise
+        raise ValueError(f"cannot load model {name!r}: weights and config differ in shape") from error
+    if report["missing_keys"]:  # transformers would go on with random numbers in their place
+        missing = sorted(report["missing_keys"])
+        raise ValueError(f"cannot load model {name!r}: {len(missing)} weights are missing, e.g. {missing[0]}")
+    processor.tokenizer.padding_side = "left"
+    mllm = adapt(model.eval().to(device), processor, name)
+    if anyres == "fixed":
+        mllm.fix_grid()
+    return mllm
+
+
+def family_of(name: str) -> str:
+    """The `model_type` in a model's configuration; ValueError if there is no such model."""
+    return str(_config(name)[1].model_type)
+
+
+def outline(source: str) -> MLLM:
+    """The adapter of the model in a folder or of a hub name without its weights: shapes only."""
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    auto: Any = AutoModelForImageTextToText
+    with torch.device("meta"):
+        model = auto.from_config(config)
+    return adapt(model, FAMILIES[config.model_type].read_processor(source), source)
+
+
+def quiet() -> None:
+    """Silence the progress bars of transformers and all its messages but errors, for the whole process."""
+    logging.set_verbosity_error()
+    getLogger("huggingface_hub").setLevel(ERROR)  # it announces every retry of a connection
+    logging.disable_progress_bar()
+
+
+def _config(name: str) -> tuple[Path | None, Any]:
+    """The folder behind a model name (None on the hub), and its configuration."""
+    folder = _folder(name)
+    try:
+        source = str(folder or hub.fetch(name, ["config.json"]))
+        return folder, AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot load model {name!r}: {str(error).splitlines()[0]}") from error
+
+
+def _folder(name: str) -> Path | None:
+    """The folder behind a model name; None for a name on the hub."""
+    if name in MODELS:
+        if not MODELS[name].is_dir():
+            raise ValueError(
+                f"the weights of the shipped model {name!r} are missing: "
+                f"rebuild them with `make micro MODEL={name}`"
+            )
+        return MODELS[name]
+    if Path(name).is_dir():
+        return Path(name)
+    if not hub.is_name(name):
+        near = get_close_matches(name, MODELS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"shipped: {', '.join(sorted(MODELS))}"
+        raise ValueError(f"unknown model {name!r}; {hint} (else give a folder, or a hub name as owner/name)")
+    return None
+
+
+__all__ = [
+    "FAMILIES",
+    "MLLM",
+    "MODELS",
+    "Anyres",
+    "Embedded",
+    "Picture",
+    "adapt",
+    "family_of",
+    "load",
+    "outline",
+    "quiet",
+]

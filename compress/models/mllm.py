@@ -1,0 +1,380 @@
+"""One face for every multimodal model family.
+
+An adapter says where a family keeps its parts (tower, projector, decoder, head), where its visual tokens come
+from and how a prompt is built; nothing in it changes the transformers model it holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from transformers import AutoProcessor, BatchFeature, PreTrainedModel
+from transformers.masking_utils import create_causal_mask
+
+from compress.base import Traits
+from compress.images import check_shape, rgb
+from compress.models.caches import CACHE
+from compress.models.conversation import Conversation, Turn, check
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """One sample as the decoder sees it: S rows, prompt first, then the response."""
+
+    embeds: Tensor  # [S, D] decoder input embeddings, visual tokens in place
+    visual: Tensor  # [N] int64, rows of the visual tokens, ascending
+    prompt: int  # rows [0, prompt) are the prompt, visual tokens included; the rest is the response
+    response: Tensor  # [R] int64 response token ids, end-of-sequence included; empty without a response
+    grid: tuple[int, int]  # rows x columns of the visual tokens
+    positions: Tensor  # [S], or [3, S] with M-RoPE
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Where the N visual tokens of one image come from: patches of the tower's tiles, and newlines."""
+
+    grid: tuple[int, int]  # rows x columns of patches of a tile
+    tiles: int  # that the tower encodes of it; the first is the whole image
+    tile: Tensor  # [N] which of them each token is of, from 0; -1 = a newline, which no patch gave
+    patch: Tensor  # [N] its patch of that tile, row-major
+
+    def __len__(self) -> int:
+        return len(self.tile)
+
+    @cached_property
+    def patches(self) -> Tensor:
+        """[M] the tokens that are no newlines, ascending."""
+        return (self.tile >= 0).nonzero()[:, 0]
+
+
+class MLLM(ABC):
+    """A multimodal model with its processor. Construct through `load` (by name) or `adapt` (around a live
+    model).
+
+    Modules of the model are typed `Any`: their attributes are the family's, not torch's.
+    """
+
+    image_arguments: tuple[str, ...] = ("pixel_values",)  # what the processor gives for the tower
+    clip_tower: bool = True  # whether methods can read the tower, and merge in it
+    free_size: bool = False  # tokens follow the image's size: what the largest allows says little of others
+    mrope: bool = False  # rotary positions of several axes, which are never renumbered
+
+    def __init__(self, model: PreTrainedModel, processor: Any = None, name: str = ""):
+        self.model: Any = model
+        self.processor = processor
+        self.name = name or type(model).__name__
+
+    # What a family must say ---------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def decoder(self) -> Any:
+        """The language model: `.layers`, `.norm`, `.rotary_emb`, `.embed_tokens`, `.config`."""
+
+    @property
+    @abstractmethod
+    def tower(self) -> Any:
+        """The vision encoder."""
+
+    @property
+    @abstractmethod
+    def tower_layers(self) -> Any:
+        """Its transformer blocks, each with `layer_norm1` and `self_attn`."""
+
+    @property
+    @abstractmethod
+    def projector(self) -> Any:
+        """The aligner: tower features [I, N, C] -> decoder width [I, N, D]."""
+
+    @property
+    @abstractmethod
+    def grid(self) -> tuple[int, int]:
+        """Rows x columns of the visual tokens of one tile, the whole image where there is but one."""
+
+    @property
+    @abstractmethod
+    def image_side(self) -> int:
+        """Pixels along a side of the largest square image that it sees in full."""
+
+    @property
+    @abstractmethod
+    def tower_depth(self) -> int:
+        """How many of the tower's blocks the projector's input passes."""
+
+    @abstractmethod
+    def tower_cls(self, output: Any) -> Tensor | None:
+        """CLS feature [I, C] at the layer the projector reads, from the tower's output; None without CLS."""
+
+    # What all families share --------------------------------------------------------------------------------
+
+    @property
+    def head(self) -> Any:
+        """Hidden states [..., D] -> logits [..., V]."""
+        return self.model.get_output_embeddings()
+
+    @property
+    def layers(self) -> int:
+        """Number of decoder layers."""
+        return len(self.decoder.layers)
+
+    @property
+    def tile_tokens(self) -> int:
+        """Visual tokens of one tile before any compression."""
+        rows, columns = self.grid
+        return rows * columns
+
+    @property
+    def visual_tokens(self) -> int:
+        """Visual tokens of one image before any compression, the most where images differ."""
+        return self.tile_tokens
+
+    @property
+    def one_size(self) -> bool:
+        """Whether every image has `visual_tokens`, so that a ratio is the same count for all of them."""
+        return not self.free_size
+
+    def tokens_of(self, image: Image) -> int:
+        """Visual tokens of this image before any compression; `visual_tokens` where images hardly differ."""
+        return self.visual_tokens
+
+    @property
+    def traits(self) -> Traits:
+        """What methods may know of the model."""
+        width = self.decoder.config.hidden_size
+        return Traits(self.layers, width, self.visual_tokens, mrope=self.mrope)
+
+    def fix_grid(self) -> None:
+        """Give every image the same number of visual tokens; ValueError for a family without such a mode."""
+        raise ValueError(f"{self.name} ({type(self).__name__}) has no fixed grid: leave anyres at 'native'")
+
+    def tower_pixels(self, args: tuple, kwargs: Mapping[str, Any]) -> Sequence[Tensor]:
+        """The tiles in a call of the tower, in order."""
+        pixels: Tensor = args[0] if args else kwargs["pixel_values"]
+        return list(pixels)
+
+    def pictures(self, given: Mapping[str, Any]) -> list[Picture]:
+        """The images among the arguments of a call of the model, in the order of their placeholders.
+
+        One tile each, unless a family says otherwise.
+        """
+        pixels = given.get("pixel_values")
+        if pixels is None:  # features instead of pixels: as many images as there are placeholders for
+            ids = given["input_ids"]
+            count = int((ids == self.image_token_id).sum()) // self.visual_tokens
+        else:
+            count = len(pixels)
+        return [self._tile] * count
+
+    @property
+    def index_device(self) -> torch.device:
+        """Where indices of visual tokens are kept: with the model, or here if it has no memory."""
+        device: torch.device = self.model.device
+        return torch.device("cpu") if device.type == "meta" else device
+
+    @cached_property
+    def _tile(self) -> Picture:
+        patch = torch.arange(self.tile_tokens, device=self.index_device)
+        return Picture(self.grid, 1, torch.zeros_like(patch), patch)
+
+    def noise(self, ids: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
+        """What the processor gives beside `ids` [B, S], here of random pixels: to measure time with.
+
+        One image in each row, of the size that has the most visual tokens.
+        """
+        side = self.model.config.vision_config.image_size
+        return {"pixel_values": self._pixels((len(ids), 3, side, side), draw)}
+
+    def _pixels(self, shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
+        return torch.randn(shape, generator=draw, device=draw.device).to(self.model.dtype)
+
+    def merge(self, inputs: BatchFeature) -> Tensor:
+        """Decoder input embeddings [B, S, D] of prepared inputs, visual tokens in place."""
+        ids = inputs["input_ids"]
+        embeds = self.decoder.embed_tokens(ids)
+        given = {name: inputs[name] for name in self.image_arguments}
+        features = torch.cat(list(self.model.get_image_features(**given).pooler_output))
+        merged: Tensor = embeds.masked_scatter((ids == self.image_token_id)[..., None], features.to(embeds))
+        return merged
+
+    def position_offsets(self, given: Mapping[str, Any], sizes: Tensor) -> Tensor | None:
+        """What the prefill of this call leaves for `next_positions` [B]; `sizes` [B] as there."""
+        return None
+
+    def next_positions(
+        self, sizes: Sequence[int], length: int, decoded: int, count: int, offsets: Tensor | None
+    ) -> Tensor:
+        """Position ids [1, count] of the next tokens after a prefill of `length` rows, and `decoded` tokens.
+
+        `sizes` of these rows are not padding. What a call without ids would take with a cache that nothing
+        was dropped from.
+        """
+        return length + decoded + torch.arange(count)[None]
+
+    def positions(self, inputs: BatchFeature, response: int) -> Tensor:
+        """Positions [S] (M-RoPE: [3, S]) of one prepared sample and a response of that many tokens."""
+        return torch.arange(inputs["input_ids"].shape[1] + response, device=self.model.device)
+
+    @property
+    def image_token_id(self) -> int:
+        return self.model.config.image_token_id
+
+    def causal_mask(self, hidden: Tensor, mask: Tensor | None, cache: Any, layer: int) -> Any:
+        """What a decoder layer expects as attention mask, for its own cache and the current attention kernel.
+
+        hidden [B, L, D] are the new rows; mask [B, cached + L] bool, False = padding, None = no padding.
+        """
+        return create_causal_mask(
+            config=self.decoder.config,
+            inputs_embeds=hidden,
+            attention_mask=None if mask is None else mask.to(hidden.device),
+            layer_idx=layer,
+            **{CACHE: cache},
+        )
+
+    def attention_mask(self, hidden: Tensor, seen: Tensor) -> Tensor:
+        """The same for rows [B, L, D] that see what `seen` [B, L, K] says, bool."""
+        seen = seen[:, None].to(hidden.device)
+        if self.decoder.config._attn_implementation == "sdpa":
+            return seen
+        hides = torch.finfo(hidden.dtype).min
+        return torch.zeros(seen.shape, dtype=hidden.dtype, device=hidden.device).masked_fill(~seen, hides)
+
+    def prepare(self, images: Sequence[Image], questions: Sequence[str]) -> BatchFeature:
+        """Inputs for `model.generate(**inputs)`: chat format, left padding, on the model's device."""
+        if len(images) != len(questions) or not questions:
+            raise ValueError(
+                f"{len(images)} images and {len(questions)} questions: give one image per question"
+            )
+        for number, question in enumerate(questions):
+            if not question.strip():
+                raise ValueError(f"question {number} is empty: ask something about the image")
+        asked = zip(images, questions, strict=True)
+        return self.prepare_conversations([[Turn("user", question, [image])] for image, question in asked])
+
+    def prepare_conversations(self, conversations: Sequence[Conversation]) -> BatchFeature:
+        """Inputs for the next answer of each conversation, as `prepare` gives them for one question.
+
+        All turns are prompt: a method sees an image's tokens, how many text tokens precede it, and the text
+        of all turns, earlier answers included. A budget is of each image.
+        """
+        for number, conversation in enumerate(conversations):
+            check(conversation, number)
+        turns = [turn for conversation in conversations for turn in conversation]
+        images = [rgb(image) for turn in turns for image in turn.images]
+        inputs = self.encode(images, [self.chat(conversation) for conversation in conversations])
+        if "pixel_values" in inputs:
+            inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
+        return inputs.to(self.model.device)
+
+    def encode(self, images: Sequence[Image], prompts: Sequence[str]) -> BatchFeature:
+        """Pixels and ids; the images, in RGB, in the order in which the prompts name them.
+
+        ValueError for an image that is too thin, before it is resized.
+        """
+        for image in images:
+            check_shape(image.size)
+        return self._encoded(images, prompts)
+
+    def _encoded(self, images: Sequence[Image], prompts: Sequence[str]) -> BatchFeature:
+        encoded: BatchFeature = self._processor()(
+            images=list(images) or None, text=list(prompts), padding=True, return_tensors="pt"
+        )
+        return encoded
+
+    def prompt(self, question: str) -> str:
+        """The question with one image in the chat format of the model."""
+        return self._formatted([("user", 1, question)])
+
+    def chat(self, conversation: Conversation) -> str:
+        """The conversation, up to the answer that is asked for, in the chat format of the model."""
+        return self._formatted([(turn.role, len(turn.images), turn.text) for turn in conversation])
+
+    def _formatted(self, turns: Sequence[tuple[str, int, str]]) -> str:
+        """Role, number of images and text of each turn."""
+        messages = [
+            {"role": role, "content": [*[{"type": "image"}] * images, {"type": "text", "text": text}]}
+            for role, images, text in turns
+        ]
+        return self._processor().apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+
+    @torch.no_grad()
+    def embed(self, image: Image, question: str, response: str | None = None) -> Embedded:
+        """The decoder's input for one sample; a response follows the prompt, with the end token."""
+        inputs = self.prepare([image], [question])
+        embeds = self.merge(inputs)[0]
+        ids = embeds.new_empty(0, dtype=torch.long)
+        if response is not None:
+            tokenizer = self._processor().tokenizer
+            answer = tokenizer(response, add_special_tokens=False)["input_ids"]
+            ids = torch.tensor([*answer, tokenizer.eos_token_id], device=embeds.device)
+        visual = (inputs["input_ids"][0] == self.image_token_id).nonzero()[:, 0]
+        rows = torch.cat([embeds, self.decoder.embed_tokens(ids)]) if len(ids) else embeds
+        positions = self.positions(inputs, len(ids))
+        grid = self.pictures(inputs)[0].grid
+        return Embedded(rows, visual, len(embeds), ids, grid, positions)
+
+    def answer(
+        self, images: Sequence[Image], questions: Sequence[str], *, max_new_tokens: int = 16
+    ) -> list[str]:
+        """Greedy answers, stripped; inside `with attach(...)` with fewer visual tokens."""
+        return self._generate(self.prepare(images, questions), max_new_tokens)
+
+    def reply(self, conversations: Sequence[Conversation], *, max_new_tokens: int = 16) -> list[str]:
+        """The next answer of each conversation, as `answer` gives it for one question."""
+        return self._generate(self.prepare_conversations(conversations), max_new_tokens)
+
+    def _generate(self, inputs: BatchFeature, max_new_tokens: int) -> list[str]:
+        tokenizer = self._processor().tokenizer
+        ids = self.model.generate(
+            **inputs,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        new = ids[:, inputs["input_ids"].shape[1] :]
+        return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over configuration and weights: equal for equal models, in every process."""
+        config = self.model.config.to_diff_dict()
+        config = {
+            key: value
+            for key, value in config.items()
+            if key not in ("transformers_version", "_name_or_path")
+        }
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            for part, stored in stored_in(name, tensor):
+                digest.update(f"{part} {stored.dtype} {tuple(stored.shape)}".encode())
+                digest.update(stored.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    @classmethod
+    def read_processor(cls, source: str) -> Any:
+        """The processor in a folder or of a hub name: PIL, the same pixels with and without torchvision."""
+        return AutoProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
+
+    def _processor(self) -> Any:
+        if self.processor is None:
+            raise ValueError(f"{self.name} has no processor: load it by name, or adapt(model, processor)")
+        return self.processor
+
+
+def stored_in(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The plain tensors of which a tensor consists, by name: itself, or what a quantised one is made of."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield name, tensor
+        return
+    parts, settings = tensor.__tensor_flatten__()
+    for part in parts:
+        yield from stored_in(f"{name}.{part} of {type(tensor).__name__} {settings}", getattr(tensor, part))

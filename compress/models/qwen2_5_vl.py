@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from transformers import AutoTokenizer, BatchFeature, Qwen2_5_VLProcessor, Qwen2VLImageProcessorPil
+
+from compress.images import check_shape
+from compress.models.mllm import MLLM, Picture
+
+
+class ImageOnlyProcessor(Qwen2_5_VLProcessor):
+    """Qwen2.5-VL's processor without videos, whose processing would need torchvision."""
+
+    def __init__(
+        self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **_: Any
+    ):
+        self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
+        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+        self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
+        super(Qwen2_5_VLProcessor, self).__init__(image_processor, tokenizer, chat_template=chat_template)
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        return ["image_processor", "tokenizer"]
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw"]
+
+
+class Qwen25VL(MLLM):
+    """Qwen2.5-VL: window attention without CLS in the tower, 2 x 2 patches to a visual token, M-RoPE.
+
+    Images have as many tokens as their size asks for, between the processor's limits. Methods act at the
+    decoder's input and inside the decoder; those that read a CLIP tower have nothing to read. Positions stay
+    as they are: three axes cannot be closed up.
+    """
+
+    image_arguments = ("pixel_values", "image_grid_thw")
+    clip_tower = False
+    free_size = True
+    mrope = True
+
+    @property
+    def decoder(self) -> Any:
+        return self.model.model.language_model
+
+    @property
+    def tower(self) -> Any:
+        return self.model.model.visual
+
+    @property
+    def tower_layers(self) -> Any:
+        return self.tower.blocks
+
+    @property
+    def tower_depth(self) -> int:
+        return len(self.tower_layers)
+
+    @property
+    def projector(self) -> Any:
+        return self.tower.merger
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """The largest square that the processor allows, for budgets; images have their own."""
+        vision = self.model.config.vision_config
+        unit = vision.patch_size * vision.spatial_merge_size
+        pixels = self._processor().image_processor.size["longest_edge"] if self.processor else 1280 * 28 * 28
+        side = int(pixels**0.5) // unit
+        return side, side
+
+    @property
+    def image_side(self) -> int:
+        vision = self.model.config.vision_config
+        return int(self.grid[0] * vision.patch_size * vision.spatial_merge_size)
+
+    def tower_cls(self, output: Any) -> Tensor | None:
+        return None
+
+    def tokens_of(self, image: Image) -> int:
+        check_shape(image.size)
+        pixels = self._processor().image_processor
+        patches = pixels.get_number_of_image_patches(image.height, image.width)
+        return int(patches // pixels.merge_size**2)
+
+    def tower_pixels(self, args: tuple, kwargs: Mapping[str, Any]) -> Sequence[Tensor]:
+        pixels, grids = args[0] if args else kwargs["hidden_states"], kwargs.get("grid_thw")
+        sizes = (args[1] if grids is None else grids).prod(-1).tolist()
+        tiles: Sequence[Tensor] = pixels.split(sizes)
+        return tiles
+
+    def pictures(self, given: Mapping[str, Any]) -> list[Picture]:
+        if given.get("image_grid_thw") is None:
+            raise ValueError("give image_grid_thw, as the processor returns it, with the pixel_values")
+        merge = self.model.config.vision_config.spatial_merge_size
+        pictures = []
+        for _, height, width in given["image_grid_thw"].tolist():
+            grid = height // merge, width // merge
+            patch = torch.arange(grid[0] * grid[1], device=self.index_device)
+            pictures.append(Picture(grid, 1, torch.zeros_like(patch), patch))
+        return pictures
+
+    def noise(self, ids: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
+        vision = self.model.config.vision_config
+        height, width = (side * vision.spatial_merge_size for side in self.grid)
+        patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        return {
+            "pixel_values": self._pixels((len(ids) * height * width, patch), draw),
+            "image_grid_thw": torch.tensor([[1, height, width]] * len(ids), device=ids.device),
+            "mm_token_type_ids": (ids == self.image_token_id).int(),
+        }
+
+    def position_offsets(self, given: Mapping[str, Any], sizes: Tensor) -> Tensor | None:
+        ids = given.get("position_ids")
+        if ids is not None:  # three axes; a fourth before them counts tokens
+            latest = ids[-3:].amax((0, 2)) if ids.ndim == 3 else ids.amax(1)
+            return latest + 1 - sizes
+        if given.get("mm_token_type_ids") is None or given.get("image_grid_thw") is None:
+            return None  # positions are the places; the model may still hold offsets of an earlier prefill
+        deltas: Tensor = self.model.model.rope_deltas
+        return deltas.view(-1).clone()
+
+    def next_positions(
+        self, sizes: Sequence[int], length: int, decoded: int, count: int, offsets: Tensor | None
+    ) -> Tensor:
+        if offsets is None:  # text alone, or images that the model took for text
+            return super().next_positions(sizes, length, decoded, count, None)
+        first = torch.tensor(sizes) + decoded + offsets.cpu()
+        return (first[:, None] + torch.arange(count)).expand(3, -1, -1)
+
+    def positions(self, inputs: BatchFeature, response: int) -> Tensor:
+        found, _ = self.model.model.get_rope_index(
+            inputs["input_ids"],
+            mm_token_type_ids=inputs["mm_token_type_ids"],
+            image_grid_thw=inputs["image_grid_thw"],
+            attention_mask=inputs["attention_mask"],
+        )
+        prompt: Tensor = found[:, 0]
+        after = prompt.max() + 1 + torch.arange(response, device=prompt.device)
+        return torch.cat([prompt, after.expand(3, -1)], 1)
+
+    @classmethod
+    def read_processor(cls, source: str) -> Any:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        pixels = Qwen2VLImageProcessorPil.from_pretrained(source)
+        return ImageOnlyProcessor(pixels, tokenizer, chat_template=tokenizer.chat_template)

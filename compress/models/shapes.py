@@ -1,0 +1,167 @@
+"""Published architectures with random weights, for measuring time: a latency does not depend on weights.
+
+The weights are made on the device in the asked precision, so a model never takes more memory than it has
+parameters. Answers are noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from transformers import (
+    BatchFeature,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+)
+
+from compress.models.loading import adapt
+from compress.models.mllm import MLLM
+from compress.seeding import drawing
+
+PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+
+
+def _clip() -> CLIPVisionConfig:
+    """CLIP ViT-L/14 at 336 pixels."""
+    return CLIPVisionConfig(
+        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16,
+        image_size=336, patch_size=14, projection_dim=768,
+    )  # fmt: skip
+
+
+def _vicuna(hidden: int, intermediate: int, depth: int) -> LlamaConfig:
+    heads = hidden // 128
+    return LlamaConfig(
+        vocab_size=32064, hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=depth,
+        num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=4096,
+    )  # fmt: skip
+
+
+def _llava_7b() -> LlavaConfig:
+    return LlavaConfig(vision_config=_clip(), text_config=_vicuna(4096, 11008, 32))
+
+
+def _llava_13b() -> LlavaConfig:
+    return LlavaConfig(vision_config=_clip(), text_config=_vicuna(5120, 13824, 40))
+
+
+def _llava_next_7b() -> LlavaNextConfig:
+    return LlavaNextConfig(
+        vision_config=_clip(), text_config=_vicuna(4096, 11008, 32), image_grid_pinpoints=PINPOINTS
+    )
+
+
+def _qwen_7b() -> Qwen2_5_VLConfig:
+    text = {
+        "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
+        "num_attention_heads": 28, "num_key_value_heads": 4,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+    }  # fmt: skip
+    vision = {
+        "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584,
+        "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31],
+    }  # fmt: skip
+    return Qwen2_5_VLConfig(text_config=text, vision_config=vision)
+
+
+SHAPES: dict[str, tuple[type[PreTrainedModel], Callable[[], PreTrainedConfig]]] = {
+    "llava-1.5-7b": (LlavaForConditionalGeneration, _llava_7b),
+    "llava-1.5-13b": (LlavaForConditionalGeneration, _llava_13b),
+    "llava-next-7b": (LlavaNextForConditionalGeneration, _llava_next_7b),
+    "qwen2.5-vl-7b": (Qwen2_5_VLForConditionalGeneration, _qwen_7b),
+}
+
+
+def build(
+    name: str,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    depth: int | None = None,
+    whole_tower: bool = False,
+    seed: int = 0,
+) -> MLLM:
+    """A model of a published shape with random weights, in evaluation mode, without a processor.
+
+    LLaVA-NeXT has its fixed grid, five tiles and 2880 visual tokens. With `depth` only so many of the
+    decoder's layers are there, and the same share of the tower's unless `whole_tower`: a slice, which the
+    model's name says.
+    ValueError for a name or depth that does not exist.
+    """
+    if name not in SHAPES:
+        near = get_close_matches(name, SHAPES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(SHAPES)}"
+        raise ValueError(f"unknown shape {name!r}; {hint}")
+    kind, configure = SHAPES[name]
+    config = configure()
+    told = f"{name} shape, random weights"
+    if depth is not None:
+        told += f", {_slice(config, depth, whole_tower)}"
+    made = _random(kind, config, device, dtype, seed)
+    mllm = adapt(made, name=told)
+    if config.model_type == "llava_next":
+        mllm.fix_grid()
+    return mllm
+
+
+def _slice(config: Any, depth: int, whole_tower: bool) -> str:
+    """Cut a configuration to the first layers of the decoder; what was cut, in words."""
+    text, vision = config.text_config, config.vision_config
+    layers = text.num_hidden_layers
+    if not 1 <= depth <= layers:
+        raise ValueError(f"depth slice {depth}: choose 1 to {layers} decoder layers")
+    text.num_hidden_layers = depth
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:depth]
+    told = f"slice of {depth} of {layers} decoder layers"
+    if whole_tower:
+        return told
+    named = "depth" if hasattr(vision, "depth") else "num_hidden_layers"
+    blocks = getattr(vision, named)
+    kept = max(2, -(-blocks * depth // layers))  # LLaVA reads the last block but one
+    setattr(vision, named, kept)
+    return f"{told} and {kept} of {blocks} tower layers"
+
+
+def _random(
+    kind: type[PreTrainedModel], config: PreTrainedConfig, device: str, dtype: torch.dtype, seed: int
+) -> PreTrainedModel:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with drawing(seed, device), torch.device(device):
+            model: Any = kind(config)
+    finally:
+        torch.set_default_dtype(before)
+    return model.eval().requires_grad_(False)
+
+
+def random_inputs(mllm: MLLM, text: int, batch: int = 1, seed: int = 0) -> BatchFeature:
+    """Inputs for `model.generate(**inputs)`: noise for an image, `text` random tokens around it.
+
+    One image in each of `batch` prompts, with as many visual tokens as the model has; a fifth of the text
+    stands before it. ValueError for less than 2 tokens of text.
+    """
+    if text < 2:
+        raise ValueError(f"{text} text tokens: choose 2 or more")
+    config, device = mllm.model.config, mllm.model.device
+    draw = torch.Generator(device=device).manual_seed(seed)
+    special = [getattr(config, name, None) for name in ("image_token_id", "video_token_id")]
+    known = [number for number in range(mllm.decoder.config.vocab_size) if number not in special]
+    picks = torch.randint(len(known), (text,), generator=draw, device=device)
+    words = torch.tensor(known, device=device)[picks]
+    image = torch.full((mllm.visual_tokens,), config.image_token_id, device=device)
+    before = max(1, text // 5)
+    ids = torch.cat([words[:before], image, words[before:]]).expand(batch, -1).contiguous()
+    return BatchFeature({"input_ids": ids, "attention_mask": torch.ones_like(ids), **mllm.noise(ids, draw)})

@@ -1,0 +1,300 @@
+"""The engine of a Ray cluster: one actor per worker, and every decision about retries with the driver."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, ClassVar
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from compress.parallel.engine import ATTEMPTS, LONGEST, Failure, Work, told
+
+DEPTH = 2  # jobs that a worker has at a time: the next one is there when the first is done
+POLL = 5.0  # seconds
+STORE = 200 * 2**20  # bytes of the object store of a cluster started here; jobs and results are small
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Work on a Ray cluster, in the order in which workers become free.
+
+    `address` is "auto" or "host:port"; without one, a cluster of this machine alone is started, and stopped
+    at the end. A worker takes one CPU and `gpus` devices (a part of one, if below 1). There are as many as
+    the cluster has room for, up to the number that was asked for: others start when nodes join. A job whose
+    worker dies or fails is tried on another node if there is one, and a new worker is started. `patience` is
+    how many seconds may pass without any worker.
+
+    The package and its models must be found under the same names on all nodes.
+    """
+
+    name: ClassVar[str] = "ray"
+    elsewhere: ClassVar[bool] = True
+
+    address: str | None = None
+    gpus: float = 0.0
+    patience: float = 600.0
+
+    @contextmanager
+    def open(self, make: Callable[[], Work], workers: int) -> Iterator[ClusterCrew]:
+        if workers < 1:
+            raise ValueError(f"workers={workers}: choose 1 or more")
+        ray = _ray()
+        with ExitStack() as held:
+            if not ray.is_initialized():
+                self._connect(ray, workers)
+                held.callback(ray.shutdown)
+            crew = ClusterCrew(ray, make, self)
+            held.callback(crew.stop)
+            crew.start(workers)
+            yield crew
+
+    def _connect(self, ray: Any, workers: int) -> None:
+        quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+        try:
+            if self.address is not None:
+                host, _, port = self.address.rpartition(":")
+                if host and port.isdecimal():  # Ray itself would try for minutes
+                    socket.create_connection((host, int(port)), timeout=10).close()
+                ray.init(address=self.address, **quiet)
+                return
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            own = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": STORE}
+            ray.init(address="local", **own, **quiet)
+        except Exception as problem:  # a node that is slow to start ends in one of no other type
+            ray.shutdown()
+            why = str(problem).strip().partition("\n")[0]
+            if self.address is None:
+                raise OSError(f"cannot start a Ray cluster on this machine ({why})") from problem
+            raise OSError(
+                f"cannot reach a Ray cluster at {self.address} ({why}); "
+                f"start one with `ray start --head`, or leave out the address"
+            ) from problem
+
+
+@dataclass(eq=False)
+class _Task:
+    job: Any
+    again: bool = False  # then it gets a worker alone, so that it is clear who is to blame
+    reasons: list[str] = field(default_factory=list)
+    nodes: set[str] = field(default_factory=set)  # where it failed
+
+
+@dataclass(eq=False)
+class _Hand:
+    """A worker as the driver sees it, with its tasks in the order in which it does them."""
+
+    actor: Any
+    node: str
+    tasks: deque[tuple[Any, _Task]] = field(default_factory=deque)
+
+
+class ClusterCrew:
+    """Actors that are ready, and those that wait for a place in the cluster."""
+
+    def __init__(self, ray: Any, make: Callable[[], Work], engine: Cluster):
+        self._ray, self._engine = ray, engine
+        self._make = ray.put(make)  # pickled once
+        # The driver owns every retry: Ray's own would loop for ever on a job that kills its worker.
+        options = {"num_cpus": 1, "num_gpus": engine.gpus, "max_restarts": 0, "max_task_retries": 0}
+        self._actor = ray.remote(**options)(_Worker)
+        self._starting: dict[Any, Any] = {}  # reference -> actor
+        self._hands: list[_Hand] = []
+        self._retries: deque[_Task] = deque()
+        self._refused = 0  # starts in a row that failed
+        self._machines: dict[str, None] = {}
+        self._about: Any = None
+
+    @property
+    def about(self) -> Any:
+        return self._about
+
+    @property
+    def machines(self) -> tuple[str, ...]:
+        return tuple(sorted(self._machines))
+
+    def start(self, workers: int) -> None:
+        """Ask for workers and wait for the first."""
+        for _ in range(workers):
+            self._spawn()
+        while not self._hands:
+            for reference in self._ready():
+                self._welcome(reference)
+
+    def stop(self) -> None:
+        for actor in [*self._starting.values(), *(hand.actor for hand in self._hands)]:
+            self._ray.kill(actor)
+
+    def each(self, jobs: Iterable[Any]) -> Generator[tuple[Any, Any | Failure], None, None]:
+        new = (_Task(job) for job in jobs)
+        while True:
+            exhausted = self._hand_out(new)
+            if exhausted and not self._retries and not any(hand.tasks for hand in self._hands):
+                return
+            for reference in self._ready():
+                if reference in self._starting:
+                    self._welcome(reference)
+                else:
+                    yield from self._collect(reference)
+
+    # Handing out --------------------------------------------------------------------------------------------
+
+    def _hand_out(self, new: Iterator[_Task]) -> bool:
+        """Give jobs to workers with room, to idle ones first; whether there are no new ones left."""
+        exhausted = False
+        for depth in range(DEPTH):
+            for hand in self._hands:
+                if len(hand.tasks) > depth or any(task.again for _, task in hand.tasks):
+                    continue
+                retry = None if hand.tasks else self._retry_for(hand)
+                if task := retry or next(new, None):
+                    hand.tasks.append((hand.actor.run.remote(task.job), task))
+                else:
+                    exhausted = True
+        return exhausted
+
+    def _retry_for(self, hand: _Hand) -> _Task | None:
+        """A task to try again on this worker, alone: not one that failed on its node, unless on all."""
+        nodes = {one.node for one in self._hands}
+        for task in self._retries:
+            if hand.node not in task.nodes or task.nodes >= nodes:
+                self._retries.remove(task)
+                return task
+        return None
+
+    # Coming back --------------------------------------------------------------------------------------------
+
+    def _ready(self) -> list[Any]:
+        """References of which something is known; OSError after long without a worker."""
+        heads = [hand.tasks[0][0] for hand in self._hands if hand.tasks]
+        waited = 0.0
+        while True:
+            if not self._hands and not self._starting:
+                raise OSError("no worker is left; what is finished is kept: run again")
+            found: list[Any]
+            found, _ = self._ray.wait([*heads, *self._starting], num_returns=1, timeout=POLL)
+            if found:
+                return found
+            waited = 0.0 if self._hands else waited + POLL
+            if waited >= self._engine.patience:
+                free = self._ray.available_resources()
+                raise OSError(
+                    f"the cluster had no place for a worker for {waited:.0f} s (one needs 1 CPU and "
+                    f"{self._engine.gpus:g} GPUs; free: {free.get('CPU', 0):g} and {free.get('GPU', 0):g}); "
+                    f"what is finished is kept: run again"
+                )
+
+    def _collect(self, reference: Any) -> Iterator[tuple[Any, Any | Failure]]:
+        hand = next(one for one in self._hands if one.tasks and one.tasks[0][0] == reference)
+        _, task = hand.tasks.popleft()
+        try:
+            outcome = self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError as problem:
+            outcome = _Trouble(self._why(problem), worker_is_sound=False)
+        except self._ray.exceptions.RayError as problem:
+            if hand.tasks:  # the next one may have killed it before the result of this one was sent
+                self._retry(task)
+                self._replace(hand)
+                return
+            outcome = _Trouble(self._why(problem), worker_is_sound=False)
+        if not isinstance(outcome, _Trouble):
+            yield task.job, outcome
+            return
+        task.reasons.append(outcome.reason)
+        task.nodes.add(hand.node)
+        if not outcome.worker_is_sound:
+            self._replace(hand)
+        if len(task.reasons) >= ATTEMPTS:
+            yield task.job, Failure(tuple(task.reasons))
+        else:
+            self._retry(task)
+
+    def _retry(self, task: _Task) -> None:
+        task.again = True
+        self._retries.append(task)
+
+    def _why(self, problem: Exception) -> str:
+        """What lies behind an error: an exception of the work, or else the last line that Ray says."""
+        cause = getattr(problem, "cause", None) or problem
+        if isinstance(cause, self._ray.exceptions.RayError):
+            return f"its worker died: {str(cause).strip().splitlines()[-1][:LONGEST]}"
+        return told(cause)
+
+    # Coming and going ---------------------------------------------------------------------------------------
+
+    def _spawn(self) -> None:
+        actor = self._actor.remote()
+        self._starting[actor.start.remote(self._make)] = actor
+
+    def _welcome(self, reference: Any) -> None:
+        """Let a worker join that has started; another is started in place of one that could not."""
+        actor = self._starting.pop(reference)
+        try:
+            about, machine, node = self._ray.get(reference)
+            self._agree(about)
+        except (self._ray.exceptions.RayError, ValueError) as problem:
+            self._ray.kill(actor)
+            self._refused += 1
+            if self._refused < ATTEMPTS:
+                self._spawn()
+            elif not self._hands and not self._starting:
+                raise OSError(f"no worker could start: {self._why(problem)}") from problem
+            return
+        self._refused = 0
+        self._machines[machine] = None
+        self._hands.append(_Hand(actor, node))
+
+    def _agree(self, about: Any) -> None:
+        if self._about is None:
+            self._about = about
+        if differing := [key for key in about if about[key] != self._about.get(key)]:
+            listed = "; ".join(f"{key} is {about[key]!r}, not {self._about.get(key)!r}" for key in differing)
+            raise ValueError(f"a worker is not like the first: {listed}")
+
+    def _replace(self, hand: _Hand) -> None:
+        """Start another worker; what waited for this one is tried again, and not blamed."""
+        self._hands.remove(hand)
+        for _, task in hand.tasks:
+            self._retry(task)
+        self._ray.kill(hand.actor)
+        self._spawn()
+
+
+@dataclass(frozen=True)
+class _Trouble:
+    """An attempt that failed. After anything but a ValueError its process is not trusted any more: a CUDA
+    error, for instance, spoils all that follows.
+    """
+
+    reason: str
+    worker_is_sound: bool
+
+
+class _Worker:
+    """The actor. `start` and not `__init__` makes the work, so that its errors arrive as they are."""
+
+    def start(self, make: Callable[[], Work]) -> tuple[Any, str, str]:
+        torch.set_num_threads(1)  # the number of threads may change the last bits of a result
+        threadpool_limits(1)
+        self._work = make()
+        node = _ray().get_runtime_context().get_node_id()
+        return self._work.about, self._work.machine, node
+
+    def run(self, job: Any) -> Any | _Trouble:
+        try:
+            return self._work(job)
+        except Exception as problem:  # whatever it is, it is this job's, and is stored with it
+            return _Trouble(told(problem), isinstance(problem, ValueError))
+
+
+def _ray() -> Any:
+    try:
+        return import_module("ray")
+    except ModuleNotFoundError as problem:
+        raise ValueError("the engine ray needs the library Ray: pip install 'evocomp[ray]'") from problem

@@ -1,0 +1,78 @@
+"""The engine of this machine: the calling process, or processes of one thread each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from compress.parallel.engine import ATTEMPTS, Failure, Work, told
+from compress.parallel.workers import WorkerKilledError, alone, each
+
+
+@dataclass(frozen=True)
+class Local:
+    """Work here, in the order of the jobs.
+
+    A job whose process is killed is found by doing each of those that were under way in a process of its own.
+    With one worker there is no other process: what kills it, ends the run.
+    """
+
+    name: ClassVar[str] = "local"
+    elsewhere: ClassVar[bool] = False
+
+    @contextmanager
+    def open(self, make: Callable[[], Work], workers: int) -> Iterator[LocalCrew]:
+        if workers < 1:
+            raise ValueError(f"workers={workers}: choose 1 or more")
+        work = make()
+        if workers > 1 and not work.forks:
+            raise ValueError(
+                f"workers={workers}: choose 1, or more with a model on the CPU (this one: {work.machine}); "
+                f"for several devices choose the engine ray, or a shard of the data per device"
+            )
+        yield LocalCrew(work, workers)
+
+
+class LocalCrew:
+    """One `Work`, shared by processes that are forked when the jobs begin."""
+
+    def __init__(self, work: Work, workers: int):
+        self.about, self.machines = work.about, (work.machine,)
+        self._attempt, self._workers = _Attempts(work), workers
+
+    def each(self, jobs: Iterable[Any]) -> Generator[tuple[Any, Any | Failure], None, None]:
+        left = iter(jobs)
+        while True:
+            try:
+                yield from each(self._attempt, left, self._workers, ordered=True)
+                return
+            except WorkerKilledError as killed:
+                for job in killed.jobs:
+                    yield job, self._suspect(job)
+
+    def _suspect(self, job: Any) -> Any | Failure:
+        reasons = []
+        for _ in range(ATTEMPTS):
+            try:
+                return alone(self._attempt, job)
+            except WorkerKilledError:
+                reasons.append("its worker was killed, perhaps for lack of memory")
+        return Failure(tuple(reasons))
+
+
+@dataclass(frozen=True)
+class _Attempts:
+    """The work, tried until it succeeds or is given up."""
+
+    work: Work
+
+    def __call__(self, job: Any) -> Any | Failure:
+        reasons = []
+        for _ in range(ATTEMPTS):
+            try:
+                return self.work(job)
+            except Exception as problem:  # whatever it is, it is this job's, and is stored with it
+                reasons.append(told(problem))
+        return Failure(tuple(reasons))

@@ -1,0 +1,108 @@
+"""How a compressor is trained, and the paper's settings by the name of the model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from compress.training.examples import Target
+from compress.training.losses import Objective, make_objective
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a compressor is trained; the defaults are the paper's, apart from the batch for small data sets.
+
+    `loss` is a name in LOSSES, with `lambda_cos` for its cosine part and `bins`, `momentum` and
+    `normalise_by` for GHM; `normalise_by` also decides how much `lambda_cos` weighs beside GHM (see
+    `compress.training.losses.make_objective`). `target` is what a token learns: whether it was kept ("label"), or by
+    label kinds that score every token, its score ("score") or its lead over the best token left out
+    ("lead"). `holdout` is the share of samples that choose the checkpoint when there is no validation
+    function.
+    """
+
+    loss: str = "ghm+cos"
+    lambda_cos: float = 1.0
+    bins: int = 100
+    momentum: float = 0.0
+    normalise_by: Literal["nonempty", "bins"] = "nonempty"
+    target: Target = "label"
+    epochs: int = 30
+    batch: int = 64
+    lr: float = 0.003
+    weight_decay: float = 0.0
+    warmup: float = 0.0  # share of all steps
+    clip: float | None = None  # largest gradient norm
+    text: bool = True
+    layers: int = 1
+    norm: bool = False
+    init: Literal["decoder", "random"] = "decoder"
+    holdout: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "weight_decay", "lambda_cos", "momentum", "warmup", "holdout", "clip"):
+            if (value := getattr(self, name)) is not None and not math.isfinite(value):
+                raise ValueError(f"{name}={value}: choose a finite number")
+        self.make_objective()
+        for name in ("epochs", "batch", "layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: choose 1 or more")
+        if not 0 < self.lr < 1e30 or self.weight_decay < 0:
+            given = f"lr={self.lr}, weight_decay={self.weight_decay}"
+            raise ValueError(f"{given}: choose lr above 0 and below 1e30, and no negative decay")
+        if not self.lambda_cos >= 0:
+            raise ValueError(f"lambda_cos={self.lambda_cos}: choose 0 or more")
+        if not 0 <= self.warmup < 1 or not 0 < self.holdout < 1:
+            given = f"warmup={self.warmup}, holdout={self.holdout}"
+            raise ValueError(f"{given}: choose shares in [0, 1) and (0, 1)")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip={self.clip}: choose a gradient norm above 0, or None")
+        for name, known in (("target", get_args(Target)), ("init", ("decoder", "random"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(known)}")
+
+    def make_objective(self) -> Objective:
+        return make_objective(
+            self.loss,
+            bins=self.bins,
+            momentum=self.momentum,
+            normalise_by=self.normalise_by,
+            lambda_cos=self.lambda_cos,
+        )
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate at `step` of `steps`: linear warm-up, then a cosine to zero."""
+        rising = round(self.warmup * steps)
+        if step < rising:
+            return self.lr * (step + 1) / rising
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
+
+
+# Appendix A of the paper: Adam, a cosine from 0.003 over 30 epochs; regions and batch differ by model.
+PRESETS: dict[str, TrainConfig] = {
+    "llava-1.5-7b": TrainConfig(bins=100, batch=256),
+    "llava-next-7b": TrainConfig(bins=150, batch=32),
+    "qwen2.5-vl-7b": TrainConfig(bins=150, batch=48),
+}
+
+
+# Whose settings a model of a family takes, by the `model_type` of its configuration.
+FAMILY_PRESETS = {"llava": "llava-1.5-7b", "llava_next": "llava-next-7b", "qwen2_5_vl": "qwen2.5-vl-7b"}
+
+
+def paper_settings(family: str) -> TrainConfig:
+    """The paper's settings for models of this `model_type`; ValueError if it has none."""
+    if family not in FAMILY_PRESETS:
+        raise ValueError(
+            f"the paper trains no compressor for {family!r}: {', '.join(FAMILY_PRESETS)} have one"
+        )
+    return PRESETS[FAMILY_PRESETS[family]]
+
+
+def preset(name: str) -> TrainConfig:
+    """The paper's settings for a model; ValueError for a model that the paper trains no compressor for."""
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,143 @@
+"""What a compressor learns from: features of the labelled samples, and what it should say of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from compress.compressor.network import Batch, Tokens, pack
+from compress.labels.labelling import sample_key
+from compress.labels.store import Label, LabelStore
+from compress.parallel.processes import Processes
+from compress.samples import Sample
+from compress.training.features import Features, Say, Source
+
+Target = Literal["label", "lead", "score"]
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One labelled sample: where its features come from, and its label."""
+
+    key: str
+    source: Source
+    label: Label
+
+
+class Lesson(NamedTuple):
+    """A batch with its targets [B, N] in [0, 1] and its labels [B, N] as booleans."""
+
+    batch: Batch
+    targets: Tensor
+    kept: Tensor
+
+    def to(self, device: torch.device) -> Lesson:
+        batch = Batch(*(part.to(device) for part in self.batch))
+        return Lesson(batch, self.targets.to(device), self.kept.to(device))
+
+
+class Examples:
+    """The labelled samples, by key, so that the order in which they came does not matter."""
+
+    def __init__(self, examples: Iterable[Example], target: Target):
+        self._examples, self._target = sorted(examples, key=lambda one: one.key), target
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __iter__(self) -> Iterator[Example]:
+        return iter(self._examples)
+
+    def lesson(self, places: Iterable[int], *, text: bool) -> Lesson:
+        """The samples at `places` as one batch on the CPU, with or without their text tokens."""
+        chosen = [self._examples[place] for place in places]
+        read = [one.source() for one in chosen]
+        batch = pack([Tokens(one.visual.float(), one.text.float(), one.before) for one in read], text=text)
+        kept = torch.zeros(batch.valid.shape, dtype=torch.bool)
+        targets = []
+        for row, (one, tokens) in enumerate(zip(chosen, read, strict=True)):
+            targets.append(target_of(one.label, len(tokens.visual), self._target))
+            kept[row, list(one.label.kept)] = True
+        return Lesson(batch, pad_sequence(targets, batch_first=True), kept)
+
+    def digest(self) -> str:
+        """Names the data set: keys and labels, as far as they are learned from."""
+        digest = hashlib.sha256()
+        for one in self._examples:
+            score = one.label.score if self._target != "label" else None
+            digest.update(repr((one.key, one.label.kept, score)).encode())
+        return digest.hexdigest()[:16]
+
+
+def collect(
+    labels: LabelStore | Sequence[Label],
+    samples: Iterable[Sample],
+    features: Features,
+    *,
+    target: Target,
+    processes: Processes,
+    progress: Callable[[int, int], object],
+    say: Say,
+) -> Examples:
+    """Those of `samples` that have a label, their features kept; each process makes its share, if they share.
+
+    `target` says what a token should learn. "label": one if it was kept. "lead": how far its score leads
+    the best token left out, so that tokens kept by a hair, which is mostly noise, hardly count. "score":
+    the score itself, nothing below zero, for kinds that score all tokens well. Both are divided by the
+    sample's largest.
+    ValueError if no sample has a label, if a label does not fit the model's tokens (while training, where
+    features are recomputed), if scores are wanted and missing, or if there is no room for the features.
+    """
+    wanted = {one.id: one for one in labels}
+    chosen: dict[str, Sample] = {}
+    for sample in samples:
+        if (key := sample_key(sample)) in wanted:
+            chosen.setdefault(key, sample)
+    if not chosen:
+        raise ValueError(
+            f"none of the samples has one of the {len(wanted)} labels: label these samples first"
+        )
+    for key in chosen:
+        if target != "label":
+            _score(wanted[key])
+    features.announce(list(chosen.values()), say if processes.first else lambda text: None)
+    examples = []
+    for number, (key, sample) in enumerate(chosen.items()):
+        mine = number % processes.count == processes.place
+        source = features.keep(sample, mine)
+        if mine and (visual := features.visual_tokens(source)) is not None:
+            target_of(wanted[key], visual, target)  # that a label does not fit is an error now
+        examples.append(Example(key, source, wanted[key]))
+        progress(number + 1, len(chosen))
+    processes.wait()
+    return Examples(examples, target)
+
+
+def target_of(one: Label, visual: int, target: Target) -> Tensor:
+    """What the compressor should say of each of the `visual` tokens, [N] in [0, 1]."""
+    if one.kept[-1] >= visual or (one.score is not None and len(one.score) != visual):
+        raise ValueError(f"sample {one.id!r}: its label does not fit the model's {visual} visual tokens")
+    if target == "label":
+        hard = torch.zeros(visual)
+        hard[list(one.kept)] = 1
+        return hard
+    score = _score(one)
+    if target == "lead":
+        score = score - score.index_fill(0, torch.tensor(one.kept), score.min().item()).max()
+    gain = score.clamp(min=0)
+    return gain / gain.max().clamp(min=torch.finfo(gain.dtype).tiny)
+
+
+def _score(one: Label) -> Tensor:
+    if one.score is None:
+        raise ValueError(
+            f"sample {one.id!r}: its label has no scores; train with target=label, "
+            "or label with a kind that scores tokens: attribution, group-attribution or elite"
+        )
+    return torch.tensor(one.score)

@@ -1,0 +1,302 @@
+"""Every kind of document that is read, changed in every place: one line that names the file, or nothing.
+
+A kind is a writer of a sound document and its reader. Each key is removed and replaced by values of other
+types; a reader may take a changed document only where the value does not matter to it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import LlamaConfig
+
+from bench.data.instructions import INDEX, Index, digest
+from bench.data.instructions import KEY as MANIFEST_KEY
+from bench.evaluation.origin import FILE, Origin
+from bench.recipe.schema import read as read_recipe
+from compress.compressor.network import CONFIG, WEIGHTS, Compressor
+from compress.labels import read_labels
+from compress.labels.store import KEY, SCHEMA, Label, write_quarantine, writing
+
+VALUES: list[Any] = [None, [], [1, "a", None], {}, {"a": {"b": []}}, "", "x" * 10**5, -1, 0.5, 10**30, True]
+DEEP = "[" * 100_000
+
+
+@dataclass(frozen=True)
+class Kind:
+    """`path` names the file below a folder, `free` the fields whose value means nothing to the reader."""
+
+    path: str
+    write: Callable[[Path], None]
+    read: Callable[[Path], object]
+    get: Callable[[Path], Any]
+    put: Callable[[Path, str], None]
+    free: tuple[str, ...] = ()
+
+
+def places(told: Any, where: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if where:
+        yield where
+    if isinstance(told, dict):
+        for key, value in told.items():
+            yield from places(value, (*where, key))
+    elif isinstance(told, list) and told:
+        yield from places(told[0], (*where, 0))
+
+
+def variants(told: Any) -> Iterator[tuple[str, Any]]:
+    """Name and content of every changed document."""
+    for where in places(told):
+        for value in ["removed", *VALUES]:
+            changed = deepcopy(told)
+            place = changed
+            for step in where[:-1]:
+                place = place[step]
+            if value == "removed":
+                del place[where[-1]]
+            else:
+                place[where[-1]] = value
+            yield ".".join(map(str, where)), changed
+
+
+def text_file(path: str) -> tuple[Callable[[Path], Any], Callable[[Path, str], None]]:
+    return (
+        lambda folder: json.loads((folder / path).read_text()),
+        lambda folder, text: (folder / path).write_text(text) and None,
+    )
+
+
+def metadata(path: str, key: bytes) -> tuple[Callable[[Path], Any], Callable[[Path, str], None]]:
+    def put(folder: Path, text: str) -> None:
+        table = pq.read_table(folder / path)
+        pq.write_table(table.replace_schema_metadata({key: text}), folder / path)
+
+    return lambda folder: json.loads(pq.read_schema(folder / path).metadata[key]), put
+
+
+SETTINGS = {
+    "kind": "best",
+    "keep": 2,
+    "grouper": "grid",
+    "strategy": None,
+    "visual_tokens": 9,
+    "model": "abc",
+}
+
+
+def labels(folder: Path) -> None:
+    with writing(folder, SETTINGS) as writer:
+        writer.run |= {"engine": "local", "workers": 1, "total": 1}
+        writer.write([Label("a", (0, 3), 1.0, 1.0, 1.0, 1, 0, 0.0, (0.5,) * 9)], {"cpu"})
+
+
+def read_store(folder: Path) -> None:
+    store = read_labels(folder)
+    store.runs(), store.labels
+    for name in ("kind", "keep", "grouper", "strategy", "visual_tokens", "model"):
+        store.setting(name)
+    store.refuse_other("micro", "abc", 9)
+
+
+def quarantine(folder: Path) -> None:
+    labels(folder)
+    write_quarantine(folder / "quarantine-labels.json", SETTINGS, {"b": ["why"]})
+
+
+LLAMA = LlamaConfig(
+    hidden_size=16, intermediate_size=16, num_attention_heads=2, num_key_value_heads=1, vocab_size=8
+)
+
+
+def compressor(folder: Path) -> None:
+    Compressor(LLAMA).save(folder, {"model": "micro"})
+
+
+def manifest(folder: Path) -> None:
+    (folder / "mix.json").write_text("[]")
+    told = {
+        "format": 1, "file": "mix.json", "sha256": digest(folder / "mix.json"),
+        "left_out": {"text only": {"count": 1, "first": "record 3"}},
+    }  # fmt: skip
+    row = {"position": 0, "start": 1, "length": 9, "turns": [0], "source": "coco", "image": "a", "size": 5}
+    table = pa.Table.from_pylist([row], INDEX).replace_schema_metadata({MANIFEST_KEY: json.dumps(told)})
+    pq.write_table(table, folder / "a.manifest")
+
+
+def origin(folder: Path) -> None:
+    (folder / "loss.png").write_bytes(b"")
+    Origin("one", {"python": "3"}, ["evocomp"], {"loss": str(folder / "loss.png")}, "a", "b").save(folder)
+
+
+RECIPE = {
+    "title": "t", "keep": [64], "of": 576, "seeds": [0], "tasks": ["gqa"], "n": 5, "match": "tokens",
+    "rows": {"grid": {"method": "grid"}, "own": {"depth": 2, "train": {"lr": 0.1, "epochs": 2}}},
+    "learns": {"labels": {"kind": "best", "evaluations": 9}}, "draw": {"what": "kept", "samples": 1},
+}  # fmt: skip
+
+
+def recipe(folder: Path) -> None:
+    (folder / "mine.yaml").write_text(json.dumps(RECIPE))
+
+
+KINDS = {
+    "labels": Kind(
+        "labels-00000.parquet", labels, read_store, *metadata("labels-00000.parquet", KEY),
+        free=("run", "settings.keep", "settings.kind", "settings.grouper", "settings.strategy"),
+    ),
+    "quarantine": Kind(
+        "quarantine-labels.json", quarantine, read_labels, *text_file("quarantine-labels.json"),
+        free=("format", "samples", "settings.strategy"),
+    ),
+    "compressor": Kind(
+        CONFIG, compressor, Compressor.load, *text_file(CONFIG), free=("llm", "info", "text", "format")
+    ),
+    "manifest": Kind(
+        "a.manifest", manifest, lambda folder: Index.load(folder / "a.manifest", folder / "mix.json"),
+        *metadata("a.manifest", MANIFEST_KEY), free=("file", "left_out"),
+    ),
+    "origin": Kind(FILE, origin, Origin.read, *text_file(FILE), free=tuple(Origin.__dataclass_fields__)),
+    "recipe": Kind(
+        "mine.yaml", recipe, lambda folder: read_recipe(str(folder / "mine.yaml")), *text_file("mine.yaml"),
+        free=tuple(RECIPE),
+    ),
+}  # fmt: skip
+
+
+def one_line(problem: BaseException, name: str) -> None:
+    said = str(problem)
+    assert type(problem) is ValueError, repr(problem)[:300]
+    assert name in said and "\n" not in said and len(said) < 700, said[:1000]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_changed_document_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    kind = KINDS[name]
+    kind.write(tmp_path)
+    kind.read(tmp_path)
+    told = kind.get(tmp_path)
+    accepted = []
+    for where, changed in variants(told):
+        kind.put(tmp_path, json.dumps(changed))
+        try:
+            kind.read(tmp_path)
+            accepted.append(where)
+        except Exception as problem:
+            one_line(problem, str(tmp_path))
+    assert {where for where in accepted if not where.startswith(kind.free)} == set()
+    if name == "origin":  # what is accepted are texts, numbers and what may be left out
+        assert set(accepted) <= set(kind.free) | {"facts.python", "commands.0", "plots.loss"}
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("content", ["", "null", "[]", "3", '"a"', "{", DEEP, "\x00"], ids=repr)
+def test_another_document_is_refused_in_one_line(name: str, content: str, tmp_path: Path) -> None:
+    kind = KINDS[name]
+    kind.write(tmp_path)
+    kind.put(tmp_path, content)
+    with pytest.raises(ValueError) as caught:
+        kind.read(tmp_path)
+    one_line(caught.value, kind.path)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_fifo_is_refused_before_it_is_opened(name: str, tmp_path: Path) -> None:
+    kind = KINDS[name]
+    kind.write(tmp_path)
+    (tmp_path / kind.path).unlink()
+    os.mkfifo(tmp_path / kind.path)
+    with pytest.raises(ValueError, match="FIFO") as caught:
+        kind.read(tmp_path)
+    one_line(caught.value, kind.path)
+
+
+def columns(schema: pa.Schema, table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """Tables with one column of another type, without it, or with nulls."""
+    for place, field in enumerate(schema):
+        yield field.name, table.remove_column(place)
+        for value in ("a", 1, 0.5, b"a", [[1]], None):
+            wrong = pa.array([value])
+            if wrong.type != field.type:
+                yield field.name, table.set_column(place, field.name, wrong)
+        if field.name != "score":
+            yield field.name, table.set_column(place, field, pa.array([None], field.type))
+
+
+@pytest.mark.parametrize(("name", "schema"), [("labels", SCHEMA), ("manifest", INDEX)])
+def test_columns_of_another_type_are_refused_in_one_line(
+    name: str, schema: pa.Schema, tmp_path: Path
+) -> None:
+    kind = KINDS[name]
+    kind.write(tmp_path)
+    for column, changed in columns(schema, pq.read_table(tmp_path / kind.path)):
+        pq.write_table(changed, tmp_path / kind.path)
+        with pytest.raises(ValueError) as caught:
+            kind.read(tmp_path)
+        assert column, one_line(caught.value, kind.path)
+
+
+@pytest.mark.parametrize("kept", [(), (3, 0), (0, 0), (-1, 2)])
+def test_labels_that_name_no_tokens_in_order_are_refused(kept: tuple[int, ...], tmp_path: Path) -> None:
+    with writing(tmp_path, SETTINGS) as writer:
+        writer.write([Label("a", (1,), 1.0, 1.0, 1.0, 1, 0, 0.0), Label("b", kept, 1.0, 1.0, 1.0, 1, 0, 0.0)])
+    with pytest.raises(ValueError, match="the column kept must list one token or more in ascending order"):
+        list(read_labels(tmp_path))
+
+
+OTHERS: list[dict[str, Any]] = [
+    {"model_type": "clip"}, {"model_type": "bert"}, {"model_type": "t5"}, {"model_type": "mamba"},
+    {"hidden_size": -16}, {"hidden_size": 10**9}, {"num_attention_heads": 0}, {"hidden_act": "no"},
+    {"intermediate_size": 10**12}, {"num_attention_heads": 10**12}, {"rope_parameters": {"rope_type": "no"}},
+    {"rms_norm_eps": "a"}, {"head_dim": -1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=str)
+def test_a_compressor_of_another_decoder_is_refused_in_one_line(
+    other: dict[str, Any], tmp_path: Path
+) -> None:
+    compressor(tmp_path)
+    told = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps(told | {"llm": told["llm"] | other}))
+    with pytest.raises(ValueError) as caught:
+        Compressor.load(tmp_path)
+    one_line(caught.value, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "change", [{"layers": 10**6}, {"layers": 2}, {"layers": True}, {"layers": 0}, {"norm": "yes"}], ids=str
+)
+def test_a_compressor_of_another_shape_is_refused_in_one_line(change: dict[str, Any], tmp_path: Path) -> None:
+    compressor(tmp_path)
+    told = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps(told | change))
+    with pytest.raises(ValueError) as caught:
+        Compressor.load(tmp_path)
+    one_line(caught.value, str(tmp_path))
+
+
+def test_attention_kernels_of_a_configuration_are_not_taken(tmp_path: Path) -> None:
+    compressor(tmp_path)
+    told = json.loads((tmp_path / CONFIG).read_text())
+    told["llm"] |= {"_attn_implementation": "unknown/kernel", "num_hidden_layers": 10**6}
+    (tmp_path / CONFIG).write_text(json.dumps(told))
+    assert Compressor.load(tmp_path).config._attn_implementation != "unknown/kernel"
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    made = Compressor(LLAMA)
+    with torch.no_grad():
+        made.head.weight[0, 0] = float("nan")
+    made.save(tmp_path)
+    with pytest.raises(ValueError, match=f"{WEIGHTS}: head.weight holds numbers that are not finite"):
+        Compressor.load(tmp_path)

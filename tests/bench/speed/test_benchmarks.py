@@ -1,0 +1,103 @@
+"""The benchmarks run; what they measure is not tested, since machines are noisy."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+from bench.speed.regions import main as regions
+from click.testing import CliRunner
+
+from bench.speed.engine import main as engine
+from bench.speed.labelling import main as labelling
+from bench.speed.scale import main as scale
+from bench.speed.selection import main
+from bench.speed.throughput import main as throughput
+from bench.speed.training import main as training
+from compress.models.shapes import SHAPES
+
+
+@pytest.mark.parametrize("keep", [48, 16])
+def test_selection_is_timed_for_every_method(tmp_path: Path, keep: int):
+    out = tmp_path / "selection.json"
+    result = CliRunner().invoke(main, ["--rounds", "2", "--keep", str(keep), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    figures = json.loads(out.read_text())
+    assert set(figures["medians_ms"]) >= {"grid", "fastv", "visionzip", "evocomp"}
+    assert all(len(taken) == 2 for taken in figures["seconds"].values())
+    whole, chosen = figures["medians_ms"]["fastv"]
+    assert 0 < chosen < whole
+
+
+def test_throughput_is_timed_for_every_batch_size(tmp_path: Path):
+    out = tmp_path / "throughput.json"
+    command = ["--method", "grid", "--keep", "16", "--batch", "2,1", "-n", "3", "--rounds", "2"]
+    result = CliRunner().invoke(throughput, [*command, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    figures = json.loads(out.read_text())
+    assert {size: len(taken) for size, taken in figures["seconds"].items()} == {"2": 2, "1": 2}
+    assert figures["ratios"]["2"] == [1, 1] and min(figures["ratios"]["1"]) > 0
+
+
+def test_the_engine_is_timed_beside_deap(tmp_path: Path):
+    out = tmp_path / "engine.json"
+    result = CliRunner().invoke(engine, ["--rounds", "2", "--generations", "2", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    taken = json.loads(out.read_text())["ms_per_generation"]
+    assert set(taken) >= {"evosearch", "DEAP eaSimple"} and all(len(each) == 2 for each in taken.values())
+
+
+@pytest.mark.parametrize("shape", ["", "tiny", "tiny_qwen"])
+def test_labelling_is_timed_against_the_naive_loops(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shape: str
+):
+    out = tmp_path / "labelling.json"
+    small = ["-n", "2", "--rounds", "1", "--naive", "1", "--together", "1,2", "--evaluations", "9"]
+    if shape:
+        model = request.getfixturevalue(shape).model
+        config = deepcopy(model.config)
+        if shape == "tiny_qwen":
+            config.vision_config.patch_size = 56  # 64 tokens of Qwen's largest image
+        monkeypatch.setitem(SHAPES, shape, (type(model), lambda: deepcopy(config)))
+        small += ["--shape", shape, "--depth-slice", "2"]
+    result = CliRunner().invoke(labelling, [*small, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    figures = json.loads(out.read_text())
+    assert figures["evaluations"] == 9 and figures["flops_per_sample"] > 0 and figures["peak"] > 0
+    ratios = figures["2 together"]["ratios"]
+    assert [len(each) for each in ratios] == ([0, 1] if shape else [1, 1])
+    stages = figures["stages"]
+    assert stages["candidates"]["flops"] > stages["prefix, and all tokens"]["flops"] > 0
+    assert stages["group"]["flops"] == 0 < stages["group"]["seconds"]
+    assert sum(each["flops"] for each in stages.values()) == pytest.approx(figures["flops_per_sample"])
+
+
+def test_training_is_timed(tmp_path: Path):
+    out = tmp_path / "training.json"
+    command = ["-n", "12", "--batch", "4", "--features", "all", "--epochs", "1", "--rounds", "1"]
+    result = CliRunner().invoke(training, [*command, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    figures = json.loads(out.read_text())["samples_per_second"]
+    assert set(figures) == {"4 memory", "4 disk", "4 recompute"}
+    assert all(one["embed"] > 0 and one["train"] > 0 for (one,) in figures.values())
+
+
+def test_scale_out_is_measured_with_every_number_of_workers(tmp_path: Path):
+    out = tmp_path / "scale.json"
+    command = ["--workers", "1,2", "--seconds", "0.001", "-n", "20", "--engine", "local"]
+    result = CliRunner().invoke(scale, [*command, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    one, two = json.loads(out.read_text())
+    assert (one["workers"], one["samples"], two["workers"], two["samples"]) == (1, 20, 2, 40)
+    assert 0 < one["rate"] <= 1000 and one["driver_ms"] > 0
+
+
+def test_regions_that_batches_occupy_are_counted_for_every_epoch():
+    command = ["--samples", "6", "--batch", "3", "--epochs", "2", "--seeds", "0,1"]
+    result = CliRunner().invoke(regions, command)
+    assert result.exit_code == 0, result.output
+    rows = [line.strip("| ").split(" | ") for line in result.stdout.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["0", "1"]
+    assert all(0 < float(share) <= 1 for row in rows for share in row[1:]) and len(rows[0]) == 3

@@ -1,0 +1,67 @@
+"""EvoComp+ on hand-made tokens: covering relevance, one token at a time."""
+
+from itertools import combinations
+
+import pytest
+import torch
+
+from compress.base import Selector
+from compress.compressor.evocomp_plus import EvoCompPlus
+from compress.coverage import cover
+
+
+def alike(*groups: int) -> torch.Tensor:
+    """Tokens of the same group are equal, others have nothing in common."""
+    of = torch.tensor(groups)
+    return (of[:, None] == of).float()
+
+
+def test_a_thing_is_taken_once_and_the_next_token_goes_to_another_thing():
+    relevance = torch.tensor([0.9, 0.8, 0.3])
+    assert cover(relevance, alike(0, 0, 1), 2).tolist() == [0, 2]
+
+
+def test_many_tokens_of_little_relevance_outweigh_one_of_much():
+    relevance = torch.tensor([0.5, 0.2, 0.2, 0.2])
+    assert cover(relevance, alike(0, 1, 1, 1), 2).tolist() == [1, 0]
+
+
+def test_what_nothing_finds_relevant_comes_last():
+    assert cover(torch.tensor([0.0, 0.1, 0.2]), alike(0, 1, 2), 2).tolist() == [2, 1]
+
+
+def test_each_step_adds_most_and_the_whole_is_near_the_best_set():
+    torch.manual_seed(0)
+    for _ in range(20):
+        relevance, points = torch.rand(9), torch.randn(9, 3)
+        likeness = torch.cosine_similarity(points[:, None], points[None], dim=-1).clamp(min=0)
+
+        def worth(kept: tuple[int, ...], likeness=likeness, relevance=relevance) -> float:
+            return float(likeness[list(kept)].max(0).values @ relevance)
+
+        chosen = cover(relevance, likeness, 3).tolist()
+        for step in range(3):
+            rest = set(range(9)) - set(chosen[:step])
+            best = max(worth((*chosen[:step], one)) for one in rest)
+            assert worth(tuple(chosen[: step + 1])) == pytest.approx(best)
+        assert worth(tuple(chosen)) >= (1 - 1 / torch.e) * max(map(worth, combinations(range(9), 3)))
+
+
+def test_equal_tokens_are_taken_once_each_and_in_order():
+    assert cover(torch.ones(4), torch.ones(4, 4), 4).tolist() == [0, 1, 2, 3]
+    assert cover(torch.zeros(3), torch.ones(3, 3), 3).tolist() == [0, 1, 2]
+
+
+def test_the_layer_scales_with_depth_and_zero_is_the_input():
+    def acts(**options: int) -> tuple[int, ...]:
+        method: Selector = EvoCompPlus("a folder", **options)
+        return tuple(next(iter(method.schedule(144, 16, layers))) for layers in (32, 12))
+
+    assert acts() == (0, 0)
+    assert acts(layer=2) == (2, 1)
+
+
+@pytest.mark.parametrize("sharpness", [0, -1])
+def test_a_sharpness_that_is_not_positive_is_refused(sharpness: float):
+    with pytest.raises(ValueError, match="not positive"):
+        EvoCompPlus("a folder", sharpness=sharpness)

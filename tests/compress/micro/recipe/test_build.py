@@ -1,0 +1,86 @@
+"""The recipes from nothing to models that load, in a size that takes seconds; and from their checkpoints."""
+
+import pickle
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from compress.micro.recipe import decoder
+from compress.micro.recipe.build import VISION, Recipe, build_micro, build_next, build_qwen, build_wide
+from compress.micro.recipe.decoder import Course
+from compress.micro.recipe.tower import Scenes, training_row
+from compress.micro.world import Photograph, scene
+from compress.models.loading import MODELS, load
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(decoder, "which", lambda name: None)  # compiling would take longer than the training
+    courses = (
+        Course("thin", "what", steps=3, steady=3, every=2, visual=32, batch=4, questions=4, text=64),
+        Course("whole", "where", steps=2, steady=1, batch=4, questions=4, text=64, cells=False, thinned=0.5),
+    )
+    return Recipe(scenes=24, check_scenes=8, windows=2, wholes=2, places=2, align=2, courses=courses)
+
+
+def test_the_recipe_makes_a_model_that_loads_and_answers(small, tmp_path):
+    lines: list[str] = []
+    build_micro(small, tmp_path / "work", tmp_path / "micro", lines.append)
+    mllm = load(str(tmp_path / "micro"))
+    assert mllm.layers == 12 and mllm.visual_tokens == 144
+    assert isinstance(ask(mllm), str)
+    assert sum("check" in line for line in lines) == 2
+
+    again: list[str] = []
+    build_micro(small, tmp_path / "work", tmp_path / "again", again.append)
+    assert not any("check" in line for line in again)  # every stage was found finished
+    assert load(str(tmp_path / "again")).fingerprint() == mllm.fingerprint()
+
+
+def ask(mllm):
+    picture = Photograph(scene("test", 1)).at(mllm.image_side)
+    return mllm.answer([picture], ["is there a star ?"], max_new_tokens=3)[0]
+
+
+def prepare(recipe, work, tiled):
+    """What other processes would make: importing everything in each takes longer than the rest."""
+    work.mkdir()
+    for name, split, count in (("scenes", "train", recipe.scenes), ("check", "val", recipe.check_scenes)):
+        rows = [training_row(split, seed, tiled) for seed in range(count)]
+        np.savez(work / name, **vars(Scenes(*map(np.stack, zip(*rows, strict=True)))))
+    for course in recipe.courses:
+        made = decoder.lessons("train", range(recipe.scenes), 0, course.questions, course.mixture)
+        (work / f"lessons-{course.mixture}-0.pkl").write_bytes(pickle.dumps(made))
+
+
+@pytest.mark.skipif(not MODELS["micro"].is_dir(), reason="the shipped weights are not built")
+@pytest.mark.parametrize(
+    ("build", "tokens", "width"), [(build_next, 744, 96), (build_qwen, 144, 120), (build_wide, 144, 144)]
+)
+def test_the_twins_recipes_do_too(build, tokens, width, small, tmp_path):
+    last = Course(
+        "last", "where", steps=2, steady=1, batch=2, visual=40, questions=4, text=64, cells=False, thinned=0.5
+    )
+    recipe = replace(small, scenes=6, check_scenes=2, imitate=2, align=0, courses=(last,))
+    prepare(recipe, tmp_path / "work", tiled=build is build_next)
+    build(recipe, tmp_path / "work", tmp_path / "twin", lambda line: None)
+    mllm = load(str(tmp_path / "twin"))
+    assert (mllm.visual_tokens, mllm.decoder.config.hidden_size) == (tokens, width)
+    assert isinstance(ask(mllm), str)
+    rebuilt = partial(build, recipe, tmp_path / "work", tmp_path / "again")
+    rebuilt(lambda line: pytest.fail(line) if "check" in line else None)
+    assert load(str(tmp_path / "again")).fingerprint() == mllm.fingerprint()
+
+
+def test_leaving_silent_layers_out_changes_nothing(small):
+    model = decoder.new_model(VISION, width=32, inner=64, layers=4, heads=2, seed=0)
+    taught, pupil = decoder.lessons("train", range(2), 0, 3), decoder.llava(model)
+    visual, packed = torch.randn(2, 144, 32), decoder.pack(taught)
+    with torch.no_grad():
+        whole = decoder.run(pupil, visual, packed)
+        layers = model.model.language_model.layers
+        model.model.language_model.layers = torch.nn.ModuleList(layers[::2])
+        assert torch.equal(decoder.run(pupil, visual, packed), whole)

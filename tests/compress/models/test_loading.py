@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from compress.models.loading import MLLM, adapt, load
+
+QUESTIONS = ["what color is the star ?", "how many ?"]
+
+
+def test_geometry_is_read_from_the_configuration(tiny: MLLM):
+    assert (tiny.layers, tiny.grid, tiny.visual_tokens) == (6, (12, 12), 144)
+
+
+def test_prompts_are_chat_formatted_and_padded_on_the_left(tiny: MLLM, pictures):
+    inputs = tiny.prepare(pictures[:2], QUESTIONS)
+    assert inputs["attention_mask"][:, 0].tolist() == [1, 0]
+    assert inputs["attention_mask"][:, -1].tolist() == [1, 1]
+    assert (inputs["input_ids"] == tiny.image_token_id).sum(1).tolist() == [144, 144]
+    text = tiny.processor.tokenizer.decode(inputs["input_ids"][0], skip_special_tokens=True)
+    assert text.split() == "user : what color is the star ? assistant :".split()
+
+
+def test_embedding_equals_what_the_model_makes_of_the_pixels(tiny: MLLM, pictures):
+    embedded = tiny.embed(pictures[0], QUESTIONS[0])
+    inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
+    with torch.no_grad():
+        expected = tiny.model(**inputs).logits
+        hidden = tiny.decoder(inputs_embeds=embedded.embeds[None]).last_hidden_state
+    assert torch.equal(tiny.head(hidden), expected)
+    assert embedded.prompt == len(embedded.embeds) and len(embedded.response) == 0
+
+
+def test_a_response_follows_the_prompt_and_ends_with_the_end_token(tiny: MLLM, pictures):
+    plain, embedded = (tiny.embed(pictures[0], QUESTIONS[0], response) for response in (None, "red circle"))
+    tokenizer = tiny.processor.tokenizer
+    assert tokenizer.convert_ids_to_tokens(embedded.response.tolist()) == ["red", "circle", "</s>"]
+    assert embedded.prompt == plain.prompt and len(embedded.embeds) == plain.prompt + 3
+    assert torch.equal(embedded.embeds[: plain.prompt], plain.embeds)
+    assert torch.equal(embedded.embeds[plain.prompt :], tiny.decoder.embed_tokens(embedded.response))
+    assert embedded.visual.tolist() == list(range(2, 146))
+
+
+def test_answers_do_not_depend_on_the_batch(tiny: MLLM, pictures):
+    together = tiny.answer(pictures[:2], QUESTIONS, max_new_tokens=4)
+    alone = [tiny.answer(pictures[i : i + 1], QUESTIONS[i : i + 1], max_new_tokens=4)[0] for i in range(2)]
+    assert together == alone
+
+
+def test_the_fingerprint_is_the_same_for_the_same_weights_only(tiny: MLLM, tiny_folder: Path):
+    again = load(str(tiny_folder))
+    assert again.fingerprint() == tiny.fingerprint()
+    with torch.no_grad():
+        again.decoder.norm.weight[0] += 1e-3
+    assert again.fingerprint() != tiny.fingerprint()
+
+
+def test_a_model_can_be_loaded_in_half_precision(tiny_folder: Path, pictures):
+    half = load(str(tiny_folder), dtype=torch.bfloat16)
+    assert half.prepare(pictures[:1], QUESTIONS[:1])["pixel_values"].dtype == torch.bfloat16
+    assert half.embed(pictures[0], "how many ?").embeds.dtype == torch.bfloat16
+
+
+def test_an_unknown_name_suggests_a_shipped_one():
+    with pytest.raises(ValueError, match="unknown model 'mirco'; did you mean 'micro'"):
+        load("mirco")
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="cannot load model"):
+        load(str(tmp_path))
+
+
+def test_a_model_of_another_family_is_refused(tmp_path: Path):
+    config = LlamaConfig(
+        vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = LlamaForCausalLM(config)
+    with pytest.raises(ValueError, match="LlamaForCausalLM is not a supported multimodal model"):
+        adapt(model)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="'llama' model; supported: llava"):
+        load(str(tmp_path))
+
+
+def test_code_beside_a_model_is_not_run(tiny: MLLM, tiny_folder: Path, tmp_path: Path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "coded")
+    (folder / "own.py").write_text("raise SystemExit('this ran')")
+    own = {"AutoConfig": "own.Config", "AutoModelForImageTextToText": "own.Model"}
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": own}))
+    for name in ("processor_config.json", "tokenizer_config.json"):
+        settings = json.loads((folder / name).read_text())
+        own = {"AutoProcessor": "own.Processor", "AutoTokenizer": ["own.Words", "own.Words"]}
+        (folder / name).write_text(json.dumps(settings | {"auto_map": own}))
+    loaded = load(str(folder))
+    assert type(loaded.model) is type(tiny.model) and type(loaded.processor) is type(tiny.processor)
+    (folder / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": own}))
+    with pytest.raises(ValueError, match="cannot load model"):
+        load(str(folder))
+
+
+def test_pickled_weights_are_refused(tiny: MLLM, tiny_folder: Path, tmp_path: Path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "pickled")
+    (folder / "model.safetensors").unlink()
+    torch.save(tiny.model.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="cannot load model .*safetensors"):
+        load(str(folder))
+
+
+def test_a_part_of_a_model_is_refused(tiny: MLLM):
+    with pytest.raises(ValueError, match="LlavaModel is not a supported"):
+        adapt(tiny.model.model)
+
+
+def test_empty_questions_and_unequal_lists_are_refused(tiny: MLLM, pictures):
+    with pytest.raises(ValueError, match="question 1 is empty"):
+        tiny.prepare(pictures[:2], ["how many ?", "  "])
+    with pytest.raises(ValueError, match="2 images and 1 questions"):
+        tiny.prepare(pictures[:2], ["how many ?"])
+
+
+def test_a_model_without_processor_says_what_to_do(tiny: MLLM, pictures):
+    with pytest.raises(ValueError, match="load it by name"):
+        adapt(tiny.model).prepare(pictures[:1], ["how many ?"])
