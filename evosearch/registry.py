@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from types import FunctionType, NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -181,3 +181,25 @@ def _read(hint: Any, text: str, where: str) -> object:
                 raise ValueError(f"{where}: choose a finite number")
             return value
     raise ValueError(f"{where}: expected {' or '.join(expected)}")
+
+
+def names(text: str, option: str, known: Sequence[str]) -> list[str]:
+    """Comma-separated names without repetition, or all of `known` for "all"; ValueError if there is none."""
+    given = list(known) if text == "all" else [part.strip() for part in text.split(",") if part.strip()]
+    if not given:
+        raise ValueError(f"{option} names nothing: write names with commas, or all ({', '.join(known)})")
+    return list(dict.fromkeys(given))
+
+
+def specs(text: str) -> list[str]:
+    """Split "grid,fastv:layer=3,evocomp" at the commas between specs, not those between options."""
+    found: list[str] = []
+    for part in text.replace(";", ",").split(","):
+        name, equals, _ = part.partition("=")
+        if equals and ":" not in name and found:
+            found[-1] += f",{part.strip()}"
+        elif part.strip():
+            found.append(part.strip())
+    if twice := [one for one in found if found.count(one) > 1]:
+        raise ValueError(f"'{cut(twice[0])}' is named twice: name it once")
+    return found

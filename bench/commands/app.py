@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.common import load_model, model_options, say, specs
+from bench.commands.inputs import load_model
+from bench.commands.options import model_options
+from bench.console import say
+from evosearch.registry import specs
 
 if TYPE_CHECKING:
     from compress.models.loading import Anyres

@@ -8,19 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.common import (
-    Count,
-    OutFile,
-    as_json,
-    asked,
-    budget,
-    keep_option,
-    load_model,
-    model_options,
-    open_image,
-    say,
-    show_json,
-)
+from bench.commands.inputs import asked, budget, load_model, open_image
+from bench.commands.options import Count, OutFile, as_json, keep_option, model_options
+from bench.console import say, show_json
 
 if TYPE_CHECKING:
     from compress.base import Accounting

@@ -7,28 +7,24 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.common import (
+from bench.commands.inputs import load_model, open_batches, open_tasks
+from bench.commands.options import (
     PROCESSES,
     Count,
     OutFolder,
     as_json,
     batch_option,
-    by_source,
     data_options,
     keeps_option,
-    load_model,
     margin_option,
     match_option,
     model_options,
-    open_batches,
-    open_tasks,
-    progress,
-    say,
-    show_comparison,
-    show_json,
     source_option,
-    specs,
 )
+from bench.console import progress, say, show_json
+from bench.evaluation.compressors import by_source
+from bench.report.terminal import show_comparison
+from evosearch.registry import specs
 
 if TYPE_CHECKING:
     from bench.evaluation.budget import Match

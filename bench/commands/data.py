@@ -7,17 +7,9 @@ from typing import Literal
 
 import click
 
-from bench.commands.common import (
-    PROCESSES,
-    Count,
-    OutFolder,
-    as_json,
-    names,
-    progress,
-    say,
-    show_json,
-    show_table,
-)
+from bench.commands.options import PROCESSES, Count, OutFolder, as_json
+from bench.console import progress, say, show_json, show_table
+from evosearch.registry import names
 
 
 @click.group()

@@ -9,16 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.common import (
-    PROCESSES,
-    Count,
-    OutFolder,
-    load_model,
-    model_options,
-    progress,
-    say,
-    show_comparison,
-)
+from bench.commands.inputs import load_model
+from bench.commands.options import PROCESSES, Count, OutFolder, model_options
+from bench.console import progress, say
+from bench.report.terminal import show_comparison
 
 if TYPE_CHECKING:
     from compress.models.loading import Anyres

@@ -6,7 +6,8 @@ from dataclasses import asdict
 
 import click
 
-from bench.commands.common import as_json, say, show_json, show_table
+from bench.commands.options import as_json
+from bench.console import say, show_json, show_table
 
 
 @click.command()

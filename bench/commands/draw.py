@@ -8,21 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bench.commands.common import (
-    SEED,
-    Count,
-    OutFile,
-    asked,
-    budget,
-    keep_option,
-    keeps_option,
-    load_model,
-    model_options,
-    open_image,
-    progress,
-    say,
-    specs,
-)
+from bench.commands.inputs import asked, budget, load_model, open_image
+from bench.commands.options import SEED, Count, OutFile, keep_option, keeps_option, model_options
+from bench.console import progress, say
+from evosearch.registry import specs
 
 if TYPE_CHECKING:
     from deap.tools import Logbook

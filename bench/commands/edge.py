@@ -9,21 +9,10 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from bench.commands.common import (
-    PROCESSES,
-    Amount,
-    Count,
-    OutFolder,
-    as_json,
-    keeps_option,
-    load_model,
-    names,
-    progress,
-    say,
-    show_json,
-    show_table,
-    whole_numbers,
-)
+from bench.commands.inputs import load_model
+from bench.commands.options import PROCESSES, Amount, Count, OutFolder, as_json, keeps_option, whole_numbers
+from bench.console import progress, say, show_json, show_table
+from evosearch.registry import names
 
 if TYPE_CHECKING:
     from bench.edge.chain import Positions

@@ -9,25 +9,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.common import (
+from bench.commands.inputs import budget, load_model, open_batches, open_tasks
+from bench.commands.options import (
     OutFolder,
     as_json,
     batch_option,
-    budget,
-    by_source,
     data_options,
     keep_option,
-    load_model,
     match_option,
     model_options,
-    open_batches,
-    open_tasks,
-    progress,
-    say,
-    show_json,
-    show_table,
     source_option,
 )
+from bench.console import progress, say, show_json, show_table
+from bench.evaluation.compressors import by_source
 
 if TYPE_CHECKING:
     from bench.evaluation.budget import Match

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bench.commands.common import say, specs
+from bench.console import say
+from evosearch.registry import specs
 
 if TYPE_CHECKING:
     from bench.data.instructions import Index, Instructions, Turns

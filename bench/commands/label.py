@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.common import (
+from bench.commands.inputs import load_model
+from bench.commands.instructions import choice_options, file_options, open_instructions
+from bench.commands.labels import cell
+from bench.commands.options import (
     PROCESSES,
     SEED,
     Amount,
@@ -17,15 +20,9 @@ from bench.commands.common import (
     OutFolder,
     as_json,
     keep_option,
-    load_model,
     model_options,
-    progress,
-    say,
-    show_json,
-    show_table,
 )
-from bench.commands.instructions import choice_options, file_options, open_instructions
-from bench.commands.labels import cell
+from bench.console import progress, say, show_json, show_table
 
 if TYPE_CHECKING:
     from bench.data.instructions import Turns

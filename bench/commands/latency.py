@@ -7,23 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.common import (
-    Count,
-    OutFolder,
-    as_json,
-    asked,
-    check_device,
-    keeps_option,
-    load_model,
-    model_options,
-    names,
-    open_image,
-    progress,
-    say,
-    show_json,
-    show_table,
-    specs,
-)
+from bench.commands.inputs import asked, load_model, open_image
+from bench.commands.options import Count, OutFolder, as_json, keeps_option, model_options
+from bench.console import progress, say, show_json, show_table
+from bench.evaluation.environment import check_device
+from evosearch.registry import names, specs
 
 if TYPE_CHECKING:
     from bench.latency.report import Report

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import Count, OutFile, margin_option, say
+from bench.commands.options import Count, OutFile, margin_option
+from bench.console import say
 
 SUFFIXES = {"html": ".html", "md": ".md", "latex": ".tex"}
 

@@ -8,19 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.common import (
-    PROCESSES,
-    Count,
-    OutFolder,
-    as_json,
-    batch_option,
-    load_model,
-    model_options,
-    progress,
-    say,
-    show_json,
-    show_table,
-)
+from bench.commands.inputs import load_model
+from bench.commands.options import PROCESSES, Count, OutFolder, as_json, batch_option, model_options
+from bench.console import progress, say, show_json, show_table
 
 if TYPE_CHECKING:
     from bench.recipe.estimate import Estimate

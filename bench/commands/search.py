@@ -7,22 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.common import (
-    SEED,
-    Count,
-    OutFolder,
-    as_json,
-    asked,
-    budget,
-    keep_option,
-    load_model,
-    model_options,
-    open_image,
-    progress,
-    say,
-    show_json,
-    show_table,
-)
+from bench.commands.inputs import asked, budget, load_model, open_image
+from bench.commands.options import SEED, Count, OutFolder, as_json, keep_option, model_options
+from bench.console import progress, say, show_json, show_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import OutFolder, as_json, margin_option, say, show_comparison, show_json
+from bench.commands.options import OutFolder, as_json, margin_option
+from bench.console import say, show_json
+from bench.report.terminal import show_comparison
 
 
 @click.command()

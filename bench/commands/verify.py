@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import as_json, say, show_json, show_table
+from bench.commands.options import as_json
+from bench.console import say, show_json, show_table
 
 
 @click.command()

@@ -48,3 +48,14 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def check_device(device: str) -> None:
+    """ValueError for a device that is not there."""
+    import torch
+
+    try:
+        torch.zeros(1, device=device).item()  # a device without memory, such as meta, gives no number
+    except (RuntimeError, AssertionError, NotImplementedError) as problem:
+        why = str(problem).partition("\n")[0]
+        raise ValueError(f"--device {device} cannot be used here ({why}): try cpu or cuda") from problem

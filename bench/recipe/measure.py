@@ -14,13 +14,12 @@ from shutil import copyfile
 from sys import stderr
 from typing import Any
 
-from bench.commands.common import names
 from bench.evaluation.protocol import Facts
 from bench.recipe.paper import published
 from bench.recipe.schema import Edge, Latency, Learning, Recipe
 from bench.recipe.steps import RECORD, Answer, Cost, Report, Shop, Step, Train
 from compress.models.loading import MLLM
-from evosearch.registry import find
+from evosearch.registry import find, names
 
 FILES = {"latency": "results.json", "edge": "edge.json"}
 

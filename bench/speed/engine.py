@@ -25,7 +25,7 @@ import click
 import numpy as np
 from deap import algorithms, base, creator, tools
 
-from bench.commands.common import progress, say, show_table
+from bench.console import progress, say, show_table
 from compress.files import replacing
 from evosearch import Evolution, Grouping, search
 

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import OutFolder, names, progress, say, whole_numbers
 from bench.commands.latency import rivals, shaped, show
+from bench.commands.options import OutFolder, whole_numbers
+from bench.console import progress, say
 from bench.latency.report import Report, read_accuracy, write
 from bench.latency.run import RANDOM, Conditions, run
 from compress.models.shapes import random_inputs
+from evosearch.registry import names
 
 HOPED = {"prefill with selection": (6.0, 4.1), "total": (4.0, 2.6)}  # times faster: hoped for, in the paper
 

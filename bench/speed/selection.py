@@ -20,13 +20,16 @@ import click
 import torch
 
 from baselines import METHODS
-from bench.commands.common import load_model, model_options, names, progress, say, show_table
+from bench.commands.inputs import load_model
+from bench.commands.options import model_options
+from bench.console import progress, say, show_table
 from bench.evaluation.compressors import selector_for
 from compress.attach.session import attach
 from compress.base import Selector, plan
 from compress.files import replacing
 from compress.micro.world import render, scene
 from compress.models.loading import MLLM, Anyres
+from evosearch.registry import names
 
 QUESTION = "what color is the star ?"
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from bench.app import ANSWERS, Desk, build, uploaded
-from bench.commands.common import open_image
+from bench.commands.inputs import open_image
 from bench.evaluation.compressors import selector_for
 from bench.report.gallery import show
 from bench.report.inspection import look

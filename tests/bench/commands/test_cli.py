@@ -23,7 +23,9 @@ from transformers import LlamaConfig
 
 from baselines import METHODS
 from bench.cli import COMMANDS, main
-from bench.commands.common import Amount, _bar, _lines, open_image, specs
+from bench.commands.inputs import open_image
+from bench.commands.options import Amount
+from bench.console import _bar, _lines
 from bench.evaluation.compressors import buildable
 from bench.evaluation.evaluate import evaluate
 from bench.tasks import TASKS
@@ -32,6 +34,7 @@ from compress.compressor.network import Compressor
 from compress.labels import read_labels
 from compress.models.loading import MODELS, load
 from evosearch import GROUPERS
+from evosearch.registry import specs
 
 STAR = ("micro:3", "what color is the star ?")  # the star of this scene is green
 FEW = ("--evaluations", 48)

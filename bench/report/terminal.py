@@ -1,0 +1,19 @@
+"""A comparison as tables in the terminal."""
+
+from __future__ import annotations
+
+import click
+
+from bench.console import show_table
+from bench.evaluation.comparison import Comparison
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """The table of a comparison on stdout, hard questions, notes, and a sentence per budget."""
+    from bench.report.table import MIXED, hard_header, hard_rows, header, headlines, notes, table_rows
+
+    show_table(header(comparison), table_rows(comparison), MIXED if comparison.mixed else None)
+    if rows := hard_rows(comparison):
+        show_table(hard_header(comparison), rows, "on the hard questions")
+    for line in [*notes(comparison), *headlines(comparison)]:
+        click.echo(line)
