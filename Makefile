@@ -16,7 +16,7 @@ check: lint docs test
 
 lint: $(READY)
 	$(BIN)/ruff check .
-	$(BIN)/mypy evosearch compress baselines bench
+	$(BIN)/mypy evocomp.py evosearch compress baselines bench
 
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

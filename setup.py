@@ -12,13 +12,29 @@ setup(
     description="Visual-token compression for multimodal LLMs: search, learn, compare, measure",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="The evocomp authors",
+    project_urls={"Paper": "https://arxiv.org/abs/2604.17087"},
+    keywords="multimodal, visual tokens, token pruning, genetic search, vision-language models",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
+    py_modules=["evocomp"],
     packages=find_packages(include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]),
     package_data={
+        **{package: ["py.typed"] for package in PACKAGES},
         "compress.micro": ["weights/**/*"],
         "bench": [
+            "py.typed",
             "shipped/**/*",
             "fidelity/golden/*.npz",
             "report/*.j2",
@@ -28,7 +44,7 @@ setup(
         ],  # fmt: skip
     },
     entry_points={
-        "console_scripts": ["evocomp = bench.cli:main"],
+        "console_scripts": ["evocomp = evocomp:main"],
         "lmms_eval.models": ["evocomp = bench.lmms:manifests"],
     },
     install_requires=[

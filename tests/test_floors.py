@@ -88,7 +88,7 @@ def test_inside_compress_only_labels_know_the_search() -> None:
 def test_baselines_see_the_contract_and_no_model(path: Path) -> None:
     allowed = ["compress.base", "compress.coverage"]  # mathematics without a model
     if path.stem == "__init__":
-        allowed += ["compress.compressor.evocomp", "compress.compressor.evocomp_plus"]  # METHODS lists trained methods too
+        allowed += ["compress.compressor.evocomp", "compress.compressor.evocomp_plus"]  # trained methods
     seen = {name for name in imports(path) if name.partition(".")[0] == "compress"}
     assert {name for name in seen if not any(f"{name}.".startswith(f"{one}.") for one in allowed)} == set()
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.inputs import load_model, open_batches, open_tasks
+from bench.commands.inputs import by_source, load_model, open_batches, open_tasks
 from bench.commands.options import (
     PROCESSES,
     Count,
@@ -22,7 +22,6 @@ from bench.commands.options import (
     source_option,
 )
 from bench.console import progress, say, show_json
-from bench.evaluation.compressors import by_source
 from bench.report.terminal import show_comparison
 from evosearch.registry import specs
 

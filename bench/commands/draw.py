@@ -154,31 +154,26 @@ def searches(
     """
     picture, question = open_image(image), asked(question)
     from bench.report.figures import traces
-    from bench.report.inspection import spaces
-    from compress.labels.fitness import AnswerLoss
-    from compress.samples import Sample
+    from compress.labels.single import search_sample
     from evosearch import STRATEGIES, pick
-    from evosearch import search as run
 
     named = specs(strategies)
     for spec in named:
         pick(STRATEGIES, spec, "strategy")  # a wrong name is an error before the work
     mllm = load_model(model, device, dtype, anyres)
     picture = open_image(image, mllm.image_side)  # it was opened before only to be sure that it can be
-    response = (mllm.answer([picture], [question])[0] if answer is None else answer).strip()
-    if not response:
-        raise ValueError("there is no gold response to score: write one with --answer")
-    (space,) = spaces(mllm, Sample(image, picture, question, ()), [grouper], budget(keep, mllm), 0).values()
-    loss = AnswerLoss(mllm, mllm.embed(picture, question, response))
     books: dict[str, list[Logbook]] = {}
     with progress("search", "searches") as report:
         for spec in named:
             books[spec] = []
             for seed in range(seeds):
-                chosen = pick(STRATEGIES, spec, "strategy")
-                books[spec].append(run(space, loss, chosen, seed=seed, budget=evaluations).logbook)
+                found = search_sample(
+                    mllm, picture, question, answer, budget(keep, mllm),
+                    grouper=grouper, strategy=spec, evaluations=evaluations, seed=seed,
+                )  # fmt: skip
+                books[spec].append(found.result.logbook)
                 report(sum(map(len, books.values())), len(named) * seeds)
-    written(traces(books, f'"{question}" -> "{response}"', loss.full), out)
+    written(traces(books, f'"{question}" -> "{found.response}"', found.loss_full), out)
 
 
 @draw.command()

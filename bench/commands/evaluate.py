@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.inputs import budget, load_model, open_batches, open_tasks
+from bench.commands.inputs import budget, by_source, load_model, open_batches, open_tasks
 from bench.commands.options import (
     OutFolder,
     as_json,
@@ -21,7 +21,6 @@ from bench.commands.options import (
     source_option,
 )
 from bench.console import progress, say, show_json, show_table
-from bench.evaluation.compressors import by_source
 
 if TYPE_CHECKING:
     from bench.evaluation.budget import Match

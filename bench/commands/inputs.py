@@ -89,3 +89,8 @@ def budget(keep: Keep | None, mllm: MLLM) -> Keep:
     if count_of(keep, tokens) > tokens:
         raise ValueError(f"--keep {keep}: choose between 1 and the {tokens} visual tokens of {mllm.name}")
     return keep
+
+
+def by_source(method: str, source: str) -> str:
+    """The name of a method whose indices come from another model."""
+    return f"{method} (indices from {Path(source).name})"

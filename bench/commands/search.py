@@ -56,32 +56,17 @@ def search(
     from bench.evaluation.evaluate import Stage
     from bench.report.gallery import show
     from bench.report.pictures import groups, overlay, save, trace
-    from compress.keep import count_of
-    from compress.labels.fitness import AnswerLoss
+    from compress.labels.single import search_sample
     from compress.samples import Sample
-    from evosearch import GROUPERS, STRATEGIES, pick
-    from evosearch import search as run
 
-    keep = budget(keep, mllm)
-    response = (mllm.answer([picture], [question])[0] if answer is None else answer).strip()
-    if not response:
-        raise ValueError("there is no gold response to score: write one with --answer")
-    embedded = mllm.embed(picture, question, response)
-    words = mllm.decoder.embed_tokens.weight.detach().float().cpu().numpy()
-    offered = {
-        "groups": count_of(keep, len(embedded.visual)), "anchors": words, "grid": embedded.grid, "seed": seed,
-    }  # fmt: skip
-    space = pick(GROUPERS, grouper, "grouper", **offered)(
-        embedded.embeds[embedded.visual].float().cpu().numpy()
-    )
-    loss = AnswerLoss(mllm, embedded, positions=positions)
-    chosen = pick(STRATEGIES, strategy, "strategy")
     with progress("search", "evaluations") as report:
-        found = run(
-            space, loss, chosen,
-            seed=seed, budget=evaluations, patience=patience,
+        outcome = search_sample(
+            mllm, picture, question, answer, budget(keep, mllm),
+            grouper=grouper, strategy=strategy, evaluations=evaluations, patience=patience,
+            positions=positions, seed=seed,
             callbacks=[lambda now: report(now.evaluations, evaluations) and None],
         )  # fmt: skip
+    found, embedded = outcome.result, outcome.embedded
     files = {}
     if out:
         out.mkdir(parents=True, exist_ok=True)
@@ -91,15 +76,15 @@ def search(
             "trace": trace(found.logbook),
         }
         if len(shown.panels) == 1:  # else a place is in two groups: of its crop and of the small image
-            drawn["groups"] = groups(picture, embedded.grid, space, found.indices)
+            drawn["groups"] = groups(picture, embedded.grid, outcome.groups, found.indices)
         for name, one in drawn.items():
             files[name] = str(out / f"{name}.png")
             save(one, out / f"{name}.png")
     if machine:
         show_json(
             {
-                "response": response, "kept": found.indices.tolist(),
-                "loss": found.loss, "loss_full": loss.full,
+                "response": outcome.response, "kept": found.indices.tolist(),
+                "loss": found.loss, "loss_full": outcome.loss_full,
                 "evaluations": found.evaluations, "hit_rate": found.hit_rate, "stopped": found.stopped,
                 "seconds": found.seconds, "trace": list(found.logbook), "files": files,
             }
@@ -112,11 +97,11 @@ def search(
             [f"{row[c]:.4f}" if isinstance(row[c], float) else str(row[c]) for c in columns]
             for row in found.logbook
         ],
-        f'"{question}" -> "{response}"',
+        f'"{question}" -> "{outcome.response}"',
     )
     click.echo(
         f"best loss {found.loss:.4f} with {len(found.indices)} tokens, "
-        f"{loss.full:.4f} with all {len(embedded.visual)}"
+        f"{outcome.loss_full:.4f} with all {len(embedded.visual)}"
     )
     click.echo("kept " + " ".join(map(str, found.indices.tolist())))
     say(f"stopped: {found.stopped}" + (f"; drawn in {out}" if out else ""))

@@ -78,7 +78,7 @@ class Subject:
 
 
 def published_size(shape: str, layers: int | None) -> Subject:
-    """A LLaVA-1.5 of `compress.models.shapes` with random weights: whole, or with its first decoder layers only."""
+    """A LLaVA-1.5 of `compress.models.shapes` with random weights: whole or its first decoder layers."""
     check_family(build(shape, device="meta"))
     mllm = build(shape, dtype=torch.bfloat16, depth=layers, whole_tower=True)
     return Subject(mllm, random_compressor(mllm), None, 0)

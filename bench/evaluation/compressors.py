@@ -73,8 +73,3 @@ def random_compressor(mllm: MLLM, seed: int = 0) -> Compressor:
     """
     with drawing(seed, mllm.model.device), torch.device(mllm.model.device):
         return Compressor(mllm.decoder.config).eval().requires_grad_(False)
-
-
-def by_source(method: str, source: str) -> str:
-    """The name of a method whose indices come from another model."""
-    return f"{method} (indices from {Path(source).name})"

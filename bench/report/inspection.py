@@ -11,11 +11,12 @@ from bench.report.figures import Answered
 from bench.tasks.base import normal
 from compress.attach.session import attach
 from compress.base import Accounting, Selector
-from compress.keep import Keep, count_of
+from compress.keep import Keep
+from compress.labels.single import group_tokens
 from compress.models.loading import MLLM
 from compress.samples import Sample
 from compress.training.run import CURVES
-from evosearch import GROUPERS, Grouping, pick
+from evosearch import Grouping
 
 
 def look(
@@ -44,10 +45,7 @@ def strange_words(mllm: MLLM, question: str) -> list[str]:
 def spaces(mllm: MLLM, sample: Sample, groupers: Sequence[str], keep: Keep, seed: int) -> dict[str, Grouping]:
     """The groups that each grouper, by `name:option=value,...`, makes of the sample's visual tokens."""
     embedded = mllm.embed(sample.image_at(mllm.image_side), sample.question, "")
-    words = mllm.decoder.embed_tokens.weight.detach().float().cpu().numpy()
-    vectors = embedded.embeds[embedded.visual].float().cpu().numpy()
-    offered = {"groups": count_of(keep, len(vectors)), "anchors": words, "grid": embedded.grid, "seed": seed}
-    return {spec: pick(GROUPERS, spec, "grouper", **offered)(vectors) for spec in groupers}
+    return {spec: group_tokens(mllm, embedded, keep, spec, seed) for spec in groupers}
 
 
 def curves(folder: Path) -> list[dict[str, float]]:

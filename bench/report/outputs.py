@@ -19,11 +19,10 @@ from bench.report.page import SAMPLES, Report, html
 from bench.report.pictures import fronts, groups, kept_tokens, png, save, trace
 from bench.report.results import results
 from compress.files import replacing
-from compress.keep import NINTH
-from compress.labels.fitness import AnswerLoss
+from compress.labels.single import search_sample
 from compress.models.loading import MLLM
 from compress.samples import Sample
-from evosearch import Evolution, Vocabulary, describe, search
+from evosearch import describe
 
 FRONT = "accuracy against visual tokens"
 
@@ -80,16 +79,13 @@ def write_tables(comparison: Comparison, out: Path, facts: Mapping[str, str]) ->
 
 def draw_search(mllm: MLLM, sample: Sample, folder: Path) -> None:
     """The paper's search on one sample: its groups (Figure 2), the kept tokens and the trace of losses."""
-    embedded = mllm.embed(sample.image_at(mllm.image_side), sample.question, sample.answers[0])
-    words = mllm.decoder.embed_tokens.weight.detach().float().cpu().numpy()
-    keep = NINTH.of(len(embedded.visual))
-    space = Vocabulary(groups=keep, anchors=words)(embedded.embeds[embedded.visual].float().cpu().numpy())
-    found = search(space, AnswerLoss(mllm, embedded), Evolution())
+    found = search_sample(mllm, sample.image_at(mllm.image_side), sample.question, sample.answers[0])
+    grid, result = found.embedded.grid, found.result
     folder.mkdir(parents=True, exist_ok=True)
     title = f"{sample.question} -> {sample.answers[0]}"
-    save(groups(sample.image, embedded.grid, space, found.indices), folder / "search-groups.png")
-    save(kept_tokens(sample.image, embedded.grid, found.indices.tolist()), folder / "search-kept.png")
-    save(trace(found.logbook, title), folder / "search-trace.png")
+    save(groups(sample.image, grid, found.groups, result.indices), folder / "search-groups.png")
+    save(kept_tokens(sample.image, grid, found.kept), folder / "search-kept.png")
+    save(trace(result.logbook, title), folder / "search-trace.png")
 
 
 def put(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""A comparison as the paper's table: rows of text, marks, notes, headlines (`bench.report.forms` writes them).
+"""A comparison as the paper's table: rows of text, marks, notes, headlines.
 
 A block per budget, tasks as columns, then the mean share of vanilla, what was really spent, and how far each
 row is from vanilla and from the reference (paired, 95 %). Figures have one decimal, as the paper's. Averages

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from bench.console import show_table
-from bench.evaluation.comparison import Comparison
+
+if TYPE_CHECKING:
+    from bench.evaluation.comparison import Comparison
 
 
 def show_comparison(comparison: Comparison) -> None:

@@ -108,7 +108,7 @@ def _mask(embedded: Embedded, indices: np.ndarray[Any, Any]) -> Tensor:
 
 
 @click.command()
-@click.option("--shape", help="Random weights of a published shape instead of --model (compress/models/shapes.py).")
+@click.option("--shape", help="Random weights of a published shape (compress.models.shapes).")
 @click.option("--depth-slice", type=int, help="So many decoder layers of --shape only, for a small machine.")
 @click.option("-n", "count", default=16, show_default=True, type=click.IntRange(1), help="Samples.")
 @click.option(

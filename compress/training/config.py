@@ -16,10 +16,10 @@ class TrainConfig:
 
     `loss` is a name in LOSSES, with `lambda_cos` for its cosine part and `bins`, `momentum` and
     `normalise_by` for GHM; `normalise_by` also decides how much `lambda_cos` weighs beside GHM (see
-    `compress.training.losses.make_objective`). `target` is what a token learns: whether it was kept ("label"), or by
-    label kinds that score every token, its score ("score") or its lead over the best token left out
-    ("lead"). `holdout` is the share of samples that choose the checkpoint when there is no validation
-    function.
+    `compress.training.losses.make_objective`). `target` is what a token learns: whether it was kept
+    ("label"), or by label kinds that score every token, its score ("score") or its lead over the best token
+    left out ("lead"). `holdout` is the share of samples that choose the checkpoint when there is no
+    validation function.
     """
 
     loss: str = "ghm+cos"

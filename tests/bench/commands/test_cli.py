@@ -471,7 +471,7 @@ LABEL, TRAIN = ("label", "--out", "{out}"), ("train", "--labels", "{labels}", "-
 MISTAKES: list[tuple[tuple[object, ...], str]] = [
     (("ask", "micro:3", "  "), "the question is empty"),
     (("search", "micro:3", ""), "the question is empty"),
-    (("search", *STAR, "--answer", " "), "write one with --answer"),
+    (("search", *STAR, "--answer", " "), "no answer to score"),
     (("ask", "micro:3"), "Missing argument 'QUESTION'. See evocomp ask --help"),
     # names
     (("trian",), "unknown command 'trian'; did you mean 'train'?"),

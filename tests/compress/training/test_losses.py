@@ -1,8 +1,8 @@
 """The losses against the authors' numbers (golden/ghmc.npz: mmdetection's GHM-C) and against one-line
 algebra.
 
-golden/losses_formula.npz was computed in float64 from the formulas in `compress/training/losses.py`, not by any
-repository.
+golden/losses_formula.npz was computed in float64 from the formulas in `compress/training/losses.py`, not
+by any repository.
 """
 
 from pathlib import Path
