@@ -7,11 +7,11 @@ from copy import deepcopy
 from pathlib import Path
 
 import pytest
-from bench.speed.regions import main as regions
 from click.testing import CliRunner
 
 from bench.speed.engine import main as engine
 from bench.speed.labelling import main as labelling
+from bench.speed.regions import main as regions
 from bench.speed.scale import main as scale
 from bench.speed.selection import main
 from bench.speed.throughput import main as throughput

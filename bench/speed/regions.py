@@ -1,0 +1,71 @@
+"""How many of GHM's regions a batch occupies in training, and so what lambda weighs (docs/training.md).
+
+    python -m bench.speed.regions --samples 1200 --batch 16 --epochs 12 --seeds 0,1,2
+
+A row for every seed, a column for every epoch: the mean over its batches of occupied regions / all regions,
+which is what lambda = 1 acts as beside a GHM that is divided by all of them. On the shipped labels of the
+micro model.
+"""
+
+from __future__ import annotations
+
+from tempfile import TemporaryDirectory
+from unittest import mock
+
+import click
+from torch import Tensor
+
+from bench.commands.instructions import samples_of
+from bench.evaluation.compressors import shipped
+from compress.labels import read_labels
+from compress.models.loading import load, quiet
+from compress.training.config import TrainConfig
+from compress.training.losses import GHM
+from compress.training.run import train
+
+
+class Noting(GHM):
+    """GHM that notes the share of regions that every batch occupies."""
+
+    def __init__(self, *given: object, shares: list[float]):
+        super().__init__(*given)  # type: ignore[arg-type]
+        self._shares = shares
+
+    def advance(self, tally: Tensor) -> None:
+        self._shares.append((tally > 0).sum().item() / self.bins)
+        super().advance(tally)
+
+
+def shares_of(config: TrainConfig, samples: int) -> list[float]:
+    """The share of regions occupied, mean over the batches of each epoch, in a training on so many labels."""
+    mllm, store = load("micro"), read_labels(shipped("micro", "labels", "best"))
+    labels = list(store)[:samples]
+    shares: list[float] = []
+    noting = mock.patch("compress.training.losses.GHM", lambda *given: Noting(*given, shares=shares))
+    with TemporaryDirectory() as folder, noting:
+        asked = samples_of([store], (one.id for one in labels), None, None)
+        train(mllm, labels, asked, folder, config)
+    steps = len(shares) // config.epochs
+    return [sum(shares[start : start + steps]) / steps for start in range(0, len(shares), steps)]
+
+
+def numbers(_context: object, _option: object, text: str) -> list[int]:
+    return [int(one) for one in text.split(",")]
+
+
+@click.command(help=__doc__)
+@click.option("--samples", default=1200, show_default=True)
+@click.option("--batch", default=16, show_default=True)
+@click.option("--epochs", default=12, show_default=True)
+@click.option("--seeds", default="0", show_default=True, callback=numbers, help="Of training, with commas.")
+def main(samples: int, batch: int, epochs: int, seeds: list[int]) -> None:
+    quiet()
+    click.echo(f"| seed | {' | '.join(f'epoch {number + 1}' for number in range(epochs))} |")
+    click.echo("| --- |" + " ---: |" * epochs)
+    for seed in seeds:
+        shares = shares_of(TrainConfig(batch=batch, epochs=epochs, seed=seed), samples)
+        click.echo(f"| {seed} | {' | '.join(f'{share:.2f}' for share in shares)} |")
+
+
+if __name__ == "__main__":
+    main()
