@@ -1,18 +1,35 @@
 # `make demo` and `make test` need nothing but Python 3.11 or newer: the first call makes .venv.
 PYTHON ?= python3
 MODEL ?= micro
+WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.installed
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+# Releases of transformers that `make versions` tests beside the one in requirements.lock. The first is the oldest
+# that setup.py admits.
+VERSIONS := $(sort $(basename $(notdir $(wildcard tests/versions/*.lock))))
+DECODING := tests/baselines/test_contract.py tests/bench/test_doctor.py $(addprefix tests/compress/attach/test_, \
+	session.py streams.py tower.py windows.py) $(addprefix tests/compress/models/test_, caches.py families.py static.py) -k "not (budget or half_precision or torchvision or compiled)"
 
-.PHONY: demo test check lint docs micro clean
+.PHONY: demo test slow versions check lint docs micro clean
 
 demo: $(READY)
 	$(BIN)/evocomp demo --out demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
 
-check: lint docs test
+slow: $(READY)
+	$(PYTEST) -m slow
+
+versions: $(VERSIONS:%=.venv/versions/%/.installed)
+	for version in $(VERSIONS); do \
+		PYTHONPATH=$(CURDIR)/.venv/versions/$$version $(PYTEST) -m "not slow" $(DECODING) || exit; \
+	done
+
+check:
+	$(MAKE) --jobs 2 lint docs
+	$(MAKE) test slow versions
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -33,4 +50,9 @@ $(READY): requirements.lock setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -r requirements.lock
 	$(BIN)/python -m pip install --no-deps -e .
+	touch $@
+
+.venv/versions/%/.installed: tests/versions/%.lock $(READY)
+	rm -rf $(@D)
+	$(BIN)/python -m pip install --no-deps --target $(@D) -r $<
 	touch $@

@@ -137,8 +137,8 @@ def foreign() -> str:
         file = getattr(module, "__file__", None) if module else spec and spec.origin
         if not file or Path(file).resolve() != _HOME / name / "__init__.py":
             return (
-                f"the package '{name}' comes from {file or 'nowhere'}, not from evocomp: import evocomp before "
-                f"it, or rename it. If another distribution (such as frappe-bench) installed it, use an "
+                f"the package '{name}' comes from {file or 'nowhere'}, not from evocomp: import evocomp "
+                f"before it, or rename it. If another distribution (such as frappe-bench) installed it, use an "
                 f"environment without that distribution"
             )
     return ""

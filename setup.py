@@ -93,6 +93,7 @@ setup(
             *DOCS,
             "pytest>=8.3",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
             "ruff>=0.9",
             "mypy>=1.15",
             "types-PyYAML>=6.0",

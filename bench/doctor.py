@@ -178,6 +178,7 @@ def _compression() -> Finding:
     from compress.models.loading import load, quiet
 
     subject, keep = "compression", 36
+    advice = f"install transformers {TESTED}"
     try:
         quiet()
         mllm = load("micro")
@@ -186,12 +187,12 @@ def _compression() -> Finding:
         with attach(mllm, FastV(), keep) as trace, torch.no_grad():
             mllm.model.generate(**inputs, max_new_tokens=2, min_new_tokens=2, do_sample=False)
     except (ValueError, RuntimeError, TypeError, AttributeError) as problem:
-        return Finding(subject, "problem", f"fastv on micro fails ({problem})")
+        return Finding(subject, "problem", f"fastv on micro fails ({problem}): {advice}")
     planned = entering(plan(FastV(), mllm.visual_tokens, keep, mllm.layers), mllm.visual_tokens, mllm.layers)
     found = [record.entering for record in trace.samples]
     if found != [planned]:
         detail = f"fastv on micro recorded {found} for one prefill and one decoding step, planned {[planned]}"
-        return Finding(subject, "problem", f"{detail}: install transformers {TESTED}")
+        return Finding(subject, "problem", f"{detail}: {advice}")
     return Finding(subject, "ok", f"fastv on micro: {planned} visual tokens enter the decoder's layers")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -33,6 +35,7 @@ from compress.models.loading import MLLM, load
 from compress.models.qwen2_5_vl import ImageOnlyProcessor
 
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for processes that tests start
 
 WORDS = """user assistant : ? what is the a an in of to left right color shape how many are there yes no
 red green blue white black circle square star ring one two three four five small large above below""".split()
@@ -223,6 +226,13 @@ def tiny(tiny_folder: Path) -> MLLM:
 
 
 @pytest.fixture(scope="session")
+def tiny_shallow(tmp_path_factory: pytest.TempPathFactory) -> MLLM:
+    """The tiny model with half of the decoder layers, for tests that take long for each layer."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-shallow"
+    return load(str(build_tiny(folder, special={"num_hidden_layers": 3})))
+
+
+@pytest.fixture(scope="session")
 def tiny_next(tmp_path_factory: pytest.TempPathFactory) -> MLLM:
     return load(str(build_tiny_next(tmp_path_factory.mktemp("models") / "tiny-next")))
 
@@ -256,3 +266,13 @@ def pictures() -> list[Image.Image]:
             pixels[top : top + 12, left : left + 12] = rng.integers(100, 255, 3)
         images.append(Image.fromarray(pixels))
     return images
+
+
+@pytest.fixture(scope="session")
+def setup_py() -> Any:
+    """The distribution as setup.py describes it now. Metadata of an installation may be older."""
+    import setuptools  # noqa: F401, I001  # it provides distutils
+    from distutils.core import run_setup
+
+    with contextlib.chdir(Path(__file__).parent.parent):
+        return run_setup("setup.py", stop_after="init")

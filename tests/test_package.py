@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import re
 import runpy
+import shutil
 import subprocess
 import sys
+import tarfile
 from importlib.metadata import distribution, entry_points
 from inspect import getdoc, isabstract, isclass
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 from click.testing import CliRunner
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from bench.cli import main
 from bench.evaluation.compressors import SHIPPED
 from compress.compressor.network import FILES
+from compress.models.caches import TESTED
 from compress.models.loading import MODELS
 
 ROOT = Path(__file__).parent.parent
@@ -26,9 +31,19 @@ PACKAGES = ("evosearch", "compress", "baselines", "bench")
 MACHINE = re.compile(r"(?<![\w.*])/(work|root|home)/|\.\./shared")  # paths that exist on one machine only
 
 
-def lock() -> list[str]:
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
+def lock(path: str = "requirements.lock") -> list[str]:
+    lines = (ROOT / path).read_text().splitlines()
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def tracked() -> list[str]:
+    """Files of the checkout, new ones too, as paths from the root."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    return [name for name in listed.split("\0") if name and (ROOT / name).is_file()]
 
 
 def blocks(document: str) -> list[str]:
@@ -53,25 +68,44 @@ def test_every_folder_with_code_is_a_package() -> None:
     assert [folder for folder in sorted(folders) if not (folder / "__init__.py").exists()] == []
 
 
-def test_what_is_installed_has_every_file(tmp_path: Path) -> None:
-    """Weights, templates and modules: all that lies in the four packages, nothing left behind."""
-    build = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path)]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
-    assert files(ROOT) - files(tmp_path) == set()
+@pytest.mark.slow
+def test_the_wheel_has_every_file_of_the_packages_and_the_source_archive_has_all(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for name in tracked():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, source / name)
+    build = [sys.executable, "setup.py", "-q", "bdist_wheel", "--dist-dir", "..", "sdist", "--dist-dir", ".."]
+    subprocess.run(build, cwd=source, check=True, capture_output=True)
+    with ZipFile(*tmp_path.glob("*.whl")) as wheel:
+        packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert packed == {name for name in tracked() if name.partition("/")[0] in (*PACKAGES, "evocomp.py")}
+    with tarfile.open(*tmp_path.glob("*.tar.gz")) as archive:
+        held = {one.name.partition("/")[2] for one in archive if one.isfile()}
+    assert set(tracked()) - held == set()
 
 
-def files(root: Path) -> set[str]:
-    found = (path.relative_to(root) for name in PACKAGES for path in (root / name).rglob("*"))
-    return {path.as_posix() for path in found if (root / path).is_file() and "__pycache__" not in path.parts}
+def pins(path: str) -> dict[str, str]:
+    return {canonicalize_name(name): version for name, version in (line.split("==") for line in lock(path))}
 
 
-def test_the_lock_pins_every_requirement_inside_its_range() -> None:
-    pins = (line.split("==") for line in lock())
-    pinned = {canonicalize_name(name): version for name, version in pins}
-    for need in map(Requirement, distribution("evocomp").requires or []):
-        if need.marker and not need.marker.evaluate({"extra": "dev"}):
-            continue  # other extras are the user's choice
+def test_the_lock_pins_every_requirement_inside_its_range(setup_py: Any) -> None:
+    pinned = pins("requirements.lock")
+    for need in map(Requirement, [*setup_py.install_requires, *setup_py.extras_require["dev"]]):
         assert need.specifier.contains(pinned[canonicalize_name(need.name)]), need
+
+
+def test_the_oldest_and_the_newest_admitted_transformers_are_tested(setup_py: Any) -> None:
+    """`make versions` runs on these beside the release in requirements.lock."""
+    folder = ROOT / "tests" / "versions"
+    tested = {Version(path.stem): pins(path.relative_to(ROOT).as_posix()) for path in folder.glob("*.lock")}
+    needs = {canonicalize_name(one.name): one for one in map(Requirement, setup_py.install_requires)}
+    (floor,) = (one.version for one in needs["transformers"].specifier if one.operator == ">=")
+    assert min(tested) == Version(floor)
+    assert max(tested).release[:2] == TESTED.release
+    assert max(tested) >= Version(pins("requirements.lock")["transformers"])
+    for version, pinned in tested.items():
+        assert Version(pinned["transformers"]) == version
+        assert all(needs[name].specifier.contains(pinned[name]) for name in pinned if name in needs)
 
 
 def test_the_lock_holds_plain_public_versions() -> None:
@@ -81,16 +115,9 @@ def test_the_lock_holds_plain_public_versions() -> None:
 
 
 def test_no_file_names_a_place_on_one_machine() -> None:
-    try:
-        listed = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=ROOT, capture_output=True, check=True, text=True,
-        ).stdout.split("\0")  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("not a git checkout")
     named = []
-    for name in filter(None, listed):
-        content = (ROOT / name).read_bytes() if (ROOT / name).is_file() else b""
+    for name in tracked():
+        content = (ROOT / name).read_bytes()
         if b"\0" not in content and Path(name) != Path(__file__).relative_to(ROOT):
             lines = content.decode("utf-8").splitlines()
             named += [f"{name}:{number}" for number, line in enumerate(lines, 1) if MACHINE.search(line)]

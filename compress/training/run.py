@@ -76,8 +76,8 @@ def train(
     The rest changes no result. `features` are kept in memory, on disk in the folder `cache`, or recomputed
     (`compress.training.features`), and `say` is told how much room they take. In processes that a launcher
     started, each takes its share of every batch, at most `micro_batch` samples at a time; sums of floats then
-    differ in the last bits. A run that was killed goes on from its last checkpoint, written every so many steps and
-    after every epoch, to the same bits as without the interruption.
+    differ in the last bits. A run that was killed goes on from its last checkpoint, written every so many
+    steps and after every epoch, to the same bits as without the interruption.
 
     ValueError for labels that match no sample or are of another model, for losses and weights that are not
     finite, and for a folder with another run in it.

@@ -15,6 +15,8 @@ from bench import demo
 from bench.cli import main
 from compress.compressor.network import Compressor
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def little(monkeypatch: pytest.MonkeyPatch) -> None:

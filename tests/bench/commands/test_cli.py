@@ -796,6 +796,7 @@ def test_a_preset_gives_the_papers_settings_and_what_is_given_wins(
     assert "llava-1.5-7b|llava-next-7b|qwen2.5-vl-7b" in done("train", "--help")
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(labels: Path, compressor: Path, tmp_path: Path) -> None:
     """With features of which each process embeds its half."""
     cache = ("--features", "disk", "--cache", tmp_path / "cache")

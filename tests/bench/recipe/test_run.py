@@ -500,6 +500,7 @@ def test_the_command_times_rows_beside_their_scores(tiny_folder: Path, tmp_path:
     assert next(tmp_path.glob("figure4-*")).joinpath("pictures", "accuracy.png").is_file()
 
 
+@pytest.mark.slow
 def test_the_command_times_the_phone_protocol(tiny_folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     told = call("run", "table4", "--model", tiny_folder, "--out", tmp_path, *SMALL, "--set", "keep=[64]",

@@ -213,6 +213,11 @@ def own(tiny_folder) -> MLLM:
     return load(str(tiny_folder))
 
 
+@pytest.fixture
+def own_shallow(tiny_shallow) -> MLLM:
+    return load(tiny_shallow.name)
+
+
 def answer(model, inputs) -> list[int]:
     return model.generate(**inputs, max_new_tokens=4, min_new_tokens=4, do_sample=False)[0, -4:].tolist()
 
@@ -248,34 +253,41 @@ def compile_layers(model, inputs):
 
 
 WAYS = [
-    compile_whole, compile_in_place, compile_forward, compile_decoder, compile_decoder_in_place,
-    compile_layers,
-]  # fmt: skip
+    compile_whole,
+    *(
+        pytest.param(way, marks=pytest.mark.slow)
+        for way in (compile_in_place, compile_forward, compile_decoder_in_place, compile_layers)
+    ),
+    compile_decoder,
+]
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("compiled", WAYS)
-def test_a_compiled_model_is_compressed_like_another(tiny: MLLM, own: MLLM, pictures, compiled):
-    inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
-    untouched = answer(tiny.model, inputs)
-    model = compiled(own.model, inputs)
+def test_a_compiled_model_is_compressed_like_another(
+    tiny_shallow: MLLM, own_shallow: MLLM, pictures, compiled
+):
+    inputs = tiny_shallow.prepare(pictures[:1], QUESTIONS[:1])
+    untouched = answer(tiny_shallow.model, inputs)
+    model = compiled(own_shallow.model, inputs)
     assert answer(model, inputs) == untouched  # and so it is compiled before a method is there
     for name in ("grid", "fastv", "visionzip", "tome"):
-        with attach(tiny, METHODS[name](), 40) as expected, torch.no_grad():
-            tokens, logits = answer(tiny.model, inputs), tiny.model(**inputs).logits
-        with attach(model, METHODS[name](), 40) as found, torch.no_grad():
+        with attach(tiny_shallow, METHODS[name](), 60) as expected, torch.no_grad():
+            tokens, logits = answer(tiny_shallow.model, inputs), tiny_shallow.model(**inputs).logits
+        with attach(model, METHODS[name](), 60) as found, torch.no_grad():
             assert answer(model, inputs) == tokens
             torch.testing.assert_close(model(**inputs).logits, logits)
         assert found.samples == expected.samples and len(found.samples) == 2
     assert answer(model, inputs) == untouched
 
 
-def test_a_model_compiled_inside_the_block_is_compressed(tiny: MLLM, own: MLLM, pictures):
-    inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
-    with attach(tiny, METHODS["fastv"](), 40), torch.no_grad():
-        expected = tiny.model(**inputs).logits
-    with attach(own, METHODS["fastv"](), 40) as trace, torch.no_grad():
-        torch.testing.assert_close(torch.compile(own.model, backend="eager")(**inputs).logits, expected)
+def test_a_model_compiled_inside_the_block_is_compressed(tiny_shallow: MLLM, own_shallow: MLLM, pictures):
+    inputs = tiny_shallow.prepare(pictures[:1], QUESTIONS[:1])
+    with attach(tiny_shallow, METHODS["fastv"](), 60), torch.no_grad():
+        expected = tiny_shallow.model(**inputs).logits
+    with attach(own_shallow, METHODS["fastv"](), 60) as trace, torch.no_grad():
+        torch.testing.assert_close(
+            torch.compile(own_shallow.model, backend="eager")(**inputs).logits, expected
+        )
     assert len(trace.samples) == 1
 
 

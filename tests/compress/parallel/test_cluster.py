@@ -23,6 +23,7 @@ from compress.models.loading import MLLM, load
 from compress.parallel import Cluster, Failure
 from compress.samples import Sample
 
+pytestmark = pytest.mark.slow
 ray = pytest.importorskip("ray")
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
 

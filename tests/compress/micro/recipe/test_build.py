@@ -26,6 +26,7 @@ def small(monkeypatch):
     return Recipe(scenes=24, check_scenes=8, windows=2, wholes=2, places=2, align=2, courses=courses)
 
 
+@pytest.mark.slow
 def test_the_recipe_makes_a_model_that_loads_and_answers(small, tmp_path):
     lines: list[str] = []
     build_micro(small, tmp_path / "work", tmp_path / "micro", lines.append)
@@ -56,6 +57,7 @@ def prepare(recipe, work, tiled):
         (work / f"lessons-{course.mixture}-0.pkl").write_bytes(pickle.dumps(made))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not MODELS["micro"].is_dir(), reason="the shipped weights are not built")
 @pytest.mark.parametrize(
     ("build", "tokens", "width"), [(build_next, 744, 96), (build_qwen, 144, 120), (build_wide, 144, 144)]
