@@ -138,8 +138,8 @@ def foreign() -> str:
         if not file or Path(file).resolve() != _HOME / name / "__init__.py":
             return (
                 f"the package '{name}' comes from {file or 'nowhere'}, not from evocomp: import evocomp "
-                f"before it, or rename it. If another distribution (such as frappe-bench) installed it, use an "
-                f"environment without that distribution"
+                f"before it, or rename it. If another distribution (such as frappe-bench) installed it, use "
+                f"an environment without that distribution"
             )
     return ""
 

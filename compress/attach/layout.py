@@ -12,6 +12,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 Place = tuple[int, int]  # sample of the batch, image of the sample
+MISCOUNTED = (
+    "; if every image is there, the processor's patch_size, num_additional_image_tokens or "
+    "vision_feature_select_strategy does not fit the model"
+)
 
 
 @dataclass(frozen=True)
@@ -167,6 +171,7 @@ def read_layout(
                     raise ValueError(
                         f"sample {sample} of the batch holds {sum(map(len, images)) + stop - start} or more "
                         f"visual tokens that fit no image: give every image that the prompt names, once"
+                        f"{MISCOUNTED}"
                     )
                 starts.append(start - length + sizes[sample] - sum(map(len, images)))
                 images.append(torch.arange(count, device=device))

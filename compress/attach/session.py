@@ -29,7 +29,7 @@ from transformers import PreTrainedModel
 
 from compress.attach.attention import window
 from compress.attach.flops import counting
-from compress.attach.layout import read_layout
+from compress.attach.layout import MISCOUNTED, read_layout
 from compress.attach.prefill import Arguments, Encoding, Prefill, Record, TowerInput
 from compress.attach.tower import TowerMerging
 from compress.base import INPUT, VISION, Accounting, Positions, Selector, plan
@@ -356,7 +356,7 @@ class _Session:
             raise ValueError(
                 f"input_ids hold {sum(placeholders)} of the {tokens} visual tokens of the images: give "
                 f"every image that the prompt names, once, and the whole prompt in one call, without "
-                f"prefill_chunk_size"
+                f"prefill_chunk_size{MISCOUNTED}"
             )
         beams = sum(placeholders) // max(1, tokens)
         shared = _for_beams(pictures, placeholders[::beams], beams) if beams else []

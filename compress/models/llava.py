@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compress.models.mllm import MLLM
+from compress.models.mllm import MLLM, with_values
 
 
 class Llava(MLLM):
@@ -22,6 +22,15 @@ class Llava(MLLM):
                 f"{self.name} reads tower layers {config.vision_feature_layer} with strategy "
                 f"{config.vision_feature_select_strategy!r}: supported are one layer and 'default'"
             )
+
+    def fitted(self, processor: Any) -> Any:
+        config = self.model.config
+        return with_values(
+            processor,
+            patch_size=config.vision_config.patch_size,
+            num_additional_image_tokens=1,  # the CLS of a CLIP tower, which "default" leaves out
+            vision_feature_select_strategy=config.vision_feature_select_strategy,
+        )
 
     @property
     def decoder(self) -> Any:

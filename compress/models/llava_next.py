@@ -14,7 +14,7 @@ from transformers.models.llava_next.modeling_llava_next import image_size_to_num
 from compress.base import Traits
 from compress.images import before_padding, check_shape
 from compress.models.llava import Llava
-from compress.models.mllm import Picture
+from compress.models.mllm import Picture, with_values
 
 SIZES = 256  # of images, for which it is remembered where their tokens come from
 
@@ -31,6 +31,11 @@ class LlavaNext(Llava):
     """
 
     image_arguments = ("pixel_values", "image_sizes")
+
+    def fitted(self, processor: Any) -> Any:
+        pinpoints = self.model.config.image_grid_pinpoints
+        pixels = with_values(processor.image_processor, image_grid_pinpoints=pinpoints)
+        return with_values(super().fitted(processor), image_processor=pixels)
 
     @property
     def fixed(self) -> bool:

@@ -10,17 +10,20 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 from torch._dynamo import OptimizedModule
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import logging
 
 from compress import hub
+from compress.documents import Document, read
 from compress.models.caches import warn_if_untested
 from compress.models.families import FAMILIES
 from compress.models.mllm import MLLM, Embedded, Picture
+from evosearch.registry import cut, unknown
 
 Anyres = Literal["native", "fixed"]
 
 FILES = "*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"  # of a hub model: no code, no pickles
+CONVERTED = "llava-hf/llava-1.5-7b-hf or llava-hf/llava-v1.6-vicuna-7b-hf"  # from the original LLaVA's
 WEIGHTS = Path(__file__).parents[1] / "micro" / "weights"
 MODELS: dict[str, Path] = {"micro": WEIGHTS / "micro"} | {
     path.name: path for path in sorted(WEIGHTS.glob("micro-*"))
@@ -71,10 +74,6 @@ def load(
     ValueError, with what to do next, if there is no such model or its family is not supported.
     """
     folder, config = _config(name)
-    if config.model_type not in FAMILIES:
-        raise ValueError(
-            f"{name!r} is a {config.model_type!r} model; supported: {', '.join(sorted(FAMILIES))}"
-        )
     try:
         source = str(folder or hub.fetch(name, FILES))
         auto: Any = AutoModelForImageTextToText  # typed without the report
@@ -83,7 +82,7 @@ def load(
         )
         processor = FAMILIES[config.model_type].read_processor(source)
     except (OSError, ValueError) as error:
-        raise ValueError(f"cannot load model {name!r}: {str(error).splitlines()[0]}") from error
+        raise ValueError(_cannot_load(name, error)) from error
     except SafetensorError as error:
         raise ValueError(f"cannot load model {name!r}: its weights are unreadable ({error})") from error
     except RuntimeError as error:
@@ -101,7 +100,7 @@ def load(
 
 
 def family_of(name: str) -> str:
-    """The `model_type` in a model's configuration; ValueError if there is no such model."""
+    """The `model_type` of a model; ValueError if there is no such model or its family is not supported."""
     return str(_config(name)[1].model_type)
 
 
@@ -126,9 +125,50 @@ def _config(name: str) -> tuple[Path | None, Any]:
     folder = _folder(name)
     try:
         source = str(folder or hub.fetch(name, ["config.json"]))
-        return folder, AutoConfig.from_pretrained(source, trust_remote_code=False)
+        return folder, _read_config(Path(source))
     except (OSError, ValueError) as error:
-        raise ValueError(f"cannot load model {name!r}: {str(error).splitlines()[0]}") from error
+        raise ValueError(_cannot_load(name, error)) from error
+
+
+class _Part(Document):
+    model_type: str | None = None
+
+
+class _Written(_Part, extra="allow"):
+    """A config.json, as far as it says what kind of model it is of."""
+
+    text_config: _Part | None = None
+    vision_config: _Part | None = None
+
+
+def _read_config(folder: Path) -> Any:
+    """The configuration in a folder; ValueError unless transformers knows it and its family is supported."""
+    written = read(_Written, folder / "config.json")
+    _check_family(written)
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as problem:  # each kind of configuration fails in its own way
+        parts = [part.model_type for part in (written.text_config, written.vision_config) if part]
+        strange = [kind for kind in parts if kind and kind not in CONFIG_MAPPING]
+        why = unknown("model type", strange[0], CONFIG_MAPPING) if strange else cut(problem, 200)
+        raise ValueError(f"its config.json is not valid ({why})") from problem
+
+
+def _check_family(written: _Written) -> None:
+    family, known = written.model_type, ", ".join(sorted(FAMILIES))
+    if written.vision_config is None and any(key.startswith("mm_") for key in written.model_extra or {}):
+        raise ValueError(
+            f"its config.json is one of the original LLaVA code, whose weights have other names: load the "
+            f"converted checkpoint instead, such as {CONVERTED}"
+        )
+    if family is None:
+        raise ValueError(f"its config.json has no model_type; supported: {known}")
+    if family not in FAMILIES:
+        raise ValueError(f"it is a {cut(family)!r} model; supported: {known}")
+
+
+def _cannot_load(name: str, error: Exception) -> str:
+    return f"cannot load model {name!r}: {cut((str(error).splitlines() or [type(error).__name__])[0], 400)}"
 
 
 def _folder(name: str) -> Path | None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -70,7 +71,7 @@ class MLLM(ABC):
 
     def __init__(self, model: PreTrainedModel, processor: Any = None, name: str = ""):
         self.model: Any = model
-        self.processor = processor
+        self.processor = None if processor is None else self.fitted(processor)
         self.name = name or type(model).__name__
 
     # What a family must say ---------------------------------------------------------------------------------
@@ -115,6 +116,10 @@ class MLLM(ABC):
         """CLS feature [I, C] at the layer the projector reads, from the tower's output; None without CLS."""
 
     # What all families share --------------------------------------------------------------------------------
+
+    def fitted(self, processor: Any) -> Any:
+        """The processor, or a copy of it with the values that the model's configuration asks for."""
+        return processor
 
     @property
     def head(self) -> Any:
@@ -300,11 +305,30 @@ class MLLM(ABC):
 
     def _formatted(self, turns: Sequence[tuple[str, int, str]]) -> str:
         """Role, number of images and text of each turn."""
+        if not self._takes_parts:
+            raise ValueError(
+                f"the chat template of {self.name} does not take content as a list of images and texts: "
+                f"set processor.chat_template to the one of the model's converted checkpoint"
+            )
+        return self._rendered(turns)
+
+    def _rendered(self, turns: Sequence[tuple[str, int, str]]) -> str:
         messages = [
             {"role": role, "content": [*[{"type": "image"}] * images, {"type": "text", "text": text}]}
             for role, images, text in turns
         ]
         return self._processor().apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+
+    @cached_property
+    def _takes_parts(self) -> bool:
+        """Whether the chat template writes the token of an image; some expect content to be a text."""
+        try:
+            shown = self._rendered([("user", 1, "?")])
+        except ValueError:  # there is no template
+            raise
+        except Exception:  # a template is a program, and fails in its own way
+            return False
+        return shown.count(self._processor().image_token) == 1
 
     @torch.no_grad()
     def embed(self, image: Image, question: str, response: str | None = None) -> Embedded:
@@ -368,6 +392,16 @@ class MLLM(ABC):
         if self.processor is None:
             raise ValueError(f"{self.name} has no processor: load it by name, or adapt(model, processor)")
         return self.processor
+
+
+def with_values(owner: Any, **values: Any) -> Any:
+    """`owner` if its attributes have these values, else a copy of it that has them."""
+    if all(getattr(owner, name, None) == value for name, value in values.items()):
+        return owner
+    changed = copy(owner)
+    for name, value in values.items():
+        setattr(changed, name, value)
+    return changed
 
 
 def stored_in(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, BatchFeature, Qwen2_5_VLProcessor, Qwen2VLImageProcessorPil
 
 from compress.images import check_shape
-from compress.models.mllm import MLLM, Picture
+from compress.models.mllm import MLLM, Picture, with_values
 
 
 class ImageOnlyProcessor(Qwen2_5_VLProcessor):
@@ -44,6 +44,16 @@ class Qwen25VL(MLLM):
     clip_tower = False
     free_size = True
     mrope = True
+
+    def fitted(self, processor: Any) -> Any:
+        vision = self.model.config.vision_config
+        pixels = with_values(
+            processor.image_processor,
+            patch_size=vision.patch_size,
+            merge_size=vision.spatial_merge_size,
+            temporal_patch_size=vision.temporal_patch_size,
+        )
+        return with_values(processor, image_processor=pixels)
 
     @property
     def decoder(self) -> Any:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import json
+import shutil
 import weakref
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from io import BytesIO
 
@@ -21,6 +24,7 @@ from compress.base import INPUT, VISION, Selection, Selector, View, choices_of, 
 from compress.compressor.evocomp import Learned
 from compress.compressor.network import Compressor
 from compress.labels.fitness import AnswerLoss
+from compress.models.conversation import Turn
 from compress.models.llava_next import SIZES
 from compress.models.loading import MLLM, adapt, load
 from compress.models.shapes import SHAPES as PUBLISHED
@@ -549,3 +553,72 @@ def test_an_answer_may_hold_any_token(tiny_qwen: MLLM, images):
         first = tiny_qwen.model(**inputs, use_cache=True)
         second = tiny_qwen.model(input_ids=written, past_key_values=first.past_key_values)
     assert second.logits.isfinite().all()
+
+
+PARTS = ("patch_size", "num_additional_image_tokens", "vision_feature_select_strategy")
+CHANGES = [
+    *[(family, {part: None}) for family in ("tiny", "tiny_next") for part in PARTS],
+    *[(family, {"patch_size": 8}) for family in ("tiny", "tiny_next")],
+    ("tiny", {"num_additional_image_tokens": 0, "vision_feature_select_strategy": "full"}),
+    ("tiny_next", {"image_processor": {"image_grid_pinpoints": [[48, 48]]}}),
+    ("tiny_qwen", {"image_processor": {"patch_size": 8}}),
+    ("tiny_qwen", {"image_processor": {"patch_size": None, "temporal_patch_size": None}}),
+    ("tiny_qwen", {"image_processor": {"merge_size": 1}}),
+]
+
+
+@pytest.mark.parametrize(("family", "changes"), CHANGES, ids=str)
+def test_a_processor_that_does_not_fit_takes_its_sizes_from_the_model(
+    request: pytest.FixtureRequest, tmp_path, images, family: str, changes
+):
+    """Without these fields, or with others, it would count other tokens than the model makes of an image."""
+    sound = request.getfixturevalue(family)
+    folder = shutil.copytree(sound.name, tmp_path / "model")
+    path = folder / "processor_config.json"
+    written = json.loads(path.read_text())
+    for name, value in changes.items():
+        owner, new = (written[name], value) if isinstance(value, dict) else (written, {name: value})
+        owner.update(new)
+        for gone in [key for key, one in new.items() if one is None]:
+            del owner[gone]
+    path.write_text(json.dumps(written))
+    loaded = load(str(folder))
+    found, expected = (one.prepare(images[:2], QUESTIONS[:2]) for one in (loaded, sound))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    given = type(sound).read_processor(str(folder))
+    before = repr(given)
+    adapt(sound.model, given)
+    assert repr(given) == before, "the caller's own processor was changed"
+
+
+def test_a_processor_beside_a_bare_model_is_named_where_its_tokens_do_not_fit(tiny: MLLM, images):
+    inputs = tiny.prepare(images[:1], QUESTIONS[:1])
+    place = int((inputs["input_ids"][0] == tiny.image_token_id).nonzero()[0])
+    image = inputs["input_ids"][:, place : place + 1]
+    for ids in (
+        torch.cat([inputs["input_ids"][:, :place], inputs["input_ids"][:, place + 1 :]], 1),
+        torch.cat([image, inputs["input_ids"]], 1),
+    ):
+        with attach(tiny.model, Share()), pytest.raises(ValueError, match="processor's patch_size, num_add"):
+            tiny.model(input_ids=ids, pixel_values=inputs["pixel_values"])
+
+
+TEXTS = [
+    "{% for m in messages %}{{ m['role'] + ' : ' + m['content'] }}{% endfor %}",
+    "{% for m in messages %}{{ m['role'] ~ ' : ' ~ m['content'] }}{% endfor %}",
+    "{% for m in messages %}{{ m['content'].strip() }}{% endfor %}",
+    "{{ raise_exception('content must be a string') }}",
+]
+
+
+@pytest.mark.parametrize("template", TEXTS)
+def test_a_chat_template_that_expects_texts_is_refused(mllm: MLLM, images, template: str):
+    processor = copy(mllm.processor)
+    processor.chat_template = template
+    other = adapt(mllm.model, processor, "other")
+    for ask in other.prepare, other.answer:
+        with pytest.raises(ValueError, match="template of other does not take content as a list") as told:
+            ask(images[:1], QUESTIONS[:1])
+        assert "\n" not in str(told.value)
+    with pytest.raises(ValueError, match="chat template of other"):
+        other.prepare_conversations([[Turn("user", "how many ?")]])

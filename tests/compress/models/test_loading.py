@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from compress.models.loading import MLLM, adapt, load
+from compress.models.loading import MLLM, adapt, family_of, load
 
 QUESTIONS = ["what color is the star ?", "how many ?"]
 
@@ -128,3 +128,39 @@ def test_empty_questions_and_unequal_lists_are_refused(tiny: MLLM, pictures):
 def test_a_model_without_processor_says_what_to_do(tiny: MLLM, pictures):
     with pytest.raises(ValueError, match="load it by name"):
         adapt(tiny.model).prepare(pictures[:1], ["how many ?"])
+
+
+ORIGINAL = {"mm_vision_tower": "openai/clip-vit-large-patch14-336", "mm_projector_type": "mlp2x_gelu"}
+
+
+@pytest.mark.parametrize("kind", ["llava", "llava_llama", "llava_mistral"])
+def test_an_original_llava_folder_is_told_of_the_converted_checkpoint(tmp_path: Path, monkeypatch, kind: str):
+    def built(*_, **__):
+        pytest.fail("a model was built")
+
+    monkeypatch.setattr("compress.models.loading.AutoModelForImageTextToText.from_pretrained", built)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "hidden_size": 4096, **ORIGINAL}))
+    for ask in load, family_of:
+        with pytest.raises(ValueError, match="original LLaVA code.*converted.*llava-hf/llava-1.5-7b-hf"):
+            ask(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ([], "config.json"),
+        ({}, "no model_type; supported: llava, llava_next, qwen2_5_vl"),
+        ({"model_type": ["llava"]}, "model_type"),
+        ({"model_type": "x" * 5000}, "model; supported: llava"),
+        ({"model_type": "llava", "text_config": 3}, "text_config"),
+        ({"model_type": "llava", "text_config": {"model_type": "lama"}}, "did you mean 'llama'"),
+        ({"model_type": "llava", "vision_config": {"model_type": "nope"}}, "unknown model type 'nope'"),
+        ({"model_type": "llava", "text_config": {"model_type": "llama", "vocab_size": "many"}}, "not valid"),
+    ],
+)
+def test_a_configuration_that_means_nothing_is_refused_in_one_short_line(tmp_path: Path, config, said: str):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError) as caught:
+        load(str(tmp_path))
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
