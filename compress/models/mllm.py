@@ -71,7 +71,7 @@ class MLLM(ABC):
 
     def __init__(self, model: PreTrainedModel, processor: Any = None, name: str = ""):
         self.model: Any = model
-        self.processor = None if processor is None else self.fitted(processor)
+        self.processor: Any = None if processor is None else self.fitted(processor)
         self.name = name or type(model).__name__
 
     # What a family must say ---------------------------------------------------------------------------------
