@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from compress.micro.world import render as render
     from compress.micro.world import scene as scene
     from compress.models.conversation import Turn as Turn
+    from compress.models.loading import MODELS as MODELS
     from compress.models.loading import load as load
     from compress.samples import Sample as Sample
     from compress.training.config import TrainConfig as TrainConfig
@@ -105,7 +106,7 @@ _PUBLIC = {
     "compress.labels": ("LabelConfig", "LabelStore", "label", "read_labels", "search_sample"),
     "compress.micro.world": ("render", "scene"),
     "compress.models.conversation": ("Turn",),
-    "compress.models.loading": ("load",),
+    "compress.models.loading": ("MODELS", "load"),
     "compress.samples": ("Sample",),
     "compress.training.config": ("TrainConfig",),
     "compress.training.run": ("train",),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import pkgutil
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,12 +17,14 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
+import click
 import pytest
 from click.testing import CliRunner
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import evocomp
 from bench.cli import main
 from bench.evaluation.compressors import SHIPPED
 from compress.compressor.network import FILES
@@ -28,6 +33,15 @@ from compress.models.loading import MODELS
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("evosearch", "compress", "baselines", "bench")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(f"docs/{p.relative_to(ROOT / 'docs').as_posix()}" for p in (ROOT / "docs").rglob("*.md")),
+)
+INSIDE = ("CONTRIBUTING.md", "docs/contributing.md")
+PATH = re.compile(rf"(?<![\w./-])(?:{'|'.join(PACKAGES)}|tests|docs)/[\w./*-]+")
+DOTTED = re.compile(rf"(?<![\w./-])(?:{'|'.join(PACKAGES)})(?:\.\w+)+")
+ADDED = ("baselines/loudest.py", "evosearch/strategies/crowd.py", "bench/tasks/spot.py")  # by CONTRIBUTING
 MACHINE = re.compile(r"(?<![\w.*])/(work|root|home)/|\.\./shared")  # paths that exist on one machine only
 
 
@@ -46,8 +60,12 @@ def tracked() -> list[str]:
     return [name for name in listed.split("\0") if name and (ROOT / name).is_file()]
 
 
+def text(document: str) -> str:
+    return (ROOT / document).read_text(encoding="utf-8")
+
+
 def blocks(document: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(encoding="utf-8"), re.DOTALL)
+    return re.findall(r"```python\n(.*?)```", text(document), re.DOTALL)
 
 
 def run_block(code: str, folder: Path) -> dict[str, object]:
@@ -131,8 +149,96 @@ def test_examples_for_contributors_are_complete(number: int, tmp_path: Path) -> 
     assert made and all(getdoc(one) and not isabstract(one) for one in made)
 
 
-def test_readme_search_prints_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = [block for block in blocks("README.md") if "evosearch" in block]
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_programs_of_users_import_evocomp_alone(document: str) -> None:
+    """CONTRIBUTING writes files of the project, which name the module that they import."""
+    if document in INSIDE:
+        return
+    trees = [ast.parse(block) for block in blocks(document)]
+    used = [one for tree in trees for one in ast.walk(tree)]
+    modules = [one.module or "" for one in used if isinstance(one, ast.ImportFrom)]
+    modules += [alias.name for one in used if isinstance(one, ast.Import) for alias in one.names]
+    assert [one for one in modules if one.partition(".")[0] in PACKAGES] == []
+    wanted = [
+        a.name
+        for one in used
+        if isinstance(one, ast.ImportFrom) and one.module == "evocomp"
+        for a in one.names
+    ]
+    assert set(wanted) <= set(evocomp.__all__)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_paths_in_documents_exist(document: str) -> None:
+    named = {match.rstrip(".") for match in PATH.findall(text(document))} - set(ADDED)
+    assert [one for one in sorted(named) if not any(ROOT.glob(one.rstrip("/")))] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_dotted_names_in_documents_exist(document: str) -> None:
+    added = {name.removesuffix(".py").replace("/", ".") for name in ADDED}
+    named = {match.removesuffix(".py") for match in DOTTED.findall(text(document))} - added
+    assert [one for one in sorted(named) if not exists(one)] == []
+
+
+def exists(name: str) -> bool:
+    """Whether `a.b.c` is a module, or a value inside one."""
+    try:
+        return pkgutil.resolve_name(name) is not None
+    except (ImportError, AttributeError):
+        return False
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_links_outside_the_site_lead_somewhere(document: str) -> None:
+    """mkdocs checks those of docs/."""
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", text(document))
+    assert [one for one in targets if not (ROOT / one).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_in_documents_exist(document: str) -> None:
+    """Names of commands and of their options; values are the commands' own tests."""
+    assert [
+        f"{line}: {one}" for line in shell(document) for one in unknown(shlex.split(line, comments=True))
+    ] == []
+
+
+def shell(document: str) -> list[str]:
+    """Calls of evocomp: lines of shell blocks, and code in the text. Without the word itself."""
+    body = text(document)
+    lines = "\n".join(re.findall(r"```sh\n(.*?)```", body, re.DOTALL)).replace("\\\n", " ").splitlines()
+    prose = re.sub(r"```.*?```", "", body, flags=re.DOTALL)
+    lines += [span.replace("\n", " ") for span in re.findall(r"`([^`]+)`", prose)]
+    calls = (re.match(r"\s*(?:[A-Z_]+=\S+ )*(?:python -m )?evocomp ([a-z-][^|;&]*)", line) for line in lines)
+    return [call[1] for call in calls if call]
+
+
+def unknown(words: list[str]) -> list[str]:
+    """The first word of a call that should be a command or an option and is none."""
+    command: click.Command = main
+    known = set(main.params)
+    for word in words:
+        if word.startswith("-"):
+            offered = {name for param in known for name in (*param.opts, *param.secondary_opts)}
+            if re.match("-+[a-zA-Z]", word) and word.partition("=")[0] not in offered | {"--help", "-h"}:
+                return [word]
+        elif isinstance(command, click.Group) and re.fullmatch("[a-z-]+", word):
+            inner = command.get_command(click.Context(command), word)
+            if inner is None:
+                return [word]
+            command, known = inner, known | set(inner.params)
+    return []
+
+
+def test_readme_is_short() -> None:
+    assert len(text("README.md").splitlines()) <= 150
+
+
+def test_the_page_on_searching_prints_what_it_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = blocks("docs/searching.md")[0]
     (promised,) = re.findall(r"print\(result\.indices.*# (\[.*?\] [\d.]+)", code)
     run_block(code, tmp_path)
     assert capsys.readouterr().out.startswith(promised)
