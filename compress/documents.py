@@ -21,6 +21,7 @@ LARGEST = 1 << 28  # bytes of a document that is read whole
 T = TypeVar("T")
 
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Bytes = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 # pydantic's names of errors, in the words of this package
@@ -33,6 +34,8 @@ ALLOWED = {
     "finite_number": "a finite number",
     "bool_type": "true or false",
     "none_required": "null",
+    "too_short": "a longer list",
+    "too_long": "a shorter list",
     "list_type": "a list",
     "tuple_type": "a list",
     "dict_type": "settings by name",

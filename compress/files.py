@@ -34,7 +34,10 @@ def replacing(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A folder beside `target` to write to, which becomes `target` at the end; ValueError if that exists."""
+    """A folder beside `target` to write to, which becomes `target` at the end; ValueError if that exists.
+
+    After an error nothing is left. An OSError without a name gets that of `target`.
+    """
     if target.exists():
         raise ValueError(f"{target} exists: choose a new folder")
     part = target.with_name(f"{target.name}.part")
@@ -43,6 +46,10 @@ def new_folder(target: Path) -> Iterator[Path]:
     try:
         yield part
         os.replace(part, target)
+    except OSError as problem:
+        if problem.filename is None:
+            problem.filename = str(target)
+        raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

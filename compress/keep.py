@@ -6,7 +6,11 @@ import re
 from collections.abc import Iterable
 from fractions import Fraction
 from numbers import Integral, Real
-from typing import NoReturn
+from typing import Annotated, Any, NoReturn
+
+from pydantic import AfterValidator
+
+from evosearch.registry import cut
 
 DIGITS = 4  # decimals of a percentage; ratios that need more are written as fractions
 FINEST = 10**6  # largest denominator that is read from a float: 1 / 9 is a ninth again
@@ -23,8 +27,8 @@ def _read(text: str) -> Fraction:
 
 def _refuse(given: object) -> NoReturn:
     raise ValueError(
-        f"keep={given!r}: give a count of visual tokens from 1, or a ratio of each image's, as '11.1%', "
-        f"'1/9' or a float between 0 and 1"
+        f"keep={cut(repr(given))}: give a count of visual tokens from 1, or a ratio of each image's, as "
+        f"'11.1%', '1/9' or a float between 0 and 1"
     )
 
 
@@ -60,6 +64,7 @@ class Ratio(str):
 
 
 Keep = int | Ratio  # a count for every image, or a share of each
+MOST = 10**9  # counts are below it
 NINTH = Ratio("1/9")  # 64 of 576, the default everywhere
 
 
@@ -75,11 +80,14 @@ def read_keep(given: object) -> Keep:
         if not (text.isascii() and text.isdecimal() and len(text) < 10):
             return Ratio(text)
         given = int(text)
-    if isinstance(given, Integral) and not isinstance(given, bool) and int(given) >= 1:
+    if isinstance(given, Integral) and not isinstance(given, bool) and 1 <= int(given) < MOST:
         return int(given)
     if isinstance(given, Real) and not isinstance(given, Integral) and 0 < float(given) < 1:
         return Ratio(Fraction(float(given)).limit_denominator(FINEST))
     _refuse(given)
+
+
+Budget = Annotated[Any, AfterValidator(read_keep)]  # a Keep in a stored document
 
 
 def count_of(keep: Keep, tokens: int) -> int:

@@ -10,6 +10,7 @@ import csv
 import json
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -18,9 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.tasks import TASKS
-from bench.tasks.folder import MANIFEST
+from bench.tasks.folder import MANIFEST, Manifest
 from bench.tasks.mmbench import COPY
 from bench.tasks.vqav2 import ANNOTATIONS, QUESTIONS
+from compress.files import new_folder, replacing
 from compress.samples import Sample
 from evosearch.registry import find
 
@@ -43,16 +45,15 @@ def export(
     for task in tasks:
         if (out / task.name).exists():
             raise ValueError(f"{out / task.name} exists: choose another folder, or remove it")
-    sizes = {}
-    for task in tasks:
-        samples = task.micro(n, split)
-        folder = out / task.name
-        folder.mkdir(parents=True)
-        (OFFICIAL if layout == "official" else LMMS_LAB)[task.name](folder, samples)
-        sizes[f"{task.name}/{task.part}"] = len(samples)
-    path = out / MANIFEST
-    before = json.loads(path.read_text())["sizes"] if path.is_file() else {}
-    _json(path, {"protocol": "micro", "sizes": before | sizes})
+    before, sizes = Manifest.of(out).sizes, dict[str, int]()
+    with ExitStack() as written:  # folders take their names together, when all are complete
+        for task in tasks:
+            samples = task.micro(n, split)
+            folder = written.enter_context(new_folder(out / task.name))
+            (OFFICIAL if layout == "official" else LMMS_LAB)[task.name](folder, samples)
+            sizes[f"{task.name}/{task.part}"] = len(samples)
+        with replacing(out / MANIFEST) as part:
+            _json(part, {"protocol": "micro", "sizes": {**before, **sizes}})
     return sizes
 
 

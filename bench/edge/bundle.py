@@ -6,14 +6,17 @@ import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from bench.edge.protocol import Protocol
 from bench.edge.runner import Floats, Precision, empty_cache
+from compress.documents import Positive, read, regular_file
 from compress.files import replacing
+from evosearch.registry import cut
 
 RANDOM = "random"  # in place of a fingerprint
 META, EMBEDDINGS = "edge.json", "embeddings.npy"
@@ -28,15 +31,15 @@ class Settings:
     weights: str  # a fingerprint, or `RANDOM`
     files: str  # of which kind: `Runtime.files`
     precision: str
-    chunk: int
-    contexts: tuple[int, ...]
-    tokens: int  # visual ones of the untouched image
-    text: int  # other tokens of the prompt, at most
+    chunk: Positive
+    contexts: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    tokens: Positive  # visual ones of the untouched image
+    text: Positive  # other tokens of the prompt, at most
     reads_text: bool  # whether the compressor does
-    layers: int
-    of_layers: int  # that the whole model has
-    kv_heads: int
-    head_dim: int
+    layers: Positive
+    of_layers: Positive  # that the whole model has
+    kv_heads: Positive
+    head_dim: Positive
 
     @property
     def protocol(self) -> Protocol:
@@ -87,12 +90,11 @@ class Bundle:
     def open(cls, folder: Path) -> Bundle:
         """ValueError, with what to do, if the folder holds no finished export."""
         try:
-            told = json.loads((folder / META).read_text())
-            return cls(folder, Settings(**told | {"contexts": tuple(told["contexts"])}))
+            return cls(folder, read(Settings, folder / META))
         except FileNotFoundError:
             raise ValueError(f"{folder}: nothing was exported here ({META} is missing)") from None
-        except (ValueError, TypeError, KeyError) as problem:
-            raise ValueError(f"{folder / META}: unreadable ({problem}); export again") from problem
+        except ValueError as problem:
+            raise ValueError(f"{problem}; export again") from problem
 
     def finish(self) -> Bundle:
         """Say that all files are there."""
@@ -103,7 +105,13 @@ class Bundle:
     @cached_property
     def embeddings(self) -> Floats:
         """[V, H], read from disk row by row."""
-        table: Floats = np.load(self.folder / EMBEDDINGS, mmap_mode="r")
+        path = self.folder / EMBEDDINGS
+        try:
+            table: Floats = np.load(regular_file(path), mmap_mode="r")
+        except (OSError, ValueError, EOFError) as problem:
+            raise ValueError(f"{path}: unreadable ({cut(problem, 200)}); export again") from problem
+        if table.ndim != 2 or table.dtype != np.float32:
+            raise ValueError(f"{path}: it must be a float32 table of two dimensions; export again")
         return table
 
     def size(self, *patterns: str) -> int:

@@ -11,22 +11,28 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import Field, NonNegativeFloat
 
 from bench.evaluation.evaluate import Outcome, Stage
-from bench.evaluation.ledger import Ledger, Shape
+from bench.evaluation.ledger import Ledger
 from bench.evaluation.protocol import Facts, apart_from_code, differences, same_code
+from compress.base import VISION
+from compress.documents import Document, Positive, parse, regular_file
 from compress.files import replacing
-from compress.keep import Keep, Ratio, read_keep
+from compress.keep import Budget, Keep, Ratio
 from compress.samples import Sample
+from evosearch.registry import cut
 
 FORMAT, META = 3, b"evocomp-cell"
+AGAIN = "delete it to compute its cell again"
 INDICES = pa.list_(pa.int32())
 STAGE = pa.struct([("depth", pa.int32()), ("kept", INDICES), ("merged", INDICES)])
 ROW = pa.schema(
@@ -156,52 +162,98 @@ def _table(cell: Cell, samples: Sequence[Sample]) -> pa.Table:
     return pa.Table.from_pylist(rows, ROW.with_metadata({META: json.dumps(meta)}))
 
 
+class _Outcome(Document):
+    """What a cell's metadata says of its outcome; the rest of it are the rows."""
+
+    credit: tuple[NonNegativeFloat, ...]
+    sums: tuple[tuple[NonNegativeFloat, ...], ...]
+    images: tuple[str, ...]
+    score: NonNegativeFloat
+    draws: tuple[NonNegativeFloat, ...]
+    ledger: Ledger
+    stages: tuple[Annotated[int, Field(ge=VISION, le=10**4)], ...]
+    seconds: NonNegativeFloat
+    subscores: dict[str, NonNegativeFloat] = {}
+    batch: Positive | None = None
+
+
+class _Told(Document):
+    """The metadata of a cell."""
+
+    format: int
+    key: tuple[str, Budget, str]
+    protocol: dict[str, Any]
+    method: dict[str, Any]
+    impossible: str
+    outcome: _Outcome | None
+
+
 def _read(path: Path) -> Cell:
     try:
-        table = pq.read_table(path, partitioning=None)
+        table = pq.read_table(regular_file(path), partitioning=None)
     except (OSError, pa.ArrowException) as problem:
-        why = str(problem).partition("\n")[0]
-        raise ValueError(f"{path}: unreadable ({why}); delete it to compute its cell again") from problem
+        raise ValueError(f"{path}: unreadable ({cut(problem, 200)}); {AGAIN}") from problem
     metadata = table.schema.metadata or {}
-    if META not in metadata:
+    if META not in metadata or not table.schema.equals(ROW):
         raise ValueError(f"{path}: not a cell of a comparison; results need a folder of their own")
-    meta = json.loads(metadata[META])
-    if meta["format"] != FORMAT:
-        raise ValueError(
-            f"{path}: format {meta['format']}, but this version reads format {FORMAT}; "
-            f"delete it to compute its cell again"
-        )
-    if not table.schema.equals(ROW):
-        raise ValueError(f"{path}: not a cell of a comparison; results need a folder of their own")
-    method, keep, task = meta["key"]
-    key, outcome = Key(method, read_keep(keep), task), None
-    if told := meta["outcome"]:
-        ledger = told["ledger"]
-        outcome = Outcome(
-            task=key.task,
-            samples=tuple(table["sample"].to_pylist()),
-            predictions=tuple(table["prediction"].to_pylist()),
-            correct=tuple(table["correct"].to_pylist()),
-            kept=tuple(map(tuple, table["kept"].to_pylist())),
-            path=tuple(map(_stages, table["path"].to_pylist())),
-            credit=tuple(told["credit"]),
-            sums=tuple(map(tuple, told["sums"])),
-            images=tuple(told["images"]),
-            score=told["score"],
-            draws=tuple(told["draws"]),
-            ledger=Ledger(
-                Shape(**ledger["shape"]),
-                entering=tuple(ledger["entering"]),
-                text=ledger["text"],
-                cached=None if ledger["cached"] is None else tuple(ledger["cached"]),
-                selection=ledger["selection"],
-            ),
-            stages=tuple(told["stages"]),
-            seconds=told["seconds"],
-            subscores=told.get("subscores", {}),
-            batch=told.get("batch"),
-        )
-    return Cell(key, meta["protocol"], meta["method"], outcome, meta["impossible"])
+    try:
+        told = parse(_Told, metadata[META], path)
+        if told.format != FORMAT:
+            raise ValueError(f"{path}: format {told.format}, but this version reads format {FORMAT}")
+        return _cell(told, table, path)
+    except ValueError as problem:
+        raise ValueError(f"{problem}; {AGAIN}") from problem
+
+
+def _cell(told: _Told, table: pa.Table, path: Path) -> Cell:
+    key = Key(*told.key)
+    if (about := told.outcome) is None:
+        return Cell(key, told.protocol, told.method, None, told.impossible)
+    for name in table.column_names:
+        if name not in ("keep", "ratio") and _has_nulls(table[name]):
+            raise ValueError(f"{path}: the column {name} has nulls, which are not allowed")
+    correct = tuple(table["correct"].to_pylist())
+    if not table.num_rows or not all(0 <= one <= 1 for one in correct):
+        raise ValueError(f"{path}: it must have a row per sample, with a credit from 0 to 1 in correct")
+    if not len(about.credit) == len(about.sums) == len(about.images) > 0:
+        raise ValueError(f"{path}: outcome: credit, sums and images must have one entry per question")
+    if len({len(one) for one in about.sums}) != 1:
+        raise ValueError(f"{path}: outcome.sums must have rows of one length")
+    ledger = about.ledger
+    outcome = Outcome(
+        task=key.task,
+        samples=tuple(table["sample"].to_pylist()),
+        predictions=tuple(table["prediction"].to_pylist()),
+        correct=correct,
+        kept=tuple(map(tuple, table["kept"].to_pylist())),
+        path=tuple(map(_stages, table["path"].to_pylist())),
+        credit=about.credit,
+        sums=about.sums,
+        images=about.images,
+        score=about.score,
+        draws=about.draws,
+        ledger=replace(
+            ledger,
+            entering=tuple(ledger.entering),
+            cached=None if ledger.cached is None else tuple(ledger.cached),
+        ),
+        stages=about.stages,
+        seconds=about.seconds,
+        subscores=about.subscores,
+        batch=about.batch,
+    )
+    return Cell(key, told.protocol, told.method, outcome, told.impossible)
+
+
+def _has_nulls(column: pa.ChunkedArray | pa.Array) -> bool:
+    """Whether there is a null, at any depth."""
+    if column.null_count:
+        return True
+    if pa.types.is_list(column.type):
+        return _has_nulls(pc.list_flatten(column))
+    if pa.types.is_struct(column.type):
+        return any(_has_nulls(pc.struct_field(column, place)) for place in range(column.type.num_fields))
+    return False
 
 
 def _stages(told: Sequence[Mapping[str, Any]]) -> tuple[Stage, ...]:

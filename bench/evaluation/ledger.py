@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from pydantic import NonNegativeFloat
+
+from compress.documents import Positive
+
 if TYPE_CHECKING:
     from compress.attach.prefill import Record
 
@@ -19,13 +23,13 @@ if TYPE_CHECKING:
 class Shape:
     """The sizes of a decoder with grouped queries and a gated (SwiGLU) feed-forward, as Llama and Qwen2.5."""
 
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocabulary: int
+    layers: Positive
+    hidden: Positive
+    intermediate: Positive
+    heads: Positive
+    kv_heads: Positive
+    head_dim: Positive
+    vocabulary: Positive
 
     @classmethod
     def of(cls, config: Any) -> Shape:
@@ -52,10 +56,10 @@ class Ledger:
     """
 
     shape: Shape
-    entering: Sequence[float]
-    text: float
-    cached: Sequence[float] | None = None
-    selection: float = 0.0
+    entering: Sequence[NonNegativeFloat]
+    text: NonNegativeFloat
+    cached: Sequence[NonNegativeFloat] | None = None
+    selection: NonNegativeFloat = 0.0
 
     def __post_init__(self) -> None:
         for counts in (self.entering, self.in_cache):

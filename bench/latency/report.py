@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import NonNegativeFloat
+
 from bench.latency.measure import Measured
 from bench.latency.request import Cell
 from bench.latency.summary import COMPARED, BreakEven, Row, break_evens, record, rows, slower
@@ -18,6 +20,8 @@ from bench.report.forms import piped
 from bench.report.outputs import put
 from bench.report.pictures import curves, save
 from bench.report.table import MISSING
+from compress.documents import Document, read
+from compress.keep import Budget
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -247,9 +251,26 @@ def read_accuracy(folder: Path) -> dict[tuple[str, int], float]:
     """
     path = folder / "results.json"
     try:
-        summary = json.loads(path.read_text())["summary"]
-        return {(row["method"], row["keep"]): row["average"] for row in summary if row["average"] is not None}
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise ValueError(
-            f"{path}: no comparison ({problem}); give the --out folder of evocomp compare"
-        ) from problem
+        rows = read(_Comparison, path).summary
+    except (OSError, ValueError) as problem:
+        why = f"{path}: {problem.strerror}" if isinstance(problem, OSError) else problem
+        raise ValueError(f"{why}; give the --out folder of evocomp compare") from problem
+    return {
+        (row.method, row.keep): row.average
+        for row in rows
+        if row.average is not None and isinstance(row.keep, int)
+    }
+
+
+class _Summary(Document):
+    """What is read of a row."""
+
+    method: str
+    keep: Budget
+    average: NonNegativeFloat | None
+
+
+class _Comparison(Document):
+    """What is read of the results.json of a comparison."""
+
+    summary: tuple[_Summary, ...]

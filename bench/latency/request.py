@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import NonNegativeFloat
 
 from bench.evaluation.ledger import Ledger, Shape
 from bench.latency.clock import NOW, clock_of
@@ -16,6 +17,7 @@ from bench.latency.stages import Stages
 from bench.latency.waits import counting_waits
 from compress.attach.session import attach
 from compress.base import INPUT, Accounting, Selector, entering, plan
+from compress.documents import Bytes
 from compress.models.loading import MLLM
 
 OF_DEPTH = "drops tokens between the decoder's layers: only eager, where every layer has a cache of its own"
@@ -38,14 +40,14 @@ class Shot:
     after the first, their mean; None if there is none) are the host's, until a token has reached it.
     """
 
-    vision: float
-    selection: float
-    prefill: float  # of the LLM, without selection
-    first: float
-    step: float | None
-    total: float
-    memory: int | None  # most bytes in use: on a GPU by torch, recorded graphs of other cells counted in; on
-    # a CPU by the whole process
+    vision: NonNegativeFloat
+    selection: NonNegativeFloat
+    prefill: NonNegativeFloat  # of the LLM, without selection
+    first: NonNegativeFloat
+    step: NonNegativeFloat | None
+    total: NonNegativeFloat
+    # Most bytes in use: on a GPU by torch, with the recorded graphs of other cells; on a CPU by the process.
+    memory: Bytes | None
 
 
 @dataclass(frozen=True)

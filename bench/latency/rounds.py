@@ -14,6 +14,7 @@ from typing import Any
 
 from bench.evaluation.protocol import Facts, differences
 from bench.latency.request import Cell, Shot
+from compress.documents import Document, Positive, read
 from compress.files import replacing
 
 FILE, FORMAT = "rounds.json", 1
@@ -30,17 +31,17 @@ class Rounds:
         self.rounds: list[dict[Cell, Shot]] = []
         if not self.path or not self.path.exists():
             return
-        there = self._read(self.path)
-        other = differences(there["facts"], self.facts)
-        for name, told in there["methods"].items():
+        there = read_rounds(self.path)
+        other = differences(there.facts, self.facts)
+        for name, told in there.methods.items():
             other += [f"{name}: {one}" for one in differences(told, self.methods.get(name, {}))]
         if other:
             raise ValueError(
                 f"{folder} was timed under other conditions: {'; '.join(other)}. "
                 f"Choose these, or another folder"
             )
-        self.methods = there["methods"] | self.methods
-        self.rounds = [{Cell(*one["cell"]): Shot(**one["shot"]) for one in each} for each in there["rounds"]]
+        self.methods = there.methods | self.methods
+        self.rounds = [{Cell(*one.cell): one.shot for one in each} for each in there.rounds]
 
     def shots(self, cell: Cell) -> dict[int, Shot]:
         """By round."""
@@ -66,12 +67,29 @@ class Rounds:
             ],
         }
 
-    @staticmethod
-    def _read(path: Path) -> dict[str, Any]:
-        try:
-            there: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, ValueError) as problem:
-            raise ValueError(f"{path}: unreadable ({problem}); delete it to time all again") from problem
-        if not isinstance(there, dict) or there.get("format") != FORMAT:
-            raise ValueError(f"{path}: not a file of times (format {FORMAT} is expected)")
-        return there
+
+class _Timed(Document):
+    """One request: the cell it was of, and its times."""
+
+    cell: tuple[str, Positive, str]
+    shot: Shot
+
+
+class _Written(Document):
+    """The content of FILE."""
+
+    format: int
+    facts: dict[str, Any]
+    methods: dict[str, dict[str, Any]]
+    rounds: tuple[tuple[_Timed, ...], ...]
+
+
+def read_rounds(path: Path) -> _Written:
+    """What `Rounds` wrote; ValueError for another file."""
+    try:
+        there = read(_Written, path)
+        if there.format != FORMAT:
+            raise ValueError(f"{path}: format {there.format}, but this version reads format {FORMAT}")
+    except ValueError as problem:
+        raise ValueError(f"{problem}; delete it to time all again") from problem
+    return there

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.recipe.steps import RECORD, Shop, Step
+from bench.recipe.steps import RECORD, Shop, Step, read_record
 
 # Seconds per forward and worker of the shipped micro model on two cores, and FLOPs of such a forward: what
 # is known before anything has run (docs/reproducing.md). A training's forward is one sample in one epoch.
@@ -72,7 +71,7 @@ def _rates(shop: Shop) -> dict[tuple[str, ...], float]:
     """Seconds per forward by kind, model, device and workers, over all that was noted here."""
     spent: dict[tuple[str, ...], list[float]] = {}
     for path in sorted((shop.folder / "steps").glob(f"*/{RECORD}")):
-        told = json.loads(path.read_text())
+        told = read_record(path)
         for one in told["runs"]:
             key = (told["kind"], one["model"], one["device"], str(one["workers"]))
             total = spent.setdefault(key, [0.0, 0.0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
@@ -12,12 +11,14 @@ from itertools import dropwhile, takewhile
 from pathlib import Path
 from shutil import copyfile
 from sys import stderr
-from typing import Any
+
+from pydantic import NonNegativeFloat
 
 from bench.evaluation.protocol import Facts
 from bench.recipe.paper import published
 from bench.recipe.schema import Edge, Latency, Learning, Recipe
 from bench.recipe.steps import RECORD, Answer, Cost, Report, Shop, Step, Train
+from compress.documents import Document, Positive, read
 from compress.models.loading import MLLM
 from evosearch.registry import find, names
 
@@ -113,14 +114,15 @@ class Timing(Step):
             folder.mkdir(parents=True, exist_ok=True)
         return [Path(copyfile(one, folder / one.name)) for one in drawn]
 
-    def read(self) -> dict[str, Any]:
-        told: dict[str, Any] = json.loads((self.folder / FILES[self.what]).read_text())
-        return told
-
     def speedups(self) -> Iterator[tuple[str, int, str, float, float | None]]:
         """Row, budget, stage, how many times faster than the untouched model, and the paper's figure."""
         tokens = self.shop.load(self.model).visual_tokens
-        yield from (_latency if self.what == "latency" else _edge)(self.read(), tokens)
+        path = self.folder / FILES[self.what]
+        yield from (
+            _latency(read(Latencies, path), tokens)
+            if self.what == "latency"
+            else _edge(read(Runtimes, path), tokens)
+        )
 
     def table(self) -> list[str]:
         """What the command printed of its times: the lines of its first table in Markdown."""
@@ -129,22 +131,62 @@ class Timing(Step):
         return list(takewhile(lambda line: line.startswith("|"), rest))
 
 
-def _latency(told: Mapping[str, Any], tokens: int) -> Iterator[tuple[str, int, str, float, float | None]]:
+class _Faster(Document):
+    """A stage beside the untouched model's."""
+
+    times: NonNegativeFloat
+
+
+class _Timed(Document):
+    """What is read of a row of results.json."""
+
+    method: str
+    keep: Positive
+    speedups: dict[str, _Faster | None]
+
+
+class Latencies(Document):
+    """What is read of results.json."""
+
+    rows: tuple[_Timed, ...]
+
+
+class _Chain(Document):
+    """What is read of a row of edge.json."""
+
+    keep: Positive
+    speedup: NonNegativeFloat
+
+
+class _Runtime(Document):
+    """What is read of a runtime in edge.json."""
+
+    runtime: str
+    rows: tuple[_Chain, ...]
+
+
+class Runtimes(Document):
+    """What is read of edge.json."""
+
+    runtimes: tuple[_Runtime, ...]
+
+
+def _latency(told: Latencies, tokens: int) -> Iterator[tuple[str, int, str, float, float | None]]:
     paper = published()["figure4"]["speedup"]  # of EvoComp with 160 of 2,880 tokens
-    for row in told["rows"]:
+    for row in told.rows:
         for stage, key in (("prefill with selection", "prefill"), ("total", "total")):
-            if faster := row["speedups"].get(stage):
-                known = row["method"] == "evocomp" and round(row["keep"] * 2880 / tokens) == 160
+            if faster := row.speedups.get(stage):
+                known = row.method == "evocomp" and round(row.keep * 2880 / tokens) == 160
                 theirs = paper[key] if known else None
-                yield row["method"], row["keep"], stage, faster["times"], theirs
+                yield row.method, row.keep, stage, faster.times, theirs
 
 
-def _edge(told: Mapping[str, Any], tokens: int) -> Iterator[tuple[str, int, str, float, float | None]]:
+def _edge(told: Runtimes, tokens: int) -> Iterator[tuple[str, int, str, float, float | None]]:
     paper = {row["retained_visual_tokens"]: row["speedup"] for row in published()["table4"]["rows"]}
-    for runtime in told["runtimes"]:
-        for row in runtime["rows"]:
-            theirs = paper.get(round(row["keep"] * 576 / tokens))
-            yield runtime["runtime"], row["keep"], "total", row["speedup"], theirs
+    for runtime in told.runtimes:
+        for row in runtime.rows:
+            theirs = paper.get(round(row.keep * 576 / tokens))
+            yield runtime.runtime, row.keep, "total", row.speedup, theirs
 
 
 def _check(recipe: Recipe, trains: Mapping[tuple[str, int], Train]) -> None:

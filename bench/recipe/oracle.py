@@ -12,9 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import NonNegativeFloat
 
 from baselines import Grid
 from bench.evaluation.cells import Cell, Cells, Key, read_cells
@@ -25,7 +27,8 @@ from bench.recipe.steps import Answer, Cost, Label, Report, Shop, Step, prefill_
 from bench.report.outputs import put
 from bench.tasks import Task
 from compress.attach.transfer import Choice, Replay
-from compress.keep import Keep, count_of, in_order, read_keep
+from compress.documents import Document, read
+from compress.keep import Budget, Keep, count_of, in_order
 from compress.labels.fitness import AnswerLoss
 from compress.models.loading import MLLM
 from compress.parallel.workers import each
@@ -227,9 +230,25 @@ class Losses(Step):
     def read(self) -> dict[tuple[str, Keep], dict[str, list[float]]]:
         """Losses by row and budget, per task and sample."""
         found: dict[tuple[str, Keep], dict[str, list[float]]] = {}
-        for one in json.loads((self.folder / FILE).read_text()):
-            found.setdefault((one["row"], read_keep(one["keep"])), {})[one["task"]] = one["losses"]
+        for one in read_losses(self.folder / FILE):
+            found.setdefault((one.row, one.keep), {})[one.task] = list(one.losses)
         return found
+
+
+class _Losses(Document):
+    """Losses of one row, budget and task, by sample."""
+
+    row: str
+    keep: Budget
+    task: str
+    losses: tuple[NonNegativeFloat, ...]
+
+
+def read_losses(path: Path) -> tuple[_Losses, ...]:
+    """What `Losses` wrote; ValueError for another file."""
+    if not (found := read(tuple[_Losses, ...], path)):
+        raise ValueError(f"{path}: the document is an empty list, but it must hold losses")
+    return found
 
 
 @dataclass(frozen=True)

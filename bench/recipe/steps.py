@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
+from pydantic import NonNegativeFloat
 
 from baselines import METHODS, KeepAll
 from bench.evaluation.batches import Batches
@@ -37,6 +38,7 @@ from bench.report.outputs import put
 from bench.tasks import Task
 from compress.base import Positions, Selector
 from compress.compressor.network import Compressor
+from compress.documents import Count, Document, Positive, checked, read_json
 from compress.fingerprint import fingerprint
 from compress.keep import NINTH, Keep, count_of
 from compress.labels import Label as Mask
@@ -155,7 +157,7 @@ class Step(ABC):
     def record(self) -> dict[str, Any]:
         """What earlier runs noted, or nothing."""
         path = self.folder / RECORD
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return read_record(path) if path.exists() else {}
 
     def do(self, bar: Bar) -> bool:
         """Finish the step and note what it took; False if there was nothing to do."""
@@ -177,6 +179,37 @@ class Step(ABC):
         told |= {"environment": environment(), "runs": [*self.record.get("runs", []), spent]}
         put(self.folder / RECORD, json.dumps(told, indent=1) + "\n")
         return True
+
+
+class _Run(Document):
+    """What one run of a step took."""
+
+    units: Count
+    forwards: NonNegativeFloat
+    seconds: NonNegativeFloat
+    workers: Positive
+    model: str
+    device: str
+
+
+class _Record(Document):
+    """The content of RECORD."""
+
+    kind: str
+    title: str
+    facts: dict[str, Any]
+    environment: dict[str, str]
+    runs: tuple[_Run, ...]
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What the runs of a step noted; ValueError for a file that is none of theirs."""
+    told: dict[str, Any] = read_json(path)
+    try:
+        checked(_Record, told, path)
+    except ValueError as problem:
+        raise ValueError(f"{problem}; delete {path.parent} to do the step again") from problem
+    return told
 
 
 def digest_of(*parts: object) -> str:

@@ -8,20 +8,25 @@ A report is made from this and from the cells, without model and benchmark.
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from statistics import pvariance
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
+from pydantic import Field, TypeAdapter, ValidationError
 
 from bench.evaluation.comparison import Comparison
+from bench.tasks.images import open_rgb
+from compress.documents import Count, Positive, regular_file, said
 from compress.files import replacing
 from compress.images import before_padding
 from compress.models.loading import MLLM, Picture
 from compress.samples import Sample
+from evosearch.registry import cut
 
 LIMIT = 200  # samples of a task
 PIXELS = 288  # the longest side of their pictures
@@ -46,10 +51,10 @@ ROW = pa.schema(
 class Panel:
     """Tokens that cover the picture in rows and columns; `stride` is one more than these with newlines."""
 
-    start: int
-    rows: int
-    columns: int
-    stride: int
+    start: Count
+    rows: Positive
+    columns: Positive
+    stride: Positive
 
     @property
     def stop(self) -> int:
@@ -72,7 +77,8 @@ class Shown:
     question: str
     answers: tuple[str, ...]
     picture: bytes  # JPEG
-    panels: tuple[Panel, ...]  # an image in tiles has two: the thumbnail, and the crops stitched together
+    # An image in tiles has two panels: the thumbnail, and the crops stitched together.
+    panels: Annotated[tuple[Panel, ...], Field(min_length=1, max_length=2)]
 
     @property
     def image(self) -> Image.Image:
@@ -84,6 +90,7 @@ class Shown:
         return self.panels[-1].stop
 
 
+SHOWN = TypeAdapter[Shown](Shown)
 Gallery = Mapping[str, Mapping[str, Shown]]  # task -> id -> sample, in the benchmark's order
 
 
@@ -178,22 +185,26 @@ def read_gallery(folder: Path) -> Gallery:
     found = {}
     for path in sorted((folder / "samples").glob("*.parquet")):
         try:
-            table = pq.read_table(path, partitioning=None)
+            table = pq.read_table(regular_file(path), partitioning=None)
         except (OSError, pa.ArrowException) as problem:
-            why = str(problem).partition("\n")[0]
+            why = cut(problem, 200)
             raise ValueError(
                 f"{path}: unreadable ({why}); delete it, and compare again: no cell is computed twice"
             ) from problem
         if not table.schema.equals(ROW):
             raise ValueError(f"{path}: no samples of a comparison; results need a folder of their own")
-        found[path.stem] = {row["sample"]: _shown(row) for row in table.to_pylist()}
+        shown = [_shown(row, f"{path}, row {place}") for place, row in enumerate(table.to_pylist())]
+        found[path.stem] = {one.sample: one for one in shown}
     return found
 
 
-def _shown(row: dict) -> Shown:
-    told = {field.name: row[field.name] for field in fields(Shown)}
-    layout = tuple(Panel(**one) for one in row["panels"])
-    return Shown(**told | {"answers": tuple(row["answers"]), "panels": layout})
+def _shown(row: dict[str, Any], where: str) -> Shown:
+    try:
+        shown = SHOWN.validate_python(row)
+    except ValidationError as problem:
+        raise ValueError(f"{where}: {said(problem)}") from problem
+    open_rgb(shown.picture, f"{where}: picture")
+    return shown
 
 
 def joined(galleries: Sequence[Gallery]) -> Gallery:

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
+
+from pydantic import ConfigDict, NonNegativeFloat, ValidationError
 
 from bench.evaluation.evaluate import path
 from bench.report.figures import Answered
 from bench.tasks.base import normal
 from compress.attach.session import attach
 from compress.base import Accounting, Selector
+from compress.documents import Document, Positive, read_text, said
 from compress.keep import Keep
 from compress.labels.single import group_tokens
 from compress.models.loading import MLLM
 from compress.samples import Sample
-from compress.training.run import CURVES
+from compress.training.curves import CURVES
 from evosearch import Grouping
+
+
+class _Epoch(Document):
+    """A row of CURVES, whose numbers are read from text."""
+
+    model_config = ConfigDict(strict=False, extra="forbid")
+
+    epoch: Positive
+    rate: NonNegativeFloat
+    loss: float
+    score: float
+    seconds: NonNegativeFloat
 
 
 def look(
@@ -51,10 +67,14 @@ def spaces(mllm: MLLM, sample: Sample, groupers: Sequence[str], keep: Keep, seed
 def curves(folder: Path) -> list[dict[str, float]]:
     """Epochs of a training with loss, score and more; ValueError if nothing was trained there."""
     file = folder / CURVES
-    if not file.is_file():
+    if not file.exists():
         raise ValueError(f"{folder} has no {CURVES}: give folders that evocomp train --out wrote")
-    with file.open(newline="") as rows:
-        found = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(rows)]
+    found = []
+    for number, row in enumerate(csv.DictReader(io.StringIO(read_text(file))), 1):
+        try:
+            found.append(_Epoch.model_validate(row).model_dump())
+        except ValidationError as problem:
+            raise ValueError(f"{file}, epoch {number}: {said(problem)}") from problem
     if not found:
         raise ValueError(f"{file}: no epoch is finished there")
     return found

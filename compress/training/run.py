@@ -169,8 +169,10 @@ class _Run:
                     self._save()
                 progress(done + 1, total)
             self.compressor.eval()
-            if not all(one.isfinite().all() for one in self.compressor.parameters()):
-                raise ValueError(f"epoch {epoch + 1}: weights are no finite numbers; choose a smaller lr")
+            if not self._is_sound():
+                raise ValueError(
+                    f"epoch {epoch + 1}: weights or logits are no finite numbers; choose a smaller lr"
+                )
             score = self.processes.one_says(lambda: float(self.validate(self.compressor)))
             if not math.isfinite(score):
                 raise ValueError(f"epoch {epoch + 1}: the validation score is {score}, not a finite number")
@@ -180,6 +182,13 @@ class _Run:
             draw(self.history, self.folder / PICTURE)
         self.processes.wait()
         return TrainResult(self.folder, Compressor.load(self.folder), tuple(self.history), len(self.study))
+
+    @torch.inference_mode()
+    def _is_sound(self) -> bool:
+        """Whether the weights are finite, and the logits of a sample: large weights may overflow in these."""
+        lesson = self._lesson(self.study[:1]).to(self.device)
+        found = [self.compressor(lesson.batch)[0], *self.compressor.parameters()]
+        return all(bool(one.isfinite().all()) for one in found)
 
     def _batches(self, epoch: int) -> Iterator[list[int]]:
         """Places in an order that follows from seed and epoch alone, so that resuming needs no more."""

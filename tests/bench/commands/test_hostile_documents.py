@@ -18,23 +18,44 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from transformers import LlamaConfig
 
 from bench.data.instructions import INDEX, Index, digest
 from bench.data.instructions import KEY as MANIFEST_KEY
+from bench.edge.bundle import Bundle
+from bench.evaluation.cells import META, Cells, Key, read_cells
+from bench.evaluation.evaluate import Outcome, Stage
+from bench.evaluation.ledger import Ledger, Shape
 from bench.evaluation.origin import FILE, Origin
+from bench.latency.report import read_accuracy
+from bench.latency.rounds import read_rounds
+from bench.recipe.measure import Latencies, Runtimes
+from bench.recipe.oracle import read_losses
 from bench.recipe.schema import read as read_recipe
+from bench.recipe.steps import read_record
+from bench.report.gallery import Panel, Shown, jpeg, read_gallery, save_gallery
+from bench.report.inspection import curves
+from bench.tasks.folder import MANIFEST, Manifest
 from compress.compressor.network import CONFIG, WEIGHTS, Compressor
+from compress.documents import read
 from compress.labels import read_labels
 from compress.labels.store import KEY, SCHEMA, Label, write_quarantine, writing
+from compress.samples import Sample
 
-VALUES: list[Any] = [None, [], [1, "a", None], {}, {"a": {"b": []}}, "", "x" * 10**5, -1, 0.5, 10**30, True]
+VALUES: list[Any] = [
+    None, [], [1, "a", None], {}, {"a": {"b": []}}, "", "x" * 5000, -1, 0.5, 10**30, True, float("nan"),
+]  # fmt: skip
+REMOVED = "removed"
 DEEP = "[" * 100_000
 
 
 @dataclass(frozen=True)
 class Kind:
-    """`path` names the file below a folder, `free` the fields whose value means nothing to the reader."""
+    """`path` names the file below a folder, `free` the fields whose value means nothing to the reader.
+
+    Of each field every `stride`-th wrong value is tried, from another first one: slow readers have fewer.
+    """
 
     path: str
     write: Callable[[Path], None]
@@ -42,6 +63,8 @@ class Kind:
     get: Callable[[Path], Any]
     put: Callable[[Path, str], None]
     free: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    stride: int = 1
 
 
 def places(told: Any, where: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -54,19 +77,33 @@ def places(told: Any, where: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from places(told[0], (*where, 0))
 
 
-def variants(told: Any) -> Iterator[tuple[str, Any]]:
-    """Name and content of every changed document."""
-    for where in places(told):
-        for value in ["removed", *VALUES]:
+def variants(told: Any, kind: Kind) -> Iterator[tuple[str, bool, Any]]:
+    """Name of the changed field, whether what is there now may be there, and the changed document."""
+    for number, where in enumerate(places(told)):
+        for value in [REMOVED, *VALUES][number % kind.stride :: kind.stride]:
             changed = deepcopy(told)
             place = changed
             for step in where[:-1]:
                 place = place[step]
-            if value == "removed":
+            before = place[where[-1]]
+            if value == REMOVED:
                 del place[where[-1]]
             else:
                 place[where[-1]] = value
-            yield ".".join(map(str, where)), changed
+            name = ".".join(map(str, where))
+            left_out = value == REMOVED and isinstance(place, list)
+            left_out |= value in (REMOVED, None) and name in kind.optional
+            ratio = where[-1] == "keep" and value == 0.5  # of each image's tokens
+            yield name, left_out or ratio or alike(before, value), changed
+
+
+def alike(before: object, value: object) -> bool:
+    """Whether a value may stand where another stood, as far as its type tells."""
+    if isinstance(before, float):
+        return value in (0.5, 10**30)
+    if isinstance(before, str):
+        return isinstance(value, str) and value != REMOVED
+    return before is value is True or (isinstance(before, list | dict) and value == type(before)())
 
 
 def text_file(path: str) -> tuple[Callable[[Path], Any], Callable[[Path, str], None]]:
@@ -138,6 +175,49 @@ def origin(folder: Path) -> None:
     Origin("one", {"python": "3"}, ["evocomp"], {"loss": str(folder / "loss.png")}, "a", "b").save(folder)
 
 
+def cell(folder: Path) -> None:
+    shape = Shape(layers=1, hidden=4, intermediate=4, heads=1, kv_heads=1, head_dim=4, vocabulary=4)
+    outcome = Outcome(
+        task="gqa", samples=("a",), predictions=("red",), correct=(1.0,), kept=((0, 3),),
+        path=((Stage(0, (0, 3), (3,)),),), credit=(1.0,), sums=((1.0, 2.0),), images=("i",), score=100.0,
+        ledger=Ledger(shape, (2.0,), 5.0, (2.0,)), stages=(0,), seconds=1.0, subscores={"color": 1.0},
+        batch=1, draws=(100.0,),
+    )  # fmt: skip
+    one = Sample("a", Image.new("RGB", (2, 2)), "what ?", ("red",), "gqa", "color")
+    Cells(folder, {"model": "m"}, {"grid": {"class": "g"}}).add(Key("grid", 2, "gqa"), [one], outcome)
+    (path,) = (folder / "cells").iterdir()
+    path.rename(folder / "cells" / "a.parquet")
+
+
+def pictures(folder: Path) -> None:
+    shown = Shown("a", "color", "what ?", ("red",), jpeg(Image.new("RGB", (4, 4))), (Panel(0, 2, 2, 2),))
+    save_gallery({"gqa": {"a": shown}}, folder)
+
+
+def written(path: str, told: object) -> Callable[[Path], None]:
+    return lambda folder: (folder / path).write_text(json.dumps(told)) and None
+
+
+OPTIONAL = ("subscores", "batch", "ledger.cached", "ledger.selection")
+STEP = {
+    "kind": "label", "title": "t", "facts": {}, "environment": {"python": "3"},
+    "runs": [{"units": 1, "forwards": 2.0, "seconds": 1.0, "workers": 1, "model": "m", "device": "cpu"}],
+}  # fmt: skip
+LOSSES = [{"row": "grid", "keep": 2, "task": "gqa", "losses": [0.5]}]
+SHOT = dict.fromkeys(("vision", "selection", "prefill", "first", "step", "total"), 0.5) | {"memory": 5}
+ROUNDS = {
+    "format": 1, "facts": {"model": "m"}, "methods": {"grid": {"class": "g"}},
+    "rounds": [[{"cell": ["grid", 2, "eager"], "shot": SHOT}]],
+}  # fmt: skip
+LATENCY = {"rows": [{"method": "evocomp", "keep": 2, "speedups": {"total": {"times": 2.0}}}]}
+EDGE = {"runtimes": [{"runtime": "ort", "rows": [{"keep": 2, "speedup": 2.0}]}]}
+BUNDLE = {
+    "model": "micro", "weights": "abc", "files": "onnx", "precision": "W4A32KV8", "chunk": 8,
+    "contexts": [64, 32], "tokens": 9, "text": 4, "reads_text": True, "layers": 2, "of_layers": 2,
+    "kv_heads": 1, "head_dim": 4,
+}  # fmt: skip
+
+
 RECIPE = {
     "title": "t", "keep": [64], "of": 576, "seeds": [0], "tasks": ["gqa"], "n": 5, "match": "tokens",
     "rows": {"grid": {"method": "grid"}, "own": {"depth": 2, "train": {"lr": 0.1, "epochs": 2}}},
@@ -159,16 +239,53 @@ KINDS = {
         free=("format", "samples", "settings.strategy"),
     ),
     "compressor": Kind(
-        CONFIG, compressor, Compressor.load, *text_file(CONFIG), free=("llm", "info", "text", "format")
+        CONFIG, compressor, Compressor.load, *text_file(CONFIG), stride=6,
+        free=("llm", "info", "text", "format"),
     ),
     "manifest": Kind(
         "a.manifest", manifest, lambda folder: Index.load(folder / "a.manifest", folder / "mix.json"),
         *metadata("a.manifest", MANIFEST_KEY), free=("file", "left_out"),
     ),
     "origin": Kind(FILE, origin, Origin.read, *text_file(FILE), free=tuple(Origin.__dataclass_fields__)),
+    "cell": Kind(
+        "cells/a.parquet", cell, read_cells, *metadata("cells/a.parquet", META), stride=3,
+        free=("protocol", "method", "impossible", "outcome.stages.0"),
+        optional=("outcome", *(f"outcome.{name}" for name in OPTIONAL)),
+    ),
+    "step": Kind(
+        "step.json", written("step.json", STEP), lambda folder: read_record(folder / "step.json"),
+        *text_file("step.json"), free=("kind", "title", "facts", "environment"),
+    ),
+    "losses": Kind(
+        "losses.json", written("losses.json", LOSSES), lambda folder: read_losses(folder / "losses.json"),
+        *text_file("losses.json"),
+    ),
+    "rounds": Kind(
+        "rounds.json", written("rounds.json", ROUNDS), lambda folder: read_rounds(folder / "rounds.json"),
+        *text_file("rounds.json"), free=("facts", "methods"),
+        optional=("rounds.0.0.shot.step", "rounds.0.0.shot.memory"),
+    ),
+    "comparison": Kind(
+        "results.json", written("results.json", {"summary": [{"method": "m", "keep": 2, "average": 50.0}]}),
+        read_accuracy, *text_file("results.json"), optional=("summary.0.average",),
+    ),
+    "latency": Kind(
+        "results.json", written("results.json", LATENCY),
+        lambda folder: read(Latencies, folder / "results.json"), *text_file("results.json"),
+        optional=("rows.0.speedups.total",),
+    ),
+    "edge": Kind(
+        "edge.json", written("edge.json", EDGE), lambda folder: read(Runtimes, folder / "edge.json"),
+        *text_file("edge.json"),
+    ),
+    "bundle": Kind("edge.json", written("edge.json", BUNDLE), Bundle.open, *text_file("edge.json")),
+    "benchmarks": Kind(
+        MANIFEST, written(MANIFEST, {"protocol": "micro", "sizes": {"pope/test": 3}}), Manifest.of,
+        *text_file(MANIFEST), optional=("protocol", "sizes", "sizes.pope/test"),
+    ),
     "recipe": Kind(
         "mine.yaml", recipe, lambda folder: read_recipe(str(folder / "mine.yaml")), *text_file("mine.yaml"),
-        free=tuple(RECIPE),
+        free=tuple(RECIPE), stride=3,
     ),
 }  # fmt: skip
 
@@ -186,11 +303,11 @@ def test_a_changed_document_is_refused_in_one_line(name: str, tmp_path: Path) ->
     kind.read(tmp_path)
     told = kind.get(tmp_path)
     accepted = []
-    for where, changed in variants(told):
+    for where, fits, changed in variants(told, kind):
         kind.put(tmp_path, json.dumps(changed))
         try:
             kind.read(tmp_path)
-            accepted.append(where)
+            accepted += [] if fits else [where]
         except Exception as problem:
             one_line(problem, str(tmp_path))
     assert {where for where in accepted if not where.startswith(kind.free)} == set()
@@ -218,6 +335,80 @@ def test_a_fifo_is_refused_before_it_is_opened(name: str, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="FIFO") as caught:
         kind.read(tmp_path)
     one_line(caught.value, kind.path)
+
+
+def damaged(content: bytes) -> Iterator[bytes]:
+    """Nothing, half of a file, what is cut at its end, and what is no UTF-8 in a text."""
+    yield b""
+    yield content[: len(content) // 2]
+    yield content[:-2]
+    yield content.replace(b'"', b'"\xe9', 1) if content[:1] in b"{[" else content[::-1]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_damaged_file_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    kind = KINDS[name]
+    kind.write(tmp_path)
+    for content in list(damaged((tmp_path / kind.path).read_bytes())):
+        (tmp_path / kind.path).write_bytes(content)
+        with pytest.raises(ValueError) as caught:
+            kind.read(tmp_path)
+        one_line(caught.value, kind.path)
+
+
+WRONG: dict[str, list[Any]] = {
+    "picture": [b"", b"no picture"],
+    "answers": [[None]],
+    "panels": [[], [None], [{"start": -1, "rows": 2, "columns": 2, "stride": 2}],
+               [{"start": 0, "rows": 0, "columns": 2, "stride": 2}],
+               [{"start": 0, "rows": 2, "columns": 2, "stride": None}]],
+}  # fmt: skip
+
+
+def test_pictures_that_are_none_are_refused_in_one_line(tmp_path: Path) -> None:
+    pictures(tmp_path)
+    path = tmp_path / "samples" / "gqa.parquet"
+    table = pq.read_table(path)
+    for name, values in WRONG.items():
+        for value in values:
+            place = table.schema.get_field_index(name)
+            field = table.schema.field(place)
+            pq.write_table(table.set_column(place, field, pa.array([value], field.type)), path)
+            with pytest.raises(ValueError) as caught:
+                read_gallery(tmp_path)
+            assert name in str(caught.value), one_line(caught.value, str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("kept", [None]), ("path", [None]), ("path", [{"depth": 0, "kept": [1, None], "merged": []}]),
+        ("answers", [None]), ("correct", 1.5), ("correct", float("nan")),
+    ],
+)  # fmt: skip
+def test_rows_of_a_cell_that_say_too_little_are_refused(name: str, value: Any, tmp_path: Path) -> None:
+    cell(tmp_path)
+    path = tmp_path / "cells" / "a.parquet"
+    table = pq.read_table(path)
+    place = table.schema.get_field_index(name)
+    field = table.schema.field(place)
+    pq.write_table(table.set_column(place, field, pa.array([value], field.type)), path)
+    with pytest.raises(ValueError, match=f"{name}") as caught:
+        read_cells(tmp_path)
+    one_line(caught.value, str(path))
+    pq.write_table(table.slice(0, 0), path)
+    with pytest.raises(ValueError, match="a row per sample"):
+        read_cells(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "row", ["", "1,0.1,2,0.5", "1,0.1,2,0.5,1,9", "a,0.1,2,0.5,1", "1,0.1,nan,0.5,1", "1,0.1,2,inf,1"]
+)
+def test_curves_that_are_none_are_refused_in_one_line(row: str, tmp_path: Path) -> None:
+    (tmp_path / "curves.csv").write_text(f"epoch,rate,loss,score,seconds\n{row}\n")
+    with pytest.raises(ValueError) as caught:
+        curves(tmp_path)
+    one_line(caught.value, "curves.csv")
 
 
 def columns(schema: pa.Schema, table: pa.Table) -> Iterator[tuple[str, pa.Table]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from baselines.grid import Grid
-from bench.data.export import export
+from bench.data.export import LMMS_LAB, OFFICIAL, Layout, export
 from bench.evaluation.evaluate import evaluate
 from bench.tasks import TASKS
 from bench.tasks.load import load_tasks
@@ -99,6 +101,23 @@ def test_two_layouts_in_one_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / "lab" / "pope" / "data").rename(tmp_path / "pope" / "data")
     with pytest.raises(ValueError, match="has both coco_pope_.*json and Parquet files: keep one layout"):
         load_tasks(["pope"], data=str(tmp_path))
+
+
+@pytest.mark.parametrize("layout", ["official", "lmms-lab"])
+def test_a_full_disk_leaves_nothing_half_written(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: Path, samples: Sequence[Sample]) -> None:
+        (folder / "half").write_text("{")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writers: Any = OFFICIAL if layout == "official" else LMMS_LAB
+    monkeypatch.setitem(writers, "pope", full)
+    with pytest.raises(OSError, match="No space left on device.*pope"):
+        export(tmp_path, ["gqa", "pope"], 3, layout)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    assert export(tmp_path, ["gqa", "pope"], 3, layout)
 
 
 def test_tasks_may_be_added(tmp_path: Path) -> None:

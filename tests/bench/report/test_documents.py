@@ -29,7 +29,7 @@ def test_markdown_has_all_sections_and_rows(report: Report) -> None:
     assert re.findall(r"^## (.*)$", text, re.M) == [
         "Table", "Visual tokens entering each decoder layer", "Methods", "Commands", "Environment",
     ]  # fmt: skip
-    assert text.startswith("# 50 % of A\\_B & \\<c\\>\n\n- ours keeps 90.0 %")
+    assert text.startswith("# 50 % of A\\_B \\& \\<c\\>\n\n- ours keeps 90.0 %")
     assert "| control | 4 | 16 × 1, 0 × 3 |" in text and "| rival\\_1 | 2 | 2 × 4 |" in text
     assert "- rival\\_1: Keep 100 % of ~it." in text and "- cpu: two \\*shared\\* cores" in text
     assert "```sh\nevocomp compare --keep 4,2 --out a_b\n```" in text

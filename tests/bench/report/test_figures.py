@@ -149,7 +149,8 @@ def test_searches_share_a_colour_by_strategy_and_every_seed_has_a_line() -> None
 
 
 def test_trainings_show_loss_score_and_the_epoch_that_was_kept(tmp_path: Path) -> None:
-    (tmp_path / "curves.csv").write_text("epoch,loss,score,seconds\n1,0.9,0.5,1\n2,0.7,0.8,1\n3,0.6,0.7,1\n")
+    rows = "1,0.1,0.9,0.5,1\n2,0.1,0.7,0.8,1\n3,0.1,0.6,0.7,1\n"
+    (tmp_path / "curves.csv").write_text("epoch,rate,loss,score,seconds\n" + rows)
     left, right = training({"mine": curves(tmp_path)}).axes
     assert left.get_lines()[0].get_xydata().tolist() == [[1, 0.9], [2, 0.7], [3, 0.6]]  # type: ignore[union-attr]
     scores, ring = right.get_lines()
@@ -160,7 +161,7 @@ def test_trainings_show_loss_score_and_the_epoch_that_was_kept(tmp_path: Path) -
 def test_folders_without_a_training_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no curves.csv: give folders that evocomp train --out wrote"):
         curves(tmp_path)
-    (tmp_path / "curves.csv").write_text("epoch,loss,score\n")
+    (tmp_path / "curves.csv").write_text("epoch,rate,loss,score,seconds\n")
     with pytest.raises(ValueError, match="no epoch is finished there"):
         curves(tmp_path)
 

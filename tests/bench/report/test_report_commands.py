@@ -159,7 +159,7 @@ def test_searches_are_drawn(tmp_path: Path) -> None:
 
 
 def test_trainings_are_drawn(tmp_path: Path) -> None:
-    (tmp_path / "curves.csv").write_text("epoch,loss,score\n1,0.9,0.5\n2,0.7,0.8\n")
+    (tmp_path / "curves.csv").write_text("epoch,rate,loss,score,seconds\n1,0.1,0.9,0.5,1\n2,0.1,0.7,0.8,1\n")
     done("draw", "training", tmp_path, "--out", tmp_path / "a.png")
     assert drawn(tmp_path / "a.png")[0] > 800
 
@@ -173,7 +173,7 @@ def test_trainings_are_drawn(tmp_path: Path) -> None:
         (("kept", *STAR, "--out", "{out}.gif"), "a name that ends in .png or .pdf or .svg"),
         (("groups", *STAR, "--groupers", "vocabluary"), "did you mean 'vocabulary'"),
         (("search", *STAR, "--strategies", "evolve"), "did you mean 'evolution'"),
-        (("search", *STAR, "--answer", " "), "write one with --answer"),
+        (("search", *STAR, "--answer", " "), "no answer to score"),
         (("training", "{out}"), "give folders that evocomp train --out wrote"),
     ],
 )

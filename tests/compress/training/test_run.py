@@ -367,15 +367,19 @@ def test_settings_that_are_not_finite_are_refused(setting: str, value: float) ->
         TrainConfig(**{setting: value})  # type: ignore[arg-type]
 
 
-def test_weights_that_are_not_finite_are_never_saved(planted, few, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("value", [float("nan"), 1e30])
+def test_weights_that_give_no_finite_logits_are_never_saved(
+    value: float, planted, few, tmp_path, monkeypatch
+) -> None:
     samples, labels = few
     one_step = replace(QUICK, epochs=1, batch=len(samples))
 
     def spoil(optimizer: torch.optim.Adam) -> None:
-        optimizer.param_groups[0]["params"][0].data[:] = float("nan")
+        for parameter in optimizer.param_groups[0]["params"]:
+            parameter.data[:] = value
 
     monkeypatch.setattr(torch.optim.Adam, "step", spoil)
-    with pytest.raises(ValueError, match="epoch 1: weights are no finite numbers; choose a smaller lr"):
+    with pytest.raises(ValueError, match="epoch 1: weights or logits are no finite numbers"):
         train(planted, labels, samples, tmp_path, one_step, validate=lambda _: 1.0)
     assert not (tmp_path / WEIGHTS).exists()
 
