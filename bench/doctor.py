@@ -173,7 +173,7 @@ def _compression() -> Finding:
 
     from baselines import FastV
     from compress.attach.session import attach
-    from compress.base import entering, plan
+    from compress.budget import entering, plan
     from compress.models.caches import TESTED
     from compress.models.loading import load, quiet
 

@@ -1,25 +1,20 @@
 """The contract between methods and models: a method sees a `View` of one sample and returns a `Selection`.
 
-How many tokens stay is never the method's business: `plan` turns the asked budget into a schedule, `attach`
+A method never decides how many tokens stay: `compress.budget` turns the budget into a schedule, and `attach`
 applies it.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import ceil
 from typing import Literal, NoReturn, Self
 
 from torch import Tensor
 
-from compress.keep import Keep, count_of, limit_of, read_keep
-
 VISION, INPUT = -1, 0  # tower output before the projector; decoder input. Depth k > 0: before decoder layer k
 LAYERS = 32  # of the decoders that papers give their layers for
-Accounting = Literal["average", "nominal"]
 Positions = Literal["original", "compact"]
 
 
@@ -152,7 +147,7 @@ class Selector(ABC):
         """depth -> visual tokens left from there on, with `keep` after the last stage; not above `tokens`.
 
         Overridden by methods that act several times or at a depth relative to the decoder's; counts must not
-        fall when `keep` rises, so that `plan` can solve for an average.
+        fall when `keep` rises, so that `plan` can solve for a mean over layers.
         """
         return {self.depth: keep}
 
@@ -188,7 +183,7 @@ class Selector(ABC):
     def choices(self, model: Traits) -> tuple[str, ...]:
         """What it does on such a model where paper and official code say nothing, a phrase each.
 
-        What all methods have in common is not among them, see `choices_of`.
+        What all methods have in common is not among them, see `compress.budget.choices_of`.
         """
         return ()
 
@@ -212,117 +207,3 @@ def top_k(scores: Tensor, keep: int) -> Tensor:
 def scaled_layer(layer: int, layers: int, paper: int = LAYERS) -> int:
     """The decoder layer, of `layers`, that corresponds to the paper's; at least 1 and below `layers`."""
     return min(max(1, round(layer * layers / paper)), layers - 1)
-
-
-def entering(schedule: Mapping[int, int], tokens: int, layers: int) -> list[int]:
-    """Visual tokens entering each decoder layer under a schedule, with `tokens` at the start."""
-    counts, current = [], schedule.get(VISION, tokens)
-    for layer in range(layers):
-        current = schedule.get(layer, current)
-        counts.append(current)
-    return counts
-
-
-def plan(
-    selector: Selector, tokens: int, keep: Keep, layers: int, accounting: Accounting = "average"
-) -> dict[int, int]:
-    """The schedule of `selector` that spends `keep` visual tokens per decoder layer, of an image of `tokens`.
-
-    "average": the mean over layers of tokens entering a layer is `keep` to the nearest whole token, with
-    counts between two of the selector's schedules if need be (exact for methods that act before the decoder;
-    the difference is in the ledger). "nominal": `keep` are left after the last stage. The empty schedule
-    means that nothing is done: all tokens are asked for, or the method never acts. An adaptive method gets
-    zeros for counts, whatever the budget. A ratio is one of these `tokens`; an image too small for it gets
-    the nearest that the method can do, at most one token more. ValueError if the budget is out of range or
-    out of reach.
-    """
-    if accounting not in ("average", "nominal"):
-        raise ValueError(f"accounting={accounting!r}: choose 'average' or 'nominal'")
-    if selector.adaptive:
-        return _checked(selector, tokens, 0, layers)
-    asked = read_keep(keep)
-    keep = count_of(asked, tokens)
-    if keep > tokens:
-        raise ValueError(f"keep={keep}: choose between 1 and the {tokens} visual tokens of this image")
-    nominal = _checked(selector, tokens, keep, layers)
-    if keep == tokens or not nominal:
-        return {}
-    if accounting == "nominal":
-        return nominal
-
-    def mean(last: int) -> float:
-        return sum(entering(_checked(selector, tokens, last, layers), tokens, layers)) / layers
-
-    least = mean(1)
-    if least > limit_of(asked, tokens):
-        raise ValueError(
-            f"keep={asked} is out of reach for {type(selector).__name__}: its first layers see all {tokens} "
-            f"visual tokens, so the smallest average over {layers} layers is {ceil(least)}; "
-            f"raise keep or use accounting='nominal'"
-        )
-    above = bisect_left(range(1, tokens + 1), float(keep), key=mean) + 1
-    lower, upper = (_checked(selector, tokens, last, layers) for last in (max(above - 1, 1), above))
-    return min(
-        _between(lower, upper, tokens),
-        key=lambda schedule: abs(sum(entering(schedule, tokens, layers)) / layers - keep),
-    )
-
-
-def choices_of(selector: Selector, model: Traits) -> tuple[str, ...]:
-    """All that is done on such a model where the method's paper and official code say nothing."""
-    ours, papers = (sorted(selector.schedule(model.tokens, 1, n)) for n in (model.layers, LAYERS))
-    found = []
-    if ours != papers:
-        here, there = (", ".join(str(depth) for depth in depths if depth > 0) for depths in (ours, papers))
-        found.append(f"acts before decoder layers {here} of {model.layers}, the paper's {there} of {LAYERS}")
-    if model.tiles and VISION not in ours and ours:
-        also = ", newlines count as visual tokens" if model.newlines else ""
-        found.append(f"all tiles share the budget{also}")
-    if model.newlines and VISION in ours:
-        found.append("newlines do not go on")
-    if model.mrope and selector.positions == "compact" and VISION not in ours:
-        found.append("positions stay original: those of several axes cannot be renumbered")
-    return (*found, *selector.choices(model))
-
-
-def _between(lower: Mapping[int, int], upper: Mapping[int, int], tokens: int) -> Iterator[dict[int, int]]:
-    """Schedules on the way from one to the other; a step moves no count by more than one token.
-
-    One token more after the last stage may be several after the first. The tower's count comes last and at
-    once: it may be one of whole windows.
-    """
-    ways = {
-        depth: (_left(lower, depth, tokens), _left(upper, depth, tokens))
-        for depth in sorted({*lower, *upper})
-    }
-    steps = max(1, *(more - few for few, more in ways.values()))
-    for step in range(steps + 1):
-        counts = {depth: few + (more - few) * step // steps for depth, (few, more) in ways.items()}
-        if VISION in ways and step < steps:
-            counts[VISION] = ways[VISION][0]
-        yield _dropping(counts, tokens)
-
-
-def _left(schedule: Mapping[int, int], depth: int, tokens: int) -> int:
-    """Tokens left at a depth."""
-    return min((count for stage, count in schedule.items() if stage <= depth), default=tokens)
-
-
-def _dropping(counts: Mapping[int, int], tokens: int) -> dict[int, int]:
-    """Counts by ascending depth, without the stages that drop nothing."""
-    schedule, left = {}, tokens
-    for depth, count in counts.items():
-        if count < left:
-            schedule[depth] = left = count
-    return schedule
-
-
-def _checked(selector: Selector, tokens: int, keep: int, layers: int) -> dict[int, int]:
-    counts = dict(sorted(selector.schedule(tokens, keep, layers).items()))
-    for depth in counts:
-        if not VISION <= depth < layers:
-            raise ValueError(
-                f"{type(selector).__name__} acts at depth {depth}: choose -1 (tower), 0 (input) "
-                f"or a decoder layer up to {layers - 1}"
-            )
-    return dict.fromkeys(counts, 0) if selector.adaptive else _dropping(counts, tokens)

@@ -13,7 +13,7 @@ from bench.commands.options import Count, OutFile, as_json, keep_option, model_o
 from bench.console import say, show_json
 
 if TYPE_CHECKING:
-    from compress.base import Accounting
+    from compress.budget import Match
     from compress.keep import Keep
     from compress.models.loading import Anyres
 
@@ -26,13 +26,19 @@ if TYPE_CHECKING:
 )
 @click.option("--compressor", help="Folder or hub name of a trained compressor; the shipped one by default.")
 @keep_option("Visual tokens per decoder layer")
-@click.option("--accounting", type=click.Choice(["average", "nominal"]), default="average", show_default=True)
+@click.option(
+    "--match",
+    type=click.Choice(["equivalent", "tokens"]),
+    default="equivalent",
+    show_default=True,
+    help="What --keep counts: the mean over layers, or the tokens after the last stage.",
+)
 @click.option("--max-new-tokens", type=Count(1), default=16, show_default=True)
 @click.option("--out", type=OutFile(".png"), help="Where to draw the kept tokens (PNG).")
 @model_options
 @as_json
 def ask(
-    image: str, question: str, method: str, compressor: str | None, keep: Keep | None, accounting: Accounting,
+    image: str, question: str, method: str, compressor: str | None, keep: Keep | None, match: Match,
     max_new_tokens: int, out: Path | None, model: str, device: str, dtype: str, anyres: Anyres,
     machine: bool,
 ) -> None:  # fmt: skip
@@ -59,7 +65,7 @@ def ask(
     if unknown:
         say(f"note: the model has no word for {', '.join(unknown)}")
     started = time.perf_counter()
-    with attach(mllm, selector, keep, accounting=accounting) as trace:
+    with attach(mllm, selector, keep, match=match) as trace:
         answer = mllm.answer([picture], [question], max_new_tokens=max_new_tokens)[0]
     seconds = time.perf_counter() - started
     record = trace.samples[0]

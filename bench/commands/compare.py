@@ -26,8 +26,8 @@ from bench.report.terminal import show_comparison
 from evosearch.registry import specs
 
 if TYPE_CHECKING:
-    from bench.evaluation.budget import Match
     from compress.base import Positions
+    from compress.budget import Match
     from compress.keep import Keep
     from compress.models.loading import Anyres
 

@@ -23,9 +23,9 @@ from bench.commands.options import (
 from bench.console import progress, say, show_json, show_table
 
 if TYPE_CHECKING:
-    from bench.evaluation.budget import Match
     from bench.evaluation.evaluate import Outcome
     from bench.tasks import Task
+    from compress.budget import Match
     from compress.keep import Keep
     from compress.models.loading import Anyres
 

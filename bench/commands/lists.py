@@ -139,7 +139,7 @@ def _runs(
     from bench.commands.inputs import budget, load_model
     from bench.evaluation.compressors import SHIPPED, selector_for, takes_compressor
     from compress.attach.session import attach
-    from compress.base import choices_of
+    from compress.budget import choices_of
 
     mllm = load_model(model, anyres=anyres)
     wanted, answers = budget(keep, mllm), []

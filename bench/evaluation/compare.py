@@ -10,7 +10,6 @@ from pathlib import Path
 
 from baselines import KeepAll
 from bench.evaluation.batches import Batches
-from bench.evaluation.budget import Match
 from bench.evaluation.cells import Cells, Key
 from bench.evaluation.comparison import VANILLA, Comparison, Group, assemble, check_margin
 from bench.evaluation.evaluate import Outcome, check_reach, evaluate, largest_image
@@ -19,6 +18,7 @@ from bench.evaluation.stats import MARGIN
 from bench.tasks import Task
 from compress.attach.transfer import check_twins
 from compress.base import Positions, Selector
+from compress.budget import Match
 from compress.keep import Keep, count_of, read_keep
 from compress.models.loading import MLLM
 from compress.parallel.workers import each

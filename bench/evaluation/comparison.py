@@ -13,12 +13,12 @@ from statistics import fmean
 
 import numpy as np
 
-from bench.evaluation.budget import Match
 from bench.evaluation.cells import Cell, Key
 from bench.evaluation.evaluate import Outcome
 from bench.evaluation.protocol import Facts
 from bench.evaluation.stats import LEVEL, MARGIN, Interval, Pairs, contrast, holm, mcnemar, share, shares
 from bench.tasks import Task
+from compress.budget import Match
 from compress.keep import Keep
 from compress.samples import Sample
 

@@ -14,13 +14,14 @@ import torch
 
 from baselines import KeepAll
 from bench.evaluation.batches import Batches
-from bench.evaluation.budget import Footing, Match
+from bench.evaluation.budget import flops_of
 from bench.evaluation.ledger import Ledger, Shape
 from bench.tasks import Task
 from compress.attach.prefill import Record
 from compress.attach.session import attach
 from compress.attach.transfer import check_twins, choose
-from compress.base import Accounting, Positions, Selector
+from compress.base import Positions, Selector
+from compress.budget import Match, solve
 from compress.keep import Keep, Ratio, count_of, read_keep
 from compress.models.loading import MLLM
 from compress.samples import Sample
@@ -101,7 +102,7 @@ def evaluate(
     """Answer every sample greedily and score the answers; without a selector the untouched model answers.
 
     `keep` is the budget, a count of visual tokens or a ratio of each image's (`compress.keep`), spent as
-    `match` has it (`bench.evaluation.budget`); None keeps all.
+    `match` has it (`compress.budget`); None keeps all.
     `batch` samples go through the model at a time, a matter of speed and memory only; `Batches` may halve it.
     `positions` are the method's own by default. A method that draws at random is run `selector.draws` times.
     With `source` the method chooses on that model, and its choice is kept here (`compress.attach.transfer`).
@@ -117,7 +118,7 @@ def evaluate(
     budget = mllm.visual_tokens if keep is None else read_keep(keep)
     batches = Batches(batch) if isinstance(batch, int) else batch
     started = time.perf_counter()
-    asked, accounting = spend(mllm, samples, chosen, budget, match, batches)
+    asked, held = spend(mllm, samples, chosen, budget, match, batches)
     predictions: list[str] = []  # of all draws, one after the other
     records: list[Record] = []
 
@@ -126,11 +127,9 @@ def evaluate(
         questions = [one.question for one in part]
         acting = method
         if source:
-            acting = choose(source, images, questions, method, asked, mllm.layers, accounting)
+            acting = choose(source, images, questions, method, asked, mllm.layers, held)
         counted = len(records) < COUNTED  # counting takes as long as choosing, on small models
-        with attach(
-            mllm, acting, asked, accounting=accounting, positions=positions, count_flops=counted
-        ) as trace:
+        with attach(mllm, acting, asked, match=held, positions=positions, count_flops=counted) as trace:
             said = mllm.answer(images, questions, max_new_tokens=task.max_new_tokens)
         return said, trace.samples
 
@@ -170,7 +169,7 @@ def evaluate(
 
 def spend(
     mllm: MLLM, samples: Sequence[Sample], selector: Selector, keep: Keep, match: Match, batches: Batches
-) -> tuple[Keep, Accounting]:
+) -> tuple[Keep, Match]:
     """What `attach` is asked for so that `selector` spends what `keep` tokens cost: a budget and its meaning.
 
     Where FLOPs are matched a count is solved, or for a ratio the share that this count is, for an image, a
@@ -180,7 +179,7 @@ def spend(
     """
     if match != "flops":
         check_reach(mllm, selector, keep, match, partial(largest_image, mllm, samples))
-        return keep, "average" if match == "equivalent" else "nominal"
+        return keep, match
 
     def probe(tried: Selector, last: Keep) -> Ledger:
         parts = batches.over(samples[:COUNTED], lambda part: _prefill(mllm, part, tried, last))
@@ -189,11 +188,11 @@ def spend(
     untouched = probe(KeepAll(), mllm.visual_tokens)
     tokens = round(untouched.average)
     if count_of(keep, tokens) >= tokens:
-        return keep, "nominal"
-    footing = Footing(match, tokens, Shape.of(mllm.decoder.config), untouched.text)
+        return keep, "tokens"
+    flops = flops_of(Shape.of(mllm.decoder.config), untouched.text)
 
-    def solved(selection: float = 0.0) -> Keep:
-        last = footing.solve(selector, keep, selection)
+    def solved(own: float = 0.0) -> Keep:
+        last = solve(selector, tokens, keep, mllm.layers, match, flops, own)
         return Ratio(Fraction(last, tokens)) if isinstance(keep, Ratio) else last
 
     last = solved()
@@ -202,7 +201,7 @@ def spend(
         if again == last:
             break
         last = again
-    return last, "nominal"
+    return last, "tokens"
 
 
 def check_reach(mllm: MLLM, selector: Selector, keep: Keep, match: Match, largest: Callable[[], int]) -> None:
@@ -211,15 +210,15 @@ def check_reach(mllm: MLLM, selector: Selector, keep: Keep, match: Match, larges
     Where the tokens of an image follow from its size, `largest` is asked for those of the largest at hand
     if the model's largest could not be had: `attach` spends the budget on each image.
     """
-    shape, most = Shape.of(mllm.decoder.config), mllm.visual_tokens
+    flops, most = flops_of(Shape.of(mllm.decoder.config)), mllm.visual_tokens
     try:
-        Footing(match, most, shape).solve(selector, keep)
+        solve(selector, most, keep, mllm.layers, match, flops)
     except ValueError:
         if not mllm.free_size or count_of(keep, most) > most:
             raise
         tokens = largest()
         asked = keep if isinstance(keep, Ratio) else min(keep, tokens)
-        Footing(match, tokens, shape).solve(selector, asked)
+        solve(selector, tokens, asked, mllm.layers, match, flops)
 
 
 def largest_image(mllm: MLLM, samples: Sequence[Sample]) -> int:
@@ -232,7 +231,7 @@ def _prefill(mllm: MLLM, samples: Sequence[Sample], selector: Selector, last: Ke
     """The records of one prefill, what choosing computes counted."""
     pictures = [one.image_at(mllm.image_side) for one in samples]
     inputs = mllm.prepare(pictures, [one.question for one in samples])
-    with attach(mllm, selector, last, accounting="nominal", count_flops=True) as trace:
+    with attach(mllm, selector, last, match="tokens", count_flops=True) as trace:
         mllm.model(**inputs)
     return trace.samples
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.evaluation.budget import Match
 from bench.evaluation.evaluate import evaluate
 from bench.tasks import TASKS, Task
-from compress.base import Positions, Selector, choices_of
+from compress.base import Positions, Selector
+from compress.budget import Match, choices_of
 from compress.fingerprint import fingerprint
 from compress.models.loading import MLLM
 from compress.samples import Sample

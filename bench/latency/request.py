@@ -16,7 +16,8 @@ from bench.latency.modes import Eager, Static
 from bench.latency.stages import Stages
 from bench.latency.waits import counting_waits
 from compress.attach.session import attach
-from compress.base import INPUT, Accounting, Selector, entering, plan
+from compress.base import INPUT, Selector
+from compress.budget import Match, entering, plan
 from compress.documents import Bytes
 from compress.models.loading import MLLM
 
@@ -66,10 +67,10 @@ class Rig:
 
     def __init__(
         self, mllm: MLLM, selectors: Mapping[str, Selector | None], inputs: Mapping[str, Any], *, steps: int,
-        accounting: Accounting = "average", clock: str = "wall",
+        match: Match = "equivalent", clock: str = "wall",
     ):  # fmt: skip
         self.mllm, self.selectors, self.inputs = mllm, selectors, inputs
-        self.steps, self.accounting = steps, accounting
+        self.steps, self.match = steps, match
         self.clock, self.now = clock_of(mllm.model.device, clock), NOW[clock]
         self.runs: dict[Cell, Eager] = {}
 
@@ -82,7 +83,7 @@ class Rig:
         selector, mllm = self.selectors[cell.method], self.mllm
         if selector is None:
             return {}
-        return plan(selector, mllm.visual_tokens, cell.keep, mllm.layers, self.accounting)
+        return plan(selector, mllm.visual_tokens, cell.keep, mllm.layers, self.match)
 
     def check(self, cell: Cell) -> None:
         """ValueError if this cell cannot be run."""
@@ -136,7 +137,7 @@ class Rig:
             tokens = mllm.visual_tokens
             text = self.inputs["input_ids"].shape[1] - tokens
             return Ledger(shape, entering({}, tokens, mllm.layers), text)
-        with attach(mllm, selector, cell.keep, accounting=self.accounting, count_flops=True) as trace:
+        with attach(mllm, selector, cell.keep, match=self.match, count_flops=True) as trace:
             mllm.model(**self.inputs, use_cache=True, logits_to_keep=1)
         return Ledger.mean(shape, trace.samples)
 
@@ -147,7 +148,7 @@ class Rig:
         inside = inside or ExitStack()
         if selector := self.selectors[cell.method]:
             watched = stages.watch(selector) if stages else selector
-            inside.enter_context(attach(self.mllm, watched, cell.keep, accounting=self.accounting))
+            inside.enter_context(attach(self.mllm, watched, cell.keep, match=self.match))
         return inside
 
     @contextmanager

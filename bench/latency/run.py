@@ -21,6 +21,7 @@ from bench.latency.report import Report
 from bench.latency.request import Cell, Rig
 from bench.latency.rounds import Rounds
 from compress.base import Selector
+from compress.budget import Match
 from compress.models.loading import MLLM
 from evosearch.registry import pick
 
@@ -34,7 +35,7 @@ class Conditions:
     methods: tuple[str, ...]
     keeps: tuple[int, ...]
     modes: tuple[str, ...] = ("eager",)
-    match: str = "equivalent"  # or "tokens"
+    match: Match = "equivalent"  # or "tokens"
     batch: int = 1
     steps: int = 8
     repetitions: int = 30
@@ -77,10 +78,7 @@ def run(
     told = held(mllm, conditions, inputs)
     methods = {name: of_method(selector) for name, selector in selectors.items() if selector}
     rounds = Rounds(folder, told, methods)
-    rig = Rig(
-        mllm, selectors, inputs, steps=conditions.steps,
-        accounting="average" if conditions.match == "equivalent" else "nominal", clock=conditions.clock,
-    )  # fmt: skip
+    rig = Rig(mllm, selectors, inputs, steps=conditions.steps, match=conditions.match, clock=conditions.clock)
     cells = conditions.cells(mllm)
     measured = measure(
         rig, cells, rounds, repetitions=conditions.repetitions, warmup=conditions.warmup, progress=progress

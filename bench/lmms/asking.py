@@ -16,7 +16,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from compress.attach.prefill import Record
 from compress.attach.session import attach
-from compress.base import Accounting, Positions, Selector
+from compress.base import Positions, Selector
+from compress.budget import Match
 from compress.keep import Keep
 from compress.models.loading import MLLM
 from evosearch.registry import cut
@@ -79,7 +80,7 @@ class Asker:
     mllm: MLLM
     selector: Selector
     keep: Keep
-    accounting: Accounting = "average"
+    match: Match = "equivalent"
     positions: Positions | None = None
     records: list[Record] = field(default_factory=list)
 
@@ -162,9 +163,7 @@ class Asker:
         if not any(prompt.images for prompt in prompts):
             yield
             return
-        with attach(
-            self.mllm, self.selector, self.keep, accounting=self.accounting, positions=self.positions
-        ) as trace:
+        with attach(self.mllm, self.selector, self.keep, match=self.match, positions=self.positions) as trace:
             yield
         self.records += [one for one in trace.samples if one.tokens]  # prompts without images have one too
 

@@ -23,7 +23,8 @@ from bench.console import progress
 from bench.evaluation.compressors import selector_for
 from bench.evaluation.environment import check_device
 from bench.lmms.asking import Asker, Decoding, Prompt
-from compress.base import Accounting, Positions
+from compress.base import Positions
+from compress.budget import Match
 from compress.keep import read_keep
 from compress.models.loading import load, quiet
 from evosearch.registry import unknown
@@ -34,8 +35,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class CompressedModel(lmms):
     """Any model of evocomp under any of its methods; `--model_args` are those of `evocomp ask`.
 
-    `keep` visual tokens of each image per decoder layer (`accounting=average`), or after the last stage
-    (`nominal`): a count, or a ratio of the image's own tokens (11.1%, 1/9); a ninth by
+    `keep` visual tokens of each image per decoder layer (`match=equivalent`), or after the last stage
+    (`match=tokens`): a count, or a ratio of the image's own tokens (11.1%, 1/9); a ninth by
     default. With several processes (accelerate, torchrun) each has its own copy of the model and answers its
     share.
     """
@@ -48,7 +49,7 @@ class CompressedModel(lmms):
         method: str = "none",
         keep: int | str | float | None = None,
         compressor: str | None = None,
-        accounting: Accounting = "average",
+        match: Match = "equivalent",
         positions: Positions | None = None,
         anyres: Any = "native",
         dtype: str = "float32",
@@ -74,7 +75,7 @@ class CompressedModel(lmms):
         selector = selector_for(method.replace(";", ","), pretrained, compressor)
         mllm = load(pretrained, device=str(self.device), dtype=DTYPES[dtype], anyres=anyres)
         asked = budget(None if keep is None else read_keep(keep), mllm)
-        self.asker = Asker(mllm, selector, asked, accounting, positions)
+        self.asker = Asker(mllm, selector, asked, match, positions)
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """Answers with their number of tokens, grouped into batches of equal `generation_kwargs`."""

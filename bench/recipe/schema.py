@@ -23,12 +23,12 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import numpy as np
 
 from baselines import METHODS
-from bench.evaluation.budget import Match
 from bench.evaluation.comparison import VANILLA
 from bench.evaluation.compressors import takes_compressor
 from bench.tasks import BENCHMARKS
 from bench.yaml_files import parse_yaml, read_yaml
 from compress.base import Positions, scaled_layer
+from compress.budget import Match
 from compress.keep import Keep, Ratio, read_keep
 from compress.labels import LabelConfig
 from compress.models.loading import MODELS, family_of

@@ -25,7 +25,6 @@ from pydantic import NonNegativeFloat
 
 from baselines import METHODS, KeepAll
 from bench.evaluation.batches import Batches
-from bench.evaluation.budget import Match
 from bench.evaluation.cells import Cell, Key, read_cells
 from bench.evaluation.compare import Entry, compare
 from bench.evaluation.comparison import VANILLA
@@ -37,6 +36,7 @@ from bench.evaluation.validation import scored
 from bench.report.outputs import put
 from bench.tasks import Task
 from compress.base import Positions, Selector
+from compress.budget import Match
 from compress.compressor.network import Compressor
 from compress.documents import Count, Document, Positive, checked, read_json
 from compress.fingerprint import fingerprint

@@ -13,7 +13,8 @@ from bench.evaluation.evaluate import path
 from bench.report.figures import Answered
 from bench.tasks.base import normal
 from compress.attach.session import attach
-from compress.base import Accounting, Selector
+from compress.base import Selector
+from compress.budget import Match
 from compress.documents import Document, Positive, read_text, said
 from compress.keep import Keep
 from compress.labels.single import group_tokens
@@ -37,10 +38,10 @@ class _Epoch(Document):
 
 def look(
     mllm: MLLM, sample: Sample, method: str, selector: Selector, keep: Keep, *,
-    accounting: Accounting = "average", max_new_tokens: int = 16,
+    match: Match = "equivalent", max_new_tokens: int = 16,
 ) -> Answered:  # fmt: skip
     """What a method makes of one sample; credit is whether its answer is one of the sample's, if any."""
-    with attach(mllm, selector, keep, accounting=accounting) as trace:
+    with attach(mllm, selector, keep, match=match) as trace:
         (said,) = mllm.answer(
             [sample.image_at(mllm.image_side)], [sample.question], max_new_tokens=max_new_tokens
         )

@@ -25,7 +25,8 @@ from bench.commands.options import model_options
 from bench.console import progress, say, show_table
 from bench.evaluation.compressors import selector_for
 from compress.attach.session import attach
-from compress.base import Selector, plan
+from compress.base import Selector
+from compress.budget import plan
 from compress.files import replacing
 from compress.micro.world import render, scene
 from compress.models.loading import MLLM, Anyres

@@ -32,7 +32,8 @@ from compress.attach.flops import counting
 from compress.attach.layout import MISCOUNTED, read_layout
 from compress.attach.prefill import Arguments, Encoding, Prefill, Record, TowerInput
 from compress.attach.tower import TowerMerging
-from compress.base import INPUT, VISION, Accounting, Positions, Selector, plan
+from compress.base import INPUT, VISION, Positions, Selector
+from compress.budget import Match, check_match, plan
 from compress.keep import Keep, count_of, read_keep
 from compress.models.caches import Key, cache_in, grown, mark, mark_of
 from compress.models.loading import MLLM, Picture, adapt
@@ -53,7 +54,7 @@ def attach(
     selector: Selector,
     keep: Keep | str | float = 64,
     *,
-    accounting: Accounting = "average",
+    match: Match = "equivalent",
     positions: Positions | None = None,
     count_flops: bool = False,
     turns: bool = False,
@@ -62,7 +63,8 @@ def attach(
 
     `keep` is a count of visual tokens for every image, or a ratio that is resolved for each image by itself:
     "11.1%", "1/9", or a float between 0 and 1 (`compress.keep`). An image with fewer tokens than the count
-    keeps all.
+    keeps all. `match` says what equals the budget: with "equivalent" the mean over decoder layers of the
+    visual tokens that enter a layer, with "tokens" those left after the method's last stage.
 
     `generate` (greedy, sampling, beams) and plain calls of the model work, at batch 1 and with left padding;
     logits and caches are shorter where tokens were dropped. A cache goes on from its own prefill, copied,
@@ -83,6 +85,7 @@ def attach(
     `generate` without a cache, gradient checkpointing of layers that the method shortens.
     """
     mllm = adapt(model)
+    check_match(match)
     if positions not in (None, "original", "compact"):
         raise ValueError(f"positions={positions!r}: choose 'original' or 'compact'")
     count = len(mllm.tower_layers)
@@ -90,7 +93,7 @@ def attach(
         if not -count <= layer < count:
             raise ValueError(f"{type(selector).__name__} reads tower layer {layer}: the tower has {count}")
     numbering = "original" if mllm.mrope else positions or selector.positions
-    session = _Session(mllm, selector, read_keep(keep), accounting, numbering, count_flops, turns)
+    session = _Session(mllm, selector, read_keep(keep), match, numbering, count_flops, turns)
     if mllm.model in _attached:
         raise ValueError(f"{mllm.name} has a method attached already: leave that `with` block first")
     _attached.add(mllm.model)
@@ -107,17 +110,17 @@ class _Session:
     """One method on one model: hooks that hand every prefill and every decoding step to a `Prefill`."""
 
     def __init__(
-        self, mllm: MLLM, selector: Selector, keep: Keep, accounting: Accounting, positions: Positions,
+        self, mllm: MLLM, selector: Selector, keep: Keep, match: Match, positions: Positions,
         count_flops: bool, turns: bool,
     ):  # fmt: skip
         self.mllm, self.selector, self.count_flops, self.turns = mllm, selector, count_flops, turns
-        self.keep, self.accounting, self.positions = keep, accounting, positions
-        self.plans: dict[tuple[int, Accounting], dict[int, int]] = {}
+        self.keep, self.match, self.positions = keep, match, positions
+        self.plans: dict[tuple[int, Match], dict[int, int]] = {}
         # A bad budget fails here, not in a batch; whether an average is in reach may depend on the image.
         self.most = mllm.visual_tokens
         if mllm.free_size and mllm.processor is None and isinstance(keep, int):
             self.most = max(self.most, keep)  # only a processor limits the size of its images
-        self.schedule = self.plan(self.most, "nominal" if mllm.free_size else accounting)
+        self.schedule = self.plan(self.most, "tokens" if mllm.free_size else match)
         self.windowed = any(window(mllm.decoder, number) for number in range(mllm.layers))
         self.before_decoder = self._acts_before_decoder()
         left = self.schedule.get(VISION)
@@ -147,13 +150,13 @@ class _Session:
         self.phase = ""  # "prefill" or "decode" while the model itself is being called
         self.signature = inspect.signature(mllm.model.forward)
 
-    def plan(self, tokens: int, accounting: Accounting) -> dict[int, int]:
-        key = tokens, accounting
+    def plan(self, tokens: int, match: Match) -> dict[int, int]:
+        key = tokens, match
         if key not in self.plans:
             keep = self.keep
             if isinstance(keep, int) and tokens != self.most:
                 keep = min(keep, tokens)
-            self.plans[key] = plan(self.selector, tokens, keep, self.mllm.layers, accounting)
+            self.plans[key] = plan(self.selector, tokens, keep, self.mllm.layers, match)
         return self.plans[key]
 
     def _acts_before_decoder(self) -> bool:
@@ -364,7 +367,7 @@ class _Session:
             host, given.get("attention_mask"), mllm.image_token_id, list(map(len, shared)), ids.device
         )
         found = dict(zip(layout.places, shared, strict=True))
-        schedules = {place: self.plan(len(picture), self.accounting) for place, picture in found.items()}
+        schedules = {place: self.plan(len(picture), self.match) for place, picture in found.items()}
         return Prefill(mllm, self.selector, self.positions, ids, layout, found, schedules, self.count_flops)
 
     def _decoder(self, module: nn.Module, args: tuple, kwargs: Arguments) -> tuple[tuple, Arguments] | None:

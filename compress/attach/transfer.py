@@ -16,7 +16,8 @@ from PIL.Image import Image
 from torch import Tensor
 
 from compress.attach.session import attach
-from compress.base import Accounting, Selection, Selector, View, plan
+from compress.base import Selection, Selector, View
+from compress.budget import Match, plan
 from compress.keep import Keep
 from compress.models.loading import MLLM
 
@@ -41,15 +42,15 @@ def check_twins(source: MLLM, mllm: MLLM) -> None:
 
 def choose(
     source: MLLM, images: Sequence[Image], questions: Sequence[str], selector: Selector, keep: Keep,
-    layers: int, accounting: Accounting = "average",
+    layers: int, match: Match = "equivalent",
 ) -> Selector:  # fmt: skip
     """Let `selector` choose on `source` what a model of `layers` decoder layers is to keep of these samples.
 
     The result is that choice as a method, for one prefill of the same samples in the same order. ValueError
     for a method that makes new tokens, of which an index says nothing.
     """
-    there = Elsewhere(selector, layers, accounting)
-    with attach(source, there, keep, accounting="nominal"), torch.no_grad():
+    there = Elsewhere(selector, layers, match)
+    with attach(source, there, keep, match="tokens"), torch.no_grad():
         source.model(**source.prepare(images, questions))
     return Replay(selector, iter(there.noted))
 
@@ -57,8 +58,8 @@ def choose(
 class Elsewhere(Selector):
     """`selector` on the model that chooses: it keeps as many as it would on the other, and is noted down."""
 
-    def __init__(self, selector: Selector, layers: int, accounting: Accounting):
-        self.selector, self.layers, self.accounting = selector, layers, accounting
+    def __init__(self, selector: Selector, layers: int, match: Match):
+        self.selector, self.layers, self.match = selector, layers, match
         self.adaptive, self.positions = selector.adaptive, selector.positions
         self.noted: list[Choice] = []
 
@@ -67,7 +68,7 @@ class Elsewhere(Selector):
         return self.selector.tower_layers
 
     def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
-        counts = plan(self.selector, tokens, keep, self.layers, self.accounting)
+        counts = plan(self.selector, tokens, keep, self.layers, self.match)
         here, there = (sorted(self.selector.schedule(tokens, keep, n)) for n in (layers, self.layers))
         if len(here) != len(there):
             raise ValueError(

@@ -14,7 +14,8 @@ from PIL import Image
 
 from baselines import METHODS
 from compress.attach.session import attach
-from compress.base import Selector, entering, plan
+from compress.base import Selector
+from compress.budget import entering, plan
 from compress.compressor.evocomp import Learned
 from compress.compressor.network import Compressor
 from compress.models.loading import MLLM, MODELS, load
@@ -72,7 +73,7 @@ def test_it_says_what_it_does(name: str):
 def test_the_average_budget_is_met_to_the_nearest_token(tiny: MLLM, pictures, name: str, keep: int):
     """To half a token; a method whose counts come in larger steps has no schedule that is nearer."""
     method = make(name, tiny)
-    schedules = [plan(method, 144, last, tiny.layers, "nominal") for last in range(1, 145)]
+    schedules = [plan(method, 144, last, tiny.layers, "tokens") for last in range(1, 145)]
     means = [sum(entering(schedule, 144, tiny.layers)) / tiny.layers for schedule in schedules]
     nearest = min(abs(mean - keep) for mean in means)
     with attach(tiny, method, keep) as trace, torch.no_grad():
@@ -94,7 +95,7 @@ def test_an_impossible_budget_is_refused_with_the_nearest_possible(tiny: MLLM, n
 
 @pytest.mark.parametrize(("name", "keep"), budgets(143, 48, 16, 2, 1))
 def test_the_nominal_budget_is_exact(tiny: MLLM, pictures, name: str, keep: int):
-    with attach(tiny, make(name, tiny), keep, accounting="nominal") as trace, torch.no_grad():
+    with attach(tiny, make(name, tiny), keep, match="tokens") as trace, torch.no_grad():
         tiny.model(**tiny.prepare(pictures[:2], QUESTIONS[:2]))
     for record in trace.samples:
         assert record.entering[-1] == keep
@@ -184,7 +185,7 @@ def test_lines_of_pixels_are_compressed_like_images(tiny_next: MLLM, name: str):
     shapes = [(1, 1), (60, 30), (200, 1), (1, 180)]
     rng = np.random.default_rng(0)
     images = [Image.fromarray(rng.integers(0, 255, (h, w, 3), dtype=np.uint8)) for w, h in shapes]
-    with attach(tiny_next, make(name, tiny_next), 30, accounting="nominal") as trace, torch.no_grad():
+    with attach(tiny_next, make(name, tiny_next), 30, match="tokens") as trace, torch.no_grad():
         tiny_next.model(**tiny_next.prepare(images, QUESTIONS))
     assert trace.samples[2].tokens == tiny_next.tile_tokens
     assert all(1 <= record.entering[-1] <= 30 for record in trace.samples)
@@ -200,7 +201,7 @@ BLIND = {  # to the question
 def test_only_methods_that_read_the_text_depend_on_the_question(tiny: MLLM, pictures, name: str):
     chosen = []
     for question in QUESTIONS[0], QUESTIONS[2]:
-        with attach(tiny, make(name, tiny), 40, accounting="nominal") as trace, torch.no_grad():
+        with attach(tiny, make(name, tiny), 40, match="tokens") as trace, torch.no_grad():
             tiny.model(**tiny.prepare(pictures, [question] * len(pictures)))
         chosen.append([record.kept for record in trace.samples])
     assert (chosen[0] == chosen[1]) == (name in BLIND)
@@ -271,7 +272,7 @@ def test_other_families_give_the_same_in_a_batch(pictures, name: str, other: tup
     mllm, keep = other
     shapes = [pictures[0], pictures[1].resize((60, 30)), pictures[2].resize((26, 40))]
     inputs = mllm.prepare(shapes, QUESTIONS[:3])
-    with running_or_refused(mllm), attach(mllm, make(name, mllm), keep, accounting="nominal") as trace:
+    with running_or_refused(mllm), attach(mllm, make(name, mllm), keep, match="tokens") as trace:
         together = run(mllm, inputs, 2)
         alone = [
             run(mllm, mllm.prepare([picture], [question]), 2)[0]

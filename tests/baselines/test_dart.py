@@ -6,7 +6,8 @@ from torch import Tensor
 
 from baselines.dart import DART, DARTInput
 from compress.attach.session import attach
-from compress.base import INPUT, View, plan
+from compress.base import INPUT, View
+from compress.budget import plan
 from compress.models.loading import MLLM
 
 
@@ -99,8 +100,8 @@ def test_what_division_leaves_goes_to_the_first_pivots():
 
 @pytest.mark.parametrize(("budget", "kept"), [(192, 196), (128, 132), (64, 68), (3, 4)])
 def test_the_official_budget_keeps_the_image_pivots_on_top(budget: int, kept: int):
-    assert plan(DART(), 576, budget, 32, "nominal") == {2: budget}
-    assert plan(DART(budget="official"), 576, budget, 32, "nominal") == {2: kept}
+    assert plan(DART(), 576, budget, 32, "tokens") == {2: budget}
+    assert plan(DART(budget="official"), 576, budget, 32, "tokens") == {2: kept}
 
 
 def test_the_papers_layer_scales_with_the_decoder_and_0_is_its_input():

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from baselines.fastv import FastV
 from compress.attach.session import attach
-from compress.base import View, plan
+from compress.base import View
+from compress.budget import plan
 from compress.models.loading import MLLM
 
 GOLDEN = np.load(
@@ -50,7 +51,7 @@ def test_the_papers_layer_scales_with_the_decoder():
     assert FastV().schedule(144, 16, 12) == {1: 16}
     assert FastV(layer=3).schedule(576, 100, 32) == {3: 100}
     assert plan(FastV(), 576, 128, 32) == {2: 98}  # the published equal-average counts
-    assert plan(FastV(), 576, 192, 32, "nominal") == {2: 192}
+    assert plan(FastV(), 576, 192, 32, "tokens") == {2: 192}
 
 
 def test_it_keeps_what_the_last_prompt_token_attends_to(tiny: MLLM, pictures, tiny_folder):
@@ -58,7 +59,7 @@ def test_it_keeps_what_the_last_prompt_token_attends_to(tiny: MLLM, pictures, ti
 
     eager = AutoModelForImageTextToText.from_pretrained(tiny_folder, attn_implementation="eager").eval()
     inputs = tiny.prepare(pictures[:1], ["what color is the star ?"])
-    with torch.no_grad(), attach(tiny, FastV(), 40, accounting="nominal") as trace:
+    with torch.no_grad(), attach(tiny, FastV(), 40, match="tokens") as trace:
         tiny.model(**inputs)
         attention = eager(**inputs, output_attentions=True).attentions[0][0, :, -1, 2:146].mean(0)
     assert trace.samples[0].kept == {1: attention.topk(40).indices.sort().values.tolist()}
@@ -83,7 +84,7 @@ def test_the_papers_ranking_reads_the_attention_of_all_tokens(tiny: MLLM, pictur
     eager = AutoModelForImageTextToText.from_pretrained(tiny_folder, attn_implementation="eager").eval()
     questions = ["what color is the star ?", "how many ?"]
     method = Remembering()
-    with torch.no_grad(), attach(tiny, method, 40, accounting="nominal") as trace:
+    with torch.no_grad(), attach(tiny, method, 40, match="tokens") as trace:
         tiny.model(**tiny.prepare(pictures[:2], questions))  # the second sample is padded
         alone = tiny.prepare(pictures[1:2], questions[1:])
         attention = eager(**alone, output_attentions=True).attentions[0][0, :, :, 2:146]

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from baselines.mustdrop import MustDrop
 from compress.attach.session import attach
-from compress.base import VISION, TowerView, View, entering, plan
+from compress.base import VISION, TowerView, View
+from compress.budget import entering, plan
 from compress.models.loading import MLLM
 
 QUESTIONS = ["what color is the star ?", "how many ?", "is there a red circle above ?"]
@@ -311,7 +312,7 @@ def test_features_prefill_and_decoding_equal_a_plain_loop(tiny: MLLM, pictures, 
     seen, lengths = [], []
     project = tiny.projector.forward
     monkeypatch.setattr(tiny.projector, "forward", lambda rows: (seen.append(rows), project(rows))[1])
-    with attach(tiny, method, keep, accounting="nominal") as trace:
+    with attach(tiny, method, keep, match="tokens") as trace:
         handle = tiny.tower_layers[1].register_forward_pre_hook(
             lambda _, args: lengths.append(args[0].shape[1])
         )
@@ -326,7 +327,7 @@ def test_features_prefill_and_decoding_equal_a_plain_loop(tiny: MLLM, pictures, 
     features = [rows for rows in seen if rows.ndim == 2]
     assert lengths == [1 + max(map(len, features))] and lengths[0] < 145
 
-    counts = plan(method, 144, keep, tiny.layers, "nominal")
+    counts = plan(method, 144, keep, tiny.layers, "tokens")
     plain = Plain(tiny, method, counts)
     for sample, record in enumerate(trace.samples):
         embedded = tiny.embed(pictures[sample], QUESTIONS[sample])

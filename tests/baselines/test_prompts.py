@@ -27,7 +27,7 @@ def test_a_method_that_asks_the_text_needs_some_behind_the_image(
 ):
     inputs = ending_with_the_image(tiny, pictures[0], words)
     with (
-        attach(tiny, METHODS[name](), 40, accounting="nominal"),
+        attach(tiny, METHODS[name](), 40, match="tokens"),
         pytest.raises(ValueError, match="(?i)asks the (text behind|words after) the image: put the question"),
     ):
         tiny.model(**inputs)
@@ -36,7 +36,7 @@ def test_a_method_that_asks_the_text_needs_some_behind_the_image(
 @pytest.mark.parametrize("name", ["grid", "cover", "visionzip", "fastv:all"])
 def test_other_methods_need_none(tiny: MLLM, pictures, name: str):
     method = METHODS["fastv"](queries="all") if name == "fastv:all" else METHODS[name]()
-    with attach(tiny, method, 40, accounting="nominal") as trace, torch.no_grad():
+    with attach(tiny, method, 40, match="tokens") as trace, torch.no_grad():
         tiny.model(**ending_with_the_image(tiny, pictures[0], True))
     assert trace.samples[0].entering[-1] == 40
 
@@ -47,7 +47,7 @@ def test_every_method_runs_under_autocast(tiny: MLLM, pictures, name: str):
     keep = tiny.visual_tokens if name == "none" else 48
     with (
         torch.autocast("cpu", torch.bfloat16),
-        attach(tiny, METHODS[name](), keep, accounting="nominal") as trace,
+        attach(tiny, METHODS[name](), keep, match="tokens") as trace,
     ):
         tiny.model.generate(**inputs, max_new_tokens=2)
     assert trace.samples[0].entering[-1] == keep

@@ -5,7 +5,8 @@ import torch
 
 from baselines.pyramiddrop import PyramidDrop
 from compress.attach.session import attach
-from compress.base import View, entering, plan
+from compress.base import View
+from compress.budget import entering, plan
 from compress.models.loading import MLLM
 
 
@@ -39,7 +40,7 @@ def test_halving_meets_the_budgets_of_the_tables_exactly(budget: int, counts: li
 
 
 def test_the_official_pyramid_is_reachable():
-    assert plan(PyramidDrop(stages="8/16/24"), 576, 72, 32, "nominal") == {8: 288, 16: 144, 24: 72}
+    assert plan(PyramidDrop(stages="8/16/24"), 576, 72, 32, "tokens") == {8: 288, 16: 144, 24: 72}
     assert plan(PyramidDrop(stages="8/16/24"), 576, 270, 32) == {8: 288, 16: 144, 24: 72}
 
 
@@ -82,7 +83,7 @@ def test_a_live_stage_reads_the_row_that_its_layer_computes(tiny: MLLM, pictures
 
     eager = AutoModelForImageTextToText.from_pretrained(tiny_folder, attn_implementation="eager").eval()
     inputs = tiny.prepare(pictures[:1], ["what color is the star ?"])
-    with torch.no_grad(), attach(tiny, PyramidDrop(stages="8"), 40, accounting="nominal") as trace:
+    with torch.no_grad(), attach(tiny, PyramidDrop(stages="8"), 40, match="tokens") as trace:
         tiny.model(**inputs)
         attention = eager(**inputs, output_attentions=True).attentions[2][0, :, -1, 2:146].mean(0)
     assert trace.samples[0].kept == {2: attention.topk(40).indices.sort().values.tolist()}

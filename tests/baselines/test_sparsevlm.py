@@ -10,7 +10,8 @@ from torch import Tensor
 
 from baselines.sparsevlm import SparseVLM, density_peaks
 from compress.attach.session import attach
-from compress.base import View, plan
+from compress.base import View
+from compress.budget import plan
 from compress.models.loading import MLLM
 from evosearch.groupers import dpc_knn
 
@@ -70,7 +71,7 @@ PUBLISHED = [  # kept before recycling and clusters after layers 2, 6 and 15, av
 
 @pytest.mark.parametrize(("last", "kept", "clusters", "leaving"), PUBLISHED)
 def test_the_published_counts_are_met(last: int, kept: list[int], clusters: list[int], leaving: float):
-    schedule = plan(SparseVLM(), 576, last, 32, "nominal")
+    schedule = plan(SparseVLM(), 576, last, 32, "tokens")
     assert list(schedule) == [3, 7, 16] and schedule[16] == last
     before = [576, *schedule.values()]
     found = [SparseVLM.kept_of(count, tokens) for tokens, count in zip(before, before[1:], strict=False)]
@@ -211,7 +212,7 @@ def test_positions_are_renumbered():
 
 
 def test_the_decoder_gets_kept_tokens_then_merged_ones(tiny: MLLM, pictures):
-    with attach(tiny, SparseVLM(), 40, accounting="nominal") as trace, torch.no_grad():
+    with attach(tiny, SparseVLM(), 40, match="tokens") as trace, torch.no_grad():
         tiny.model(**tiny.prepare(pictures[:1], ["how many ?"]))
     (record,) = trace.samples
     first, *_ = record.kept

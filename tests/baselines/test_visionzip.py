@@ -121,7 +121,7 @@ def test_tiles_are_compressed_one_by_one_in_the_official_order(tiny_next: MLLM, 
 @pytest.mark.parametrize("keep", [1, 3, 5, 7])
 def test_tiles_share_a_budget_smaller_than_their_number(tiny_next: MLLM, pictures, keep: int):
     inputs = tiny_next.prepare([pictures[0].resize((192, 192))], ["what color is the star ?"])
-    with attach(tiny_next, VisionZip(), keep, accounting="nominal") as trace, torch.no_grad():
+    with attach(tiny_next, VisionZip(), keep, match="tokens") as trace, torch.no_grad():
         tiny_next.model(**inputs)
     assert set(trace.samples[0].entering) == {keep}
 

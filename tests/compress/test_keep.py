@@ -13,7 +13,7 @@ from PIL import Image
 
 from baselines import FastV, Grid
 from compress.attach.session import attach
-from compress.base import plan
+from compress.budget import plan
 from compress.keep import NINTH, Ratio, count_of, in_order, read_keep
 from compress.labels import LabelConfig, Labeller
 from compress.models.loading import load

@@ -96,7 +96,7 @@ def test_no_layer_is_called_with_no_rows(mllm: MLLM, pictures: Any) -> None:
         layer.__class__ = Filled
     inputs = mllm.prepare(pictures[:2], [QUESTION, "how many ?"])
     for name in methods(mllm):
-        with attach(mllm, METHODS[name](), "25%", accounting="nominal") as trace, torch.no_grad():
+        with attach(mllm, METHODS[name](), "25%", match="tokens") as trace, torch.no_grad():
             mllm.model(**inputs)
         assert name == "none" or min(trace.samples[0].entering) < trace.samples[0].tokens, name
     embedded = mllm.embed(pictures[0], QUESTION)

@@ -391,7 +391,7 @@ def test_compare_shows_hard_questions_and_empty_cells() -> None:
     assert result.exit_code == 0, result.stderr
     assert "on the hard questions" in result.stdout
     assert "questions grid misses" in result.stdout
-    assert "– fastv at 12: keep=12 is out of reach for FastV under --match equivalent" in result.stdout
+    assert "– fastv at 12: keep=12 is out of reach for FastV with match=equivalent" in result.stdout
     assert "vs random, 95 %" in result.stdout
 
 
@@ -539,7 +539,7 @@ MISTAKES: list[tuple[tuple[object, ...], str]] = [
     ((*COMPARE, "random", "--keep", "16,few"), "'16,few': write budgets with commas"),
     ((*ASK, "--method", "fastv", "--keep", 12), "the smallest average over 12 layers is 13"),
     ((*EVAL, "--method", "fastv", "--keep", 12), "the nearest budget is 13"),
-    ((*COMPARE, "fastv", "--keep", "12,11"), "under --match equivalent"),
+    ((*COMPARE, "fastv", "--keep", "12,11"), "with match=equivalent"),
     ((*COMPARE, "random", "--keep", "48,145"), "between 1 and the 144 visual tokens"),
     ((*COMPARE, "random", "--difficulty", "grid"), "--difficulty grid: choose one of random"),
     ((*COMPARE, "random", "--match", "tokns"), "'tokns' is not one of 'tokens', 'equivalent', 'flops'"),

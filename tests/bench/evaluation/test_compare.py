@@ -269,9 +269,7 @@ def test_another_model_is_refused_and_cells_of_other_code_are_measured_again(
 
 def content(folder: Path) -> dict[str, str]:
     """What every cell says of itself."""
-    return {
-        path.name: pq.read_schema(path).metadata[META].decode() for path in (folder / "cells").iterdir()
-    }
+    return {path.name: pq.read_schema(path).metadata[META].decode() for path in (folder / "cells").iterdir()}
 
 
 def test_a_broken_cell_is_named(tiny: MLLM, data: Any, tmp_path: Path) -> None:
@@ -375,7 +373,7 @@ def test_flops_are_matched_with_the_choice_included(tiny: MLLM, data: Any) -> No
     assert abs(fastv.prefill_flops - target) < step
     assert abs(fastv.prefill_flops - fastv.selection - target) > 0
     left = found.outcomes["fastv", 60, "asked"].left
-    assert spend(tiny, samples, FastV(layer=6), 60, "flops", Batches(6)) == (left, "nominal")
+    assert spend(tiny, samples, FastV(layer=6), 60, "flops", Batches(6)) == (left, "tokens")
 
 
 def test_tokens_are_those_that_are_left(tiny: MLLM, data: Any) -> None:
@@ -456,7 +454,7 @@ def test_a_budget_is_solved_for_the_images_at_hand(match: Any, tiny_qwen: MLLM, 
         assert outcome.ledger.prefill_flops == pytest.approx(target, rel=0.05)
     why = found.impossible["late", keep, "asked"]
     on = max(sizes) if match == "equivalent" else round(sum(sizes) / len(sizes))
-    assert f"keep={keep} is out of reach for FastV under --match {match} on {on} visual tokens" in why
+    assert f"keep={keep} is out of reach for FastV with match={match} on {on} visual tokens" in why
 
 
 @pytest.mark.parametrize("match", ["equivalent", "flops"])

@@ -34,9 +34,9 @@ class Slow(Selector):
         return Selection(top_k(view.hidden.norm(dim=-1), keep))
 
 
-def rig(mllm: MLLM, pictures, ticks, selector: Selector | None, accounting="nominal", steps: int = 3) -> Rig:
+def rig(mllm: MLLM, pictures, ticks, selector: Selector | None, match="tokens", steps: int = 3) -> Rig:
     inputs = mllm.prepare(pictures[:1], ["what color is the star ?"])
-    made = Rig(mllm, {"method": selector}, inputs, steps=steps, accounting=accounting)
+    made = Rig(mllm, {"method": selector}, inputs, steps=steps, match=match)
     made.clock = ticks
     return made
 
@@ -113,7 +113,7 @@ def caches(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_the_fixed_cache_is_as_long_as_what_is_left_and_recorded_ones_serve_again(
     tiny: MLLM, pictures, ticks, caches, mode: str, times: int
 ):
-    made, cell = rig(tiny, pictures, ticks, DARTInput(), "average"), Cell("method", 20, mode)
+    made, cell = rig(tiny, pictures, ticks, DARTInput(), "equivalent"), Cell("method", 20, mode)
     text = made.inputs["input_ids"].shape[1] - 144
     made.shoot(cell)
     made.shoot(cell)
@@ -164,7 +164,7 @@ def test_what_a_mode_or_method_cannot_do_is_told(tiny: MLLM, pictures, ticks, se
 
 
 def test_costs_are_of_what_really_entered_the_layers(tiny: MLLM, pictures, ticks):
-    made = rig(tiny, pictures, ticks, FastV(), "average")
+    made = rig(tiny, pictures, ticks, FastV(), "equivalent")
     ledger = made.cost(Cell("method", 40)).ledger
     assert ledger.entering[0] == 144 and ledger.average == pytest.approx(40, abs=1)
     assert ledger.selection > 0

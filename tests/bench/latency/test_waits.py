@@ -44,7 +44,7 @@ def test_no_method_waits_for_the_device_token_by_token(tiny: MLLM, pictures, nam
     inputs = tiny.prepare(pictures[:1], ["what color is the star ?"])
 
     def count(keep: int) -> int:
-        with attach(tiny, method(name, tiny), keep, accounting="nominal"), torch.no_grad():
+        with attach(tiny, method(name, tiny), keep, match="tokens"), torch.no_grad():
             return waits(lambda: tiny.model(**inputs, use_cache=True))
 
     count(40)  # what is known of a picture's size is known from now on

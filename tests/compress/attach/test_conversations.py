@@ -181,7 +181,7 @@ def test_every_method_gives_the_same_alone_and_in_a_batch(mllm: MLLM, talks, nam
     torch.manual_seed(0)
     given = [Compressor.from_decoder(mllm.decoder)] if issubclass(METHODS[name], Learned) else []
     try:
-        with attach(mllm, METHODS[name](*given), 20, accounting="nominal") as trace:
+        with attach(mllm, METHODS[name](*given), 20, match="tokens") as trace:
             together = run(mllm, mllm.prepare_conversations(talks))[1]
             alone = [run(mllm, mllm.prepare_conversations([talk]))[1][0] for talk in talks]
     except ValueError as problem:

@@ -163,7 +163,7 @@ def test_a_sample_that_keeps_all_is_unharmed_by_one_that_does_not(tiny: MLLM, pi
     assert len(tiny.processor.tokenizer.tokenize(tiny.prompt(QUESTIONS[0]))) == 11  # with one image token
     inputs = tiny.prepare(pictures[:2], QUESTIONS[:2])
     expected = run(tiny, inputs)[1]
-    with attach(tiny, Half({depth: 143}), 143, accounting="nominal") as trace:
+    with attach(tiny, Half({depth: 143}), 143, match="tokens") as trace:
         logits = run(tiny, inputs)[1]
     assert [record.entering[-1] for record in trace.samples] == [144, 70]
     torch.testing.assert_close(logits[0], expected[0], atol=1e-5, rtol=1e-5)
@@ -183,7 +183,7 @@ def test_decoding_equals_recomputation_from_scratch(
     counts = {depth: count + 30 for depth, count in counts.items()} if method is Ragged else counts
     inputs = tiny.prepare(pictures, QUESTIONS)
     plain = run(tiny, inputs)[1]
-    with attach(tiny, method(counts), 16, accounting="nominal", positions=positions) as trace:
+    with attach(tiny, method(counts), 16, match="tokens", positions=positions) as trace:
         new, logits = run(tiny, inputs)
     assert len({tuple(sequence) for sequence in new.tolist()}) > 1
     for sample, record in enumerate(trace.samples):
@@ -196,7 +196,7 @@ def test_decoding_equals_recomputation_from_scratch(
 @pytest.mark.parametrize("depth", [VISION, INPUT, 2])
 def test_merged_tokens_go_on_in_their_own_order(tiny: MLLM, pictures, depth: int, positions: str):
     inputs = tiny.prepare(pictures[:2], QUESTIONS[:2])
-    with attach(tiny, Pairs({depth: 21}), 21, accounting="nominal", positions=positions) as trace:
+    with attach(tiny, Pairs({depth: 21}), 21, match="tokens", positions=positions) as trace:
         new, logits = run(tiny, inputs)
     for sample, record in enumerate(trace.samples):
         assert record.kept[depth] == [-1, *range(0, 40, 2)] and all(record.merged[depth])
@@ -216,7 +216,7 @@ def test_a_later_stage_keeps_the_order_of_merged_tokens(tiny: MLLM, pictures):
                 return Selection(index, view.hidden[index] + 1)
             return Selection(torch.arange(keep))
 
-    with attach(tiny, Turned({INPUT: 40, 2: 3}), 3, accounting="nominal") as trace, torch.no_grad():
+    with attach(tiny, Turned({INPUT: 40, 2: 3}), 3, match="tokens") as trace, torch.no_grad():
         tiny.model(**tiny.prepare(pictures[:1], QUESTIONS[:1]))
     assert trace.samples[0].kept[2] == [78, 76, 74]
 
@@ -227,7 +227,7 @@ def test_tokens_that_merging_happened_not_to_change_may_stand_in_any_order(tiny:
             index = torch.arange(keep).flip(0)
             return Selection(index, view.hidden[index])
 
-    with attach(tiny, Unchanged({3: 3}), 3, accounting="nominal") as trace, torch.no_grad():
+    with attach(tiny, Unchanged({3: 3}), 3, match="tokens") as trace, torch.no_grad():
         tiny.model(**tiny.prepare(pictures[:1], QUESTIONS[:1]))
     assert trace.samples[0].kept[3] == [2, 1, 0]
 
@@ -257,7 +257,7 @@ def test_a_method_brings_its_own_positions(tiny: MLLM, pictures):
 def test_the_decoder_and_its_cache_really_are_shorter(tiny: MLLM, pictures, counts: dict[int, int]):
     inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
     text = inputs["input_ids"].shape[1] - 144
-    with attach(tiny, Stages(counts), 16, accounting="nominal") as trace, torch.no_grad():
+    with attach(tiny, Stages(counts), 16, match="tokens") as trace, torch.no_grad():
         output = tiny.model(**inputs, use_cache=True)
     (record,) = trace.samples
     lengths = [layer.keys.shape[2] - text for layer in output.past_key_values.layers]
@@ -272,7 +272,7 @@ def test_calling_the_model_by_hand_equals_generate(
 ):
     """Without position ids the model would count its first cache, which is shorter than the sequence."""
     inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
-    with attach(tiny, Stages(counts), 16, accounting="nominal", positions=positions), torch.no_grad():
+    with attach(tiny, Stages(counts), 16, match="tokens", positions=positions), torch.no_grad():
         new, expected = run(tiny, inputs)
         output = tiny.model(**inputs, use_cache=True)
         for step in range(STEPS):
@@ -307,7 +307,7 @@ def test_no_layer_has_a_hook_of_a_method_before_the_decoder(tiny: MLLM, depth: i
 def test_beams_of_a_batch_equal_beams_of_singles(tiny: MLLM, pictures):
     options = {"num_beams": 3, "max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
     for counts in ({VISION: 20}, {INPUT: 20}, {2: 20}):
-        with attach(tiny, Stages(counts), 20, accounting="nominal", positions="compact") as trace:
+        with attach(tiny, Stages(counts), 20, match="tokens", positions="compact") as trace:
             together = tiny.model.generate(**tiny.prepare(pictures, QUESTIONS), **options)[:, -5:]
             assert len(trace.samples) == 4 * 3
             for sample in range(4):
@@ -328,7 +328,7 @@ def test_text_passes_through_after_an_image_too(tiny: MLLM, pictures, depth: int
     words = tiny.processor.tokenizer("user : how many ? assistant :", return_tensors="pt")
     expected = run(tiny, words)[1]
     inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
-    with attach(tiny, Stages({depth: 30}), 30, accounting="nominal") as trace:
+    with attach(tiny, Stages({depth: 30}), 30, match="tokens") as trace:
         run(tiny, inputs)
         assert torch.equal(run(tiny, words)[1], expected)
         tiny.model.get_image_features(inputs["pixel_values"])  # for no call of the model
@@ -360,12 +360,12 @@ def test_dropped_tokens_cannot_influence_later_layers(tiny: MLLM, pictures, dept
         module, hook = (tiny.decoder.layers[depth], layer) if depth else (tiny.decoder, whole)
         handle = module.register_forward_pre_hook(hook, with_kwargs=True)
         try:
-            with attach(tiny, Fixed({depth: 20}), 20, accounting="nominal"):
+            with attach(tiny, Fixed({depth: 20}), 20, match="tokens"):
                 return run(tiny, inputs)[1]
         finally:
             handle.remove()
 
-    with attach(tiny, Fixed({depth: 20}), 20, accounting="nominal"):
+    with attach(tiny, Fixed({depth: 20}), 20, match="tokens"):
         expected = run(tiny, inputs)[1]
     assert torch.equal(answer(token=4), expected)  # dropped
     assert (answer(token=6) - expected).abs().amax((1, 2)).min() > 0.01  # kept
@@ -395,7 +395,7 @@ def test_views_show_aligned_embeddings_prompt_and_place_at_every_depth(tiny: MLL
     embedded = tiny.embed(pictures[1], QUESTIONS[1])
     is_text = torch.ones(len(embedded.embeds), dtype=torch.bool).index_fill(0, embedded.visual, False)
     look = Look({INPUT: 60, 3: 20})
-    with attach(tiny, look, 20, accounting="nominal") as trace, torch.no_grad():
+    with attach(tiny, look, 20, match="tokens") as trace, torch.no_grad():
         tiny.model(**tiny.prepare(pictures[:2], QUESTIONS[:2]))  # the second sample is padded
     first, later = look.views[1], look.views[3]
     assert (first.depth, later.depth) == (0, 3)
@@ -431,7 +431,7 @@ def test_attention_rows_are_those_of_eager_attention_in_a_padded_batch(tiny: MLL
     look = Look({2: 20})
     with torch.no_grad():
         attentions = eager(**inputs, output_attentions=True).attentions
-        with attach(tiny, look, 20, accounting="nominal"):
+        with attach(tiny, look, 20, match="tokens"):
             tiny.model(**inputs, position_ids=(inputs["attention_mask"].cumsum(1) - 1).clamp(min=0))
     padding = int((inputs["attention_mask"][1] == 0).sum())
     for layer, rows in look.attention.items():  # of the second, padded sample
@@ -475,7 +475,7 @@ def test_a_distant_layers_attention_is_refused(tiny: MLLM, pictures):
     inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
     with (
         pytest.raises(ValueError, match="decoder layer 0 cannot be read at this depth, only 2 and 3"),
-        attach(tiny, Distant({3: 30}), 30, accounting="nominal"),
+        attach(tiny, Distant({3: 30}), 30, match="tokens"),
     ):
         tiny.model(**inputs)
 
@@ -484,7 +484,7 @@ def test_a_distant_layers_attention_is_refused(tiny: MLLM, pictures):
 
 
 def test_the_trace_is_exact_over_several_calls(tiny: MLLM, pictures):
-    with attach(tiny, Stages({VISION: 90, 1: 40, 4: 7}), 7, accounting="nominal") as trace:
+    with attach(tiny, Stages({VISION: 90, 1: 40, 4: 7}), 7, match="tokens") as trace:
         tiny.answer(pictures[:2], QUESTIONS[:2])
         tiny.answer(pictures[2:3], QUESTIONS[2:3])
     assert len(trace.samples) == 3
@@ -510,7 +510,7 @@ def test_no_hook_remains_even_after_an_exception(tiny: MLLM, pictures):
     for counts in ({VISION: 20}, {INPUT: 20}, {3: 20}):
         with (
             pytest.raises(RuntimeError, match="broken"),
-            attach(tiny, Broken(counts), 20, accounting="nominal"),
+            attach(tiny, Broken(counts), 20, match="tokens"),
         ):
             assert hooks(tiny) != before
             run(tiny, inputs)
@@ -599,7 +599,7 @@ def test_a_tower_layer_that_does_not_exist_is_refused(tiny: MLLM):
 def test_a_static_cache_is_refused_where_layers_differ_in_length(tiny: MLLM, pictures):
     inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
     refused = pytest.raises(ValueError, match="Stages drops tokens between them: use the default")
-    with attach(tiny, Stages({2: 30}), 30, accounting="nominal"), torch.no_grad(), refused:
+    with attach(tiny, Stages({2: 30}), 30, match="tokens"), torch.no_grad(), refused:
         tiny.model.generate(**inputs, max_new_tokens=2, cache_implementation="static")
 
 
@@ -673,7 +673,7 @@ class Listening(Selector):
 def test_a_view_inside_the_decoder_has_the_signals_of_its_own_tokens(tiny: MLLM, pictures):
     inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
     selector = Listening()
-    with attach(tiny, selector, 40, accounting="nominal"), torch.no_grad():
+    with attach(tiny, selector, 40, match="tokens"), torch.no_grad():
         tiny.model(**inputs)
         attention, scores, keys = selector.signals
     with torch.no_grad():
@@ -700,7 +700,7 @@ def test_a_view_inside_the_decoder_has_the_signals_of_its_own_tokens(tiny: MLLM,
 def test_rotated_keys_are_those_that_the_layer_caches(tiny: MLLM, pictures):
     inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
     selector = Listening()
-    with attach(tiny, selector, 40, accounting="nominal"), torch.no_grad():
+    with attach(tiny, selector, 40, match="tokens"), torch.no_grad():
         cache = tiny.model(**inputs).past_key_values
     (visual, text), (_, _) = selector.rotated
     cached = cache.layers[2].keys[0].transpose(0, 1)  # [L, H, d]
@@ -712,7 +712,7 @@ def test_rotated_keys_are_those_that_the_layer_caches(tiny: MLLM, pictures):
 def test_the_flops_of_the_selection_are_counted_when_asked_for(tiny: MLLM, pictures):
     inputs = tiny.prepare(pictures[:2], QUESTIONS[:2])
     for count in (True, False):
-        with attach(tiny, Listening(), 40, accounting="nominal", count_flops=count) as trace, torch.no_grad():
+        with attach(tiny, Listening(), 40, match="tokens", count_flops=count) as trace, torch.no_grad():
             tiny.model(**inputs)
         if count:
             # The keys of 145 rows alone are 2 * 145 * 48 * 48, and are asked for three times.
@@ -768,7 +768,7 @@ def several_images(mllm: MLLM, pictures):
 def test_every_image_of_a_prompt_is_selected_from_by_itself(tiny: MLLM, pictures, counts, positions):
     together, alone = several_images(tiny, pictures)
     last = min(counts.values())
-    with attach(tiny, Stages(counts), last, accounting="nominal", positions=positions) as trace:
+    with attach(tiny, Stages(counts), last, match="tokens", positions=positions) as trace:
         _, batch = run(tiny, together)
         singles = torch.cat([run(tiny, inputs)[1] for inputs in alone])
     torch.testing.assert_close(batch, singles, atol=2e-5, rtol=1e-5)

@@ -356,7 +356,7 @@ def test_outputs_may_be_tuples(mllm: MLLM, pictures, method: Largest):
 def test_generate_without_a_cache_is_refused_or_right(mllm: MLLM, pictures, name: str):
     inputs = mllm.prepare(pictures[:1], QUESTIONS[:1])
     expected = answer(mllm.model, inputs)
-    with attach(mllm, METHODS[name](), 14, accounting="nominal"):
+    with attach(mllm, METHODS[name](), 14, match="tokens"):
         try:
             new = mllm.model.generate(**inputs, max_new_tokens=4, min_new_tokens=4, use_cache=False)
         except ValueError as problem:
@@ -407,7 +407,7 @@ def test_no_attribute_stays_after_the_block(mllm: MLLM, pictures):
             assert state(mllm) != before
             answer(mllm.model, inputs)
         assert state(mllm) == before
-        with pytest.raises(KeyError), attach(mllm, Broken(depth), 14, accounting="nominal"):
+        with pytest.raises(KeyError), attach(mllm, Broken(depth), 14, match="tokens"):
             answer(mllm.model, inputs)
         assert state(mllm) == before
 

@@ -165,7 +165,7 @@ class Cut(Selector):
 def test_caches_are_cut_to_the_tokens_that_passed_all_stages(tiny: MLLM, pictures, positions):
     questions = ["is there a red circle above ?", "how many ?"]
     inputs = tiny.prepare(pictures[:2], questions)
-    with attach(tiny, Cut(), 20, accounting="nominal", positions=positions) as trace, torch.no_grad():
+    with attach(tiny, Cut(), 20, match="tokens", positions=positions) as trace, torch.no_grad():
         output = tiny.model(**inputs)
     lengths = [layer.keys.shape[2] for layer in output.past_key_values.layers]
     record = trace.samples[0]
@@ -191,11 +191,11 @@ def test_decoding_sees_the_cut_caches_alone_and_in_a_batch(tiny: MLLM, pictures)
         def cut_caches_from(self, layers: int) -> int | None:
             return None
 
-    with attach(tiny, Cut(), 20, accounting="nominal"):
+    with attach(tiny, Cut(), 20, match="tokens"):
         together = answer(tiny.prepare(pictures[:2], questions))
         alone = [answer(tiny.prepare([p], [q]))[0] for p, q in zip(pictures, questions, strict=False)]
     torch.testing.assert_close(together, torch.stack(alone), atol=2e-5, rtol=1e-5)
-    with attach(tiny, Uncut(), 20, accounting="nominal"):
+    with attach(tiny, Uncut(), 20, match="tokens"):
         uncut = answer(tiny.prepare(pictures[:2], questions))
     assert torch.equal(uncut[:, 0], together[:, 0])  # the prefill is the same
     assert (uncut[:, 1:] - together[:, 1:]).abs().max() > 1e-3

@@ -8,7 +8,7 @@ import torch
 from baselines import METHODS
 from compress.attach.session import attach
 from compress.attach.transfer import check_twins, choose
-from compress.base import plan
+from compress.budget import plan
 from compress.models.loading import MLLM
 
 QUESTIONS = ["what color is the star ?", "how many ?", "is there a red circle above ?", "what shape ?"]
@@ -27,9 +27,9 @@ DROPPING = [
 MERGING = ["pool", "downsample", "sparsevlm", "prumerge", "visionzip", "tome", "mustdrop"]
 
 
-def kept(mllm: MLLM, selector, pictures, keep: int, accounting: str = "average") -> list[list[list[int]]]:
+def kept(mllm: MLLM, selector, pictures, keep: int, match: str = "equivalent") -> list[list[list[int]]]:
     """Per image, what is kept at each stage."""
-    with attach(mllm, selector, keep, accounting=accounting) as trace, torch.no_grad():
+    with attach(mllm, selector, keep, match=match) as trace, torch.no_grad():
         mllm.model(**mllm.prepare(pictures, QUESTIONS[: len(pictures)]))
     return [[record.kept[depth] for depth in sorted(record.kept)] for record in trace.samples]
 
@@ -41,17 +41,17 @@ def test_replayed_on_the_model_that_chose_it_is_the_choice_itself(tiny: MLLM, pi
     assert kept(tiny, replay, pictures, 48) == kept(tiny, METHODS[name](), pictures, 48)
 
 
-@pytest.mark.parametrize("accounting", ["average", "nominal"])
+@pytest.mark.parametrize("match", ["equivalent", "tokens"])
 @pytest.mark.parametrize("name", DROPPING)
 def test_another_model_keeps_its_own_budget_of_foreign_tokens(
-    tiny: MLLM, tiny_wide: MLLM, pictures, name: str, accounting: str
+    tiny: MLLM, tiny_wide: MLLM, pictures, name: str, match: str
 ):
     selector = METHODS[name]()
-    replay = choose(tiny, pictures, QUESTIONS, selector, 48, tiny_wide.layers, accounting)
-    found = kept(tiny_wide, replay, pictures, 48, accounting)
-    counts = list(plan(selector, 144, 48, tiny_wide.layers, accounting).values())
+    replay = choose(tiny, pictures, QUESTIONS, selector, 48, tiny_wide.layers, match)
+    found = kept(tiny_wide, replay, pictures, 48, match)
+    counts = list(plan(selector, 144, 48, tiny_wide.layers, match).values())
     assert [[len(stage) for stage in image] for image in found] == [counts] * len(pictures)
-    own = kept(tiny_wide, METHODS[name](), pictures, 48, accounting)
+    own = kept(tiny_wide, METHODS[name](), pictures, 48, match)
     if name not in ("grid", "random", "hired"):  # which see the same on both
         assert found != own
 

@@ -92,7 +92,7 @@ def test_dropping_what_no_window_reaches_changes_nothing(mistral: MLLM, pictures
     """The first visual token is further from the last rows than six layers of windows reach."""
     inputs = mistral.prepare(pictures[:1], QUESTIONS[:1])
     tokens, expected = run(mistral, inputs)
-    with attach(mistral, Tail({depth: 143}), 143, accounting="nominal") as trace:
+    with attach(mistral, Tail({depth: 143}), 143, match="tokens") as trace:
         found, logits = run(mistral, inputs)
     assert trace.samples[0].entering[-1] == 143 and torch.equal(found, tokens)
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
@@ -130,7 +130,7 @@ def test_layers_behind_a_drop_see_a_window_of_the_untouched_sequence(mllm: MLLM,
     images = [picture.resize((96, 96)) for picture in pictures[:3]]
     mllm.model.set_attn_implementation({"text_config": kernel})
     try:
-        with attach(mllm, Longest(counts), 9, accounting="nominal") as trace:
+        with attach(mllm, Longest(counts), 9, match="tokens") as trace:
             new, logits = run(mllm, mllm.prepare(images, QUESTIONS))
             alone = [run(mllm, mllm.prepare([image], [asked])) for image, asked in zip(images, QUESTIONS)]  # noqa: B905
     finally:
@@ -151,7 +151,7 @@ def test_a_window_as_long_as_the_sequence_changes_nothing(tiny: MLLM, pictures):
     found = []
     for sees in 400, None:
         wide.decoder.config.sliding_window = sees
-        with attach(wide, Longest({1: 40}), 40, accounting="nominal"):
+        with attach(wide, Longest({1: 40}), 40, match="tokens"):
             found.append(run(wide, inputs)[1])
     torch.testing.assert_close(*found, atol=1e-5, rtol=0)
 
@@ -163,7 +163,7 @@ def test_every_method_runs_with_windows_alone_and_in_a_batch(mistral: MLLM, pict
     )
     method = METHODS[name](**compressor)
     inputs = mistral.prepare(pictures[:3], QUESTIONS)
-    with attach(mistral, method, 40, accounting="nominal") as trace:
+    with attach(mistral, method, 40, match="tokens") as trace:
         together, logits = run(mistral, inputs)
         for sample, (picture, question) in enumerate(zip(pictures, QUESTIONS, strict=False)):
             tokens, alone = run(mistral, mistral.prepare([picture], [question]))
@@ -174,7 +174,7 @@ def test_every_method_runs_with_windows_alone_and_in_a_batch(mistral: MLLM, pict
 
 def test_a_cache_without_windows_gives_the_same(mistral: MLLM, pictures):
     inputs = mistral.prepare(pictures[:2], QUESTIONS[:2])
-    with attach(mistral, METHODS["mustdrop"](), 40, accounting="nominal"):
+    with attach(mistral, METHODS["mustdrop"](), 40, match="tokens"):
         expected = run(mistral, inputs)[1]
         found = run(mistral, {**inputs, "past_key_values": DynamicCache()})[1]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
@@ -189,7 +189,7 @@ def test_a_method_reads_the_attention_that_the_layer_computes(mistral: MLLM, pic
             return super().select(view, keep)
 
     inputs = mistral.prepare(pictures[:1], QUESTIONS[:1])
-    with attach(mistral, Reads({2: 40}), 40, accounting="nominal"), torch.no_grad():
+    with attach(mistral, Reads({2: 40}), 40, match="tokens"), torch.no_grad():
         mistral.model(**inputs)
     mistral.model.set_attn_implementation({"text_config": "eager"})
     try:

@@ -30,7 +30,7 @@ class First(Selector):
 @pytest.mark.parametrize("depth", [INPUT, 2])
 def test_a_step_is_a_step_by_every_name_that_the_release_takes(tiny: MLLM, pictures, name: str, depth: int):
     inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
-    with attach(tiny, First(depth), 30, accounting="nominal") as trace, torch.no_grad():
+    with attach(tiny, First(depth), 30, match="tokens") as trace, torch.no_grad():
         expected = tiny.model.generate(
             **inputs, max_new_tokens=2, min_new_tokens=2, do_sample=False, output_logits=True,
             return_dict_in_generate=True,

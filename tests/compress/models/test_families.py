@@ -20,7 +20,8 @@ from transformers import LlamaConfig
 
 from baselines import METHODS
 from compress.attach.session import attach
-from compress.base import INPUT, VISION, Selection, Selector, View, choices_of, entering, plan, top_k
+from compress.base import INPUT, VISION, Selection, Selector, View, top_k
+from compress.budget import choices_of, entering, plan
 from compress.compressor.evocomp import Learned
 from compress.compressor.network import Compressor
 from compress.labels.fitness import AnswerLoss
@@ -483,7 +484,7 @@ def test_videos_are_refused_rather_than_passed_uncompressed(tiny_qwen: MLLM, pic
         video = tiny_qwen.model.config.video_token_id
         inputs["input_ids"][inputs["input_ids"] == tiny_qwen.image_token_id] = video
     with (
-        attach(tiny_qwen, METHODS["fastv"](), 16, accounting="nominal"),
+        attach(tiny_qwen, METHODS["fastv"](), 16, match="tokens"),
         pytest.raises(ValueError, match="videos are not compressed yet: give their frames as images"),
     ):
         tiny_qwen.model(**inputs)
@@ -493,7 +494,7 @@ def test_without_a_processor_an_image_may_have_more_tokens_than_the_usual_maximu
     bare = adapt(tiny_qwen.model)
     usual = bare.visual_tokens
     inputs = tiny_qwen.prepare(pictures[:1], ["how many ?"])
-    with attach(bare, METHODS["grid"](), usual + 1, accounting="nominal") as trace, torch.no_grad():
+    with attach(bare, METHODS["grid"](), usual + 1, match="tokens") as trace, torch.no_grad():
         bare.model(**inputs)  # a count beyond the image keeps all of it
     (picture,) = tiny_qwen.pictures(inputs)
     assert set(trace.samples[0].entering) == {len(picture)}

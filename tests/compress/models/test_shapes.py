@@ -63,7 +63,7 @@ def test_random_inputs_are_a_prompt_around_the_largest_image(
     mllm: MLLM = request.getfixturevalue(family)
     inputs = random_inputs(mllm, text=7, batch=batch)
     assert inputs["input_ids"].shape == (batch, mllm.visual_tokens + 7)
-    with attach(mllm, FastV(), 20, accounting="nominal") as trace:
+    with attach(mllm, FastV(), 20, match="tokens") as trace:
         mllm.model.generate(**inputs, max_new_tokens=2, min_new_tokens=2, do_sample=False)
     assert [(one.tokens, one.text, one.entering[-1]) for one in trace.samples] == [
         (mllm.visual_tokens, 7, 20)
