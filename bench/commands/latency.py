@@ -15,6 +15,7 @@ from evosearch.registry import names, specs
 
 if TYPE_CHECKING:
     from bench.latency.report import Report
+    from compress.budget import Match
     from compress.keep import Keep
     from compress.models.loading import MLLM, Anyres
 
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 @as_json
 @click.pass_obj
 def latency(
-    command: str, wanted: str, keeps: list[Keep], match: str, modes: str, shape: str | None,
+    command: str, wanted: str, keeps: list[Keep], match: Match, modes: str, shape: str | None,
     depth_slice: int | None, batch: int, steps: int, text: int, image: str, question: str, repetitions: int,
     warmup: int, clock: str, compressor: str | None, scored: Path | None, out: Path | None, model: str,
     anyres: Anyres, device: str, dtype: str, machine: bool,

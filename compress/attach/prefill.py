@@ -6,29 +6,27 @@ No hooks here: `attach` calls in from the model's layers.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from compress.attach.attention import cls_scores, decoder_keys, decoder_rows, tower_keys, window
+from compress.attach.attention import window
 from compress.attach.flops import counting
 from compress.attach.layout import Layout, Place, origin
+from compress.attach.signals import Inputs, LayerInput, Signals
 from compress.attach.tower import Crowd
 from compress.base import VISION, Positions, Selection, Selector, View
 from compress.models.caches import cache_in
 from compress.models.loading import MLLM, Picture
 
 Arguments = dict[str, Any]  # of a decoder layer, by name
-LayerInput = tuple[Tensor, Tensor, Tensor]  # hidden [B, L, D]; cos, sin [1 or B, L, d]
-Inputs = dict[int, Callable[[], LayerInput]]  # of the decoder layers that can be read at a depth
 
 
 @dataclass(frozen=True)
@@ -42,26 +40,6 @@ class Record:
     kept: dict[int, list[int]]  # depth -> untouched index of what went on, in order; -1 = the whole image
     merged: dict[int, list[bool]]  # depth -> which of them carry a new value
     selection_flops: float | None  # of the method's own matrix products, two per multiply-add; if asked for
-
-
-@dataclass(frozen=True)
-class TowerInput:
-    """The input of one tower layer."""
-
-    hidden: Tensor  # [I, 1 + N, C]
-    crowds: list[Crowd]  # per image, the patches that the rows after CLS are
-
-
-@dataclass
-class Encoding:
-    """One run of the vision tower over I images."""
-
-    pixels: Sequence[Tensor]  # I tiles
-    inputs: dict[int, TowerInput] = field(default_factory=dict)  # of the tower layers that the method lists
-    cls: Tensor | None = None  # [I, C] output features, for VISION
-    features: Tensor | None = None  # [I, N, C], for VISION; shorter images end in padding
-    crowds: list[Crowd] | None = None  # per image, what is left of it, where the tower itself shortened it
-    flops: list[float] = field(default_factory=list)  # per image, that merging in the tower took
 
 
 @dataclass
@@ -84,18 +62,13 @@ class Prefill:
         self.ids, self.untouched = ids, layout  # [B, S]
         self.pictures = pictures
         self.schedules = schedules  # depth -> visual tokens left
-        self.encoding: Encoding | None = None
-        self.tiles: dict[Place, int] = {}  # first tile of each image among those that the tower encoded
-        self.read: dict[Any, list[Tensor]] = {}  # of the tower, by image, layer and kind
+        self.signals = Signals(mllm, selector, positions, ids, layout, pictures)
         self.kept: dict[int, dict[Place, Tensor]] = {}  # depth -> untouched indices
         self.merged: dict[int, dict[Place, Tensor]] = {}
         self.chosen: dict[int, dict[Place, Tensor]] = {}  # rows of the view; sorted where order was free
         self.layers: list[tuple[Layout, Arguments]] = []  # what each decoder layer got
         self.caches: list[Layout] = []  # what each layer's cache holds of the prefill
         self.windows = [window(mllm.decoder, number) for number in range(mllm.layers)]
-        self.entered: dict[Place, Tensor] = {}  # embeddings of the visual tokens that left the tower
-        self.aligned: dict[Place, Tensor] = {}  # of those that are left
-        self.text: list[Tensor] = []  # per sample, of the others
         self.previous: Callable[[], LayerInput] | None = None  # of the layer before, if the next is a stage
         self.whole = False  # whether all that happens does so before the decoder, and once for its layers
         self.first: Tensor | None = None  # [B, 1] position of the first token
@@ -103,18 +76,6 @@ class Prefill:
         self.decoded = 0
         self.shared: dict[Any, Arguments] = {}  # arguments of the current decoding step, by layout
         self.flops: dict[Place, float] | None = dict.fromkeys(pictures, 0.0) if count_flops else None
-
-    def receive(self, encoding: Encoding | None) -> None:
-        """What the tower encoded for this batch; None if nobody saw it do so."""
-        self.encoding = encoding
-        counts = [picture.tiles for picture in self.pictures.values()]
-        if encoding is None or not counts or sum(counts) % len(encoding.pixels):
-            self.encoding = None
-            return
-        beams = sum(counts) // len(encoding.pixels)  # rows that share their images
-        own = {place: picture.tiles for place, picture in self.pictures.items() if place[0] % beams == 0}
-        starts = dict(zip(own, accumulate(own.values(), initial=0), strict=False))
-        self.tiles = {(row, image): starts[row - row % beams, image] for row, image in self.pictures}
 
     def acts(self, depth: int) -> bool:
         return any(depth in schedule for schedule in self.schedules.values())
@@ -143,13 +104,10 @@ class Prefill:
         if number == 0:
             if self.positions == "compact":
                 self.first = self._position(state.layout, given)
-            self.text = [rows[state.layout.text(sample)] for sample, rows in enumerate(state.hidden)]
+            self.signals.read_text(state.hidden)
             if self.acts(VISION):
                 state = self._shorten(0, state, given, self._vision(state.hidden))
-            self.entered = {
-                place: state.hidden[place[0], state.layout.visual(place)] for place in state.layout.places
-            }
-            self.aligned = dict(self.entered)
+            self.signals.read_visual(state.hidden, state.layout)
         if self.acts(number):
             state = self._shorten(number, state, given, self._stage(number, state, given))
         return state
@@ -159,8 +117,7 @@ class Prefill:
         self.layers += [(state.layout, state.arguments)] * layers
         self.caches += [state.layout] * layers
         if len(self.layers) == self.mllm.layers:
-            self.aligned, self.entered, self.text, self.read = {}, {}, [], {}  # nothing can be asked any more
-            self.encoding = None
+            self.signals.close()
 
     def check(self) -> None:
         """RuntimeError unless every layer was reached, and every stage before the decoder took place."""
@@ -337,7 +294,7 @@ class Prefill:
         """What goes on from the tower, per image, already projected."""
         chosen = {}
         for place in self.untouched.places:
-            at, tokens = self._from_tower(place, hidden)
+            at, tokens = self._from_tower(place)
             projected = self.mllm.projector.forward(tokens)  # not as a module, whose hooks put tokens aside
             if VISION not in self.schedules[place]:  # newlines are where the model put them
                 run = self.untouched.visual(place)
@@ -346,31 +303,21 @@ class Prefill:
             chosen[place] = Selection(at, projected)
         return chosen
 
-    def _from_tower(self, place: Place, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def _from_tower(self, place: Place) -> tuple[Tensor, Tensor]:
         """The visual tokens of one image that are to be projected: rows of its run, features [K, C].
 
         Newlines, which the tower does not know, do not go on.
         """
-        index, picture, encoding = self.untouched.tokens(place), self.pictures[place], self._encoding()
+        index, picture, encoding = self.untouched.tokens(place), self.pictures[place], self.signals.needed()
         assert encoding.features is not None
         if encoding.crowds:
             return self._shortened_tiles(place, encoding.features, encoding.crowds)
         patches = picture.patches.to(index)
         tile, patch = picture.tile.to(index)[patches], picture.patch.to(index)[patches]
-        first = self.tiles[place]
-        features = encoding.features[first + tile, patch]
+        features = encoding.features[self.signals.tiles[place] + tile, patch]
         if VISION not in self.schedules[place]:
             return patches, features
-        view = View(
-            depth=VISION,
-            hidden=features,
-            visual=hidden.new_empty(0, hidden.shape[-1]),
-            text=self.text[place[0]],
-            index=patches,
-            cls_token=None if encoding.cls is None else encoding.cls[first : first + picture.tiles],
-            **self._signals(place, patches),
-        )
-        selection = self._select(place, view)
+        selection = self._select(place, self.signals.at_tower(place, features, patches))
         at = origin(patches, selection.index)
         return at, features[selection.index] if selection.tokens is None else selection.tokens
 
@@ -382,13 +329,13 @@ class Prefill:
         row[(picture.tile * per_tile + picture.patch).to(row)[patches]] = patches
         index, merged, tokens = [], [], []
         for number in range(picture.tiles):
-            tile = self.tiles[place] + number
+            tile = self.signals.tiles[place] + number
             at = row[number * per_tile + crowds[tile].index]
             stays = slice(None) if len(patches) == len(row) else at >= 0
             index.append(at[stays])
             merged.append((crowds[tile].size > 1)[stays])
             tokens.append(features[tile, : len(at)][stays])
-            if self.flops is not None and (taken := self._encoding().flops):
+            if self.flops is not None and (taken := self.signals.needed().flops):
                 self.flops[place] += taken[tile]
         self._note(place, VISION, torch.cat(index), torch.cat(merged))
         return torch.cat(index), torch.cat(tokens)
@@ -400,24 +347,12 @@ class Prefill:
         if self.previous is not None:
             inputs = {number - 1: self.previous, **inputs}
         for place in state.layout.places:
-            sample, index = place[0], state.layout.tokens(place)
-            if self.schedules[place].get(number, len(index)) >= len(index):
+            left = len(state.layout.tokens(place))
+            if self.schedules[place].get(number, left) >= left:
                 continue
-            view = View(
-                depth=number,
-                hidden=state.hidden[sample, state.layout.visual(place)],
-                visual=self.aligned[place],
-                text=self.text[sample],
-                index=index,
-                inputs=self.entered[place],
-                context=state.hidden[sample, state.layout.text(sample)],
-                attention=partial(self._attention, place, state.layout, inputs),
-                decoder_keys=partial(self._decoder_keys, place, state.layout, inputs),
-                norm=self.mllm.decoder.norm,
-                **self._signals(place, index),
-            )
+            view = self.signals.at_layer(number, place, state.hidden, state.layout, inputs)
             chosen[place] = self._select(place, view)
-            self.aligned[place] = self.aligned[place][chosen[place].index.clamp(min=0)]
+            self.signals.kept(place, chosen[place].index)
         return chosen
 
     def _select(self, place: Place, view: View) -> Selection:
@@ -505,134 +440,6 @@ class Prefill:
         """Position [B, 1] of the first token of each sample."""
         ids: Tensor = given["position_ids"].expand(len(self.ids), -1)
         return ids.gather(1, _column([layout.length - size for size in layout.sizes], ids.device))
-
-    # What methods may ask -----------------------------------------------------------------------------------
-
-    def _signals(self, place: Place, index: Tensor) -> Arguments:
-        """The parts of a view that all depths have; callables compute when they are called."""
-        picture = self.pictures[place]
-
-        def by_tile(
-            layer: int, signal: Callable[[Any, Tensor], Tensor], newline: float
-        ) -> tuple[list[Tensor], Tensor]:
-            """A signal [..., 1 + M] of every tile's tokens, and the view's part of it [..., N]."""
-            parts, rows = self._tower_inputs(place, layer, index)
-            key = place, layer, signal
-            if key not in self.read:
-                self.read[key] = [signal(self.mllm.tower_layers[layer], part) for part in parts]
-            found = torch.cat(self.read[key], -1)[..., rows.clamp(min=0)]
-            return self.read[key], torch.where(rows < 0, newline, found)
-
-        def scores(layer: int) -> Tensor:
-            tiles, found = by_tile(layer, cls_scores, -torch.inf)
-            return torch.cat([*(tile[:, :1] for tile in tiles), found], 1)
-
-        def attention(layer: int) -> Tensor:
-            return by_tile(layer, cls_weights, 0)[1]
-
-        def keys(layer: int) -> Tensor:
-            return by_tile(layer, keys_by_column, 0)[1].movedim(-1, 0)
-
-        several = picture.tiles > 1
-        return {
-            "grid": picture.grid,
-            "before": self.untouched.before[place[0]][place[1]],
-            "crop": picture.tile.to(index)[index.clamp(min=0)] if several else None,
-            "cls": attention,
-            "scores": scores,
-            "keys": keys,
-            "seed": partial(self._seed, place),
-        }
-
-    def _encoding(self) -> Encoding:
-        if self.encoding is None:
-            name = type(self.selector).__name__
-            raise ValueError(f"{name} reads the image: give pixel_values, every image once, not its features")
-        return self.encoding
-
-    def _tower_inputs(self, place: Place, layer: int, index: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The input of a tower layer for every tile of an image, [1 + M, C] each, and where in their
-        concatenation the tokens of a view are, [N]: CLS of the first for -1, and -1 for newlines."""
-        encoding, picture = self._encoding(), self.pictures[place]
-        if layer not in encoding.inputs:
-            listed = ", ".join(map(str, self.selector.tower_layers)) or "none"
-            raise ValueError(
-                f"tower layer {layer} was not recorded: the method's tower_layers lists {listed}"
-            )
-        given, per_tile = encoding.inputs[layer], self.mllm.tile_tokens
-        parts, length = [], 0
-        row = index.new_full((picture.tiles * per_tile,), -1)  # by tile and patch
-        for number in range(picture.tiles):
-            tile = self.tiles[place] + number
-            there = given.crowds[tile].index.to(index)
-            parts.append(given.hidden[tile, : 1 + len(there)])
-            row[number * per_tile + there] = length + 1 + torch.arange(len(there), device=row.device)
-            length += 1 + len(there)
-        owner, patch = (each.to(index)[index.clamp(min=0)] for each in (picture.tile, picture.patch))
-        found = torch.where(owner < 0, -1, row[(owner * per_tile + patch).clamp(min=0)])
-        return parts, torch.where(index < 0, 0, found)
-
-    def _attention(
-        self, place: Place, layout: Layout, inputs: Inputs, layer: int,
-        rows: Sequence[int] | Tensor | None,
-    ) -> Tensor:  # fmt: skip
-        sample = place[0]
-        hidden, cos, sin = self._decoder_input(sample, layout, inputs, layer)
-        start, run = layout.first(sample), layout.visual(place)
-        if rows is None:
-            asked = torch.arange(len(hidden), device=layout.device)
-        else:
-            text = layout.text(sample)
-            if self.untouched.before[sample][place[1]] >= len(text):  # text before the image sees none of it
-                name = type(self.selector).__name__
-                raise ValueError(f"{name} asks the text behind the image: put the question there")
-            asked = text[torch.as_tensor(rows, device=layout.device)] - start
-        unseen, sees = None, self.windows[layer]
-        if sees is not None:
-            reference = self.untouched if self.positions == "original" else layout
-            at = layout.rows_in(reference)[sample, start:]
-            unseen = at[asked, None] - at >= sees
-        weights = decoder_rows(self.mllm.decoder.layers[layer], hidden, cos, sin, asked, unseen)
-        return weights[..., run.start - start : run.stop - start]
-
-    def _decoder_keys(
-        self, place: Place, layout: Layout, inputs: Inputs, layer: int
-    ) -> tuple[Tensor, Tensor]:
-        sample = place[0]
-        hidden, cos, sin = self._decoder_input(sample, layout, inputs, layer)
-        keys = decoder_keys(self.mllm.decoder.layers[layer], hidden, cos, sin).transpose(0, 1)
-        start, run = layout.first(sample), layout.visual(place)
-        return keys[run.start - start : run.stop - start], keys[layout.text(sample) - start]
-
-    @staticmethod
-    def _decoder_input(sample: int, layout: Layout, inputs: Inputs, layer: int) -> LayerInput:
-        """One sample's input of a decoder layer, without padding: [L, D], [L, d] and [L, d]."""
-        if layer not in inputs:
-            known = " and ".join(map(str, inputs))
-            raise ValueError(f"decoder layer {layer} cannot be read at this depth, only {known}")
-        hidden, cos, sin = (
-            each.expand(len(layout.index), -1, -1)[sample, layout.first(sample) :] for each in inputs[layer]()
-        )
-        return hidden, cos, sin
-
-    def _seed(self, place: Place) -> int:
-        encoding, first = self._encoding(), self.tiles[place]
-        pixels = encoding.pixels[first : first + self.pictures[place].tiles]
-        digest = hashlib.blake2b(digest_size=8)
-        prompt = self.ids[place[0], self.untouched.first(place[0]) :]
-        for part in (*pixels, prompt):
-            digest.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
-        return int.from_bytes(digest.digest(), "little")
-
-
-def cls_weights(layer: Any, hidden: Tensor) -> Tensor:
-    """Attention of CLS [H, 1 + M], float32."""
-    return cls_scores(layer, hidden).softmax(-1, dtype=torch.float32)
-
-
-def keys_by_column(layer: Any, hidden: Tensor) -> Tensor:
-    """Keys [H, d, 1 + M]."""
-    return tower_keys(layer, hidden).movedim(0, -1)
 
 
 def _column(numbers: Sequence[int], device: torch.device) -> Tensor:

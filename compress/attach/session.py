@@ -30,8 +30,8 @@ from transformers import PreTrainedModel
 from compress.attach.attention import window
 from compress.attach.flops import counting
 from compress.attach.layout import MISCOUNTED, read_layout
-from compress.attach.prefill import Arguments, Encoding, Prefill, Record, TowerInput
-from compress.attach.tower import TowerMerging
+from compress.attach.prefill import Arguments, Prefill, Record
+from compress.attach.tower import Encoding, TowerInput, TowerMerging
 from compress.base import INPUT, VISION, Positions, Selector
 from compress.budget import Match, check_match, plan
 from compress.keep import Keep, count_of, read_keep
@@ -376,7 +376,7 @@ class _Session:
             return None
         if self.phase == "decode":
             return args, prefill.decode_all(kwargs)
-        prefill.receive(self.encoding)
+        prefill.signals.receive(self.encoding)
         return args, prefill.enter_all(kwargs)
 
     def _layer(
@@ -388,7 +388,7 @@ class _Session:
         if self.phase == "decode":
             return args, prefill.decode(number, hidden, kwargs)
         if number == 0:
-            prefill.receive(self.encoding)
+            prefill.signals.receive(self.encoding)
         hidden, kwargs = prefill.enter(number, hidden, kwargs)
         return (hidden, *others), kwargs
 

@@ -6,8 +6,8 @@ tokens; shorter ones are padded at the end, and nothing attends to the padding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,26 @@ class Crowd:
 
     def __len__(self) -> int:
         return len(self.index)
+
+
+@dataclass(frozen=True)
+class TowerInput:
+    """The input of one tower layer."""
+
+    hidden: Tensor  # [I, 1 + N, C]
+    crowds: list[Crowd]  # per image, the patches that the rows after CLS are
+
+
+@dataclass
+class Encoding:
+    """One run of the vision tower over I images."""
+
+    pixels: Sequence[Tensor]  # I tiles
+    inputs: dict[int, TowerInput] = field(default_factory=dict)  # of the tower layers that the method lists
+    cls: Tensor | None = None  # [I, C] output features, for VISION
+    features: Tensor | None = None  # [I, N, C], for VISION; shorter images end in padding
+    crowds: list[Crowd] | None = None  # per image, what is left of it, where the tower itself shortened it
+    flops: list[float] = field(default_factory=list)  # per image, that merging in the tower took
 
 
 class TowerMerging:

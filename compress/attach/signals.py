@@ -1,0 +1,226 @@
+"""What methods may ask: an image of a batch as a `View`, whose signals are computed when they are asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compress.attach.attention import cls_scores, decoder_keys, decoder_rows, tower_keys, window
+from compress.attach.layout import Layout, Place
+from compress.attach.tower import Encoding
+from compress.base import VISION, Positions, Selector, View
+from compress.models.loading import MLLM, Picture
+
+LayerInput = tuple[Tensor, Tensor, Tensor]  # hidden [B, L, D]; cos, sin [1 or B, L, d]
+Inputs = dict[int, Callable[[], LayerInput]]  # of the decoder layers that can be read at a depth
+
+
+class Signals:
+    """The images of one batch as methods see them, from the tower to the last stage in the decoder."""
+
+    def __init__(
+        self, mllm: MLLM, selector: Selector, positions: Positions, ids: Tensor, untouched: Layout,
+        pictures: Mapping[Place, Picture],
+    ):  # fmt: skip
+        self.mllm, self.selector, self.positions = mllm, selector, positions
+        self.ids, self.untouched, self.pictures = ids, untouched, pictures
+        self.encoding: Encoding | None = None
+        self.tiles: dict[Place, int] = {}  # first tile of each image among those that the tower encoded
+        self.text: list[Tensor] = []  # per sample, embeddings of the tokens that belong to no image
+        self.entered: dict[Place, Tensor] = {}  # embeddings of the visual tokens that left the tower
+        self.aligned: dict[Place, Tensor] = {}  # of those that are left
+        self.read: dict[Any, list[Tensor]] = {}  # of the tower, by image, layer and kind
+
+    def receive(self, encoding: Encoding | None) -> None:
+        """Take what the tower encoded for this batch; None if nobody saw it do so."""
+        self.encoding = encoding
+        counts = [picture.tiles for picture in self.pictures.values()]
+        if encoding is None or not counts or sum(counts) % len(encoding.pixels):
+            self.encoding = None
+            return
+        beams = sum(counts) // len(encoding.pixels)  # rows that share their images
+        own = {place: picture.tiles for place, picture in self.pictures.items() if place[0] % beams == 0}
+        starts = dict(zip(own, accumulate(own.values(), initial=0), strict=False))
+        self.tiles = {(row, image): starts[row - row % beams, image] for row, image in self.pictures}
+
+    def read_text(self, hidden: Tensor) -> None:
+        """Take the embeddings [B, S, D] of the prompts, before any token is dropped."""
+        self.text = [rows[self.untouched.text(sample)] for sample, rows in enumerate(hidden)]
+
+    def read_visual(self, hidden: Tensor, layout: Layout) -> None:
+        """Take the embeddings [B, L, D] of the visual tokens that left the tower."""
+        self.entered = {place: hidden[place[0], layout.visual(place)] for place in layout.places}
+        self.aligned = dict(self.entered)
+
+    def kept(self, place: Place, index: Tensor) -> None:
+        """Only these rows [K] of the last view of an image went on; -1 is a token of the whole image."""
+        self.aligned[place] = self.aligned[place][index.clamp(min=0)]
+
+    def close(self) -> None:
+        """Nothing can be asked any more."""
+        self.text, self.entered, self.aligned, self.read = [], {}, {}, {}
+        self.encoding = None
+
+    def needed(self) -> Encoding:
+        """The tower's run; ValueError if nobody saw the tower encode these images."""
+        if self.encoding is None:
+            name = type(self.selector).__name__
+            raise ValueError(f"{name} reads the image: give pixel_values, every image once, not its features")
+        return self.encoding
+
+    def at_tower(self, place: Place, features: Tensor, patches: Tensor) -> View:
+        """An image as it leaves the tower: features [N, C] of the visual tokens `patches` [N]."""
+        encoding, first, text = self.needed(), self.tiles[place], self.text[place[0]]
+        cls = encoding.cls
+        return View(
+            depth=VISION,
+            hidden=features,
+            visual=text.new_empty(0, text.shape[-1]),
+            text=text,
+            index=patches,
+            cls_token=None if cls is None else cls[first : first + self.pictures[place].tiles],
+            **self._anywhere(place, patches),
+        )
+
+    def at_layer(self, number: int, place: Place, hidden: Tensor, layout: Layout, inputs: Inputs) -> View:
+        """An image before decoder layer `number`, in a batch of hidden states [B, L, D]."""
+        sample, index = place[0], layout.tokens(place)
+        return View(
+            depth=number,
+            hidden=hidden[sample, layout.visual(place)],
+            visual=self.aligned[place],
+            text=self.text[sample],
+            index=index,
+            inputs=self.entered[place],
+            context=hidden[sample, layout.text(sample)],
+            attention=partial(self._attention, place, layout, inputs),
+            decoder_keys=partial(self._decoder_keys, place, layout, inputs),
+            norm=self.mllm.decoder.norm,
+            **self._anywhere(place, index),
+        )
+
+    def _anywhere(self, place: Place, index: Tensor) -> dict[str, Any]:
+        """The parts of a view that all depths have; callables compute when they are called."""
+        picture = self.pictures[place]
+
+        def by_tile(
+            layer: int, signal: Callable[[Any, Tensor], Tensor], newline: float
+        ) -> tuple[list[Tensor], Tensor]:
+            """A signal [..., 1 + M] of every tile's tokens, and the view's part of it [..., N]."""
+            parts, rows = self._tower_inputs(place, layer, index)
+            key = place, layer, signal
+            if key not in self.read:
+                self.read[key] = [signal(self.mllm.tower_layers[layer], part) for part in parts]
+            found = torch.cat(self.read[key], -1)[..., rows.clamp(min=0)]
+            return self.read[key], torch.where(rows < 0, newline, found)
+
+        def scores(layer: int) -> Tensor:
+            tiles, found = by_tile(layer, cls_scores, -torch.inf)
+            return torch.cat([*(tile[:, :1] for tile in tiles), found], 1)
+
+        def attention(layer: int) -> Tensor:
+            return by_tile(layer, cls_weights, 0)[1]
+
+        def keys(layer: int) -> Tensor:
+            return by_tile(layer, keys_by_column, 0)[1].movedim(-1, 0)
+
+        several = picture.tiles > 1
+        return {
+            "grid": picture.grid,
+            "before": self.untouched.before[place[0]][place[1]],
+            "crop": picture.tile.to(index)[index.clamp(min=0)] if several else None,
+            "cls": attention,
+            "scores": scores,
+            "keys": keys,
+            "seed": partial(self._seed, place),
+        }
+
+    def _tower_inputs(self, place: Place, layer: int, index: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The input of a tower layer for every tile of an image, [1 + M, C] each, and where in their
+        concatenation the tokens of a view are, [N]: CLS of the first for -1, and -1 for newlines."""
+        encoding, picture = self.needed(), self.pictures[place]
+        if layer not in encoding.inputs:
+            listed = ", ".join(map(str, self.selector.tower_layers)) or "none"
+            raise ValueError(
+                f"tower layer {layer} was not recorded: the method's tower_layers lists {listed}"
+            )
+        given, per_tile = encoding.inputs[layer], self.mllm.tile_tokens
+        parts, length = [], 0
+        row = index.new_full((picture.tiles * per_tile,), -1)  # by tile and patch
+        for number in range(picture.tiles):
+            tile = self.tiles[place] + number
+            there = given.crowds[tile].index.to(index)
+            parts.append(given.hidden[tile, : 1 + len(there)])
+            row[number * per_tile + there] = length + 1 + torch.arange(len(there), device=row.device)
+            length += 1 + len(there)
+        owner, patch = (each.to(index)[index.clamp(min=0)] for each in (picture.tile, picture.patch))
+        found = torch.where(owner < 0, -1, row[(owner * per_tile + patch).clamp(min=0)])
+        return parts, torch.where(index < 0, 0, found)
+
+    def _attention(
+        self, place: Place, layout: Layout, inputs: Inputs, layer: int,
+        rows: Sequence[int] | Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        sample = place[0]
+        hidden, cos, sin = self._decoder_input(sample, layout, inputs, layer)
+        start, run = layout.first(sample), layout.visual(place)
+        if rows is None:
+            asked = torch.arange(len(hidden), device=layout.device)
+        else:
+            text = layout.text(sample)
+            if self.untouched.before[sample][place[1]] >= len(text):  # text before the image sees none of it
+                name = type(self.selector).__name__
+                raise ValueError(f"{name} asks the text behind the image: put the question there")
+            asked = text[torch.as_tensor(rows, device=layout.device)] - start
+        unseen, sees = None, window(self.mllm.decoder, layer)
+        if sees is not None:
+            reference = self.untouched if self.positions == "original" else layout
+            at = layout.rows_in(reference)[sample, start:]
+            unseen = at[asked, None] - at >= sees
+        weights = decoder_rows(self.mllm.decoder.layers[layer], hidden, cos, sin, asked, unseen)
+        return weights[..., run.start - start : run.stop - start]
+
+    def _decoder_keys(
+        self, place: Place, layout: Layout, inputs: Inputs, layer: int
+    ) -> tuple[Tensor, Tensor]:
+        sample = place[0]
+        hidden, cos, sin = self._decoder_input(sample, layout, inputs, layer)
+        keys = decoder_keys(self.mllm.decoder.layers[layer], hidden, cos, sin).transpose(0, 1)
+        start, run = layout.first(sample), layout.visual(place)
+        return keys[run.start - start : run.stop - start], keys[layout.text(sample) - start]
+
+    @staticmethod
+    def _decoder_input(sample: int, layout: Layout, inputs: Inputs, layer: int) -> LayerInput:
+        """One sample's input of a decoder layer, without padding: [L, D], [L, d] and [L, d]."""
+        if layer not in inputs:
+            known = " and ".join(map(str, inputs))
+            raise ValueError(f"decoder layer {layer} cannot be read at this depth, only {known}")
+        hidden, cos, sin = (
+            each.expand(len(layout.index), -1, -1)[sample, layout.first(sample) :] for each in inputs[layer]()
+        )
+        return hidden, cos, sin
+
+    def _seed(self, place: Place) -> int:
+        encoding, first = self.needed(), self.tiles[place]
+        pixels = encoding.pixels[first : first + self.pictures[place].tiles]
+        digest = hashlib.blake2b(digest_size=8)
+        prompt = self.ids[place[0], self.untouched.first(place[0]) :]
+        for part in (*pixels, prompt):
+            digest.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
+        return int.from_bytes(digest.digest(), "little")
+
+
+def cls_weights(layer: Any, hidden: Tensor) -> Tensor:
+    """Attention of CLS [H, 1 + M], float32."""
+    return cls_scores(layer, hidden).softmax(-1, dtype=torch.float32)
+
+
+def keys_by_column(layer: Any, hidden: Tensor) -> Tensor:
+    """Keys [H, d, 1 + M]."""
+    return tower_keys(layer, hidden).movedim(0, -1)
