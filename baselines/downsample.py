@@ -2,21 +2,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compress.base import VISION, Selection, Selector, Traits, View
+from compress.base import Selection, TowerSelector, Traits, View
 
 STRETCH = 2  # how far a scaled image may be from its aspect ratio
 
 
 @dataclass
-class Downsample(Selector):
+class Downsample(TowerSelector):
     """Scale the image down, so that the tower itself sees fewer patches: the control that costs least.
 
     The patches form the grid of `keep` that is nearest to the image's aspect ratio, off by a factor of 2 at
     most, and of equals the wider one; the tower interpolates its position embeddings. Budgets without such a
     grid are refused.
     """
-
-    depth = VISION
 
     def resolution(self, grid: tuple[int, int], keep: int) -> tuple[int, int]:
         possible = grids(*grid)

@@ -8,13 +8,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compress.base import VISION, Merge, Selection, Selector, TowerView, Traits, View, scaled_layer, top_k
+from compress.base import (
+    VISION,
+    Merge,
+    Selection,
+    TowerSelector,
+    TowerView,
+    Traits,
+    View,
+    scaled_layer,
+    top_k,
+)
 
 STAGES = (2, 6, 10, 14)  # decoder layers, of 32, that tokens are dropped after
 
 
 @dataclass
-class MustDrop(Selector):
+class MustDrop(TowerSelector):
     """Merge uniform windows early in the tower, then drop what the text ignores, but no key token of CLS.
 
     "Multi-Stage Vision Token Dropping: Towards Efficient Multimodal Large Language Model" (Liu et al., 2024,
@@ -48,7 +58,6 @@ class MustDrop(Selector):
     individual_threshold: float = 0.001
     adaptive: bool = False
     stages: Literal["all", "tower"] = "all"
-    depth = VISION
     positions = "compact"
     merge_after = "block"
 

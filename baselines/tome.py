@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compress.base import VISION, Merge, Selection, Selector, TowerView, Traits, View
+from compress.base import Merge, Selection, TowerSelector, TowerView, Traits, View
 
 
 class Match(NamedTuple):
@@ -26,7 +26,7 @@ class Match(NamedTuple):
 
 
 @dataclass
-class ToMe(Selector):
+class ToMe(TowerSelector):
     """Merge the most similar patches in every tower layer, one half of them into the other.
 
     "Token Merging: Your ViT But Faster" (Bolya et al., ICLR 2023, arXiv 2210.09461). In each layer whose
@@ -41,7 +41,6 @@ class ToMe(Selector):
 
     inflection: float = 0.0
     proportional: bool = True  # attention by size; off = all tokens count as one
-    depth = VISION
     positions = "compact"
 
     def tower(self, tokens: int, keep: int, layers: int) -> dict[int, int]:

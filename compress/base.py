@@ -127,8 +127,6 @@ class Selector(ABC):
     positions: Positions = "original"  # "compact": the decoder's positions are renumbered without holes
     adaptive: bool = False  # its own thresholds say how many tokens stay: counts, and `keep`, are 0
     draws: int = 1  # how often an evaluation runs it: more than once if it draws at random
-    merge_after: Literal["attention", "block"] = "attention"  # where in a tower layer `merge` acts
-    proportional: bool = False  # whether later tower layers attend to a merged token by its size
 
     @property
     def tower_layers(self) -> tuple[int, ...]:
@@ -155,23 +153,12 @@ class Selector(ABC):
     def select(self, view: View, keep: int) -> Selection:
         """Choose `keep` of the N tokens, 1 <= keep < N."""
 
-    def resolution(self, grid: tuple[int, int], keep: int) -> tuple[int, int]:
-        """Rows x columns of patches that the tower sees: below `grid`, the image is scaled down before it.
+    def choices(self, model: Traits) -> tuple[str, ...]:
+        """What it does on such a model where paper and official code say nothing, a phrase each.
 
-        Their product is then `keep`, and `select` is not asked at VISION.
+        What all methods have in common is not among them, see `compress.budget.choices_of`.
         """
-        return grid
-
-    def tower(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
-        """Tower layer -> patches left after it, for methods that merge inside the tower; `keep` at the end.
-
-        `layers` are those whose output is used. `select` is not asked at VISION then.
-        """
-        return {}
-
-    def merge(self, view: TowerView, keep: int) -> Merge:
-        """Merge the N tokens of a tower layer into `keep`, 1 <= keep < N."""
-        raise NotImplementedError
+        return ()
 
     def cut_caches_from(self, layers: int) -> int | None:
         """First decoder layer whose cache is cut, after the prefill, to the tokens that passed all stages.
@@ -179,13 +166,6 @@ class Selector(ABC):
         None: every layer keeps what entered it.
         """
         return None
-
-    def choices(self, model: Traits) -> tuple[str, ...]:
-        """What it does on such a model where paper and official code say nothing, a phrase each.
-
-        What all methods have in common is not among them, see `compress.budget.choices_of`.
-        """
-        return ()
 
 
 class Scorer(Selector):
@@ -197,6 +177,36 @@ class Scorer(Selector):
 
     def select(self, view: View, keep: int) -> Selection:
         return Selection(top_k(self.score(view), keep))
+
+
+class TowerSelector(Selector):
+    """A method that shortens the sequence inside the vision tower, before its tokens are chosen.
+
+    It scales the image down (`resolution`) or merges patches layer by layer (`tower`, `merge`). Its schedule
+    has a count at VISION; where either of these reaches it, `select` is not called there.
+    """
+
+    depth: int = VISION
+    merge_after: Literal["attention", "block"] = "attention"  # where in a tower layer `merge` acts
+    proportional: bool = False  # whether later tower layers attend to a merged token by its size
+
+    def resolution(self, grid: tuple[int, int], keep: int) -> tuple[int, int]:
+        """Rows x columns of patches that the tower sees: below `grid`, the image is scaled down before it.
+
+        Their product is then `keep`.
+        """
+        return grid
+
+    def tower(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
+        """Tower layer -> patches left after it, for methods that merge inside the tower; `keep` at the end.
+
+        `layers` are those whose output is used.
+        """
+        return {}
+
+    def merge(self, view: TowerView, keep: int) -> Merge:
+        """Merge the N tokens of a tower layer into `keep`, 1 <= keep < N."""
+        raise NotImplementedError
 
 
 def top_k(scores: Tensor, keep: int) -> Tensor:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bench.latency.clock import Clock, Mark
-from compress.base import VISION, Selector
+from compress.base import VISION, Selector, TowerSelector
 from compress.models.loading import MLLM
 
 
@@ -33,6 +33,8 @@ class Stages:
 
     def watch(self, selector: Selector) -> Selector:
         """The same method, whose merging is timed."""
+        if not isinstance(selector, TowerSelector):
+            return selector
         watched, merge = copy.copy(selector), selector.merge
 
         def timed(*args: Any) -> Any:

@@ -21,12 +21,10 @@ from compress.attach.attention import window
 from compress.attach.flops import counting
 from compress.attach.layout import Layout, Place, origin
 from compress.attach.signals import Inputs, LayerInput, Signals
-from compress.attach.tower import Crowd
+from compress.attach.tower import Arguments, Crowd
 from compress.base import VISION, Positions, Selection, Selector, View
 from compress.models.caches import cache_in
 from compress.models.loading import MLLM, Picture
-
-Arguments = dict[str, Any]  # of a decoder layer, by name
 
 
 @dataclass(frozen=True)
@@ -308,7 +306,8 @@ class Prefill:
 
         Newlines, which the tower does not know, do not go on.
         """
-        index, picture, encoding = self.untouched.tokens(place), self.pictures[place], self.signals.needed()
+        index, picture = self.untouched.tokens(place), self.pictures[place]
+        encoding = self.signals.needed()
         assert encoding.features is not None
         if encoding.crowds:
             return self._shortened_tiles(place, encoding.features, encoding.crowds)
@@ -321,7 +320,9 @@ class Prefill:
         at = origin(patches, selection.index)
         return at, features[selection.index] if selection.tokens is None else selection.tokens
 
-    def _shortened_tiles(self, place: Place, features: Tensor, crowds: list[Crowd]) -> tuple[Tensor, Tensor]:
+    def _shortened_tiles(
+        self, place: Place, features: Tensor, crowds: Sequence[Crowd]
+    ) -> tuple[Tensor, Tensor]:
         """What the tower itself left of an image's tiles, one after the other; padding does not go on."""
         picture, per_tile = self.pictures[place], self.mllm.tile_tokens
         row = features.new_full((picture.tiles * per_tile,), -1, dtype=torch.long)

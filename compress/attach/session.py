@@ -1,4 +1,4 @@
-"""Apply a compression method to a live, unmodified transformers model. The only file with hooks.
+"""Apply a compression method to a live, unmodified transformers model, with hooks that go with the block.
 
     with attach(model, FastV(), keep=64) as trace:
         model.generate(**inputs)
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from typing import Any
@@ -24,14 +24,12 @@ from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from compress.attach.attention import window
-from compress.attach.flops import counting
 from compress.attach.layout import MISCOUNTED, read_layout
-from compress.attach.prefill import Arguments, Prefill, Record
-from compress.attach.tower import Encoding, TowerInput, TowerMerging
+from compress.attach.prefill import Prefill, Record
+from compress.attach.tower import Arguments, TowerSession
 from compress.base import INPUT, VISION, Positions, Selector
 from compress.budget import Match, check_match, plan
 from compress.keep import Keep, count_of, read_keep
@@ -130,21 +128,11 @@ class _Session:
                 f"({type(mllm).__name__}) has not: choose a method that acts at the decoder's input or "
                 f"inside it"
             )
-        self.resolution = mllm.grid
-        self.tower_plan: dict[int, int] = {}
-        if left is not None:
-            share = left / mllm.visual_tokens  # of every tile
-            per_tile = round(share * mllm.tile_tokens)
-            self.resolution = selector.resolution(mllm.grid, per_tile)
-            self.tower_plan = selector.tower(mllm.tile_tokens, per_tile, mllm.tower_depth)
+        self.tower = TowerSession(mllm, selector, left, count_flops)
         self.trace = Trace()
         self.handles: list[Any] = []
         self.covered: list[tuple[Any, str, Any]] = []  # object, attribute, what stood there of its own
         self.images: Arguments = {}  # that were encoded for the next call of the model
-        self.encoding: Encoding | None = None
-        self.merging: TowerMerging  # of the tower's current run
-        self.tower_input: Tensor  # of its current layer
-        self.attended: Tensor  # its merged tokens between attention and MLP, then after it
         self.prefills: WeakKeyDictionary[Key, Prefill] = WeakKeyDictionary()  # while a cache is of them
         self.prefill: Prefill | None = None  # of the current call
         self.phase = ""  # "prefill" or "decode" while the model itself is being called
@@ -173,37 +161,12 @@ class _Session:
         mllm, add = self.mllm, self.handles.append
         self._cover(mllm.model, "forward", self._calling)
         self._cover(mllm.model.base_model, "get_image_features", self._noting)
-        add(mllm.tower.register_forward_pre_hook(self._encode, with_kwargs=True))
-        read = {layer % len(mllm.tower_layers) for layer in self.selector.tower_layers}
-        for number, module in enumerate(mllm.tower_layers):
-            if number in read or self.tower_plan:
-                add(module.register_forward_pre_hook(partial(self._tower_layer, number), with_kwargs=True))
-            if number in self.tower_plan:
-                self._hook_merging(number, module)
-        if VISION in self.schedule:
-            add(mllm.tower.register_forward_hook(self._encoded))
-            add(mllm.projector.register_forward_pre_hook(self._put_aside))
-            add(mllm.projector.register_forward_hook(self._fill))
+        self.tower.hook()
         if self.before_decoder:
             add(mllm.decoder.register_forward_pre_hook(self._decoder, with_kwargs=True))
             return
         for number, module in enumerate(mllm.decoder.layers):
             add(module.register_forward_pre_hook(partial(self._layer, number), with_kwargs=True))
-
-    def _hook_merging(self, number: int, module: Any) -> None:
-        """Shorten what leaves a tower layer: after the whole block, or between attention and MLP.
-
-        In between, the MLP gets the merged tokens, its output is padded so that the block's own sum goes
-        through, and that sum is replaced. Hooks go first, so that recorded hidden states are the new ones.
-        """
-        add = self.handles.append
-        if self.selector.merge_after == "block":
-            add(module.register_forward_hook(partial(self._merge_block, number), prepend=True))
-            return
-        add(module.layer_norm2.register_forward_pre_hook(partial(self._merge_attended, number)))
-        add(module.mlp.register_forward_pre_hook(partial(self._to_mlp, module.layer_norm2)))
-        add(module.mlp.register_forward_hook(self._from_mlp))
-        add(module.register_forward_hook(self._replace_sum, prepend=True))
 
     def _cover(self, owner: Any, name: str, around: Callable[[Any], Any]) -> None:
         """Let `around` wrap a method of this one object until `unhook`, where not all calls pass a hook."""
@@ -219,7 +182,8 @@ class _Session:
                 output = forward(*args, **self._begin(args, kwargs))
                 self._end(output, self._named(args, kwargs))
             finally:
-                self.phase, self.encoding, self.prefill = "", None, None
+                self.phase, self.prefill = "", None
+                self.tower.forget()
             return output
 
         return calling
@@ -236,6 +200,7 @@ class _Session:
         return noting
 
     def unhook(self) -> None:
+        self.tower.unhook()
         for handle in self.handles:
             handle.remove()
         for owner, name, own in reversed(self.covered):
@@ -316,7 +281,7 @@ class _Session:
 
     def _check_layers(self) -> None:
         shortened = [] if self.before_decoder else list(self.mllm.decoder.layers)
-        shortened += [self.mllm.tower_layers[number] for number in self.tower_plan]
+        shortened += self.tower.merging_layers
         if any(layer.training and getattr(layer, "gradient_checkpointing", False) for layer in shortened):
             raise ValueError(
                 f"gradient checkpointing runs layers again when the choice of {type(self.selector).__name__} "
@@ -376,7 +341,7 @@ class _Session:
             return None
         if self.phase == "decode":
             return args, prefill.decode_all(kwargs)
-        prefill.signals.receive(self.encoding)
+        prefill.signals.receive(self.tower.encoding)
         return args, prefill.enter_all(kwargs)
 
     def _layer(
@@ -388,7 +353,7 @@ class _Session:
         if self.phase == "decode":
             return args, prefill.decode(number, hidden, kwargs)
         if number == 0:
-            prefill.signals.receive(self.encoding)
+            prefill.signals.receive(self.tower.encoding)
         hidden, kwargs = prefill.enter(number, hidden, kwargs)
         return (hidden, *others), kwargs
 
@@ -408,77 +373,6 @@ class _Session:
             key = Key()
             self.prefills[key] = prefill
             mark(cache, key, torch.arange(len(prefill.ids), device=prefill.ids.device))
-
-    # The vision tower, which `generate` may run before it calls the model -----------------------------------
-
-    def _encode(self, module: nn.Module, args: tuple, kwargs: Arguments) -> tuple[tuple, Arguments]:
-        tiles = self.mllm.tower_pixels(args, kwargs)
-        self.encoding = Encoding(tiles)
-        self.merging = TowerMerging(
-            self.selector, self.tower_plan, self.mllm.grid, self.resolution, len(tiles), tiles[0].device
-        )
-        if self.resolution == self.mllm.grid:
-            return args, kwargs
-        pixels = torch.stack(list(tiles))
-        (rows, columns), (height, width) = self.mllm.grid, pixels.shape[-2:]
-        size = self.resolution[0] * height // rows, self.resolution[1] * width // columns
-        small = F.interpolate(pixels.float(), size, mode="bicubic", antialias=True, align_corners=False)
-        return (), {**kwargs, "pixel_values": small.to(pixels), "interpolate_pos_encoding": True}
-
-    def _tower_layer(
-        self, number: int, module: nn.Module, args: tuple, kwargs: Arguments
-    ) -> tuple[tuple, Arguments] | None:
-        if not self.encoding:
-            return None
-        hidden, *others = args or (kwargs["hidden_states"],)
-        self.tower_input = hidden
-        for layer in self.selector.tower_layers:
-            if layer % len(self.mllm.tower_layers) == number:
-                self.encoding.inputs[layer] = TowerInput(hidden, self.merging.crowds)
-        bias = self.merging.bias(hidden) if self.tower_plan else None
-        if bias is None:
-            return None
-        return (hidden,), {**kwargs, "attention_mask": bias}
-
-    def _merge_block(self, number: int, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        return self._merge(number, output)
-
-    def _merge_attended(self, number: int, module: nn.Module, args: tuple) -> None:
-        self.attended = self._merge(number, args[0])
-
-    def _to_mlp(self, norm: nn.Module, module: nn.Module, args: tuple) -> tuple[Tensor]:
-        return (norm.forward(self.attended),)
-
-    def _from_mlp(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        self.attended = self.attended + output
-        return F.pad(output, (0, 0, 0, self.tower_input.shape[1] - output.shape[1]))
-
-    def _replace_sum(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        return self.attended
-
-    def _merge(self, number: int, hidden: Tensor) -> Tensor:
-        module = self.mllm.tower_layers[number]
-        with counting() if self.count_flops else nullcontext() as counter:
-            merged = self.merging.merge(number, module, self.tower_input, hidden)
-        if counter is not None and self.encoding:
-            share = counter.get_total_flops() / len(hidden)
-            self.encoding.flops = [so_far + share for so_far in self.encoding.flops or [0.0] * len(hidden)]
-        return merged
-
-    def _encoded(self, module: nn.Module, args: tuple, output: Any) -> None:
-        if self.encoding:
-            self.encoding.cls = self.mllm.tower_cls(output)
-
-    def _put_aside(self, module: nn.Module, args: tuple) -> tuple[Tensor]:
-        if self.encoding:
-            self.encoding.features = args[0]
-            if self.tower_plan or self.resolution != self.mllm.grid:
-                self.encoding.crowds = self.merging.crowds
-        return (args[0][:, :1],)  # not none: kernels of quantised weights divide by the number of rows
-
-    def _fill(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        """Something for every placeholder: no layer of the decoder sees it, and others shall notice."""
-        return output.new_full((len(output), self.mllm.tile_tokens, output.shape[-1]), torch.nan)
 
 
 def _for_beams(pictures: Iterable[Picture], placeholders: Sequence[int], beams: int) -> list[Picture]:

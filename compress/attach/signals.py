@@ -1,4 +1,4 @@
-"""What methods may ask: an image of a batch as a `View`, whose signals are computed when they are asked for."""
+"""What methods may ask: one image of a batch as a `View`; its signals are computed on demand."""
 
 from __future__ import annotations
 

@@ -1,22 +1,28 @@
-"""Merging inside the vision tower: which patches the tokens stand for, layer by layer.
+"""The vision tower under a method: what methods read of it, and merging, layer by layer.
 
-No hooks here: `attach` calls in from the tower's layers. Images of a batch may keep different numbers of
-tokens; shorter ones are padded at the end, and nothing attends to the padding.
+Images of a batch may keep different numbers of tokens; shorter ones are padded at the end, and nothing
+attends to the padding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from compress.attach.attention import tower_keys
-from compress.base import Merge, Selector, TowerView
+from compress.attach.flops import counting
+from compress.base import Merge, Selector, TowerSelector, TowerView
+from compress.models.loading import MLLM
+
+Arguments = dict[str, Any]  # of a layer, by name
 
 
 @dataclass(frozen=True)
@@ -35,36 +41,32 @@ class TowerInput:
     """The input of one tower layer."""
 
     hidden: Tensor  # [I, 1 + N, C]
-    crowds: list[Crowd]  # per image, the patches that the rows after CLS are
+    crowds: Sequence[Crowd]  # per image, the patches that the rows after CLS are
 
 
-@dataclass
+@dataclass(frozen=True)
 class Encoding:
     """One run of the vision tower over I images."""
 
     pixels: Sequence[Tensor]  # I tiles
-    inputs: dict[int, TowerInput] = field(default_factory=dict)  # of the tower layers that the method lists
-    cls: Tensor | None = None  # [I, C] output features, for VISION
-    features: Tensor | None = None  # [I, N, C], for VISION; shorter images end in padding
-    crowds: list[Crowd] | None = None  # per image, what is left of it, where the tower itself shortened it
-    flops: list[float] = field(default_factory=list)  # per image, that merging in the tower took
+    inputs: Mapping[int, TowerInput]  # of the tower layers that the method lists
+    cls: Tensor | None  # [I, C] output features, for VISION
+    features: Tensor | None  # [I, N, C], for VISION; shorter images end in padding
+    crowds: Sequence[Crowd] | None  # per image, what is left of it, where the tower itself shortened it
+    flops: Sequence[float]  # per image, that merging in the tower took; empty if nobody counted
 
 
 class TowerMerging:
     """One run of the tower over I images under a method that merges.
 
-    `plan` gives the tokens that leave a layer, CLS aside; 0 = as the method decides. `resolution` is the grid
-    of patches that the tower sees, `grid` that of the untouched image.
+    `plan` gives the tokens that leave a layer, CLS aside; 0 = as the method decides. `grid` is that of the
+    patches of an untouched image, and `crowds` are the tokens that enter the tower.
     """
 
     def __init__(
-        self, selector: Selector, plan: Mapping[int, int], grid: tuple[int, int],
-        resolution: tuple[int, int], images: int, device: torch.device,
-    ):  # fmt: skip
-        self.selector, self.plan, self.grid = selector, plan, grid
-        patches = centres(grid, resolution, device)
-        size = torch.full((len(patches),), grid[0] * grid[1] / len(patches), device=device)
-        self.crowds = [Crowd(patches, size)] * images
+        self, selector: TowerSelector, plan: Mapping[int, int], grid: tuple[int, int], crowds: list[Crowd]
+    ):
+        self.selector, self.plan, self.grid, self.crowds = selector, plan, grid, crowds
 
     def merge(self, layer: int, module: Any, inputs: Tensor, hidden: Tensor) -> Tensor:
         """[I, 1 + M, C] after merging `hidden` [I, 1 + N, C], the tokens of `layer`, whose input is known."""
@@ -107,6 +109,184 @@ class TowerMerging:
                 f"{name} merged into {len(tokens)} tokens at tower layer {layer}, asked for {keep}"
             )
         return torch.cat([cls, tokens]), Crowd(index[chosen.index], sizes)
+
+
+@dataclass
+class _Run:
+    """A run of the tower, as far as it has come."""
+
+    pixels: Sequence[Tensor]
+    crowds: list[Crowd]  # before anything merges
+    merging: TowerMerging | None
+    inputs: dict[int, TowerInput] = field(default_factory=dict)
+    flops: list[float] = field(default_factory=list)
+    cls: Tensor | None = None
+    features: Tensor | None = None
+    layer_input: Tensor | None = None  # of the current layer
+    attended: Tensor | None = None  # its merged tokens between attention and MLP, then after it
+
+    @property
+    def tokens(self) -> list[Crowd]:
+        return self.merging.crowds if self.merging else self.crowds
+
+
+class TowerSession:
+    """The vision tower of one model under one method: its hooks, and what its latest run encoded.
+
+    `left` are the visual tokens of an image that a method leaves at VISION; None for a method that does not
+    act there. The tower's tokens are then put aside until the prompt is known, and the projector gets none of
+    them. `generate` may run the tower before it calls the model.
+    """
+
+    def __init__(self, mllm: MLLM, selector: Selector, left: int | None, count_flops: bool):
+        self.mllm, self.selector, self.count_flops = mllm, selector, count_flops
+        self.chooses = left is not None
+        self.merger = selector if isinstance(selector, TowerSelector) else None
+        self.resolution = mllm.grid
+        self.plan: dict[int, int] = {}
+        if left is not None and self.merger is not None:
+            share = left / mllm.visual_tokens  # of every tile
+            per_tile = round(share * mllm.tile_tokens)
+            self.resolution = self.merger.resolution(mllm.grid, per_tile)
+            self.plan = self.merger.tower(mllm.tile_tokens, per_tile, mllm.tower_depth)
+        self._run: _Run | None = None
+        self._handles: list[Any] = []
+
+    @property
+    def merging_layers(self) -> list[Any]:
+        """Tower layers whose output is shorter than their input."""
+        return [self.mllm.tower_layers[number] for number in self.plan]
+
+    @property
+    def encoding(self) -> Encoding | None:
+        """What the latest run encoded; None if there was none since the last `forget`."""
+        run = self._run
+        if run is None:
+            return None
+        shortened = run.features is not None and (self.plan or self.resolution != self.mllm.grid)
+        crowds = tuple(run.tokens) if shortened else None
+        return Encoding(run.pixels, dict(run.inputs), run.cls, run.features, crowds, tuple(run.flops))
+
+    def forget(self) -> None:
+        """The images that were encoded belong to a call that is over."""
+        self._run = None
+
+    def hook(self) -> None:
+        mllm, add = self.mllm, self._handles.append
+        add(mllm.tower.register_forward_pre_hook(self._begin, with_kwargs=True))
+        read = {layer % len(mllm.tower_layers) for layer in self.selector.tower_layers}
+        for number, module in enumerate(mllm.tower_layers):
+            if number in read or self.plan:
+                add(module.register_forward_pre_hook(partial(self._layer, number), with_kwargs=True))
+            if number in self.plan and self.merger is not None:
+                self._hook_merging(number, module, self.merger.merge_after)
+        if self.chooses:
+            add(mllm.tower.register_forward_hook(self._end))
+            add(mllm.projector.register_forward_pre_hook(self._put_aside))
+            add(mllm.projector.register_forward_hook(self._fill))
+
+    def unhook(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _hook_merging(self, number: int, module: Any, after: str) -> None:
+        """Shorten what leaves a tower layer: after the whole block, or between attention and MLP.
+
+        In between, the MLP gets the merged tokens, its output is padded so that the block's own sum goes
+        through, and that sum is replaced. Hooks go first, so that recorded hidden states are the new ones.
+        """
+        add = self._handles.append
+        if after == "block":
+            add(module.register_forward_hook(partial(self._merge_block, number), prepend=True))
+            return
+        add(module.layer_norm2.register_forward_pre_hook(partial(self._merge_attended, number)))
+        add(module.mlp.register_forward_pre_hook(partial(self._to_mlp, module.layer_norm2)))
+        add(module.mlp.register_forward_hook(self._from_mlp))
+        add(module.register_forward_hook(self._replace_sum, prepend=True))
+
+    def _begin(self, module: nn.Module, args: tuple, kwargs: Arguments) -> tuple[tuple, Arguments]:
+        tiles = self.mllm.tower_pixels(args, kwargs)
+        crowds = untouched(self.mllm.grid, self.resolution, len(tiles), tiles[0].device)
+        merging = TowerMerging(self.merger, self.plan, self.mllm.grid, crowds) if self.merger else None
+        self._run = _Run(tiles, crowds, merging)
+        if self.resolution == self.mllm.grid:
+            return args, kwargs
+        pixels = torch.stack(list(tiles))
+        (rows, columns), (height, width) = self.mllm.grid, pixels.shape[-2:]
+        size = self.resolution[0] * height // rows, self.resolution[1] * width // columns
+        small = F.interpolate(pixels.float(), size, mode="bicubic", antialias=True, align_corners=False)
+        return (), {**kwargs, "pixel_values": small.to(pixels), "interpolate_pos_encoding": True}
+
+    def _layer(
+        self, number: int, module: nn.Module, args: tuple, kwargs: Arguments
+    ) -> tuple[tuple, Arguments] | None:
+        run = self._run
+        if run is None:
+            return None
+        hidden, *others = args or (kwargs["hidden_states"],)
+        run.layer_input = hidden
+        for layer in self.selector.tower_layers:
+            if layer % len(self.mllm.tower_layers) == number:
+                run.inputs[layer] = TowerInput(hidden, run.tokens)
+        bias = run.merging.bias(hidden) if run.merging and self.plan else None
+        if bias is None:
+            return None
+        return (hidden,), {**kwargs, "attention_mask": bias}
+
+    def _merge_block(self, number: int, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        return self._merge(number, output)
+
+    def _merge_attended(self, number: int, module: nn.Module, args: tuple) -> None:
+        if self._run is not None:
+            self._run.attended = self._merge(number, args[0])
+
+    def _to_mlp(self, norm: nn.Module, module: nn.Module, args: tuple) -> tuple[Tensor] | None:
+        if self._run is None:
+            return None
+        return (norm.forward(self._run.attended),)
+
+    def _from_mlp(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+        run = self._run
+        if run is None or run.attended is None or run.layer_input is None:
+            return None
+        run.attended = run.attended + output
+        return F.pad(output, (0, 0, 0, run.layer_input.shape[1] - output.shape[1]))
+
+    def _replace_sum(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+        return self._run.attended if self._run is not None else None
+
+    def _merge(self, number: int, hidden: Tensor) -> Tensor:
+        run = self._run
+        if run is None or run.merging is None or run.layer_input is None:
+            return hidden
+        with counting() if self.count_flops else nullcontext() as counter:
+            merged = run.merging.merge(number, self.mllm.tower_layers[number], run.layer_input, hidden)
+        if counter is not None:
+            share = counter.get_total_flops() / len(hidden)
+            run.flops = [so_far + share for so_far in run.flops or [0.0] * len(hidden)]
+        return merged
+
+    def _end(self, module: nn.Module, args: tuple, output: Any) -> None:
+        if self._run is not None:
+            self._run.cls = self.mllm.tower_cls(output)
+
+    def _put_aside(self, module: nn.Module, args: tuple) -> tuple[Tensor]:
+        if self._run is not None:
+            self._run.features = args[0]
+        return (args[0][:, :1],)  # not none: kernels of quantised weights divide by the number of rows
+
+    def _fill(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        """Something for every placeholder: no layer of the decoder sees it, and others shall notice."""
+        return output.new_full((len(output), self.mllm.tile_tokens, output.shape[-1]), torch.nan)
+
+
+def untouched(
+    grid: tuple[int, int], resolution: tuple[int, int], images: int, device: torch.device
+) -> list[Crowd]:
+    """The tokens of I images before anything merges."""
+    patches = centres(grid, resolution, device)
+    size = torch.full((len(patches),), grid[0] * grid[1] / len(patches), device=device)
+    return [Crowd(patches, size)] * images
 
 
 def centres(grid: tuple[int, int], smaller: tuple[int, int], device: torch.device) -> Tensor:

@@ -16,7 +16,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from compress.attach.session import attach
-from compress.base import Selection, Selector, View
+from compress.base import VISION, Selection, Selector, TowerSelector, View
 from compress.budget import Match, plan
 from compress.keep import Keep
 from compress.models.loading import MLLM
@@ -69,6 +69,8 @@ class Elsewhere(Selector):
 
     def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
         counts = plan(self.selector, tokens, keep, self.layers, self.match)
+        if VISION in counts and isinstance(self.selector, TowerSelector):
+            raise self._makes_tokens()
         here, there = (sorted(self.selector.schedule(tokens, keep, n)) for n in (layers, self.layers))
         if len(here) != len(there):
             raise ValueError(
@@ -76,16 +78,6 @@ class Elsewhere(Selector):
                 f"{len(there)} times in one of {self.layers}: its choice cannot be kept there"
             )
         return {depth: counts[then] for depth, then in zip(here, there, strict=True) if then in counts}
-
-    def resolution(self, grid: tuple[int, int], keep: int) -> tuple[int, int]:
-        if self.selector.resolution(grid, keep) != grid:
-            raise self._makes_tokens()
-        return grid
-
-    def tower(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
-        if self.selector.tower(tokens, keep, layers):
-            raise self._makes_tokens()
-        return {}
 
     def select(self, view: View, keep: int) -> Selection:
         chosen = self.selector.select(view, keep)

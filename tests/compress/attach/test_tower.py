@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from compress.attach.session import attach
 from compress.attach.tower import centres, join
-from compress.base import VISION, Merge, Selection, Selector, TowerView, View, top_k
+from compress.base import VISION, Merge, Selection, Selector, TowerSelector, TowerView, View, top_k
 from compress.models.loading import MLLM
 
 QUESTIONS = ["what color is the star ?", "how many ?"]
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 @dataclass
-class Neighbours(Selector):
+class Neighbours(TowerSelector):
     """Merges the first patches into the next one, in two layers of the tower."""
 
     def __init__(self, after: str = "attention", proportional: bool = False, ragged: bool = False):
@@ -120,7 +120,7 @@ def test_centres_of_a_smaller_grid():
     assert centres((3, 3), (3, 3), CPU).tolist() == list(range(9))
 
 
-class Small(Selector):
+class Small(TowerSelector):
     """The image at half its height."""
 
     def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
