@@ -6,6 +6,7 @@ Imports are read from the syntax tree, so those inside functions and under TYPE_
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from functools import cache
@@ -78,6 +79,44 @@ def test_imports_go_down_only() -> None:
     assert not climbing
 
 
+ROOMS = {  # of compress, with their floors; base are the files that lie in no folder
+    "base": 0,
+    "micro": 0,  # worlds, questions, language
+    "models": 1,
+    "attach": 2,
+    "compressor": 2,
+    "parallel": 2,
+    "labels": 3,
+    "training": 4,
+    "micro/recipe": 5,
+}
+
+
+def room(path: str) -> str:
+    """The room of a file or module of compress, by its path from the root without suffix."""
+    inside = path.removeprefix("compress/")
+    fitting = (name for name in ROOMS if f"{inside}/".startswith(f"{name}/"))
+    return max(fitting, key=len, default="base")
+
+
+def arrows(path: Path) -> set[tuple[str, str]]:
+    """The rooms that a file of compress imports from: its own room, the other."""
+    here = room(path.relative_to(ROOT).with_suffix("").as_posix())
+    modules = {name.replace(".", "/") for name in imports(path) if name.startswith("compress.")}
+    return {(here, there) for there in map(room, modules) if there != here}
+
+
+def test_every_folder_of_compress_is_a_room() -> None:
+    folders = {path.parent.relative_to(ROOT / "compress") for path in (ROOT / "compress").rglob("*.py")}
+    assert {folder.as_posix() for folder in folders} - {"."} == ROOMS.keys() - {"base"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "compress").rglob("*.py")), ids=lambda path: path.stem)
+def test_rooms_of_compress_import_from_lower_floors_only(path: Path) -> None:
+    """So there is no circle, and rooms of one floor do not know each other."""
+    assert {(here, there) for here, there in arrows(path) if ROOMS[there] >= ROOMS[here]} == set()
+
+
 def test_inside_compress_only_labels_know_the_search() -> None:
     inside = {file for file in users("evosearch") if file.startswith("compress/")}
     others = {file for file in inside if not file.startswith("compress/labels")}
@@ -145,6 +184,31 @@ def test_importing_the_search_is_light() -> None:
 
 def test_lmms_eval_starts_without_our_heavy_imports() -> None:
     assert not HEAVY & loaded("import bench.lmms")
+
+
+LAZY = ("attach", "models", "parallel", "training")  # packages of compress that import names on first use
+
+
+def test_rooms_of_compress_import_their_names_on_first_use() -> None:
+    imported = "\n".join(f"import compress.{name}" for name in LAZY)
+    assert not (HEAVY - {"torch"}) & loaded(imported)
+
+
+@pytest.mark.parametrize("name", LAZY)
+def test_lazy_names_are_there_and_type_checkers_see_the_same(name: str) -> None:
+    package = importlib.import_module(f"compress.{name}")
+    path = ROOT / "compress" / name / "__init__.py"
+    (checking,) = (node for node in ast.parse(path.read_text()).body if isinstance(node, ast.If))
+    seen = {
+        f"{node.module}.{node.names[0].name}" for node in checking.body if isinstance(node, ast.ImportFrom)
+    }
+    assert {one.rpartition(".")[2] for one in seen} == set(package.__all__)
+    for one in seen:
+        home, _, inside = one.rpartition(".")
+        assert getattr(package, inside) is getattr(importlib.import_module(home), inside)
+    assert not {path.stem for path in (ROOT / "compress" / name).glob("*.py")} & set(package.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        package.nothing  # noqa: B018
 
 
 @pytest.mark.parametrize(("package", "absent"), [("compress", {"transformers"}), ("baselines", set())])

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from compress.labels.labelling import LabelConfig, Labeller, sample_key
 from compress.labels.store import Label, LabelStore, Writer, read_labels, writing
 from compress.models.loading import MLLM
-from compress.parallel import Crew, Engine, Failure, Local, Work
+from compress.parallel.engine import Crew, Engine, Failure, Work
+from compress.parallel.local import Local
 from compress.parallel.memory import keep_freed
 from compress.samples import Catalogue, Sample
 

@@ -1,7 +1,23 @@
 """Where the jobs of a long campaign are done: on this machine, or on a Ray cluster, with equal results."""
 
-from compress.parallel.cluster import Cluster
-from compress.parallel.engine import ATTEMPTS, Crew, Engine, Failure, Work
-from compress.parallel.local import Local
+from typing import TYPE_CHECKING
 
-__all__ = ["ATTEMPTS", "Cluster", "Crew", "Engine", "Failure", "Local", "Work"]
+from compress.lazy import lazy
+
+if TYPE_CHECKING:
+    from compress.parallel.cluster import Cluster as Cluster
+    from compress.parallel.engine import ATTEMPTS as ATTEMPTS
+    from compress.parallel.engine import Crew as Crew
+    from compress.parallel.engine import Engine as Engine
+    from compress.parallel.engine import Failure as Failure
+    from compress.parallel.engine import Work as Work
+    from compress.parallel.local import Local as Local
+
+__getattr__, __dir__, __all__ = lazy(
+    __name__,
+    {
+        "cluster": ("Cluster",),
+        "engine": ("ATTEMPTS", "Crew", "Engine", "Failure", "Work"),
+        "local": ("Local",),
+    },
+)
