@@ -1,14 +1,19 @@
-"""What people see in a terminal: progress on stderr, tables and JSON on stdout."""
+"""What people type and see in a terminal: shared options, progress on stderr, tables and JSON on stdout."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
 
 import click
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @contextmanager
@@ -70,7 +75,12 @@ def say(text: str) -> None:
 
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
-    """A table on stdout; numbers align right, with marks or without."""
+    """A table on stdout."""
+    click.echo(drawn(header, rows, title), nl=False)
+
+
+def drawn(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> str:
+    """A table as text, as wide as the terminal; numbers are aligned right, with marks or without."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -83,7 +93,9 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str 
         table.add_row(*row)
     console = Console(markup=False, emoji=False, highlight=False)  # questions and answers stay as they are
     console.width = console.width if sys.stdout.isatty() else 220
-    console.print(table)
+    with console.capture() as text:
+        console.print(table)
+    return text.get()
 
 
 def show_json(content: object) -> None:
@@ -96,3 +108,63 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+anyres_option = click.option(
+    "--anyres",
+    type=click.Choice(["native", "fixed"]),
+    default="native",
+    show_default=True,
+    help="Crops of a LLaVA-NeXT: by the image's shape, or always 2 x 2 without unpadding and newlines.",
+)
+
+
+def model_options(command: F) -> F:
+    """--model, --anyres, --device and --dtype: what `load_model` takes."""
+    for option in (
+        click.option(
+            "--dtype",
+            type=click.Choice(["float32", "bfloat16", "float16"]),
+            default="float32",
+            show_default=True,
+        ),
+        click.option(
+            "--device", default="cpu", show_default=True, help="Where the model runs: cpu, cuda, cuda:1 ..."
+        ),
+        anyres_option,
+        click.option(
+            "--model", default="micro", show_default=True, help="A shipped model, a folder or a hub name."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+class OutFolder(click.Path):
+    """A folder to write to, new or not. That nothing can be written there is an error before the work."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        folder = Path(str(super().convert(value, param, ctx)))
+        place = folder.absolute()
+        there = next(one for one in (place, *place.parents) if one.exists())
+        if not there.is_dir():
+            self.fail(f"{there} is a file, so {folder} cannot be a folder.", param, ctx)
+        if not os.access(there, os.W_OK | os.X_OK):
+            self.fail(f"{there} is not writable; choose another folder.", param, ctx)
+        return folder
+
+
+def whole_numbers(ctx: click.Context, parameter: click.Parameter, text: str | None) -> list[int]:
+    """Callback for options such as --together 1,16; empty for one that was not given."""
+    if text is None:
+        return []
+    try:
+        numbers = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        numbers = []
+    if not numbers:
+        raise click.BadParameter(f"'{text}': write whole numbers with commas, for instance 1,16.")
+    return list(dict.fromkeys(numbers))

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.inputs import load_model
-from bench.commands.options import model_options
-from bench.console import say
+from bench.console import model_options, say
+from bench.evaluation.opening import load_model
 from evosearch.registry import specs
 
 if TYPE_CHECKING:

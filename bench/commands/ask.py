@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.inputs import asked, budget, load_model, open_image
-from bench.commands.options import Count, OutFile, as_json, keep_option, model_options
-from bench.console import say, show_json
+from bench.commands.inputs import asked
+from bench.commands.options import Count, OutFile, as_json, keep_option
+from bench.console import model_options, say, show_json
+from bench.evaluation.opening import budget, load_model, open_image
 
 if TYPE_CHECKING:
     from compress.budget import Match

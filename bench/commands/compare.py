@@ -7,21 +7,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.inputs import by_source, load_model, open_batches, open_tasks
+from bench.commands.inputs import by_source, open_batches, open_tasks
 from bench.commands.options import (
     PROCESSES,
     Count,
-    OutFolder,
     as_json,
     batch_option,
     data_options,
     keeps_option,
     margin_option,
     match_option,
-    model_options,
     source_option,
 )
-from bench.console import progress, say, show_json
+from bench.console import OutFolder, model_options, progress, say, show_json
+from bench.evaluation.opening import load_model
 from bench.report.terminal import show_comparison
 from evosearch.registry import specs
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 import click
 
-from bench.commands.options import PROCESSES, Count, OutFolder, as_json
-from bench.console import progress, say, show_json, show_table
+from bench.commands.options import PROCESSES, Count, as_json
+from bench.console import OutFolder, progress, say, show_json, show_table
 from evosearch.registry import names
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.inputs import load_model
-from bench.commands.options import PROCESSES, Count, OutFolder, model_options
-from bench.console import progress, say
+from bench.commands.options import PROCESSES, Count
+from bench.console import OutFolder, model_options, progress, say
+from bench.evaluation.opening import load_model
 from bench.report.terminal import show_comparison
 
 if TYPE_CHECKING:

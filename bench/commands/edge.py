@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
-from bench.commands.inputs import load_model
-from bench.commands.options import PROCESSES, Amount, Count, OutFolder, as_json, keeps_option, whole_numbers
-from bench.console import progress, say, show_json, show_table
+from bench.commands.options import PROCESSES, Amount, Count, as_json, keeps_option
+from bench.console import OutFolder, progress, say, show_json, whole_numbers
+from bench.evaluation.opening import load_model
 from evosearch.registry import names
 
 if TYPE_CHECKING:
@@ -121,23 +121,19 @@ def edge(
     refuse_idle(click.get_current_context())
     from bench.edge import paper as published
     from bench.edge import table
-    from bench.edge.benchmark import Plan, Subject, benchmark, own_model, published_size
-    from bench.edge.protocol import PAPER_TOKENS, Protocol
-    from bench.edge.runner import Precision
+    from bench.edge.benchmark import Subject, own_model, published_size
+    from bench.edge.precision import Precision
+    from bench.edge.protocol import PAPER_TOKENS
+    from bench.edge.run import EdgeOptions, run
     from bench.edge.runtimes import external as other
     from bench.edge.runtimes.registry import RUNTIMES
     from bench.evaluation.environment import environment
-    from bench.report.outputs import put
-    from compress.keep import count_of
-    from evosearch.registry import find
 
-    def plan_for(whole: int) -> Plan:
-        shapes = Protocol.scaled(whole, chunk, contexts)
-        budgets = [count_of(keep, whole) for keep in keeps]
-        return Plan(
-            shapes, list(dict.fromkeys([whole, *budgets])), text or round(whole / 9), decoded, warmup, rounds,
-            threads, positions, Precision.parse(precision) if precision else None, clock,
-        )  # fmt: skip
+    options = EdgeOptions(
+        keeps=keeps, chunk=chunk, contexts=contexts, text=text, decoded=decoded, warmup=warmup, rounds=rounds,
+        threads=threads, positions=positions, precision=Precision.parse(precision) if precision else None,
+        clock=clock,
+    )  # fmt: skip
 
     def load() -> Subject:
         if shape:
@@ -146,26 +142,20 @@ def edge(
 
     if external is not None:
         with progress("external", "budgets") as report:
-            measured = [other.measure(external, plan_for(tokens or PAPER_TOKENS), timeout, report)]
+            measured = [other.measure(external, options.plan(tokens or PAPER_TOKENS), timeout, report)]
     elif tokens is not None:
         raise ValueError("--tokens goes with --external: a model knows how many it has")
     else:
-        runtimes = [find(RUNTIMES, name, "runtime") for name in names(wanted, "--runtimes", [*RUNTIMES])]
-        measured = [benchmark(one, load, plan_for, files, progress) for one in runtimes]
+        measured = run(options, names(wanted, "--runtimes", [*RUNTIMES]), load, progress, files)
     if paper:
         measured.append(published.table())
-    content = table.results(measured, environment() | {"command": command})
+    facts = environment() | {"command": command}
     if out:
-        out.mkdir(parents=True, exist_ok=True)
-        put(out / "edge.json", json.dumps(content, indent=1) + "\n")
-        put(out / "edge.csv", table.csv_text(measured))
-        put(out / "edge.md", table.markdown(measured))
+        table.write(measured, facts, out)
     if machine:
-        show_json(content)
+        show_json(table.results(measured, facts))
     else:
-        show_table(table.HEADER, [row for one in measured for row in table.text(one)], "milliseconds")
-        for line in (note for one in measured for note in table.notes(one)):
-            click.echo(line)
+        click.echo(replace(table.table(measured), title="milliseconds").text(), nl=False)
         if out:
             say(f"edge.json, edge.csv and edge.md are in {out}")
 

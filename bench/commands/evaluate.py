@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.inputs import budget, by_source, load_model, open_batches, open_tasks
+from bench.commands.inputs import by_source, open_batches, open_tasks
 from bench.commands.options import (
-    OutFolder,
     as_json,
     batch_option,
     data_options,
     keep_option,
     match_option,
-    model_options,
     source_option,
 )
-from bench.console import progress, say, show_json, show_table
+from bench.console import OutFolder, model_options, progress, say, show_json, show_table
+from bench.evaluation.opening import budget, load_model
 
 if TYPE_CHECKING:
     from bench.evaluation.evaluate import Outcome

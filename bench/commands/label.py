@@ -9,20 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.inputs import load_model
 from bench.commands.instructions import choice_options, file_options, open_instructions
 from bench.commands.labels import cell
-from bench.commands.options import (
-    PROCESSES,
-    SEED,
-    Amount,
-    Count,
-    OutFolder,
-    as_json,
-    keep_option,
-    model_options,
-)
-from bench.console import progress, say, show_json, show_table
+from bench.commands.options import PROCESSES, SEED, Amount, Count, as_json, keep_option
+from bench.console import OutFolder, model_options, progress, say, show_json, show_table
+from bench.evaluation.opening import load_model
 
 if TYPE_CHECKING:
     from bench.data.instructions import Turns

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.commands.inputs import load_model
 from bench.commands.instructions import file_options, samples_of
-from bench.commands.options import Count, OutFolder, as_json, model_options
-from bench.console import progress, say, show_json, show_table
+from bench.commands.options import Count, as_json
+from bench.console import OutFolder, model_options, progress, say, show_json, show_table
+from bench.evaluation.opening import load_model
 
 if TYPE_CHECKING:
     from compress.labels import LabelStore

@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.inputs import asked, load_model, open_image
-from bench.commands.options import Count, OutFolder, as_json, keeps_option, model_options
-from bench.console import progress, say, show_json, show_table
-from bench.evaluation.environment import check_device
-from evosearch.registry import names, specs
+from bench.commands.inputs import asked
+from bench.commands.options import Count, as_json, keeps_option
+from bench.console import OutFolder, model_options, progress, say, show_json
+from bench.evaluation.opening import load_model, shaped
+from evosearch.registry import names
 
 if TYPE_CHECKING:
-    from bench.latency.report import Report
     from compress.budget import Match
     from compress.keep import Keep
-    from compress.models.loading import MLLM, Anyres
+    from compress.models.loading import Anyres
 
 
 @click.command()
@@ -71,9 +70,9 @@ def latency(
       evocomp bench latency --shape llava-next-7b --device cuda --dtype bfloat16 --keep 640,320,160
     """
     from bench.latency.modes import MODES
-    from bench.latency.report import read_accuracy, results, write
-    from bench.latency.run import RANDOM, Conditions, run
-    from compress.keep import count_of
+    from bench.latency.report import in_words, read_accuracy, results
+    from bench.latency.run import RANDOM, Conditions, prompt, rivals, run
+    from compress.models.shapes import random_inputs
     from evosearch.registry import find
 
     chosen = names(modes, "--modes", list(MODES))
@@ -87,93 +86,19 @@ def latency(
     compressor = compressor or (RANDOM if shape else None)
     methods = rivals(wanted, model, compressor)  # a slip of the pen is told before a large model is made
     mllm = shaped(shape, device, dtype, depth_slice) if shape else load_model(model, device, dtype, anyres)
-    tokens = mllm.visual_tokens
-    budgets = list(dict.fromkeys(count_of(keep, tokens) for keep in keeps))  # all requests have one image
-    if wrong := [keep for keep in budgets if not 1 <= keep < tokens]:
-        raise ValueError(
-            f"--keep {wrong[0]}: choose between 1 and {tokens - 1}, below {mllm.name}'s {tokens}"
-        )
     conditions = Conditions(
-        methods=tuple(methods), keeps=tuple(budgets), modes=tuple(chosen), match=match, batch=batch,
+        methods=tuple(methods), keeps=tuple(keeps), modes=tuple(chosen), match=match, batch=batch,
         steps=steps, repetitions=repetitions, warmup=warmup, model=model, compressor=compressor, clock=clock,
     )  # fmt: skip
-    inputs = prompt(mllm, bool(shape), text, batch, image, question)
+    inputs = random_inputs(mllm, text, batch) if shape else prompt(mllm, image, asked(question), batch)
     with progress("measure", "rounds") as report:
         found = run(mllm, conditions, inputs, out, accuracy=accuracy, command=command, progress=report)
-    if out:
-        write(found, out)
     if machine:
         show_json(results(found))
         return
-    show(found, f"{mllm.name}, {device}, {dtype}: medians in ms of {clock} time")
+    click.echo(in_words(found, f"{mllm.name}, {device}, {dtype}: medians in ms of {clock} time"), nl=False)
     if out:
         say(f"results.json, latency.csv, latency.md, raw rounds and pictures are in {out}")
-
-
-def rivals(wanted: str, model: str, compressor: str | None) -> list[str]:
-    """Specs of the methods that are asked for, or of all that can be built, without vanilla, which is always
-    timed; ValueError for names that do not exist."""
-    from baselines import METHODS
-    from bench.evaluation.comparison import VANILLA
-    from bench.evaluation.compressors import buildable
-    from evosearch.registry import find, parse
-
-    listed = buildable(model, compressor) if wanted.strip() == "all" else specs(wanted)
-    for spec in listed:
-        find(METHODS, parse(spec)[0], "method")
-    return [spec for spec in listed if spec != VANILLA]
-
-
-def show(report: Report, title: str) -> None:
-    """Tables and notes on stdout."""
-    from bench.latency.report import break_even_header, break_even_table, header, table
-
-    show_table(header(report), table(report), title)
-    if lines := break_even_table(report):
-        show_table(break_even_header(report), lines, "break-even: visual tokens from which on it is faster")
-    for note in report.notes():
-        click.echo(note)
-
-
-def shaped(shape: str, device: str, dtype: str, depth: int | None) -> MLLM:
-    """A model of random weights; ValueError, in one line, where it does not fit."""
-    import torch
-
-    from compress.models.loading import quiet
-    from compress.models.shapes import build
-    from compress.parallel.memory import ran_out
-
-    quiet()
-    check_device(device)
-    try:
-        return build(shape, device=device, dtype=getattr(torch, dtype), depth=depth)
-    except (MemoryError, RuntimeError) as problem:
-        if not ran_out(problem):
-            raise
-        raise ValueError(
-            f"{shape} in {dtype} does not fit into the memory of {device}: choose --depth-slice N or bfloat16"
-        ) from problem
-
-
-def prompt(mllm: MLLM, noise: bool, text: int, batch: int, image: str, question: str) -> dict[str, object]:
-    """Inputs of the model: the same request `batch` times.
-
-    ValueError for an image with another number of visual tokens than the model says that it has: budgets,
-    costs and the lengths of caches are counted from that.
-    """
-    if noise:
-        from compress.models.shapes import random_inputs
-
-        return dict(random_inputs(mllm, text, batch))
-    picture = open_image(image, mllm.image_side)
-    inputs = mllm.prepare([picture] * batch, [asked(question)] * batch)
-    found, side = int((inputs["input_ids"][0] == mllm.image_token_id).sum()), mllm.image_side
-    if found != mllm.visual_tokens:
-        raise ValueError(
-            f"--image {image} of {picture.width} x {picture.height} pixels has {found} visual tokens and "
-            f"{mllm.name} is timed with {mllm.visual_tokens}: give an image of {side} x {side} pixels"
-        )
-    return dict(inputs)
 
 
 COMMANDS = {"latency": latency}

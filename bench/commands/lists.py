@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from bench.commands.options import anyres_option, as_json, keep_option
-from bench.console import show_json, show_table
+from bench.commands.options import as_json, keep_option
+from bench.console import anyres_option, show_json, show_table
 from evosearch.registry import describe, options
 
 if TYPE_CHECKING:
@@ -136,8 +136,8 @@ def _runs(
     model: str, anyres: Anyres, keep: Keep | None, compressor: str | None, listed: list[Line]
 ) -> list[Line]:
     """The methods with "yes", or why they do not run on a model at a budget."""
-    from bench.commands.inputs import budget, load_model
     from bench.evaluation.compressors import SHIPPED, selector_for, takes_compressor
+    from bench.evaluation.opening import budget, load_model
     from compress.attach.session import attach
     from compress.budget import choices_of
 

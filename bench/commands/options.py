@@ -2,55 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.console import F, OutFolder
 from evosearch.registry import cut
 
 if TYPE_CHECKING:
     from compress.keep import Keep
 
 
-F = TypeVar("F", bound=Callable[..., Any])
 MOST = 10**9  # of samples, tokens, rounds and the like
 PROCESSES = 1024  # or threads, at most
 SEED = click.IntRange(0, 2**63 - 1)
 BUDGET = "a budget is a count of visual tokens from 1, or a ratio of each image's, as 11.1% or 1/9"
-
-
-anyres_option = click.option(
-    "--anyres",
-    type=click.Choice(["native", "fixed"]),
-    default="native",
-    show_default=True,
-    help="Crops of a LLaVA-NeXT: by the image's shape, or always 2 x 2 without unpadding and newlines.",
-)
-
-
-def model_options(command: F) -> F:
-    """--model, --anyres, --device and --dtype: what `load_model` takes."""
-    for option in (
-        click.option(
-            "--dtype",
-            type=click.Choice(["float32", "bfloat16", "float16"]),
-            default="float32",
-            show_default=True,
-        ),
-        click.option(
-            "--device", default="cpu", show_default=True, help="Where the model runs: cpu, cuda, cuda:1 ..."
-        ),
-        anyres_option,
-        click.option(
-            "--model", default="micro", show_default=True, help="A shipped model, a folder or a hub name."
-        ),
-    ):
-        command = option(command)
-    return command
 
 
 def data_options(command: F) -> F:
@@ -179,23 +148,6 @@ def as_json(command: F) -> F:
     return click.option("--json", "machine", is_flag=True, help="Print JSON instead of a table.")(command)
 
 
-class OutFolder(click.Path):
-    """A folder to write to, new or not. That nothing can be written there is an error before the work."""
-
-    def __init__(self) -> None:
-        super().__init__(file_okay=False, path_type=Path)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        folder = Path(str(super().convert(value, param, ctx)))
-        place = folder.absolute()
-        there = next(one for one in (place, *place.parents) if one.exists())
-        if not there.is_dir():
-            self.fail(f"{there} is a file, so {folder} cannot be a folder.", param, ctx)
-        if not os.access(there, os.W_OK | os.X_OK):
-            self.fail(f"{there} is not writable; choose another folder.", param, ctx)
-        return folder
-
-
 class OutFile(click.Path):
     """A file to write, of one of some suffixes; a wrong suffix or place is an error before the work."""
 
@@ -224,16 +176,3 @@ def budgets(ctx: click.Context, parameter: click.Parameter, text: str | None) ->
     if not found:
         raise click.BadParameter(f"'{text}': write budgets with commas, for instance 48,32,11.1%; {BUDGET}.")
     return list(dict.fromkeys(found))
-
-
-def whole_numbers(ctx: click.Context, parameter: click.Parameter, text: str | None) -> list[int]:
-    """Callback for options such as --together 1,16; empty for one that was not given."""
-    if text is None:
-        return []
-    try:
-        numbers = [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        numbers = []
-    if not numbers:
-        raise click.BadParameter(f"'{text}': write whole numbers with commas, for instance 1,16.")
-    return list(dict.fromkeys(numbers))

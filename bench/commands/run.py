@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.inputs import load_model
-from bench.commands.options import PROCESSES, Count, OutFolder, as_json, batch_option, model_options
-from bench.console import progress, say, show_json, show_table
+from bench.commands.options import PROCESSES, Count, as_json, batch_option
+from bench.console import OutFolder, model_options, progress, say, show_json, show_table
+from bench.evaluation.opening import load_model
 
 if TYPE_CHECKING:
     from bench.recipe.estimate import Estimate

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from bench.commands.options import OutFolder, as_json, margin_option
-from bench.console import say, show_json
+from bench.commands.options import as_json, margin_option
+from bench.console import OutFolder, say, show_json
 from bench.report.terminal import show_comparison
 
 

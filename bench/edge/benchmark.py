@@ -15,9 +15,9 @@ from bench.edge.bundle import DECODER, GGUF
 from bench.edge.chain import Chain, Positions, Question
 from bench.edge.extras import optional
 from bench.edge.parts import check_family
+from bench.edge.precision import Precision
 from bench.edge.prepare import Work, exported, made_up, prepare, question
 from bench.edge.protocol import Protocol
-from bench.edge.runner import Precision
 from bench.edge.runtimes.registry import Runtime
 from bench.edge.timing import Measurement, Progress, measure, parity
 from bench.evaluation.compressors import random_compressor, selector_for

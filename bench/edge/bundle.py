@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from bench.edge.precision import Floats, Precision, empty_cache
 from bench.edge.protocol import Protocol
-from bench.edge.runner import Floats, Precision, empty_cache
 from compress.documents import Positive, read, regular_file
 from compress.files import replacing
 from evosearch.registry import cut

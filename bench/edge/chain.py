@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.edge.bundle import Settings
-from bench.edge.runner import Backend, Floats, Ints
+from bench.edge.precision import Floats, Ints
+from bench.edge.runner import Backend
 from bench.latency.clock import NOW
 
 STAGES = ("vision", "compression", "prefill", "decode")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.edge.int4 import Int4Linear
-from bench.edge.runner import Precision, empty_cache
+from bench.edge.precision import Precision, empty_cache
 from bench.evaluation.ledger import Shape
 
 

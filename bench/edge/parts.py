@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.edge.runner import MASKED
+from bench.edge.precision import MASKED
 from compress.compressor.network import Compressor
 from compress.models.loading import MLLM
 

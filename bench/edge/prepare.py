@@ -15,9 +15,9 @@ from bench.edge.bundle import EMBEDDINGS, META, RANDOM, Bundle, Settings
 from bench.edge.chain import Question
 from bench.edge.decoder import FixedDecoder
 from bench.edge.parts import FixedCompressor, FixedVision
+from bench.edge.precision import Floats, Precision
 from bench.edge.protocol import Protocol
 from bench.edge.reference import TorchBackend
-from bench.edge.runner import Floats, Precision
 from bench.edge.runtimes.onnx import export_compressor, export_vision
 from compress.compressor.network import Compressor
 from compress.models.loading import MLLM

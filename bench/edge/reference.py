@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from bench.edge.bundle import Settings
 from bench.edge.decoder import FixedDecoder
 from bench.edge.parts import FixedCompressor, FixedVision
-from bench.edge.runner import ChunkedRunner, Floats
+from bench.edge.precision import Floats
+from bench.edge.runner import ChunkedRunner
 
 
 @dataclass

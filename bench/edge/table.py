@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench.edge.chain import STAGES
 from bench.edge.timing import Cell, Measurement
-from bench.report.forms import piped
+from bench.report.outputs import put
 from bench.report.table import MISSING
+from bench.report.tables import Table
 
 DRAWS = 2000
 HEADER = (
@@ -103,12 +104,11 @@ def chunk_model(cells: Sequence[Cell]) -> list[float | None]:
     return [cell.chunks * costs[cell.context] if cell.chunks else None for cell in cells]
 
 
-def text(measured: Measurement) -> list[list[str]]:
-    """The rows as text under `HEADER`."""
-    name = f"{measured.runtime} {measured.label}"
-    return [
+def table(measured: Sequence[Measurement]) -> Table:
+    """All runtimes, times in milliseconds, with the notes of each."""
+    lines = [
         [
-            name, str(row.keep), _ms(row.stages["vision"]),
+            f"{one.runtime} {one.label}", str(row.keep), _ms(row.stages["vision"]),
             _ms(row.stages["compression"]) if row.stages["compression"] else MISSING,
             _ms(row.stages["prefill"]), str(row.chunks or MISSING),
             MISSING if row.model is None else _ms(row.model), _ms(row.stages["decode"]), _ms(row.total),
@@ -116,8 +116,10 @@ def text(measured: Measurement) -> list[list[str]]:
             MISSING if row.interval is None else f"{row.interval[0]:.2f} to {row.interval[1]:.2f}",
             f"{row.first:.1f}x",
         ]
-        for row in rows(measured)
+        for one in measured
+        for row in rows(one)
     ]  # fmt: skip
+    return Table(HEADER, lines, [note for one in measured for note in notes(one)])
 
 
 def _ms(value: float) -> str:
@@ -162,26 +164,24 @@ def results(measured: Sequence[Measurement], facts: dict[str, str]) -> dict[str,
     }
 
 
-def markdown(measured: Sequence[Measurement]) -> str:
-    """The table in GitHub's Markdown, times in milliseconds, and notes below."""
-    lines = piped(HEADER, [row for one in measured for row in text(one)])
-    return "\n".join([*lines, "", *(f"- {note}" for one in measured for note in notes(one))]) + "\n"
-
-
-def csv_text(measured: Sequence[Measurement]) -> str:
-    """A line per runtime and budget."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        ["runtime", "precision", "tokens", *STAGES, "chunks", "chunk_model", "total", "p10", "p90", "speedup",
-         "speedup_low", "speedup_high", "first_token_speedup"]
-    )  # fmt: skip
+def figures(measured: Sequence[Measurement]) -> Table:
+    """The same with all digits, for CSV."""
+    header = ["runtime", "precision", "tokens", *STAGES, "chunks", "chunk_model", "total", "p10", "p90",
+              "speedup", "speedup_low", "speedup_high", "first_token_speedup"]  # fmt: skip
+    lines = []
     for one in measured:
         for row in rows(one):
             spread = row.interval or ("", "")
-            writer.writerow(
-                [one.runtime, one.label, row.keep, *row.stages.values(), row.chunks or "",
-                 "" if row.model is None else row.model, row.total, row.low, row.high, row.speedup, *spread,
-                 row.first]
-            )  # fmt: skip
-    return out.getvalue()
+            cells = [one.runtime, one.label, row.keep, *row.stages.values(), row.chunks or "",
+                     "" if row.model is None else row.model, row.total, row.low, row.high, row.speedup,
+                     *spread, row.first]  # fmt: skip
+            lines.append([*map(str, cells)])
+    return Table(header, lines)
+
+
+def write(measured: Sequence[Measurement], facts: dict[str, str], folder: Path) -> None:
+    """edge.json with all samples, edge.csv and edge.md."""
+    folder.mkdir(parents=True, exist_ok=True)
+    put(folder / "edge.json", json.dumps(results(measured, facts), indent=1) + "\n")
+    put(folder / "edge.csv", figures(measured).csv())
+    put(folder / "edge.md", table(measured).markdown())

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from bench.edge.chain import STAGES, Chain, Question, Run
-from bench.edge.runner import Floats
+from bench.edge.precision import Floats
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +14,10 @@ from pydantic import NonNegativeFloat
 from bench.latency.measure import Measured
 from bench.latency.request import Cell
 from bench.latency.summary import COMPARED, BreakEven, Row, break_evens, record, rows, slower
-from bench.report.forms import piped
 from bench.report.outputs import put
 from bench.report.pictures import curves, save
 from bench.report.table import MISSING
+from bench.report.tables import Table, bullets
 from compress.documents import Document, read
 from compress.keep import Budget
 
@@ -75,16 +73,12 @@ class Report:
 # Tables ---------------------------------------------------------------------------------------------------
 
 
-def header(report: Report) -> list[str]:
-    """Column names of `table`; times are in milliseconds."""
-    modes = ["mode"] if len({cell.mode for cell in report.cells}) > 1 else []
-    energy = ["J"] if report.measured.joules else []
-    return ["method", "keep", *modes, "tokens/layer", *SHOWN, *FASTER, "MiB", *energy, "roof %", "waits"]
-
-
-def table(report: Report) -> list[list[str]]:
-    """Medians as text, one list per row under `header`; speed-ups with their 95 % interval."""
+def table(report: Report) -> Table:
+    """Medians in milliseconds, a row per cell; speed-ups with their 95 % interval."""
     several = len({cell.mode for cell in report.cells}) > 1
+    energy = ["J"] if report.measured.joules else []
+    header = ["method", "keep", *(["mode"] if several else []), "tokens/layer", *SHOWN, *FASTER, "MiB",
+              *energy, "roof %", "waits"]  # fmt: skip
     lines = []
     for row in report.rows:
         seconds = [row.seconds.get(stage) for stage in SHOWN.values()]
@@ -96,42 +90,44 @@ def table(report: Report) -> list[list[str]]:
                 *(f"{1000 * each.median:.2f}" if each else MISSING for each in seconds),
                 *(str(each) if each else "" for each in faster),
                 f"{row.memory / 2**20:.0f}" if row.memory else MISSING,
-                *([MISSING if row.joules is None else f"{row.joules:.2f}"] if report.measured.joules else []),
+                *([MISSING if row.joules is None else f"{row.joules:.2f}"] if energy else []),
                 f"{100 * row.roofline:.0f}" if row.roofline else MISSING,
                 str(row.cost.waits),
             ]
         )  # fmt: skip
-    return lines
+    return Table(header, lines)
 
 
-def break_even_header(report: Report) -> list[str]:
-    """Column names of `break_even_table`."""
-    return ["faster than vanilla from", *dict.fromkeys(each.stage for each in report.break_evens)]
-
-
-def break_even_table(report: Report) -> list[list[str]]:
+def break_even_table(report: Report) -> Table:
     """From how many visual tokens down each method is faster, stage by stage."""
     found: dict[tuple[str, str], list[str]] = {}
     for each in report.break_evens:
         found.setdefault((each.method, each.mode), []).append(str(each))
     modes = len({mode for _, mode in found}) > 1
-    return [[f"{method}, {mode}" if modes else method, *told] for (method, mode), told in found.items()]
+    header = ["faster than vanilla from", *dict.fromkeys(each.stage for each in report.break_evens)]
+    return Table(
+        header, [[f"{method}, {mode}" if modes else method, *told] for (method, mode), told in found.items()]
+    )
 
 
-def curve_header(report: Report, stage: str) -> list[str]:
-    """Column names of `curve_table`: the budgets, largest first."""
-    budgets = {row.cell.keep for row in report.rows if not row.untouched}
-    return [f"{stage}: times faster at", *map(str, sorted(budgets, reverse=True))]
-
-
-def curve_table(report: Report, stage: str) -> list[list[str]]:
-    """Speed-ups of one stage, a line per method and a column per budget: the curve in numbers."""
-    budgets = [int(budget) for budget in curve_header(report, stage)[1:]]
+def curve_table(report: Report, stage: str) -> Table:
+    """Speed-ups of one stage, a line per method and a column per budget, the largest first."""
+    budgets = sorted({row.cell.keep for row in report.rows if not row.untouched}, reverse=True)
     found: dict[str, dict[int, str]] = {}
     for row in report.rows:
         if row.speedups:
             found.setdefault(_name(report, row), {})[row.cell.keep] = f"{row.speedups[stage].times:.2f}"
-    return [[name, *(told.get(budget, MISSING) for budget in budgets)] for name, told in found.items()]
+    lines = [[name, *(told.get(budget, MISSING) for budget in budgets)] for name, told in found.items()]
+    return Table([f"{stage}: times faster at", *map(str, budgets)], lines)
+
+
+def in_words(report: Report, title: str) -> str:
+    """Tables and notes for a terminal."""
+    words = replace(table(report), title=title).text()
+    if report.break_evens:
+        title = "break-even: visual tokens from which on it is faster"
+        words += replace(break_even_table(report), title=title).text()
+    return words + "".join(f"{note}\n" for note in report.notes())
 
 
 def markdown(report: Report) -> str:
@@ -143,33 +139,29 @@ def markdown(report: Report) -> str:
         f"Medians in ms of {clock} time; speed-ups against vanilla, paired, with 95 % intervals.",
         "",
     ]
-    lines += piped(header(report), table(report))
+    tables = [table(report)]
     if report.break_evens:
-        lines += ["", *piped(break_even_header(report), break_even_table(report))]
-        for stage in COMPARED:
-            lines += ["", *piped(curve_header(report, stage), curve_table(report, stage))]
-    if notes := report.notes():
-        lines += ["", *(f"- {note}" for note in notes)]
-    return "\n".join(lines) + "\n"
+        tables += [break_even_table(report), *(curve_table(report, stage) for stage in COMPARED)]
+    page = "\n".join(["\n".join(lines), *(one.markdown() for one in tables)])
+    notes = report.notes()
+    return page + ("\n" + "\n".join(bullets(notes)) + "\n" if notes else "")
 
 
 def _flat(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def csv_text(report: Report) -> str:
-    """A row per cell and stage, with every quantile, in seconds."""
-    out = io.StringIO()
+def quantiles(report: Report) -> Table:
+    """A row per cell and stage, with every quantile, in seconds: for CSV."""
     names = ["n", "median", "p10", "p90", "p99", "least", "most"]
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*Cell._fields, "tokens per layer", "stage", *names, "speedup", "low", "high"])
+    lines = []
     for row in report.rows:
         for stage, seconds in row.seconds.items():
             faster = row.speedups.get(stage)
             told = [faster.times, faster.low, faster.high] if faster else [""] * 3
             values = ["" if (value := getattr(seconds, name)) is None else value for name in names]
-            writer.writerow([*row.cell, row.cost.ledger.average, stage, *values, *told])
-    return out.getvalue()
+            lines.append([*map(str, [*row.cell, row.cost.ledger.average, stage, *values, *told])])
+    return Table([*Cell._fields, "tokens per layer", "stage", *names, "speedup", "low", "high"], lines)
 
 
 def results(report: Report) -> dict[str, Any]:
@@ -234,7 +226,7 @@ def write(report: Report, out: Path) -> None:
     pictures.mkdir(parents=True, exist_ok=True)
     texts = {
         "results.json": json.dumps(results(report), indent=1) + "\n",
-        "latency.csv": csv_text(report),
+        "latency.csv": quantiles(report).csv(),
         "latency.md": markdown(report),
     }
     for name, text in texts.items():

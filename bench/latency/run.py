@@ -11,21 +11,24 @@ import torch
 
 from baselines import METHODS
 from bench.evaluation.comparison import VANILLA
-from bench.evaluation.compressors import random_compressor, selector_for, takes_compressor
+from bench.evaluation.compressors import buildable, random_compressor, selector_for, takes_compressor
 from bench.evaluation.environment import environment
+from bench.evaluation.opening import open_image
 from bench.evaluation.protocol import of_method
 from bench.latency.measure import Progress, measure
 from bench.latency.modes import MODES
 from bench.latency.power import Driver
-from bench.latency.report import Report
+from bench.latency.report import Report, write
 from bench.latency.request import Cell, Rig
 from bench.latency.rounds import Rounds
 from compress.base import Selector
 from compress.budget import Match
+from compress.keep import Keep, count_of
 from compress.models.loading import MLLM
-from evosearch.registry import pick
+from evosearch.registry import find, parse, pick, specs
 
 RANDOM = "random"  # in place of a compressor's folder: random weights
+IMAGE, QUESTION = "micro:3", "what color is the star ?"  # what a request asks unless told otherwise
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Conditions:
     """What is asked for. `compressor` is a folder, "random", or None for the one shipped with `model`."""
 
     methods: tuple[str, ...]
-    keeps: tuple[int, ...]
+    keeps: tuple[Keep, ...]
     modes: tuple[str, ...] = ("eager",)
     match: Match = "equivalent"  # or "tokens"
     batch: int = 1
@@ -55,11 +58,22 @@ class Conditions:
                 made[spec] = selector_for(spec, self.model, self.compressor if takes else None)
         return made
 
+    def budgets(self, mllm: MLLM) -> list[int]:
+        """Counts of visual tokens; all requests have one image. ValueError for one that drops nothing."""
+        tokens = mllm.visual_tokens
+        counts = list(dict.fromkeys(count_of(keep, tokens) for keep in self.keeps))
+        if wrong := [count for count in counts if not 1 <= count < tokens]:
+            raise ValueError(
+                f"--keep {wrong[0]}: choose between 1 and {tokens - 1}, below {mllm.name}'s {tokens}"
+            )
+        return counts
+
     def cells(self, mllm: MLLM) -> list[Cell]:
         """Vanilla of every mode, then budget by budget."""
+        budgets = self.budgets(mllm)
         whole = [Cell(VANILLA, mllm.visual_tokens, mode) for mode in self.modes]
         return whole + [
-            Cell(spec, keep, mode) for keep in self.keeps for spec in self.methods for mode in self.modes
+            Cell(spec, keep, mode) for keep in budgets for spec in self.methods for mode in self.modes
         ]
 
 
@@ -73,13 +87,16 @@ def run(
     command: str = "",
     progress: Progress = lambda done, total: None,
 ) -> Report:
-    """Time all cells; with a `folder` every round is kept there. ValueError if none could be timed."""
+    """Time all cells. ValueError if none could be timed.
+
+    With a `folder` every round is kept there, and the tables and pictures of the report are written.
+    """
+    cells = conditions.cells(mllm)
     selectors = conditions.selectors(mllm)
     told = held(mllm, conditions, inputs)
     methods = {name: of_method(selector) for name, selector in selectors.items() if selector}
     rounds = Rounds(folder, told, methods)
     rig = Rig(mllm, selectors, inputs, steps=conditions.steps, match=conditions.match, clock=conditions.clock)
-    cells = conditions.cells(mllm)
     measured = measure(
         rig, cells, rounds, repetitions=conditions.repetitions, warmup=conditions.warmup, progress=progress
     )
@@ -87,7 +104,37 @@ def run(
         raise ValueError("; ".join(dict.fromkeys(measured.problems.values())))
     facts = environment() | told | Driver(mllm.model.device).facts()
     facts |= {"modes": {mode: MODES[mode] for mode in conditions.modes}, "command": command}
-    return Report(measured, cells, facts, VANILLA, mllm.visual_tokens, conditions.batch, dict(accuracy or {}))
+    scores = dict(accuracy or {})
+    report = Report(measured, cells, facts, VANILLA, mllm.visual_tokens, conditions.batch, scores)
+    if folder:
+        write(report, folder)
+    return report
+
+
+def rivals(wanted: str, model: str, compressor: str | None) -> list[str]:
+    """Specs of the methods that are asked for, or of all that can be built, without vanilla, which is always
+    timed; ValueError for names that do not exist."""
+    listed = buildable(model, compressor) if wanted.strip() == "all" else specs(wanted)
+    for spec in listed:
+        find(METHODS, parse(spec)[0], "method")
+    return [spec for spec in listed if spec != VANILLA]
+
+
+def prompt(mllm: MLLM, image: str = IMAGE, question: str = QUESTION, batch: int = 1) -> dict[str, Any]:
+    """Inputs of the model: the same request `batch` times.
+
+    ValueError for an image with another number of visual tokens than the model says that it has: budgets,
+    costs and the lengths of caches are counted from that.
+    """
+    picture = open_image(image, mllm.image_side)
+    inputs = mllm.prepare([picture] * batch, [question] * batch)
+    found, side = int((inputs["input_ids"][0] == mllm.image_token_id).sum()), mllm.image_side
+    if found != mllm.visual_tokens:
+        raise ValueError(
+            f"--image {image} of {picture.width} x {picture.height} pixels has {found} visual tokens and "
+            f"{mllm.name} is timed with {mllm.visual_tokens}: give an image of {side} x {side} pixels"
+        )
+    return dict(inputs)
 
 
 def held(mllm: MLLM, conditions: Conditions, inputs: Mapping[str, Any]) -> dict[str, Any]:

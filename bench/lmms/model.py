@@ -18,10 +18,10 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from PIL.Image import Image
 
-from bench.commands.inputs import budget
 from bench.console import progress
 from bench.evaluation.compressors import selector_for
 from bench.evaluation.environment import check_device
+from bench.evaluation.opening import budget
 from bench.lmms.asking import Asker, Decoding, Prompt
 from compress.base import Positions
 from compress.budget import Match

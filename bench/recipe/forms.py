@@ -13,6 +13,7 @@ from bench.recipe.paper import Order, Paper, Sign
 from bench.recipe.schema import Recipe
 from bench.report.forms import piped, plain, starred, tex
 from bench.report.table import AVERAGE, BEYOND, MISSING, one
+from bench.report.tables import Table
 from compress.keep import Ratio, in_words
 
 
@@ -34,7 +35,7 @@ class Told:
     headroom: Sequence[Mapping[str, Any]] = ()
     labels: Sequence[Mapping[str, Any]] = ()
     speedups: Sequence[tuple[str, int, str, float, float | None]] = ()  # row, budget, stage, here, paper
-    timed: Sequence[Sequence[str]] = ()  # tables in Markdown, as the timing commands print them
+    timed: Sequence[Table] = ()  # medians of the timing steps
     pictures: Sequence[str] = ()  # paths from the page
     spent: Mapping[str, float] = field(default_factory=dict)  # seconds by kind of step
 
@@ -157,7 +158,7 @@ def markdown(told: Told) -> str:
         ]
         page += [*piped(["row", "keep", "stage", "measured", "paper"], rows), ""]
         page += ["Medians in milliseconds:", ""]
-        page += [line for table in told.timed for line in (*table, "")]
+        page += [one.markdown() for one in told.timed]
     if told.headroom:
         page += ["## Loss of what was kept", ""]
         rows = [

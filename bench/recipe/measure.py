@@ -1,28 +1,39 @@
-"""Steps that time: latency on a GPU or CPU, and the phone protocol. The commands themselves do the work."""
+"""Steps that time: latency on a GPU or CPU, and the phone protocol."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from importlib import import_module
-from itertools import dropwhile, takewhile
 from pathlib import Path
 from shutil import copyfile
-from sys import stderr
 
 from pydantic import NonNegativeFloat
 
+from bench.edge import run as edge
+from bench.edge import table as edge_table
+from bench.edge.benchmark import Subject, own_model
+from bench.edge.extras import optional
+from bench.edge.parts import check_family
+from bench.edge.runtimes.registry import RUNTIMES
+from bench.evaluation.environment import environment
+from bench.evaluation.opening import load_model
 from bench.evaluation.protocol import Facts
+from bench.latency import run as latency
+from bench.latency.report import read_accuracy, table
 from bench.recipe.paper import published
 from bench.recipe.schema import Edge, Latency, Learning, Recipe
 from bench.recipe.steps import RECORD, Answer, Cost, Report, Shop, Step, Train
+from bench.report.outputs import put
+from bench.report.tables import Table
 from compress.documents import Document, Positive, read
 from compress.models.loading import MLLM
 from evosearch.registry import find, names
 
 FILES = {"latency": "results.json", "edge": "edge.json"}
+TABLE = "table.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +44,7 @@ class Timing(Step):
     """
 
     kind = "time"
-    unit = counted = "benchmarks"
+    unit, counted = "benchmarks", "rounds"
 
     shop: Shop
     title: str
@@ -49,9 +60,8 @@ class Timing(Step):
 
     @property
     def code(self) -> tuple[object, ...]:
-        """Its command as a whole, whose defaults decide as well."""
-        command = import_module(f"bench.commands.{self.what}")
-        return Timing, command, type(self.shop.load(self.model))
+        how = edge.run if isinstance(self.settings, Edge) else latency.run
+        return Timing, how, type(self.shop.load(self.model))
 
     @cached_property
     def facts(self) -> Facts:
@@ -75,37 +85,39 @@ class Timing(Step):
     def cost(self) -> Cost:
         return Cost(1, 0)
 
-    @property
-    def arguments(self) -> list[str]:
-        """Of the command."""
-        told = {
-            "model": self.model, "keep": ",".join(map(str, self.answers.keeps)),
-            "compressor": self.trained.folder, "clock": self.settings.clock, "out": self.folder,
-        }  # fmt: skip
-        if isinstance(self.settings, Edge):
-            told |= {"runtimes": self.settings.runtime, "rounds": self.settings.rounds,
-                     "samples": self.settings.samples, "threads": self.settings.threads}  # fmt: skip
-        else:
-            mllm = self.shop.load(self.model)
-            told |= {
-                "anyres": self.shop.anyres, "match": self.answers.match,
-                "methods": ",".join(one.row for one in self.answers.candidates),
-                "repetitions": self.settings.repetitions, "new": self.settings.steps,
-                "accuracy": self.comparison(), "device": mllm.model.device.type,
-                "dtype": str(mllm.model.dtype).removeprefix("torch."),
-            }  # fmt: skip
-        return [
-            "bench",
-            self.what,
-            *(part for key, value in told.items() for part in (f"--{key}", str(value))),
-        ]
-
     def work(self, report: Report) -> None:
-        from bench.cli import main  # not at the top: it is above this package
+        timed = self._edge(report) if isinstance(self.settings, Edge) else self._latency(report)
+        put(self.folder / TABLE, json.dumps(asdict(timed), indent=1) + "\n")
 
-        with redirect_stdout(stderr):
-            main(self.arguments, standalone_mode=False)
-        report(1, 1)
+    def _latency(self, report: Report) -> Table:
+        assert isinstance(self.settings, Latency)
+        mllm, network = self.shop.load(self.model), str(self.trained.folder)
+        rows = ",".join(one.row for one in self.answers.candidates)
+        conditions = latency.Conditions(
+            methods=tuple(latency.rivals(rows, self.model, network)), keeps=tuple(self.answers.keeps),
+            match=self.answers.match, steps=self.settings.steps, repetitions=self.settings.repetitions,
+            model=self.model, compressor=network, clock=self.settings.clock,
+        )  # fmt: skip
+        scores = read_accuracy(self.comparison())
+        prompt = latency.prompt(mllm)
+        return table(latency.run(mllm, conditions, prompt, self.folder, accuracy=scores, progress=report))
+
+    def _edge(self, report: Report) -> Table:
+        assert isinstance(self.settings, Edge)
+        told = self.settings
+        options = edge.EdgeOptions(
+            self.answers.keeps, rounds=told.rounds, threads=told.threads, clock=told.clock
+        )
+
+        def load() -> Subject:
+            return own_model(load_model(self.model), str(self.trained.folder), None, told.samples)
+
+        def stage(title: str, unit: str) -> AbstractContextManager[Report]:
+            return nullcontext(report)
+
+        measured = edge.run(options, names(told.runtime, "edge.runtime", list(RUNTIMES)), load, stage)
+        edge_table.write(measured, environment(), self.folder)
+        return replace(edge_table.table(measured), notes=())
 
     def pictures(self, folder: Path) -> list[Path]:
         """The plots that the command drew, copied into a folder."""
@@ -124,11 +136,9 @@ class Timing(Step):
             else _edge(read(Runtimes, path), tokens)
         )
 
-    def table(self) -> list[str]:
-        """What the command printed of its times: the lines of its first table in Markdown."""
-        lines = (self.folder / f"{self.what}.md").read_text().splitlines()
-        rest = dropwhile(lambda line: not line.startswith("|"), lines)
-        return list(takewhile(lambda line: line.startswith("|"), rest))
+    def table(self) -> Table:
+        """Medians, as the timing commands print them."""
+        return read(Table, self.folder / TABLE)
 
 
 class _Faster(Document):
@@ -209,10 +219,6 @@ def _check(recipe: Recipe, trains: Mapping[tuple[str, int], Train]) -> None:
 
 
 def _check_runtimes(edge: Edge, mllm: MLLM) -> None:
-    from bench.edge.extras import optional
-    from bench.edge.parts import check_family
-    from bench.edge.runtimes.registry import RUNTIMES
-
     check_family(mllm)
     for name in names(edge.runtime, "edge.runtime", list(RUNTIMES)):
         runtime = find(RUNTIMES, name, "runtime")

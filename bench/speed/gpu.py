@@ -15,11 +15,10 @@ from pathlib import Path
 
 import click
 
-from bench.commands.latency import rivals, shaped, show
-from bench.commands.options import OutFolder, whole_numbers
-from bench.console import progress, say
-from bench.latency.report import Report, read_accuracy, write
-from bench.latency.run import RANDOM, Conditions, run
+from bench.console import OutFolder, progress, say, whole_numbers
+from bench.evaluation.opening import shaped
+from bench.latency.report import Report, in_words, read_accuracy
+from bench.latency.run import RANDOM, Conditions, rivals, run
 from compress.models.shapes import random_inputs
 from evosearch.registry import names
 
@@ -63,8 +62,7 @@ def main(
         )  # fmt: skip
         with progress(part, "rounds") as told:
             report = run(mllm, conditions, inputs, out / part, accuracy=scored, progress=told)
-        write(report, out / part)
-        show(report, f"{mllm.name}, {part}: medians in ms")
+        click.echo(in_words(report, f"{mllm.name}, {part}: medians in ms"), nl=False)
         reports.append(report)
     for line in verdicts(reports, min(keeps)):
         click.echo(line)

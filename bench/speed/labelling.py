@@ -35,10 +35,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.commands.inputs import load_model
-from bench.commands.latency import shaped
-from bench.commands.options import model_options, whole_numbers
-from bench.console import progress, show_table
+from bench.console import model_options, progress, show_table, whole_numbers
+from bench.evaluation.opening import load_model, shaped
 from bench.latency.clock import Clock, clock_of
 from bench.latency.measure import roof
 from bench.tasks.mixture import training_samples

@@ -26,8 +26,7 @@ from typing import Any, ClassVar
 import click
 from PIL import Image
 
-from bench.commands.options import whole_numbers
-from bench.console import progress, show_table
+from bench.console import progress, show_table, whole_numbers
 from compress.files import replacing
 from compress.labels import Label, gather
 from compress.parallel import Cluster, Crew, Engine, Local, Work

@@ -20,10 +20,9 @@ import click
 import torch
 
 from baselines import METHODS
-from bench.commands.inputs import load_model
-from bench.commands.options import model_options
-from bench.console import progress, say, show_table
+from bench.console import model_options, progress, say, show_table
 from bench.evaluation.compressors import selector_for
+from bench.evaluation.opening import load_model
 from compress.attach.session import attach
 from compress.base import Selector
 from compress.budget import plan

@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.inputs import load_model
-from bench.commands.options import model_options, whole_numbers
-from bench.console import progress, show_table
+from bench.console import model_options, progress, show_table, whole_numbers
 from bench.evaluation.compressors import selector_for
+from bench.evaluation.opening import load_model
 from bench.tasks import TASKS
 from compress.attach.session import attach
 from compress.base import Selector

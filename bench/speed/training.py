@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
-from bench.commands.inputs import load_model
-from bench.commands.options import model_options, whole_numbers
-from bench.console import progress, show_table
+from bench.console import model_options, progress, show_table, whole_numbers
+from bench.evaluation.opening import load_model
 from bench.tasks.mixture import training_samples
 from compress.files import replacing
 from compress.labels import LabelConfig, LabelStore, label

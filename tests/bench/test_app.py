@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from bench.app import ANSWERS, Desk, build, uploaded
-from bench.commands.inputs import open_image
 from bench.evaluation.compressors import selector_for
+from bench.evaluation.opening import open_image
 from bench.report.gallery import show
 from bench.report.inspection import look
 from bench.report.pictures import overlay

@@ -104,11 +104,11 @@ def test_every_evaluated_cell_depends_on_the_path_that_evaluates(
     assert (digest(evaluate) != digest(evaluate, change=change)) is counts
 
 
-def test_timings_depend_on_the_defaults_of_their_commands(digest: Digest) -> None:
-    import bench.commands.latency as command
+def test_timings_depend_on_their_defaults(digest: Digest) -> None:
+    from bench.latency.run import run
 
-    change = ("bench/commands/latency.py", "default=", "default=1 + ")
-    assert digest(command) != digest(command, change=change)
+    change = ("bench/latency/run.py", "warmup: int = 3", "warmup: int = 4")
+    assert digest(run) != digest(run, change=change)
 
 
 def test_searches_and_losses_depend_on_what_computes_losses(digest: Digest) -> None:

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from bench.edge.bundle import Bundle, Settings
 from bench.edge.decoder import FixedDecoder
 from bench.edge.extras import optional
+from bench.edge.precision import Floats, Precision
 from bench.edge.protocol import Protocol, variant
-from bench.edge.runner import ChunkedRunner, Floats, Precision
+from bench.edge.runner import ChunkedRunner
 from bench.edge.runtimes.onnx import example
 from bench.edge.runtimes.ort import OrtParts
 

@@ -14,8 +14,8 @@ from bench.edge.bundle import GGUF
 from bench.edge.decoder import FixedDecoder
 from bench.edge.extras import optional
 from bench.edge.int4 import Int4Linear, quantise
+from bench.edge.precision import Floats
 from bench.edge.protocol import Protocol
-from bench.edge.runner import Floats
 
 ARCHITECTURE = "llama"
 

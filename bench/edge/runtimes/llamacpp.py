@@ -14,8 +14,9 @@ import numpy as np
 
 from bench.edge.bundle import GGUF, Bundle
 from bench.edge.extras import optional
+from bench.edge.precision import Floats, Ints, Precision
 from bench.edge.protocol import Chunk, Protocol
-from bench.edge.runner import Floats, Ints, Precision, Runner
+from bench.edge.runner import Runner
 from bench.edge.runtimes.ort import OrtParts
 
 PROMPT, PADDING = 0, 1  # sequences

@@ -16,8 +16,8 @@ from bench.edge.bundle import COMPRESSOR, DECODER, VISION
 from bench.edge.decoder import FixedDecoder
 from bench.edge.extras import optional
 from bench.edge.parts import FixedCompressor, FixedVision
+from bench.edge.precision import Floats
 from bench.edge.protocol import Protocol, variant
-from bench.edge.runner import Floats
 
 OPSET = 21
 

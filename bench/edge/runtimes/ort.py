@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from bench.edge.bundle import COMPRESSOR, DECODER, VISION, Bundle, Settings
 from bench.edge.extras import optional
+from bench.edge.precision import Floats, Precision
 from bench.edge.protocol import variant
-from bench.edge.runner import ChunkedRunner, Floats, Precision
+from bench.edge.runner import ChunkedRunner
 
 
 class OrtParts:

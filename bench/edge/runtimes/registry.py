@@ -9,8 +9,9 @@ from pathlib import Path
 
 from bench.edge.bundle import Bundle
 from bench.edge.decoder import FixedDecoder
+from bench.edge.precision import Floats, Precision
 from bench.edge.protocol import Protocol
-from bench.edge.runner import Backend, Floats, Precision
+from bench.edge.runner import Backend
 from bench.edge.runtimes import executorch, gguf, llamacpp, ort
 from bench.edge.runtimes import onnx as export
 

@@ -23,11 +23,11 @@ from transformers import LlamaConfig
 
 from baselines import METHODS
 from bench.cli import COMMANDS, main
-from bench.commands.inputs import open_image
 from bench.commands.options import Amount
 from bench.console import _bar, _lines
 from bench.evaluation.compressors import buildable
 from bench.evaluation.evaluate import evaluate
+from bench.evaluation.opening import open_image
 from bench.tasks import TASKS
 from bench.tasks.mixture import training_samples
 from compress.compressor.network import Compressor

@@ -13,9 +13,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.edge.bundle import RANDOM, Bundle, Settings
 from bench.edge.decoder import FixedDecoder
+from bench.edge.precision import Floats, Precision
 from bench.edge.protocol import Protocol
 from bench.edge.reference import TorchRunner
-from bench.edge.runner import Floats, Precision, Runner
+from bench.edge.runner import Runner
 from bench.edge.runtimes.registry import RUNTIMES
 
 PROTOCOL = Protocol(8, (48, 32))

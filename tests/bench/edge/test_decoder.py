@@ -8,8 +8,8 @@ import torch
 from transformers import LlamaConfig, LlamaModel
 
 from bench.edge.decoder import FixedDecoder, int8
+from bench.edge.precision import Precision
 from bench.edge.protocol import Protocol
-from bench.edge.runner import Precision
 from bench.edge.timing import relative
 
 

@@ -18,9 +18,9 @@ from bench.edge import extras
 from bench.edge.benchmark import published_size
 from bench.edge.bundle import META, Bundle
 from bench.edge.chain import Chain
+from bench.edge.precision import Precision
 from bench.edge.prepare import prepare, question
 from bench.edge.protocol import Protocol
-from bench.edge.runner import Precision
 from bench.edge.runtimes.ort import OrtBackend
 from bench.evaluation.compressors import selector_for
 from bench.tasks.load import load_tasks

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bench.edge import paper
-from bench.edge.table import HEADER, chunk_model, csv_text, interval, markdown, notes, results, rows, text
+from bench.edge.table import chunk_model, figures, interval, notes, results, rows, table
 from bench.edge.timing import Cell, Measurement, Parity
 
 TOTALS = {576: 1154, 192: 726, 128: 723, 64: 569}  # ms, as printed
@@ -86,8 +86,9 @@ def test_rows_are_medians_and_percentiles(measured: Measurement):
 
 
 def test_text_has_a_column_for_every_heading(measured: Measurement):
-    assert {len(line) for line in text(measured)} == {len(HEADER)}
-    assert text(measured)[0][0] == "phone W4A8KV8"
+    made = table([measured])
+    assert {len(row) for row in made.rows} == {len(made.header)}
+    assert made.rows[0][0] == "phone W4A8KV8"
 
 
 def test_notes_tell_parity_and_memory(measured: Measurement):
@@ -98,11 +99,11 @@ def test_notes_tell_parity_and_memory(measured: Measurement):
 
 def test_all_forms_have_all_rows(measured: Measurement):
     both = [measured, paper.table()]
-    lines = list(csv.DictReader(io.StringIO(csv_text(both))))
+    lines = list(csv.DictReader(io.StringIO(figures(both).csv())))
     assert [int(line["tokens"]) for line in lines] == [100, 30, 576, 192, 128, 64]
     assert float(lines[1]["prefill"]) == 12 and lines[2]["speedup_low"] == ""
-    table = markdown(both).splitlines()
-    assert len({line.count("|") for line in table if line.startswith("|")}) == 1
+    text = table(both).markdown().splitlines()
+    assert len({line.count("|") for line in text if line.startswith("|")}) == 1
     content = json.loads(json.dumps(results(both, {"python": "3"})))
     assert content["runtimes"][0]["rows"][1]["samples"]["prefill"] == [12, 13, 11]
     assert content["runtimes"][0]["parity"]["same_answer"] == 7

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.edge.runner import Precision
+from bench.edge.precision import Precision
 from bench.edge.runtimes.llamacpp import LlamaCppBackend, check
 from bench.edge.timing import relative
 

@@ -1,0 +1,79 @@
+"""Models, budgets and images, from the words that name them. Nothing heavy is imported before it is used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.evaluation.environment import check_device
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from compress.keep import Keep
+    from compress.models.loading import MLLM, Anyres
+
+
+def load_model(model: str, device: str = "cpu", dtype: str = "float32", anyres: Anyres = "native") -> MLLM:
+    """The model on the device; transformers prints no warnings from here on."""
+    import torch
+
+    from compress.models.loading import load, quiet
+
+    quiet()
+    check_device(device)
+    return load(model, device=device, dtype=getattr(torch, dtype), anyres=anyres)
+
+
+def shaped(shape: str, device: str, dtype: str, depth: int | None) -> MLLM:
+    """A model with random weights of a published shape; ValueError, in one line, if it does not fit."""
+    import torch
+
+    from compress.models.loading import quiet
+    from compress.models.shapes import build
+    from compress.parallel.memory import ran_out
+
+    quiet()
+    check_device(device)
+    try:
+        return build(shape, device=device, dtype=getattr(torch, dtype), depth=depth)
+    except (MemoryError, RuntimeError) as problem:
+        if not ran_out(problem):
+            raise
+        raise ValueError(
+            f"{shape} in {dtype} does not fit into the memory of {device}: choose --depth-slice N or bfloat16"
+        ) from problem
+
+
+def budget(keep: Keep | None, mllm: MLLM) -> Keep:
+    """The budget, or a ninth of each image's visual tokens; ValueError if the model has fewer tokens."""
+    from compress.keep import NINTH, count_of
+
+    tokens = mllm.visual_tokens
+    if keep is None:
+        keep = NINTH.of(tokens) if mllm.one_size else NINTH
+    if count_of(keep, tokens) > tokens:
+        raise ValueError(f"--keep {keep}: choose between 1 and the {tokens} visual tokens of {mllm.name}")
+    return keep
+
+
+def open_image(name: str, side: int = 0) -> Image:
+    """An image file, or `micro:SEED` for a scene of the micro world; ValueError that says what is wrong.
+
+    A scene is photographed for a model that sees `side` pixels a side.
+    """
+    from bench.tasks.images import open_rgb
+
+    if name.startswith("micro:"):
+        from compress.micro.world import Photograph, scene
+
+        seed = name.removeprefix("micro:")
+        if not seed.isdecimal():
+            raise ValueError(f"'{name}': write micro:SEED with a whole number, for instance micro:3")
+        return Photograph(scene("test", int(seed))).at(side)
+    if not Path(name).is_file():
+        raise ValueError(f"there is no image at {name}: give an image file, or micro:SEED for a made scene")
+    try:
+        return open_rgb(Path(name), name)
+    except ValueError as problem:
+        raise ValueError(f"{problem}: give a PNG, JPEG or WebP file") from problem
