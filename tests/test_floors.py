@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -21,6 +23,16 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 FLOORS = ("evosearch", "compress", "baselines", "bench")  # lowest first
 FILES = [path for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))]
+
+# Rooms of bench, lowest first. A room imports from the floors below its own, and from no neighbour.
+BENCH_ROOMS = (
+    {"console", "yaml_files", "tasks", "fidelity"},
+    {"data", "evaluation"},
+    {"report", "lmms"},
+    {"latency", "edge", "app", "demo", "doctor"},
+    {"recipe", "speed"},
+    {"commands", "cli"},  # one room: cli loads commands by their names
+)
 
 TRANSFORMERS = {  # who may know the library, besides compress/micro, which builds a model with it
     "compress/models/mllm.py",
@@ -115,6 +127,56 @@ def test_every_folder_of_compress_is_a_room() -> None:
 def test_rooms_of_compress_import_from_lower_floors_only(path: Path) -> None:
     """So there is no circle, and rooms of one floor do not know each other."""
     assert {(here, there) for here, there in arrows(path) if ROOMS[there] >= ROOMS[here]} == set()
+
+
+def bench_room(name: str) -> str | None:
+    """The room of bench that a dotted name is in."""
+    package, _, rest = name.partition(".")
+    return rest.partition(".")[0] if package == "bench" and rest else None
+
+
+def climbs(file: str, names: Iterable[str]) -> set[str]:
+    """What a file of bench imports from its own floor, its own room aside, or from above it."""
+    floor_of = {name: floor for floor, rooms in enumerate(BENCH_ROOMS) for name in rooms} | {"__init__": 0}
+    own = bench_room(file.removesuffix(".py").replace("/", ".")) or ""
+    home = BENCH_ROOMS[-1] if own in BENCH_ROOMS[-1] else {own}
+    return {
+        name
+        for name in names
+        if (other := bench_room(name)) in floor_of and other not in home and floor_of[other] >= floor_of[own]
+    }
+
+
+def test_inside_bench_imports_go_down_only() -> None:
+    files = [path.relative_to(ROOT).as_posix() for path in FILES if ROOT / "bench" in path.parents]
+    assert {file: found for file in files if (found := climbs(file, imports(ROOT / file)))} == {}
+
+
+def test_every_room_of_bench_is_on_a_floor() -> None:
+    files = [path.relative_to(ROOT).with_suffix("") for path in FILES if ROOT / "bench" in path.parents]
+    there = {path.parts[1] for path in files} - {"__init__"}
+    assert there == set().union(*BENCH_ROOMS) and len(there) == sum(map(len, BENCH_ROOMS))
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("bench/recipe/measure.py", "bench.cli.main"),
+        ("bench/speed/gpu.py", "bench.commands.latency"),
+        ("bench/evaluation/stats.py", "bench.report.tables"),
+        ("bench/edge/chain.py", "bench.latency.clock"),
+        ("bench/__init__.py", "bench.cli"),
+    ],
+)
+def test_an_arrow_up_is_seen(file: str, name: str) -> None:
+    assert climbs(file, {name}) == {name}
+
+
+def test_nothing_below_the_commands_imports_one_by_a_text() -> None:
+    """`import_module("bench.commands.NAME")` is an import that the syntax tree does not show as one."""
+    above = re.compile(r"[\"'](bench\.(?:commands|cli)\b)")
+    files = [path for path in FILES if not {*path.relative_to(ROOT).with_suffix("").parts} & BENCH_ROOMS[-1]]
+    assert {path.name for path in files if above.search(path.read_text(encoding="utf-8"))} == set()
 
 
 def test_inside_compress_only_labels_know_the_search() -> None:

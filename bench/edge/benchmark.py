@@ -46,7 +46,7 @@ class Plan:
     threads: int = 0  # 0: as many as the runtime likes
     positions: Positions | None = None  # None: original where the runtime takes gaps
     precision: Precision | None = None  # None: the runtime's own
-    clock: str = "wall"  # a kind in `bench.latency.clock.NOW`
+    clock: str = "wall"  # a kind in `bench.evaluation.times.NOW`
 
     def __post_init__(self) -> None:
         if self.clock == "processor" and self.threads != 1:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bench.edge.bundle import Settings
 from bench.edge.precision import Floats, Ints
 from bench.edge.runner import Backend
-from bench.latency.clock import NOW
+from bench.evaluation.times import NOW
 
 STAGES = ("vision", "compression", "prefill", "decode")
 Positions = Literal["original", "compact"]

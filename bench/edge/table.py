@@ -12,11 +12,11 @@ import numpy as np
 
 from bench.edge.chain import STAGES
 from bench.edge.timing import Cell, Measurement
+from bench.evaluation.times import Speedup
 from bench.report.outputs import put
 from bench.report.table import MISSING
 from bench.report.tables import Table
 
-DRAWS = 2000
 HEADER = (
     "runtime", "tokens", "visual encoding", "compression", "prefill", "chunks", "chunk model",
     "decode", "total", "p10 to p90", "speed-up", "95 %", "first token",
@@ -43,15 +43,14 @@ class Row:
 
 
 def rows(measured: Measurement) -> list[Row]:
-    """A row per budget; speed-ups are against the first one, which is the untouched model's.
-
-    Intervals: rounds are drawn again with replacement, for both cells together, since they were paired.
-    """
+    """A row per budget; speed-ups are against the first one, which is the untouched model's."""
     models, made = chunk_model(measured.cells), []
-    whole = totals(measured.cells[0])
+    whole = measured.cells[0]
     for cell, model in zip(measured.cells, models, strict=True):
         total = totals(cell)
         low, high = np.percentile(total, [10, 90])
+        faster = Speedup.of(totals(whole), total)
+        paired = cell is not whole and len(total) > 1
         made.append(
             Row(
                 keep=cell.keep,
@@ -61,32 +60,17 @@ def rows(measured: Measurement) -> list[Row]:
                 total=float(np.median(total)),
                 low=float(low),
                 high=float(high),
-                speedup=float(np.median(whole) / np.median(total)),
-                interval=interval(whole, total) if cell is not measured.cells[0] else None,
-                first=_first(measured.cells[0]) / _first(cell),
+                speedup=faster.times,
+                interval=(faster.low, faster.high) if paired else None,
+                first=Speedup.of(totals(whole, STAGES[:-1]), totals(cell, STAGES[:-1])).times,
             )
         )
     return made
 
 
-def totals(cell: Cell) -> np.ndarray[Any, np.dtype[np.float64]]:
+def totals(cell: Cell, stages: Sequence[str] = STAGES) -> list[float]:
     """Sum of the stages, round by round."""
-    return np.sum([cell.samples[stage] for stage in STAGES], axis=0)
-
-
-def _first(cell: Cell) -> float:
-    """Time to the first token: everything before decoding."""
-    return float(np.median(np.sum([cell.samples[stage] for stage in STAGES[:-1]], axis=0)))
-
-
-def interval(whole: Any, total: Any) -> tuple[float, float] | None:
-    """95 % bootstrap interval of the ratio of medians over paired rounds; None of fewer than two."""
-    if len(total) < 2:
-        return None
-    picks = np.random.default_rng(0).integers(len(total), size=(DRAWS, len(total)))
-    ratios = np.median(whole[picks], axis=1) / np.median(total[picks], axis=1)
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return float(low), float(high)
+    return [sum(values) for values in zip(*(cell.samples[stage] for stage in stages), strict=True)]
 
 
 def chunk_model(cells: Sequence[Cell]) -> list[float | None]:

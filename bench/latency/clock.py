@@ -10,11 +10,9 @@ from typing import Any, Protocol
 
 import torch
 
+from bench.evaluation.times import NOW
+
 Mark = Any  # a moment, which only its clock can read
-NOW: dict[str, Callable[[], float]] = {  # seconds on the host
-    "wall": time.perf_counter,
-    "processor": time.process_time,  # that this process spent on it, whatever else the machine does
-}
 
 
 class Clock(Protocol):

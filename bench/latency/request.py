@@ -11,7 +11,8 @@ import torch
 from pydantic import NonNegativeFloat
 
 from bench.evaluation.ledger import Ledger, Shape
-from bench.latency.clock import NOW, clock_of
+from bench.evaluation.times import NOW
+from bench.latency.clock import clock_of
 from bench.latency.modes import Eager, Static
 from bench.latency.stages import Stages
 from bench.latency.waits import counting_waits

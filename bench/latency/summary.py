@@ -10,6 +10,7 @@ from zlib import crc32
 
 import numpy as np
 
+from bench.evaluation.times import Speedup
 from bench.latency.measure import Measured
 from bench.latency.request import Cell, Cost, Shot
 
@@ -25,7 +26,6 @@ STAGES = {  # of a request, in order: how each is told from a shot
 }
 COMPARED = ("prefill with selection", "first token", "total")
 ENOUGH = {"p10": 10, "p90": 10, "p99": 100}  # repetitions that a percentile takes
-DRAWS = 2000
 FEWEST = 20  # repetitions below which a table says that there are few
 
 
@@ -48,27 +48,6 @@ class Quantiles:
             for name, enough in ENOUGH.items()
         }
         return cls(len(values), median(values), **tails, least=min(values), most=max(values))
-
-
-@dataclass(frozen=True)
-class Speedup:
-    """How many times faster than vanilla: the median over rounds, with its 95 % bootstrap interval."""
-
-    times: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, vanilla: Sequence[float], ours: Sequence[float], seed: int) -> Speedup:
-        """Both in seconds, round by round."""
-        ratios = np.asarray(vanilla) / np.asarray(ours)
-        rng = np.random.default_rng(seed)
-        drawn = np.median(ratios[rng.integers(0, len(ratios), (DRAWS, len(ratios)))], axis=1)
-        low, high = np.percentile(drawn, [2.5, 97.5])
-        return cls(float(np.median(ratios)), float(low), float(high))
-
-    def __str__(self) -> str:
-        return f"{self.times:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
 @dataclass(frozen=True)

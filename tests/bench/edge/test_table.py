@@ -6,11 +6,10 @@ import csv
 import io
 import json
 
-import numpy as np
 import pytest
 
 from bench.edge import paper
-from bench.edge.table import chunk_model, figures, interval, notes, results, rows, table
+from bench.edge.table import chunk_model, figures, notes, results, rows, table
 from bench.edge.timing import Cell, Measurement, Parity
 
 TOTALS = {576: 1154, 192: 726, 128: 723, 64: 569}  # ms, as printed
@@ -63,11 +62,15 @@ def test_without_padding_there_are_no_steps_to_explain():
     assert any("not padded" in line for line in notes(measured))
 
 
-def test_intervals_pair_the_rounds():
+def test_speedups_pair_the_rounds():
     slow = [100.0, 300.0, 200.0, 500.0]
-    low, high = interval(np.array(slow), np.array(slow) / 2) or (0, 0)
-    assert low == high == 2  # a busy round hits both
-    assert interval(np.ones(1), np.ones(1)) is None
+    cells = [cell(100, slow), cell(30, [one / 2 for one in slow])]
+    for one in cells:
+        one.samples.update(vision=[0.0] * 4, compression=[0.0] * 4, decode=[0.0] * 4)
+        one.samples["prefill"] = slow if one.keep == 100 else [each / 2 for each in slow]
+    whole, small = rows(Measurement("phone", "W4A8KV8", True, cells))
+    assert (small.speedup, small.first, small.interval) == (2, 2, (2, 2))  # a busy round hits both
+    assert whole.interval is None
 
 
 @pytest.fixture
