@@ -15,8 +15,8 @@ from unittest import mock
 import click
 from torch import Tensor
 
-from bench.commands.instructions import samples_of
 from bench.evaluation.compressors import shipped
+from bench.tasks.mixture import labelled_samples
 from compress.labels import read_labels
 from compress.models.loading import load, quiet
 from compress.training.config import TrainConfig
@@ -43,7 +43,7 @@ def shares_of(config: TrainConfig, samples: int) -> list[float]:
     shares: list[float] = []
     noting = mock.patch("compress.training.losses.GHM", lambda *given: Noting(*given, shares=shares))
     with TemporaryDirectory() as folder, noting:
-        asked = samples_of([store], (one.id for one in labels), None, None)
+        asked = labelled_samples(one.id for one in labels)
         train(mllm, labels, asked, folder, config)
     steps = len(shares) // config.epochs
     return [sum(shares[start : start + steps]) / steps for start in range(0, len(shares), steps)]
