@@ -59,7 +59,7 @@ def test_the_untouched_model_answers_a_question_once(desk: Desk) -> None:
         (None, QUESTION, "grid", 9, "there is no image"),
         ("micro:3", "  ", "grid", 9, "the question is empty"),
         ("micro:3", QUESTION, "gird", 9, "did you mean 'grid'"),
-        ("micro:3", QUESTION, "fastv", 3, "the smallest average over 12 layers is 13"),
+        ("micro:3", QUESTION, "fastv", 3, "the nearest budget is 13"),
     ],
 )
 def test_mistakes_say_what_to_do(

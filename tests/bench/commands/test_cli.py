@@ -537,7 +537,7 @@ MISTAKES: list[tuple[tuple[object, ...], str]] = [
     ),
     ((*ASK, "--keep", "few"), "'few': a budget is a count of visual tokens from 1, or a ratio"),
     ((*COMPARE, "random", "--keep", "16,few"), "'16,few': write budgets with commas"),
-    ((*ASK, "--method", "fastv", "--keep", 12), "the smallest average over 12 layers is 13"),
+    ((*ASK, "--method", "fastv", "--keep", 12), "the nearest budget is 13"),
     ((*EVAL, "--method", "fastv", "--keep", 12), "the nearest budget is 13"),
     ((*COMPARE, "fastv", "--keep", "12,11"), "with match=equivalent"),
     ((*COMPARE, "random", "--keep", "48,145"), "between 1 and the 144 visual tokens"),
