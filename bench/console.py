@@ -141,10 +141,15 @@ def model_options(command: F) -> F:
 
 
 class OutFolder(click.Path):
-    """A folder to write to, new or not. That nothing can be written there is an error before the work."""
+    """A folder to write to, new or not. That nothing can be written there is an error before the work.
 
-    def __init__(self) -> None:
+    Until the command ends no other process may write there (`compress.files.alone`); with `locks` false the
+    command sees to that.
+    """
+
+    def __init__(self, locks: bool = True) -> None:
         super().__init__(file_okay=False, path_type=Path)
+        self.locks = locks
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         folder = Path(str(super().convert(value, param, ctx)))
@@ -154,6 +159,11 @@ class OutFolder(click.Path):
             self.fail(f"{there} is a file, so {folder} cannot be a folder.", param, ctx)
         if not os.access(there, os.W_OK | os.X_OK):
             self.fail(f"{there} is not writable; choose another folder.", param, ctx)
+        if self.locks and ctx:
+            from compress.files import alone
+
+            # the outermost context: it is closed whatever happens
+            ctx.find_root().with_resource(alone(folder))
         return folder
 
 

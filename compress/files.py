@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import platform
+import shlex
 import shutil
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
+
+from evosearch.registry import cut
 
 try:
     import fcntl
@@ -34,49 +42,95 @@ def replacing(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A folder beside `target` to write to, which becomes `target` at the end; ValueError if that exists.
+    """A folder beside `target` to write to, which becomes `target` at the end.
 
-    After an error nothing is left. An OSError without a name gets that of `target`.
+    ValueError if `target` exists or another process makes it. After an error nothing is left. An OSError
+    without a name gets that of `target`.
     """
     if target.exists():
         raise ValueError(f"{target} exists: choose a new folder")
-    part = target.with_name(f"{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        yield part
-        os.replace(part, target)
-    except OSError as problem:
-        if problem.filename is None:
-            problem.filename = str(target)
-        raise
-    finally:
+    with alone(target.parent, target.name):
+        part = target.with_name(f"{target.name}.part")
         shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        try:
+            yield part
+            os.replace(part, target)
+        except OSError as problem:
+            if problem.filename is None:
+                problem.filename = str(target)
+            raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Hold a lock that lies at `path` as long as the block, or the process, lasts; BlockingIOError if another
-    process holds it.
+def alone(folder: Path, name: str = "evocomp", hint: str = "") -> Iterator[None]:
+    """Be the only process that writes to a folder, as long as the block, or the process, lasts.
 
-    A record lock: it is not passed on to forked processes and holds across machines where the file system
-    passes on locks.
+    The lock is `.{name}.lock` in the folder, which is made if there is none and removed again if nothing was
+    put into it. It says who holds it. ValueError, at once and with `hint` at its end, if that is another
+    process. In one process calls may nest.
+
+    A record lock: it dies with its process, is not passed on to forked ones, and holds across machines where
+    the file system passes on locks. Where the system has no such locks, nothing is checked.
     """
-    if fcntl is None:
+    missing = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder.resolve() / f".{name}.lock"
+    place = os.getpid(), path  # a forked process does not hold what its parent holds
+    with ExitStack() as held:
+        if missing:
+            held.callback(_remove_empty, folder)
+        if fcntl and place not in _HELD:
+            file = _locked(path, folder, hint)
+            if file is not None:
+                held.callback(_HELD.discard, place)
+                held.callback(file.close)
+                held.callback(path.unlink, missing_ok=True)
+                _HELD.add(place)
         yield
-        return
+
+
+_HELD: set[tuple[int, Path]] = set()  # locks of this process: a second descriptor of one would end it
+
+
+def _locked(path: Path, folder: Path, hint: str) -> IO[str] | None:
+    """The open file of a lock that is now ours; None where the file system has no locks."""
     while True:
-        file = path.open("a")
+        file = path.open("a+", encoding="utf-8", errors="replace")
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                break
-        except BaseException:
-            file.close()
-            raise
-        file.close()  # its last owner removed it between the two lines
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        file.close()
+            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                file.close()  # its last owner removed it between the two lines
+                continue
+            file.truncate(0)
+            file.write(_myself())
+            file.flush()
+            return file
+        except OSError as problem:
+            with file:
+                if problem.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                    path.unlink(missing_ok=True)
+                    return None
+                if problem.errno not in (errno.EACCES, errno.EAGAIN):
+                    raise
+                file.seek(0)
+                owner = file.read(500).strip() or "another process"
+            raise ValueError(
+                f"{folder} is being written to by {owner}: wait until it ends, or choose another folder{hint}"
+            ) from problem
+
+
+def _myself() -> str:
+    """Which process this is, in one line of at most 300 characters."""
+    command = " ".join([Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])]) if sys.argv[0] else "python"
+    since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return (
+        f"process {os.getpid()} on {platform.node() or 'this machine'} since {since} ({cut(command, 200)})\n"
+    )
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()

@@ -88,9 +88,8 @@ def compare(
     from bench.evaluation.compare import compare as run
     from bench.evaluation.comparison import VANILLA
     from bench.evaluation.compressors import buildable, selector_for, takes_compressor
-    from bench.evaluation.environment import environment
     from bench.evaluation.origin import Origin
-    from bench.report.outputs import write
+    from bench.report.outputs import of_model, write
     from bench.report.results import results
 
     chooser = source or model
@@ -123,7 +122,7 @@ def compare(
     if out:
         write(found, mllm, out, Origin(f"{mllm.name}: methods at equal budgets", {}, [command]))
     if machine:
-        show_json(results(found, environment() | {"model": mllm.name}))
+        show_json(results(found, of_model(mllm)))
     else:
         show_comparison(found)
         if out:

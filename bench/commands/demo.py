@@ -53,12 +53,11 @@ def demo(
     facts = {
         "labelled now": ", ".join(f"{len(store)} {kind}" for kind, store in made.live.items()),
         "labels shipped with the package": ", ".join(f"{n} {kind}" for kind, n in made.reused.items()),
-        **{stage: f"{seconds:.0f} s" for stage, seconds in made.seconds.items()},
-        "whole demo": f"{time.perf_counter() - started:.0f} s",
     }
-    write(made.comparison, mllm, out, Origin("evocomp demo", facts, [command], plots))
+    seconds = {**made.seconds, "whole demo": time.perf_counter() - started}
+    write(made.comparison, mllm, out, Origin("evocomp demo", facts, [command], plots), seconds)
     show_comparison(made.comparison)
-    for name, value in facts.items():
+    for name, value in {**facts, **{name: f"{taken:.0f} s" for name, taken in seconds.items()}}.items():
         say(f"{name}: {value}")
     click.echo(f"{out}/results.json  {out}/table.md  {out}/report.html  pictures in {out}/pictures")
 

@@ -128,6 +128,7 @@ def edge(
     from bench.edge.runtimes import external as other
     from bench.edge.runtimes.registry import RUNTIMES
     from bench.evaluation.environment import environment
+    from bench.evaluation.history import now
 
     options = EdgeOptions(
         keeps=keeps, chunk=chunk, contexts=contexts, text=text, decoded=decoded, warmup=warmup, rounds=rounds,
@@ -149,7 +150,7 @@ def edge(
         measured = run(options, names(wanted, "--runtimes", [*RUNTIMES]), load, progress, files)
     if paper:
         measured.append(published.table())
-    facts = environment() | {"command": command}
+    facts = environment() | {"date": now(), "command": command}
     if out:
         table.write(measured, facts, out)
     if machine:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--out", required=True, type=OutFolder(), help="Folder of the label store.")
+@click.option("--out", required=True, type=OutFolder(locks=False), help="Folder of the label store.")
 @click.option(
     "--samples",
     "count",
@@ -98,11 +98,14 @@ def label(
         --engine ray --address auto --workers 64 --out labels
     """
     from bench.report.stores import summarise
+    from compress.files import alone
     from compress.labels import LabelConfig, Shard
     from compress.labels import label as run
+    from compress.labels.store import SHARED
 
     config = LabelConfig(kind, keep, grouper, strategy, evaluations, positions, seed)
     part = Shard.of_text(shard)
+    click.get_current_context().with_resource(alone(out, part.name, SHARED))
     place = open_engine(engine, address, gpus, device)
     if data is None:
         given = {"--images": images, "--manifest": manifest, "--sources": sources, "--rules": rules}

@@ -21,9 +21,14 @@ if TYPE_CHECKING:
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--quarantine", is_flag=True, help="List the samples that were given up, with the reasons.")
 @click.option(
-    "--merge", "merged", type=OutFolder(), help="New folder for the labels of all FOLDERS as one store."
+    "--merge",
+    "merged",
+    type=OutFolder(locks=False),
+    help="New folder for the labels of all FOLDERS as one store.",
 )
-@click.option("--export", "exported", type=OutFolder(), help="New folder for a data set with a card.")
+@click.option(
+    "--export", "exported", type=OutFolder(locks=False), help="New folder for a data set with a card."
+)
 @click.option(
     "--audit",
     "count",

@@ -159,7 +159,7 @@ class OutFile(click.Path):
         path = Path(str(super().convert(value, param, ctx)))
         if path.suffix.lower() not in self.suffixes:
             self.fail(f"give {path} a name that ends in {' or '.join(self.suffixes)}.", param, ctx)
-        OutFolder().convert(path.parent, param, ctx)
+        OutFolder(locks=False).convert(path.parent, param, ctx)
         return path
 
 

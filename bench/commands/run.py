@@ -35,7 +35,11 @@ if TYPE_CHECKING:
 @click.option("--fresh", is_flag=True, help="Search all labels here, also those that ship with the package.")
 @click.option("--dry-run", is_flag=True, help="Print steps, forwards, time and memory; do nothing.")
 @click.option(
-    "--out", default="runs", show_default=True, type=OutFolder(), help="Folder of all runs; steps are shared."
+    "--out",
+    default="runs",
+    show_default=True,
+    type=OutFolder(locks=False),
+    help="Folder of all runs; steps are shared.",
 )
 @click.option("--workers", default=1, show_default=True, type=Count(1, PROCESSES), help="Processes.")
 @batch_option
@@ -61,13 +65,17 @@ def run(
       evocomp run table5 --only "CE only" --set n=50 --dry-run
     """
     from bench.recipe.schema import read
+    from compress.files import alone
 
+    if not dry_run:
+        context.with_resource(alone(out))
     given = context.get_parameter_source("model")
     explicit = model if given is not click.core.ParameterSource.DEFAULT else None
     wanted = read(recipe, changes, model=explicit, data=data)
     if rows:
         wanted = wanted.only(rows)
-    from bench.recipe.estimate import estimates
+    from bench.evaluation.history import Times
+    from bench.recipe.estimate import duration, estimates
     from bench.recipe.plan import plan
     from bench.recipe.run import run as work
     from bench.recipe.steps import Shop
@@ -95,6 +103,8 @@ def run(
         click.echo((folder / "results.json").read_text(), nl=False)
     else:
         click.echo((folder / "table.md").read_text(), nl=False)
+        spent = ", ".join(f"{kind} {duration(taken)}" for kind, taken in Times.read(folder).seconds.items())
+        say(f"steps took, those that other recipes share included: {spent or 'no time'}")
         say(f"results.json, table.md, table.tex and what they rest on are in {folder}")
 
 

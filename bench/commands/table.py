@@ -32,13 +32,12 @@ def table(
     Example:
       evocomp table tables more-tables --reference evocomp
     """
-    from bench.evaluation.environment import environment
     from bench.evaluation.merge import merge
     from bench.report.outputs import write_tables
     from bench.report.results import results
 
     found = merge(folders, reference=reference, difficulty=difficulty, margin=margin, mixed=mixed)
-    facts = environment() | {"folders": ", ".join(map(str, folders))}
+    facts = {"folders": ", ".join(map(str, folders))}
     if out:
         out.mkdir(parents=True, exist_ok=True)
         write_tables(found, out, facts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -64,7 +65,7 @@ class Report:
     help="Label store; may be repeated.",
 )
 @file_options
-@click.option("--out", required=True, type=OutFolder(), help="Folder of the compressor.")
+@click.option("--out", required=True, type=OutFolder(locks=False), help="Folder of the compressor.")
 @click.option(
     "--preset", type=click.Choice(PRESETS), help="The paper's settings for a model; what you also give wins."
 )
@@ -111,7 +112,10 @@ class Report:
     show_default=True, help="Where embeddings stay while training; disk serves later runs too.",
 )  # fmt: skip
 @click.option(
-    "--cache", type=OutFolder(), show_default="~/.cache/evocomp/features", help="Folder of --features disk."
+    "--cache",
+    type=OutFolder(locks=False),
+    show_default="~/.cache/evocomp/features",
+    help="Folder of --features disk.",
 )
 @click.option(
     "--checkpoint-every", default=200, show_default=True, type=Count(1),
@@ -136,7 +140,8 @@ def train(
       evocomp train --labels labels --data llava_v1_5_mix665k.json --images images --out compressor \\
         --model llava-hf/llava-1.5-7b-hf --preset llava-1.5-7b --device cuda --dtype bfloat16
     """
-    from compress.parallel.processes import together
+    from compress.files import alone
+    from compress.parallel.processes import first_here, together
     from compress.training.run import TrainConfig
     from compress.training.run import preset as settings_of
 
@@ -147,6 +152,11 @@ def train(
         model, device, dtype, anyres,
         features, cache, micro_batch, checkpoint_every,
     )  # fmt: skip
+    if first_here():
+        with ExitStack() as held:
+            held.enter_context(alone(out))
+            if processes == 1:  # else the first of them holds it
+                click.get_current_context().with_resource(held.pop_all())
     work = partial(carry_out, order)
     report = together(work, processes) if processes > 1 else work()
     if not report.first:

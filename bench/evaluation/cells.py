@@ -3,7 +3,7 @@
     folder/cells/gqa-48-fastv-1a2b3c4d.parquet
 
 `pandas.read_parquet(folder / "cells")` reads all predictions of all methods at once. A cell is written at
-once or not at all, and it says under which protocol it was made.
+once or not at all, and it says under which protocol it was made. What it took is in times.json.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, NonNegativeFloat
 
 from bench.evaluation.evaluate import Outcome, Stage
+from bench.evaluation.history import Times
 from bench.evaluation.ledger import Ledger
 from bench.evaluation.protocol import Facts, apart_from_code, differences, same_code
 from compress.base import VISION
@@ -31,7 +32,8 @@ from compress.keep import Budget, Keep, Ratio
 from compress.samples import Sample
 from evosearch.registry import cut
 
-FORMAT, META = 3, b"evocomp-cell"
+FORMAT, META = 4, b"evocomp-cell"
+READABLE = (3, FORMAT)  # cells of format 3 also hold seconds, which are ignored
 AGAIN = "delete it to compute its cell again"
 INDICES = pa.list_(pa.int32())
 STAGE = pa.struct([("depth", pa.int32()), ("kept", INDICES), ("merged", INDICES)])
@@ -117,6 +119,8 @@ class Cells:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as part, part.open("wb") as file:
                 pq.write_table(_table(cell, samples), file)
+            if outcome and outcome.seconds is not None:
+                Times.read(self._folder).took({path.stem: outcome.seconds}).save(self._folder)
 
     def _facts(self, task: str) -> Facts:
         """Those of the protocol that concern a task."""
@@ -144,7 +148,7 @@ def _table(cell: Cell, samples: Sequence[Sample]) -> pa.Table:
         meta["outcome"] = {
             "credit": outcome.credit, "sums": outcome.sums, "images": outcome.images, "score": outcome.score,
             "draws": outcome.draws,
-            "ledger": asdict(outcome.ledger), "stages": outcome.stages, "seconds": outcome.seconds,
+            "ledger": asdict(outcome.ledger), "stages": outcome.stages,
             "subscores": dict(outcome.subscores), "batch": outcome.batch,
         }  # fmt: skip
         ratio = isinstance(cell.key.keep, Ratio)
@@ -172,7 +176,7 @@ class _Outcome(Document):
     draws: tuple[NonNegativeFloat, ...]
     ledger: Ledger
     stages: tuple[Annotated[int, Field(ge=VISION, le=10**4)], ...]
-    seconds: NonNegativeFloat
+    seconds: NonNegativeFloat | None = None  # in format 3
     subscores: dict[str, NonNegativeFloat] = {}
     batch: Positive | None = None
 
@@ -198,7 +202,7 @@ def _read(path: Path) -> Cell:
         raise ValueError(f"{path}: not a cell of a comparison; results need a folder of their own")
     try:
         told = parse(_Told, metadata[META], path)
-        if told.format != FORMAT:
+        if told.format not in READABLE:
             raise ValueError(f"{path}: format {told.format}, but this version reads format {FORMAT}")
         return _cell(told, table, path)
     except ValueError as problem:
@@ -238,7 +242,6 @@ def _cell(told: _Told, table: pa.Table, path: Path) -> Cell:
             cached=None if ledger.cached is None else tuple(ledger.cached),
         ),
         stages=about.stages,
-        seconds=about.seconds,
         subscores=about.subscores,
         batch=about.batch,
     )

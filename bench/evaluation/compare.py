@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from bench.tasks import Task
 from compress.attach.transfer import check_twins
 from compress.base import Positions, Selector
 from compress.budget import Match
+from compress.files import alone
 from compress.keep import Keep, count_of, read_keep
 from compress.models.loading import MLLM
 from compress.parallel.workers import each
@@ -66,7 +67,7 @@ def compare(
 
     A budget that a method cannot reach leaves its cells empty, with the reason. ValueError, before anything
     is computed, without entries, budgets or tasks, for a budget that no method can reach, and for a folder of
-    another protocol.
+    another protocol or that another process writes to.
     """
     if not entries or not keeps or not data:
         raise ValueError("nothing to compare: give at least one method, one budget and one task")
@@ -101,13 +102,15 @@ def compare(
     _check_any(grid, reasons)
 
     by_name = {task.name: (task, samples) for task, samples in data.items()}
-    for key in grid:
-        if key in reasons:
-            cells.add(key, (), None, reasons[key])
     todo = [key for key in [*whole, *grid] if key not in reasons and not cells.finished(key)]
     done, total = len(whole) + len(grid) - len(todo), len(whole) + len(grid)
-    progress(done, total)
-    with closing(each(Work(mllm, named, by_name, batches, match, positions), todo, workers)) as made:
+    with (
+        alone(folder) if folder else nullcontext(),
+        closing(each(Work(mllm, named, by_name, batches, match, positions), todo, workers)) as made,
+    ):
+        for key, reason in reasons.items():
+            cells.add(key, (), None, reason)
+        progress(done, total)
         for key, found in made:
             if isinstance(found, Outcome):
                 cells.add(key, by_name[key.task][1], found)

@@ -58,7 +58,6 @@ class Row:
     tokens: float | None  # visual tokens entering a decoder layer, mean over layers, measured
     left: float | None  # visual tokens after the last stage, measured
     flops: float | None  # prefill, choosing included, as percent of vanilla's
-    seconds: float
     untouched: bool = False  # vanilla's own row
     adaptive: bool = False  # the method itself says how many tokens stay: `keep` is no budget of it
     trained: bool = False  # one network from one training: another seed may answer otherwise
@@ -237,7 +236,6 @@ def _rows(group: Group, tasks: Sequence[Task], keeps: Sequence[Keep], reference:
                 tokens=fmean(one.tokens for one in mine.values()) if mine else None,
                 left=fmean(one.left for one in mine.values()) if mine else None,
                 flops=fmean(100 * one.ledger.prefill_flops / all for one, all in costs) if mine else None,
-                seconds=sum(one.seconds for one in mine.values()),
                 untouched=run == whole,
                 adaptive=has(run, "adaptive"),
                 trained=has(run, "compressor"),

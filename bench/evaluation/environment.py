@@ -1,10 +1,9 @@
-"""On what a result was made: versions, machine, date."""
+"""On what a result was made: versions and machine."""
 
 from __future__ import annotations
 
 import os
 import platform
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -12,7 +11,7 @@ PACKAGES = ("evocomp", "torch", "transformers", "deap")
 
 
 def environment() -> dict[str, str]:
-    """Versions, processor, cores this process may use, threads of torch, accelerator, and the date in UTC."""
+    """Versions, processor, cores this process may use, threads of torch, accelerator."""
     import torch  # not at the top: a second
 
     return {
@@ -23,7 +22,6 @@ def environment() -> dict[str, str]:
         "cores": str(_cores()),
         "threads": str(torch.get_num_threads()),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
 
 

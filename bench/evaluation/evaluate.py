@@ -65,10 +65,10 @@ class Outcome:
     score: float  # percent
     ledger: Ledger  # means over samples; the cost of choosing is that of the first few
     stages: tuple[int, ...]  # depths at which tokens were dropped
-    seconds: float
     subscores: Mapping[str, float] = field(default_factory=dict)  # of parts, and rates; see `Task.subscores`
     batch: int | None = None  # samples that went through the model at a time, at the end
     draws: tuple[float, ...] = ()  # the score of each draw; of a method that does not draw, its score
+    seconds: float | None = field(default=None, compare=False)  # None if it was read from a folder
 
     @property
     def entering(self) -> Sequence[float]:

@@ -1,15 +1,15 @@
-"""How a comparison came about: kept beside it as run.json, and told by its reports."""
+"""How a comparison came about: kept beside it as run.json and times.json, and told by its reports."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shutil import copyfile
 from typing import Self
 
+from bench.evaluation.history import Run, Times, listed, put_json
 from bench.evaluation.stats import MARGIN
 from compress.documents import read
 from compress.files import replacing
@@ -20,7 +20,7 @@ FILE = "run.json"
 
 @dataclass(frozen=True)
 class Origin:
-    """Title, environment and settings in words, commands, and more plots: captions with PNG files.
+    """Title, settings and environment in words, commands, and more plots: captions with PNG files.
 
     `reference` and `difficulty` name the methods that played these parts; `margin` is that of equivalence.
     """
@@ -33,17 +33,26 @@ class Origin:
     difficulty: str | None = None
     margin: float = MARGIN
 
-    def save(self, folder: Path) -> Self:
-        """Write it to a folder, after the commands that filled the folder before; returns it with these.
+    def save(self, folder: Path, seconds: Mapping[str, float] | None = None) -> Self:
+        """Write it to a folder whose commands have just ended, and what it then says of itself.
 
-        Plots from elsewhere are copied below it, so that the folder can be moved.
+        Commands, date, environment and `seconds` (what parts took, by name) go to times.json, the rest to
+        run.json. Plots from elsewhere are copied below the folder, so that it can be moved.
         """
-        before = Origin.read(folder).commands
-        plots = {name: _from(folder, Path(path)) for name, path in self.plots.items()}
-        kept = replace(self, commands=list(dict.fromkeys([*before, *self.commands])), plots=plots)
-        with replacing(folder / FILE) as part:
-            part.write_text(json.dumps(asdict(kept), indent=1) + "\n")
-        return replace(kept, plots=self.plots)
+        before = Origin.read(folder)
+        times = Times.read(folder)
+        older = [Run(command) for command in before.commands if command not in times.commands]
+        times.after(*older, *map(Run.now, self.commands)).took(seconds or {}).save(folder)
+        told = {
+            "title": self.title,
+            "facts": self.facts,
+            "plots": {name: _from(folder, Path(path)) for name, path in self.plots.items()},
+            "reference": self.reference,
+            "difficulty": self.difficulty,
+            "margin": self.margin,
+        }
+        put_json(folder / FILE, told)
+        return type(self).read(folder)
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -61,18 +70,20 @@ class Origin:
             place = (folder / file).resolve()
             if not place.is_relative_to(folder.resolve()):
                 raise ValueError(f"{path}: plots.{cut(name)} is {cut(file)!r}, which is not below {folder}")
-        return replace(told, plots={name: str(folder / file) for name, file in told.plots.items()})
+        times = Times.read(folder)
+        return replace(
+            told,
+            facts={**told.facts, **times.environment},
+            commands=list(dict.fromkeys([*told.commands, *times.commands])),
+            plots={name: str(folder / file) for name, file in told.plots.items()},
+        )
 
 
 def joined(origins: Sequence[Origin], title: str = "") -> Origin:
     """One origin of several: reference, difficulty and margin of the first; facts that differ are listed."""
-    facts: dict[str, str] = {}
-    for name in dict.fromkeys(name for one in origins for name in one.facts):
-        told = dict.fromkeys(one.facts[name] for one in origins if name in one.facts)
-        facts[name] = "; ".join(told)
     return Origin(
         title or "; ".join(dict.fromkeys(one.title for one in origins)),
-        facts,
+        listed([one.facts for one in origins]),
         list(dict.fromkeys(command for one in origins for command in one.commands)),
         {name: path for one in reversed(origins) for name, path in one.plots.items()},
         origins[0].reference,

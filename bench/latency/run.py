@@ -13,6 +13,7 @@ from baselines import METHODS
 from bench.evaluation.comparison import VANILLA
 from bench.evaluation.compressors import buildable, random_compressor, selector_for, takes_compressor
 from bench.evaluation.environment import environment
+from bench.evaluation.history import now
 from bench.evaluation.opening import open_image
 from bench.evaluation.protocol import of_method
 from bench.latency.measure import Progress, measure
@@ -103,7 +104,7 @@ def run(
     if not measured.costs:
         raise ValueError("; ".join(dict.fromkeys(measured.problems.values())))
     facts = environment() | told | Driver(mllm.model.device).facts()
-    facts |= {"modes": {mode: MODES[mode] for mode in conditions.modes}, "command": command}
+    facts |= {"modes": {mode: MODES[mode] for mode in conditions.modes}, "date": now(), "command": command}
     scores = dict(accuracy or {})
     report = Report(measured, cells, facts, VANILLA, mllm.visual_tokens, conditions.batch, scores)
     if folder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bench.evaluation.history import Times
 from bench.recipe.steps import RECORD, Shop, Step, read_record
 
 # Seconds per forward and worker of the shipped micro model on two cores, and FLOPs of such a forward: what
@@ -71,12 +72,11 @@ def _rates(shop: Shop) -> dict[tuple[str, ...], float]:
     """Seconds per forward by kind, model, device and workers, over all that was noted here."""
     spent: dict[tuple[str, ...], list[float]] = {}
     for path in sorted((shop.folder / "steps").glob(f"*/{RECORD}")):
-        told = read_record(path)
-        for one in told["runs"]:
-            key = (told["kind"], one["model"], one["device"], str(one["workers"]))
-            total = spent.setdefault(key, [0.0, 0.0])
-            total[0] += one["seconds"]
-            total[1] += one["forwards"]
+        kind = read_record(path).kind
+        for one in Times.read(path.parent).work:
+            total = spent.setdefault((kind, one.model, one.device, str(one.workers)), [0.0, 0.0])
+            total[0] += one.seconds
+            total[1] += one.forwards
     return {key: seconds / forwards for key, (seconds, forwards) in spent.items() if forwards}
 
 

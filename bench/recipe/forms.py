@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.evaluation.budget import MEANING
-from bench.recipe.estimate import duration
 from bench.recipe.findings import Finding
 from bench.recipe.paper import Order, Paper, Sign
 from bench.recipe.schema import Recipe
@@ -23,7 +22,8 @@ class Told:
 
     recipe: Recipe
     command: str
-    facts: Mapping[str, str]
+    facts: Mapping[str, str]  # of the model
+    machine: Mapping[str, str]  # with its versions
     tokens: int
     tasks: Sequence[str]
     paper: Paper | None = None
@@ -37,7 +37,6 @@ class Told:
     speedups: Sequence[tuple[str, int, str, float, float | None]] = ()  # row, budget, stage, here, paper
     timed: Sequence[Table] = ()  # medians of the timing steps
     pictures: Sequence[str] = ()  # paths from the page
-    spent: Mapping[str, float] = field(default_factory=dict)  # seconds by kind of step
 
 
 def header(told: Told) -> list[str]:
@@ -95,16 +94,10 @@ def notes(told: Told) -> list[str]:
     """What a reader must know, line by line."""
     recipe = told.recipe
     listed = [
-        f"Command: `{told.command}`. Model {told.facts['model']}, {told.facts['date']}, "
-        f"{told.facts['cores']} cores of {told.facts['processor']}, accelerator {told.facts['accelerator']}, "
-        f"torch {told.facts['torch']}."
+        f"Command: `{told.command}`. Model {told.facts['model']}, {told.machine['cores']} cores of "
+        f"{told.machine['processor']}, accelerator {told.machine['accelerator']}, "
+        f"torch {told.machine['torch']}."
     ]
-    if told.spent:
-        spent = ", ".join(f"{kind} {duration(seconds)}" for kind, seconds in told.spent.items())
-        listed.append(
-            f"Steps took, by the clock and with what else the machine did: {spent}. Those that other recipes "
-            f"share are counted in."
-        )
     if told.findings:
         listed.append(
             f"{AVERAGE}: mean over the tasks of score / the untouched model's. "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from bench.evaluation.cells import Cell, Cells, Key
 from bench.evaluation.comparison import VANILLA, Comparison, Group, assemble
 from bench.evaluation.environment import environment
+from bench.evaluation.history import Run, Times, put_json
 from bench.evaluation.origin import Origin
 from bench.recipe.draw import draw
 from bench.recipe.findings import findings, untouched
@@ -18,11 +18,12 @@ from bench.recipe.oracle import headroom
 from bench.recipe.paper import Paper, orders, signs, verdict
 from bench.recipe.plan import COMPARISON, PICTURES, Plan
 from bench.recipe.steps import Bar
-from bench.report.outputs import put, write
+from bench.report.outputs import of_model, put, write
 from bench.report.stores import difference, summarise
 from compress.keep import Keep
 from compress.labels import sample_key
 
+CLOCKED = ("samples per second", "hours left", "median seconds per sample")  # in no result
 SPEEDUP = ("row", "keep", "stage", "times", "paper")
 
 
@@ -44,7 +45,8 @@ def run(plan: Plan, bar: Bar, command: str) -> Path:
     pictures += [taken for step in plan.timed for taken in step.pictures(plan.folder / PICTURES)]
     told = tell(plan, command)
     told.pictures = [path.relative_to(plan.folder).as_posix() for path in pictures]
-    put(plan.folder / "results.json", json.dumps(results(plan, told), indent=1) + "\n")
+    Times.read(plan.folder).after(Run.now(command)).took(spent(plan)).save(plan.folder)
+    put_json(plan.folder / "results.json", results(plan, told))
     put(plan.folder / "table.md", markdown(told))
     put(plan.folder / "table.tex", latex(told))
     return plan.folder
@@ -62,13 +64,14 @@ def tell(plan: Plan, command: str) -> Told:
     """What the finished steps say, held against the paper."""
     recipe, tasks = plan.recipe, list(plan.answers.data)
     names = [task.name for task in tasks]
-    facts = environment() | {"model": plan.mllm.name, "fingerprint": plan.mllm.fingerprint()[:16]}
     paper = Paper.of(recipe.paper) if recipe.paper and recipe.rows else None
-    told = Told(recipe=recipe, command=command, facts=facts, tokens=plan.mllm.visual_tokens, tasks=names,
-                paper=paper)  # fmt: skip
+    told = Told(
+        recipe=recipe, command=command, facts=of_model(plan.mllm), machine=environment(),
+        tokens=plan.mllm.visual_tokens, tasks=names, paper=paper,
+    )  # fmt: skip
     if not recipe.rows:
         return told
-    told.labels, told.spent = label_costs(plan), spent(plan)
+    told.labels = label_costs(plan)
     if recipe.draw:  # a few questions whose pictures say it all
         return told
     cells = cells_of(plan)
@@ -105,7 +108,8 @@ def label_costs(plan: Plan) -> list[dict[str, Any]]:
         asked = [sample_key(one) for one in step.samples]
         against = difference(base.store(), step.store(), asked) if base and held else None
         told = summarise(step.store(), asked)
-        lines.append({"row": ", ".join(rows), **told, "against the reference": against,
+        found = {name: value for name, value in told.items() if name not in CLOCKED}
+        lines.append({"row": ", ".join(rows), **found, "against the reference": against,
                       "shipped": len(step.shipped)})  # fmt: skip
     return lines
 
@@ -114,8 +118,8 @@ def spent(plan: Plan) -> dict[str, float]:
     """Seconds by kind of step, over all runs that worked on the plan's steps."""
     found: dict[str, float] = {}
     for step in plan.steps:
-        for one in step.record.get("runs", []):
-            found[step.kind] = found.get(step.kind, 0.0) + one["seconds"]
+        for one in step.work_done:
+            found[step.kind] = found.get(step.kind, 0.0) + one.seconds
     return found
 
 
@@ -148,12 +152,8 @@ def results(plan: Plan, told: Told) -> dict[str, Any]:
     paper = told.paper
     return {
         "recipe": asdict(plan.recipe),
-        "command": told.command,
         "facts": told.facts,
-        "steps": [
-            {"step": step.folder.name, "title": step.title, "runs": step.record.get("runs", [])}
-            for step in plan.steps
-        ],
+        "steps": [{"step": step.folder.name, "title": step.title} for step in plan.steps],
         "vanilla": told.vanilla,
         "rows": [
             {

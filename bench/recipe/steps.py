@@ -1,6 +1,6 @@
 """The steps of a recipe: label, train, answer. Each works in a folder named by all that its result hangs on.
 
-    runs/steps/label-1a2b3c4d5e6f7081/step.json      what it was, how long it took
+    runs/steps/label-1a2b3c4d5e6f7081/step.json      what it was; times.json: how long it took
 
 Name = digest of settings, models' weights, data, the steps before it, and the code that does it
 (`compress.fingerprint`).
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
-from pydantic import NonNegativeFloat
 
 from baselines import METHODS, KeepAll
 from bench.evaluation.batches import Batches
@@ -30,15 +29,15 @@ from bench.evaluation.compare import Entry, compare
 from bench.evaluation.comparison import VANILLA
 from bench.evaluation.compressors import SHIPPED
 from bench.evaluation.environment import environment
+from bench.evaluation.history import Times, Work, now, put_json
 from bench.evaluation.ledger import Ledger, Shape
 from bench.evaluation.protocol import Facts, apart_from_code, of_method, of_run, of_task
 from bench.evaluation.validation import scored
-from bench.report.outputs import put
 from bench.tasks import Task
 from compress.base import Positions, Selector
 from compress.budget import Match
 from compress.compressor.network import Compressor
-from compress.documents import Count, Document, Positive, checked, read_json
+from compress.documents import Document, read
 from compress.fingerprint import fingerprint
 from compress.keep import NINTH, Keep, count_of
 from compress.labels import Label as Mask
@@ -154,62 +153,53 @@ class Step(ABC):
         return self.finished >= self.units
 
     @property
-    def record(self) -> dict[str, Any]:
-        """What earlier runs noted, or nothing."""
-        path = self.folder / RECORD
-        return read_record(path) if path.exists() else {}
+    def work_done(self) -> Sequence[Work]:
+        """What earlier calls noted of their work, in order."""
+        return Times.read(self.folder).work
 
     def do(self, bar: Bar) -> bool:
         """Finish the step and note what it took; False if there was nothing to do."""
         if self.done:
+            if self.folder.is_dir() and not (self.folder / RECORD).is_file():  # it was killed just before
+                self._tell()
             return False
         self.folder.mkdir(parents=True, exist_ok=True)
         before, started = self.finished, time.perf_counter()
         with bar(self.title, self.counted) as report:
             self.work(report)
-        spent = {
-            "units": self.units - before,
-            "forwards": (self.units - before) * self.cost.forwards,
-            "seconds": time.perf_counter() - started,
-            "workers": self.shop.workers,
-            "model": self.shop.fingerprint(self.model)[:16],
-            "device": self.shop.load(self.model).model.device.type,
-        }
-        told: dict[str, Any] = {"kind": self.kind, "title": self.title, "facts": dict(self.facts)}
-        told |= {"environment": environment(), "runs": [*self.record.get("runs", []), spent]}
-        put(self.folder / RECORD, json.dumps(told, indent=1) + "\n")
+        spent = Work(
+            units=self.units - before,
+            forwards=(self.units - before) * self.cost.forwards,
+            seconds=time.perf_counter() - started,
+            workers=self.shop.workers,
+            model=self.shop.fingerprint(self.model)[:16],
+            device=self.shop.load(self.model).model.device.type,
+            date=now(),
+            environment=environment(),
+        )
+        times = Times.read(self.folder)
+        replace(times, work=[*times.work, spent]).save(self.folder)
+        self._tell()
         return True
 
-
-class _Run(Document):
-    """What one run of a step took."""
-
-    units: Count
-    forwards: NonNegativeFloat
-    seconds: NonNegativeFloat
-    workers: Positive
-    model: str
-    device: str
+    def _tell(self) -> None:
+        put_json(self.folder / RECORD, {"kind": self.kind, "title": self.title, "facts": dict(self.facts)})
 
 
-class _Record(Document):
+class Record(Document):
     """The content of RECORD."""
 
     kind: str
     title: str
     facts: dict[str, Any]
-    environment: dict[str, str]
-    runs: tuple[_Run, ...]
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """What the runs of a step noted; ValueError for a file that is none of theirs."""
-    told: dict[str, Any] = read_json(path)
+def read_record(path: Path) -> Record:
+    """What a step is; ValueError for a file that is none of theirs."""
     try:
-        checked(_Record, told, path)
+        return read(Record, path)
     except ValueError as problem:
         raise ValueError(f"{problem}; delete {path.parent} to do the step again") from problem
-    return told
 
 
 def digest_of(*parts: object) -> str:

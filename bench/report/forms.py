@@ -84,7 +84,6 @@ def csv_text(comparison: Comparison) -> str:
         "tokens",
         "left",
         "flops",
-        "seconds",
         "adaptive",
         "one seed",
     ]
@@ -101,7 +100,7 @@ def csv_text(comparison: Comparison) -> str:
     told = {(each.keep, each.task): each for each in comparison.difficulty}
     for row in comparison.rows:
         figures = [row.scores.get(task) for task in comparison.tasks]
-        figures += [row.average, row.tokens, row.left, row.flops, row.seconds]
+        figures += [row.average, row.tokens, row.left, row.flops]
         cells = [_bare(figure) for figure in figures]
         for contrast in (row.vanilla, row.reference)[: len(rivals)]:
             cells += _columns(contrast, comparison.tasks, comparison.margin)

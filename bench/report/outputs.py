@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import takewhile
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from baselines import METHODS
 from bench.evaluation.comparison import Comparison
-from bench.evaluation.environment import environment
+from bench.evaluation.history import put_json
 from bench.evaluation.origin import Origin
 from bench.report.figures import answered, side_by_side
 from bench.report.forms import csv_text, latex, markdown
@@ -27,13 +26,15 @@ from evosearch import describe
 FRONT = "accuracy against visual tokens"
 
 
-def write(comparison: Comparison, mllm: MLLM, out: Path, origin: Origin) -> None:
+def write(
+    comparison: Comparison, mllm: MLLM, out: Path, origin: Origin, seconds: Mapping[str, float] | None = None
+) -> None:
     """Write all that `evocomp report` reads besides cells, tables (`write_tables`), pictures and report.html.
 
-    Environment, model, reference and difficulty method are added to the origin.
+    Model, reference and difficulty method are added to the origin. `seconds` are those of its parts, by name.
     """
-    told = environment() | {"model": mllm.name, "fingerprint": mllm.fingerprint()[:16]}
-    write_tables(comparison, out, told | origin.facts)
+    facts = of_model(mllm) | origin.facts
+    write_tables(comparison, out, facts)
     shown = gallery(comparison, mllm)
     save_gallery(shown, out)
     for task in comparison.tasks:
@@ -42,10 +43,14 @@ def write(comparison: Comparison, mllm: MLLM, out: Path, origin: Origin) -> None
         save(figure, out / "pictures" / f"kept-{task}.png")
     difficulty = next((one.method for one in comparison.difficulty), None)
     kept = replace(
-        origin, facts=told | origin.facts, reference=comparison.reference, difficulty=difficulty,
-        margin=comparison.margin,
-    ).save(out)  # fmt: skip
+        origin, facts=facts, reference=comparison.reference, difficulty=difficulty, margin=comparison.margin
+    ).save(out, seconds)
     put(out / "report.html", html(report(comparison, kept, shown)))
+
+
+def of_model(mllm: MLLM) -> dict[str, str]:
+    """What tells the model of a result from others."""
+    return {"model": mllm.name, "fingerprint": mllm.fingerprint()[:16]}
 
 
 def report(comparison: Comparison, origin: Origin, shown: Gallery, samples: int = SAMPLES) -> Report:
@@ -70,7 +75,7 @@ def write_tables(comparison: Comparison, out: Path, facts: Mapping[str, str]) ->
     """
     pictures = out / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
-    put(out / "results.json", json.dumps(results(comparison, facts), indent=1) + "\n")
+    put_json(out / "results.json", results(comparison, facts))
     put(out / "table.md", markdown(comparison))
     put(out / "table.csv", csv_text(comparison))
     put(out / "table.tex", latex(comparison))

@@ -43,7 +43,7 @@ def summary(row: Row, margin: float) -> dict[str, object]:
 
 
 def records(comparison: Comparison) -> list[dict[str, object]]:
-    """One record per method, budget and task: score, share, tests, ledger, seconds, n. Ready for JSON."""
+    """One record per method, budget and task: score, share, tests, ledger, n. Ready for JSON."""
     whole = {row.method: row.keep for row in comparison.rows if row.untouched}
     hard = {(one.keep, one.task): one for one in comparison.difficulty}
     listed: list[dict[str, object]] = []
@@ -68,7 +68,6 @@ def records(comparison: Comparison) -> list[dict[str, object]]:
                 "draws": list(outcome.draws),
                 "metric": comparison.metrics.get(task),
                 "subscores": dict(outcome.subscores),
-                "seconds": outcome.seconds,
                 "batch": outcome.batch,
                 "adaptive": row.adaptive,
                 "against": [_told(one, task) for one in (row.vanilla, row.reference) if one],

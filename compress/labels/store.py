@@ -311,6 +311,9 @@ class Writer:
             raise _refused(self._folder, problem) from problem
 
 
+SHARED = ", or divide the samples among several runs with shards"  # what else there is to do for a second run
+
+
 @contextmanager
 def writing(
     folder: str | os.PathLike[str], settings: Mapping[str, Any], name: str = "labels"
@@ -323,13 +326,7 @@ def writing(
     path = Path(folder)
     with ExitStack() as held:
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            held.enter_context(alone(path / f".{name}.lock"))
-        except BlockingIOError as problem:
-            raise ValueError(
-                f"another run is writing to {folder}: wait for it, choose another folder, "
-                f"or divide the samples among the runs with shards"
-            ) from problem
+            held.enter_context(alone(path, name, SHARED))
         except OSError as problem:
             raise _refused(path, problem) from problem
         yield Writer(path, settings, name)

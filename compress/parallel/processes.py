@@ -83,6 +83,11 @@ class Processes:
             PartialState().wait_for_everyone()
 
 
+def first_here() -> bool:
+    """Whether this process is alone or the first of those that a launcher started, by its environment."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def own_device(device: str) -> str:
     """The device of this process: of several on "cuda" each takes its own."""
     if device == "cuda" and int(os.environ.get("WORLD_SIZE", "1")) > 1:

@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from compress.compressor.network import CONFIG, Compressor, read_description
 from compress.documents import Document, checked, regular_file
-from compress.files import replacing
+from compress.files import alone, replacing
 from compress.labels.store import Label, LabelStore, refuse_difference
 from compress.models.loading import MLLM
 from compress.parallel.processes import Processes
@@ -80,7 +81,7 @@ def train(
     steps and after every epoch, to the same bits as without the interruption.
 
     ValueError for labels that match no sample or are of another model, for losses and weights that are not
-    finite, and for a folder with another run in it.
+    finite, and for a folder with another run in it or that another process writes to.
     """
     if micro_batch is not None and micro_batch < 1 or checkpoint_every < 1:
         given = f"micro_batch={micro_batch}, checkpoint_every={checkpoint_every}"
@@ -88,22 +89,22 @@ def train(
     config, target = config or TrainConfig(), Path(folder)
     if isinstance(labels, LabelStore):
         labels.refuse_other(mllm.name, mllm.fingerprint(), mllm.visual_tokens)
-    target.mkdir(parents=True, exist_ok=True)
     processes = Processes.here(mllm.model.device)
     report = progress if progress and processes.first else _say_nothing
-    examples = collect(
-        labels,
-        samples,
-        open_features(features, mllm, cache),
-        target=config.target,
-        processes=processes,
-        progress=partial(report, "embed"),
-        say=say or _say_nothing,
-    )
-    if notes is None:
-        notes = {"labels": [dict(labels.settings)]} if isinstance(labels, LabelStore) else {}
-    run = _Run(mllm, examples, target, config, validate, notes, processes, micro_batch, checkpoint_every)
-    return run.finish(partial(report, "train"))
+    with alone(target) if processes.first else nullcontext():
+        examples = collect(
+            labels,
+            samples,
+            open_features(features, mllm, cache),
+            target=config.target,
+            processes=processes,
+            progress=partial(report, "embed"),
+            say=say or _say_nothing,
+        )
+        if notes is None:
+            notes = {"labels": [dict(labels.settings)]} if isinstance(labels, LabelStore) else {}
+        run = _Run(mllm, examples, target, config, validate, notes, processes, micro_batch, checkpoint_every)
+        return run.finish(partial(report, "train"))
 
 
 def _say_nothing(*_: object) -> None:

@@ -24,8 +24,10 @@ from transformers import LlamaConfig
 from bench.data.instructions import INDEX, Index, digest
 from bench.data.instructions import KEY as MANIFEST_KEY
 from bench.edge.bundle import Bundle
+from bench.evaluation import history
 from bench.evaluation.cells import META, Cells, Key, read_cells
 from bench.evaluation.evaluate import Outcome, Stage
+from bench.evaluation.history import Times
 from bench.evaluation.ledger import Ledger, Shape
 from bench.evaluation.origin import FILE, Origin
 from bench.latency.report import read_accuracy
@@ -247,6 +249,10 @@ KINDS = {
         *metadata("a.manifest", MANIFEST_KEY), free=("file", "left_out"),
     ),
     "origin": Kind(FILE, origin, Origin.read, *text_file(FILE), free=tuple(Origin.__dataclass_fields__)),
+    "times": Kind(
+        history.FILE, origin, Times.read, *text_file(history.FILE),
+        free=("runs.0", "runs", "seconds", "work"),
+    ),
     "cell": Kind(
         "cells/a.parquet", cell, read_cells, *metadata("cells/a.parquet", META), stride=3,
         free=("protocol", "method", "impossible", "outcome.stages.0"),

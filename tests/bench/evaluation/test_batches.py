@@ -52,7 +52,7 @@ def samples() -> list[Sample]:
 
 
 def same(one: Outcome, other: Outcome) -> bool:
-    return replace(one, seconds=0.0, batch=None) == replace(other, seconds=0.0, batch=None)
+    return replace(one, batch=None) == replace(other, batch=None)
 
 
 def limited(most: int) -> tuple[list[Sequence[int]], Callable[[Sequence[int]], list[int]]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -153,8 +152,3 @@ def test_difficulty_comes_from_the_first_protocol(fill: Fill) -> None:
     one = fill("one", {("a", 4): {"gqa": WRONG}, ("b", 4): {"gqa": RIGHT}})
     (found,) = merge([one], difficulty="a").difficulty
     assert (found.easy, found.hard, found.scores["b"]) == (6, 6, 100)
-
-
-def test_outcomes_keep_their_seconds(fill: Fill, make_outcome: Callable[..., Outcome]) -> None:
-    found = merge([fill("one", {("a", 4): {"gqa": WRONG}})])
-    assert found.outcomes["a", 4, "gqa"] == replace(make_outcome("gqa", WRONG), seconds=1.0)

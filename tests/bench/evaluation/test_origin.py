@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.evaluation.history import Times
 from bench.evaluation.origin import FILE, Origin, joined
 
 ONE = Origin("one", {"python": "3.11", "cpu": "two cores"}, ["evocomp compare --keep 4"], {}, "ours", "grid")
@@ -17,6 +18,27 @@ def test_it_comes_back_with_the_commands_before_it(tmp_path: Path) -> None:
     assert later.commands == ["evocomp compare --keep 4", "evocomp compare --keep 4,2"]
     assert Origin.read(tmp_path) == later
     assert ONE.save(tmp_path).commands == later.commands, "no command twice"
+
+
+def test_what_belongs_to_one_run_is_kept_apart(tmp_path: Path) -> None:
+    saved = ONE.save(tmp_path, {"labels": 2.5})
+    result = (tmp_path / FILE).read_bytes()
+    assert not {"commands", "date"} & json.loads(result).keys()
+    times = Times.read(tmp_path)
+    assert (times.commands, times.seconds) == (list(ONE.commands), {"labels": 2.5})
+    assert times.runs[0].date.endswith("UTC") and saved.facts["torch"] == times.environment["torch"]
+    ONE.save(tmp_path)
+    assert (tmp_path / FILE).read_bytes() == result
+    assert len(Times.read(tmp_path).runs) == 2
+
+
+def test_a_folder_of_the_version_before_keeps_its_commands(tmp_path: Path) -> None:
+    before = {"title": "one", "facts": {"date": "2026-01-01"}, "commands": ["evocomp compare --keep 9"]}
+    (tmp_path / FILE).write_text(json.dumps(before))
+    read = Origin.read(tmp_path)
+    assert (read.commands, read.facts) == (before["commands"], before["facts"])
+    assert ONE.save(tmp_path).commands == [*before["commands"], *ONE.commands]
+    assert Origin.read(tmp_path).commands == [*before["commands"], *ONE.commands]
 
 
 def test_a_folder_can_be_moved_with_its_plots(tmp_path: Path) -> None:

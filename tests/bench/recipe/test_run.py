@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from PIL import Image
 from bench.cli import main
 from bench.evaluation import compare as comparing
 from bench.evaluation.cells import read_cells
+from bench.evaluation.history import Times
 from bench.evaluation.merge import merge
 from bench.recipe import schema, steps
 from bench.recipe.estimate import estimates
@@ -87,7 +89,10 @@ def test_a_finished_recipe_leaves_tables_and_a_comparison(finished: tuple[Path, 
     told = json.loads((result / "results.json").read_text())
     assert [row["row"] for row in told["rows"]] == ["grid", "ce", "EvoComp@0"]
     assert told["rows"][2]["paper"] == {"gqa": 56.1} and told["rows"][0]["paper_average"] is None
-    assert {run["forwards"] > 0 for step in told["steps"] for run in step["runs"]} == {True}
+    works = [Times.read(result.parent / "steps" / step["step"]).work for step in told["steps"]]
+    assert [len(work) for work in works] == [1] * len(works)
+    assert all(work[0].forwards > 0 and work[0].date and work[0].environment["torch"] for work in works)
+    assert Times.read(result).seconds.keys() == {"label", "train", "answer"}
     page = (result / "table.md").read_text()
     assert "16 of 144 visual tokens (the paper's 64 of 576)" in page and "| grid |" in page
     assert (result / "table.tex").read_text().startswith(r"\begin{tabular}")
@@ -101,6 +106,44 @@ def test_nothing_is_done_twice(tiny: MLLM, finished: tuple[Path, Path], done: li
     assert worked(plan(recipe(), shop(tiny, folder))) == result
     assert done == []
     assert (result / "table.md").read_text().splitlines()[:8] == before
+
+
+def test_an_interrupted_recipe_ends_identical_byte_for_byte(
+    tiny: MLLM, tmp_path: Path, finished: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, result = finished
+    replace, left = os.replace, 0
+
+    def failing(part: Path, target: Path) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise OSError("no space")
+        replace(part, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    failures = 0
+    for files_before in (1, 2, 5, 9, 14, 20, 27, 35, 1000):
+        left = files_before
+        with suppress(OSError):
+            worked(plan(recipe(), shop(tiny, tmp_path)))
+            break
+        failures += 1
+    assert failures >= 5
+    monkeypatch.undo()
+    there, here = files(result), files(tmp_path / result.relative_to(folder))
+    assert there.keys() == here.keys()
+    differ = {name for name in there if there[name] != here[name]}
+    assert {Path(name).name for name in differ} <= {"times.json"}
+    assert {"results.json", "table.md", "comparison/report.html", "comparison/run.json"} <= here.keys()
+    for step in (folder / "steps").iterdir():
+        assert (step / "step.json").read_text() == (tmp_path / "steps" / step.name / "step.json").read_text()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 def test_a_changed_setting_redoes_what_hangs_on_it(

@@ -90,9 +90,9 @@ def test_the_page_is_well_formed_and_has_every_row(comparison: Comparison, page:
         assert [block.title] in rows
         for row in block.rows:
             scores = [f"{value:.1f}" for value in row.scores.values()]
-            costs = [f"{value:.1f}" for value in (row.tokens, row.left, row.flops, row.seconds)]
+            costs = [f"{value:.1f}" for value in (row.tokens, row.left, row.flops)]
             line = [row.method, *scores, f"{row.average:.1f}{marks(comparison, row)}", *costs]
-            assert line in [cells[:8] for cells in rows]
+            assert line in [cells[:7] for cells in rows]
 
 
 def test_the_page_requests_nothing(page: str) -> None:
@@ -235,7 +235,7 @@ def test_the_page_says_what_is_equivalent_what_is_hard_and_what_is_mixed(
 
 def test_a_run_without_answers_leaves_a_dash(comparison: Comparison, gallery: Gallery) -> None:
     gone = {key: one for key, one in comparison.outcomes.items() if key[:2] != ("control", 2)}
-    empty = Row("control", 2, {}, None, None, None, None, 0.0)
+    empty = Row("control", 2, {}, None, None, None, None)
     rows = tuple(empty if (r.method, r.keep) == ("control", 2) else r for r in comparison.rows)
     why = {("control", 2, task): "out of reach" for task in comparison.tasks}
     page = make(replace(comparison, rows=rows, outcomes=gone, impossible=why), gallery)
@@ -286,13 +286,13 @@ def test_200_photographs_under_twenty_methods_stay_below_5_mib(make_outcome: Mak
 
 def test_methods_are_described_that_a_row_names_with_or_without_more(comparison: Comparison) -> None:
     names = ("none", "fastv:layer=3", "evocomp+@0, random labels", "dart-input [2]")
-    rows = tuple(Row(name, 16, {}, None, None, None, None, 0.0) for name in names)
+    rows = tuple(Row(name, 16, {}, None, None, None, None) for name in names)
     told = outputs.report(replace(comparison, rows=rows, outcomes={}), Origin("A title", {}), {})
     assert set(told.about) == {"none", "fastv", "evocomp+", "dart-input"}
 
 
 def test_the_environment_is_text_and_names_what_matters() -> None:
     found = environment()
-    assert set("python torch transformers deap processor cores threads date".split()) <= found.keys()
+    assert set("python torch transformers deap processor cores threads".split()) <= found.keys()
     assert all(isinstance(value, str) and value for value in found.values())
     assert int(found["cores"]) >= 1

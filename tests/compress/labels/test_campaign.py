@@ -180,7 +180,7 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path: Path) -> None:
     first.start()
     while not list(tmp_path.glob("*.parquet")):
         time.sleep(0.01)
-    with pytest.raises(ValueError, match="another run is writing to .* divide the samples"):
+    with pytest.raises(ValueError, match=r"is being written to by process \d+ .* divide the samples"):
         gather(Stub, samples, tmp_path)
     first.kill()
     first.join()

@@ -1,0 +1,107 @@
+"""When results were made, where and how long it took: times.json, beside results that hold no time.
+
+All other files of a folder depend on the result alone, so that they can be compared byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field
+
+from bench.evaluation.environment import environment
+from compress.documents import read
+from compress.files import replacing
+
+FILE = "times.json"
+Seconds = Annotated[float, Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One command that was carried out to its end. `date`: when it ended, UTC; empty where unknown."""
+
+    command: str
+    date: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def now(cls, command: str) -> Self:
+        return cls(command, now(), environment())
+
+
+@dataclass(frozen=True)
+class Work:
+    """One call that worked on a step of a recipe: how much it did, with what, and for how long."""
+
+    units: int
+    forwards: float
+    seconds: Seconds
+    workers: int
+    model: str  # fingerprint
+    device: str
+    date: str
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Times:
+    """The commands that filled a folder, in order, and the seconds that its parts took, by name.
+
+    The folder of a recipe's step has the calls that worked on it in place of commands.
+    """
+
+    runs: Sequence[Run] = ()
+    seconds: Mapping[str, Seconds] = field(default_factory=dict)
+    work: Sequence[Work] = ()
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Those of a folder, or none; ValueError for a file that cannot be read."""
+        try:
+            return read(cls, folder / FILE)
+        except FileNotFoundError:
+            return cls()
+        except ValueError as problem:
+            raise ValueError(f"{problem}; delete it, no result is lost") from problem
+
+    def after(self, *runs: Run) -> Self:
+        return replace(self, runs=[*self.runs, *runs])
+
+    def took(self, seconds: Mapping[str, float]) -> Self:
+        return replace(self, seconds={**self.seconds, **seconds})
+
+    @property
+    def commands(self) -> list[str]:
+        """Each command once."""
+        return list(dict.fromkeys(one.command for one in self.runs))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Versions and machine; values that differ between runs are listed."""
+        return listed([one.environment for one in self.runs])
+
+    def save(self, folder: Path) -> None:
+        put_json(folder / FILE, asdict(self))
+
+
+def now() -> str:
+    """The date and the time, in UTC."""
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def listed(facts: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Facts of several in one; values that differ are listed."""
+    names = dict.fromkeys(name for one in facts for name in one)
+    return {name: "; ".join(dict.fromkeys(one[name] for one in facts if name in one)) for name in names}
+
+
+def put_json(path: Path, content: Any) -> None:
+    """Write a JSON file at once."""
+    with replacing(path) as part:
+        part.write_text(json.dumps(content, indent=1) + "\n")
