@@ -49,6 +49,15 @@ def test_pictures_are_turned_as_the_protocol_turns_them(folder: Any) -> None:
     assert padded.size == (40, 40) and padded.getpixel((1, 20)) == (0, 0, 0), "lying, as it is stored"
 
 
+@pytest.mark.parametrize("protocol", ["llava", "lmms-eval", "micro"])
+def test_thin_pictures_are_refused_under_every_protocol(folder: Any, protocol: str) -> None:
+    """Before `llava` pads them to a square, whose side is the long one."""
+    Image.new("RGB", (402, 2)).save(folder.image("gqa/images/n0.jpg"))
+    (sample, *_) = GQA(protocol=protocol).load(folder.root)
+    with pytest.raises(ValueError, match=r"n0\.jpg cannot be read .*402 x 2 pixels is too thin"):
+        _ = sample.image
+
+
 def test_some_are_the_same_everywhere_and_the_fewer_among_the_more(folder: Any) -> None:
     few, more = (GQA(protocol="llava").load(folder.root, n) for n in (8, 20))
     assert [s.id for s in few] == ["q4", "q7", "q15", "q18", "q19", "q24", "q38", "q44"]
