@@ -79,8 +79,6 @@ setup(
         "edge": EDGE,  # evocomp bench edge
         # evocomp bench edge --runtimes llamacpp: is compiled when it is installed, and its C interface moves.
         "llamacpp": [*EDGE, "llama-cpp-python>=0.3.36,<0.4", "gguf>=0.17"],
-        # evocomp bench edge --runtimes executorch: its Python interface moves with its versions.
-        "executorch": [*EDGE, "executorch>=1.5,<1.6"],
         "app": ["gradio>=6"],  # evocomp app
         "browser": ["playwright>=1.50"],  # tests of the report's page and the app in a Chromium
         "ray": ["ray>=2.44"],  # evocomp label --engine ray

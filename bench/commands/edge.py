@@ -35,7 +35,7 @@ IDLE = {
     "wanted",
     default="ort",
     show_default=True,
-    help="ort, ort-static, llamacpp, llamacpp-unpadded, executorch, with commas, or all.",
+    help="ort, ort-static, llamacpp, llamacpp-unpadded, with commas, or all.",
 )
 @click.option(
     "--model", default="micro", show_default=True, help="A LLaVA-1.5: shipped, in a folder, or a hub name."

@@ -1,4 +1,4 @@
-"""`evocomp report`: finished comparisons as a page, a text or a document."""
+"""`evocomp report`: finished comparisons as a page or a text."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import click
 from bench.commands.options import Count, OutFile, margin_option
 from bench.console import say
 
-SUFFIXES = {"html": ".html", "md": ".md", "latex": ".tex"}
+SUFFIXES = {"html": ".html", "md": ".md"}
 
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--format", "form", type=click.Choice(list(SUFFIXES)), default="html", show_default=True)
 @click.option(
-    "--out", type=OutFile(*SUFFIXES.values()), help="File to write; report.html (.md, .tex) by default."
+    "--out", type=OutFile(*SUFFIXES.values()), help="File to write; report.html (.md) by default."
 )
 @click.option("--title", default="", help="The runs' own by default.")
 @click.option(

@@ -134,7 +134,7 @@ def benchmark(
             with stage("the same in torch", "prompts") as progress:
                 held = parity(chain, aside, questions, plan.keeps, plan.decoded + 1, stop, progress)
         memory = {
-            "decoder weights on disk": bundle.size(f"{DECODER}.data", GGUF, "*.pte"),
+            "decoder weights on disk": bundle.size(f"{DECODER}.data", GGUF),
             "tower and compressor on disk": bundle.size("vision.*", "compressor.*"),
             **{f"cache of {size} rows": backend.runner(size).cache_bytes for size in settings.contexts},
             "resident with all shapes open": added,

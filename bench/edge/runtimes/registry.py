@@ -12,7 +12,7 @@ from bench.edge.decoder import FixedDecoder
 from bench.edge.precision import Floats, Precision
 from bench.edge.protocol import Protocol
 from bench.edge.runner import Backend
-from bench.edge.runtimes import executorch, gguf, llamacpp, ort
+from bench.edge.runtimes import gguf, llamacpp, ort
 from bench.edge.runtimes import onnx as export
 
 
@@ -53,17 +53,6 @@ LLAMA_CPP = Runtime(
     precision=llamacpp.precision,
     check=llamacpp.check,
 )
-EXECUTORCH = Runtime(
-    title="ExecuTorch XNNPACK",
-    package="executorch",
-    extra="executorch",
-    modules=("executorch", "onnxruntime", "onnx", "onnxscript"),
-    files="pte",
-    export=executorch.export_decoder,
-    open=executorch.ExecuTorchBackend,
-    precision=executorch.precision,
-    check=executorch.check,
-)
 RUNTIMES = {
     "ort": ORT,
     "ort-static": replace(
@@ -75,5 +64,4 @@ RUNTIMES = {
         title="llama.cpp CPU, unpadded",
         open=partial(llamacpp.LlamaCppBackend, padded=False),
     ),
-    "executorch": EXECUTORCH,
 }

@@ -95,24 +95,22 @@ def test_the_report_joins_folders_and_needs_neither_model_nor_samples(
     assert [len(task["samples"]) for task in data["tasks"]] == [1, 1]
 
 
-def test_other_forms_are_text_and_a_document(
+def test_the_other_form_is_a_text(
     tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     done("report", tables, "--format", "md")
-    done("report", tables, "--format", "latex")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.md", "report.tex"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.md"]
     assert "| pyramiddrop | 48 |" in Path("report.md").read_text()
-    assert Path("report.tex").read_text().startswith(r"\documentclass")
 
 
 def test_mistakes_get_one_line(tables: Path, tmp_path: Path) -> None:
     for arguments, expected in (
         ((tmp_path,), "no results here; give folders that evocomp compare --out wrote"),
         ((tables, "--format", "md", "--out", tmp_path / "a.html"), "a report in md ends in .md, or"),
-        ((tables, "--out", tmp_path / "a.docx"), "a name that ends in .html or .md or .tex"),
+        ((tables, "--out", tmp_path / "a.docx"), "a name that ends in .html or .md"),
         ((tables, "--reference", "visonzip", "--out", tmp_path / "a.html"), "did you mean 'visionzip'"),
-        ((tables, "--format", "pdf"), "'pdf' is not one of 'html', 'md', 'latex'"),
+        ((tables, "--format", "pdf"), "'pdf' is not one of 'html', 'md'"),
     ):  # fmt: skip
         assert expected in refused("report", *arguments)
     assert list(tmp_path.iterdir()) == []
