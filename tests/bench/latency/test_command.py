@@ -179,7 +179,7 @@ def test_accuracy_is_drawn_against_latency(tmp_path: Path):
     assert {"method": "grid", "keep": 48, "share": 90.5} in found["accuracy"]
     assert (out / "pictures" / "accuracy.png").exists()
     (scored / "results.json").write_text("{}")
-    assert "no comparison" in refused("--accuracy", scored)
+    assert "summary is missing; give the --out folder of evocomp compare" in refused("--accuracy", scored)
 
 
 def test_out_of_memory_is_told_per_cell_and_the_run_goes_on(monkeypatch):
