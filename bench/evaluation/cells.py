@@ -117,10 +117,10 @@ class Cells:
         if self._folder:
             path = self._folder / "cells" / _name(key)
             path.parent.mkdir(parents=True, exist_ok=True)
+            if outcome and outcome.seconds is not None:  # before the cell, so that none is without
+                Times.read(self._folder).took({path.stem: outcome.seconds}).save(self._folder)
             with replacing(path) as part, part.open("wb") as file:
                 pq.write_table(_table(cell, samples), file)
-            if outcome and outcome.seconds is not None:
-                Times.read(self._folder).took({path.stem: outcome.seconds}).save(self._folder)
 
     def _facts(self, task: str) -> Facts:
         """Those of the protocol that concern a task."""
