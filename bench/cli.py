@@ -7,40 +7,49 @@ import shlex
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
 import click
 
-COMMANDS = {
-    "demo": ("demo", "The whole idea in minutes: search, train, compare, report."),
-    "ask": ("ask", "Ask one question about an image; draw the tokens that were kept."),
-    "search": ("search", "Search the best tokens for one sample; trace and picture."),
-    "label": ("label", "Search a data set: write a label store (resumable)."),
-    "labels": ("labels", "Compare label stores: losses, cost, paired differences."),
-    "train": ("train", "Train a compressor on a label store (resumable)."),
-    "eval": ("evaluate", "Score one method on benchmarks."),
-    "compare": ("compare", "Score methods side by side at equal budgets (resumable)."),
-    "run": ("run", "Make a table or figure of the paper, step by step (resumable)."),
-    "table": ("table", "Put finished comparisons into one table."),
-    "bench": ("bench", "Time compression: every stage of an answer here, or the phone protocol."),
-    "report": ("report", "Make one page, text or document of finished comparisons."),
-    "draw": ("draw", "Draw groups, kept tokens, searches and trainings for a paper."),
-    "app": ("app", "Try methods on images of your own in the browser."),
-    "data": ("data", "Write benchmarks in official formats; make and check files of training questions."),
-    "doctor": ("doctor", "Check the installation, or a folder of benchmarks."),
-    "verify": ("verify", "Check every method against its official implementation."),
-    "methods": ("lists", "List the compression methods."),
-    "models": ("lists", "List the shipped models."),
-    "tasks": ("lists", "List the benchmarks."),
-    "recipes": ("run", "List the tables and figures that can be run."),
-    "groupers": ("lists", "List the ways to group visual tokens."),
-    "strategies": ("lists", "List the search strategies."),
-    "kinds": ("lists", "List the kinds of labels."),
-    "losses": ("lists", "List the training losses."),
-}
+from bench.console import renamed
+
+Table = Mapping[str, tuple[str, str]]  # command -> its module in bench.commands, and a line of help
+GROUPS: dict[str, Table] = {
+    "Search and train": {
+        "demo": ("demo", "Search, train and compare on the shipped model in a few minutes."),
+        "search": ("search", "Search the best tokens of one sample."),
+        "label": ("label", "Search the tokens of many samples and store them as labels."),
+        "labels": ("labels", "Show, audit, merge and export label stores."),
+        "train": ("train", "Train a compressor on label stores."),
+    },
+    "Evaluate and compare": {
+        "eval": ("evaluate", "Score one method on benchmarks."),
+        "compare": ("compare", "Score several methods side by side at equal budgets."),
+        "report": ("report", "Show finished comparisons as a table, a page or a file."),
+        "run": ("run", "Make a table or figure of the paper from its recipe."),
+    },
+    "Measure speed": {
+        "bench": ("bench", "Time methods on this machine or on another device."),
+    },
+    "Look": {
+        "ask": ("ask", "Ask one question about an image and draw the kept tokens."),
+        "draw": ("draw", "Draw kept tokens, groups, searches and trainings for a paper."),
+        "app": ("app", "Try methods on your own images in the browser."),
+        "list": ("lists", "List methods, models, tasks, recipes and other names."),
+    },
+    "Set up": {
+        "data": ("data", "Write benchmarks and training questions to files, and check them."),
+        "doctor": ("doctor", "Check the installation or a folder of benchmarks."),
+        "verify": ("verify", "Check every method against its official implementation."),
+    },
+}  # fmt: skip
+COMMANDS: Table = {name: entry for table in GROUPS.values() for name, entry in table.items()}
+LISTS = ("methods", "models", "tasks", "groupers", "strategies", "kinds", "losses", "recipes")
+# Spellings of earlier releases, which still work and name the new one.
+FORMER = {name: ("list", name) for name in LISTS} | {"table": ("report", "--format", "table")}
 # What a user can cause. Anything else is an error of ours, whose trace goes into a file.
 EXPECTED = (ValueError, OSError, FloatingPointError)
 LONGEST = 1000  # characters of a message
@@ -153,12 +162,18 @@ def _of_ours(problem: Exception) -> str:
 class Commands(click.Group):
     """Lists commands without importing them, and turns expected errors into one line.
 
-    `table`: name -> its module in bench.commands, and a line of help.
+    `groups`: headings of the help with the commands below each. `former`: old names, and the words that
+    stand for them now.
     """
 
-    def __init__(self, *args: Any, table: Mapping[str, tuple[str, str]], **kwargs: Any):
+    def __init__(
+        self, *args: Any, groups: Mapping[str, Table], former: Mapping[str, Sequence[str]] | None = None,
+        **kwargs: Any,
+    ):  # fmt: skip
         super().__init__(*args, **kwargs)
-        self.table = table
+        self.groups = groups
+        self.former = former or {}
+        self.table = {name: entry for table in groups.values() for name, entry in table.items()}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.table)
@@ -173,6 +188,11 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] in self.former:
+            new = self.former[args[0]]
+            renamed(f"{ctx.command_path} {args[0]}", shlex.join([ctx.command_path, *new]))
+            args = [*new, *args[1:]]
+            ctx.obj = shlex.join([ctx.command_path, *args])
         if args and args[0] not in self.table:
             from evosearch.registry import unknown
 
@@ -180,8 +200,10 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, help) for name, (_, help) in self.table.items()])
+        width = max(map(len, self.table))
+        for heading, table in self.groups.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(width), line) for name, (_, line) in table.items()])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if ctx.parent is None:
@@ -197,24 +219,20 @@ class Commands(click.Group):
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-@click.group("evocomp", cls=Commands, table=COMMANDS, context_settings=SETTINGS)
+@click.group("evocomp", cls=Commands, groups=GROUPS, former=FORMER, context_settings=SETTINGS)
 @click.version_option(package_name="evocomp")
 @click.option(
     "--traceback", "trace", is_flag=True, envvar="EVOCOMP_TRACEBACK",
     help="Show the Python trace of an error; EVOCOMP_TRACEBACK=1 does the same. Default: off.",
 )  # fmt: skip
 def main(trace: bool) -> None:
-    """Visual-token compression for multimodal LLMs: search, learn, compare, measure.
+    """Visual-token compression for multimodal LLMs: search, train, compare, measure.
 
-    Everything runs offline on the shipped micro model; --model takes a folder or a hub name. Tables go to
-    stdout, progress to stderr. Exit status: 0 done, 2 something to mend in the call, a file or the
-    installation, 130 interrupted, 1 an error of evocomp itself.
+    Every command runs offline on the shipped micro model; --model takes a folder or a hub name. Tables go to
+    stdout and progress to stderr. Exit status: 0 for success, 2 for an error in the call, a file or the
+    installation, 130 after an interruption, 1 for an internal error of evocomp.
 
     \b
     Example:
       evocomp demo --out demo
     """
-
-
-if __name__ == "__main__":
-    main()

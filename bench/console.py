@@ -74,6 +74,11 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
+def renamed(old: str, new: str) -> None:
+    """The line for a spelling of an earlier release."""
+    say(f"{old} is now {new}; the old spelling will be removed in the next release")
+
+
 def show_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
     """A table on stdout."""
     click.echo(drawn(header, rows, title), nl=False)

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 @click.argument("image")
 @click.argument("question")
 @click.option(
-    "--method", default="evocomp", show_default=True, help="NAME or NAME:option=value,... (evocomp methods)."
+    "--method",
+    default="evocomp",
+    show_default=True,
+    help="NAME or NAME:option=value,... (evocomp list methods).",
 )
 @click.option("--compressor", help="Folder or hub name of a trained compressor; the shipped one by default.")
 @keep_option("Visual tokens per decoder layer")

@@ -1,4 +1,4 @@
-"""`evocomp bench`: what compression is worth in time."""
+"""`evocomp bench`: timings."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ import click
 from bench.cli import Commands
 
 TIMINGS = {
-    "latency": ("latency", "Every stage of an answer, all methods in turns, on a GPU or CPU."),
-    "edge": ("edge", "The phone protocol on runtimes of fixed shapes (paper, Table 4)."),
+    "latency": ("latency", "Time every stage of an answer under every method, on a GPU or CPU."),
+    "edge": ("edge", "Time the phone protocol on runtimes with fixed shapes (paper, Table 4)."),
 }
 
 
-@click.group(cls=Commands, table=TIMINGS)
+@click.group(cls=Commands, groups={"Commands": TIMINGS})
 def bench() -> None:
-    """Time compression on this machine, or on another one.
+    """Time methods on this machine or on another device.
 
     \b
     Example:
       evocomp bench latency --methods visionzip,evocomp --keep 48,16
-      evocomp bench edge --threads 1 --paper
     """
 
 

@@ -39,7 +39,7 @@ CONTROLS = "random,grid,fastv,visionzip,evocomp"
     "wanted",
     default=CONTROLS,
     show_default=True,
-    help="NAME or NAME:option=value,... with commas, or all (evocomp methods).",
+    help="NAME or NAME:option=value,... with commas, or all (evocomp list methods).",
 )
 @keeps_option("48,32,16")
 @match_option
@@ -96,7 +96,7 @@ def compare(
     listed = buildable(chooser, compressor) if wanted.strip() == "all" else specs(wanted)
     methods = [spec for spec in listed if spec != VANILLA]  # its row is there anyway
     if not methods:
-        raise ValueError(f"--methods {wanted}: name a method besides {VANILLA} (evocomp methods)")
+        raise ValueError(f"--methods {wanted}: name a method besides {VANILLA} (evocomp list methods)")
     if compressor and not any(map(takes_compressor, methods)):
         raise ValueError("no method takes the --compressor: leave it out, or add evocomp to --methods")
     for option, chosen in (("reference", reference), ("difficulty", difficulty)):

@@ -24,7 +24,7 @@ def data() -> None:
 
 @data.command()
 @click.option("--out", required=True, type=OutFolder(), help="Folder of benchmarks to write to.")
-@click.option("--tasks", default="all", show_default=True, help="Names with commas (evocomp tasks).")
+@click.option("--tasks", default="all", show_default=True, help="Names with commas (evocomp list tasks).")
 @click.option("-n", "count", default=200, show_default=True, type=Count(1), help="Questions per task.")
 @click.option(
     "--format", "layout", type=click.Choice(["official", "lmms-lab"]), default="official", show_default=True

@@ -49,7 +49,7 @@ def draw() -> None:
 @click.argument("image")
 @click.argument("question")
 @click.option("--methods", default="random,grid,fastv,visionzip,evocomp", show_default=True,
-              help="NAME or NAME:option=value,... with commas (evocomp methods).")  # fmt: skip
+              help="NAME or NAME:option=value,... with commas (evocomp list methods).")  # fmt: skip
 @keeps_option("48,32,16")
 @click.option("--compressor", help="Folder or hub name of a trained compressor; the shipped one by default.")
 @click.option("--answer", help="What is right; without it no answer is marked.")
@@ -99,7 +99,7 @@ def kept(
 @click.argument("image")
 @click.argument("question")
 @click.option("--groupers", default="vocabulary,dpc-knn,k-means,grid,random", show_default=True,
-              help="NAME[:option=value] with commas (evocomp groupers).")  # fmt: skip
+              help="NAME[:option=value] with commas (evocomp list groupers).")  # fmt: skip
 @keep_option("Groups")
 @click.option("--seed", default=0, show_default=True, type=SEED)
 @out_option("groups.png")
@@ -134,7 +134,7 @@ def groups(
 @click.argument("question")
 @click.option("--answer", help="Gold response; without it, the untouched model's own answer.")
 @click.option("--strategies", default="evolution,random", show_default=True,
-              help="NAME[:option=value] with commas (evocomp strategies).")  # fmt: skip
+              help="NAME[:option=value] with commas (evocomp list strategies).")  # fmt: skip
 @click.option("--grouper", default="vocabulary", show_default=True, help="NAME[:option=value].")
 @keep_option("Tokens to keep")
 @click.option("--evaluations", type=Count(1), default=408, show_default=True, help="For each search.")

@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 @click.command("eval")
 @click.option(
-    "--method", default="none", show_default=True, help="NAME or NAME:option=value,... (evocomp methods)."
+    "--method",
+    default="none",
+    show_default=True,
+    help="NAME or NAME:option=value,... (evocomp list methods).",
 )
 @click.option("--compressor", help="Folder or hub name of a trained compressor; the shipped one by default.")
 @keep_option("Budget in visual tokens")

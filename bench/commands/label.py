@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 @click.option("--start", type=Count(0), help="Number of the first sample, without --data; 0 by default.")
 @file_options
 @choice_options
-@click.option("--kind", default="best", show_default=True, help="NAME[:option=value] (evocomp kinds).")
+@click.option("--kind", default="best", show_default=True, help="NAME[:option=value] (evocomp list kinds).")
 @keep_option("Tokens in a label")
 @click.option(
-    "--grouper", default="vocabulary", show_default=True, help="NAME[:option=value] (evocomp groupers)."
+    "--grouper", default="vocabulary", show_default=True, help="NAME[:option=value] (evocomp list groupers)."
 )
-@click.option("--strategy", help="NAME[:option=value] (evocomp strategies); the kind's own by default.")
+@click.option("--strategy", help="NAME[:option=value] (evocomp list strategies); the kind's own by default.")
 @click.option("--evaluations", default=408, show_default=True, type=Count(1), help="Budget per sample.")
 @click.option(
     "--positions", type=click.Choice(["original", "compact"]), default="original", show_default=True
@@ -128,7 +128,7 @@ def label(
             together=together, rows=rows, progress=report,
         )  # fmt: skip
     if store.quarantine:
-        say(f"{len(store.quarantine)} samples are in quarantine: evocomp labels {out} --quarantine")
+        say(f"{len(store.quarantine)} samples are in quarantine: evocomp labels quarantine {out}")
     summary = summarise(store)
     if machine:
         show_json(summary)

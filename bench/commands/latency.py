@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option(
     "--methods", "wanted", default="all", show_default=True,
-    help="NAME or NAME:option=value,... with commas (evocomp methods).",
+    help="NAME or NAME:option=value,... with commas (evocomp list methods).",
 )  # fmt: skip
 @keeps_option("3/4,1/2,1/3,2/9,1/9")
 @click.option(

@@ -1,4 +1,4 @@
-"""`evocomp methods`, `models`, `tasks` and the other lists: what there is, a line each."""
+"""`evocomp list`: the names that other commands take, a line each."""
 
 from __future__ import annotations
 
@@ -68,19 +68,6 @@ def _about_model(folder: Path) -> str:
     )
 
 
-def _listing(plural: str, lines: Callable[[], list[Line]]) -> click.Command:
-    @click.command(
-        plural,
-        help=f"List the {plural}, one line each, with the options that NAME:option=value sets.\n\n\b\n"
-        f"Example:\n  evocomp {plural} --json",
-    )
-    @as_json
-    def listing(machine: bool) -> None:
-        _show(lines(), machine)
-
-    return listing
-
-
 def _show(listed: list[Line], machine: bool, about: str = "about") -> None:
     if machine:
         keys = ("name", about, "options", *(["choices"] if about != "about" else []))
@@ -88,7 +75,7 @@ def _show(listed: list[Line], machine: bool, about: str = "about") -> None:
         return
     header, rows = ["name", about], [[line.name, line.about] for line in listed]
     if any(line.choices for line in listed):
-        header.append("what it does where its paper and code are silent")
+        header.append("choices where its paper and code leave something open")
         for row, line in zip(rows, listed, strict=True):
             row.append("; ".join(line.choices))
     if any(line.options for line in listed):
@@ -98,29 +85,39 @@ def _show(listed: list[Line], machine: bool, about: str = "about") -> None:
     show_table(header, rows)
 
 
-@click.command()
-@click.option("--model", help="Say which methods run on this model, and why the others do not.")
-@keep_option("At this budget")
+@click.group("list")
+def lists() -> None:
+    """List methods, models, tasks, recipes and other names, one line each.
+
+    \b
+    Example:
+      evocomp list methods
+    """
+
+
+@lists.command()
+@click.option("--model", help="Show which methods run on this model, and why the others do not.")
+@keep_option("Budget to try with --model")
 @click.option("--compressor", help="With --model: folder or hub name of a trained compressor.")
 @anyres_option
 @as_json
 def methods(
     model: str | None, keep: Keep | None, compressor: str | None, anyres: Anyres, machine: bool
 ) -> None:
-    """List the methods, one line each, with the options that NAME:option=value sets.
+    """List the methods and the options that NAME:option=value sets.
 
-    With --model it also names what each of them does on such a model where its paper and official code say
-    nothing.
+    With --model, the list also shows each method's choices on such a model where its paper and official code
+    leave something open.
 
     \b
     Example:
-      evocomp methods --model micro --keep 48
+      evocomp list methods --model micro --keep 48
     """
     listed = _registered("baselines", "METHODS")
     if model is None:
         for option, value in (("--compressor", compressor), ("--keep", keep)):
             if value:
-                raise ValueError(f"{option} is tried on a model: give --model as well, or leave it out")
+                raise ValueError(f"{option} needs a model to be tried on: add --model, or leave {option} out")
         _show(listed, machine)
     else:
         _show(_runs(model, anyres, keep, compressor, listed), machine, f"runs on {model}")
@@ -158,14 +155,48 @@ def _runs(
     return answers
 
 
-COMMANDS: dict[str, click.Command] = {"methods": methods} | {
-    plural: _listing(plural, lines)
-    for plural, lines in {
-        "models": _models,
-        "tasks": lambda: _registered("bench.tasks", "TASKS"),
-        "groupers": lambda: _registered("evosearch", "GROUPERS"),
-        "strategies": lambda: _registered("evosearch", "STRATEGIES"),
-        "kinds": lambda: _registered("compress.labels", "KINDS"),
-        "losses": _losses,
-    }.items()
-}
+@lists.command()
+@as_json
+def recipes(machine: bool) -> None:
+    """List the shipped recipes, which `evocomp run` takes.
+
+    \b
+    Example:
+      evocomp list recipes
+    """
+    from bench.recipe.schema import known, read
+
+    found = {name: read(name) for name in known()}
+    if machine:
+        show_json(
+            [
+                {"name": name, "about": one.title, "model": one.model, "rows": len(one.rows)}
+                for name, one in found.items()
+            ]
+        )
+        return
+    show_table(
+        ["name", "about", "model", "rows"],
+        [[name, one.title, one.model, str(len(one.rows) or "")] for name, one in found.items()],
+    )
+
+
+def _listing(plural: str, lines: Callable[[], list[Line]]) -> None:
+    @lists.command(
+        plural,
+        help=f"List the {plural} and the options that NAME:option=value sets.\n\n\b\n"
+        f"Example:\n  evocomp list {plural}",
+    )
+    @as_json
+    def listing(machine: bool) -> None:
+        _show(lines(), machine)
+
+
+_listing("models", _models)
+_listing("tasks", lambda: _registered("bench.tasks", "TASKS"))
+_listing("groupers", lambda: _registered("evosearch", "GROUPERS"))
+_listing("strategies", lambda: _registered("evosearch", "STRATEGIES"))
+_listing("kinds", lambda: _registered("compress.labels", "KINDS"))
+_listing("losses", _losses)
+
+COMMANDS = {"list": lists}

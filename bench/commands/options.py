@@ -40,7 +40,7 @@ def data_options(command: F) -> F:
             "--tasks",
             default="all",
             show_default=True,
-            help="NAME[:option=value] with commas (evocomp tasks).",
+            help="NAME[:option=value] with commas (evocomp list tasks).",
         ),
     ):
         command = option(command)

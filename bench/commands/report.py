@@ -1,4 +1,4 @@
-"""`evocomp report`: finished comparisons as a page or a text."""
+"""`evocomp report`: finished comparisons as a table, a page or a file."""
 
 from __future__ import annotations
 
@@ -6,66 +6,101 @@ from pathlib import Path
 
 import click
 
-from bench.commands.options import Count, OutFile, margin_option
-from bench.console import say
+from bench.commands.options import Count, OutFile, as_json, margin_option
+from bench.console import OutFolder, say, show_json
+from bench.report.terminal import show_comparison
 
-SUFFIXES = {"html": ".html", "md": ".md"}
+SUFFIXES = {"html": ".html", "md": ".md", "csv": ".csv", "latex": ".tex"}
+FORMS = {suffix: form for form, suffix in SUFFIXES.items()}
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--format", "form", type=click.Choice(list(SUFFIXES)), default="html", show_default=True)
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--out", type=OutFile(*SUFFIXES.values()), help="File to write; report.html (.md) by default."
-)
-@click.option("--title", default="", help="The runs' own by default.")
-@click.option(
-    "--samples", default=200, show_default=True, type=Count(1),
-    help="Samples to browse in the page, all tasks together.",
+    "--format", "form", type=click.Choice(["table", *SUFFIXES]),
+    help="table prints to the terminal; the others write a file. Default: by the name of --out, or html.",
 )  # fmt: skip
 @click.option(
-    "--reference", help="Method that all are tested against, besides none; the first run's by default."
+    "--out", type=click.Path(path_type=Path),
+    help="File to write; with --format table, a folder for results.json and tables in every format. "
+    "Default: report.html (.md, .csv, .tex).",
+)  # fmt: skip
+@click.option("--title", default="", help="Title of the report. Default: the titles of the comparisons.")
+@click.option(
+    "--samples", default=200, type=Count(1),
+    help="Samples to browse in the HTML page, over all tasks. Default: 200.",
+)  # fmt: skip
+@click.option(
+    "--reference", help="Method to test all others against, besides none. Default: that of the first folder."
 )
-@click.option("--difficulty", help="Method whose right answers make a question easy.")
+@click.option(
+    "--difficulty", help="Method whose correct answers mark a question as easy. Default: that of the first "
+    "folder.",
+)  # fmt: skip
 @margin_option(None)
-@click.option("--mixed", is_flag=True, help="Also where protocols differ; the report says how.")
+@click.option(
+    "--mixed", is_flag=True, help="Also join folders with different protocols; the report lists how."
+)
+@as_json
 def report(
-    runs: tuple[Path, ...], form: str, out: Path | None, title: str, samples: int, reference: str | None,
-    difficulty: str | None, margin: float | None, mixed: bool,
+    folders: tuple[Path, ...], form: str | None, out: Path | None, title: str, samples: int,
+    reference: str | None, difficulty: str | None, margin: float | None, mixed: bool, machine: bool,
 ) -> None:  # fmt: skip
-    """One self-contained report of what `evocomp compare --out` or `evocomp demo` left in RUNS.
+    """Show finished comparisons, the folders of `evocomp compare --out` or `evocomp demo`, in one report.
 
-    The HTML page requests nothing: tables to sort, plots, samples with the tokens that each method kept at
-    each budget, its answer and whether that is right, ledger, commands and environment. Nothing is computed
-    again, and neither model nor benchmark is needed.
+    Nothing is computed again, and neither model nor benchmark is needed. Folders that differ in model,
+    benchmark, samples, prompt, budget accounting, batch size or the meaning of a method's name are refused.
+    The HTML page is one file that requests nothing: sortable tables, plots, and samples with the tokens that
+    each method kept.
 
     \b
     Example:
-      evocomp report tables more-tables --reference evocomp --out report.html
+      evocomp report tables --reference evocomp --out report.html
     """
-    from bench.evaluation.merge import merge
-    from bench.evaluation.origin import Origin
-    from bench.evaluation.origin import joined as join_origins
     from bench.report.documents import FORMATS
-    from bench.report.gallery import joined as join_galleries
-    from bench.report.gallery import read_gallery
-    from bench.report.outputs import put
-    from bench.report.outputs import report as told
+    from bench.report.outputs import merged, put, read_galleries, write_tables
+    from bench.report.outputs import report as report_of
+    from bench.report.results import results
 
-    if out and out.suffix != SUFFIXES[form]:
+    form = form or ("table" if machine else form_of(out))
+    path = out or Path(f"report{SUFFIXES.get(form, '')}")
+    if form != "table":
+        check_file(path, form)
+    elif out:
+        OutFolder().convert(out, None, None)
+    found, origin = merged(
+        folders, title, reference=reference, difficulty=difficulty, margin=margin, mixed=mixed
+    )
+    if form != "table":
+        made = report_of(found, origin, read_galleries(folders), samples)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        put(path, FORMATS[form](made))
+        say(f"{path}, {path.stat().st_size / 2**20:.1f} MiB")
+        return
+    facts = {"folders": ", ".join(map(str, folders))}
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        write_tables(found, out, facts)
+    if machine:
+        show_json(results(found, facts))
+    else:
+        show_comparison(found)
+        if out:
+            say(f"results and tables are in {out}")
+
+
+def form_of(out: Path | None) -> str:
+    """The format that a file's name asks for."""
+    return FORMS.get(out.suffix.lower(), "html") if out else "html"
+
+
+def check_file(path: Path, form: str) -> None:
+    """ValueError or UsageError, before the work, for a file that cannot be written in this format."""
+    if path.suffix.lower() in FORMS and path.suffix.lower() != SUFFIXES[form]:
         raise ValueError(
-            f"{out}: the name of a report in {form} ends in {SUFFIXES[form]}, or choose --format"
+            f"{path}: the name of a report in {form} ends in {SUFFIXES[form]}, or choose --format"
         )
-    origin = join_origins([Origin.read(run) for run in runs], title)
-    found = merge(
-        runs, reference=reference or origin.reference, difficulty=difficulty or origin.difficulty,
-        margin=margin or origin.margin, mixed=mixed,
-    )  # fmt: skip
-    made = told(found, origin, join_galleries([read_gallery(run) for run in runs]), samples)
-    path = out or Path(f"report{SUFFIXES[form]}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    put(path, FORMATS[form](made))
-    say(f"{path}, {path.stat().st_size / 2**20:.1f} MiB")
+    OutFile(*SUFFIXES.values()).convert(path, None, None)
 
 
 COMMANDS = {"report": report}

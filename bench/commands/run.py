@@ -51,7 +51,7 @@ def run(
     features: Where | None, fresh: bool, dry_run: bool, out: Path, workers: int, batch: int | None,
     model: str, device: str, dtype: str, anyres: Anyres, machine: bool,
 ) -> None:  # fmt: skip
-    """Work off RECIPE (evocomp recipes, or a YAML file): label, train, answer, measure, draw, compare.
+    """Work off RECIPE (evocomp list recipes, or a YAML file): label, train, answer, measure, draw, compare.
 
     Steps are named by all that their results depend on and kept in --out: none is done twice, a changed
     setting never takes a stale one, and after an interruption the same command goes on. Leaves results.json,
@@ -148,25 +148,4 @@ def show_plan(told: list[Estimate]) -> None:
     )
 
 
-@click.command()
-@as_json
-def recipes(machine: bool) -> None:
-    """The shipped recipes: what `evocomp run` takes.
-
-    \b
-    Example:
-      evocomp recipes
-    """
-    from bench.recipe.schema import known, read
-
-    told = {name: read(name) for name in known()}
-    if machine:
-        show_json({name: one.title for name, one in told.items()})
-        return
-    show_table(
-        ["recipe", "what", "model", "rows"],
-        [[name, one.title, one.model, str(len(one.rows) or "")] for name, one in told.items()],
-    )
-
-
-COMMANDS = {"run": run, "recipes": recipes}
+COMMANDS = {"run": run}

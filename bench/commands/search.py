@@ -26,10 +26,13 @@ if TYPE_CHECKING:
 @click.option("--answer", help="Gold response; without it, the untouched model's own answer.")
 @keep_option("Tokens to keep")
 @click.option(
-    "--grouper", default="vocabulary", show_default=True, help="NAME[:option=value] (evocomp groupers)."
+    "--grouper", default="vocabulary", show_default=True, help="NAME[:option=value] (evocomp list groupers)."
 )
 @click.option(
-    "--strategy", default="evolution", show_default=True, help="NAME[:option=value] (evocomp strategies)."
+    "--strategy",
+    default="evolution",
+    show_default=True,
+    help="NAME[:option=value] (evocomp list strategies).",
 )
 @click.option("--evaluations", type=Count(1), default=408, show_default=True, help="Budget of candidates.")
 @click.option("--patience", type=Count(1), help="Stop after so many iterations without a better candidate.")

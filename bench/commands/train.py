@@ -69,7 +69,7 @@ class Report:
 @click.option(
     "--preset", type=click.Choice(PRESETS), help="The paper's settings for a model; what you also give wins."
 )
-@click.option("--loss", show_default="ghm+cos", help="NAME (evocomp losses).")
+@click.option("--loss", show_default="ghm+cos", help="NAME (evocomp list losses).")
 @click.option(
     "--lambda", "lambda_cos", type=float, show_default="1.0",
     help="Weight of the cosine loss. With GHM it acts as a smaller one unless --normalise-by is bins.",

@@ -99,7 +99,7 @@ class Searched(Step):
         if len(found) < len(samples):
             raise ValueError(
                 f"{len(samples) - len(found)} samples of {task.name} have no mask: "
-                f"evocomp labels {step.folder} --quarantine says why"
+                f"evocomp labels quarantine {step.folder} says why"
             )
         places = partners(samples) if self.other else range(len(samples))
         return [found[place] for place in places]

@@ -124,7 +124,7 @@ def spent(plan: Plan) -> dict[str, float]:
 
 
 def compared(plan: Plan) -> Comparison:
-    """All rows and seeds as a comparison, whose cells lie in the result's folder for `evocomp table`."""
+    """All rows and seeds as a comparison, whose cells lie in the result's folder for `evocomp report`."""
     several = len(plan.recipe.seeds) > 1
     cells: dict[Key, Cell] = {}
     for (row, seed), listed in cells_of(plan).items():

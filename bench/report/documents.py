@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from bench.evaluation.comparison import Comparison
+from bench.report.forms import csv_text, plain
+from bench.report.forms import latex as latex_table
 from bench.report.forms import markdown as markdown_table
-from bench.report.forms import plain
 from bench.report.page import Report, html, ledger
 from bench.report.table import headlines
 
@@ -37,4 +38,9 @@ def _ledger(comparison: Comparison) -> str:
     return "\n".join([*lines, *(f"| {plain(method)} | {keep} | {words} |" for method, keep, words in rows)])
 
 
-FORMATS: dict[str, Callable[[Report], str]] = {"html": html, "md": markdown}
+FORMATS: dict[str, Callable[[Report], str]] = {
+    "html": html,
+    "md": markdown,
+    "csv": lambda report: csv_text(report.comparison),
+    "latex": lambda report: latex_table(report.comparison),
+}

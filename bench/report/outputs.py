@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -10,10 +10,13 @@ from pathlib import Path
 from baselines import METHODS
 from bench.evaluation.comparison import Comparison
 from bench.evaluation.history import put_json
+from bench.evaluation.merge import merge
 from bench.evaluation.origin import Origin
+from bench.evaluation.origin import joined as join_origins
 from bench.report.figures import answered, side_by_side
 from bench.report.forms import csv_text, latex, markdown
-from bench.report.gallery import Gallery, gallery, save_gallery
+from bench.report.gallery import Gallery, gallery, read_gallery, save_gallery
+from bench.report.gallery import joined as join_galleries
 from bench.report.page import SAMPLES, Report, html
 from bench.report.pictures import fronts, groups, kept_tokens, png, save, trace
 from bench.report.results import results
@@ -60,6 +63,27 @@ def report(comparison: Comparison, origin: Origin, shown: Gallery, samples: int 
     used = {_name(row.method) for row in comparison.rows}
     about = {name: line for name, line in describe(METHODS).items() if name in used}
     return Report(comparison, origin, shown, plots, about, samples)
+
+
+def merged(
+    folders: Sequence[Path], title: str = "", *, reference: str | None = None, difficulty: str | None = None,
+    margin: float | None = None, mixed: bool = False,
+) -> tuple[Comparison, Origin]:  # fmt: skip
+    """Several comparisons as one, from their folders; what is None is taken from the first of them.
+
+    ValueError for folders that must not share a table, unless they may be `mixed`.
+    """
+    origin = join_origins([Origin.read(folder) for folder in folders], title)
+    comparison = merge(
+        folders, reference=reference or origin.reference, difficulty=difficulty or origin.difficulty,
+        margin=margin or origin.margin, mixed=mixed,
+    )  # fmt: skip
+    return comparison, origin
+
+
+def read_galleries(folders: Sequence[Path]) -> Gallery:
+    """The pictures of several comparisons."""
+    return join_galleries([read_gallery(folder) for folder in folders])
 
 
 def _name(row: str) -> str:

@@ -205,7 +205,7 @@ def read_labels(folder: str | os.PathLike[str]) -> LabelStore:
     ids = pa.chunked_array([chunk for shard in shards for chunk in read_shard(shard, ["id"])["id"].chunks])
     if again := repeated(ids):
         raise ValueError(
-            f"{folder}: sample {again!r} has two labels; `evocomp labels {folder} --merge NEW` "
+            f"{folder}: sample {again!r} has two labels; `evocomp labels merge {folder} --out NEW` "
             f"keeps one of each that are equal"
         )
     labelled = set(ids.to_pylist()) if (quarantine := read_quarantine(path, settings)) else set()

@@ -22,7 +22,7 @@ from PIL import Image
 from transformers import LlamaConfig
 
 from baselines import METHODS
-from bench.cli import COMMANDS, main
+from bench.cli import COMMANDS, FORMER, GROUPS, LISTS, main
 from bench.commands.options import Amount
 from bench.console import _bar, _lines
 from bench.evaluation.compressors import buildable
@@ -39,7 +39,6 @@ from evosearch.registry import specs
 STAR = ("micro:3", "what color is the star ?")  # the star of this scene is green
 FEW = ("--evaluations", 48)
 QUICK = ("--epochs", 2, "--validate", "none", "--loss", "ce")
-LISTS = [name for name, (module, _) in COMMANDS.items() if module == "lists"]
 
 
 def run(*args: object, **options: Any) -> Result:
@@ -94,15 +93,15 @@ def compressor(labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("plural", LISTS)
 def test_lists_have_a_line_for_every_entry(plural: str) -> None:
-    entries = parsed(plural)
+    entries = parsed("list", plural)
     assert len({one["name"] for one in entries}) == len(entries) > 0
     assert all(len(one["about"]) > 10 and "\n" not in one["about"] for one in entries)
-    table = done(plural)
+    table = done("list", plural)
     assert all(one["name"] in table for one in entries)
 
 
 def test_lists_name_what_issue_and_paper_name() -> None:
-    names = {plural: [one["name"] for one in parsed(plural)] for plural in LISTS}
+    names = {plural: [one["name"] for one in parsed("list", plural)] for plural in LISTS}
     assert {"none", "random", "grid", "fastv", "visionzip", "evocomp"} <= set(names["methods"])
     assert {"gqa", "mmbench", "mmbench-cn", "pope", "vqav2", "vizwiz", "textvqa"} <= set(names["tasks"])
     assert {"best", "random", "dpc-knn", "elite", "attribution"} <= set(names["kinds"])
@@ -110,12 +109,12 @@ def test_lists_name_what_issue_and_paper_name() -> None:
 
 
 def test_lists_say_which_options_the_commands_fill_in() -> None:
-    (evocomp,) = (one for one in parsed("methods") if one["name"] == "evocomp")
+    (evocomp,) = (one for one in parsed("list", "methods") if one["name"] == "evocomp")
     assert evocomp["options"] == {"depth": "0", "compressor": "automatic"}
 
 
 def test_models_are_described_by_their_sizes() -> None:
-    about = {one["name"]: one["about"] for one in parsed("models")}
+    about = {one["name"]: one["about"] for one in parsed("list", "models")}
     assert "1.6 M parameters, 144 visual tokens of 96 x 96 pixels, 12 decoder layers" in about["micro"]
     assert "744 visual tokens of 192 x 192 pixels" in about["micro-next"]
 
@@ -131,9 +130,52 @@ def test_the_example_in_the_help_is_one_that_parses(name: str, tmp_path: Path) -
     found.make_context(name, rest)
 
 
-def test_help_names_every_command() -> None:
+def test_help_names_every_command_under_its_heading() -> None:
     text = done("--help")
     assert all(f"\n  {name} " in text for name in COMMANDS)
+    assert not any(f"\n  {name} " in text for name in FORMER)
+    places = [text.index(f"\n{heading}:\n") for heading in GROUPS]
+    assert places == sorted(places)
+    assert text.index("\nMeasure speed:") < text.index("\n  bench ") < text.index("\nLook:")
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_is_found_under_its_former_name(name: str) -> None:
+    old, new = run(name, "--json"), run("list", name, "--json")
+    assert old.exit_code == 0 and old.stdout == new.stdout
+    assert old.stderr == (
+        f"evocomp {name} is now evocomp list {name}; the old spelling will be removed in the next release\n"
+    )
+
+
+def test_former_spellings_of_labels_do_what_the_new_ones_do(labels: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    done("label", "--out", other, "--samples", 2, "--start", 100, *FEW)
+    for old, new in (
+        ((labels, "--json"), ("show", labels, "--json")),
+        (("--json", labels), ("show", labels, "--json")),
+        ((labels, "--quarantine"), ("quarantine", labels)),
+        ((labels, "--audit", 2), ("audit", labels, "--samples", 2)),
+        (("--audit=2", labels), ("audit", labels, "--samples=2")),
+        ((labels, other, "--merge", "{}/m"), ("merge", labels, other, "--out", "{}/m")),
+        ((labels, "--export", "{}/x"), ("export", labels, "--out", "{}/x")),
+    ):
+        first, second = (
+            run("labels", *(str(one).format(tmp_path / place) for one in arguments))
+            for place, arguments in (("old", old), ("new", new))
+        )
+        assert first.exit_code == second.exit_code == 0, first.stderr
+        assert first.stdout.replace("/old/", "/new/") == second.stdout
+        said = f"evocomp labels FOLDERS is now evocomp labels {new[0]} FOLDERS; "
+        assert first.stderr.startswith(said) and said not in second.stderr
+
+
+def test_the_former_table_is_the_report_of_that_format(tmp_path: Path) -> None:
+    compared = tmp_path / "compared"
+    done("compare", "--keep", 32, "--tasks", "gqa", "-n", 4, "--methods", "grid,random", "--out", compared)
+    old, new = run("table", compared), run("report", compared, "--format", "table")
+    assert old.exit_code == 0 and old.stdout == new.stdout
+    assert old.stderr.startswith("evocomp table is now evocomp report --format table; ")
 
 
 # Commands -------------------------------------------------------------------------------------------------
@@ -241,7 +283,7 @@ def test_label_refuses_a_store_of_another_configuration(labels: Path) -> None:
 
 def test_labels_compares_stores_on_the_samples_they_share(labels: Path, tmp_path: Path) -> None:
     done("label", "--out", tmp_path / "random", "--samples", 3, "--kind", "random")
-    first, second = parsed("labels", labels, tmp_path / "random")
+    first, second = parsed("labels", "show", labels, tmp_path / "random")
     assert (first["samples"], second["samples"]) == (4, 3)
     assert first["against the first"] is None
     searched = {one.id: one.loss_after for one in read_labels(labels)}
@@ -251,13 +293,13 @@ def test_labels_compares_stores_on_the_samples_they_share(labels: Path, tmp_path
     assert middle == pytest.approx(sum(gaps) / 3)
     assert min(gaps) <= low <= middle <= high <= max(gaps)
     assert second["against the first"]["better on, %"] == pytest.approx(100 * sum(g < 0 for g in gaps) / 3)
-    assert "better on, %" in done("labels", labels, tmp_path / "random")
-    assert "better on" not in done("labels", labels)
+    assert "better on, %" in done("labels", "show", labels, tmp_path / "random")
+    assert "better on" not in done("labels", "show", labels)
 
 
 def test_labels_refuses_stores_without_common_samples(labels: Path, tmp_path: Path) -> None:
     done("label", "--out", tmp_path / "other", "--samples", 2, "--start", 100, "--kind", "random")
-    assert "share 0 samples" in refused("labels", labels, tmp_path / "other")
+    assert "share 0 samples" in refused("labels", "show", labels, tmp_path / "other")
 
 
 def test_train_leaves_weights_curves_and_configuration(compressor: Path) -> None:
@@ -404,26 +446,26 @@ def test_all_methods_are_those_that_a_name_makes() -> None:
     assert "evocomp" in buildable("a model that nothing is shipped for", "folder")
 
 
-def test_table_joins_folders_of_one_protocol_and_marks_others(tmp_path: Path) -> None:
+def test_the_table_joins_folders_of_one_protocol_and_marks_others(tmp_path: Path) -> None:
     one, two, other = tmp_path / "one", tmp_path / "two", tmp_path / "other"
     shared = ("compare", "--keep", 32, "--tasks", "gqa", "-n", 4, "--methods")
     done(*shared, "grid", "--out", one)
     done(*shared, "random", "--out", two)
     done(*shared, "random", "--batch", 2, "--out", other)
-    told = parsed("table", one, two, "--reference", "grid", "--out", tmp_path / "joint")
+    told = parsed("report", one, two, "--reference", "grid", "--out", tmp_path / "joint")
     assert [row["method"] for row in told["summary"]][0] == "none"
     assert {row["method"] for row in told["summary"]} == {"none", "grid", "random"}
     files = {"results.json", "table.md", "table.csv", "table.tex", "pictures/fronts.png"}
     assert set(content(tmp_path / "joint")) == files
-    message = refused("table", one, other)
+    message = refused("report", one, other)
     assert f"not comparable: batch is 16 in {one} and 2 in {other}" in message
     assert "--mixed" in message
-    text = done("table", one, other, "--mixed")
+    text = done("report", one, other, "--mixed", "--format", "table")
     assert text.startswith("MIXED PROTOCOLS")
     assert "random [2]" in text
     assert "Mixed protocols, not comparable: [2] batch is 16 in" in text
-    assert "no results here" in refused("table", tmp_path / "nowhere")
-    assert "unknown method of these results 'gird'" in refused("table", one, "--reference", "gird")
+    assert "no results here" in refused("report", tmp_path / "nowhere")
+    assert "unknown method of these results 'gird'" in refused("report", one, "--reference", "gird")
 
 
 def test_specs_are_split_between_methods_and_not_between_options() -> None:
@@ -509,10 +551,12 @@ MISTAKES: list[tuple[tuple[object, ...], str]] = [
     ((*LABEL, "--turns", "al"), "'al' is not one of 'first', 'random', 'all'"),
     ((*LABEL, "--data", "mix.json"), "give the folder that their names start from with --images"),
     ((*LABEL, "--data", "mix.json", "--images", "."), "there is no file mix.json"),
-    (("labels", "{labels}", "--quarantine", "--audit", 2), "--quarantine and --audit: ask for one at a time"),
-    (("labels", "{labels}", "{labels}", "--quarantine"), "--quarantine is about one store"),
-    (("labels", "{labels}", "--export", "{labels}"), "exists: choose a new folder"),
-    (("labels", "{labels}", "--merge", "{labels}"), "exists: choose a new folder"),
+    (("labels", "{labels}", "--quarantine", "--audit", 2), "--quarantine and --audit: use one at a time"),
+    (("labels", "shwo", "{labels}"), "unknown command 'shwo'; did you mean 'show'?"),
+    (("labels", "quarantine", "{labels}", "{labels}"), "Got unexpected extra argument"),
+    (("labels", "export", "{labels}", "--out", "{labels}"), "exists: choose a new folder"),
+    (("labels", "merge", "{labels}", "--out", "{labels}"), "exists: choose a new folder"),
+    (("list", "method"), "No such command 'method'"),
     (("data", "records", "gqq", "--out", "{out}"), "unknown source 'gqq'; did you mean 'gqa'?"),
     (("data", "records", "gqa", "--out", "{out}"), "the official files of gqa: --from DIR"),
     (("data", "records", "micro", "--out", "{out}"), "name a folder for them with --images"),
@@ -544,7 +588,7 @@ MISTAKES: list[tuple[tuple[object, ...], str]] = [
     ((*COMPARE, "random", "--difficulty", "grid"), "--difficulty grid: choose one of random"),
     ((*COMPARE, "random", "--match", "tokns"), "'tokns' is not one of 'tokens', 'equivalent', 'flops'"),
     ((*COMPARE, "random", "--positions", "own"), "'own' is not one of 'original', 'compact'"),
-    (("table",), "Missing argument 'FOLDERS...'"),
+    (("report",), "Missing argument 'FOLDERS...'"),
     ((*ASK, "--method", "grid:depth=12"), "a decoder layer up to 11"),
     ((*EVAL, "-n", 0), "0 is not in the range 1<=x<=1000000000"),
     ((*TRAIN, "--lr", 0), "choose lr above 0"),
@@ -956,7 +1000,7 @@ def test_progress_has_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_methods_say_whether_they_run_on_a_model_at_a_budget():
     rows = json.loads(
-        CliRunner().invoke(main, ["methods", "--model", "micro", "--keep", "16", "--json"]).stdout
+        CliRunner().invoke(main, ["list", "methods", "--model", "micro", "--keep", "16", "--json"]).stdout
     )
     told = {row["name"]: row["runs on micro"] for row in rows}
     assert told["fastv"] == told["visionzip"] == "yes"
@@ -964,11 +1008,13 @@ def test_methods_say_whether_they_run_on_a_model_at_a_budget():
 
 
 def test_methods_say_what_a_trained_one_needs(tiny_folder: Path, compressor: Path) -> None:
-    model = ("methods", "--model", tiny_folder, "--keep", 60)
+    model = ("list", "methods", "--model", tiny_folder, "--keep", 60)
     told = {row["name"]: row[f"runs on {tiny_folder}"] for row in parsed(*model)}
     assert told["evocomp"].startswith("with --compressor FOLDER: one trained on this model")
     assert told["fastv"] == "yes"
     told = {row["name"]: row[f"runs on {tiny_folder}"] for row in parsed(*model, "--compressor", compressor)}
     assert told["evocomp"] == "yes"
-    assert "give --model as well" in refused("methods", "--compressor", compressor)
-    assert "--keep is tried on a model" in refused("methods", "--keep", 16)
+    assert "--compressor needs a model to be tried on" in refused(
+        "list", "methods", "--compressor", compressor
+    )
+    assert "--keep needs a model to be tried on" in refused("list", "methods", "--keep", 16)

@@ -75,8 +75,8 @@ def test_shards_hold_the_labels_of_one_run(
         "label", "--data", folder / "mix.json", "--images", folder, "--manifest", manifest, "--samples", 6,
         "--workers", 2, "--out", tmp_path / "whole", *FEW,
     )  # fmt: skip
-    done("labels", labels, "--merge", tmp_path / "merged")
-    done("labels", tmp_path / "whole", "--merge", tmp_path / "sorted")
+    done("labels", "merge", labels, "--out", tmp_path / "merged")
+    done("labels", "merge", tmp_path / "whole", "--out", tmp_path / "sorted")
     tables = [read_labels(tmp_path / name).table().drop_columns(["seconds"]) for name in ("merged", "sorted")]
     assert tables[0].equals(tables[1]) and len(tables[0]) == 6
     assert read_labels(labels).settings["data"] == "mix"
@@ -86,12 +86,12 @@ def test_what_a_broken_picture_ends_in_is_told_and_the_rest_is_labelled(folder: 
     result = run("label", "--data", folder / "mix.json", "--images", folder, "--out", tmp_path, *FEW)
     assert result.exit_code == 0, result.stderr
     assert "left out: text only: 1 (first: record 1)" in result.stderr
-    assert f"1 samples are in quarantine: evocomp labels {tmp_path} --quarantine" in result.stderr
-    (told,) = parsed("labels", tmp_path)
+    assert f"1 samples are in quarantine: evocomp labels quarantine {tmp_path}" in result.stderr
+    (told,) = parsed("labels", "show", tmp_path)
     assert (told["samples"], told["in quarantine"], told["not done yet"]) == (9, 1, 0)
-    ((key, reasons),) = parsed("labels", tmp_path, "--quarantine").items()
+    ((key, reasons),) = parsed("labels", "quarantine", tmp_path).items()
     assert key == "mix/mix-2-0" and len(reasons) == 3 and "cannot be read as an image" in reasons[0]
-    assert "cannot be read as an image" in done("labels", tmp_path, "--quarantine")
+    assert "cannot be read as an image" in done("labels", "quarantine", tmp_path)
     before = len(read_labels(tmp_path).shards)
     done("label", "--data", folder / "mix.json", "--images", folder, "--out", tmp_path, *FEW, "--again")
     assert len(read_labels(tmp_path).shards) == before
@@ -106,7 +106,7 @@ def test_labels_of_other_data_are_not_mixed(folder: Path, labels: Path, tmp_path
 
 
 def test_the_summary_tells_how_far_a_campaign_is(labels: Path) -> None:
-    (told,) = parsed("labels", labels)
+    (told,) = parsed("labels", "show", labels)
     assert (told["samples"], told["not done yet"], told["in quarantine"]) == (6, 0, 0)
     assert told["samples per second"] > 0 and told["hours left"] == 0
     low, middle, high = told["its 5th, 50th and 95th percentile"]
@@ -131,18 +131,19 @@ def test_an_audit_finds_the_losses_and_holds_them_against_labels_without_search(
     folder: Path, labels: Path
 ) -> None:
     where = ("--data", folder / "mix.json", "--images", folder)
-    told = parsed("labels", labels, "--audit", 4, *where)
+    told = parsed("labels", "audit", labels, "--samples", 4, *where)
     assert told["samples"] == 4 and told["largest error of a stored loss"] < 1e-5
     assert set(told["against"]) == {"random", "dpc-knn"}
     assert told["against"]["random"]["difference"]["difference"] > 0  # a search among 48 beats one draw
-    assert "they differ by at most" in done("labels", labels, "--audit", 2, *where)
-    result = run("labels", labels, "--audit", 2)
+    text = done("labels", "audit", labels, "--samples", 2, *where)
+    assert "recomputed losses differ from stored ones by at most" in text
+    result = run("labels", "audit", labels, "--samples", 2)
     assert result.exit_code == 2 and "is not of the micro mixture" in result.stderr
 
 
 def test_an_audit_with_another_model_is_refused(folder: Path, labels: Path, tiny_folder: Path) -> None:
     where = ("--data", folder / "mix.json", "--images", folder, "--model", tiny_folder)
-    result = run("labels", labels, "--audit", 2, *where)
+    result = run("labels", "audit", labels, "--samples", 2, *where)
     assert result.exit_code == 2 and "are not of the model" in result.stderr
 
 
@@ -155,7 +156,9 @@ def test_a_compressor_is_trained_on_labels_of_the_file(folder: Path, labels: Pat
     assert result.exit_code == 2 and "is not of the micro mixture" in result.stderr
 
 
-@pytest.mark.parametrize("command", [("labels", "--audit", "2"), ("train", "--out", "{out}", "--labels")])
+@pytest.mark.parametrize(
+    "command", [("labels", "audit", "--samples", "2"), ("train", "--out", "{out}", "--labels")]
+)
 def test_labels_are_not_put_beside_another_file(
     command: tuple[str, ...], folder: Path, labels: Path, tmp_path: Path
 ) -> None:
@@ -167,7 +170,7 @@ def test_labels_are_not_put_beside_another_file(
 
 
 def test_an_export_is_a_data_set_with_a_card_and_a_store(labels: Path, tmp_path: Path) -> None:
-    done("labels", labels, "--export", tmp_path / "mine")
+    done("labels", "export", labels, "--out", tmp_path / "mine")
     card = (tmp_path / "mine" / "README.md").read_text()
     head = yaml.safe_load(card.split("---")[1])
     assert head["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
@@ -184,7 +187,7 @@ def test_an_export_is_a_data_set_with_a_card_and_a_store(labels: Path, tmp_path:
 
 def test_the_library_datasets_reads_an_export(labels: Path, tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
-    done("labels", labels, "--export", tmp_path / "mine")
+    done("labels", "export", labels, "--out", tmp_path / "mine")
     rows = datasets.load_dataset(str(tmp_path / "mine"), split="train", cache_dir=str(tmp_path / "cache"))
     assert rows["id"] == [one.id for one in read_labels(labels)]
     assert [tuple(kept) for kept in rows["kept"]] == [one.kept for one in read_labels(labels)]

@@ -100,7 +100,14 @@ def test_the_other_form_is_a_text(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     done("report", tables, "--format", "md")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.md"]
+    done("report", tables, "--format", "latex")
+    done("report", tables, "--format", "csv")
+    done("report", tables, "--out", "named.csv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "named.csv", "report.csv", "report.md", "report.tex",
+    ]  # fmt: skip
+    expected = (tables / "table.csv").read_text()
+    assert Path("report.csv").read_text() == Path("named.csv").read_text() == expected
     assert "| pyramiddrop | 48 |" in Path("report.md").read_text()
 
 
@@ -108,9 +115,9 @@ def test_mistakes_get_one_line(tables: Path, tmp_path: Path) -> None:
     for arguments, expected in (
         ((tmp_path,), "no results here; give folders that evocomp compare --out wrote"),
         ((tables, "--format", "md", "--out", tmp_path / "a.html"), "a report in md ends in .md, or"),
-        ((tables, "--out", tmp_path / "a.docx"), "a name that ends in .html or .md"),
+        ((tables, "--out", tmp_path / "a.docx"), "a name that ends in .html or .md or .csv or .tex"),
         ((tables, "--reference", "visonzip", "--out", tmp_path / "a.html"), "did you mean 'visionzip'"),
-        ((tables, "--format", "pdf"), "'pdf' is not one of 'html', 'md'"),
+        ((tables, "--format", "pdf"), "'pdf' is not one of 'table', 'html', 'md', 'csv', 'latex'"),
     ):  # fmt: skip
         assert expected in refused("report", *arguments)
     assert list(tmp_path.iterdir()) == []
