@@ -95,9 +95,7 @@ def one_line() -> Iterator[None]:
     except click.ClickException:
         raise
     except KeyboardInterrupt as stop:
-        raise Interrupted(
-            "interrupted; label, train, run and compare --out go on where they stopped when run again"
-        ) from stop
+        raise Interrupted("interrupted; run label, train, run or compare --out again to resume") from stop
     except Exception as problem:
         if isinstance(problem, EXPECTED) or _ran_out(problem) or _broken_library(problem):
             raise Problem(_words(problem), _wanted_trace(problem)) from problem
@@ -114,9 +112,10 @@ def _wanted_trace(problem: Exception) -> str:
 def _words(problem: Exception) -> str:
     text = str(problem)
     if _ran_out(problem):
-        text = "there is not enough memory for this: use fewer samples at a time or a smaller model"
+        text = "out of memory: use fewer samples at a time or a smaller model"
     if isinstance(problem, ImportError):
-        text = f"a library cannot be imported ({_first_cause(problem)}): evocomp doctor says what to mend"
+        cause = _first_cause(problem)
+        text = f"a library cannot be imported ({cause}): run evocomp doctor to find out what to repair"
     if isinstance(problem, OSError) and problem.strerror:
         text = f"{problem.filename}: {problem.strerror}" if problem.filename else problem.strerror
     if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -149,14 +148,17 @@ def _of_ours(problem: Exception) -> str:
     """The line for an error that nobody foresaw; its trace is in a file that the line names."""
     ctx = click.get_current_context(silent=True)
     command = ctx.find_root().obj if ctx else "evocomp"
-    said = f"an error of evocomp itself ({type(problem).__name__}: {problem})"
+    said = f"internal error ({type(problem).__name__}: {problem})"
     try:
         handle, path = tempfile.mkstemp(".txt", "evocomp-")
         with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{command}\n\n{''.join(traceback.format_exception(problem))}")
     except OSError as full:
-        return f"{said}; its trace could not be written ({full.strerror}): run it again with --traceback"
-    return f"{said}; please report it with its trace, which is in {path}"
+        return (
+            f"{said}; its traceback could not be written ({full.strerror}): run the command again with "
+            f"--traceback"
+        )
+    return f"{said}; please report it with the traceback in {path}"
 
 
 class Commands(click.Group):
@@ -223,7 +225,7 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 @click.version_option(package_name="evocomp")
 @click.option(
     "--traceback", "trace", is_flag=True, envvar="EVOCOMP_TRACEBACK",
-    help="Show the Python trace of an error; EVOCOMP_TRACEBACK=1 does the same. Default: off.",
+    help="Show the Python traceback of an error, as EVOCOMP_TRACEBACK=1 does.",
 )  # fmt: skip
 def main(trace: bool) -> None:
     """Visual-token compression for multimodal LLMs: search, train, compare, measure.

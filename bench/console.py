@@ -16,6 +16,20 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def option(*names: str, **settings: Any) -> Callable[[F], F]:
+    """`click.option` whose help ends in the default, if it has one to state."""
+    if not settings.get("is_flag"):
+        settings["help"] = with_default(settings["help"], settings.get("default"))
+    return click.option(*names, **settings)
+
+
+def with_default(text: str, default: object) -> str:
+    """A help text that states the default, if there is one."""
+    if default in ("", None):
+        return text
+    return f"{text} Default: {f'{default:g}' if isinstance(default, float) else default}."
+
+
 @contextmanager
 def progress(title: str, unit: str = "samples") -> Iterator[Callable[[int, int], None]]:
     """Done, rate and time left on stderr, as a bar or, in a log, as lines; yields `report(done, total)`."""
@@ -115,33 +129,29 @@ def _is_number(text: str) -> bool:
     return True
 
 
-anyres_option = click.option(
+anyres_option = option(
     "--anyres",
     type=click.Choice(["native", "fixed"]),
     default="native",
-    show_default=True,
-    help="Crops of a LLaVA-NeXT: by the image's shape, or always 2 x 2 without unpadding and newlines.",
+    help="Crops of LLaVA-NeXT: by the image's shape (native), or always 2 x 2 without unpadding and newlines "
+    "(fixed).",
 )
 
 
 def model_options(command: F) -> F:
     """--model, --anyres, --device and --dtype: what `load_model` takes."""
-    for option in (
-        click.option(
+    for add in (
+        option(
             "--dtype",
             type=click.Choice(["float32", "bfloat16", "float16"]),
             default="float32",
-            show_default=True,
+            help="Number type of the model's weights.",
         ),
-        click.option(
-            "--device", default="cpu", show_default=True, help="Where the model runs: cpu, cuda, cuda:1 ..."
-        ),
+        option("--device", default="cpu", help="Device of the model: cpu, cuda, cuda:1 ..."),
         anyres_option,
-        click.option(
-            "--model", default="micro", show_default=True, help="A shipped model, a folder or a hub name."
-        ),
+        option("--model", default="micro", help="Shipped model, folder or hub name."),
     ):
-        command = option(command)
+        command = add(command)
     return command
 
 

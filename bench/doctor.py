@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, entry_points, requires, version
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.metadata import PackageNotFoundError, entry_points, packages_distributions, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -27,6 +28,8 @@ if TYPE_CHECKING:  # nothing else of the package: it may be what cannot be impor
 
 WATCHED = ("torch", "transformers", "tokenizers", "safetensors", "deap", "pyarrow", "pillow")
 EXAMPLES = 3  # names told of many
+PACKAGES = ("evosearch", "compress", "baselines", "bench")
+HOME = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ def installation() -> Iterator[Finding]:
     except PackageNotFoundError:
         yield Finding("evocomp", "problem", "not installed: pip install -e .")
         needs = []
+    yield from own_packages()
     ranges, extras = requirements(needs)
     for name in WATCHED:
         if name in ranges:
@@ -71,6 +75,38 @@ def installation() -> Iterator[Finding]:
     for folder in sorted(SHIPPED.glob("*/compressor/*")):
         yield _weights(f"compressor {folder.parent.parent.name}/{folder.name}", folder)
     yield _compression()
+
+
+def own_packages(home: Path = HOME) -> Iterator[Finding]:
+    """Whether evocomp's four packages are its own, and whether others of the same name stand in their way."""
+    owners = packages_distributions()
+    sound = True
+    for name in PACKAGES:
+        here, plain = _place(find_spec(name)), _place(PathFinder.find_spec(name))
+        others = sorted({*owners.get(name, ())} - {"evocomp"})
+        if here != home / name:
+            detail = f"comes from {here}, not from evocomp: use an environment without it, or rename it"
+            yield Finding(name, "problem", detail)
+        elif others:
+            detail = f"{', '.join(others)} installs a package of the same name: use an environment without it"
+            yield Finding(name, "problem", detail)
+        elif plain not in (None, home / name):
+            yield Finding(
+                name, "note", f"{plain} hides it from programs: rename that, or import evocomp first"
+            )
+        else:
+            continue
+        sound = False
+    if sound:
+        yield Finding("packages", "ok", f"{', '.join(PACKAGES)} come from {home}")
+
+
+def _place(spec: ModuleSpec | None) -> Path | None:
+    """The folder of a package, or the file of a module."""
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin).resolve()
+    return path.parent if path.name == "__init__.py" else path
 
 
 def requirements(lines: Sequence[str]) -> tuple[dict[str, SpecifierSet], dict[str, dict[str, SpecifierSet]]]:

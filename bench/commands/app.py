@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.console import model_options, say
+from bench.console import model_options, option, say
 from bench.evaluation.opening import load_model
 from evosearch.registry import specs
 
@@ -15,20 +15,25 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option(
-    "--methods", help="NAME or NAME:option=value,... with commas; all that the model runs by default."
+@option(
+    "--methods",
+    help="Methods, separated by commas: NAME or NAME:option=value,... (evocomp list methods). "
+    "Default: all that the model can run.",
 )
-@click.option("--compressor", help="Folder or hub name of a trained compressor; the shipped one by default.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 lets others in.")
-@click.option("--port", type=click.IntRange(1, 65535), help="The first free one from 7860 by default.")
+@option("--compressor", help="Folder or hub name of a trained compressor. Default: the shipped one.")
+@option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 accepts other machines.")
+@option(
+    "--port", type=click.IntRange(1, 65535), help="Port to listen on. Default: the first free one from 7860."
+)
 @model_options
 def app(
     methods: str | None, compressor: str | None, host: str, port: int | None, model: str, device: str,
     dtype: str, anyres: Anyres,
 ) -> None:  # fmt: skip
-    """Ask about images of your own in the browser: what is kept, the answer, the time.
+    """Try methods on your own images in the browser: kept tokens, answers and times.
 
-    Runs until Ctrl-C and requests nothing from outside; needs gradio (pip install 'evocomp[app]').
+    The app runs until Ctrl-C, requests nothing from the network, and needs gradio (pip install
+    'evocomp[app]').
 
     \b
     Example:

@@ -10,7 +10,7 @@ import click
 
 from bench.commands.inputs import asked
 from bench.commands.options import Count, OutFile, as_json, keep_option
-from bench.console import model_options, say, show_json
+from bench.console import model_options, option, say, show_json
 from bench.evaluation.opening import budget, load_model, open_image
 
 if TYPE_CHECKING:
@@ -22,23 +22,22 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("image")
 @click.argument("question")
-@click.option(
+@option(
     "--method",
     default="evocomp",
-    show_default=True,
-    help="NAME or NAME:option=value,... (evocomp list methods).",
+    help="Method: NAME or NAME:option=value,... (evocomp list methods).",
 )
-@click.option("--compressor", help="Folder or hub name of a trained compressor; the shipped one by default.")
+@option("--compressor", help="Folder or hub name of a trained compressor. Default: the shipped one.")
 @keep_option("Visual tokens per decoder layer")
-@click.option(
+@option(
     "--match",
     type=click.Choice(["equivalent", "tokens"]),
     default="equivalent",
-    show_default=True,
-    help="What --keep counts: the mean over layers, or the tokens after the last stage.",
+    help="Which token count --keep sets: the mean over layers (equivalent), or that after the last stage "
+    "(tokens).",
 )
-@click.option("--max-new-tokens", type=Count(1), default=16, show_default=True)
-@click.option("--out", type=OutFile(".png"), help="Where to draw the kept tokens (PNG).")
+@option("--max-new-tokens", type=Count(1), default=16, help="Maximum length of the answer, in tokens.")
+@option("--out", type=OutFile(".png"), help="PNG file to draw the kept tokens to. Default: draw nothing.")
 @model_options
 @as_json
 def ask(
@@ -46,7 +45,9 @@ def ask(
     max_new_tokens: int, out: Path | None, model: str, device: str, dtype: str, anyres: Anyres,
     machine: bool,
 ) -> None:  # fmt: skip
-    """Answer QUESTION about IMAGE (a file, or micro:SEED for a made scene) with few visual tokens.
+    """Answer QUESTION about IMAGE with few visual tokens.
+
+    IMAGE is a file, or micro:SEED for a generated scene.
 
     \b
     Example:

@@ -18,7 +18,7 @@ def bench() -> None:
 
     \b
     Example:
-      evocomp bench latency --methods visionzip,evocomp --keep 48,16
+      evocomp bench latency --methods fastv,visionzip,evocomp --keep 48,16 --out latency
     """
 
 

@@ -19,7 +19,7 @@ from bench.commands.options import (
     match_option,
     source_option,
 )
-from bench.console import OutFolder, model_options, progress, say, show_json
+from bench.console import OutFolder, model_options, option, progress, say, show_json
 from bench.evaluation.opening import load_model
 from bench.report.terminal import show_comparison
 from evosearch.registry import specs
@@ -34,36 +34,37 @@ CONTROLS = "random,grid,fastv,visionzip,evocomp"
 
 
 @click.command()
-@click.option(
+@option(
     "--methods",
     "wanted",
     default=CONTROLS,
-    show_default=True,
-    help="NAME or NAME:option=value,... with commas, or all (evocomp list methods).",
+    help="Methods, separated by commas: NAME or NAME:option=value,..., or all (evocomp list methods).",
 )
 @keeps_option("48,32,16")
 @match_option
 @data_options
-@click.option(
-    "--reference", help="Method that all are tested against, besides none; the last one by default."
-)
-@click.option(
-    "--difficulty", help="Method whose right answers make a question easy; downsample if it is compared."
+@option("--reference", help="Method to test all others against, besides none. Default: the last one.")
+@option(
+    "--difficulty",
+    help="Method whose correct answers mark a question as easy. Default: downsample, if it is compared.",
 )
 @margin_option()
-@click.option("--compressor", help="Folder or hub name of a trained compressor; the shipped one by default.")
+@option("--compressor", help="Folder or hub name of a trained compressor. Default: the shipped one.")
 @source_option
-@click.option(
+@option(
     "--positions",
     type=click.Choice(["original", "compact"]),
-    help="Of kept tokens in the decoder; each method's own by default.",
+    help="Position ids of kept tokens: original, or renumbered without gaps (compact). Default: as"
+    " in each method's own code.",
 )
 @batch_option
-@click.option(
-    "--workers", default=1, show_default=True, type=Count(1, PROCESSES),
-    help="Processes; results do not depend on it.",
+@option(
+    "--workers", default=1, type=Count(1, PROCESSES),
+    help="Number of processes. Results do not depend on it.",
 )  # fmt: skip
-@click.option("--out", type=OutFolder(), help="Folder for results, tables and the report; resumable.")
+@option(
+    "--out", type=OutFolder(), help="Folder for results, tables and the report. An existing one is resumed."
+)
 @model_options
 @as_json
 @click.pass_obj
@@ -74,11 +75,11 @@ def compare(
     positions: Positions | None, batch: int | None, workers: int, out: Path | None, model: str, device: str,
     dtype: str, anyres: Anyres, machine: bool,
 ) -> None:  # fmt: skip
-    """Score methods at equal budgets; the untouched model is always the first row.
+    """Score several methods at equal budgets; the first row is the untouched model.
 
-    Every cell of the grid is kept in --out as soon as it is finished: run the same command again to go on
-    after an interruption, or with more methods, budgets or tasks to extend the table. Rows whose tokens
-    another model chose say so in their names: run it again with --indices-from for both in one table.
+    Every finished cell is kept in --out. Run the same command again to resume after an interruption, or with
+    more methods, budgets or tasks to extend the table. Rows with --indices-from have names of their own, so
+    one folder can hold a method with and without it.
 
     \b
     Example:
@@ -99,9 +100,9 @@ def compare(
         raise ValueError(f"--methods {wanted}: name a method besides {VANILLA} (evocomp list methods)")
     if compressor and not any(map(takes_compressor, methods)):
         raise ValueError("no method takes the --compressor: leave it out, or add evocomp to --methods")
-    for option, chosen in (("reference", reference), ("difficulty", difficulty)):
+    for name, chosen in (("reference", reference), ("difficulty", difficulty)):
         if chosen and chosen not in methods:
-            raise ValueError(f"--{option} {chosen}: choose one of {', '.join(methods)}")
+            raise ValueError(f"--{name} {chosen}: choose one of {', '.join(methods)}")
     selectors = [
         selector_for(spec, chooser, compressor if takes_compressor(spec) else None) for spec in methods
     ]

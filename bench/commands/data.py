@@ -8,33 +8,37 @@ from typing import Literal
 import click
 
 from bench.commands.options import PROCESSES, Count, as_json
-from bench.console import OutFolder, progress, say, show_json, show_table
+from bench.console import OutFolder, option, progress, say, show_json, show_table
 from evosearch.registry import names
 
 
 @click.group()
 def data() -> None:
-    """Folders of benchmarks, as `evocomp eval --data DIR` reads them, and files of training questions.
+    """Write benchmarks and training questions to files, and check them.
 
     \b
     Example:
-      evocomp data export --out benchmarks -n 40
+      evocomp data export --out benchmarks -n 40 --format lmms-lab
     """
 
 
 @data.command()
-@click.option("--out", required=True, type=OutFolder(), help="Folder of benchmarks to write to.")
-@click.option("--tasks", default="all", show_default=True, help="Names with commas (evocomp list tasks).")
-@click.option("-n", "count", default=200, show_default=True, type=Count(1), help="Questions per task.")
-@click.option(
-    "--format", "layout", type=click.Choice(["official", "lmms-lab"]), default="official", show_default=True
+@option("--out", required=True, type=OutFolder(), help="Folder to write the benchmarks to.")
+@option("--tasks", default="all", help="Tasks, separated by commas (evocomp list tasks).")
+@option("-n", "count", default=200, type=Count(1), help="Questions per task.")
+@option(
+    "--format",
+    "layout",
+    type=click.Choice(["official", "lmms-lab"]),
+    default="official",
+    help="Layout of the files.",
 )
-@click.option("--split", type=click.Choice(["test", "val"]), default="test", show_default=True)
+@option("--split", type=click.Choice(["test", "val"]), default="test", help="Split to write.")
 @as_json
 def export(
     out: Path, tasks: str, count: int, layout: Literal["official", "lmms-lab"], split: str, machine: bool
 ) -> None:  # fmt: skip
-    """Write the miniature benchmarks in the files that the big ones are distributed in.
+    """Write the miniature benchmarks in the file formats of the original ones.
 
     \b
     Example:
@@ -59,19 +63,15 @@ def export(
 
 @data.command()
 @click.argument("source")
-@click.option(
-    "--from", "folder", type=click.Path(path_type=Path), help="Folder of the source's official files."
-)
-@click.option(
-    "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="JSON file to write."
-)
-@click.option("--images", type=OutFolder(), help="For micro: folder to write the pictures to.")
-@click.option("-n", "count", default=200, show_default=True, type=Count(1), help="For micro: questions.")
+@option("--from", "folder", type=click.Path(path_type=Path), help="Folder of the source's official files.")
+@option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="JSON file to write.")
+@option("--images", type=OutFolder(), help="For micro: folder to write the images to.")
+@option("-n", "count", default=200, type=Count(1), help="For micro: number of questions.")
 def records(source: str, folder: Path | None, out: Path, images: Path | None, count: int) -> None:
-    """Write the training questions of SOURCE in the form of LLaVA's mixture.
+    """Write the training questions of SOURCE in the format of LLaVA's mixture.
 
-    SOURCE is gqa, vqav2, okvqa, aokvqa, ocrvqa, textvqa or scienceqa, whose official files are in --from, or
-    micro, whose pictures are drawn. Image names are those of LLaVA's image root (docs/labelling.md).
+    SOURCE is gqa, vqav2, okvqa, aokvqa, ocrvqa, textvqa or scienceqa, with its official files in --from, or
+    micro, whose images are generated. Image names follow LLaVA's image root (docs/labelling.md).
 
     \b
     Example:
@@ -86,10 +86,10 @@ def records(source: str, folder: Path | None, out: Path, images: Path | None, co
         raise ValueError(unknown("source", source, [*SOURCES, "micro"]))
     if source == "micro":
         if images is None:
-            raise ValueError("micro has no pictures yet: name a folder for them with --images")
+            raise ValueError("micro needs --images: give a folder for the generated images")
         made = micro(count, images)
     elif folder is None:
-        raise ValueError(f"name the folder with the official files of {source}: --from DIR")
+        raise ValueError(f"{source} needs --from: give the folder with its official files")
     else:
         made = read_source(source, folder)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -98,31 +98,38 @@ def records(source: str, folder: Path | None, out: Path, images: Path | None, co
 
 @data.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--images", required=True, type=click.Path(path_type=Path), help="Folder that image names start from."
+@option(
+    "--images",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder that image names are relative to.",
 )
-@click.option(
-    "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Manifest to write."
+@option(
+    "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Manifest file to write."
 )
-@click.option("--rules", type=click.Path(path_type=Path), help="YAML that tells sources apart.")
-@click.option("--workers", default=1, show_default=True, type=Count(1, PROCESSES), help="Processes.")
+@option(
+    "--rules",
+    type=click.Path(path_type=Path),
+    help="YAML file with the rules that assign records to sources. Default: the rules for LLaVA's mixture.",
+)
+@option("--workers", default=1, type=Count(1, PROCESSES), help="Number of processes.")
 @as_json
 def check(
     file: Path, images: Path, out: Path, rules: Path | None, workers: int, machine: bool
 ) -> None:  # fmt: skip
-    """Open every picture of FILE, a mixture such as mix665k; write a manifest of what can be used.
+    """Open every image of FILE, a mixture such as mix665k, and write a manifest of the usable records.
 
-    Do it before a long run: evocomp label --manifest then starts at once, with sound records only.
+    Check a file before a long run: `evocomp label --manifest` then starts at once, with usable records only.
 
     \b
     Example:
-      evocomp data check llava_v1_5_mix665k.json --images images --out mix665k.manifest --workers 8
+      evocomp data check micro.json --images images --out micro.manifest
     """
     from bench.commands.instructions import show_left_out
     from bench.data.instructions import Index, read_rules
 
     if not images.is_dir():
-        raise ValueError(f"there is no folder {images}: give the one that image names start from")
+        raise ValueError(f"there is no folder {images}: give the folder that image names are relative to")
     OutFolder().convert(out.parent, None, None)
     found = Index.of(file, read_rules(rules) if rules else None)
     with progress("check", "pictures") as report:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.commands.options import PROCESSES, Count
-from bench.console import OutFolder, model_options, progress, say
+from bench.console import OutFolder, model_options, option, progress, say
 from bench.evaluation.opening import load_model
 from bench.report.terminal import show_comparison
 
@@ -19,21 +19,26 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--out", default="demo", show_default=True, type=OutFolder())
-@click.option(
-    "--fresh", default=32, show_default=True, type=Count(2), help="Samples to label live, per kind."
+@option(
+    "--out", default="demo", type=OutFolder(), help="Folder for results, tables, pictures and the report."
 )
-@click.option("-n", "count", default=100, show_default=True, type=Count(4), help="Questions per task.")
-@click.option("--workers", default=min(2, os.cpu_count() or 1), show_default=True, type=Count(1, PROCESSES))
+@option("--fresh", default=32, type=Count(2), help="Samples to label now, per kind of label.")
+@option("-n", "count", default=100, type=Count(4), help="Questions per task.")
+@option(
+    "--workers",
+    default=min(2, os.cpu_count() or 1),
+    type=Count(1, PROCESSES),
+    help="Number of processes.",
+)
 @model_options
 @click.pass_obj
 def demo(
     command: str, out: Path, fresh: int, count: int, workers: int, model: str, device: str, dtype: str,
     anyres: Anyres,
 ) -> None:  # fmt: skip
-    """Search masks on a real (small) LLaVA, train a compressor on them, compare it with other methods.
+    """Search masks, train a compressor on them, and compare it with other methods.
 
-    Writes results.json, table.md, pictures and a self-contained report.html to --out.
+    The demo writes results.json, table.md, pictures and a self-contained report.html to --out.
 
     \b
     Example:

@@ -7,16 +7,16 @@ from dataclasses import asdict
 import click
 
 from bench.commands.options import as_json
-from bench.console import say, show_json, show_table
+from bench.console import option, say, show_json, show_table
 
 
 @click.command()
-@click.option("--data", help="Folder of benchmarks to check as well (docs/benchmarks.md).")
-@click.option("--images", is_flag=True, help="Open every image of --data, not only look whether it is there.")
+@option("--data", help="Folder of benchmarks to check as well (docs/benchmarks.md).")
+@option("--images", is_flag=True, help="Open every image of --data instead of only checking that it exists.")
 @as_json
 @click.pass_context
 def doctor(ctx: click.Context, data: str | None, images: bool, machine: bool) -> None:
-    """Check versions, device, extras and shipped weights, and data; exit status 2 if there is a problem.
+    """Check versions, device, extras, shipped weights and data; exit status 2 if there is a problem.
 
     \b
     Example:
@@ -25,7 +25,7 @@ def doctor(ctx: click.Context, data: str | None, images: bool, machine: bool) ->
     from bench.doctor import benchmarks, installation
 
     if images and data is None:
-        raise ValueError("--images opens the images of a folder: name it with --data")
+        raise ValueError("--images needs --data: give the folder of benchmarks")
     findings = [*installation(), *(benchmarks(data, images=images) if data else ())]
     problems = sum(one.state == "problem" for one in findings)
     if machine:

@@ -10,7 +10,7 @@ import click
 
 from bench.commands.inputs import asked
 from bench.commands.options import SEED, Count, OutFile, keep_option, keeps_option
-from bench.console import model_options, progress, say
+from bench.console import model_options, option, progress, say
 from bench.evaluation.opening import budget, load_model, open_image
 from evosearch.registry import specs
 
@@ -25,7 +25,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def out_option(default: str) -> Callable[[F], F]:
-    return click.option("--out", default=default, show_default=True, type=OutFile(".png", ".pdf", ".svg"))
+    return option(
+        "--out", default=default, type=OutFile(".png", ".pdf", ".svg"), help="PNG, PDF or SVG file to write."
+    )
 
 
 def written(figure: Figure, out: Path) -> None:
@@ -37,7 +39,7 @@ def written(figure: Figure, out: Path) -> None:
 
 @click.group()
 def draw() -> None:
-    """Figures for papers, as PNG, PDF or SVG: groups, kept tokens, searches, trainings.
+    """Draw kept tokens, groups, searches and trainings for a paper, as PNG, PDF or SVG.
 
     \b
     Example:
@@ -48,20 +50,24 @@ def draw() -> None:
 @draw.command()
 @click.argument("image")
 @click.argument("question")
-@click.option("--methods", default="random,grid,fastv,visionzip,evocomp", show_default=True,
-              help="NAME or NAME:option=value,... with commas (evocomp list methods).")  # fmt: skip
+@option(
+    "--methods",
+    default="random,grid,fastv,visionzip,evocomp",
+    help="Methods, separated by commas: NAME or NAME:option=value,... (evocomp list methods).",
+)
 @keeps_option("48,32,16")
-@click.option("--compressor", help="Folder or hub name of a trained compressor; the shipped one by default.")
-@click.option("--answer", help="What is right; without it no answer is marked.")
+@option("--compressor", help="Folder or hub name of a trained compressor. Default: the shipped one.")
+@option("--answer", help="Correct answer, to mark the answers with. Default: no marks.")
 @out_option("kept.png")
 @model_options
 def kept(
     image: str, question: str, methods: str, keeps: list[Keep], compressor: str | None, answer: str | None,
     out: Path, model: str, device: str, dtype: str, anyres: Anyres,
 ) -> None:  # fmt: skip
-    """Kept tokens of several methods, a column each, at several budgets (paper Figures 5 and 6).
+    """Draw the tokens that several methods keep at several budgets (paper, Figures 5 and 6).
 
-    IMAGE is a file, or micro:SEED for a made scene. Merged tokens have a coloured corner.
+    IMAGE is a file, or micro:SEED for a generated scene. Each method has a column. Merged tokens have a
+    coloured corner.
 
     \b
     Example:
@@ -98,19 +104,22 @@ def kept(
 @draw.command()
 @click.argument("image")
 @click.argument("question")
-@click.option("--groupers", default="vocabulary,dpc-knn,k-means,grid,random", show_default=True,
-              help="NAME[:option=value] with commas (evocomp list groupers).")  # fmt: skip
+@option(
+    "--groupers",
+    default="vocabulary,dpc-knn,k-means,grid,random",
+    help="Groupers, separated by commas: NAME[:option=value,...] (evocomp list groupers).",
+)
 @keep_option("Groups")
-@click.option("--seed", default=0, show_default=True, type=SEED)
+@option("--seed", default=0, type=SEED, help="Random seed.")
 @out_option("groups.png")
 @model_options
 def groups(
     image: str, question: str, groupers: str, keep: Keep | None, seed: int, out: Path, model: str,
     device: str, dtype: str, anyres: Anyres,
 ) -> None:  # fmt: skip
-    """The groups from each of which one token is kept, by several groupers (paper Figure 2).
+    """Draw the groups that several groupers make; a search keeps one token per group (paper, Figure 2).
 
-    IMAGE is a file, or micro:SEED for a made scene. `evocomp search --out` marks the kept ones as well.
+    IMAGE is a file, or micro:SEED for a generated scene. `evocomp search --out` also marks the kept tokens.
 
     \b
     Example:
@@ -132,22 +141,25 @@ def groups(
 @draw.command("search")
 @click.argument("image")
 @click.argument("question")
-@click.option("--answer", help="Gold response; without it, the untouched model's own answer.")
-@click.option("--strategies", default="evolution,random", show_default=True,
-              help="NAME[:option=value] with commas (evocomp list strategies).")  # fmt: skip
-@click.option("--grouper", default="vocabulary", show_default=True, help="NAME[:option=value].")
+@option("--answer", help="Gold response. Default: the untouched model's own answer.")
+@option(
+    "--strategies",
+    default="evolution,random",
+    help="Strategies, separated by commas: NAME[:option=value,...] (evocomp list strategies).",
+)
+@option("--grouper", default="vocabulary", help="Grouper: NAME[:option=value,...] (evocomp list groupers).")
 @keep_option("Tokens to keep")
-@click.option("--evaluations", type=Count(1), default=408, show_default=True, help="For each search.")
-@click.option("--seeds", type=Count(1), default=3, show_default=True, help="Searches by each strategy.")
+@option("--evaluations", type=Count(1), default=408, help="Maximum number of candidates per search.")
+@option("--seeds", type=Count(1), default=3, help="Number of searches per strategy.")
 @out_option("search.png")
 @model_options
 def searches(
     image: str, question: str, answer: str | None, strategies: str, grouper: str, keep: Keep | None,
     evaluations: int, seeds: int, out: Path, model: str, device: str, dtype: str, anyres: Anyres,
 ) -> None:  # fmt: skip
-    """The best loss so far of several strategies over evaluations, on one sample.
+    """Draw the best loss over evaluations for several search strategies, on one sample.
 
-    IMAGE is a file, or micro:SEED for a made scene.
+    IMAGE is a file, or micro:SEED for a generated scene.
 
     \b
     Example:
@@ -181,11 +193,11 @@ def searches(
 @click.argument("compressors", nargs=-1, required=True, type=click.Path(path_type=Path))
 @out_option("training.png")
 def training(compressors: tuple[Path, ...], out: Path) -> None:
-    """Loss and validation score of trained COMPRESSORS (folders of evocomp train) over epochs.
+    """Draw loss and validation score over epochs for COMPRESSORS, the folders of `evocomp train`.
 
     \b
     Example:
-      evocomp draw training compressor another-compressor --out training.pdf
+      evocomp draw training compressor --out training.pdf
     """
     from bench.report.figures import training as figure
     from bench.report.inspection import curves

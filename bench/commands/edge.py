@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from bench.commands.options import PROCESSES, Amount, Count, as_json, keeps_option
-from bench.console import OutFolder, progress, say, show_json, whole_numbers
+from bench.console import OutFolder, option, progress, say, show_json, whole_numbers
 from bench.evaluation.opening import load_model
 from evosearch.registry import names
 
@@ -30,74 +30,83 @@ IDLE = {
 
 
 @click.command()
-@click.option(
+@option(
     "--runtimes",
     "wanted",
     default="ort",
-    show_default=True,
-    help="ort, ort-static, llamacpp, llamacpp-unpadded, with commas, or all.",
+    help="Runtimes, separated by commas: ort, ort-static, llamacpp, llamacpp-unpadded, or all.",
 )
-@click.option(
-    "--model", default="micro", show_default=True, help="A LLaVA-1.5: shipped, in a folder, or a hub name."
+@option("--model", default="micro", help="LLaVA-1.5 model: shipped model, folder or hub name.")
+@option(
+    "--shape",
+    help="Published architecture to build with random weights, instead of --model: llava-1.5-7b or"
+    " llava-1.5-13b.",
 )
-@click.option(
-    "--shape", help="llava-1.5-7b or llava-1.5-13b: random weights of this size, in place of --model."
+@option(
+    "--depth-slice",
+    "layers",
+    type=int,
+    help="Number of decoder layers to time, from the first. Default: all.",
 )
-@click.option("--depth-slice", "layers", type=int, help="Only the first so many decoder layers.")
-@click.option("--compressor", help="Folder of a trained compressor; the shipped one by default.")
+@option("--compressor", help="Folder of a trained compressor. Default: the shipped one.")
 @keeps_option("1/3,2/9,1/9")
-@click.option("--chunk", type=int, help="Rows of a prefill call; 128, fewer for small images.")
-@click.option(
+@option("--chunk", type=int, help="Rows of a prefill call. Default: 128, or fewer for small images.")
+@option(
     "--contexts",
     callback=whole_numbers,
-    help="Rows of the cache, without and with compression; 1024,256 for 576 visual tokens.",
+    help="Rows of the KV cache without and with compression. Default: 1024,256 for 576 visual "
+    "tokens, scaled for others.",
 )
-@click.option("--text", type=Count(1), help="Text tokens of a prompt, at most; a ninth of the visual ones.")
-@click.option("--precision", help="Of the decoder, as in W4A32KV8; each runtime's own by default.")
-@click.option(
+@option(
+    "--text",
+    type=Count(1),
+    help="Maximum number of text tokens in a prompt. Default: a ninth of the visual tokens.",
+)
+@option("--precision", help="Precision of the decoder, such as W4A32KV8. Default: each runtime's own.")
+@option(
     "--positions",
     type=click.Choice(["original", "compact"]),
-    help="Of kept tokens; original where the runtime takes gaps.",
+    help="Position ids of kept tokens: original, or renumbered without gaps (compact). Default: "
+    "original where the runtime supports gaps.",
 )
-@click.option(
+@option(
     "--decode",
     "decoded",
     default=2,
-    show_default=True,
     type=Count(1),
-    help="Tokens decoded behind each prompt; the table has the time of one.",
+    help="Tokens decoded after each prompt; the table shows the time per token.",
 )
-@click.option(
+@option(
     "--samples",
     default=8,
-    show_default=True,
     type=Count(1),
-    help="Questions whose answers are held against torch.",
+    help="Number of questions whose answers are compared with those of torch.",
 )
-@click.option("--rounds", default=20, show_default=True, type=Count(1), help="In which budgets take turns.")
-@click.option("--warmup", default=3, show_default=True, type=Count(1), help="Rounds before them.")
-@click.option(
-    "--threads", default=0, show_default=True, type=Count(0, PROCESSES), help="Of the runtime; 0: its choice."
-)
-@click.option(
+@option("--rounds", default=20, type=Count(1), help="Number of timed rounds (budgets are interleaved).")
+@option("--warmup", default=3, type=Count(1), help="Number of warm-up rounds.")
+@option("--threads", default=0, type=Count(0, PROCESSES), help="Runtime threads; 0 = runtime default.")
+@option(
     "--clock",
     type=click.Choice(["wall", "processor"]),
     default="wall",
-    show_default=True,
-    help="processor: time of one thread, on a CPU that others use as well.",
+    help="Clock: wall time, or the CPU time of one thread (processor), for a CPU that other "
+    "processes use as well.",
 )
-@click.option("--files", type=OutFolder(), help="Keep exported graphs and weights here; used again.")
-@click.option("--external", metavar="CMD", help="Time another device through a command (docs/edge.md).")
-@click.option("--tokens", type=Count(9), help="With --external: visual tokens of its image; 576 by default.")
-@click.option(
+@option(
+    "--files",
+    type=OutFolder(),
+    help="Folder in which exported graphs and weights are kept for later runs. Default: a temporary folder.",
+)
+@option("--external", metavar="CMD", help="Command that times another device (docs/edge.md).")
+@option("--tokens", type=Count(9), help="With --external: visual tokens of its image. Default: 576.")
+@option(
     "--timeout",
     default=600.0,
-    show_default=True,
     type=Amount(0, min_open=True),
-    help="Seconds that --external has per budget.",
+    help="Time limit of --external per budget, in seconds.",
 )
-@click.option("--paper", is_flag=True, help="Add the paper's own figures, of a phone's NPU.")
-@click.option("--out", type=OutFolder(), help="Folder for edge.json with all samples, edge.csv and edge.md.")
+@option("--paper", is_flag=True, help="Add the times that the paper reports for a phone's NPU.")
+@option("--out", type=OutFolder(), help="Folder for edge.json, edge.csv and edge.md.")
 @as_json
 @click.pass_obj
 def edge(
@@ -107,16 +116,14 @@ def edge(
     clock: str, files: Path | None, external: str | None, tokens: int | None, timeout: float, paper: bool,
     out: Path | None, machine: bool,
 ) -> None:  # fmt: skip
-    """Time the chain from image to answer as a phone has to run it (paper, Table 4).
+    """Time the chain from image to answer with the fixed shapes of a phone (paper, Table 4).
 
-    Shapes are fixed: prefill in chunks padded on the left, decoding of one token, two lengths of the cache
-    over one file of int4 weights, an int8 cache; vision tower and compressor are float.
+    Prefill runs in chunks that are padded on the left, decoding one token at a time, with two cache lengths
+    over one file of int4 weights and an int8 cache. Vision tower and compressor run in floating point.
 
     \b
     Example:
-      evocomp bench edge --runtimes ort,llamacpp --out edge
-      evocomp bench edge --shape llava-1.5-7b --depth-slice 2 --paper
-      evocomp bench edge --external "python phone.py"
+      evocomp bench edge --runtimes ort --out edge
     """
     refuse_idle(click.get_current_context())
     from bench.edge import paper as published
@@ -145,7 +152,7 @@ def edge(
         with progress("external", "budgets") as report:
             measured = [other.measure(external, options.plan(tokens or PAPER_TOKENS), timeout, report)]
     elif tokens is not None:
-        raise ValueError("--tokens goes with --external: a model knows how many it has")
+        raise ValueError("--tokens needs --external: a model determines its own number of visual tokens")
     else:
         measured = run(options, names(wanted, "--runtimes", [*RUNTIMES]), load, progress, files)
     if paper:
@@ -164,12 +171,12 @@ def edge(
 def refuse_idle(ctx: click.Context) -> None:
     """UsageError for options that another one leaves nothing to do for."""
     flags = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
-    for option, (why, idle) in IDLE.items():
+    for flag, (why, idle) in IDLE.items():
         given = [
             flags[name] for name in idle if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
         ]
-        if ctx.params[option] is not None and given:
-            raise click.UsageError(f"{', '.join(given)}: not with --{option}, {why}.")
+        if ctx.params[flag] is not None and given:
+            raise click.UsageError(f"{', '.join(given)}: not with --{flag}, {why}.")
 
 
 COMMANDS = {"edge": edge}

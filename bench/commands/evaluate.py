@@ -18,7 +18,7 @@ from bench.commands.options import (
     match_option,
     source_option,
 )
-from bench.console import OutFolder, model_options, progress, say, show_json, show_table
+from bench.console import OutFolder, model_options, option, progress, say, show_json, show_table
 from bench.evaluation.opening import budget, load_model
 
 if TYPE_CHECKING:
@@ -30,18 +30,19 @@ if TYPE_CHECKING:
 
 
 @click.command("eval")
-@click.option(
+@option(
     "--method",
     default="none",
-    show_default=True,
-    help="NAME or NAME:option=value,... (evocomp list methods).",
+    help="Method: NAME or NAME:option=value,... (evocomp list methods).",
 )
-@click.option("--compressor", help="Folder or hub name of a trained compressor; the shipped one by default.")
+@option("--compressor", help="Folder or hub name of a trained compressor. Default: the shipped one.")
 @keep_option("Budget in visual tokens")
 @match_option
 @data_options
-@click.option(
-    "--submission", type=OutFolder(), help="Folder for the file that each benchmark's server or tool takes."
+@option(
+    "--submission",
+    type=OutFolder(),
+    help="Folder for submission files, in the format of each benchmark's server or tool.",
 )
 @source_option
 @batch_option
@@ -53,7 +54,7 @@ def evaluate(
     source: str | None, batch: int | None, model: str, device: str, dtype: str, anyres: Anyres,
     machine: bool,
 ) -> None:  # fmt: skip
-    """Score a method: greedy answers, the benchmark's metric, visual tokens per layer as measured.
+    """Score one method on benchmarks, and measure its visual tokens per layer.
 
     \b
     Example:
@@ -124,11 +125,12 @@ def check_submission(tasks: Sequence[Task], count: int | None, data: str | None)
     """ValueError, before anything is computed, for what no server or tool takes."""
     if data is None or count is not None:
         raise ValueError(
-            "--submission holds the answers to all questions of --data: give it, and leave out -n"
+            "--submission needs --data and no -n: it holds the answers to all questions of a split"
         )
     if silent := [task.name for task in tasks if not task.submits]:
         raise ValueError(
-            f"nothing takes a file of {' or '.join(silent)}: its labels are public; name other --tasks"
+            f"{' and '.join(silent)}: no submission is possible, because the labels are public; choose "
+            f"other --tasks"
         )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bench.console import say
+from bench.console import option, say
 from evosearch.registry import specs
 
 if TYPE_CHECKING:
@@ -21,33 +21,45 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def file_options(command: F) -> F:
     """--data, --images: what `samples_of` takes."""
-    for option in (
-        click.option(
-            "--images", type=click.Path(path_type=Path), help="Folder that image names of --data start from."
+    for add in (
+        option(
+            "--images",
+            type=click.Path(path_type=Path),
+            help="Folder that the image names of --data are relative to.",
         ),
-        click.option(
-            "--data", type=click.Path(path_type=Path),
-            help="File of the form of LLaVA's mix665k; the micro mixture without it.",
+        option(
+            "--data",
+            type=click.Path(path_type=Path),
+            help="JSON file in the format of LLaVA's mix665k. Default: the micro mixture.",
         ),
-    ):  # fmt: skip
-        command = option(command)
+    ):
+        command = add(command)
     return command
 
 
 def choice_options(command: F) -> F:
     """--manifest, --sources, --rules and --turns: what else `open_instructions` takes."""
-    for option in (
-        click.option(
-            "--turns", type=click.Choice(["first", "random", "all"]), default="first", show_default=True,
-            help="Questions of a record that are labelled.",
+    for add in (
+        option(
+            "--turns",
+            type=click.Choice(["first", "random", "all"]),
+            default="first",
+            help="Questions to label in each record.",
         ),
-        click.option("--rules", type=click.Path(path_type=Path), help="YAML that tells sources apart."),
-        click.option("--sources", help="Only records of these, with commas; all by default."),
-        click.option(
-            "--manifest", type=click.Path(path_type=Path), help="Of --data: what evocomp data check wrote."
+        option(
+            "--rules",
+            type=click.Path(path_type=Path),
+            help="YAML file with the rules that assign records to sources. Default: the rules for LLaVA's "
+            "mixture.",
         ),
-    ):  # fmt: skip
-        command = option(command)
+        option("--sources", help="Sources to take records from, separated by commas. Default: all."),
+        option(
+            "--manifest",
+            type=click.Path(path_type=Path),
+            help="Manifest of --data, written by `evocomp data check`.",
+        ),
+    ):
+        command = add(command)
     return command
 
 
@@ -61,10 +73,12 @@ def open_instructions(
     folder = _folder(images)
     if not data.is_file():
         raise ValueError(
-            f"there is no file {data}: give one of the form of LLaVA's mix665k (docs/labelling.md)"
+            f"there is no file {data}: give one in the format of LLaVA's mix665k (docs/labelling.md)"
         )
     if manifest is not None and rules is not None:
-        raise ValueError("the manifest has its sources already: give --rules to evocomp data check")
+        raise ValueError(
+            "--manifest already contains the sources: give --rules to evocomp data check instead"
+        )
     if manifest is not None:
         index = Index.load(manifest, data)
     else:
@@ -84,7 +98,7 @@ def samples_of(
     """Samples of label stores, of the file `data` or of the micro mixture; ValueError for another file."""
     if data is None:
         if images is not None:
-            raise ValueError("--images goes with --data, the file that it belongs to")
+            raise ValueError("--images needs --data: give that file, or leave --images out")
         from bench.tasks.mixture import labelled_samples
 
         return labelled_samples(keys)
@@ -94,7 +108,8 @@ def samples_of(
     for store in stores:
         if store.settings.get("data_sha256") != index.digest:
             raise ValueError(
-                f"the labels in {store.folder} are not of {data} as it is: give the file they are of"
+                f"the labels in {store.folder} are of another version of {data}: "
+                f"give the file that was labelled"
             )
     return Instructions(index, folder, turns="all").of(keys)
 
@@ -107,7 +122,7 @@ def show_left_out(index: Index) -> None:
 
 def _folder(images: Path | None) -> Path:
     if images is None:
-        raise ValueError("--data names pictures: give the folder that their names start from with --images")
+        raise ValueError("--data needs --images: give the folder that its image names are relative to")
     if not images.is_dir():
-        raise ValueError(f"there is no folder {images}: give the one that image names start from")
+        raise ValueError(f"there is no folder {images}: give the folder that image names are relative to")
     return images.absolute()

@@ -10,7 +10,7 @@ import click
 
 from bench.commands.instructions import file_options, samples_of
 from bench.commands.options import Count, as_json
-from bench.console import OutFolder, model_options, progress, renamed, say, show_json, show_table
+from bench.console import OutFolder, model_options, option, progress, renamed, say, show_json, show_table
 from bench.evaluation.opening import load_model
 from evosearch.registry import unknown
 
@@ -105,7 +105,7 @@ def quarantine(folder: Path, machine: bool) -> None:
 
 @labels.command()
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=OutFolder(locks=False), help="New folder of the merged store.")
+@option("--out", required=True, type=OutFolder(locks=False), help="New folder of the merged store.")
 @as_json
 def merge(folders: tuple[Path, ...], out: Path, machine: bool) -> None:
     """Merge label stores into one; equal labels are kept once, contradicting ones are refused.
@@ -121,7 +121,7 @@ def merge(folders: tuple[Path, ...], out: Path, machine: bool) -> None:
 
 @labels.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=OutFolder(locks=False), help="New folder of the data set.")
+@option("--out", required=True, type=OutFolder(locks=False), help="New folder of the data set.")
 @as_json
 def export(folder: Path, out: Path, machine: bool) -> None:
     """Export a label store as a data set with a card, ready for the Hugging Face Hub.
@@ -140,9 +140,7 @@ def export(folder: Path, out: Path, machine: bool) -> None:
 
 @labels.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option(
-    "--samples", "count", default=50, type=Count(2), help="Number of labels to recompute. Default: 50."
-)
+@option("--samples", "count", default=50, type=Count(2), help="Number of labels to recompute.")
 @file_options
 @model_options
 @as_json

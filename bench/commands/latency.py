@@ -9,7 +9,7 @@ import click
 
 from bench.commands.inputs import asked
 from bench.commands.options import Count, as_json, keeps_option
-from bench.console import OutFolder, model_options, progress, say, show_json
+from bench.console import OutFolder, model_options, option, progress, say, show_json
 from bench.evaluation.opening import load_model, shaped
 from evosearch.registry import names
 
@@ -20,35 +20,49 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option(
-    "--methods", "wanted", default="all", show_default=True,
-    help="NAME or NAME:option=value,... with commas (evocomp list methods).",
+@option(
+    "--methods", "wanted", default="all",
+    help="Methods, separated by commas: NAME or NAME:option=value,... (evocomp list methods).",
 )  # fmt: skip
 @keeps_option("3/4,1/2,1/3,2/9,1/9")
-@click.option(
-    "--match", type=click.Choice(["equivalent", "tokens"]), default="equivalent", show_default=True,
-    help="What budgets equal: the mean of tokens over layers, or tokens after the last stage.",
+@option(
+    "--match", type=click.Choice(["equivalent", "tokens"]), default="equivalent",
+    help="Which cost is held equal across methods: mean tokens per layer (equivalent), or tokens "
+        "kept at the end (tokens).",
 )  # fmt: skip
-@click.option("--modes", default="eager", show_default=True, help="eager, static, compiled, graphs; or all.")
-@click.option("--shape", help="A published architecture with random weights, in place of --model.")
-@click.option("--depth-slice", type=int, metavar="N", help="With --shape: N decoder layers only.")
-@click.option("--batch", default=1, show_default=True, type=Count(1), help="Equal requests at once.")
-@click.option("--new", "steps", default=8, show_default=True, type=Count(1), help="Tokens to decode.")
-@click.option("--text", default=40, show_default=True, type=Count(2), help="With --shape: prompt tokens.")
-@click.option("--image", default="micro:3", show_default=True, help="With --model: a file, or micro:SEED.")
-@click.option("--question", default="what color is the star ?", show_default=True, help="With --model.")
-@click.option("--repetitions", default=30, show_default=True, type=Count(2))
-@click.option("--warmup", default=3, show_default=True, type=Count(0))
-@click.option(
-    "--clock", type=click.Choice(["wall", "processor"]), default="wall", show_default=True,
-    help="processor: time of one thread on a CPU that others use as well.",
+@option(
+    "--modes",
+    default="eager",
+    help="Execution modes, separated by commas: eager, static, compiled, graphs, or all.",
+)
+@option("--shape", help="Published architecture to build with random weights, instead of --model.")
+@option(
+    "--depth-slice",
+    type=int,
+    metavar="N",
+    help="With --shape: number of decoder layers to build. Default: all.",
+)
+@option("--batch", default=1, type=Count(1), help="Number of identical requests per batch.")
+@option("--new", "steps", default=8, type=Count(1), help="Number of tokens to decode.")
+@option("--text", default=40, type=Count(2), help="With --shape: number of text tokens in the prompt.")
+@option("--image", default="micro:3", help="With --model: image file, or micro:SEED for a generated scene.")
+@option("--question", default="what color is the star ?", help="With --model: question to ask.")
+@option("--repetitions", default=30, type=Count(2), help="Number of timed rounds (methods are interleaved).")
+@option("--warmup", default=3, type=Count(0), help="Number of warm-up rounds.")
+@option(
+    "--clock", type=click.Choice(["wall", "processor"]), default="wall",
+    help="Clock: wall time, or the CPU time of one thread (processor), for a CPU that other "
+        "processes use as well.",
 )  # fmt: skip
-@click.option("--compressor", help="Folder of a trained compressor; with --shape a random one by default.")
-@click.option(
+@option(
+    "--compressor",
+    help="Folder of a trained compressor. Default: the shipped one; with --shape: random weights.",
+)
+@option(
     "--accuracy", "scored", type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of evocomp compare --out, for the plot of accuracy against latency.",
+    help="Folder of `evocomp compare --out`, for a plot of accuracy against latency.",
 )  # fmt: skip
-@click.option("--out", type=OutFolder(), help="Folder for raw times, tables and plots; resumable.")
+@option("--out", type=OutFolder(), help="Folder for raw times, tables and plots. An existing one is resumed.")
 @model_options
 @as_json
 @click.pass_obj
@@ -58,16 +72,15 @@ def latency(
     warmup: int, clock: str, compressor: str | None, scored: Path | None, out: Path | None, model: str,
     anyres: Anyres, device: str, dtype: str, machine: bool,
 ) -> None:  # fmt: skip
-    """Time vision encoding, selection, prefill, first token, decoding and total, method by method in turns.
+    """Time vision encoding, selection, prefill, first token, decoding and the total for every method.
 
-    The path that is timed is the one that is evaluated; static, compiled and graphs are rows of their own.
-    Vanilla is always there, and speed-ups are against it, round by round. Run the same command again to go on
-    after an interruption, or with more methods, budgets or repetitions.
+    Timing uses the code path of evaluation. The modes static, compiled and graphs have rows of their own. The
+    untouched model is always included, and speed-ups are relative to it, round by round. Run the same command
+    again to resume after an interruption, or with more methods, budgets or repetitions to extend the table.
 
     \b
     Example:
       evocomp bench latency --methods fastv,visionzip,evocomp --keep 48,16 --out latency
-      evocomp bench latency --shape llava-next-7b --device cuda --dtype bfloat16 --keep 640,320,160
     """
     from bench.latency.modes import MODES
     from bench.latency.report import in_words, read_accuracy, results
@@ -79,7 +92,7 @@ def latency(
     for mode in chosen:
         find(MODES, mode, "mode")
     if depth_slice is not None and not shape:
-        raise ValueError("--depth-slice cuts a --shape: name one (evocomp bench latency --help)")
+        raise ValueError("--depth-slice needs --shape (evocomp bench latency --help)")
     if "graphs" in chosen and not device.startswith("cuda"):
         raise ValueError("--modes graphs records CUDA graphs: choose --device cuda, or other modes")
     accuracy = read_accuracy(scored) if scored else {}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from bench.commands.options import as_json, keep_option
-from bench.console import anyres_option, show_json, show_table
+from bench.console import anyres_option, option, show_json, show_table
 from evosearch.registry import describe, options
 
 if TYPE_CHECKING:
@@ -91,14 +91,16 @@ def lists() -> None:
 
     \b
     Example:
-      evocomp list methods
+      evocomp list methods --model micro --keep 48
     """
 
 
 @lists.command()
-@click.option("--model", help="Show which methods run on this model, and why the others do not.")
+@option("--model", help="Show which methods run on this model, and why the others do not.")
 @keep_option("Budget to try with --model")
-@click.option("--compressor", help="With --model: folder or hub name of a trained compressor.")
+@option(
+    "--compressor", help="With --model: folder or hub name of a trained compressor. Default: the shipped one."
+)
 @anyres_option
 @as_json
 def methods(

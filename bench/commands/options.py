@@ -1,15 +1,19 @@
-"""Options that several commands share, and the types of their values."""
+"""Options that several commands share, the types of their values, and options made from dataclasses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ast
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, wraps
+from importlib import import_module
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.console import F, OutFolder
+from bench.console import F, OutFolder, option, with_default
 from evosearch.registry import cut
 
 if TYPE_CHECKING:
@@ -24,46 +28,46 @@ BUDGET = "a budget is a count of visual tokens from 1, or a ratio of each image'
 
 def data_options(command: F) -> F:
     """--tasks, -n, --data, --protocol and --split: what `open_tasks` takes."""
-    for option in (
-        click.option(
-            "--split", help="test or val of the miniatures, or a split of --data (first of its kind)."
+    for add in (
+        option(
+            "--split",
+            help="Split: test or val for the miniatures, or a split of --data. Default: test; with --data:"
+            " the first split of each task.",
         ),
-        click.option(
-            "--protocol", help="Prompts and matching with --data: llava (default) or lmms-eval, never mixed."
+        option(
+            "--protocol", help="Prompts and answer matching with --data: llava or lmms-eval. Default: llava."
         ),
-        click.option(
+        option(
             "--data",
-            help="Folder of benchmarks (docs/benchmarks.md) or hub:OWNER; the miniatures without it.",
+            help="Folder of benchmarks (docs/benchmarks.md) or hub:OWNER. Default: the miniatures.",
         ),
-        click.option("-n", "count", type=Count(1), help="Questions per task. Default: 400, with --data all."),
-        click.option(
+        option("-n", "count", type=Count(1), help="Questions per task. Default: 400; with --data: all."),
+        option(
             "--tasks",
             default="all",
-            show_default=True,
-            help="NAME[:option=value] with commas (evocomp list tasks).",
+            help="Tasks, separated by commas: NAME[:option=value,...] (evocomp list tasks).",
         ),
     ):
-        command = option(command)
+        command = add(command)
     return command
 
 
 def margin_option(default: float | None = 2.0) -> Callable[[F], F]:
-    """--margin, by default that of the runs at hand where there is none."""
-    return click.option(
-        "--margin", type=Amount(0, min_open=True), default=default,
-        help="Points within which the whole 95 % interval of an average must lie to be marked as equivalent. "
-        f"Default: {'that of the first run' if default is None else f'{default:g}'}.",
-    )  # fmt: skip
+    """--margin; None stands for that of the comparisons at hand."""
+    text = "Points within which the whole 95 % interval of an average must lie to be marked as equivalent."
+    if default is None:
+        text += " Default: that of the first folder."
+    return option("--margin", type=Amount(0, min_open=True), default=default, help=text)
 
 
 def match_option(command: F) -> F:
     """--match."""
-    return click.option(
+    return option(
         "--match",
         type=click.Choice(["tokens", "equivalent", "flops"]),
         default="equivalent",
-        show_default=True,
-        help="What budgets equal: tokens after the last stage, their mean over layers, or prefill FLOPs.",
+        help="Which cost is held equal across methods: tokens kept at the end (tokens), mean tokens "
+        "per layer (equivalent), or prefill FLOPs (flops).",
     )(command)
 
 
@@ -100,7 +104,7 @@ class Budget(click.ParamType):
 
 def keep_option(about: str, default: str = "1/9") -> Callable[[F], F]:
     """--keep with one budget, which `budget` checks against a model."""
-    return click.option(
+    return option(
         "--keep", type=Budget(), help=f"{about}: a count, or a ratio of the image's own tokens (11.1%, 1/9). "
         f"Default: {default}.",
     )  # fmt: skip
@@ -108,10 +112,9 @@ def keep_option(about: str, default: str = "1/9") -> Callable[[F], F]:
 
 def keeps_option(default: str) -> Callable[[F], F]:
     """--keep with several budgets."""
-    return click.option(
+    return option(
         "--keep", "keeps", default=default, callback=budgets,
-        help="Budgets with commas: counts, or ratios of each image's visual tokens (11.1%, 1/9). "
-        f"Default: {default}.",
+        help="Budgets, separated by commas: counts, or ratios of each image's visual tokens (11.1%, 1/9).",
     )  # fmt: skip
 
 
@@ -130,22 +133,23 @@ class BatchSize(click.ParamType):
 
 def batch_option(command: F) -> F:
     """--batch, which `open_batches` takes."""
-    return click.option(
-        "--batch", type=BatchSize(), default="auto", show_default=True,
-        help="Samples that go through the model at a time; auto: fewer when memory runs out.",
+    return option(
+        "--batch", type=BatchSize(), default="auto",
+        help="Batch size; auto halves it when memory runs out.",
     )(command)  # fmt: skip
 
 
 def source_option(command: F) -> F:
     """--indices-from."""
-    return click.option(
+    return option(
         "--indices-from", "source", metavar="MODEL",
-        help="Choose tokens on this model, with the same visual tokens, and keep them on --model.",
+        help="Select tokens with this model, which must have the same visual tokens, and keep them in "
+        "--model.",
     )(command)  # fmt: skip
 
 
 def as_json(command: F) -> F:
-    return click.option("--json", "machine", is_flag=True, help="Print JSON instead of a table.")(command)
+    return option("--json", "machine", is_flag=True, help="Print JSON instead of a table.")(command)
 
 
 class OutFile(click.Path):
@@ -176,3 +180,108 @@ def budgets(ctx: click.Context, parameter: click.Parameter, text: str | None) ->
     if not found:
         raise click.BadParameter(f"'{text}': write budgets with commas, for instance 48,32,11.1%; {BUDGET}.")
     return list(dict.fromkeys(found))
+
+
+# Options from the fields of a dataclass --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of a dataclass as its source has it; `type` is what click reads its value with."""
+
+    name: str
+    type: Any
+    default: Any
+
+
+def options_of(
+    owner: str, argument: str, helps: Mapping[str, str], *, names: Mapping[str, str] | None = None,
+    types: Mapping[str, Any] | None = None, defaults: Mapping[str, str] | None = None,
+    start: Callable[[dict[str, Any]], Any] | None = None,
+) -> Callable[[F], F]:  # fmt: skip
+    """Options for fields of the dataclass `owner` ("module:Class"), handed on as one object, `argument`.
+
+    There is an option for every field that `helps` has a text for, in that order. Its type and its default
+    are those of the field, whose class is imported only when the command runs: help shall not wait for torch.
+    `names` has option names that differ from the field's, `types` what click reads a value with where a range
+    or a choice is not in the annotation, `defaults` words for a default of None. `start` makes the object
+    whose fields the options replace, from the command's other values, and may take some of them away.
+    """
+    fields = {field.name: field for field in fields_of(owner)}
+    if absent := helps.keys() - fields.keys():
+        raise LookupError(f"{owner} has no field {', '.join(sorted(absent))}")
+
+    def decorate(command: F) -> F:
+        @wraps(command)
+        def with_object(*positional: Any, **values: Any) -> Any:
+            given = {name: value for name in helps if (value := values.pop(name)) is not None}
+            made = start(values) if start else _class(owner)
+            values[argument] = replace(made, **given) if start else made(**given)
+            return command(*positional, **values)
+
+        found: Any = with_object
+        for name in reversed(list(helps)):
+            found = _option(fields[name], helps[name], names or {}, types or {}, defaults or {})(found)
+        return found
+
+    return decorate
+
+
+def _option(
+    field: Field, text: str, names: Mapping[str, str], types: Mapping[str, Any], defaults: Mapping[str, str]
+) -> Callable[[F], F]:
+    declared = names.get(field.name, f"--{field.name.replace('_', '-')}")
+    default = defaults.get(field.name, "" if field.default is None else field.default)
+    if isinstance(field.default, bool):
+        yes, _, no = declared.partition("/")
+        default = yes if field.default else no
+        kind: dict[str, Any] = {"is_flag": True}
+    else:
+        kind = {"type": types.get(field.name, field.type)}
+    return click.option(declared, field.name, default=None, help=with_default(text, default), **kind)
+
+
+def _class(owner: str) -> Any:
+    module, _, name = owner.partition(":")
+    return getattr(import_module(module), name)
+
+
+def fields_of(owner: str) -> Iterator[Field]:
+    """The fields of a dataclass, read from its source."""
+    module, _, name = owner.partition(":")
+    (found,) = (node for node in _tree(module).body if isinstance(node, ast.ClassDef) and node.name == name)
+    for node in found.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            default = None if node.value is None else ast.literal_eval(node.value)
+            yield Field(node.target.id, _type(node.annotation, module), default)
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    file = Path(__file__).parents[2].joinpath(*module.split(".")).with_suffix(".py")
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _type(annotation: ast.expr, module: str) -> Any:
+    """How click reads a value with this annotation: text, if it says nothing more exact."""
+    if isinstance(annotation, ast.BinOp):  # X | None
+        return _type(annotation.left, module)
+    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Literal":
+        values = ast.literal_eval(annotation.slice)
+        return click.Choice(values if isinstance(values, tuple) else [values])
+    if not isinstance(annotation, ast.Name):
+        return click.STRING
+    simple = {"int": Count(1), "float": click.FLOAT, "str": click.STRING, "bool": click.BOOL}
+    return simple.get(annotation.id) or _alias(annotation.id, module)
+
+
+def _alias(name: str, module: str) -> Any:
+    """The type that a name stands for at the top of a module, or of the one that it comes from."""
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.Assign) and [ast.unparse(one) for one in node.targets] == [name]:
+            return _type(node.value, module)
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for one in node.names:
+                if (one.asname or one.name) == name:
+                    return _alias(one.name, node.module)
+    return click.STRING

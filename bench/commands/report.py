@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from bench.commands.options import Count, OutFile, as_json, margin_option
-from bench.console import OutFolder, say, show_json
+from bench.console import OutFolder, option, say, show_json
 from bench.report.terminal import show_comparison
 
 SUFFIXES = {"html": ".html", "md": ".md", "csv": ".csv", "latex": ".tex"}
@@ -16,31 +16,29 @@ FORMS = {suffix: form for form, suffix in SUFFIXES.items()}
 
 @click.command()
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
+@option(
     "--format", "form", type=click.Choice(["table", *SUFFIXES]),
     help="table prints to the terminal; the others write a file. Default: by the name of --out, or html.",
 )  # fmt: skip
-@click.option(
+@option(
     "--out", type=click.Path(path_type=Path),
     help="File to write; with --format table, a folder for results.json and tables in every format. "
     "Default: report.html (.md, .csv, .tex).",
 )  # fmt: skip
-@click.option("--title", default="", help="Title of the report. Default: the titles of the comparisons.")
-@click.option(
+@option("--title", default="", help="Title of the report. Default: the titles of the comparisons.")
+@option(
     "--samples", default=200, type=Count(1),
-    help="Samples to browse in the HTML page, over all tasks. Default: 200.",
+    help="Samples to browse in the HTML page, over all tasks.",
 )  # fmt: skip
-@click.option(
+@option(
     "--reference", help="Method to test all others against, besides none. Default: that of the first folder."
 )
-@click.option(
+@option(
     "--difficulty", help="Method whose correct answers mark a question as easy. Default: that of the first "
     "folder.",
 )  # fmt: skip
 @margin_option(None)
-@click.option(
-    "--mixed", is_flag=True, help="Also join folders with different protocols; the report lists how."
-)
+@option("--mixed", is_flag=True, help="Also join folders with different protocols; the report lists how.")
 @as_json
 def report(
     folders: tuple[Path, ...], form: str | None, out: Path | None, title: str, samples: int,
@@ -67,7 +65,7 @@ def report(
     if form != "table":
         check_file(path, form)
     elif out:
-        OutFolder().convert(out, None, None)
+        OutFolder().convert(out, None, click.get_current_context())
     found, origin = merged(
         folders, title, reference=reference, difficulty=difficulty, margin=margin, mixed=mixed
     )

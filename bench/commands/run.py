@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.commands.options import PROCESSES, Count, as_json, batch_option
-from bench.console import OutFolder, model_options, progress, say, show_json, show_table
+from bench.console import OutFolder, model_options, option, progress, say, show_json, show_table
 from bench.evaluation.opening import load_model
 
 if TYPE_CHECKING:
@@ -20,28 +20,29 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("recipe")
-@click.option("--data", help="Folder of benchmarks (docs/benchmarks.md) or hub:OWNER.")
-@click.option(
+@option("--data", help="Folder of benchmarks (docs/benchmarks.md) or hub:OWNER. Default: the miniatures.")
+@option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE",
-    help="Change a setting, as n=50 or learns.train.epochs=2; may be repeated.",
+    help="Change a setting of the recipe, such as n=50 or learns.train.epochs=2; may be repeated.",
 )  # fmt: skip
-@click.option(
-    "--only", "rows", multiple=True, metavar="ROW", help="Only this row and the reference; may be repeated."
+@option(
+    "--only",
+    "rows",
+    multiple=True,
+    metavar="ROW",
+    help="Run only this row and the reference; may be repeated.",
 )
-@click.option(
+@option(
     "--features", type=click.Choice(["memory", "disk", "recompute"]),
-    help="Where embeddings stay during training. Default: memory for shipped models, else disk.",
+    help="Where embeddings are kept during training. Default: memory for shipped models; otherwise"
+        " disk.",
 )  # fmt: skip
-@click.option("--fresh", is_flag=True, help="Search all labels here, also those that ship with the package.")
-@click.option("--dry-run", is_flag=True, help="Print steps, forwards, time and memory; do nothing.")
-@click.option(
-    "--out",
-    default="runs",
-    show_default=True,
-    type=OutFolder(locks=False),
-    help="Folder of all runs; steps are shared.",
+@option("--fresh", is_flag=True, help="Search all labels again, including those that ship with the package.")
+@option("--dry-run", is_flag=True, help="Print the steps with their forwards, time and memory, and stop.")
+@option(
+    "--out", default="runs", type=OutFolder(locks=False), help="Folder of all runs, which share their steps."
 )
-@click.option("--workers", default=1, show_default=True, type=Count(1, PROCESSES), help="Processes.")
+@option("--workers", default=1, type=Count(1, PROCESSES), help="Number of processes.")
 @batch_option
 @model_options
 @as_json
@@ -51,18 +52,17 @@ def run(
     features: Where | None, fresh: bool, dry_run: bool, out: Path, workers: int, batch: int | None,
     model: str, device: str, dtype: str, anyres: Anyres, machine: bool,
 ) -> None:  # fmt: skip
-    """Work off RECIPE (evocomp list recipes, or a YAML file): label, train, answer, measure, draw, compare.
+    """Run RECIPE, a shipped one (evocomp list recipes) or a YAML file, to make its table or figure.
 
-    Steps are named by all that their results depend on and kept in --out: none is done twice, a changed
-    setting never takes a stale one, and after an interruption the same command goes on. Leaves results.json,
-    table.md and table.tex, measured beside the paper's numbers. --model is the recipe's own by default.
-    For a model that does not ship, the compressor is trained with the paper's settings for its family, and
-    TextVQA of --data chooses the epoch. --dry-run prints the settings.
+    Each step's folder in --out is named after a hash of everything its result depends on: finished steps are
+    reused, and the same command resumes after an interruption. The result is results.json, table.md and
+    table.tex, with the paper's numbers beside the measured ones. Without --model, the recipe's own model is
+    used. For a model that is not shipped, the compressor is trained with the paper's settings for the model's
+    family, and TextVQA of --data selects the epoch.
 
     \b
     Example:
-      evocomp run table5 --workers 2
-      evocomp run table5 --only "CE only" --set n=50 --dry-run
+      evocomp run table5 --dry-run
     """
     from bench.recipe.schema import read
     from compress.files import alone

@@ -9,7 +9,7 @@ import click
 
 from bench.commands.inputs import asked
 from bench.commands.options import SEED, Count, as_json, keep_option
-from bench.console import OutFolder, model_options, progress, say, show_json, show_table
+from bench.console import OutFolder, model_options, option, progress, say, show_json, show_table
 from bench.evaluation.opening import budget, load_model, open_image
 
 if TYPE_CHECKING:
@@ -23,24 +23,30 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("image")
 @click.argument("question")
-@click.option("--answer", help="Gold response; without it, the untouched model's own answer.")
+@option("--answer", help="Gold response. Default: the untouched model's own answer.")
 @keep_option("Tokens to keep")
-@click.option(
-    "--grouper", default="vocabulary", show_default=True, help="NAME[:option=value] (evocomp list groupers)."
-)
-@click.option(
+@option("--grouper", default="vocabulary", help="Grouper: NAME[:option=value,...] (evocomp list groupers).")
+@option(
     "--strategy",
     default="evolution",
-    show_default=True,
-    help="NAME[:option=value] (evocomp list strategies).",
+    help="Search strategy: NAME[:option=value,...] (evocomp list strategies).",
 )
-@click.option("--evaluations", type=Count(1), default=408, show_default=True, help="Budget of candidates.")
-@click.option("--patience", type=Count(1), help="Stop after so many iterations without a better candidate.")
-@click.option(
-    "--positions", type=click.Choice(["original", "compact"]), default="original", show_default=True
+@option("--evaluations", type=Count(1), default=408, help="Maximum number of candidates to evaluate.")
+@option(
+    "--patience",
+    type=Count(1),
+    help="Iterations without a better candidate before the search stops. Default: never stop early.",
 )
-@click.option("--seed", default=0, show_default=True, type=SEED)
-@click.option("--out", type=OutFolder(), help="Folder for groups.png, kept.png, trace.png.")
+@option(
+    "--positions",
+    type=click.Choice(["original", "compact"]),
+    default="original",
+    help="Position ids of kept tokens: original, or renumbered without gaps (compact).",
+)
+@option("--seed", default=0, type=SEED, help="Random seed.")
+@option(
+    "--out", type=OutFolder(), help="Folder for groups.png, kept.png and trace.png. Default: draw nothing."
+)
 @model_options
 @as_json
 def search(
@@ -48,7 +54,9 @@ def search(
     evaluations: int, patience: int | None, positions: str, seed: int, out: Path | None,
     model: str, device: str, dtype: str, anyres: Anyres, machine: bool,
 ) -> None:  # fmt: skip
-    """Search which visual tokens of IMAGE let the model answer QUESTION best: lowest loss of the gold one.
+    """Search the visual tokens of IMAGE with which the model answers QUESTION at the lowest loss.
+
+    IMAGE is a file, or micro:SEED for a generated scene.
 
     \b
     Example:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.commands.instructions import file_options, samples_of
-from bench.commands.options import PROCESSES, SEED, Count, as_json
-from bench.console import OutFolder, model_options, progress, say, show_json, show_table
+from bench.commands.options import PROCESSES, SEED, Count, as_json, options_of
+from bench.console import OutFolder, model_options, option, progress, say, show_json, show_table
 from bench.evaluation.opening import load_model
 
 if TYPE_CHECKING:
@@ -56,98 +56,97 @@ class Report:
     first: bool  # whether this process talks to people
 
 
+def chosen(values: dict[str, Any]) -> TrainConfig:
+    """The settings that --preset names, or the defaults."""
+    from compress.training.config import TrainConfig, preset
+
+    name = values.pop("preset")
+    return preset(name) if name else TrainConfig()
+
+
 @click.command()
-@click.option(
-    "--labels",
-    required=True,
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="Label store; may be repeated.",
-)
+@option(
+    "--labels", required=True, multiple=True, type=click.Path(path_type=Path),
+    help="Folder of a label store; may be repeated.",
+)  # fmt: skip
 @file_options
-@click.option("--out", required=True, type=OutFolder(locks=False), help="Folder of the compressor.")
-@click.option(
-    "--preset", type=click.Choice(PRESETS), help="The paper's settings for a model; what you also give wins."
-)
-@click.option("--loss", show_default="ghm+cos", help="NAME (evocomp list losses).")
-@click.option(
-    "--lambda", "lambda_cos", type=float, show_default="1.0",
-    help="Weight of the cosine loss. With GHM it acts as a smaller one unless --normalise-by is bins.",
+@option("--out", required=True, type=OutFolder(locks=False), help="Folder of the compressor.")
+@option(
+    "--preset", type=click.Choice(PRESETS),
+    help="Use the paper's hyper-parameters for this model; explicit options override them.",
 )  # fmt: skip
-@click.option("--bins", type=Count(1), show_default="100", help="Unit regions of GHM.")
-@click.option(
-    "--normalise-by", type=click.Choice(["nonempty", "bins"]), show_default="nonempty",
-    help="Regions that GHM is divided by: the occupied ones, as its authors' code does, or all, as the "
-    "paper's equation does.",
+@options_of(
+    "compress.training.config:TrainConfig", "config",
+    {
+        "loss": "Training loss: NAME (evocomp list losses).",
+        "lambda_cos": "Weight of the cosine loss. With GHM, its effect is smaller unless --normalise-by is "
+        "bins.",
+        "bins": "Number of unit regions of GHM.",
+        "normalise_by": "Divide GHM by the number of non-empty regions, as its authors' code does, or by all "
+        "bins, as the paper's equation does.",
+        "target": "Training target of a token: whether it was kept (label), its score, or its lead over the "
+        "best dropped token.",
+        "text": "Let the compressor read the question.",
+        "epochs": "Number of epochs.",
+        "batch": "Samples per step, over all processes.",
+        "lr": "Learning rate.",
+        "seed": "Random seed.",
+    },
+    names={"lambda_cos": "--lambda", "text": "--text/--no-text"}, types={"seed": SEED}, start=chosen,
 )  # fmt: skip
-@click.option("--target", type=click.Choice(["label", "lead", "score"]), show_default="label")
-@click.option(
-    "--text/--no-text", default=None, show_default="text", help="Let the compressor read the question."
-)
-@click.option("--epochs", type=Count(1), show_default="30")
-@click.option("--batch", type=Count(1), show_default="64", help="Samples of a step, over all processes.")
-@click.option("--lr", type=float, show_default="0.003")
-@click.option(
+@option(
     "--validate",
-    show_default="textvqa; with --data and no --validate-data none",
-    help="Task that chooses the epoch; none: a held-out tenth of the labels.",
-)
-@click.option(
+    help="Task that selects the epoch; none: a held-out tenth of the labels. Default: textvqa; with --data "
+    "and no --validate-data: none.",
+)  # fmt: skip
+@option(
     "--validate-data", metavar="DIR",
     help="Folder of benchmarks (docs/benchmarks.md) or hub:OWNER that --validate is read from, split val. "
     "Default: the miniature.",
 )  # fmt: skip
-@click.option("--validate-samples", default=120, show_default=True, type=Count(1))
-@click.option("--seed", type=SEED, show_default="0")
-@click.option(
-    "--processes", default=1, show_default=True, type=Count(1, PROCESSES),
-    help="On this machine, a device each with --device cuda; or use accelerate launch.",
+@option("--validate-samples", default=120, type=Count(1), help="Questions of --validate.")
+@option(
+    "--processes", default=1, type=Count(1, PROCESSES),
+    help="Processes on this machine, one device each with --device cuda; accelerate launch works as well.",
 )  # fmt: skip
-@click.option(
-    "--micro-batch", type=Count(1), show_default="all",
-    help="Samples of a step that a process takes at a time; fewer need less memory.",
+@option(
+    "--micro-batch", type=Count(1),
+    help="Samples that a process computes at a time; smaller values need less memory. Default: all.",
 )  # fmt: skip
-@click.option(
+@option(
     "--features", type=click.Choice(["memory", "disk", "recompute"]), default="memory",
-    show_default=True, help="Where embeddings stay while training; disk serves later runs too.",
+    help="Where embeddings are kept during training; disk also serves later runs.",
 )  # fmt: skip
-@click.option(
+@option(
     "--cache",
     type=OutFolder(locks=False),
-    show_default="~/.cache/evocomp/features",
-    help="Folder of --features disk.",
+    help="Folder of --features disk. Default: ~/.cache/evocomp/features.",
 )
-@click.option(
-    "--checkpoint-every", default=200, show_default=True, type=Count(1),
-    help="Steps; also after every epoch.",
+@option(
+    "--checkpoint-every", default=200, type=Count(1),
+    help="Steps between checkpoints; there is also one after every epoch.",
 )  # fmt: skip
 @model_options
 @as_json
 def train(
-    labels: tuple[Path, ...], data: Path | None, images: Path | None, out: Path, preset: str | None,
+    config: TrainConfig, labels: tuple[Path, ...], data: Path | None, images: Path | None, out: Path,
     validate: str | None, validate_data: str | None, validate_samples: int, processes: int,
     micro_batch: int | None, features: Where, cache: Path | None, checkpoint_every: int, model: str,
-    device: str, dtype: str, anyres: Anyres, machine: bool, **settings: Any,
+    device: str, dtype: str, anyres: Anyres, machine: bool,
 ) -> None:  # fmt: skip
-    """Train a compressor on label stores; weights of the best epoch, curves.csv and curves.png land in --out.
+    """Train a compressor on label stores; --out receives the weights of the best epoch and the curves.
 
-    Rerun the same command to go on after an interruption, with any number of processes and any way to keep
-    features. Use it: evocomp eval --compressor OUT.
+    Run the same command again to resume after an interruption, with any number of processes.
 
     \b
     Example:
       evocomp train --labels labels --out compressor --epochs 10
-      evocomp train --labels labels --data llava_v1_5_mix665k.json --images images --out compressor \\
-        --model llava-hf/llava-1.5-7b-hf --preset llava-1.5-7b --device cuda --dtype bfloat16
     """
     from compress.files import alone
     from compress.parallel.processes import first_here, together
-    from compress.training.run import TrainConfig
-    from compress.training.run import preset as settings_of
 
-    given = {name: value for name, value in settings.items() if value is not None}
     order = Order(
-        labels, data, images, out, replace(settings_of(preset) if preset else TrainConfig(), **given),
+        labels, data, images, out, config,
         validate or ("textvqa" if data is None or validate_data else "none"), validate_samples, validate_data,
         model, device, dtype, anyres,
         features, cache, micro_batch, checkpoint_every,
@@ -179,7 +178,7 @@ def carry_out(order: Order) -> Report:
     """Train, or take one's share in it as one of several processes."""
     from bench.evaluation.validation import validator
     from compress.keep import read_keep
-    from compress.labels import read_labels
+    from compress.labels.store import read_labels
     from compress.parallel.processes import Processes, own_device
     from compress.training.run import train as run
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import click
 
 from bench.commands.options import as_json
-from bench.console import say, show_json, show_table
+from bench.console import option, say, show_json, show_table
 
 
 @click.command()
-@click.option(
+@option(
     "--golden",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of recorded cases, one .npz per method; those of the package by default.",
+    help="Folder of recorded cases, one .npz file per method. Default: those of the package.",
 )
 @as_json
 @click.pass_context

@@ -40,6 +40,31 @@ def test_this_installation_is_sound() -> None:
     assert {"python", "torch", "transformers", "device", "model micro"} <= set(found)
 
 
+def test_own_packages_are_told_from_others_of_the_same_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "packages_distributions", lambda: {})
+    monkeypatch.syspath_prepend(doctor.HOME)
+    (found,) = doctor.own_packages()
+    assert (found.subject, found.state) == ("packages", "ok") and str(doctor.HOME) in found.detail
+
+    (tmp_path / "compress.py").write_text("")  # beside a user's script
+    monkeypatch.syspath_prepend(tmp_path)
+    (found,) = doctor.own_packages()
+    assert (found.subject, found.state) == ("compress", "note")
+    assert found.detail.startswith(f"{tmp_path / 'compress.py'} hides it from programs")
+
+    monkeypatch.setattr(doctor, "packages_distributions", lambda: {"bench": ["evocomp", "frappe-bench"]})
+    found, other = (one for one in doctor.own_packages() if one.state == "problem"), doctor.HOME
+    assert [(one.subject, one.detail.split(":")[0]) for one in found] == [
+        ("bench", "frappe-bench installs a package of the same name")
+    ]
+
+    elsewhere = [*doctor.own_packages(tmp_path)]
+    assert {(one.subject, one.state) for one in elsewhere} == {(n, "problem") for n in doctor.PACKAGES}
+    assert f"comes from {other / 'bench'}, not from evocomp" in elsewhere[-1].detail
+
+
 def test_requirements_are_told_from_extras() -> None:
     ranges, extras = requirements(["torch<2.14,>=2.11", "Pillow>=11", 'datasets>=3; extra == "hub"'])
     assert set(ranges) == {"torch", "pillow"} and set(extras["hub"]) == {"datasets"}
@@ -88,7 +113,7 @@ def test_a_torchvision_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
     assert "torchvision" in done.stdout and "0.9 cannot be imported beside torch" in done.stdout
     assert done.stdout.rstrip().endswith(
         "evocomp: a library cannot be imported (operator nms does not exist): "
-        "evocomp doctor says what to mend"
+        "run evocomp doctor to find out what to repair"
     )
 
 

@@ -103,8 +103,8 @@ def test_a_submission_is_written_and_has_no_score(folder: Path, tmp_path: Path) 
     [
         (("--protocol", "lava"), "unknown protocol 'lava'; did you mean 'llava'"),
         (("--split", "train"), "unknown split of task 'pope' 'train'"),
-        (("--submission", "out", "-n", 3), "leave out -n"),
-        (("--submission", "out"), "nothing takes a file of pope"),
+        (("--submission", "out", "-n", 3), "--submission needs --data and no -n"),
+        (("--submission", "out"), "pope: no submission is possible"),
     ],
 )
 def test_mistakes(folder: Path, args: tuple[object, ...], words: str, tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_labels_are_not_put_beside_another_file(
     (tmp_path / "mix.json").write_text((folder / "mix.json").read_text() + "\n")
     asked = [one.format(out=tmp_path / "out") for one in command]
     result = run(*asked, labels, "--data", tmp_path / "mix.json", "--images", folder)
-    assert result.exit_code == 2 and f"are not of {tmp_path / 'mix.json'} as it is" in result.stderr
+    assert result.exit_code == 2 and f"are of another version of {tmp_path / 'mix.json'}" in result.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -191,7 +191,7 @@ MISTAKES: list[tuple[tuple[object, ...], str]] = [
     (("--shape", "llava-1.5-7b", "--depth-slice", 0), "choose 1 to 32 decoder layers"),
     (("--shape", "llava-next-7b"), "is a 'llava_next' model: fixed shapes need images of one size"),
     (("--threads", 2, "--clock", "processor"), "add --threads 1"),
-    (("--tokens", 576), "--tokens goes with --external"),
+    (("--tokens", 576), "--tokens needs --external"),
     (("--external", "no-such-phone"), "there is no program no-such-phone"),
     (("--external", "false", "--tokens", 144), "failed with status 1"),
     (

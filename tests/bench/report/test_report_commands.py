@@ -106,8 +106,9 @@ def test_the_other_form_is_a_text(
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "named.csv", "report.csv", "report.md", "report.tex",
     ]  # fmt: skip
-    expected = (tables / "table.csv").read_text()
-    assert Path("report.csv").read_text() == Path("named.csv").read_text() == expected
+    expected = sorted((tables / "table.csv").read_text().splitlines())  # equals may change places
+    assert Path("report.csv").read_text() == Path("named.csv").read_text()
+    assert sorted(Path("named.csv").read_text().splitlines()) == expected
     assert "| pyramiddrop | 48 |" in Path("report.md").read_text()
 
 
