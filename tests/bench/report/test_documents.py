@@ -10,6 +10,7 @@ import pytest
 from bench.evaluation.comparison import Comparison
 from bench.evaluation.origin import Origin
 from bench.report.documents import FORMATS, markdown
+from bench.report.forms import csv_text, latex
 from bench.report.gallery import Gallery
 from bench.report.page import Report
 
@@ -40,7 +41,9 @@ def test_what_is_empty_is_left_out(report: Report) -> None:
         assert f"## {heading}" in markdown(report) and heading not in markdown(bare)
 
 
-def test_all_forms_have_the_summary(report: Report) -> None:
-    assert list(FORMATS) == ["html", "md"]
-    for form in FORMATS.values():
-        assert "90.0" in form(report)
+def test_pages_and_texts_have_the_summary_and_the_others_are_the_table_alone(report: Report) -> None:
+    assert list(FORMATS) == ["html", "md", "csv", "latex"]
+    for name in ("html", "md"):
+        assert "90.0" in FORMATS[name](report)
+    assert FORMATS["csv"](report) == csv_text(report.comparison)
+    assert FORMATS["latex"](report) == latex(report.comparison)

@@ -95,9 +95,7 @@ def test_the_report_joins_folders_and_needs_neither_model_nor_samples(
     assert [len(task["samples"]) for task in data["tasks"]] == [1, 1]
 
 
-def test_the_other_form_is_a_text(
-    tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_forms_are_files(tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done("report", tables, "--format", "md")
     done("report", tables, "--format", "latex")
@@ -110,6 +108,7 @@ def test_the_other_form_is_a_text(
     assert Path("report.csv").read_text() == Path("named.csv").read_text()
     assert sorted(Path("named.csv").read_text().splitlines()) == expected
     assert "| pyramiddrop | 48 |" in Path("report.md").read_text()
+    assert r"\begin{tabular}" in Path("report.tex").read_text()
 
 
 def test_mistakes_get_one_line(tables: Path, tmp_path: Path) -> None:
