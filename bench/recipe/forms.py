@@ -10,9 +10,8 @@ from bench.evaluation.budget import MEANING
 from bench.recipe.findings import Finding
 from bench.recipe.paper import Order, Paper, Sign
 from bench.recipe.schema import Recipe
-from bench.report.forms import piped, plain, starred, tex
 from bench.report.table import AVERAGE, BEYOND, MISSING, one
-from bench.report.tables import Table
+from bench.report.tables import Table, plain
 from compress.keep import Ratio, in_words
 
 
@@ -129,45 +128,43 @@ def notes(told: Told) -> list[str]:
     return [*listed, *(f"{MISSING} {reason}" for reason in sorted(reasons))]
 
 
+def table(told: Told) -> Table:
+    """The findings, a block per budget under vanilla."""
+    rows: list[Sequence[str] | str] = []
+    for name, block in lines(told):
+        rows += [name, *block]
+    return Table(header(told), rows)
+
+
 def markdown(told: Told) -> str:
     """The whole page."""
     page = [f"# {plain(told.recipe.title)}", ""]
-    names = [*map(plain, header(told))]
     if told.findings:
-        table: list[list[str]] = []
-        for name, rows in lines(told):
-            table += [[f"*{name}*", *[""] * (len(names) - 1)]]
-            table += [[plain(row), *map(starred, cells)] for row, *cells in rows]
-        page += [*piped(names, table), ""]
+        page.append(table(told).markdown())
     for path in told.pictures:
         page += [f"![{plain(told.recipe.title)}]({path})", ""]
     if told.verdict:
         page += ["## Beside the paper", "", *(f"- {line}" for line in told.verdict), ""]
     if told.speedups:
-        page += ["## Times faster than the untouched model", ""]
         rows = [
-            [plain(row), str(keep), stage, f"{times:.2f}", one(paper)]
+            [row, str(keep), stage, f"{times:.2f}", one(paper)]
             for row, keep, stage, times, paper in told.speedups
         ]
-        page += [*piped(["row", "keep", "stage", "measured", "paper"], rows), ""]
-        page += ["Medians in milliseconds:", ""]
-        page += [one.markdown() for one in told.timed]
+        page += ["## Times faster than the untouched model", ""]
+        page.append(Table(["row", "keep", "stage", "measured", "paper"], rows).markdown())
+        page += ["Medians in milliseconds:", "", *(one.markdown() for one in told.timed)]
     if told.headroom:
-        page += ["## Loss of what was kept", ""]
         rows = [
-            [plain(str(each["row"])), str(each["keep"]), f"{each['loss']:.3f}", _nats(each["above"])]
+            [str(each["row"]), str(each["keep"]), f"{each['loss']:.3f}", _nats(each["above"])]
             for each in told.headroom
         ]
-        page += [
-            *piped(["row", "keep", "loss, nats", f"above {plain(told.recipe.reference or '')}, 95 %"], rows),
-            "",
-        ]
+        columns = ["row", "keep", "loss, nats", f"above {told.recipe.reference or ''}, 95 %"]
+        page += ["## Loss of what was kept", "", Table(columns, rows).markdown()]
     if told.labels:
-        page += ["## Labels", ""]
         gaps = [(each["against the reference"] or {}).get("difference") for each in told.labels]
         rows = [
             [
-                *(plain(str(each[name] or MISSING)) for name in ("row", "kind", "grouper", "strategy")),
+                *(str(each[name] or MISSING) for name in ("row", "kind", "grouper", "strategy")),
                 str(each["samples"]), f"{each['evaluations per sample']:.0f}",
                 f"{each['loss of a random candidate']:.3f}", f"{each['loss of the label']:.3f}",
                 f"{each['loss of all tokens']:.3f}", _nats(gap),
@@ -176,7 +173,7 @@ def markdown(told: Told) -> str:
         ]  # fmt: skip
         columns = ["row", "kind", "grouper", "strategy", "samples", "evaluations", "random candidate",
                    "label", "all tokens", "label vs reference, 95 %"]  # fmt: skip
-        page += [*piped(columns, rows), ""]
+        page += ["## Labels", "", Table(columns, rows).markdown()]
     return "\n".join([*page, *(f"- {note}" for note in notes(told))]) + "\n"
 
 
@@ -186,13 +183,4 @@ def _nats(gap: Mapping[str, float] | None) -> str:
 
 def latex(told: Told) -> str:
     """The table for a paper (booktabs)."""
-    names = header(told)
-    body = [r"\begin{tabular}{l" + "r" * (len(names) - 1) + "}", r"\toprule", _tex(names), r"\midrule"]
-    for name, rows in lines(told):
-        body.append(rf"\multicolumn{{{len(names)}}}{{l}}{{\textit{{{tex(name)}}}}} \\")
-        body += [*map(_tex, rows), r"\midrule"]
-    return "\n".join([*body[:-1], r"\bottomrule", r"\end{tabular}"]) + "\n"
-
-
-def _tex(cells: Sequence[str]) -> str:
-    return " & ".join(map(tex, cells)) + r" \\"
+    return table(told).latex()

@@ -10,6 +10,7 @@ from bench.report.forms import latex as latex_table
 from bench.report.forms import markdown as markdown_table
 from bench.report.page import Report, html, ledger
 from bench.report.table import headlines
+from bench.report.tables import Table, plain
 
 
 def markdown(report: Report) -> str:
@@ -33,9 +34,8 @@ def _listed(lines: Mapping[str, str]) -> str:
 
 
 def _ledger(comparison: Comparison) -> str:
-    lines = ["| method | tokens | entering, tokens × layers |", "| --- | ---: | --- |"]
-    rows = ((method, keep, words) for (method, keep), (_, words) in ledger(comparison).items())
-    return "\n".join([*lines, *(f"| {plain(method)} | {keep} | {words} |" for method, keep, words in rows)])
+    rows = [[method, str(keep), words] for (method, keep), (_, words) in ledger(comparison).items()]
+    return Table(["method", "tokens", "entering, tokens × layers"], rows).markdown().strip()
 
 
 FORMATS: dict[str, Callable[[Report], str]] = {

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from bench.evaluation.comparison import Comparison, Contrast, Row
 from bench.report.table import (
-    AS_REFERENCE,
-    AS_VANILLA,
-    MISSING,
     MIXED,
     Block,
     blocks,
@@ -24,49 +18,37 @@ from bench.report.table import (
     notes,
     rivals_of,
 )
+from bench.report.tables import Bold, Table
 
-TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$"}
-TEX |= {AS_VANILLA: r"$^\circ$", AS_REFERENCE: r"$^\dagger$", MISSING: "--", "<": "$<$", ">": "$>$"}
-TEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
+
+def tables(comparison: Comparison) -> list[Table]:
+    """A block per budget with the best figures bold, and the hard questions if there are any."""
+    names = [name for name in header(comparison) if name != "keep"]
+    rows: list[Sequence[str] | str] = []
+    for block in blocks(comparison):
+        rows.append(block.title)
+        rows += [
+            [name_of(row), *_bold(comparison, block, row), *gaps_of(comparison, row)] for row in block.rows
+        ]
+    main = Table(names, rows, notes(comparison), MIXED if comparison.mixed else "")
+    hard = hard_rows(comparison)
+    return [main, Table(hard_header(comparison), hard)] if hard else [main]
+
+
+def _bold(comparison: Comparison, block: Block, row: Row) -> list[str]:
+    best = [block.best(row, column) for column in (*comparison.tasks, "average")]
+    figures = figures_of(comparison, row)
+    return [Bold(text) if mark else text for text, mark in zip(figures, best + [False] * 3, strict=True)]
 
 
 def markdown(comparison: Comparison) -> str:
-    """The table in GitHub's Markdown, the best figures of a budget bold; notes and hard questions below."""
-    names = [name for name in header(comparison) if name != "keep"]
-    rows: list[list[str]] = []
-    for block in blocks(comparison):
-        rows.append([f"*{block.title}*", *("" for _ in names[1:])])
-        for row in block.rows:
-            figures = _bold(comparison, block, row, "**{}**".format)
-            rows.append([plain(name_of(row)), *figures, *map(starred, gaps_of(comparison, row))])
-    lines = [f"**{MIXED}**", ""] if comparison.mixed else []
-    lines += [*piped(names, rows), "", *(f"- {plain(note)}" for note in notes(comparison))]
-    if hard := hard_rows(comparison):
-        told = [[plain(row[0]), *row[1:]] for row in hard]
-        lines += ["", *piped(hard_header(comparison), told)]
-    return "\n".join(lines) + "\n"
+    """The tables in GitHub's Markdown."""
+    return "\n".join(table.markdown() for table in tables(comparison))
 
 
-def piped(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table in GitHub's Markdown, all columns but the first aligned right."""
-    rule = ["---", *("---:" for _ in names[1:])]
-    return [f"| {' | '.join(row)} |" for row in (names, rule, *rows)]
-
-
-def plain(text: str) -> str:
-    """Text in one line in which Markdown sees no marks."""
-    return re.sub(r"[\\|*_<>`&]|(?<=\])\(", r"\\\g<0>", " ".join(text.split()))
-
-
-def starred(gap: str) -> str:
-    """A difference in which Markdown takes no star for emphasis."""
-    return gap.replace("*", r"\*")
-
-
-def _bold(comparison: Comparison, block: Block, row: Row, bold: Callable[[str], str]) -> list[str]:
-    best = [block.best(row, column) for column in (*comparison.tasks, "average")]
-    figures = figures_of(comparison, row)
-    return [bold(text) if mark else text for text, mark in zip(figures, best + [False] * 3, strict=True)]
+def latex(comparison: Comparison) -> str:
+    """The tables for booktabs."""
+    return "\n".join(table.latex() for table in tables(comparison))
 
 
 def csv_text(comparison: Comparison) -> str:
@@ -94,9 +76,7 @@ def csv_text(comparison: Comparison) -> str:
         columns += [f"{task} p {rival}" for task in comparison.tasks]
     if comparison.difficulty:
         columns += [f"{task} {what}" for task in comparison.tasks for what in ("hard", "hard n", "easy n")]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*columns, "note"])
+    lines = []
     told = {(each.keep, each.task): each for each in comparison.difficulty}
     for row in comparison.rows:
         figures = [row.scores.get(task) for task in comparison.tasks]
@@ -109,9 +89,9 @@ def csv_text(comparison: Comparison) -> str:
             score = hard.scores.get(row.method) if hard else None
             cells += [_bare(score), str(hard.hard) if hard else "", str(hard.easy) if hard else ""]
         flags = [str(flag).lower() for flag in (row.adaptive, row.trained)]
-        writer.writerow([row.method, row.keep, *cells[: len(figures)], *flags, *cells[len(figures) :],
-                         _note(comparison, row)])  # fmt: skip
-    return text.getvalue()
+        lines.append([row.method, str(row.keep), *cells[: len(figures)], *flags, *cells[len(figures) :],
+                      _note(comparison, row)])  # fmt: skip
+    return Table([*columns, "note"], lines).csv()
 
 
 def _bare(value: float | None) -> str:
@@ -135,46 +115,3 @@ def _columns(contrast: Contrast | None, tasks: Sequence[str], margin: float) -> 
 def _note(comparison: Comparison, row: Row) -> str:
     reasons = [why for place, why in comparison.impossible.items() if place[:2] == (row.method, row.keep)]
     return "; ".join([*comparison.mixed, *dict.fromkeys(reasons)])
-
-
-def latex(comparison: Comparison) -> str:
-    r"""The table as a `tabular` for booktabs, the best figures of each budget bold; hard questions follow."""
-    names = [name for name in header(comparison) if name != "keep"]
-    lines = _opened(names)
-    if comparison.mixed:
-        lines.append(rf"\multicolumn{{{len(names)}}}{{c}}{{\textbf{{{MIXED}}}}} \\")
-    for block in blocks(comparison):
-        lines += [r"\midrule", rf"\multicolumn{{{len(names)}}}{{c}}{{\textit{{{tex(block.title)}}}}} \\"]
-        for row in block.rows:
-            figures = _bold(comparison, block, row, "\0{}\1".format)
-            lines.append(
-                _row_of([tex(name_of(row)), *map(tex, figures), *map(_signed, gaps_of(comparison, row))])
-            )
-    lines.append(r"\bottomrule")
-    for note in notes(comparison):
-        lines.append(rf"\multicolumn{{{len(names)}}}{{l}}{{\footnotesize {tex(note)}}} \\")
-    lines.append(r"\end{tabular}")
-    if hard := hard_rows(comparison):
-        lines += ["", *_opened(hard_header(comparison)), r"\midrule"]
-        lines += [_row_of([tex(cell) for cell in row]) for row in hard]
-        lines += [r"\bottomrule", r"\end{tabular}"]
-    return "\n".join(lines) + "\n"
-
-
-def _opened(names: Sequence[str]) -> list[str]:
-    columns = rf"\begin{{tabular}}{{l{'r' * (len(names) - 1)}}}"
-    return [columns, r"\toprule", _row_of([tex(name) for name in names])]
-
-
-def _row_of(cells: Sequence[str]) -> str:
-    return " & ".join(cells) + r" \\"
-
-
-def _signed(gap: str) -> str:
-    return tex(gap).replace("-", "$-$").replace("+", "$+$")
-
-
-def tex(text: str) -> str:
-    """Text in which LaTeX sees no commands."""
-    bold = {"\0": r"\textbf{", "\1": "}"}
-    return "".join((bold | TEX).get(sign, sign) for sign in text)
