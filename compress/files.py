@@ -8,9 +8,10 @@ import platform
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +21,14 @@ try:
     import fcntl
 except ModuleNotFoundError:  # Windows: two runs in one folder are not told apart there
     fcntl = None  # type: ignore[assignment]
+
+
+def digest_of(parts: Iterable[str | bytes]) -> str:
+    """Sixteen hexadecimal digits of SHA-256 that name these parts, one after the other."""
+    digest = sha256()
+    for part in parts:
+        digest.update(part.encode() if isinstance(part, str) else part)
+    return digest.hexdigest()[:16]
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from bench.edge.protocol import Protocol
 from bench.edge.reference import TorchBackend
 from bench.edge.runtimes.onnx import export_compressor, export_vision
 from compress.compressor.network import Compressor
+from compress.files import digest_of
 from compress.models.loading import MLLM
 
 Writer = Callable[[FixedDecoder, Protocol, Floats, Path], None]  # decoder, shapes, embeddings, folder
@@ -121,8 +121,7 @@ def made_up(work: Work, words: int, seed: int = 0) -> Question:
 
 def fingerprint(mllm: MLLM, compressor: Compressor) -> str:
     """Of all weights: equal for equal chains."""
-    digest = hashlib.sha256(mllm.fingerprint().encode())
+    parts: list[str | bytes] = [mllm.fingerprint()]
     for name, value in sorted(compressor.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
+        parts += [name, value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()]
+    return digest_of(parts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from bench.evaluation.evaluate import evaluate
 from bench.tasks import TASKS, Task
 from compress.base import Positions, Selector
 from compress.budget import Match, choices_of
+from compress.files import digest_of
 from compress.fingerprint import fingerprint
 from compress.models.loading import MLLM
 from compress.samples import Sample
@@ -41,16 +41,13 @@ def of_run(mllm: MLLM, *, batch: int, match: Match, positions: Positions | None)
 
 def of_task(task: Task, samples: Sequence[Sample]) -> dict[str, Any]:
     """What makes a benchmark's score: version and options, questions and how long an answer may be."""
-    digest = hashlib.sha256()
-    for one in samples:
-        digest.update(one.fingerprint.encode())
     facts = {
         **{field.name.replace("_", " "): getattr(task, field.name) for field in fields(task)},
         "version": task.version,
         "metric": task.metric,
         "new tokens": task.max_new_tokens,
         "n": len(samples),
-        "samples": digest.hexdigest()[:16],
+        "samples": digest_of(one.fingerprint for one in samples),
         CODE: fingerprint(type(task)),
     }
     return {f"{task.name}: {name}": value for name, value in facts.items()}
@@ -111,25 +108,18 @@ def _is_code(name: str) -> bool:
 
 def _short(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= 60 else f"{text[:24]}...{_digest(text.encode())}"
+    return text if len(text) <= 60 else f"{text[:24]}...{digest_of([text])}"
 
 
 def _told(value: object) -> object:
     if isinstance(value, nn.Module):
         tensors = sorted(value.state_dict().items())
-        return "weights " + _digest(*(_bytes(name, tensor) for name, tensor in tensors))
+        return "weights " + digest_of(_bytes(name, tensor) for name, tensor in tensors)
     if isinstance(value, str) and Path(value).is_dir():
         files = sorted(path for path in Path(value).rglob("*") if path.is_file())
-        return "folder " + _digest(*(path.name.encode() + path.read_bytes() for path in files))
+        return "folder " + digest_of(path.name.encode() + path.read_bytes() for path in files)
     return value if isinstance(value, bool | int | float | str | None) else repr(value)
 
 
 def _bytes(name: str, tensor: torch.Tensor) -> bytes:
     return name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-def _digest(*parts: bytes) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()[:16]

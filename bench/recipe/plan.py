@@ -14,7 +14,7 @@ from bench.recipe.measure import Timing, timings
 from bench.recipe.oracle import Losses, Searched
 from bench.recipe.paper import Paper
 from bench.recipe.schema import Learning, Recipe
-from bench.recipe.steps import Answer, Candidate, Label, Pool, Shop, Step, Train, digest_of, named, trained
+from bench.recipe.steps import Answer, Candidate, Label, Pool, Shop, Step, Train, key_of, named, trained
 from bench.tasks import Task
 from bench.tasks.folder import HUB
 from bench.tasks.load import load_tasks
@@ -69,7 +69,7 @@ class Plan:
         """Of the results: another one for other settings, models or code."""
         told = {key: value for key, value in asdict(self.recipe).items() if key not in ("name", "title")}
         keys = [one.key for one in self.answers.candidates]
-        digest = digest_of(told, self.answers.digest, keys, [step.digest for step in self.steps])
+        digest = key_of(told, self.answers.digest, keys, [step.digest for step in self.steps])
         return self.shop.folder / f"{self.recipe.name}-{digest[:8]}"
 
 

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,6 +37,7 @@ from compress.base import Positions, Selector
 from compress.budget import Match
 from compress.compressor.network import Compressor
 from compress.documents import Document, read
+from compress.files import digest_of
 from compress.fingerprint import fingerprint
 from compress.keep import NINTH, Keep, count_of
 from compress.labels import Label as Mask
@@ -142,7 +142,7 @@ class Step(ABC):
 
     @cached_property
     def digest(self) -> str:
-        return digest_of(self.kind, self.facts, fingerprint(*self.code))
+        return key_of(self.kind, self.facts, fingerprint(*self.code))
 
     @property
     def folder(self) -> Path:
@@ -202,9 +202,9 @@ def read_record(path: Path) -> Record:
         raise ValueError(f"{problem}; delete {path.parent} to do the step again") from problem
 
 
-def digest_of(*parts: object) -> str:
-    """Sixteen hexadecimal digits that name these plain values."""
-    return sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+def key_of(*parts: object) -> str:
+    """The digest of plain values: settings, names, other digests."""
+    return digest_of([json.dumps(parts, sort_keys=True, default=str)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -510,7 +510,7 @@ def trained(
 ) -> Candidate:
     """The candidate that keeps what a trained compressor chooses."""
     method = fingerprint(find(METHODS, parse(selects)[0], "method"))
-    key = digest_of(step.digest, selects, depth, positions, source, method)
+    key = key_of(step.digest, selects, depth, positions, source, method)
 
     def make() -> Selector:
         made = pick(METHODS, selects, "method", compressor=step.compressor(), depth=depth)
@@ -525,7 +525,7 @@ def named(selector: Selector, row: str, positions: Positions | None) -> Candidat
     """The candidate of a method that learns nothing for the recipe."""
     if positions:
         selector.positions = positions
-    return Candidate(row, 0, digest_of(of_method(selector)), lambda: selector)
+    return Candidate(row, 0, key_of(of_method(selector)), lambda: selector)
 
 
 TEXT = 24.0  # text tokens of a prompt, for estimates

@@ -24,7 +24,7 @@ from bench.console import model_options, progress, say, show_table
 from bench.evaluation.compressors import selector_for
 from bench.evaluation.opening import load_model
 from compress.attach.session import attach
-from compress.base import Selector
+from compress.base import Selector, TowerSelector
 from compress.budget import plan
 from compress.files import replacing
 from compress.micro.world import render, scene
@@ -52,7 +52,8 @@ class Stopwatch:
         return measured
 
     def watch(self, selector: Selector) -> Selector:
-        for name in ("select", "merge"):
+        inside = isinstance(selector, TowerSelector)  # which alone merges in the tower
+        for name in ("select", "merge") if inside else ("select",):
             setattr(selector, name, self.timed(getattr(selector, name)))
         return selector
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any, Literal
@@ -183,9 +182,7 @@ def _folder(name: str) -> Path | None:
     if Path(name).is_dir():
         return Path(name)
     if not hub.is_name(name):
-        near = get_close_matches(name, MODELS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"shipped: {', '.join(sorted(MODELS))}"
-        raise ValueError(f"unknown model {name!r}; {hint} (else give a folder, or a hub name as owner/name)")
+        raise ValueError(f"{unknown('model', name, MODELS)}; else give a folder, or a hub name as owner/name")
     return None
 
 

@@ -7,7 +7,6 @@ parameters. Answers are noise.
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from transformers import (
 from compress.models.loading import adapt
 from compress.models.mllm import MLLM
 from compress.seeding import drawing
+from evosearch.registry import unknown
 
 PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 
@@ -100,9 +100,7 @@ def build(
     ValueError for a name or depth that does not exist.
     """
     if name not in SHAPES:
-        near = get_close_matches(name, SHAPES, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(SHAPES)}"
-        raise ValueError(f"unknown shape {name!r}; {hint}")
+        raise ValueError(unknown("shape", name, SHAPES))
     kind, configure = SHAPES[name]
     config = configure()
     told = f"{name} shape, random weights"

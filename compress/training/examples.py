@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from compress.compressor.network import Batch, Tokens, pack
+from compress.files import digest_of
 from compress.labels.labelling import sample_key
 from compress.labels.store import Label, LabelStore
 from compress.parallel.processes import Processes
@@ -68,11 +68,10 @@ class Examples:
 
     def digest(self) -> str:
         """Names the data set: keys and labels, as far as they are learned from."""
-        digest = hashlib.sha256()
-        for one in self._examples:
-            score = one.label.score if self._target != "label" else None
-            digest.update(repr((one.key, one.label.kept, score)).encode())
-        return digest.hexdigest()[:16]
+        with_score = self._target != "label"
+        return digest_of(
+            repr((one.key, one.label.kept, one.label.score if with_score else None)) for one in self._examples
+        )
 
 
 def collect(

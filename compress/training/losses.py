@@ -9,7 +9,6 @@ the whole batch is in its tally.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from evosearch.registry import unknown
 
 NORMALISERS = ("nonempty", "bins")
 
@@ -235,9 +236,7 @@ def make_objective(
     the equation itself.
     """
     if name not in LOSSES:
-        near = difflib.get_close_matches(name, LOSSES, n=1)
-        hint = f"did you mean {near[0]!r}? Losses: " if near else "choose from "
-        raise ValueError(f"unknown loss {name!r}; {hint}{', '.join(LOSSES)}")
+        raise ValueError(unknown("loss", name, LOSSES))
     kind = LOSSES[name]
     classifications: dict[str, Callable[[], Loss]] = {
         "ghm": partial(GHM, bins, momentum, normalise_by),
