@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from bench.evaluation.comparison import Comparison
-from bench.report.forms import csv_text, plain
+from bench.report.forms import csv_text
 from bench.report.forms import latex as latex_table
 from bench.report.forms import markdown as markdown_table
 from bench.report.page import Report, html, ledger
