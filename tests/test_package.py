@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import pkgutil
 import re
 import runpy
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from dataclasses import dataclass
 from importlib.metadata import distribution, entry_points
 from inspect import getdoc, isabstract, isclass
 from pathlib import Path
@@ -41,8 +43,35 @@ DOCUMENTS = (
 INSIDE = ("CONTRIBUTING.md", "docs/contributing.md")
 PATH = re.compile(rf"(?<![\w./-])(?:{'|'.join(PACKAGES)}|tests|docs)/[\w./*-]+")
 DOTTED = re.compile(rf"(?<![\w./-])(?:{'|'.join(PACKAGES)})(?:\.\w+)+")
-ADDED = ("baselines/loudest.py", "evosearch/strategies/crowd.py", "bench/tasks/spot.py")  # by CONTRIBUTING
+STEP = re.compile(
+    r"Write `(?P<file>[\w/]+\.py)`[^`]*add `(?P<entry>\"[\w-]+\": (?P<name>\w+))` to `(?P<table>[A-Z]+)` in\s"
+    r"`(?P<place>[\w/]+\.py)`(?:(?!Write `).)*?```python\n(?P<code>.*?)```",
+    re.DOTALL,
+)  # of CONTRIBUTING: a file, and a line in a dictionary
 MACHINE = re.compile(r"(?<![\w.*])/(work|root|home)/|\.\./shared")  # paths that exist on one machine only
+
+
+@dataclass(frozen=True)
+class Step:
+    """What CONTRIBUTING says about one extension."""
+
+    file: str
+    entry: str
+    name: str
+    table: str
+    place: str
+    code: str
+
+    def follow(self, root: Path) -> None:
+        """Write the file, and the line with its import."""
+        (root / self.file).write_text(self.code, encoding="utf-8")
+        place = root / self.place
+        module = self.file.removesuffix(".py").replace("/", ".")
+        before, opened, rest = place.read_text(encoding="utf-8").partition(f"{self.table}: dict")
+        head, brace, entries = rest.partition("{")
+        assert opened and brace, self
+        imported = f"from {module} import {self.name}\n"
+        place.write_text(f"{before}{imported}{opened}{head}{brace}{self.entry}, {entries}", encoding="utf-8")
 
 
 def lock(path: str = "requirements.lock") -> list[str]:
@@ -149,6 +178,84 @@ def test_examples_for_contributors_are_complete(number: int, tmp_path: Path) -> 
     assert made and all(getdoc(one) and not isabstract(one) for one in made)
 
 
+def steps() -> dict[str, Step]:
+    """The steps of CONTRIBUTING by the dictionary that gets the line."""
+    found = [Step(**match.groupdict()) for match in STEP.finditer(text("CONTRIBUTING.md"))]
+    return {step.table: step for step in found if f"class {step.name}" in step.code}
+
+
+@pytest.mark.slow
+def test_contributing_alone_leads_to_a_method_a_grouper_a_benchmark_and_a_family(tmp_path: Path) -> None:
+    """Each is the file and the line that CONTRIBUTING names, in a copy of the project."""
+    shutil.copy(ROOT / "evocomp.py", tmp_path)
+    data = shutil.ignore_patterns("__pycache__", "weights", "shipped")
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=data)
+    for big in "compress/micro/weights", "bench/shipped":
+        (tmp_path / big).symlink_to(ROOT / big)
+    wanted = steps()
+    assert {"METHODS", "GROUPERS", "TASKS", "FAMILIES", "STRATEGIES"} <= set(wanted)
+    for step in wanted.values():
+        step.follow(tmp_path)
+    script = tmp_path / "use.py"
+    script.write_text(USE, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=280,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT / 'tests'}"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "all of it works"
+
+
+USE = """
+from pathlib import Path
+
+import torch
+from click.testing import CliRunner
+from transformers import VipLlavaConfig, VipLlavaForConditionalGeneration
+
+import conftest
+from bench.cli import main
+from evocomp import METHODS, attach, load, render, scene, search_sample
+
+assert main.__module__ == "bench.cli" and Path(conftest.__file__).parent != Path.cwd()
+
+
+def evocomp(*words):
+    done = CliRunner().invoke(main, list(words), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+assert "loudest" in evocomp("methods") and "bands" in evocomp("groupers")
+assert "spot" in evocomp("tasks") and "crowd" in evocomp("strategies")
+assert "spot" in evocomp("eval", "--method", "loudest:order=1", "--keep", "16", "--tasks", "spot", "-n", "2")
+image, question = render(scene("test", 9)), "what color is the diamond ?"
+chosen = {"grouper": "bands:order=1", "strategy": "crowd", "evaluations": 48}
+found = search_sample(load(), image, question, "purple", 16, **chosen)
+assert len(found.kept) == 16
+
+conftest.build_tiny(Path("vip"))  # its processor serves this family as well
+words = conftest.tokenizer()
+config = VipLlavaConfig(
+    vision_config=conftest.clip(48), text_config=conftest.LlamaConfig(**conftest.decoder(words)),
+    image_token_index=words.convert_tokens_to_ids("<image>"), image_seq_length=144,
+    **{"vision_feature_layers": [-2, 1]},
+)
+conftest.sharpen(VipLlavaForConditionalGeneration(config)).save_pretrained("vip")
+mllm = load("vip")
+assert type(mllm).__name__ == "VipLlava" and mllm.visual_tokens == 144
+inputs = mllm.prepare([image], ["what color is the star ?"])
+plain = mllm.model.generate(**inputs, max_new_tokens=4)
+with attach(mllm, METHODS["loudest"](), keep=144):
+    assert mllm.model.generate(**inputs, max_new_tokens=4).equal(plain)
+with attach(mllm, METHODS["fastv"](), keep=48) as trace:
+    mllm.model.generate(**inputs, max_new_tokens=4)
+assert abs(sum(trace.samples[0].entering) / mllm.layers - 48) < 0.5
+print("all of it works")
+"""
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_programs_of_users_import_evocomp_alone(document: str) -> None:
     """CONTRIBUTING writes files of the project, which name the module that they import."""
@@ -170,13 +277,15 @@ def test_programs_of_users_import_evocomp_alone(document: str) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_paths_in_documents_exist(document: str) -> None:
-    named = {match.rstrip(".") for match in PATH.findall(text(document))} - set(ADDED)
+    named = {match.rstrip(".") for match in PATH.findall(text(document))} - {
+        step.file for step in steps().values()
+    }
     assert [one for one in sorted(named) if not any(ROOT.glob(one.rstrip("/")))] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_dotted_names_in_documents_exist(document: str) -> None:
-    added = {name.removesuffix(".py").replace("/", ".") for name in ADDED}
+    added = {step.file.removesuffix(".py").replace("/", ".") for step in steps().values()}
     named = {match.removesuffix(".py") for match in DOTTED.findall(text(document))} - added
     assert [one for one in sorted(named) if not exists(one)] == []
 

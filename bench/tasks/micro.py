@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from zlib import crc32
 
 import numpy as np
 
@@ -10,7 +11,8 @@ from compress.micro.questions import Question
 from compress.micro.world import Photograph, Scene, rng_of, scene
 from compress.samples import Sample
 
-# Every benchmark asks about scenes of its own: seeds start at a different million.
+# Every benchmark asks about scenes of its own: seeds start at a different million. A name that is not listed
+# gets a million of its own.
 MILLION = {"gqa": 1, "pope": 2, "mmbench": 3, "vqav2": 4, "vizwiz": 5, "textvqa": 6, "scenes": 7}
 
 Asker = Callable[[Scene, np.random.Generator], Question | None]
@@ -31,9 +33,10 @@ def scenes(
     task: str, split: str, spoil: Callable[[int], str | None] = lambda i: None
 ) -> Iterator[tuple[int, Scene]]:
     """Numbered scenes of a benchmark, without end."""
+    million = MILLION.get(task) or 1000 + crc32(task.encode())
     number = 0
     while True:
-        yield number, scene(split, MILLION[task] * 1_000_000 + number, spoil(number))
+        yield number, scene(split, million * 1_000_000 + number, spoil(number))
         number += 1
 
 

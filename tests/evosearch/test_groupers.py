@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from evosearch import GROUPERS, DpcKnn, Grid, KMeans, RandomGroups, Vocabulary, describe, dpc_knn, pick
-from evosearch import groupers as module
+from evosearch.groupers import grid, vocabulary
 
 GOLDEN = Path(__file__).parents[2] / "bench" / "fidelity" / "golden" / "dpcknn.npz"
 RNG = np.random.default_rng(0)
@@ -58,7 +58,7 @@ def test_vocabulary_equals_the_plain_formula_in_blocks(monkeypatch):
     def unit(x):
         return x / np.linalg.norm(x, axis=1, keepdims=True)
 
-    monkeypatch.setattr(module, "ANCHORS_PER_BLOCK", 7)
+    monkeypatch.setattr(vocabulary, "ANCHORS_PER_BLOCK", 7)
     expected = (unit(VECTORS) @ unit(ANCHORS).T).argmax(axis=1)
     assert Vocabulary(5, ANCHORS).labels(VECTORS).tolist() == expected.tolist()
 
@@ -114,7 +114,7 @@ def test_grid_blocks_are_rectangles_of_similar_size_for_every_count(shape):
     rows, columns = shape
     for count in range(1, rows * columns + 1):
         covered = np.zeros(shape, dtype=int)
-        parts = module.blocks(rows, columns, count)
+        parts = grid.blocks(rows, columns, count)
         for part in parts:
             covered[part] += 1
         assert len(parts) == count and (covered == 1).all()

@@ -1,0 +1,21 @@
+"""The groupers by name. A new one is a file here and a line in `GROUPERS`."""
+
+from evosearch.groupers.base import Floats, Grouper
+from evosearch.groupers.dpc_knn import Clusters, DpcKnn, dpc_knn
+from evosearch.groupers.grid import Grid, blocks
+from evosearch.groupers.k_means import KMeans
+from evosearch.groupers.random_groups import RandomGroups
+from evosearch.groupers.vocabulary import Vocabulary
+
+GROUPERS: dict[str, type[Grouper]] = {
+    "vocabulary": Vocabulary,
+    "dpc-knn": DpcKnn,
+    "random": RandomGroups,
+    "k-means": KMeans,
+    "grid": Grid,
+}
+
+__all__ = [
+    "GROUPERS", "Clusters", "DpcKnn", "Floats", "Grid", "Grouper", "KMeans", "RandomGroups", "Vocabulary",
+    "blocks", "dpc_knn",
+]  # fmt: skip

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from evosearch.groupers.base import Floats, Grouper
+from evosearch.grouping import Ints
+
+
+@dataclass(frozen=True, eq=False)
+class KMeans(Grouper):
+    """K-means clusters of the vectors (scikit-learn)."""
+
+    seed: int = 0
+    starts: int = 1  # independent runs, of which the tightest counts
+
+    def labels(self, vectors: Floats) -> Ints:
+        from sklearn.cluster import KMeans as Clusterer  # not at the top: a second of import time
+
+        distinct = min(self.groups, len(np.unique(vectors, axis=0)))
+        seed = self.seed % 2**32  # all that scikit-learn takes
+        clusterer = Clusterer(n_clusters=distinct, n_init=self.starts, random_state=seed)
+        return clusterer.fit_predict(vectors).astype(np.int64)
