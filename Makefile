@@ -11,7 +11,9 @@ VERSIONS := $(sort $(basename $(notdir $(wildcard tests/versions/*.lock))))
 DECODING := tests/baselines/test_contract.py tests/bench/test_doctor.py $(addprefix tests/compress/attach/test_, \
 	session.py streams.py tower.py windows.py) $(addprefix tests/compress/models/test_, caches.py families.py static.py) -k "not (budget or half_precision or torchvision or compiled)"
 
-.PHONY: demo test slow versions check lint docs micro clean
+.PHONY: install demo test slow versions check lint docs micro clean
+
+install: $(READY)
 
 demo: $(READY)
 	$(BIN)/evocomp demo --out demo

@@ -21,6 +21,7 @@ from zipfile import ZipFile
 
 import click
 import pytest
+import yaml
 from click.testing import CliRunner
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -380,3 +381,22 @@ def test_readme_ten_lines_answer_right(tmp_path: Path, capsys: pytest.CaptureFix
     run_block(code, tmp_path)
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition("]")[0] for line in lines] == ["['purple'"] * 2
+
+
+def test_every_way_to_check_runs_the_targets_of_make_check() -> None:
+    """GitHub, .ci/run and the hooks before a commit call make, and nothing beside it."""
+    makefile = text("Makefile")
+    (recipe,) = re.findall(r"^check:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
+    checks = set(re.sub(r"\$\(MAKE\)|--\S+(?: \d+)?", "", recipe).split())
+    jobs = yaml.safe_load(text(".github/workflows/check.yml"))["jobs"]
+    targets = {name for one in jobs["check"]["strategy"]["matrix"]["target"] for name in one.split()}
+    assert targets == checks >= {"lint", "test"}
+    assert [step["run"] for step in jobs["check"]["steps"] if "run" in step] == ["make ${{ matrix.target }}"]
+    assert jobs["release"]["needs"] == "check"
+    assert text(".ci/run").splitlines()[-1] == "make check"
+    hooks = [
+        hook["entry"]
+        for repo in yaml.safe_load(text(".pre-commit-config.yaml"))["repos"]
+        for hook in repo["hooks"]
+    ]
+    assert hooks and {hook.removeprefix("make ") for hook in hooks} <= checks
