@@ -228,8 +228,8 @@ def evocomp(*words):
     return done.output
 
 
-assert "loudest" in evocomp("methods") and "bands" in evocomp("groupers")
-assert "spot" in evocomp("tasks") and "crowd" in evocomp("strategies")
+assert "loudest" in evocomp("list", "methods") and "bands" in evocomp("list", "groupers")
+assert "spot" in evocomp("list", "tasks") and "crowd" in evocomp("list", "strategies")
 assert "spot" in evocomp("eval", "--method", "loudest:order=1", "--keep", "16", "--tasks", "spot", "-n", "2")
 image, question = render(scene("test", 9)), "what color is the diamond ?"
 chosen = {"grouper": "bands:order=1", "strategy": "crowd", "evaluations": 48}
