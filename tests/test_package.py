@@ -106,7 +106,7 @@ def run_block(code: str, folder: Path) -> dict[str, object]:
 
 def test_the_command_is_installed_and_knows_its_version() -> None:
     (command,) = entry_points(group="console_scripts", name="evocomp")
-    assert command.load() is main
+    assert command.load() is evocomp.main
     assert distribution("evocomp").version in CliRunner().invoke(main, ["--version"]).output
 
 

@@ -30,7 +30,7 @@ from bench.evaluation.evaluate import evaluate
 from bench.evaluation.opening import open_image
 from bench.tasks import TASKS
 from bench.tasks.mixture import training_samples
-from compress.compressor.network import Compressor
+from compress.compressor.network import CONFIG, Compressor
 from compress.labels import read_labels
 from compress.models.loading import MODELS, load
 from evosearch import GROUPERS
@@ -412,7 +412,7 @@ def test_ctrl_c_while_comparing_keeps_finished_cells(tmp_path: Path, monkeypatch
     with monkeypatch.context() as patched:
         patched.setattr("bench.evaluation.compare.evaluate", interrupted)
         assert "run label, train, run or compare --out again to resume" in refused(*command, status=130)
-    assert len(content(tmp_path / "out")) == 3
+    assert len(list((tmp_path / "out" / "cells").glob("*.parquet"))) == 3
     assert len(parsed(*command)["rows"]) == 10
 
 
@@ -760,9 +760,9 @@ def test_a_compressor_that_does_not_fit_its_configuration_is_refused(tmp_path: P
 def test_a_loss_that_is_not_a_number_stops_the_training(labels: Path, tmp_path: Path) -> None:
     arguments = ("--epochs", 6, "--validate", "none", "--lr", 1e9)
     message = refused("train", "--labels", labels, "--out", tmp_path / "out", *arguments)
-    assert "the loss became nan; choose a smaller lr" in message
+    assert "choose a smaller lr" in message
     assert not list(tmp_path.rglob("*.part"))
-    Compressor.load(tmp_path / "out")  # of the last epoch that was right
+    assert not (tmp_path / "out" / CONFIG).exists(), "no epoch was right"
 
 
 def test_a_model_folder_that_does_not_fit_is_refused(tmp_path: Path) -> None:
@@ -781,7 +781,7 @@ def test_a_model_folder_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     weights.write_bytes(data[:100_000])
     assert "weights are unreadable" in message()
     config.write_text("{")
-    assert "not a valid JSON file" in message()
+    assert "no JSON" in message()
 
 
 # Interruptions, errors of our own, progress ---------------------------------------------------------------

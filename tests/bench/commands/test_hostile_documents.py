@@ -201,10 +201,7 @@ def written(path: str, told: object) -> Callable[[Path], None]:
 
 
 OPTIONAL = ("subscores", "batch", "ledger.cached", "ledger.selection")
-STEP = {
-    "kind": "label", "title": "t", "facts": {}, "environment": {"python": "3"},
-    "runs": [{"units": 1, "forwards": 2.0, "seconds": 1.0, "workers": 1, "model": "m", "device": "cpu"}],
-}  # fmt: skip
+STEP = {"kind": "label", "title": "t", "facts": {}}
 LOSSES = [{"row": "grid", "keep": 2, "task": "gqa", "losses": [0.5]}]
 SHOT = dict.fromkeys(("vision", "selection", "prefill", "first", "step", "total"), 0.5) | {"memory": 5}
 ROUNDS = {
@@ -260,7 +257,7 @@ KINDS = {
     ),
     "step": Kind(
         "step.json", written("step.json", STEP), lambda folder: read_record(folder / "step.json"),
-        *text_file("step.json"), free=("kind", "title", "facts", "environment"),
+        *text_file("step.json"), free=("kind", "title", "facts"),
     ),
     "losses": Kind(
         "losses.json", written("losses.json", LOSSES), lambda folder: read_losses(folder / "losses.json"),

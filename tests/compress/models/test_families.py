@@ -342,7 +342,7 @@ def test_a_budget_is_judged_by_the_image_where_images_have_any_size(tiny_qwen: M
         tiny_qwen.model(**inputs)
     assert trace.samples[0].entering == [tokens] * 2 + [tokens // 2] * 4
     with (
-        pytest.raises(ValueError, match=f"its first layers see all {tokens} visual tokens"),
+        pytest.raises(ValueError, match=f"up to {tokens} enter the layers before its last stage"),
         attach(tiny_qwen.model, Late(), tokens // 4),
         torch.no_grad(),
     ):
