@@ -6,6 +6,7 @@ that is not there stays a FileNotFoundError.
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -80,7 +81,10 @@ def read_text(path: str | os.PathLike[str], largest: int = LARGEST) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as problem:
-        raise ValueError(f"{path}: not UTF-8 ({problem.reason} at byte {problem.start})") from problem
+        line = content.count(b"\n", 0, problem.start) + 1
+        raise ValueError(
+            f"{path}: not UTF-8 ({problem.reason} in line {line}, byte {problem.start})"
+        ) from problem
 
 
 def read_json(path: str | os.PathLike[str], largest: int = LARGEST) -> Any:
@@ -104,6 +108,23 @@ def parse(kind: type[T], text: str | bytes, where: object) -> T:
         found: T = _whole(kind).model_validate_json(text).root  # type: ignore[arg-type]
     except ValidationError as problem:
         raise ValueError(f"{where}: {said(problem)}") from problem
+    try:
+        json.loads(text, object_pairs_hook=once)
+    except ValueError as problem:
+        raise ValueError(f"{where}: no JSON ({cut(problem, 200)})") from problem
+    return found
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object from its names and values; ValueError for a name that occurs twice.
+
+    It is an `object_pairs_hook`: parsers take the last of such values without a word.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        raise ValueError(f"{cut(twice)!r} occurs twice")
     return found
 
 

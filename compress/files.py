@@ -15,6 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO
 
+from compress.documents import regular_file
 from evosearch.registry import cut
 
 try:
@@ -107,7 +108,8 @@ _HELD: set[tuple[int, Path]] = set()  # locks of this process: a second descript
 def _locked(path: Path, folder: Path, hint: str) -> IO[str] | None:
     """The open file of a lock that is now ours; None where the file system has no locks."""
     while True:
-        file = path.open("a+", encoding="utf-8", errors="replace")
+        checked = regular_file(path) if path.exists() else path  # opening a FIFO would wait
+        file = checked.open("a+", encoding="utf-8", errors="replace")
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):

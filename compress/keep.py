@@ -64,7 +64,7 @@ class Ratio(str):
 
 
 Keep = int | Ratio  # a count for every image, or a share of each
-MOST = 10**9  # counts are below it
+MOST = 10**9  # of tokens, samples, epochs and the like
 NINTH = Ratio("1/9")  # 64 of 576, the default everywhere
 
 
@@ -80,7 +80,7 @@ def read_keep(given: object) -> Keep:
         if not (text.isascii() and text.isdecimal() and len(text) < 10):
             return Ratio(text)
         given = int(text)
-    if isinstance(given, Integral) and not isinstance(given, bool) and 1 <= int(given) < MOST:
+    if isinstance(given, Integral) and not isinstance(given, bool) and 1 <= int(given) <= MOST:
         return int(given)
     if isinstance(given, Real) and not isinstance(given, Integral) and 0 < float(given) < 1:
         return Ratio(Fraction(float(given)).limit_denominator(FINEST))

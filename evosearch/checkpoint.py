@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import Any
 
 FORMAT = "evosearch checkpoint 2"
 
@@ -52,7 +53,7 @@ def _pickled(path: Path, state: object) -> bytes:
 def load(path: Path, configuration: Mapping[str, object]) -> object:
     """The state saved in `path`; ValueError if that is no checkpoint, or one of another configuration."""
     try:
-        content = pickle.loads(path.read_bytes())
+        content: Any = pickle.loads(path.read_bytes()) if path.is_file() else None  # a FIFO has no end
         known = isinstance(content, dict) and content.get("format") == FORMAT
     except (*DAMAGE, ValueError):
         known = False

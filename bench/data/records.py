@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from compress.documents import regular_file
+from compress.documents import once, regular_file
 from compress.files import replacing
 
 CHUNK = 1 << 20  # bytes read at a time
@@ -25,7 +25,7 @@ def scan(path: Path) -> Iterator[tuple[int, int, Any]]:
 
     ValueError, with the place, for what is no whole array of JSON values.
     """
-    decoder, parser = codecs.getincrementaldecoder("utf-8")(), json.JSONDecoder()
+    decoder, parser = codecs.getincrementaldecoder("utf-8")(), json.JSONDecoder(object_pairs_hook=once)
     with regular_file(path).open("rb") as file:
         byte = len(codecs.BOM_UTF8) if file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8 else 0
         file.seek(byte)

@@ -29,7 +29,7 @@ from bench.tasks import BENCHMARKS
 from bench.yaml_files import parse_yaml, read_yaml
 from compress.base import Positions, scaled_layer
 from compress.budget import Match
-from compress.keep import Keep, Ratio, read_keep
+from compress.keep import MOST, Keep, Ratio, read_keep
 from compress.labels import LabelConfig
 from compress.models.loading import MODELS, family_of
 from compress.training.config import paper_settings
@@ -40,7 +40,6 @@ from evosearch.registry import parse as parse_spec
 
 RECIPES = Path(__file__).parent
 Clock = Literal["wall", "processor"]
-MOST = 10**9  # of samples, rounds and the like
 WORDS = {
     int: "a whole number",
     Ratio: "a ratio as 11.1% or 1/9",
@@ -388,6 +387,8 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
         if one is Ratio and isinstance(value, str | float):
             return _budget(value, where)
         if one in (int, str, bool) and type(value) is one:
+            if one is int and not -(2**63) <= value < 2**63:
+                raise ValueError(f"{where}={cut(value)}: choose a whole number that fits into 64 bits")
             return value
     raise ValueError(f"{where}={cut(repr(value))}: expected {' or '.join(map(_word, members))}")
 

@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compress.fingerprint import fingerprint
-from compress.keep import NINTH, Keep, count_of, read_keep
+from compress.keep import MOST, NINTH, Keep, count_of, read_keep
 from compress.labels.fitness import POSITIONS, AnswerLosses, TokenBudget
 from compress.labels.kinds import KINDS, Choice, Kind, Problem
 from compress.labels.store import CODE, Label
 from compress.models.loading import MLLM, Embedded
 from compress.samples import Sample
 from evosearch import GROUPERS, STRATEGIES, pick, together
-from evosearch.registry import find, parse
+from evosearch.registry import cut, find, parse
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class LabelConfig:
             raise ValueError(f"positions={self.positions!r}: choose one of {', '.join(POSITIONS)}")
         if self.keep is not None:
             object.__setattr__(self, "keep", read_keep(self.keep))
-        if self.evaluations < 1:
-            raise ValueError(f"evaluations={self.evaluations}: choose 1 or more")
+        if not 1 <= self.evaluations <= MOST:
+            raise ValueError(f"evaluations={cut(self.evaluations)}: choose 1 or more, and at most {MOST:,}")
 
     def make_kind(self) -> Kind:
         return pick(KINDS, self.kind, "label kind")

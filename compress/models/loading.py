@@ -13,7 +13,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText
 from transformers.utils import logging
 
 from compress import hub
-from compress.documents import Document, read
+from compress.documents import Document, read, regular_file
 from compress.models.caches import warn_if_untested
 from compress.models.families import FAMILIES
 from compress.models.mllm import MLLM, Embedded, Picture
@@ -123,6 +123,9 @@ def _config(name: str) -> tuple[Path | None, Any]:
     """The folder behind a model name (None on the hub), and its configuration."""
     folder = _folder(name)
     try:
+        for path in sorted(folder.iterdir()) if folder else ():
+            if path.exists() and not path.is_dir():
+                regular_file(path)
         source = str(folder or hub.fetch(name, ["config.json"]))
         return folder, _read_config(Path(source))
     except (OSError, ValueError) as error:

@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from compress.keep import MOST
 from compress.training.examples import Target
 from compress.training.losses import Objective, make_objective
+from evosearch.registry import cut
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,12 @@ class TrainConfig:
         for name in ("lr", "weight_decay", "lambda_cos", "momentum", "warmup", "holdout", "clip"):
             if (value := getattr(self, name)) is not None and not math.isfinite(value):
                 raise ValueError(f"{name}={value}: choose a finite number")
+        for name in ("epochs", "batch", "layers", "bins"):
+            if not 1 <= getattr(self, name) <= MOST:
+                raise ValueError(f"{name}={cut(getattr(self, name))}: choose 1 or more, and at most {MOST:,}")
+        if not -(2**63) <= self.seed < 2**63:
+            raise ValueError(f"seed={cut(self.seed)}: choose a number that fits into 64 bits")
         self.make_objective()
-        for name in ("epochs", "batch", "layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: choose 1 or more")
         if not 0 < self.lr < 1e30 or self.weight_decay < 0:
             given = f"lr={self.lr}, weight_decay={self.weight_decay}"
             raise ValueError(f"{given}: choose lr above 0 and below 1e30, and no negative decay")

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from compress.compressor.network import Tokens
+from compress.documents import regular_file
 from compress.models.loading import MLLM
 from compress.samples import Sample
 
@@ -131,7 +132,7 @@ class OnDisk(Features):
 
     def visual_tokens(self, source: Source) -> int:
         assert isinstance(source, partial)
-        with safe_open(source.args[0], "pt") as file:
+        with safe_open(regular_file(source.args[0]), "pt") as file:
             return int(file.get_slice("visual").get_shape()[0])
 
     def _path(self, sample: Sample) -> Path:
@@ -182,7 +183,7 @@ def _write(path: Path, content: bytes) -> None:
 
 def _readable(path: Path) -> bool:
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(regular_file(path), "pt") as file:
             return "before" in (file.metadata() or {})
     except (OSError, SafetensorError):
         return False
@@ -190,7 +191,7 @@ def _readable(path: Path) -> bool:
 
 def _read(path: Path) -> Tokens:
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(regular_file(path), "pt") as file:
             before = int(file.metadata()["before"])
             return Tokens(file.get_tensor("visual"), file.get_tensor("text"), before)
     except (OSError, SafetensorError) as problem:

@@ -301,8 +301,9 @@ class _Run:
                         f"{self.folder} holds a compressor of another origin; choose another folder"
                     )
             return
+        regular_file(path)
         try:
-            content = torch.load(regular_file(path), map_location=self.device, weights_only=True)
+            content = torch.load(path, map_location=self.device, weights_only=True)
         except OSError:
             raise
         except Exception as problem:  # damaged bytes raise errors of every kind in the unpickler

@@ -109,14 +109,20 @@ def test_a_file_is_read_as_utf8(tmp_path: Path) -> None:
     path = tmp_path / "one.json"
     path.write_bytes(b'\xef\xbb\xbf{"share": 0.5}')
     assert read(Plain, path) == Plain(0.5) and read_json(path) == {"share": 0.5}
-    path.write_bytes(b'{"share": "caf\xe9"}')
-    with pytest.raises(ValueError, match=r"one\.json: not UTF-8 \(.* at byte 14\)"):
+    path.write_bytes(b'\n{"share": "caf\xe9"}')
+    with pytest.raises(ValueError, match=r"one\.json: not UTF-8 \(.* in line 2, byte 15\)"):
         read_text(path)
     path.write_bytes(b"12345")
     with pytest.raises(ValueError, match=r"one\.json: larger than 0 MiB"):
         read_text(path, 4)
     with pytest.raises(ValueError, match="no JSON"):
         parse_json("[1,", path)
+
+
+@pytest.mark.parametrize("text", ['{"share": 0.1, "share": 0.2}', '{"share": 0.1, "of": [{"a": 1, "a": 1}]}'])
+def test_a_name_that_occurs_twice_is_refused(text: str) -> None:
+    assert refused(Plain, text).startswith("there.json: no JSON ('")
+    assert refused(Any, text).endswith("' occurs twice)")
 
 
 def test_only_regular_files_are_opened(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from itertools import product
 
@@ -229,6 +230,13 @@ def test_checkpoint_of_another_search_is_refused_by_name(change, difference, pla
 def test_damaged_checkpoint_is_refused(content, planted, tmp_path):
     problem, path = planted(), tmp_path / "search.pkl"
     path.write_bytes(content)
+    with pytest.raises(ValueError, match="not a readable search checkpoint"):
+        search(problem.space, problem, Evolution(), checkpoint=path)
+
+
+def test_a_fifo_as_a_checkpoint_is_refused(planted, tmp_path):
+    problem, path = planted(), tmp_path / "search.pkl"
+    os.mkfifo(path)
     with pytest.raises(ValueError, match="not a readable search checkpoint"):
         search(problem.space, problem, Evolution(), checkpoint=path)
 

@@ -47,6 +47,7 @@ def test_nothing_is_left_of_a_file_that_could_not_be_finished(tmp_path: Path) ->
         (b'[{"a": 1}, {"b"', r"the array has no end \(byte 11: "),
         (b'[{"a": 1}, {b: 2}, {"c": 3}', "byte 11"),
         (b'["\xff\xfe"]', "not UTF-8"),
+        (b'[{"a": 1, "a": 2}]', r"the record at byte 1 cannot be read \('a' occurs twice\)"),
         (b'[{"a": 1}]\n[{"a": 2}]', "something stands behind the array"),
         (b"[" * 100_000 + b"]" * 100_000, "the record at byte 1 cannot be read"),
         (b"[" + b"9" * 5000 + b"]", "the record at byte 1 cannot be read"),

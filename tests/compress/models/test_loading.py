@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -110,6 +111,17 @@ def test_pickled_weights_are_refused(tiny: MLLM, tiny_folder: Path, tmp_path: Pa
     (folder / "model.safetensors").unlink()
     torch.save(tiny.model.state_dict(), folder / "pytorch_model.bin")
     with pytest.raises(ValueError, match="cannot load model .*safetensors"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_fifo_among_the_files_is_refused_before_it_is_opened(
+    name: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "fifo")
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(ValueError, match=f"{name}: this is a FIFO; give a regular file"):
         load(str(folder))
 
 

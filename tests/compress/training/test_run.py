@@ -406,3 +406,7 @@ def test_a_changed_checkpoint_is_refused_in_one_line(planted, few, tmp_path) -> 
         said = str(caught.value)
         assert type(caught.value) is ValueError and CHECKPOINT in said, said
         assert "\n" not in said and len(said) < 500
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=f"{CHECKPOINT}: this is a FIFO"):
+        train(planted, labels, samples, tmp_path, config, validate=lambda _: 1.0)
