@@ -176,7 +176,6 @@ class _Outcome(Document):
     draws: tuple[NonNegativeFloat, ...]
     ledger: Ledger
     stages: tuple[Annotated[int, Field(ge=VISION, le=10**4)], ...]
-    seconds: NonNegativeFloat | None = None  # in format 3
     subscores: dict[str, NonNegativeFloat] = {}
     batch: Positive | None = None
 

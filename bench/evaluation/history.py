@@ -10,16 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import NonNegativeFloat
 
 from bench.evaluation.environment import environment
-from compress.documents import read
+from compress.documents import Count, Positive, read
 from compress.files import replacing
 
 FILE = "times.json"
-Seconds = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -39,10 +38,10 @@ class Run:
 class Work:
     """One call that worked on a step of a recipe: how much it did, with what, and for how long."""
 
-    units: int
-    forwards: float
-    seconds: Seconds
-    workers: int
+    units: Count
+    forwards: NonNegativeFloat
+    seconds: NonNegativeFloat
+    workers: Positive
     model: str  # fingerprint
     device: str
     date: str
@@ -57,7 +56,7 @@ class Times:
     """
 
     runs: Sequence[Run] = ()
-    seconds: Mapping[str, Seconds] = field(default_factory=dict)
+    seconds: Mapping[str, NonNegativeFloat] = field(default_factory=dict)
     work: Sequence[Work] = ()
 
     @classmethod

@@ -187,7 +187,7 @@ class Step(ABC):
 
 
 class Record(Document):
-    """The content of RECORD."""
+    """What a finished step's step.json says; what it took is in times.json."""
 
     kind: str
     title: str
@@ -195,7 +195,7 @@ class Record(Document):
 
 
 def read_record(path: Path) -> Record:
-    """What a step is; ValueError for a file that is none of theirs."""
+    """The record of a step; ValueError for another file."""
     try:
         return read(Record, path)
     except ValueError as problem:

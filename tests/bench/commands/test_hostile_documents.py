@@ -202,6 +202,16 @@ def written(path: str, told: object) -> Callable[[Path], None]:
 
 OPTIONAL = ("subscores", "batch", "ledger.cached", "ledger.selection")
 STEP = {"kind": "label", "title": "t", "facts": {}}
+TIMES = {
+    "runs": [{"command": "evocomp", "date": "d", "environment": {"python": "3"}}],
+    "seconds": {"labels": 2.0},
+    "work": [
+        {
+            "units": 1, "forwards": 2.0, "seconds": 1.0, "workers": 1, "model": "m", "device": "cpu",
+            "date": "d", "environment": {"python": "3"},
+        }
+    ],
+}  # fmt: skip
 LOSSES = [{"row": "grid", "keep": 2, "task": "gqa", "losses": [0.5]}]
 SHOT = dict.fromkeys(("vision", "selection", "prefill", "first", "step", "total"), 0.5) | {"memory": 5}
 ROUNDS = {
@@ -247,8 +257,11 @@ KINDS = {
     ),
     "origin": Kind(FILE, origin, Origin.read, *text_file(FILE), free=tuple(Origin.__dataclass_fields__)),
     "times": Kind(
-        history.FILE, origin, Times.read, *text_file(history.FILE),
-        free=("runs.0", "runs", "seconds", "work"),
+        history.FILE, written(history.FILE, TIMES), Times.read, *text_file(history.FILE),
+        free=("runs.0.command", "runs.0.date", "runs.0.environment.python", "work.0.model", "work.0.device",
+              "work.0.date", "work.0.environment.python"),
+        optional=("runs", "seconds", "work", "seconds.labels", "runs.0.date", "runs.0.environment",
+                  "work.0.environment"),
     ),
     "cell": Kind(
         "cells/a.parquet", cell, read_cells, *metadata("cells/a.parquet", META), stride=3,

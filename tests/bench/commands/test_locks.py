@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -161,6 +163,20 @@ def test_in_one_process_locks_nest_and_leave_nothing(tmp_path: Path) -> None:
         (folder / "kept").touch()
         raise ZeroDivisionError
     assert [path.name for path in folder.iterdir()] == ["kept"]
+
+
+def test_a_forked_process_does_not_hold_what_its_parent_holds(tmp_path: Path) -> None:
+    def enter() -> None:
+        with suppress(ValueError), alone(tmp_path):
+            os._exit(3)
+        os._exit(4)
+
+    with alone(tmp_path):
+        child = multiprocessing.get_context("fork").Process(target=enter)
+        child.start()
+        child.join()
+        assert child.exitcode == 4
+        assert (tmp_path / ".evocomp.lock").exists()
 
 
 LABELS = SHIPPED / "micro" / "labels" / "best"
