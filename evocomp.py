@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from compress.base import Scorer as Scorer
     from compress.base import Selection as Selection
     from compress.base import Selector as Selector
+    from compress.base import TowerSelector as TowerSelector
     from compress.base import View as View
     from compress.compressor.network import Compressor as Compressor
     from compress.keep import Ratio as Ratio
@@ -100,7 +101,7 @@ _PUBLIC = {
     "bench.tasks": ("BENCHMARKS", "TASKS", "Task"),
     "bench.tasks.load": ("load_tasks",),
     "compress.attach.session": ("Trace", "attach"),
-    "compress.base": ("Scorer", "Selection", "Selector", "View"),
+    "compress.base": ("Scorer", "Selection", "Selector", "TowerSelector", "View"),
     "compress.compressor.network": ("Compressor",),
     "compress.keep": ("Ratio",),
     "compress.labels": ("LabelConfig", "LabelStore", "label", "read_labels", "search_sample"),

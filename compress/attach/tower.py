@@ -276,7 +276,7 @@ class TowerSession:
         return (args[0][:, :1],)  # not none: kernels of quantised weights divide by the number of rows
 
     def _fill(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        """Something for every placeholder: no layer of the decoder sees it, and others shall notice."""
+        """Fill every placeholder with NaN: the decoder never sees them, and any other use fails visibly."""
         return output.new_full((len(output), self.mllm.tile_tokens, output.shape[-1]), torch.nan)
 
 

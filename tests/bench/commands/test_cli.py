@@ -760,7 +760,7 @@ def test_a_compressor_that_does_not_fit_its_configuration_is_refused(tmp_path: P
 def test_a_loss_that_is_not_a_number_stops_the_training(labels: Path, tmp_path: Path) -> None:
     arguments = ("--epochs", 6, "--validate", "none", "--lr", 1e9)
     message = refused("train", "--labels", labels, "--out", tmp_path / "out", *arguments)
-    assert "choose a smaller lr" in message
+    assert "epoch 1: weights or logits are no finite numbers; choose a smaller lr" in message
     assert not list(tmp_path.rglob("*.part"))
     assert not (tmp_path / "out" / CONFIG).exists(), "no epoch was right"
 

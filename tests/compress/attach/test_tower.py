@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from baselines import VisionZip
 from compress.attach.session import attach
 from compress.attach.tower import centres, join
 from compress.base import VISION, Merge, Selection, Selector, TowerSelector, TowerView, View, top_k
@@ -199,3 +200,12 @@ def test_decoding_sees_the_cut_caches_alone_and_in_a_batch(tiny: MLLM, pictures)
         uncut = answer(tiny.prepare(pictures[:2], questions))
     assert torch.equal(uncut[:, 0], together[:, 0])  # the prefill is the same
     assert (uncut[:, 1:] - together[:, 1:]).abs().max() > 1e-3
+
+
+def test_features_that_wait_for_a_choice_are_no_numbers_for_anybody_else(tiny: MLLM, pictures):
+    pixels = tiny.prepare(pictures[:1], ["what is it ?"])["pixel_values"]
+    with attach(tiny.model, VisionZip(), keep=4):
+        (features,) = tiny.model.get_image_features(pixels).pooler_output
+    assert features.isnan().all()
+    (features,) = tiny.model.get_image_features(pixels).pooler_output
+    assert not features.isnan().any()

@@ -29,6 +29,17 @@ def test_it_finds_what_labelling_finds(micro: MLLM) -> None:
     assert found.result.loss == label.loss_after and found.loss_full == label.loss_full
 
 
+def test_positions_are_those_that_are_asked_for(micro: MLLM) -> None:
+    image = render(scene("test", 9))
+    losses = {
+        positions: search_sample(
+            micro, image, QUESTION, ANSWER, 4, strategy=RandomSearch(), evaluations=5, positions=positions
+        ).result.loss
+        for positions in ("original", "compact")
+    }
+    assert losses["original"] != losses["compact"]
+
+
 def test_without_an_answer_it_scores_the_model_s_own(micro: MLLM) -> None:
     image = render(scene("test", 9))
     found = search_sample(micro, image, QUESTION, keep=4, strategy=RandomSearch(), evaluations=5)
