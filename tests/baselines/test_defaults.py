@@ -1,6 +1,7 @@
 """The defaults of every method are the published ones: a changed one changes every table."""
 
 from dataclasses import fields
+from inspect import getdoc
 
 import pytest
 
@@ -47,6 +48,11 @@ TOWER = {
     "mustdrop": (-1,),
 }  # fmt: skip
 MERGE_AFTER = {"tome": "attention", "mustdrop": "block"}
+
+
+def test_every_method_of_a_paper_is_listed():
+    of_papers = {name for name, method in METHODS.items() if "arXiv" in (getdoc(method) or "")}
+    assert of_papers <= PUBLISHED.keys() <= METHODS.keys()
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
