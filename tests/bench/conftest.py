@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench import demo
 from bench.evaluation.cells import Cell, Key
 from bench.evaluation.comparison import VANILLA, Comparison, Contrast, Group, Row
 from bench.evaluation.evaluate import Outcome, Stage
@@ -134,6 +137,15 @@ def comparison() -> Comparison:
 def gallery(comparison: Comparison) -> Gallery:
     """Pictures of all samples of the comparison; all have sixteen tokens."""
     return {task: {one.id: shown(one) for one in listed} for task, listed in comparison.samples.items()}
+
+
+@pytest.fixture
+def little_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shipped labels of six samples, one epoch and one budget in place of all that the demo takes."""
+    read = demo.read_labels
+    monkeypatch.setattr(demo, "read_labels", lambda folder: list(islice(read(folder), 6)))
+    monkeypatch.setattr(demo, "RECIPES", {kind: replace(one, epochs=1) for kind, one in demo.RECIPES.items()})
+    monkeypatch.setattr(demo, "KEEPS", (16,))
 
 
 @pytest.fixture(scope="session")

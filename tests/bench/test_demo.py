@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -13,23 +11,16 @@ from click.testing import CliRunner
 
 from bench import demo
 from bench.cli import main
+from bench.evaluation.origin import Origin
 from compress.compressor.network import Compressor
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def little(monkeypatch: pytest.MonkeyPatch) -> None:
-    read = demo.read_labels
-    monkeypatch.setattr(demo, "read_labels", lambda folder: list(islice(read(folder), 6)))
-    monkeypatch.setattr(demo, "RECIPES", {kind: replace(one, epochs=1) for kind, one in demo.RECIPES.items()})
-    monkeypatch.setattr(demo, "KEEPS", (16,))
-
-
 @pytest.mark.skipif(
     torch.backends.cuda.is_built(), reason="this build of torch trains in no process forked after training"
 )
-@pytest.mark.usefixtures("little")
+@pytest.mark.usefixtures("little_demo")
 def test_it_labels_trains_and_compares(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     ran = CliRunner().invoke(main, ["demo", "--out", str(out), "--fresh", "2", "-n", "4", "--workers=2"])
@@ -41,11 +32,11 @@ def test_it_labels_trains_and_compares(tmp_path: Path) -> None:
         assert Compressor.load(out / "compressors" / kind)
     assert "6 best" in ran.output and "8 random" in ran.output  # shipped and reused; all labelled now
     assert (out / "report.html").stat().st_size > 100_000
-    (command,) = json.loads((out / "run.json").read_text())["commands"]
+    (command,) = Origin.read(out).commands
     assert command.startswith("evocomp demo") and "--workers=2" in command
 
 
-@pytest.mark.usefixtures("little")
+@pytest.mark.usefixtures("little_demo")
 def test_it_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = ["demo", "--out", str(tmp_path / "demo"), "--fresh", "2", "-n", "4", "--workers=1"]
     first = CliRunner().invoke(main, given)

@@ -164,9 +164,13 @@ def passed(arguments: list[str]) -> Result:
     "name",
     [pytest.param(one, marks=[pytest.mark.slow] * (one in SLOW)) for one in ALONE],
 )
-def test_the_example_in_the_help_runs(name: str, place: Path, tmp_path: Path) -> None:
+def test_the_example_in_the_help_runs(
+    name: str, place: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     if name in EXTRAS:
         pytest.importorskip(EXTRAS[name])
+    if name == "demo":
+        request.getfixturevalue("little_demo")
     arguments = [*example(name), *shlex.split(SMALL.get(name, ""))]
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(tmp_path)
