@@ -22,6 +22,7 @@ from bench.report.pictures import overlay
 from bench.tasks.gqa import GQA
 from bench.tasks.images import open_rgb
 from compress.images import rgb
+from compress.micro.worlds import world_of
 from compress.models.loading import MLLM, MODELS
 from compress.samples import Sample
 from evosearch.registry import cut
@@ -107,7 +108,7 @@ def build(desk: Desk, methods: list[str]) -> Any:
         raise ValueError("the app needs gradio: pip install 'evocomp[app]'") from problem
 
     mllm = desk.mllm
-    scenes = GQA().micro(SCENES) if mllm.name in MODELS else []
+    scenes = GQA().micro(SCENES, world=world_of(mllm.name)) if mllm.name in MODELS else []
     keep = max(1, round(mllm.visual_tokens / 9))
 
     def answer(

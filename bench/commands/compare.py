@@ -106,7 +106,7 @@ def compare(
     selectors = [
         selector_for(spec, chooser, compressor if takes_compressor(spec) else None) for spec in methods
     ]
-    opened = open_tasks(tasks, count, data, protocol, split)
+    opened = open_tasks(tasks, count, data, protocol, split, model=model)
     mllm = load_model(model, device, dtype, anyres)
     other = load_model(source, device, dtype, anyres) if source else None
 

@@ -16,16 +16,19 @@ if TYPE_CHECKING:
 
 def open_tasks(
     tasks: str, count: int | None, data: str | None, protocol: str | None, split: str | None, *,
-    labelled: bool = True,
+    model: str = "micro", labelled: bool = True,
 ) -> dict[Task, list[Sample]]:  # fmt: skip
-    """The tasks that the options name with their samples."""
+    """The tasks that the options name with their samples; miniatures are about the world of the model."""
     from bench.tasks import BENCHMARKS
     from bench.tasks.load import load_tasks
+    from compress.micro.worlds import world_of
 
     wanted = ",".join(BENCHMARKS) if tasks == "all" else tasks
     if not (named := specs(wanted)):
         raise ValueError(f"--tasks names nothing: write names with commas, or all ({', '.join(BENCHMARKS)})")
-    return load_tasks(named, count, split, data=data, protocol=protocol, labelled=labelled)
+    return load_tasks(
+        named, count, split, data=data, protocol=protocol, labelled=labelled, world=world_of(model)
+    )
 
 
 def open_batches(size: int | None, mllm: MLLM) -> Batches:

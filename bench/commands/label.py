@@ -102,8 +102,9 @@ def label(
             if value is not None:
                 raise ValueError(f"{option} needs --data: give that file, or leave {option} out")
         from bench.tasks.mixture import training_samples
+        from compress.micro.worlds import world_of
 
-        samples: Sequence[Sample] = training_samples(count or 256, start or 0)
+        samples: Sequence[Sample] = training_samples(count or 256, start or 0, world_of(model))
         about = None
     else:
         if start is not None:

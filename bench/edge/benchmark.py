@@ -25,6 +25,7 @@ from bench.evaluation.ledger import Shape
 from bench.tasks.load import load_tasks
 from compress.compressor.evocomp import EvoComp
 from compress.compressor.network import Compressor
+from compress.micro.worlds import world_of
 from compress.models.loading import MLLM
 from compress.models.shapes import build
 
@@ -66,7 +67,7 @@ class Subject:
         """Prompts of the miniatures, or a made-up one where nothing can be understood."""
         if not self.samples:
             return [made_up(work, min(WORDS, work.settings.text))]
-        ((_, asked),) = load_tasks([TASK], self.samples).items()
+        ((_, asked),) = load_tasks([TASK], self.samples, world=world_of(self.mllm.name)).items()
         return [
             question(self.mllm, sample.image_at(self.mllm.image_side), sample.question) for sample in asked
         ]

@@ -58,19 +58,21 @@ def budget(keep: Keep | None, mllm: MLLM) -> Keep:
 
 
 def open_image(name: str, side: int = 0) -> Image:
-    """An image file, or `micro:SEED` for a scene of the micro world; ValueError that says what is wrong.
+    """An image file, or `micro:SEED` or `busy:SEED` for a scene of that world; ValueError that says what is
+    wrong.
 
     A scene is photographed for a model that sees `side` pixels a side.
     """
     from bench.tasks.images import open_rgb
 
-    if name.startswith("micro:"):
-        from compress.micro.world import Photograph, scene
+    kind, colon, seed = name.partition(":")
+    if colon and kind in ("micro", "busy"):
+        from compress.micro.worlds import WORLDS
 
-        seed = name.removeprefix("micro:")
         if not seed.isdecimal():
-            raise ValueError(f"'{name}': write micro:SEED with a whole number, for instance micro:3")
-        return Photograph(scene("test", int(seed))).at(side)
+            raise ValueError(f"'{name}': write {kind}:SEED with a whole number, for instance {kind}:3")
+        world = WORLDS[kind]
+        return world.photograph(world.scene("test", int(seed))).at(side)
     if not Path(name).is_file():
         raise ValueError(f"there is no image at {name}: give an image file, or micro:SEED for a made scene")
     try:

@@ -10,6 +10,7 @@ from bench.tasks.load import load_tasks
 from compress.compressor.evocomp import EvoComp
 from compress.compressor.network import Compressor
 from compress.keep import Keep
+from compress.micro.worlds import world_of
 from compress.models.loading import MLLM
 from compress.samples import Sample
 
@@ -22,7 +23,7 @@ def validator(
     They are the miniature's, or those of the folder of benchmarks `data`. ValueError for unknown tasks and
     bad data.
     """
-    ((bench, samples),) = load_tasks([task], n, "val", data=data).items()
+    ((bench, samples),) = load_tasks([task], n, "val", data=data, world=world_of(mllm.name)).items()
     return scored(mllm, bench, samples, keep)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from bench.data.instructions import Index, Instructions
@@ -20,6 +20,7 @@ from bench.tasks.folder import HUB
 from bench.tasks.load import load_tasks
 from bench.tasks.mixture import training_samples
 from compress.keep import Keep
+from compress.micro.worlds import MICRO, World, world_of
 from compress.models.loading import MLLM, MODELS
 from compress.samples import Sample
 
@@ -80,11 +81,14 @@ def plan(recipe: Recipe, shop: Shop) -> Plan:
     mllm = shop.load(recipe.model)
     if shop.workers > 1 and (device := mllm.model.device.type) != "cpu":
         raise ValueError(f"workers={shop.workers}: choose 1, or more with models on the CPU (here: {device})")
-    data = load_tasks(recipe.tasks, recipe.n, recipe.split, data=recipe.data, protocol=recipe.protocol)
+    world = world_of(recipe.model)
+    data = load_tasks(
+        recipe.tasks, recipe.n, recipe.split, data=recipe.data, protocol=recipe.protocol, world=world
+    )
     asked = [task.name for task in data]
     if recipe.draw and recipe.draw.task not in asked:
         raise ValueError(f"draw.task={recipe.draw.task}: choose one of the recipe's {', '.join(asked)}")
-    pool = training_pool(recipe.mixture, recipe.images)
+    pool = training_pool(recipe.mixture, recipe.images, world)
     stores: dict[tuple[str, int], Label] = {}
     trains: dict[tuple[str, int], Train] = {}
     candidates: list[Candidate] = []
@@ -131,10 +135,12 @@ def validation(recipe: Recipe) -> tuple[Task, list[Sample]] | None:
     return found
 
 
-def training_pool(mixture: str | None, images: str | None) -> Pool:
+def training_pool(mixture: str | None, images: str | None, world: World = MICRO) -> Pool:
     """The miniature's training samples, or those of LLaVA's mixture in the order of their ids' hashes."""
     if mixture is None or images is None:
-        return Pool({"samples": "the micro mixture"}, training_samples, shipped=True)
+        return Pool(
+            {"samples": f"the {world.name} mixture"}, partial(training_samples, world=world), shipped=True
+        )
     path = Path(mixture)
     if not path.is_file():
         raise ValueError(f"there is no instruction mixture at {path}")

@@ -17,6 +17,7 @@ from PIL.Image import Image
 
 from bench.tasks.folder import Folder, Manifest
 from bench.tasks.images import Encoded, Padded
+from compress.micro.worlds import MICRO, World
 from compress.samples import Picture, Sample
 from evosearch.registry import unknown
 
@@ -72,8 +73,8 @@ class Task(ABC):
     # Samples ------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def micro(self, n: int, split: str = "test") -> list[Sample]:
-        """The samples of `n` questions of the miniature.
+    def micro(self, n: int, split: str = "test", world: World = MICRO) -> list[Sample]:
+        """The samples of `n` questions of the miniature about scenes of `world`.
 
         Neighbours are about different scenes where the form allows it. A question that is asked several
         times, as MMBench does with its options rotated, is one question and several samples.

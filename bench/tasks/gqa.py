@@ -23,7 +23,7 @@ import numpy as np
 from bench.tasks.base import SHORT, Sums, Task, means, normal
 from bench.tasks.folder import Folder, Row, identifier, read_json, text
 from bench.tasks.micro import asked, sample
-from compress.micro import questions as q
+from compress.micro.worlds import MICRO, World
 from compress.samples import Picture, Sample
 
 FILES = {
@@ -48,9 +48,9 @@ class GQA(Task):
     def max_new_tokens(self) -> int:
         return {"micro": 6, "llava": 128, "lmms-eval": 16}[self.protocol]
 
-    def micro(self, n: int, split: str = "test") -> list[Sample]:
-        made = asked(self.name, split, n, [q.color, q.shape, q.relation])
-        return [sample(self.name, i, picture, question) for i, (picture, question) in enumerate(made)]
+    def micro(self, n: int, split: str = "test", world: World = MICRO) -> list[Sample]:
+        made = asked(world, self.name, split, n)
+        return [sample(world, self.name, i, scene, question) for i, (scene, question) in enumerate(made)]
 
     def official_files(self) -> tuple[str, ...]:
         return (f"{FILES[self.part]}_questions*",)

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from bench.tasks import TASKS
 from bench.tasks.base import Task
 from bench.tasks.folder import HUB, Manifest
+from compress.micro.worlds import MICRO, World
 from compress.samples import Sample
 from evosearch.registry import pick
 
-MICRO = 400  # questions of a miniature, where nothing is said
+QUESTIONS = 400  # questions of a miniature, where nothing is said
 MICRO_SPLITS = ("test", "val")
 
 
@@ -22,11 +23,13 @@ def load_tasks(
     data: str | None = None,
     protocol: str | None = None,
     labelled: bool = True,
+    world: World = MICRO,
 ) -> dict[Task, list[Sample]]:
     """Tasks by `name` or `name:option=value,...` with the samples of `n` questions each, in the order given.
 
-    Without `data`, miniatures (400 questions and split test by default). With it, the folder's or hub's
-    samples (all by default) under `protocol`, by default the one the folder itself names, else llava.
+    Without `data`, miniatures about scenes of `world` (400 questions and split test by default). With it, the
+    folder's or hub's samples (all by default) under `protocol`, by default the one the folder itself names,
+    else llava.
     ValueError for unknown names, protocols and splits, for tasks named twice, for bad data (see `Task.load`),
     and, where scores are wanted (`labelled`), for splits whose labels are not public.
     """
@@ -49,7 +52,7 @@ def load_tasks(
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"task '{min(twice)}' is named twice: ask it under one set of options at a time")
     if data is None:
-        return {task: task.micro(n or MICRO, split or "test") for task in tasks}
+        return {task: task.micro(n or QUESTIONS, split or "test", world) for task in tasks}
     loaded = {task: task.load(data, n) for task in tasks}
     for task, samples in loaded.items():
         if labelled and not samples[0].answers:

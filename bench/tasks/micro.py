@@ -2,59 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from typing import Any
 from zlib import crc32
 
 import numpy as np
 
 from compress.micro.questions import Question
-from compress.micro.world import Photograph, Scene, rng_of, scene
+from compress.micro.worlds import MICRO, World
 from compress.samples import Sample
 
 # Every benchmark asks about scenes of its own: seeds start at a different million. A name that is not listed
 # gets a million of its own.
 MILLION = {"gqa": 1, "pope": 2, "mmbench": 3, "vqav2": 4, "vizwiz": 5, "textvqa": 6, "scenes": 7}
 
-Asker = Callable[[Scene, np.random.Generator], Question | None]
 
 
 def sample(
-    task: str, number: int, picture: Scene, question: Question, answers: tuple[str, ...] = (), **info: object
-) -> Sample:
+    world: World, task: str, number: object, scene: Any, question: Question, answers: tuple[str, ...] = (),
+    **info: object,
+) -> Sample:  # fmt: skip
     """One question as a sample; `about` and `options` of the question travel in `info`."""
+    name = task if world is MICRO else f"{world.name}-{task}"
     return Sample(
-        id=f"{task}-{picture.split}-{number}", picture=Photograph(picture), question=question.text,
+        id=f"{name}-{scene.split}-{number}", picture=world.photograph(scene), question=question.text,
         answers=answers or (question.answer,), task=task, family=question.family,
-        info={"seed": picture.seed, "about": question.about, "options": question.options, **info},
+        info={"seed": scene.seed, "about": question.about, "options": question.options, **info},
     )  # fmt: skip
 
 
 def scenes(
-    task: str, split: str, spoil: Callable[[int], str | None] = lambda i: None
-) -> Iterator[tuple[int, Scene]]:
+    world: World, task: str, split: str, spoil: Callable[[int], str | None] = lambda i: None
+) -> Iterator[tuple[int, Any]]:
     """Numbered scenes of a benchmark, without end."""
     million = MILLION.get(task) or 1000 + crc32(task.encode())
     number = 0
     while True:
-        yield number, scene(split, million * 1_000_000 + number, spoil(number))
+        yield number, world.scene(split, million * 1_000_000 + number, spoil(number))
         number += 1
 
 
 def asked(
-    task: str,
-    split: str,
-    n: int,
-    askers: Sequence[Asker],
+    world: World, task: str, split: str, n: int, chinese: bool = False,
     spoil: Callable[[int], str | None] = lambda i: None,
-) -> list[tuple[Scene, Question]]:
-    """`n` questions, one per scene, the askers in turn; a scene that offers nothing to ask is passed over."""
-    made: list[tuple[Scene, Question]] = []
-    for _, picture in scenes(task, split, spoil):
+) -> list[tuple[Any, Question]]:  # fmt: skip
+    """`n` questions, one per scene, the benchmark's families in turn; a scene that offers nothing to ask is
+    passed over.
+    """
+    made: list[tuple[Any, Question]] = []
+    families = world.asked[task]
+    for _, scene in scenes(world, task, split, spoil):
         if len(made) == n:
             break
-        question = askers[len(made) % len(askers)](picture, rng_of(split, picture.seed, 2))
+        ask = world.ask[families[len(made) % len(families)]]
+        question = ask(scene, world.rng_of(split, scene.seed, 2), chinese)
         if question is not None:
-            made.append((picture, question))
+            made.append((scene, question))
     return made
 
 

@@ -27,10 +27,9 @@ from bench.tasks.folder import Folder, Manifest, Row, read_table, text
 from bench.tasks.images import ImageText
 from bench.tasks.micro import asked, sample
 from bench.tasks.spreadsheet import workbook
-from compress.micro import questions as q
 from compress.micro.language import LETTERS
-from compress.micro.questions import Question
-from compress.micro.world import Scene
+from compress.micro.questions import Question, with_options
+from compress.micro.worlds import MICRO, World
 from compress.samples import Picture, Sample
 from evosearch.registry import cut
 
@@ -65,20 +64,17 @@ class MMBench(Task):
     def max_new_tokens(self) -> int:
         return {"micro": 6, "llava": 1024, "lmms-eval": 256 if self.chinese else 1024}[self.protocol]
 
-    def micro(self, n: int, split: str = "test") -> list[Sample]:
-        def ask(picture: Scene, rng: np.random.Generator) -> Question | None:
-            return q.choose(picture, rng, self.chinese)
-
+    def micro(self, n: int, split: str = "test", world: World = MICRO) -> list[Sample]:
         made: list[Sample] = []
-        for number, (picture, question) in enumerate(asked("mmbench", split, n, [ask])):
+        for number, (scene, question) in enumerate(asked(world, "mmbench", split, n, self.chinese)):
             right = question.options[LETTERS.index(question.answer)]
             stem = question.text.split(f" a {question.options[0]}")[0]
             for turn in range(4):
                 options = (*question.options[turn:], *question.options[:turn])
-                rotated = q.with_options(
+                rotated = with_options(
                     Question(stem, right, question.family, question.about), options, right
                 )
-                made.append(sample(self.name, len(made), picture, rotated, item=number, copy=turn))
+                made.append(sample(world, self.name, len(made), scene, rotated, item=number, copy=turn))
         return made
 
     def files(self) -> tuple[str, ...]:

@@ -20,11 +20,11 @@ import numpy as np
 from bench.tasks.base import SHORT, Sums, Task
 from bench.tasks.folder import Folder, Manifest, Row, identifier, read_lines, text
 from bench.tasks.micro import sample, scenes
-from compress.micro import questions as q
-from compress.micro.world import rng_of
+from compress.micro.questions import NEGATIVES
+from compress.micro.worlds import MICRO, World
 from compress.samples import Picture, Sample
 
-SUBSETS = q.NEGATIVES
+SUBSETS = NEGATIVES
 LLAVA = "llava_pope_test.jsonl"  # the questions of all three subsets that LLaVA asks
 SIZES = {"random": (3000, 2910), "popular": (3000,), "adversarial": (3000,)}  # 2,910: the commit LLaVA pins
 
@@ -44,21 +44,22 @@ class Pope(Task):
     def metric(self) -> str:
         return "pooled F1" if self.protocol == "lmms-eval" else "mean F1"
 
-    def micro(self, n: int, split: str = "test") -> list[Sample]:
+    def micro(self, n: int, split: str = "test", world: World = MICRO) -> list[Sample]:
         made: list[Sample] = []
-        for number, picture in scenes(self.name, split):
+        exist = world.ask["exist"]
+        for number, scene in scenes(world, self.name, split):
             if len(made) >= n:
                 break
             subset = SUBSETS[number % 3]
-            rng = rng_of(split, picture.seed, 2)
-            no = q.exist(picture, rng, negative=subset)
-            yes = q.exist(picture, rng)
+            rng = world.rng_of(split, scene.seed, 2)
+            no = exist(scene, rng, negative=subset)
+            yes = exist(scene, rng)
             while yes is None or yes.answer != "yes":
-                yes = q.exist(picture, rng)
+                yes = exist(scene, rng)
             if no is None:
                 continue
             for question in (yes, no):
-                made.append(sample(self.name, len(made), picture, question, subset=subset))
+                made.append(sample(world, self.name, len(made), scene, question, subset=subset))
         return made[:n]
 
     def official_files(self) -> tuple[str, ...]:

@@ -13,11 +13,9 @@ import numpy as np
 
 from bench.tasks.base import Sums, Task
 from bench.tasks.micro import sample, scenes
-from compress.micro import questions as q
-from compress.micro.world import rng_of
+from compress.micro.worlds import MICRO, World
 from compress.samples import Sample
 
-ASKERS = (q.exist, q.color, q.count, q.relation, q.shape)
 EACH = 4  # questions about a scene
 
 
@@ -27,16 +25,17 @@ class Scenes(Task):
     name = "scenes"
     metric = "accuracy"
 
-    def micro(self, n: int, split: str = "test") -> list[Sample]:
+    def micro(self, n: int, split: str = "test", world: World = MICRO) -> list[Sample]:
         """`n` samples; the last scene may have fewer questions than the others, but two at least."""
         made: list[Sample] = []
-        for _, picture in scenes(self.name, split):
-            rng = rng_of(split, picture.seed, 2)
-            asked = {one.text: one for ask in ASKERS if (one := ask(picture, rng)) is not None}
+        families = world.asked[self.name]
+        for _, scene in scenes(world, self.name, split):
+            rng = world.rng_of(split, scene.seed, 2)
+            asked = {one.text: one for name in families if (one := world.ask[name](scene, rng)) is not None}
             if len(asked) < EACH:
                 continue
             made += [
-                sample(self.name, len(made) + turn, picture, one)
+                sample(world, self.name, len(made) + turn, scene, one)
                 for turn, one in enumerate(list(asked.values())[:EACH])
             ]
             if len(made) >= n:

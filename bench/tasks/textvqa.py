@@ -22,7 +22,7 @@ from bench.tasks.folder import Folder, Row, identifier, read_json, read_lines, t
 from bench.tasks.micro import asked, sample
 from bench.tasks.vqa import accuracy, normalised
 from bench.tasks.vqav2 import humans
-from compress.micro import questions as q
+from compress.micro.worlds import MICRO, World
 from compress.samples import Picture, Sample
 
 QUESTIONS = "TextVQA_0.5.1_{}.json"
@@ -44,10 +44,11 @@ class TextVQA(Task):
     repository = "textvqa"
     splits = {"val": (5000,), "train": (34602,), "test": (5734,)}
 
-    def micro(self, n: int, split: str = "val") -> list[Sample]:
-        made = asked(self.name, split, n, [q.read])
+    def micro(self, n: int, split: str = "val", world: World = MICRO) -> list[Sample]:
+        made = asked(world, self.name, split, n)
         return [
-            sample(self.name, i, p, question, (question.answer,) * 10) for i, (p, question) in enumerate(made)
+            sample(world, self.name, i, scene, question, (question.answer,) * 10)
+            for i, (scene, question) in enumerate(made)
         ]
 
     @property

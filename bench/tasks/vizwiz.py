@@ -20,8 +20,8 @@ from bench.tasks.folder import Folder, Row, answers, read_json, text, texts
 from bench.tasks.micro import annotators, asked, sample
 from bench.tasks.vqa import accuracy, normalised
 from bench.tasks.vqav2 import humans
-from compress.micro import questions as q
-from compress.micro.world import COLORS, SPOILS, rng_of
+from compress.micro.world import COLORS, SPOILS
+from compress.micro.worlds import MICRO, World
 from compress.samples import Picture, Sample
 
 INSUFFICIENT = "When the provided information is insufficient, respond with 'Unanswerable'."
@@ -38,13 +38,15 @@ class VizWiz(Task):
     splits = {"val": (4319,), "train": (20523,), "test": (8000,)}
     headline = (UNANSWERABLE,)
 
-    def micro(self, n: int, split: str = "test") -> list[Sample]:
-        askers = [q.color, q.shape, q.missing, q.exist]
+    def micro(self, n: int, split: str = "test", world: World = MICRO) -> list[Sample]:
         made = []
-        for i, (picture, question) in enumerate(asked(self.name, split, n, askers, lambda i: SPOILS[i % 3])):
+        for i, (scene, question) in enumerate(
+            asked(world, self.name, split, n, spoil=lambda i: SPOILS[i % 3])
+        ):
             others = ("yes", "no") if question.family == "exist" else (*COLORS, "unanswerable")
-            answers = annotators(question.answer, others, rng_of(split, picture.seed, 4), agree=0.85)
-            made.append(sample(self.name, i, picture, question, answers))
+            rng = world.rng_of(split, scene.seed, 4)
+            answers = annotators(question.answer, others, rng, agree=0.85)
+            made.append(sample(world, self.name, i, scene, question, answers))
         return made
 
     def official_files(self) -> tuple[str, ...]:

@@ -18,9 +18,7 @@ from bench.tasks.base import SHORT, Task
 from bench.tasks.folder import Folder, Row, answers, identifier, read_json, text
 from bench.tasks.micro import annotators, asked, sample
 from bench.tasks.vqa import accuracy, normalised, official_accuracy
-from compress.micro import questions as q
-from compress.micro.language import COUNTS
-from compress.micro.world import COLORS, rng_of
+from compress.micro.worlds import MICRO, World
 from compress.samples import Picture, Sample
 
 QUESTIONS = "v2_OpenEnded_mscoco_{}_questions.json"
@@ -44,15 +42,13 @@ class VQAv2(Task):
     def max_new_tokens(self) -> int:
         return {"micro": 6, "llava": 128, "lmms-eval": 16}[self.protocol]
 
-    def micro(self, n: int, split: str = "test") -> list[Sample]:
-        pools = {"count": COUNTS, "color": tuple(COLORS), "shape": q.KINDS, "exist": ("yes", "no")}
+    def micro(self, n: int, split: str = "test", world: World = MICRO) -> list[Sample]:
         made = []
-        for i, (picture, question) in enumerate(
-            asked(self.name, split, n, [q.count, q.color, q.count, q.exist, q.shape])
-        ):
-            rng = rng_of(split, picture.seed, 4)
-            answers = annotators(question.answer, pools[question.family], rng, agree=0.88)
-            made.append(sample(self.name, i, picture, question, answers))
+        for i, (scene, question) in enumerate(asked(world, self.name, split, n)):
+            rng = world.rng_of(split, scene.seed, 4)
+            others = world.pools.get(question.family, ("unanswerable",))
+            answers = annotators(question.answer, others, rng, agree=0.88)
+            made.append(sample(world, self.name, i, scene, question, answers))
         return made
 
     def official_files(self) -> tuple[str, ...]:

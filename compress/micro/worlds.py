@@ -1,0 +1,108 @@
+"""The worlds that our code draws, behind one form: what a benchmark or a data set needs of each.
+
+`MICRO`: 3 to 6 things on one texture. `BUSY`: up to 40 things and signs on several grounds, so that the
+question decides which visual tokens matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.micro import busy_language, busy_questions, language, questions, world
+from compress.micro import busy_world as busy
+from compress.micro.questions import Question
+from compress.samples import Scenery
+
+Ask = Callable[..., Question | None]  # (scene, generator, chinese=False); `exist` also takes negative=
+
+
+@dataclass(frozen=True)
+class World:
+    """Scenes, photographs of them and questions about them.
+
+    `scene(split, seed, spoil=None)` draws a scene, `rng_of(split, seed, purpose)` is its random stream, and
+    `owners(scene)` [grid * grid] is the number of the thing that each patch shows (-1: none).
+    `ask` has one function per family of questions. `asked` says which families a benchmark asks, in turn, and
+    `trained` which the training mixture asks. The families in `whole` need the whole image.
+    The mixture has `questions` about each scene. `pools` are the answers that an annotator who is wrong may
+    give, by family.
+    """
+
+    name: str
+    side: int  # pixels
+    grid: int  # patches along a side
+    scene: Callable[..., Any]
+    photograph: Callable[[Any], Scenery]
+    rng_of: Callable[..., np.random.Generator]
+    owners: Callable[[Any], NDArray[np.int16]]
+    ask: Mapping[str, Ask]
+    asked: Mapping[str, tuple[str, ...]]
+    trained: tuple[str, ...]
+    questions: int
+    whole: tuple[str, ...]
+    pools: Mapping[str, tuple[str, ...]]
+
+
+def _owners_of_micro(scene: world.Scene) -> NDArray[np.int16]:
+    return world.patch_labels(scene)[1].ravel().astype(np.int16)
+
+
+def _owners_of_busy(scene: busy.Scene) -> NDArray[np.int16]:
+    return busy.paint(scene)[1].owner
+
+
+MICRO = World(
+    "micro", world.SIDE, world.GRID, world.scene, world.Photograph, world.rng_of, _owners_of_micro,
+    ask=questions.FAMILIES,
+    asked={
+        "gqa": ("color", "shape", "relation"),
+        "mmbench": ("choose",),
+        "vqav2": ("count", "color", "count", "exist", "shape"),
+        "vizwiz": ("color", "shape", "missing", "exist"),
+        "textvqa": ("read",),
+        "scenes": ("exist", "color", "count", "relation", "shape"),
+    },
+    trained=(
+        "exist", "color", "shape", "relation", "count", "choose", "exist", "read", "texture", "choose",
+        "count", "choose",
+    ),
+    questions=1,
+    whole=("texture", "caption"),
+    pools={
+        "count": language.COUNTS, "color": tuple(world.COLORS), "shape": questions.KINDS,
+        "exist": ("yes", "no"),
+    },
+)  # fmt: skip
+BUSY = World(
+    "busy", busy.SIDE, busy.GRID, busy.scene, busy.Photograph, busy.rng_of, _owners_of_busy,
+    ask=busy_questions.FAMILIES,
+    asked={
+        "gqa": ("color", "shape", "relation", "ground"),
+        "mmbench": ("choose",),
+        "vqav2": ("color", "count", "read", "total", "shape", "exist"),
+        "vizwiz": ("color", "shape", "missing", "exist", "read"),
+        "textvqa": ("read",),
+        "scenes": ("exist", "color", "read", "relation", "shape"),
+    },
+    trained=(
+        "exist", "color", "shape", "relation", "read", "choose", "count", "exist", "color", "read", "ground",
+        "choose",
+    ),
+    questions=4,
+    whole=busy_questions.WHOLE,
+    pools={
+        "count": busy_language.COUNTS, "total": busy_language.COUNTS, "color": tuple(world.COLORS),
+        "shape": busy.KINDS, "exist": ("yes", "no"),
+    },
+)  # fmt: skip
+WORLDS = {one.name: one for one in (MICRO, BUSY)}
+
+
+def world_of(model: str) -> World:
+    """The world that a model was trained on: `BUSY` for the shipped models of that name, else `MICRO`."""
+    return BUSY if model.partition("-")[0] == BUSY.name else MICRO
