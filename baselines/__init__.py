@@ -18,6 +18,7 @@ from baselines.random import Random
 from baselines.sparsevlm import SparseVLM
 from baselines.tome import ToMe
 from baselines.visionzip import VisionZip
+from baselines.words import Words, WordsCover
 from compress.base import Selector
 from compress.compressor.evocomp import EvoComp
 from compress.compressor.evocomp_plus import EvoCompPlus
@@ -28,6 +29,8 @@ METHODS: dict[str, type[Selector]] = {
     "grid": Grid,
     "farthest": Farthest,
     "cover": Cover,
+    "words": Words,
+    "words+cover": WordsCover,
     "pool": Pool,
     "downsample": Downsample,
     "fastv": FastV,
@@ -71,4 +74,6 @@ __all__ = [
     "SparseVLM",
     "ToMe",
     "VisionZip",
+    "Words",
+    "WordsCover",
 ]

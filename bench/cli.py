@@ -32,7 +32,7 @@ GROUPS: dict[str, Table] = {
         "run": ("run", "Make a table or figure of the paper from its recipe."),
     },
     "Measure speed": {
-        "bench": ("bench", "Time methods on this machine or on another device."),
+        "bench": ("bench", "Time methods, and measure what they choose."),
     },
     "Look": {
         "ask": ("ask", "Ask one question about an image and draw the kept tokens."),

@@ -13,13 +13,16 @@ def likeness(features: Tensor, sharpness: float = 1.0) -> Tensor:
     return (unit @ unit.T).clamp(min=0) ** sharpness
 
 
-def cover(relevance: Tensor, alike: Tensor, keep: int) -> Tensor:
+def cover(relevance: Tensor, alike: Tensor, keep: int, kept: Tensor | None = None) -> Tensor:
     """Indices [keep] in the order in which they add most to sum_j relevance_j max_{i kept} alike_ij.
 
     `relevance` [N] and `alike` [N, N], symmetric, are not negative. Among equals the lower index wins.
+    Tokens that are `kept` [K] already cover what they can, and are not chosen again.
     """
     covered = torch.zeros_like(relevance)
     taken = torch.zeros_like(relevance, dtype=torch.bool)
+    if kept is not None:
+        covered, taken = alike[kept].amax(0), taken.index_fill(0, kept, True)
     chosen: list[Tensor] = []
     for _ in range(keep):
         gain = (alike - covered).clamp(min=0) @ relevance

@@ -1,4 +1,4 @@
-"""`evocomp bench`: timings."""
+"""`evocomp bench`: timings, and what methods choose."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from bench.cli import Commands
 
 TIMINGS = {
     "latency": ("latency", "Time every stage of an answer under every method, on a GPU or CPU."),
+    "question": ("question", "Measure how far the kept tokens depend on the question."),
     "edge": ("edge", "Time the phone protocol on runtimes with fixed shapes (paper, Table 4)."),
 }
 
 
 @click.group(cls=Commands, groups={"Commands": TIMINGS})
 def bench() -> None:
-    """Time methods on this machine or on another device.
+    """Time methods, and measure what they choose.
 
     \b
     Example:

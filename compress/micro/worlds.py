@@ -103,6 +103,15 @@ BUSY = World(
 WORLDS = {one.name: one for one in (MICRO, BUSY)}
 
 
+def scene_of(picture: object) -> tuple[World, Any] | None:
+    """The world and the scene that a picture photographs; None for other images."""
+    if isinstance(picture, world.Photograph):
+        return MICRO, picture.scene
+    if isinstance(picture, busy.Photograph):
+        return BUSY, picture.scene
+    return None
+
+
 def world_of(model: str) -> World:
     """The world that a model was trained on: `BUSY` for the shipped models of that name, else `MICRO`."""
     return BUSY if model.partition("-")[0] == BUSY.name else MICRO

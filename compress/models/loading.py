@@ -25,7 +25,7 @@ FILES = "*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"  # of a hub mod
 CONVERTED = "llava-hf/llava-1.5-7b-hf or llava-hf/llava-v1.6-vicuna-7b-hf"  # from the original LLaVA's
 WEIGHTS = Path(__file__).parents[1] / "micro" / "weights"
 MODELS: dict[str, Path] = {"micro": WEIGHTS / "micro"} | {
-    path.name: path for path in sorted(WEIGHTS.glob("micro-*"))
+    path.name: path for path in sorted([*WEIGHTS.glob("micro-*"), *WEIGHTS.glob("busy*")])
 }
 
 

@@ -27,7 +27,9 @@ from torch import Tensor, multiprocessing
 from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedModel, ProcessorMixin
 
 from compress.files import replacing
+from compress.micro.busy_language import processor as busy_processor
 from compress.micro.language import processor
+from compress.micro.recipe.busy_build import BusyRecipe, teach_busy
 from compress.micro.recipe.decoder import (
     Alignment,
     Course,
@@ -170,9 +172,17 @@ def build_wide(recipe: Recipe, work: Path, target: Path, log: Log) -> None:
     save(model.half(), processor(MEAN, STD), target)
 
 
+def build_busy(recipe: BusyRecipe, work: Path, target: Path, log: Log) -> None:
+    """LLaVA for the busy world; one process trains it, the others wait."""
+    if rank() == 0:
+        save(teach_busy(recipe, work, log).half(), busy_processor(MEAN, STD), target)
+    wait()
+
+
 BUILDERS = {
     "micro": partial(build_micro, MICRO), "micro-next": partial(build_next, NEXT),
     "micro-qwen": partial(build_qwen, QWEN), "micro-wide": partial(build_wide, WIDE),
+    "busy": partial(build_busy, BusyRecipe()),
 }  # fmt: skip
 
 

@@ -8,8 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from compress.micro.recipe import decoder
-from compress.micro.recipe.build import VISION, Recipe, build_micro, build_next, build_qwen, build_wide
+from compress.micro.recipe import busy_decoder, decoder
+from compress.micro.recipe.build import (
+    VISION,
+    Recipe,
+    build_busy,
+    build_micro,
+    build_next,
+    build_qwen,
+    build_wide,
+)
+from compress.micro.recipe.busy_build import COURSES, BusyRecipe
 from compress.micro.recipe.decoder import Course
 from compress.micro.recipe.tower import Scenes, training_row
 from compress.micro.world import Photograph, scene
@@ -86,3 +95,20 @@ def test_leaving_silent_layers_out_changes_nothing(small):
         layers = model.model.language_model.layers
         model.model.language_model.layers = torch.nn.ModuleList(layers[::2])
         assert torch.equal(decoder.run(pupil, visual, packed), whole)
+
+
+@pytest.mark.slow
+def test_the_recipe_of_the_busy_model_goes_on_where_it_was(monkeypatch, tmp_path):
+    monkeypatch.setattr(busy_decoder, "which", lambda name: None)
+    courses = tuple(replace(one, steps=2, steady=1, batch=2, questions=4, text=64) for one in COURSES[-2:])
+    little = BusyRecipe(scenes=12, windows=2, wholes=2, books=2, pages=4, courses=courses)
+    lines: list[str] = []
+    build_busy(little, tmp_path / "work", tmp_path / "busy", lines.append)
+    mllm = load(str(tmp_path / "busy"))
+    assert mllm.layers == 12 and mllm.visual_tokens == 576 and mllm.decoder.config.head_dim == 32
+    assert len(lines) == 3
+
+    again: list[str] = []
+    build_busy(little, tmp_path / "work", tmp_path / "again", again.append)
+    assert not again
+    assert load(str(tmp_path / "again")).fingerprint() == mllm.fingerprint()

@@ -1,0 +1,163 @@
+"""How far a method's choice follows the question: several questions about one image and what they name.
+
+Scenes that our code draws say which visual tokens show the things that a question asks about. On other images
+only the overlap of the tokens kept for two questions is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass
+from itertools import groupby
+from math import nan
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.evaluation.stats import Interval, mean_interval
+from compress.attach.session import attach
+from compress.base import Scorer, Selector, View
+from compress.keep import Keep
+from compress.micro.worlds import scene_of
+from compress.models.loading import MLLM
+from compress.samples import Sample
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+COLUMNS = ("own", "other", "gain", "overlap", "asked", "area")
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What one method chose for one sample: `kept` [N] as booleans, and a `score` [N] of every token.
+
+    The score of a method that only selects is 1 for kept tokens and 0 for others. Tokens that stand for the
+    whole image are left out.
+    """
+
+    kept: Bools
+    score: Floats
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Means over questions with 95 % intervals over images; nan where nothing is known of the image's things.
+
+    `own`: the AUC of a method's scores, tokens of the things that a question asks about against tokens of
+    other things. `other`: the same tokens ranked by the scores for another question about the image, so that
+    `gain`, the difference, is what the question itself brings (0: the choice ignores it). `overlap`: the
+    share of kept tokens that are also kept for another question about the image. `asked`: the share of kept
+    tokens that show asked things. `area`: their share of all tokens.
+    """
+
+    own: Interval
+    other: Interval
+    gain: Interval
+    overlap: Interval
+    asked: Interval
+    area: Interval
+    questions: int
+
+
+def sensitivity(
+    mllm: MLLM, selector: Selector, keep: Keep, samples: Sequence[Sample], *,
+    batch: int = BATCH, progress: Callable[[int, int], object] = lambda done, total: None,
+) -> Sensitivity:  # fmt: skip
+    """How far a method follows the questions of `samples`, of which neighbours ask about the same image.
+
+    ValueError if no image has two questions.
+    """
+    heard = choices(mllm, selector, keep, samples, batch, progress)
+    found: dict[str, list[float]] = {name: [] for name in COLUMNS}
+    images: dict[str, list[str]] = {name: [] for name in COLUMNS}
+
+    def note(name: str, image: str, value: float) -> None:
+        found[name].append(value)
+        images[name].append(image)
+
+    questions = 0
+    for image, group in groupby(range(len(samples)), key=lambda place: samples[place].picture_digest):
+        places = [*group]
+        for turn, place in enumerate(places):
+            if len(places) < 2:
+                continue
+            mine, other = heard[place], heard[places[(turn + 1) % len(places)]]
+            held = max(int(mine.kept.sum()), 1)
+            note("overlap", image, (mine.kept & other.kept).sum() / held)
+            shown = tokens_asked(mllm, samples[place])
+            if shown is None:
+                continue
+            questions += 1
+            asked, others = shown[0], shown[1] & ~shown[0]
+            note("asked", image, mine.kept[asked].sum() / held)
+            note("area", image, asked.mean())
+            if others.any():
+                own, borrowed = (auc(one.score, asked, others) for one in (mine, other))
+                note("own", image, own)
+                note("other", image, borrowed)
+                note("gain", image, own - borrowed)
+    if not found["overlap"]:
+        raise ValueError("no image has two questions: choose a task with several per image, such as scenes")
+    means = {
+        name: mean_interval(np.array(values), images[name]) if values else Interval(nan, nan, nan)
+        for name, values in found.items()
+    }
+    return Sensitivity(**means, questions=questions)
+
+
+def choices(
+    mllm: MLLM, selector: Selector, keep: Keep, samples: Sequence[Sample], batch: int = BATCH,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> list[Heard]:  # fmt: skip
+    """What a method keeps for each sample, and its scores."""
+    scores: list[Floats] = []
+    listening = copy(selector)
+    if isinstance(selector, Scorer):
+        vars(listening)["score"] = _recorded(selector, scores)
+    made: list[Heard] = []
+    for start in range(0, len(samples), batch):
+        part = samples[start : start + batch]
+        images, asked = [one.image_at(mllm.image_side) for one in part], [one.question for one in part]
+        scores.clear()
+        with attach(mllm, listening, keep) as trace:
+            mllm.answer(images, asked, max_new_tokens=1)
+        for number, record in enumerate(trace.samples):
+            kept = np.zeros(record.tokens, bool)
+            last = record.kept[max(record.kept)] if record.kept else range(record.tokens)
+            kept[[int(i) for i in last if i >= 0]] = True
+            told = len(scores) == len(trace.samples) and len(scores[number]) == len(kept)
+            made.append(Heard(kept, scores[number] if told else kept.astype(float)))
+        progress(len(made), len(samples))
+    return made
+
+
+def _recorded(selector: Scorer, scores: list[Floats]) -> Callable[[View], object]:
+    def score(view: View) -> object:
+        found = selector.score(view)
+        scores.append(found.double().cpu().numpy())
+        return found
+
+    return score
+
+
+def tokens_asked(mllm: MLLM, sample: Sample) -> tuple[Bools, Bools] | None:
+    """[N] which visual tokens show things that the question asks about, and which show things at all.
+
+    None for images that our code did not draw, for images in tiles and for questions about no thing.
+    """
+    about, drawn = sample.info.get("about"), scene_of(sample.picture)
+    if not about or drawn is None or not mllm.one_size or mllm.visual_tokens != drawn[0].grid ** 2:
+        return None
+    owner = drawn[0].owners(drawn[1])
+    shown = np.isin(owner, list(about))
+    return (shown, owner >= 0) if shown.any() else None
+
+
+def auc(scores: Floats, these: Bools, those: Bools) -> float:
+    """The chance that a token of `these` has a higher score than one of `those`; ties count half."""
+    mine, theirs = scores[these], np.sort(scores[those])
+    below = np.searchsorted(theirs, mine, "left")
+    upto = np.searchsorted(theirs, mine, "right")
+    return float((below + upto).mean() / (2 * len(theirs)))
