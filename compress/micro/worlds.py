@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -113,5 +114,5 @@ def scene_of(picture: object) -> tuple[World, Any] | None:
 
 
 def world_of(model: str) -> World:
-    """The world that a model was trained on: `BUSY` for the shipped models of that name, else `MICRO`."""
-    return BUSY if model.partition("-")[0] == BUSY.name else MICRO
+    """The world that a model, a name or a folder, was trained on: `BUSY` if it is called so, else `MICRO`."""
+    return BUSY if Path(model).name.partition("-")[0] == BUSY.name else MICRO

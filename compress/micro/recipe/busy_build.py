@@ -28,16 +28,16 @@ Log = Callable[[str], None]
 # A model learns to find one thing among few much sooner than among forty, and from few visual tokens at a
 # fifth of the cost.
 FEW = Course(
-    "few", steps=1200, steady=1200, visual=(112,), lr=1.5e-3, matrix_lr=0.012, alignment=0.2, things=(8, 8),
-    seed=7,
+    "few", steps=1200, steady=1200, visual={0: (112,)}, lr=1.5e-3, matrix_lr=0.012, alignment=0.2,
+    things=(8, 8), seed=7,
 )  # fmt: skip
 COURSES = (
     FEW,
     replace(FEW, name="more", steps=800, steady=800, things=(8, 12)),
     replace(FEW, name="most", steps=4200, steady=4200, things=(9, 35), seed=8),
     replace(
-        FEW, name="all", steps=2300, steady=600, visual=(112, 112, 112, 256, 256, 576), things=(36, 60),
-        seed=9,
+        FEW, name="all", steps=2300, steady=600, things=(36, 60), seed=9,
+        visual={0: (112, 112, 112, 256, 256, 576), 1500: (112, 256, 576, 576, 576)},
     ),
 )  # fmt: skip
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -213,8 +213,8 @@ def seen(
 
 @dataclass(frozen=True)
 class Course:
-    """One run of instruction tuning. `visual`: how many visual tokens a scene shows (see `seen`), one of
-    these numbers at every step, each as often as it is listed.
+    """One run of instruction tuning. `visual`: how many visual tokens a scene shows (see `seen`). From a step
+    on, it is one of the numbers listed for it, each as often as it is listed.
     `text`: tokens of packed questions. Learning rates fall from step `steady` on.
     `things`: how many things of a scene are there to see and to ask about, at most: a number drawn for each
     scene from 3 to a limit. The limit grows over the course from the first number to the second. A model
@@ -225,7 +225,7 @@ class Course:
     name: str
     steps: int
     steady: int
-    visual: tuple[int, ...] = (192,)
+    visual: Mapping[int, tuple[int, ...]] = field(default_factory=lambda: {0: (192,)})
     batch: int = 8
     questions: int = 16
     text: int = 208
@@ -264,7 +264,8 @@ def instruct(
         rng = torch.Generator().manual_seed(course.seed * 1_000_003 + step)
         shelf = books(step)
         pick = torch.randint(len(shelf.scenes), (course.batch,), generator=rng)
-        count = course.visual[int(torch.randint(len(course.visual), (1,), generator=rng))]
+        counts = course.visual[max(first for first in course.visual if first <= step)]
+        count = counts[int(torch.randint(len(counts), (1,), generator=rng))]
         most = course.most(step, rng) if count < PATCHES else None
         shown = [some(shelf.scenes[i], most, rng) for i in pick.tolist()]
         questions = [
