@@ -14,11 +14,14 @@ from compress.models.loading import MLLM
 from compress.seeding import drawing
 from evosearch.registry import options, parse, pick
 
-SHIPPED = Path(__file__).parents[1] / "shipped"  # SHIPPED / model / {compressor, labels} / kind
+SHIPPED = Path(__file__).parents[1] / "shipped"  # SHIPPED / model / {compressor / method, labels / kind}
 
 
 def shipped(model: str, what: str, kind: str) -> Path:
-    """A folder that the package ships for a model; ValueError if it ships none."""
+    """A folder that the package ships for a model: the compressor of a method, or labels of a kind.
+
+    ValueError if it ships none.
+    """
     folder = SHIPPED / model / what / kind
     if not folder.is_dir():
         have = sorted(f"{path.parent.parent.name}/{path.name}" for path in SHIPPED.glob(f"*/{what}/*"))
@@ -53,15 +56,14 @@ def buildable(model: str, compressor: str | None = None) -> list[str]:
 def selector_for(spec: str, model: str, compressor: str | None = None) -> Selector:
     """A method by `name` or `name:option=value,...`.
 
-    A method that takes a compressor gets the given folder or hub name, or the one shipped for `model`.
+    A method that takes a compressor gets the given folder or hub name, or the one shipped for it and `model`.
     ValueError for unknown names and options, for a compressor where none is taken, and where there is none.
     """
     takes = takes_compressor(spec)
     if compressor and not takes:
         raise ValueError(f"method '{spec}' takes no --compressor: leave it out")
-    context = (
-        {"compressor": compressor or str(shipped(model, "compressor", "random-groups"))} if takes else {}
-    )
+    given = compressor or (str(shipped(model, "compressor", parse(spec)[0])) if takes else None)
+    context = {"compressor": given} if takes else {}
     # A bad folder is an error now, not in the middle of a comparison.
     return pick(METHODS, spec, "method", **context).load()
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from math import nan
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,13 @@ class Heard:
 
     kept: Bools
     score: Floats
+
+    @classmethod
+    def of(cls, kept: Sequence[int], tokens: int) -> Self:
+        """Of the indices that were kept, of so many tokens."""
+        there = np.zeros(tokens, bool)
+        there[[index for index in kept if index >= 0]] = True
+        return cls(there, there.astype(float))
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,11 @@ def sensitivity(
 
     ValueError if no image has two questions.
     """
-    heard = choices(mllm, selector, keep, samples, batch, progress)
+    return measured(samples, choices(mllm, selector, keep, samples, batch, progress))
+
+
+def measured(samples: Sequence[Sample], heard: Sequence[Heard]) -> Sensitivity:
+    """How far the choices for `samples` follow their questions; see `sensitivity`."""
     found: dict[str, list[float]] = {name: [] for name in COLUMNS}
     images: dict[str, list[str]] = {name: [] for name in COLUMNS}
 
@@ -86,7 +98,7 @@ def sensitivity(
             mine, other = heard[place], heard[places[(turn + 1) % len(places)]]
             held = max(int(mine.kept.sum()), 1)
             note("overlap", image, (mine.kept & other.kept).sum() / held)
-            shown = tokens_asked(mllm, samples[place])
+            shown = tokens_asked(samples[place], len(mine.kept))
             if shown is None:
                 continue
             questions += 1
@@ -124,11 +136,10 @@ def choices(
         with attach(mllm, listening, keep) as trace:
             mllm.answer(images, asked, max_new_tokens=1)
         for number, record in enumerate(trace.samples):
-            kept = np.zeros(record.tokens, bool)
             last = record.kept[max(record.kept)] if record.kept else range(record.tokens)
-            kept[[int(i) for i in last if i >= 0]] = True
-            told = len(scores) == len(trace.samples) and len(scores[number]) == len(kept)
-            made.append(Heard(kept, scores[number] if told else kept.astype(float)))
+            one = Heard.of(last, record.tokens)
+            told = len(scores) == len(trace.samples) and len(scores[number]) == record.tokens
+            made.append(replace(one, score=scores[number]) if told else one)
         progress(len(made), len(samples))
     return made
 
@@ -142,13 +153,13 @@ def _recorded(selector: Scorer, scores: list[Floats]) -> Callable[[View], object
     return score
 
 
-def tokens_asked(mllm: MLLM, sample: Sample) -> tuple[Bools, Bools] | None:
-    """[N] which visual tokens show things that the question asks about, and which show things at all.
+def tokens_asked(sample: Sample, tokens: int) -> tuple[Bools, Bools] | None:
+    """Which of the visual tokens [N] show things that the question asks about, and which any things.
 
     None for images that our code did not draw, for images in tiles and for questions about no thing.
     """
     about, drawn = sample.info.get("about"), scene_of(sample.picture)
-    if not about or drawn is None or not mllm.one_size or mllm.visual_tokens != drawn[0].grid ** 2:
+    if not about or drawn is None or tokens != drawn[0].grid ** 2:
         return None
     owner = drawn[0].owners(drawn[1])
     shown = np.isin(owner, list(about))

@@ -19,6 +19,7 @@ from bench.evaluation.comparison import VANILLA, Comparison
 from bench.evaluation.evaluate import Outcome, Stage
 from bench.evaluation.origin import Origin
 from bench.report.gallery import Gallery, Shown, telling
+from bench.report.question import of_comparison
 from bench.report.table import (
     blocks,
     hard_header,
@@ -63,7 +64,8 @@ def html(report: Report) -> str:
     return _template().render(
         title=origin.title, vanilla=VANILLA, comparison=comparison, blocks=blocks(comparison),
         reference=comparison.reference, marks=marks, notes=notes(comparison),
-        hard=(hard_header(comparison), hard_rows(comparison)), contrasts=_contrasts(comparison),
+        hard=(hard_header(comparison), hard_rows(comparison)), questions=of_comparison(comparison),
+        contrasts=_contrasts(comparison),
         metrics={task: comparison.metrics.get(task, "score") for task in comparison.tasks},
         counts=counts(comparison), headlines=headlines(comparison), whisker=_Whisker.over(comparison),
         methods=list(dict.fromkeys(row.method for row in comparison.rows)),

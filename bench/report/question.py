@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from math import isnan
 
-from bench.evaluation.question import COLUMNS, Sensitivity
+from bench.evaluation.comparison import Comparison
+from bench.evaluation.question import COLUMNS, Heard, Sensitivity, measured
 from bench.evaluation.stats import Interval
 from bench.report.tables import Table
 
@@ -24,6 +26,24 @@ def table(found: Mapping[str, Sensitivity], title: str) -> Table:
     """One row per method."""
     rows = [[name, *(_cell(getattr(one, column)) for column in COLUMNS)] for name, one in found.items()]
     return Table(HEADER, rows, NOTES, title)
+
+
+def of_comparison(comparison: Comparison) -> Table | None:
+    """The rows of a comparison, on its tasks that ask several questions about an image; None without such.
+
+    What a comparison keeps of a choice are the tokens, so AUCs are those of what was kept.
+    """
+    found: dict[str, Sensitivity] = {}
+    tokens = round(max((row.left or 0 for row in comparison.rows if row.untouched), default=0))
+    for row in comparison.rows:
+        for task, samples in comparison.samples.items():
+            run = comparison.outcomes.get((row.method, row.keep, task))
+            if row.untouched or run is None or not any(run.path) or len(run.kept) != len(samples):
+                continue
+            heard = [Heard.of(kept, tokens) for kept in run.kept]
+            with suppress(ValueError):  # one question per image
+                found[f"{row.method}, {row.keep}, {task}"] = measured(samples, heard)
+    return table(found, "") if found else None
 
 
 def _cell(one: Interval) -> str:

@@ -11,7 +11,8 @@ from bench.evaluation.evaluate import evaluate
 from bench.tasks import BENCHMARKS, TASKS, Task
 from compress.attach.session import attach
 from compress.micro.recipe.tower import label_scene
-from compress.micro.world import Photograph, scene
+from compress.micro.world import scene
+from compress.micro.worlds import world_of
 from compress.models.loading import MODELS, load
 from compress.samples import Sample
 
@@ -36,6 +37,7 @@ GATES = (
     Gate("micro-next", few=40, cost=13, questions=40),
     Gate("micro-qwen", questions=40, textures=0.55),
     Gate("micro-wide"),
+    Gate("busy", few=64, cost=25, questions=60, mib=12),
 )
 
 
@@ -65,7 +67,11 @@ def mllm(gate):
 def exam(gate):
     """As many samples of each benchmark, whatever a question's rotations."""
     tasks = {name: TASKS[name]() for name in BENCHMARKS}
-    return {name: (task, task.micro(gate.questions)[: gate.questions]) for name, task in tasks.items()}
+    world = world_of(gate.name)
+    return {
+        name: (task, task.micro(gate.questions, world=world)[: gate.questions])
+        for name, task in tasks.items()
+    }
 
 
 def credits(mllm, exam, see=lambda picture, other: picture, selector=None, keep=None):
@@ -74,7 +80,7 @@ def credits(mllm, exam, see=lambda picture, other: picture, selector=None, keep=
     for name, (task, samples) in exam.items():
         others = [*samples[8:], *samples[:8]]
         shown = [
-            Sample(s.id, see(s.picture, o.picture), s.question, s.answers)
+            Sample(s.id, see(s.picture, o.picture), s.question, s.answers, s.task, s.family, s.info)
             for s, o in zip(samples, others, strict=True)
         ]
         outcome = evaluate(mllm, Open(), shown, selector, keep, batch=40)
@@ -150,10 +156,12 @@ SEEDS = range(9_000_000, 9_000_030)
 
 def photographed(mllm, seed):
     """The photograph of a test scene, and [N] the thing of each visual token: -1 background, -2 a newline."""
-    made = scene("test", seed)
-    image = Photograph(made).at(mllm.image_side)
+    world = world_of(mllm.name)
+    made = world.scene("test", seed)
+    image = world.photograph(made).at(mllm.image_side)
     (picture,) = mllm.pictures(mllm.prepare([image], ["is there a star ?"]))
-    owner = torch.from_numpy(label_scene(made, tiled=picture.tiles > 1)[3])
+    whole = picture.tiles == 1
+    owner = torch.from_numpy(world.owners(made).astype(int) if whole else label_scene(made, tiled=True)[3])
     patch = picture.tile * mllm.tile_tokens + picture.patch
     return image, torch.where(patch < 0, -2, owner[patch.clamp(min=0)])
 
@@ -161,6 +169,9 @@ def photographed(mllm, seed):
 def test_anchors_name_what_patches_show(gate, mllm):
     """The vocabulary word nearest to a background token is the texture's; no token is named after a cell."""
     from compress.micro.language import CELLS
+
+    if gate.name == "busy":
+        pytest.skip("its scenes have several grounds, and no word for cells")
 
     words = mllm.processor.tokenizer.get_vocab()
     table = torch.nn.functional.normalize(mllm.decoder.embed_tokens.weight, dim=-1)
