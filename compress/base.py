@@ -75,11 +75,13 @@ class Selection:
     `index` [K] are rows of the view: unique, ascending unless `tokens` are given. `tokens` [K, C] replaces
     the values, for methods that merge: row i then stands at the place of index[i], its representative; -1 is
     a token that stands for the whole image (it takes the place of the first visual token when positions are
-    original).
+    original). `into` [N] says which of the K each of the view's tokens joined with equal weight, -1 = none;
+    what a family adds to visual tokens between layers (DeepStack) is merged alike.
     """
 
     index: Tensor
     tokens: Tensor | None = None
+    into: Tensor | None = None
 
 
 @dataclass(frozen=True)

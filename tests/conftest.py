@@ -28,11 +28,12 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
     Qwen2VLImageProcessorPil,
 )
 
 from compress.models.loading import MLLM, load
-from compress.models.qwen2_5_vl import ImageOnlyProcessor
+from compress.models.processors import images_only
 
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for processes that tests start
@@ -210,7 +211,7 @@ def build_tiny_qwen(folder: Path, seed: int = 0) -> Path:
     )
     image = f"{names['start']} {names['image_token']} {names['end']} "
     template = TEMPLATE.replace("<image> ", image)
-    ImageOnlyProcessor(pixels, words, chat_template=template).save_pretrained(folder)
+    images_only(Qwen2_5_VLProcessor)(pixels, words, chat_template=template).save_pretrained(folder)
     return folder
 
 

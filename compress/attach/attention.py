@@ -1,29 +1,98 @@
-"""Attention on demand: the few rows and keys a method reads, recomputed from a layer's own projections.
+"""Attention on demand: the few rows and keys a method reads, from the model's own attention modules.
 
 Fast kernels return no weights, and asking for them slows the whole model down. Here a layer's *input* is all
-that is needed; nothing is computed unless a method asks. Results equal eager attention to rounding. Layers
-are typed `Any`: CLIP and Llama attribute names are all that is assumed.
+that is needed; nothing is computed unless a method asks. The layer's own code runs up to its attention
+kernel, where its queries and keys are taken: norms of heads, rotary tables of any kind, and caps on scores
+are the model's. Results equal eager attention to rounding. No names of a family's parts are assumed.
 """
 
 from __future__ import annotations
 
-import sys
+import inspect
+from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+Tables = Any  # the rotary tables of a sequence: a tensor [1, L, ...], or a nested tuple of such
 
 
-def heads(projected: Tensor, width: int) -> Tensor:
-    """Split [L, H * width] into [H, L, width]."""
-    return projected.unflatten(-1, (-1, width)).transpose(0, 1)
+@dataclass(frozen=True)
+class Heads:
+    """What a layer's attention compares: queries and keys of one sequence, rotated, of grouped heads."""
+
+    query: Tensor  # [H, L, d]
+    key: Tensor  # [H_kv, L, d]
+    scaling: float
+    cap: float | None  # of scaled scores, which tanh bends below it
+
+    def scores(self, rows: Tensor | slice = slice(None)) -> Tensor:
+        """Scaled scores [H, R, L] of the chosen rows, before the mask and softmax."""
+        key = self.key.repeat_interleave(len(self.query) // len(self.key), dim=0)  # groups share keys
+        found = self.query[:, rows] @ key.transpose(1, 2) * self.scaling
+        return found if self.cap is None else torch.tanh(found / self.cap) * self.cap
+
+
+class _TappedError(Exception):
+    """Carries what an attention kernel was called with out of a layer's forward."""
+
+
+def _tap(module: Any, query: Tensor, key: Tensor, *_: Any, **options: Any) -> NoReturn:
+    raise _TappedError(query, key, options)
+
+
+TAP = "evocomp_tap"
+AttentionInterface.register(TAP, _tap)
+
+
+def tapped(layer: Any, hidden: Tensor, **given: Any) -> Heads:
+    """Queries and keys of one sequence [L, D] in a layer of a tower or decoder, as its kernel gets them.
+
+    `given` are further arguments of the layer, such as position_embeddings [1, L, ...]. The layer itself is
+    left alone: shallow copies of it and its attention, which share all weights, run instead. ValueError for a
+    layer whose attention does not go through transformers' kernels.
+    """
+    probe = _probe(layer)
+    known = inspect.signature(probe.forward).parameters
+    if not any(each.kind == each.VAR_KEYWORD for each in known.values()):
+        given = {name: value for name, value in given.items() if name in known}
+    try:
+        probe.forward(hidden[None], **given)
+    except _TappedError as found:
+        query, key, options = found.args
+        return Heads(query[0], key[0], options["scaling"], options.get("softcap"))
+    raise ValueError(f"the attention of {type(layer).__name__} cannot be read: it calls no known kernel")
+
+
+def _probe(layer: Any) -> Any:
+    """A copy of a layer whose attention stops at its kernel."""
+    for name, child in layer.named_children():
+        if hasattr(getattr(child, "config", None), "_attn_implementation") and hasattr(child, "is_causal"):
+            attention = _bare(child)
+            attention.config = copy(child.config)
+            attention.config._attn_implementation_internal = TAP
+            probe = _bare(layer)
+            probe._modules = {**layer._modules, name: attention}
+            return probe
+    raise ValueError(f"{type(layer).__name__} has no attention of its own: choose another layer")
+
+
+def _bare(module: nn.Module) -> Any:
+    """A shallow copy of a module without hooks, and without a forward that something put over its own."""
+    found: Any = copy(module)
+    vars(found).pop("forward", None)
+    found._forward_pre_hooks = OrderedDict()
+    return found
 
 
 def tower_keys(layer: Any, hidden: Tensor) -> Tensor:
     """Keys [1 + N, H, d] of a tower layer with input [1 + N, C] (CLS first), bias included, unscaled."""
-    attention = layer.self_attn
-    return attention.k_proj(layer.layer_norm1(hidden)).unflatten(-1, (attention.num_heads, -1))
+    return tapped(layer, hidden, attention_mask=None).key.transpose(0, 1)
 
 
 def cls_scores(layer: Any, hidden: Tensor) -> Tensor:
@@ -31,55 +100,32 @@ def cls_scores(layer: Any, hidden: Tensor) -> Tensor:
 
     Their softmax, in float32, is the attention of CLS.
     """
-    attention = layer.self_attn
-    width = attention.head_dim
-    normed = layer.layer_norm1(hidden)
-    query = heads(attention.q_proj(normed[:1]), width)  # [H, 1, d]
-    keys = heads(attention.k_proj(normed), width)  # [H, 1 + N, d]
-    return (query @ keys.transpose(1, 2) * attention.scale)[:, 0]
+    return tapped(layer, hidden, attention_mask=None).scores(slice(1))[:, 0]
 
 
 def window(decoder: Any, number: int) -> int | None:
     """How many tokens, itself among them, a token sees in a decoder layer; None if it sees all before it."""
     own = getattr(decoder.config, "sliding_window", None)  # where layers say nothing of it
-    found: int | None = getattr(decoder.layers[number].self_attn, "sliding_window", own)
+    attention = getattr(decoder.layers[number], "self_attn", None)  # there is none in a recurrent layer
+    found: int | None = getattr(attention, "sliding_window", own) if attention is not None else None
     return found
 
 
 def decoder_rows(
-    layer: Any,
-    hidden: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    rows: Sequence[int] | Tensor,
-    unseen: Tensor | None = None,
+    layer: Any, hidden: Tensor, tables: Tables, rows: Sequence[int] | Tensor, seen: Tensor | None = None
 ) -> Tensor:
-    """Causal attention [H, R, L] of the chosen rows of one unpadded sequence in a decoder layer.
+    """Attention [H, R, L] of the chosen rows of one unpadded sequence in a decoder layer.
 
-    hidden [L, D] is the layer's input, cos and sin [L, d] its rotary table, rows [R] count from 0; `unseen`
-    [R, L] is what lies outside the layer's window. Softmax in float32.
+    hidden [L, D] is the layer's input, `tables` its rotary tables, rows [R] count from 0; `seen` [R, L] bool
+    is what they see, all rows up to their own if not given. Softmax in float32.
     """
-    attention = layer.self_attn
     where = torch.as_tensor(rows, device=hidden.device)
-    query = attention.q_proj(layer.input_layernorm(hidden[where]))
-    query = rotated(attention, query, cos[where], sin[where])  # [H, R, d]
-    key = decoder_keys(layer, hidden, cos, sin)
-    key = key.repeat_interleave(len(query) // len(key), dim=0)  # grouped queries share keys
-    hides = torch.arange(len(hidden), device=hidden.device) > where[:, None]  # [R, L]
-    if unseen is not None:
-        hides = hides | unseen
-    scores = (query @ key.transpose(1, 2) * attention.scaling).masked_fill(hides, -torch.inf)
-    return scores.softmax(-1, dtype=torch.float32)
+    if seen is None:
+        seen = torch.arange(len(hidden), device=hidden.device) <= where[:, None]
+    scores = decoder_heads(layer, hidden, tables).scores(where)
+    return scores.masked_fill(~seen, -torch.inf).softmax(-1, dtype=torch.float32)
 
 
-def decoder_keys(layer: Any, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Keys [H_kv, L, d] of one sequence in a decoder layer, after the rotation; arguments as above."""
-    return rotated(layer.self_attn, layer.self_attn.k_proj(layer.input_layernorm(hidden)), cos, sin)
-
-
-def rotated(attention: Any, projected: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Projections [L, H * d] as heads [H, L, d], turned by the model's own rotary convention."""
-    rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
-    states = heads(projected, attention.head_dim)[None]
-    turned: Tensor = rotate(states, states, cos[None], sin[None])[0]
-    return turned[0]
+def decoder_heads(layer: Any, hidden: Tensor, tables: Tables) -> Heads:
+    """Queries and keys of one sequence in a decoder layer; arguments as above."""
+    return tapped(layer, hidden, position_embeddings=tables, attention_mask=None)

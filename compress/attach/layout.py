@@ -20,34 +20,45 @@ MISCOUNTED = (
 
 @dataclass(frozen=True)
 class Layout:
-    """A batch as a decoder layer sees it: left-padded samples, each image's visual tokens in one run."""
+    """A batch as a decoder layer sees it: left-padded samples, each image's visual tokens in one run or more.
+
+    Text between the runs of an image stays where it is.
+    """
 
     length: int  # rows per sample, padding included
     sizes: list[int]  # rows per sample that are not padding
-    before: list[list[int]]  # per sample and image, text tokens before it
-    index: list[list[Tensor]]  # [N] per sample and image, which of its untouched tokens each one is; -1 = all
+    before: list[list[int]]  # per sample and run, text tokens before it
+    index: list[list[Tensor]]  # [N] per sample and run, which token of its image each one is; -1 = all
+    owner: list[list[int]]  # per sample and run, which image it belongs to, from 0 without gaps
     device: torch.device
 
     @property
     def places(self) -> list[Place]:
         """Every image of the batch, in order."""
-        return [(sample, image) for sample, images in enumerate(self.index) for image in range(len(images))]
+        return [(sample, image) for sample, owner in enumerate(self.owner) for image in sorted(set(owner))]
+
+    def runs(self, place: Place) -> list[int]:
+        """Which runs of the sample are of one image."""
+        sample, image = place
+        return [run for run, owner in enumerate(self.owner[sample]) if owner == image]
 
     def tokens(self, place: Place) -> Tensor:
         """Untouched indices [N] of the visual tokens of one image."""
-        sample, image = place
-        return self.index[sample][image]
+        return _joined([self.index[place[0]][run] for run in self.runs(place)])
 
     def first(self, sample: int) -> int:
         """The first row that is not padding."""
         return self.length - self.sizes[sample]
 
-    def visual(self, place: Place) -> slice:
-        """The rows of the visual tokens of one image."""
-        sample, image = place
-        earlier = sum(len(index) for index in self.index[sample][:image])
-        start = self.first(sample) + self.before[sample][image] + earlier
-        return slice(start, start + len(self.index[sample][image]))
+    def visual(self, place: Place) -> Tensor:
+        """The rows [N] of the visual tokens of one image."""
+        rows = [self._run(place[0], run) for run in self.runs(place)]
+        return _joined([torch.arange(run.start, run.stop, device=self.device) for run in rows])
+
+    def _run(self, sample: int, run: int) -> slice:
+        earlier = sum(len(index) for index in self.index[sample][:run])
+        start = self.first(sample) + self.before[sample][run] + earlier
+        return slice(start, start + len(self.index[sample][run]))
 
     def text(self, sample: int) -> Tensor:
         """The rows [T] of the tokens that belong to no image."""
@@ -72,6 +83,7 @@ class Layout:
             [self.sizes[row] for row in rows],
             [self.before[row] for row in rows],
             [self.index[row] for row in rows],
+            [self.owner[row] for row in rows],
             self.device,
         )
 
@@ -79,29 +91,59 @@ class Layout:
     def behind(self) -> int:
         """How many of the last rows are text in every sample, after its images."""
         ends = [
-            self.visual((sample, len(images) - 1)).stop if images else self.first(sample) + 1
-            for sample, images in enumerate(self.index)
+            self._run(sample, len(runs) - 1).stop if runs else self.first(sample) + 1
+            for sample, runs in enumerate(self.index)
         ]
         return self.length - max(ends)
 
     def shorten(self, chosen: Mapping[Place, Tensor]) -> tuple[Layout, Tensor]:
-        """The layout after some images kept only the `chosen` rows of their run, and which rows these are.
+        """The layout after some images kept only the `chosen` of their tokens, and which rows these are.
 
-        The second is [B, L'], left-padded with row 0. A chosen -1 takes the run's first row; images that are
-        not listed keep all.
+        The second is [B, L'], left-padded with row 0. A chosen -1 takes the place of the image's first token;
+        images that are not listed keep all. Of an image in several runs a token stays in its run, which may
+        be left empty.
         """
         rows, index = [], []
-        for sample, images in enumerate(self.index):
+        for sample, runs in enumerate(self.index):
             kept, after = [], []
-            for image, untouched in enumerate(images):
-                picked = chosen.get((sample, image), torch.arange(len(untouched), device=self.device))
-                kept.append(self.visual((sample, image)).start + picked.clamp(min=0))
+            picks = self._split(sample, chosen)
+            for run, untouched in enumerate(runs):
+                picked = picks.get(run, torch.arange(len(untouched), device=self.device))
+                kept.append(self._run(sample, run).start + picked.clamp(min=0))
                 after.append(origin(untouched, picked))
             rows.append(self._woven(sample, kept))
             index.append(after)
         sizes = [len(row) for row in rows]
-        after_all = Layout(max(sizes), sizes, self.before, index, self.device)
+        after_all = Layout(max(sizes), sizes, self.before, index, self.owner, self.device)
         return after_all, pad_sequence(rows, batch_first=True, padding_side="left")
+
+    def run_of(self, place: Place, rows: Tensor) -> Tensor:
+        """Which of its image's runs each of the tokens `rows` [K] of an image stands in; -1 is in the first.
+
+        [K], zeros for an image in one run.
+        """
+        lengths = [len(self.index[place[0]][run]) for run in self.runs(place)]
+        ends = torch.tensor(lengths[:-1], device=rows.device).cumsum(0)
+        filled = next((number for number, length in enumerate(lengths) if length), 0)
+        return torch.where(rows < 0, filled, torch.bucketize(rows, ends, right=True))
+
+    def _split(self, sample: int, chosen: Mapping[Place, Tensor]) -> dict[int, Tensor]:
+        """The chosen tokens of a sample's images by run, counted from the run's first."""
+        found: dict[int, Tensor] = {}
+        for image in set(self.owner[sample]):
+            place = sample, image
+            if (picked := chosen.get(place)) is None:
+                continue
+            runs, before = self.runs(place), 0
+            if len(runs) == 1:
+                found[runs[0]] = picked
+                continue
+            stands = self.run_of(place, picked)
+            for number, run in enumerate(runs):
+                mine = picked[stands == number]
+                found[run] = torch.where(mine < 0, -1, mine - before)
+                before += len(self.index[sample][run])
+        return found
 
     def rows_in(self, earlier: Layout) -> Tensor:
         """The row of an `earlier` layout of the batch at which each row stood, [B, length].
@@ -109,26 +151,29 @@ class Layout:
         A token that stands for the whole image stood at its first; padding is 0.
         """
         rows = []
-        for sample, images in enumerate(self.index):
-            visual = []
-            for image, index in enumerate(images):
+        for sample, owner in enumerate(self.owner):
+            visual: dict[int, Tensor] = {}
+            for image in set(owner):
                 place = sample, image
+                index = self.tokens(place)
                 same = index[:, None] == earlier.tokens(place)
                 at = torch.where(index < 0, 0, same.long().argmax(1))
-                visual.append(earlier.visual(place).start + at)
-            rows.append(earlier._woven(sample, visual))
+                runs = self.runs(place)
+                parts = earlier.visual(place)[at].split([len(self.index[sample][run]) for run in runs])
+                visual.update(zip(runs, parts, strict=True))
+            rows.append(earlier._woven(sample, [visual[run] for run in range(len(owner))]))
         return pad_sequence(rows, batch_first=True, padding_side="left")
 
     def _woven(self, sample: int, visual: Sequence[Tensor]) -> Tensor:
-        """All rows of the sample's text, and rows for each of its images, in the order of the sequence."""
+        """All rows of the sample's text, and rows for each of its runs, in the order of the sequence."""
         text = list(self._text_runs(sample))
         return torch.cat([part for pair in zip(text, [*visual, text[-1][:0]], strict=True) for part in pair])
 
     def _text_runs(self, sample: int) -> Iterator[Tensor]:
-        """Rows of the text before, between and after the images: one run more than images."""
+        """Rows of the text before, between and after the visual tokens: one run more than theirs."""
         start = self.first(sample)
-        for image in range(len(self.index[sample])):
-            run = self.visual((sample, image))
+        for number in range(len(self.index[sample])):
+            run = self._run(sample, number)
             yield torch.arange(start, run.start, device=self.device)
             start = run.stop
         yield torch.arange(start, self.length, device=self.device)
@@ -140,45 +185,57 @@ def origin(index: Tensor, chosen: Tensor) -> Tensor:
 
 
 def read_layout(
-    ids: NDArray[np.int64], mask: Tensor | None, image_token: int, counts: Sequence[int], device: torch.device
+    visual: NDArray[np.bool_], mask: Tensor | None, counts: Sequence[Sequence[int]], device: torch.device
 ) -> Layout:
-    """The layout of a fresh batch in which the images, in order, have `counts` placeholders `image_token`.
+    """The layout of a fresh batch whose images, in order, have runs of `counts` placeholders.
 
-    ids [B, S] are on the host, where all is counted; mask [B, S] or None; the layout is for `device`.
-    Samples without an image are fine. ValueError for masks that are not 2-D, right padding, and placeholders
-    that do not fit the images.
+    visual [B, S], True = placeholder, is on the host, where all is counted; mask [B, S] or None; the layout
+    is for `device`. Samples without an image are fine. ValueError for masks that are not 2-D, right padding,
+    and placeholders that do not fit the images.
     """
-    if mask is not None and (not isinstance(mask, Tensor) or tuple(mask.shape) != ids.shape):
+    if mask is not None and (not isinstance(mask, Tensor) or tuple(mask.shape) != visual.shape):
         raise ValueError("attention_mask: give the 2-D mask that the processor returns")
-    length = ids.shape[1]
-    sizes = [length] * len(ids)
+    length = visual.shape[1]
+    sizes = [length] * len(visual)
     if mask is not None:
         given = mask.cpu().numpy().astype(np.int64)
         if not given[:, -1].all() or (np.diff(given) < 0).any():
             raise ValueError("attention_mask has holes or right padding: pad on the left")
         sizes = given.sum(1).tolist()
-    left = list(counts)
+    left = [
+        (count, sum(runs[:number]), number == len(runs) - 1)
+        for runs in counts for number, count in enumerate(runs)
+    ]  # fmt: skip
     before: list[list[int]] = []
     index: list[list[Tensor]] = []
-    for sample, row in enumerate(ids == image_token):
-        runs = _runs(row)
+    owner: list[list[int]] = []
+    for sample, row in enumerate(visual):
         starts: list[int] = []
-        images: list[Tensor] = []
-        for start, stop in runs:
+        found: list[Tensor] = []
+        owners: list[int] = []
+        image = 0
+        for start, stop in _runs(row):
             while start < stop:
-                count = left.pop(0) if left else 0
+                count, earlier, last = left.pop(0) if left else (0, 0, True)
                 if not 0 < count <= stop - start:
                     raise ValueError(
-                        f"sample {sample} of the batch holds {sum(map(len, images)) + stop - start} or more "
+                        f"sample {sample} of the batch holds {sum(map(len, found)) + stop - start} or more "
                         f"visual tokens that fit no image: give every image that the prompt names, once"
                         f"{MISCOUNTED}"
                     )
-                starts.append(start - length + sizes[sample] - sum(map(len, images)))
-                images.append(torch.arange(count, device=device))
+                starts.append(start - length + sizes[sample] - sum(map(len, found)))
+                found.append(torch.arange(earlier, earlier + count, device=device))
+                owners.append(image)
+                image += last
                 start += count
         before.append(starts)
-        index.append(images)
-    return Layout(length, sizes, before, index, device)
+        index.append(found)
+        owner.append(owners)
+    return Layout(length, sizes, before, index, owner, device)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _runs(placeholder: NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -42,11 +42,10 @@ class Record:
 
 @dataclass
 class State:
-    """The batch before one decoder layer, and what replaces the model's own arguments."""
+    """The batch before one decoder layer."""
 
     hidden: Tensor  # [B, L, D]
-    layout: Layout
-    arguments: Arguments  # of a layer, or of the whole decoder; empty while nothing was dropped
+    layout: Layout  # the untouched one itself while nothing was dropped
 
 
 class Prefill:
@@ -64,7 +63,7 @@ class Prefill:
         self.kept: dict[int, dict[Place, Tensor]] = {}  # depth -> untouched indices
         self.merged: dict[int, dict[Place, Tensor]] = {}
         self.chosen: dict[int, dict[Place, Tensor]] = {}  # rows of the view; sorted where order was free
-        self.layers: list[tuple[Layout, Arguments]] = []  # what each decoder layer got
+        self.layers: list[Layout] = []  # what each decoder layer got
         self.caches: list[Layout] = []  # what each layer's cache holds of the prefill
         self.windows = [window(mllm.decoder, number) for number in range(mllm.layers)]
         self.previous: Callable[[], LayerInput] | None = None  # of the layer before, if the next is a stage
@@ -72,7 +71,9 @@ class Prefill:
         self.first: Tensor | None = None  # [B, 1] position of the first token
         self.offsets: Tensor | None = None  # of positions, as the family counts them
         self.decoded = 0
-        self.shared: dict[Any, Arguments] = {}  # arguments of the current decoding step, by layout
+        self.rows: dict[int, Tensor] = {}  # by id of a layout, the untouched row of each of its rows [B, L]
+        self.residuals: dict[Place, list[Tensor]] = {}  # [N, D] number i is added behind decoder layer i
+        self.shared: dict[Any, Any] = {}  # arguments of the current call, by layout
         self.flops: dict[Place, float] | None = dict.fromkeys(pictures, 0.0) if count_flops else None
 
     def acts(self, depth: int) -> bool:
@@ -80,12 +81,12 @@ class Prefill:
 
     def enter(self, number: int, hidden: Tensor, given: Arguments) -> tuple[Tensor, Arguments]:
         """The hidden states and arguments for decoder layer `number` in place of those it was `given`."""
-        layout, arguments = self.layers[-1] if number else (self.untouched, {})
-        state = self._stages(number, State(hidden, layout, arguments), given)
-        self.previous = partial(self._input, state, given) if self.acts(number + 1) else None
+        layout = self.layers[-1] if number else self.untouched
+        state = State(self._with_residuals(number - 1, hidden, layout), layout)
+        state = self._stages(number, state, given)
+        self.previous = partial(self._input, number, state, given) if self.acts(number + 1) else None
         self._went_on(state, 1)
-        changed = state.arguments and self._in_window(number, state.hidden, state.layout, state.layout, given)
-        return state.hidden, {**given, **state.arguments, **changed}
+        return state.hidden, {**given, **self._arguments(number, state, given)}
 
     def enter_all(self, given: Arguments) -> Arguments:
         """The decoder's own arguments in place of those it was `given`, if no stage lies behind its input."""
@@ -93,9 +94,120 @@ class Prefill:
         hidden, ids = given["inputs_embeds"], given.get("position_ids")
         if ids is None:
             ids = torch.arange(hidden.shape[1], device=hidden.device)[None]
-        state = self._stages(0, State(hidden, self.untouched, {}), {**given, "position_ids": ids})
+        state = self._stages(0, State(hidden, self.untouched), {**given, "position_ids": ids})
         self._went_on(state, self.mllm.layers)
-        return {**given, "inputs_embeds": state.hidden, **state.arguments} if state.arguments else given
+        if state.layout is self.untouched:
+            return given
+        mask = state.layout.mask()
+        if mask is None and cache_in(given) is None:
+            # Positions with holes would look like packed sequences.
+            mask = torch.ones(state.hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+        changed = {
+            "inputs_embeds": state.hidden,
+            "attention_mask": mask,
+            "position_ids": self._ids(state, ids),
+        }
+        return {**given, **changed, **self._residuals_of(state.layout)}
+
+    def take_residuals(self, given: Arguments) -> Arguments:
+        """Arguments of the decoder without what it adds to visual tokens between its layers, which is kept.
+
+        ValueError if something is added behind the last layer.
+        """
+        names = self.mllm.residuals
+        if names is None or given.get(names[1]) is None or not any(self.schedules.values()):
+            return given
+        every = given[names[1]]
+        if len(every) >= self.mllm.layers:
+            raise ValueError(
+                f"the tower of {self.mllm.name} adds to {len(every)} of {self.mllm.layers} decoder layers: "
+                f"supported are fewer than all"
+            )
+        places = self.untouched.places
+        counts = [len(self.untouched.tokens(place)) for place in places]
+        parts = [tensor.split(counts) for tensor in every]
+        self.residuals = {place: [part[at] for part in parts] for at, place in enumerate(places)}
+        return {**given, **dict.fromkeys(names)}
+
+    def _with_residuals(self, number: int, hidden: Tensor, layout: Layout) -> Tensor:
+        """The output of decoder layer `number` and what is added to its visual tokens."""
+        added = {place: each[number] for place, each in self.residuals.items() if 0 <= number < len(each)}
+        if not added:
+            return hidden
+        hidden = hidden.clone()
+        for (sample, image), residual in added.items():
+            rows = layout.visual((sample, image))
+            hidden[sample, rows] = hidden[sample, rows] + residual.to(hidden)
+        return hidden
+
+    def _residuals_of(self, layout: Layout) -> Arguments:
+        """The decoder's arguments by which it adds them itself."""
+        if not self.residuals or self.mllm.residuals is None:
+            return {}
+        where = torch.zeros(len(layout.sizes), layout.length, dtype=torch.bool, device=layout.device)
+        for sample, image in layout.places:
+            where[sample, layout.visual((sample, image))] = True
+        ordered = [self.residuals[place] for place in layout.places]
+        every = [torch.cat(parts) for parts in zip(*ordered, strict=True)]
+        return dict(zip(self.mllm.residuals, (where, every), strict=True))
+
+    def _arguments(self, number: int, state: State, given: Arguments) -> Arguments:
+        """What replaces the arguments that the model gives a decoder layer: its own, of the rows left.
+
+        Masks of plainly causal layers are built instead: tokens may have been put in another order.
+        """
+        layout = state.layout
+        if layout is self.untouched:
+            return {}
+        tables, mask = given["position_embeddings"], given.get("attention_mask")
+        # The rotary table carries the positions; ids with holes look like packed sequences to some kernels.
+        found: Arguments = {"position_ids": None}
+        key: Any = "tables", id(layout), id(tables)
+        if key not in self.shared:
+            if self.positions == "compact":
+                fit = self.mllm.rotary(state.hidden, self._ids(state, None), number)
+            else:
+                fit = gathered(tables, self.rows[id(layout)])
+            self.shared[key] = tables, fit  # with those it is made of, whose id must not be another's
+        found["position_embeddings"] = self.shared[key][1]
+        if self.mllm.special_masks:
+            key = "mask", id(layout), id(mask)
+            if key not in self.shared:
+                self.shared[key] = mask, None if mask is None else self._gathered_mask(mask, layout)
+            return {**found, "attention_mask": self.shared[key][1]}
+        key = "causal", id(layout), self.windows[number]
+        if key not in self.shared:
+            self.shared[key] = self._causal(number, state.hidden, layout.mask(), given)
+        near = self._in_window(number, state.hidden, layout, layout, given)
+        return {**found, "attention_mask": self.shared[key], **near}
+
+    def _gathered_mask(self, mask: Tensor, layout: Layout) -> Tensor:
+        """A mask [1 or B, H, S, S] of untouched rows, for the rows that are left."""
+        # Tokens of the whole image, and merged ones, may stand out of order.
+        at = self.rows[id(layout)].cummax(1).values
+        batch = torch.arange(len(at), device=at.device)[:, None, None]
+        found = mask.expand(len(at), *mask.shape[1:])[batch, :, at[:, :, None], at[:, None]].movedim(3, 1)
+        real = layout.mask()
+        if real is None:
+            return found
+        shut = ~real[:, None, None] & ~torch.eye(layout.length, dtype=torch.bool, device=at.device)
+        if found.dtype == torch.bool:
+            return found & ~shut
+        return found.masked_fill(shut, torch.finfo(found.dtype).min)
+
+    def _ids(self, state: State, given: Tensor | None) -> Tensor:
+        """Position ids of the rows left, of those `given` [..., 1 or B, S], or without holes."""
+        layout, device = state.layout, state.hidden.device
+        if self.positions == "compact":
+            assert self.first is not None
+            count = torch.arange(layout.length, device=device) - layout.length
+            return self.first + (count + _column(layout.sizes, device)).clamp(min=0)
+        assert given is not None
+        if layout is self.untouched:
+            return given
+        rows = self.rows[id(layout)]
+        batch = torch.arange(len(rows), device=device)[:, None]
+        return given.expand(*given.shape[:-2], len(rows), -1)[..., batch, rows]
 
     def _stages(self, number: int, state: State, given: Arguments) -> State:
         """The batch after the stages before decoder layer `number`."""
@@ -112,7 +224,7 @@ class Prefill:
 
     def _went_on(self, state: State, layers: int) -> None:
         """Note what the next `layers` of the decoder get."""
-        self.layers += [(state.layout, state.arguments)] * layers
+        self.layers += [state.layout] * layers
         self.caches += [state.layout] * layers
         if len(self.layers) == self.mllm.layers:
             self.signals.close()
@@ -137,19 +249,16 @@ class Prefill:
         if offsets is not None:  # beams share those of their prompt
             offsets = offsets.repeat_interleave(len(self.ids) // len(offsets))
         self.offsets = offsets
-        self.layers = [(layout, dict.fromkeys(changed)) for layout, changed in self.layers]
+        self.shared, self.rows, self.residuals = {}, {}, {}
 
     def of_rows(self, rows: list[int]) -> Prefill:
         """The prefill of a batch of these samples, in this order, for decoding."""
         if rows == list(range(len(self.untouched.sizes))):
             return self
-        taken = {
-            id(layout): layout.take(rows)
-            for layout in (self.untouched, *(layout for layout, _ in self.layers), *self.caches)
-        }
+        taken = {id(layout): layout.take(rows) for layout in (self.untouched, *self.layers, *self.caches)}
         other = copy(self)
         other.untouched = taken[id(self.untouched)]
-        other.layers = [(taken[id(layout)], changed) for layout, changed in self.layers]
+        other.layers = [taken[id(layout)] for layout in self.layers]
         other.caches = [taken[id(layout)] for layout in self.caches]
         other.offsets = None if self.offsets is None else self.offsets[rows]
         return other
@@ -166,8 +275,8 @@ class Prefill:
 
     def decode(self, number: int, hidden: Tensor, given: Arguments) -> Arguments:
         """The arguments for decoder layer `number` in the current decoding step; hidden [B, n, D]."""
-        (layout, changed), cache = self.layers[number], self.caches[number]
-        if not changed and cache is layout:
+        layout, cache = self.layers[number], self.caches[number]
+        if layout is self.untouched and cache is layout:
             return given
         near = self._in_window(number, hidden, layout, cache, given)
         if self.positions == "original" and not cache.padded and hidden.shape[1] == 1:
@@ -175,17 +284,18 @@ class Prefill:
             return {**given, "attention_mask": None, "position_ids": None, **near}
         key = id(layout), id(cache), self.windows[number], hidden.device  # windows hold fewer keys
         if key not in self.shared:
-            arguments = self._masked(number, hidden, cache.mask(self.decoded), given)
+            mask = self._causal(number, hidden, cache.mask(self.decoded), given)
+            arguments = {"attention_mask": mask, "position_ids": None}
             if self.positions == "compact":
                 ids = self._closed_up(layout, given["position_ids"])
-                arguments["position_embeddings"] = self.mllm.decoder.rotary_emb(hidden, position_ids=ids)
+                arguments["position_embeddings"] = self.mllm.rotary(hidden, ids, number)
             self.shared[key] = arguments
         return {**given, **self.shared[key], **near}
 
     def decode_all(self, given: Arguments) -> Arguments:
         """The decoder's own arguments in the current decoding step, after `enter_all`."""
-        layout, changed = self.layers[0]
-        if not changed:
+        layout = self.layers[0]
+        if layout is self.untouched:
             return given
         ids = given["position_ids"]
         if self.positions == "compact":
@@ -231,7 +341,7 @@ class Prefill:
 
         Positions stay as each layer counted them.
         """
-        final, cut = self.layers[-1][0], {}
+        final, cut = self.layers[-1], {}
         for number in range(first, len(self.layers)):
             layout = self.caches[number]
             if layout is final:
@@ -279,7 +389,7 @@ class Prefill:
         return Record(
             tokens=len(self.untouched.tokens(place)),
             text=text,
-            entering=[len(layout.tokens(place)) for layout, _ in self.layers],
+            entering=[len(layout.tokens(place)) for layout in self.layers],
             cached=[len(layout.tokens(place)) for layout in self.caches],
             kept=kept,
             merged=merged,
@@ -295,8 +405,8 @@ class Prefill:
             at, tokens = self._from_tower(place)
             projected = self.mllm.projector.forward(tokens)  # not as a module, whose hooks put tokens aside
             if VISION not in self.schedules[place]:  # newlines are where the model put them
-                run = self.untouched.visual(place)
-                projected = hidden[place[0], run].index_copy(0, at, projected.to(hidden))
+                own = hidden[place[0], self.untouched.visual(place)]
+                projected = own.index_copy(0, at, projected.to(hidden))
                 at = self.untouched.tokens(place)
             chosen[place] = Selection(at, projected)
         return chosen
@@ -316,7 +426,7 @@ class Prefill:
         features = encoding.features[self.signals.tiles[place] + tile, patch]
         if VISION not in self.schedules[place]:
             return patches, features
-        selection = self._select(place, self.signals.at_tower(place, features, patches))
+        selection = self._select(place, self.signals.at_tower(place, features, patches), self.untouched)
         at = origin(patches, selection.index)
         return at, features[selection.index] if selection.tokens is None else selection.tokens
 
@@ -344,7 +454,7 @@ class Prefill:
     def _stage(self, number: int, state: State, given: Arguments) -> dict[Place, Selection]:
         """What goes on from decoder layer `number`, for the images that keep less from there on."""
         chosen = {}
-        inputs: Inputs = {number: partial(self._input, state, given)}
+        inputs: Inputs = {number: partial(self._input, number, state, given)}
         if self.previous is not None:
             inputs = {number - 1: self.previous, **inputs}
         for place in state.layout.places:
@@ -352,11 +462,11 @@ class Prefill:
             if self.schedules[place].get(number, left) >= left:
                 continue
             view = self.signals.at_layer(number, place, state.hidden, state.layout, inputs)
-            chosen[place] = self._select(place, view)
+            chosen[place] = self._select(place, view, state.layout)
             self.signals.kept(place, chosen[place].index)
         return chosen
 
-    def _select(self, place: Place, view: View) -> Selection:
+    def _select(self, place: Place, view: View, layout: Layout) -> Selection:
         """Let the method choose, check the form of its answer and note what goes on."""
         keep = self.schedules[place][view.depth]
         with counting() if self.flops is not None else nullcontext() as counter:
@@ -375,6 +485,9 @@ class Prefill:
             raise ValueError(
                 f"select returned {len(index)} indices and tokens {tuple(tokens.shape)}: give [K, C]"
             )
+        if tokens is not None and len(layout.runs(place)) > 1:  # each stands in its representative's run
+            order = layout.run_of(place, index).sort(stable=True).indices
+            index, tokens = index[order], tokens[order]
         merged = index < 0
         if tokens is not None:
             merged = merged | (tokens != view.hidden[index.clamp(min=0)]).any(1)
@@ -398,44 +511,25 @@ class Prefill:
         for place, selection in chosen.items():
             if selection.tokens is not None:
                 hidden[place[0], after.visual(place)] = selection.tokens.to(hidden)
-        now = {**given, **state.arguments}
-        ids = None
-        if self.positions == "compact":
-            assert self.first is not None
-            count = torch.arange(after.length, device=device) - after.length
-            ids = self.first + (count + _column(after.sizes, device)).clamp(min=0)
+            if place in self.residuals:
+                self.residuals[place] = [_of_selection(selection, each) for each in self.residuals[place]]
+        before = self.rows.get(id(state.layout))
+        self.rows[id(after)] = rows if before is None else before[batch, rows]
+        return State(hidden, after)
+
+    def _input(self, number: int, state: State, given: Arguments) -> LayerInput:
+        """What decoder layer `number` reads in this state."""
         if self.whole:
-            if ids is None:
-                ids = now["position_ids"].expand(*now["position_ids"].shape[:-2], len(rows), -1)
-                ids = ids[..., batch, rows]
-            mask = after.mask()
-            if mask is None and cache_in(given) is None:
-                # Positions with holes would look like packed sequences.
-                mask = torch.ones(hidden.shape[:2], dtype=torch.bool, device=device)
-            return State(hidden, after, {"attention_mask": mask, "position_ids": ids})
-        arguments = self._masked(number, hidden, after.mask(), given)
-        if ids is not None:
-            arguments["position_embeddings"] = self.mllm.decoder.rotary_emb(hidden, position_ids=ids)
-        else:
-            arguments["position_embeddings"] = tuple(
-                each.expand(len(rows), -1, -1)[batch, rows] for each in now["position_embeddings"]
-            )
-        return State(hidden, after, arguments)
+            ids = self._ids(state, given["position_ids"])
+            if len(ids) == 4:  # those of the text come first, and turn nothing
+                ids = ids[1:]
+            return LayerInput(state.hidden, self.mllm.rotary(state.hidden, ids, number), None)
+        now = {**given, **self._arguments(number, state, given)}
+        mask = now.get("attention_mask") if self.mllm.special_masks else None
+        return LayerInput(state.hidden, now["position_embeddings"], mask)
 
-    def _input(self, state: State, given: Arguments) -> LayerInput:
-        """What a decoder layer reads in this state: hidden states and rotary table."""
-        now = {**given, **state.arguments}
-        if not self.whole:
-            return (state.hidden, *now["position_embeddings"])
-        ids = now["position_ids"]
-        if len(ids) == 4:  # those of the text come first, and turn nothing
-            ids = ids[1:]
-        return (state.hidden, *self.mllm.decoder.rotary_emb(state.hidden, position_ids=ids))
-
-    def _masked(self, number: int, hidden: Tensor, mask: Tensor | None, given: Arguments) -> Arguments:
-        causal = self.mllm.causal_mask(hidden, mask, cache_in(given), number)
-        # The rotary table carries the positions; ids with holes look like packed sequences to some kernels.
-        return {"attention_mask": causal, "position_ids": None}
+    def _causal(self, number: int, hidden: Tensor, mask: Tensor | None, given: Arguments) -> Any:
+        return self.mllm.causal_mask(hidden, mask, cache_in(given), number)
 
     def _position(self, layout: Layout, given: Arguments) -> Tensor:
         """Position [B, 1] of the first token of each sample."""
@@ -448,3 +542,30 @@ def _column(numbers: Sequence[int], device: torch.device) -> Tensor:
     if len(set(numbers)) == 1:
         return torch.full((len(numbers), 1), numbers[0], device=device)
     return torch.tensor(numbers, device=device)[:, None]
+
+
+def gathered(tables: Any, rows: Tensor) -> Any:
+    """The chosen rows [B, L] of rotary tables [1 or B, S, ...], nested as the model has them."""
+    if not isinstance(tables, Tensor):
+        return tuple(gathered(each, rows) for each in tables)
+    batch = torch.arange(len(rows), device=rows.device)[:, None]
+    return tables.expand(len(rows), *tables.shape[1:])[batch, rows]
+
+
+def _of_selection(selection: Selection, residual: Tensor) -> Tensor:
+    """Of what is added to a view's tokens [N, D], the part of the selection's [K, D].
+
+    That of a merged token is the mean over those that joined it, where the method says which they are, else
+    its representative's; a token of the whole image has the mean of all.
+    """
+    index = selection.index
+    found = residual[index.clamp(min=0)]
+    if selection.into is not None:
+        into = selection.into.to(index.device)
+        weight = torch.zeros(len(index), len(residual), dtype=residual.dtype, device=residual.device)
+        joined = (into >= 0).nonzero()[:, 0]
+        weight[into[joined], joined] = 1
+        counts = weight.sum(1, keepdim=True)
+        found = torch.where(counts > 1, (weight @ residual) / counts.clamp(min=1), found)
+    whole = residual.mean(0, dtype=torch.float32).to(residual)
+    return torch.where((index < 0)[:, None], whole, found)

@@ -155,7 +155,7 @@ class _Session:
         plain = self.mllm.decoder.config._attn_implementation in ("sdpa", "eager")
         # The decoder itself would count its window on the shorter sequence.
         ahead = self.windowed and self.positions == "original"
-        return plain and not ahead and max(stages, default=INPUT) <= INPUT
+        return plain and not ahead and not self.mllm.special_masks and max(stages, default=INPUT) <= INPUT
 
     def hook(self) -> None:
         mllm, add = self.mllm, self.handles.append
@@ -165,6 +165,7 @@ class _Session:
         if self.before_decoder:
             add(mllm.decoder.register_forward_pre_hook(self._decoder, with_kwargs=True))
             return
+        add(mllm.decoder.register_forward_pre_hook(self._take_residuals, with_kwargs=True))
         for number, module in enumerate(mllm.decoder.layers):
             add(module.register_forward_pre_hook(partial(self._layer, number), with_kwargs=True))
 
@@ -294,7 +295,7 @@ class _Session:
             raise ValueError("videos are not compressed yet: give their frames as images, or no method")
 
     def _check_turn(self, ids: Tensor, mask: Tensor | None) -> None:
-        if (ids == self.mllm.image_token_id).any():
+        if self.mllm.placeholders(ids).any():
             raise ValueError(
                 "another turn on a compressed cache is text only: for a new image give the whole conversation"
             )
@@ -316,7 +317,8 @@ class _Session:
     def _prefill(self, ids: Tensor, given: Arguments) -> Prefill:
         mllm = self.mllm
         host = ids.cpu().numpy()  # to wait for the device once, not for every number that is read
-        placeholders = (host == mllm.image_token_id).sum(1).tolist()
+        visual = mllm.placeholders(host)
+        placeholders = visual.sum(1).tolist()
         pictures = mllm.pictures({**self.images, **given, "input_ids": ids}) if any(placeholders) else []
         self.images = {}
         tokens = sum(map(len, pictures))
@@ -328,9 +330,8 @@ class _Session:
             )
         beams = sum(placeholders) // max(1, tokens)
         shared = _for_beams(pictures, placeholders[::beams], beams) if beams else []
-        layout = read_layout(
-            host, given.get("attention_mask"), mllm.image_token_id, list(map(len, shared)), ids.device
-        )
+        runs = [picture.runs or (len(picture),) for picture in shared]
+        layout = read_layout(visual, given.get("attention_mask"), runs, ids.device)
         found = dict(zip(layout.places, shared, strict=True))
         schedules = {place: self.plan(len(picture), self.match) for place, picture in found.items()}
         return Prefill(mllm, self.selector, self.positions, ids, layout, found, schedules, self.count_flops)
@@ -342,7 +343,15 @@ class _Session:
         if self.phase == "decode":
             return args, prefill.decode_all(kwargs)
         prefill.signals.receive(self.tower.encoding)
+        prefill.take_residuals(kwargs)
         return args, prefill.enter_all(kwargs)
+
+    def _take_residuals(
+        self, module: nn.Module, args: tuple, kwargs: Arguments
+    ) -> tuple[tuple, Arguments] | None:
+        if self.phase != "prefill" or self.prefill is None:
+            return None
+        return args, self.prefill.take_residuals(kwargs)
 
     def _layer(
         self, number: int, layer: nn.Module, args: tuple, kwargs: Arguments

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from typing import Any
@@ -11,13 +12,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compress.attach.attention import cls_scores, decoder_keys, decoder_rows, tower_keys, window
+from compress.attach.attention import (
+    Tables,
+    cls_scores,
+    decoder_heads,
+    decoder_rows,
+    tower_keys,
+    window,
+)
 from compress.attach.layout import Layout, Place
 from compress.attach.tower import Encoding
 from compress.base import VISION, Positions, Selector, View
 from compress.models.loading import MLLM, Picture
 
-LayerInput = tuple[Tensor, Tensor, Tensor]  # hidden [B, L, D]; cos, sin [1 or B, L, d]
+
+@dataclass(frozen=True)
+class LayerInput:
+    """What a decoder layer reads, for a whole batch or for one sample of it without padding."""
+
+    hidden: Tensor  # [B, L, D], or [L, D]
+    tables: Tables  # rotary, tensors [1 or B, L, ...], nested as the model has them
+    mask: Tensor | None  # [1 or B, 1 or H, L, L] bool or added, where it is not that of causal attention
+
+
 Inputs = dict[int, Callable[[], LayerInput]]  # of the decoder layers that can be read at a depth
 
 
@@ -133,7 +150,7 @@ class Signals:
         several = picture.tiles > 1
         return {
             "grid": picture.grid,
-            "before": self.untouched.before[place[0]][place[1]],
+            "before": self.untouched.before[place[0]][self.untouched.runs(place)[0]],
             "crop": picture.tile.to(index)[index.clamp(min=0)] if several else None,
             "cls": attention,
             "scores": scores,
@@ -168,43 +185,56 @@ class Signals:
         rows: Sequence[int] | Tensor | None,
     ) -> Tensor:  # fmt: skip
         sample = place[0]
-        hidden, cos, sin = self._decoder_input(sample, layout, inputs, layer)
-        start, run = layout.first(sample), layout.visual(place)
+        given = self._decoder_input(sample, layout, inputs, layer)
+        start, visual = layout.first(sample), layout.visual(place)
         if rows is None:
-            asked = torch.arange(len(hidden), device=layout.device)
+            asked = torch.arange(len(given.hidden), device=layout.device)
         else:
             text = layout.text(sample)
-            if self.untouched.before[sample][place[1]] >= len(text):  # text before the image sees none of it
+            last = self.untouched.runs(place)[-1]
+            if self.untouched.before[sample][last] >= len(text):  # text before the image sees none of it
                 name = type(self.selector).__name__
                 raise ValueError(f"{name} asks the text behind the image: put the question there")
             asked = text[torch.as_tensor(rows, device=layout.device)] - start
-        unseen, sees = None, window(self.mllm.decoder, layer)
-        if sees is not None:
+        seen, sees = None, window(self.mllm.decoder, layer)
+        if given.mask is not None:
+            seen = given.mask[0, asked]
+        elif sees is not None:
             reference = self.untouched if self.positions == "original" else layout
             at = layout.rows_in(reference)[sample, start:]
-            unseen = at[asked, None] - at >= sees
-        weights = decoder_rows(self.mllm.decoder.layers[layer], hidden, cos, sin, asked, unseen)
-        return weights[..., run.start - start : run.stop - start]
+            order = torch.arange(len(at), device=at.device)
+            seen = (order <= asked[:, None]) & (at[asked, None] - at < sees)
+        layers = self.mllm.decoder.layers
+        weights = decoder_rows(layers[layer], given.hidden, given.tables, asked, seen)
+        return weights[..., visual - start]
 
     def _decoder_keys(
         self, place: Place, layout: Layout, inputs: Inputs, layer: int
     ) -> tuple[Tensor, Tensor]:
         sample = place[0]
-        hidden, cos, sin = self._decoder_input(sample, layout, inputs, layer)
-        keys = decoder_keys(self.mllm.decoder.layers[layer], hidden, cos, sin).transpose(0, 1)
-        start, run = layout.first(sample), layout.visual(place)
-        return keys[run.start - start : run.stop - start], keys[layout.text(sample) - start]
+        given = self._decoder_input(sample, layout, inputs, layer)
+        keys = decoder_heads(self.mllm.decoder.layers[layer], given.hidden, given.tables).key.transpose(0, 1)
+        start = layout.first(sample)
+        return keys[layout.visual(place) - start], keys[layout.text(sample) - start]
 
     @staticmethod
     def _decoder_input(sample: int, layout: Layout, inputs: Inputs, layer: int) -> LayerInput:
-        """One sample's input of a decoder layer, without padding: [L, D], [L, d] and [L, d]."""
+        """One sample's input of a decoder layer, without padding: [L, D], [1, L, ...], [H, L, L] bool."""
         if layer not in inputs:
             known = " and ".join(map(str, inputs))
             raise ValueError(f"decoder layer {layer} cannot be read at this depth, only {known}")
-        hidden, cos, sin = (
-            each.expand(len(layout.index), -1, -1)[sample, layout.first(sample) :] for each in inputs[layer]()
-        )
-        return hidden, cos, sin
+        given, first = inputs[layer](), layout.first(sample)
+
+        def own(table: Tables) -> Tables:
+            if not isinstance(table, Tensor):
+                return tuple(own(each) for each in table)
+            return table[sample if len(table) > 1 else 0][None, first:]
+
+        mask = given.mask
+        if mask is not None:
+            mask = mask[sample if len(mask) > 1 else 0][:, first:, first:]
+            mask = mask if mask.dtype == torch.bool else mask == 0
+        return LayerInput(given.hidden[sample, first:], own(given.tables), mask)
 
     def _seed(self, place: Place) -> int:
         encoding, first = self.needed(), self.tiles[place]

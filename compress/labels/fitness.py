@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from compress.labels.forward import Past, Paths, check, outputs, past, product
+from compress.labels.forward import Past, Paths, check, fast, outputs, outputs_of_any, past, product
 from compress.models.loading import MLLM, Embedded
 from compress.parallel.memory import ran_out
 
@@ -81,7 +81,8 @@ class AnswerLosses(Generic[Key]):
     Candidates of all samples of one `Shape` go through the decoder together, as many as fit into the
     `budget`. A loss does not depend on which others are computed beside it, down to the last bit: GPUs choose
     kernels by the size of a batch, so there it is always the same; a CPU's treat all rows alike, in blocks.
-    Padding stands at the end, where causal attention never looks. Only the response's rows get logits.
+    Padding stands at the end, where causal attention never looks. Only the response's rows get logits. Layers
+    that `forward` does not know run in the model's own decoder, slower and equal to rounding only.
     """
 
     def __init__(
@@ -97,8 +98,9 @@ class AnswerLosses(Generic[Key]):
         for embedded in samples.values():
             if not len(embedded.response):
                 raise ValueError("the sample has no response to score: embed it with its gold answer")
-        check(mllm.decoder, max(len(embedded.embeds) for embedded in samples.values()))
-        self._decoder, self._head = mllm.decoder, mllm.head
+        check(mllm, max(len(embedded.embeds) for embedded in samples.values()))
+        self._mllm, self._decoder, self._head = mllm, mllm.decoder, mllm.head
+        self._fast = fast(mllm.decoder)
         self._compact = positions == "compact" and not mllm.mrope
         self._axes = 3 if mllm.mrope else 1
         self._device = mllm.model.device
@@ -106,6 +108,8 @@ class AnswerLosses(Generic[Key]):
         self._budget = budget or TokenBudget.for_device(self._device)
         self._prefixes: list[tuple[Tensor, list[Past]]] = []
         self._bank = torch.cat([embedded.embeds for embedded in samples.values()])  # [sum of S, D]
+        added = [embedded.added for embedded in samples.values() if embedded.added is not None]
+        self._added = torch.cat(added, 1) if added else None  # [n, sum of S, D]
         self._samples: dict[Key, _Sample] = {}
         first = 0
         for key, embedded in samples.items():
@@ -144,7 +148,7 @@ class AnswerLosses(Generic[Key]):
         for number, (known, _) in enumerate(self._prefixes):
             if torch.equal(known, rows):
                 return number
-        self._prefixes.append((rows, past(self._decoder, rows)))
+        self._prefixes.append((rows, past(self._decoder, rows) if self._fast else []))
         return len(self._prefixes) - 1
 
     # Batches --------------------------------------------------------------------------------------------
@@ -210,12 +214,15 @@ class AnswerLosses(Generic[Key]):
     def _losses(self, shape: Shape, batch: _Candidates) -> Tensor:
         """Losses [B] of candidates that follow one prefix."""
         columns, targets = self._sent(batch.columns), self._sent(batch.targets)
-        if self._device.type == "cpu":
-            paths = Paths.parting(batch.rows, batch.positions)
+        if self._device.type == "cpu" or not self._fast:
+            paths = Paths.parting(batch.rows, batch.positions).to(self._device)
         else:
             paths = Paths.apart(self._sent(batch.rows), self._sent(batch.positions))
-        before = self._prefixes[shape.prefix][1]
-        hidden = outputs(self._decoder, self._bank, paths, columns, before)  # [B, R, D]
+        rows, before = self._prefixes[shape.prefix]
+        if self._fast:
+            hidden = outputs(self._decoder, self._bank, paths, columns, before, self._added)  # [B, R, D]
+        else:
+            hidden = outputs_of_any(self._mllm, self._bank, paths, columns, rows, self._added)
         logits = product(self._head, hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
         losses = F.cross_entropy(
             logits.float().transpose(1, 2), targets, reduction="none", ignore_index=UNSCORED

@@ -2,13 +2,14 @@
 
 Attention is causal, so a row depends on itself and those before it. Where candidates begin with the same
 rows, these are the same in every layer and are computed once: candidates are paths that part, as in a tree.
-Layers are typed `Any`: `LAYERS` lists the classes whose attributes and conventions are assumed here.
+Layers are typed `Any`. `outputs` is fast and assumes the attributes and conventions of `LAYERS`;
+`outputs_of_any` sends the tree through the decoder itself, whatever its layers are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,8 +20,12 @@ from torch.nn import functional as F
 
 from compress.attach.attention import window
 from compress.models.caches import cache_in
+from compress.models.loading import MLLM
 
-LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen2_5_VLDecoderLayer")
+LAYERS = (
+    "LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen2VLDecoderLayer",
+    "Qwen2_5_VLDecoderLayer", "Qwen3DecoderLayer", "Qwen3VLTextDecoderLayer",
+)  # fmt: skip
 ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # where torch was built with it
 BLOCK = 64  # CPUs have other kernels for few rows, and oneDNN keeps one for every number: so only multiples
 SHORT = 256  # rows up to which a CPU attends faster by plain matrix products than by its fused kernel
@@ -66,6 +71,9 @@ class Paths:
         flat = positions.reshape(len(positions), -1)[:, first]
         return Paths(*map(torch.from_numpy, (different, token, flat, rows, first)))
 
+    def to(self, device: torch.device) -> Paths:
+        return Paths(*(getattr(self, each.name).to(device) for each in fields(self)))
+
     @staticmethod
     def apart(tokens: Tensor, positions: Tensor) -> Paths:
         """The same with no row in common, so that the work depends on B and L alone."""
@@ -73,20 +81,29 @@ class Paths:
         return Paths(tokens.flatten(), every, positions.flatten(1), every.view(tokens.shape), every)
 
 
-def check(decoder: Any, rows: int) -> None:
-    """ValueError unless this module knows the decoder's layers, and they look back over so many rows."""
-    for number, layer in enumerate(decoder.layers):
-        if type(layer).__name__ not in LAYERS:
+def check(mllm: MLLM, rows: int) -> None:
+    """ValueError unless the decoder's layers look back over so many rows, and only back."""
+    if mllm.special_masks:
+        raise ValueError(
+            f"losses of candidates need attention to earlier tokens only; the image tokens of {mllm.name} "
+            f"also attend to later ones"
+        )
+    for number in range(mllm.layers):
+        if mllm.recurrent(number):
             raise ValueError(
-                f"losses of candidates are computed for layers of the kinds {', '.join(LAYERS)}; "
-                f"this model's are {type(layer).__name__}"
+                f"losses of candidates need attention in every layer; in {mllm.name} layer {number} is recurrent"
             )
-        sees = window(decoder, number)
+        sees = window(mllm.decoder, number)
         if sees is not None and sees < rows:
             raise ValueError(
                 f"losses of candidates are computed with attention to all tokens before; this model looks "
                 f"back over {sees}, and a sample has {rows}"
             )
+
+
+def fast(decoder: Any) -> bool:
+    """Whether `outputs` knows the decoder's layers."""
+    return all(type(layer).__name__ in LAYERS for layer in decoder.layers)
 
 
 @torch.inference_mode()
@@ -101,10 +118,18 @@ def past(decoder: Any, embeds: Tensor) -> list[Past]:
 
 
 @torch.inference_mode()
-def outputs(decoder: Any, embeds: Tensor, paths: Paths, asked: Tensor, before: Sequence[Past]) -> Tensor:
+def outputs(
+    decoder: Any,
+    embeds: Tensor,
+    paths: Paths,
+    asked: Tensor,
+    before: Sequence[Past],
+    added: Tensor | None = None,
+) -> Tensor:
     """The decoder's output [B, R, D] at the places `asked` [B, R] of each candidate.
 
-    `embeds` [*, D] are those that `paths` takes its tokens from, `before` is what came before all paths.
+    `embeds` [*, D] are those that `paths` takes its tokens from, `added` [n, *, D] what these get behind the
+    first n layers, fewer than all; `before` is what came before all paths.
     """
     tokens = embeds[paths.tokens]
     hidden = tokens[paths.token]  # [M, D]
@@ -129,12 +154,46 @@ def outputs(decoder: Any, embeds: Tensor, paths: Paths, asked: Tensor, before: S
         query = product(attention.q_proj, normed)
         if alike:
             query, key, value = (each[paths.token] for each in (query, key, value))
+        if hasattr(attention, "q_norm"):
+            query = _normed_heads(attention.q_norm, query, attention.head_dim)
+            key = _normed_heads(attention.k_norm, key, attention.head_dim)
         found = attend(_turned(query, queries_turn), _turned(key, keys_turn), value, earlier)
         hidden = product(attention.o_proj, found, plus=hidden)
         normed = _normed(layer.post_attention_layernorm, hidden)
         gate, up = mlp.act_fn(product(mlp.gate_proj, normed)), product(mlp.up_proj, normed)
         hidden = product(mlp.down_proj, gate.mul_(up), plus=hidden)
+        if added is not None and number < len(added):
+            hidden = hidden + added[number][paths.tokens][paths.token]
     return _normed(decoder.norm, hidden).view(*asked.shape, -1)
+
+
+@torch.inference_mode()
+def outputs_of_any(
+    mllm: MLLM, embeds: Tensor, paths: Paths, asked: Tensor, before: Tensor, added: Tensor | None = None
+) -> Tensor:
+    """What `outputs` returns, by the decoder itself: the tree is one sequence, and a mask says who sees whom.
+
+    `before` [P, D] are the embeddings of the text that precedes all paths, at positions 0 to P - 1. Slower,
+    and the last bits of a row may depend on which others are computed beside it.
+    """
+    start, length = len(before), paths.rows.shape[1]
+    rows = torch.cat([before, embeds[paths.tokens][paths.token]])[None]  # [1, T, D]
+    total = rows.shape[1]
+    seen = torch.eye(total, dtype=torch.bool, device=rows.device)
+    seen[:, :start] = torch.ones(total, start, dtype=torch.bool, device=rows.device).tril()
+    later, earlier = torch.tril_indices(length, length, device=rows.device)
+    seen[start + paths.rows[:, later], start + paths.rows[:, earlier]] = True
+    first = torch.arange(start, device=rows.device).expand(len(paths.positions), -1)
+    ids = torch.cat([first, paths.positions], 1)
+    given = {}
+    if added is not None and mllm.residuals is not None:
+        spread = [torch.cat([torch.zeros_like(before), each[paths.tokens][paths.token]]) for each in added]
+        given = dict(zip(mllm.residuals, (torch.ones_like(seen[:1]), spread), strict=True))
+    hidden = mllm.decoder(
+        inputs_embeds=rows, attention_mask=mllm.attention_mask(rows, seen[None]), use_cache=False,
+        position_ids=ids if len(ids) == 1 else ids[:, None], **given,
+    ).last_hidden_state[0]  # fmt: skip
+    return hidden[start + paths.rows.gather(1, asked)]
 
 
 class _Attention:
@@ -213,6 +272,11 @@ def _normed(norm: Any, rows: Tensor) -> Tensor:
     size = torch.linalg.vector_norm(rows.float(), dim=-1, keepdim=True)
     scale = size.square_().div_(rows.shape[-1]).add_(norm.variance_epsilon).rsqrt_()
     return (rows * scale).to(rows.dtype).mul_(norm.weight)
+
+
+def _normed_heads(norm: Any, projected: Tensor, width: int) -> Tensor:
+    """RMSNorm of each head of projections [M, H * d]."""
+    return _normed(norm, projected.view(-1, width)).view(projected.shape)
 
 
 def _turns(decoder: Any, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:

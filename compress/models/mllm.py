@@ -25,6 +25,7 @@ from compress.base import Traits
 from compress.images import check_shape, rgb
 from compress.models.caches import CACHE
 from compress.models.conversation import Conversation, Turn, check
+from compress.models.processors import read
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Embedded:
     response: Tensor  # [R] int64 response token ids, end-of-sequence included; empty without a response
     grid: tuple[int, int]  # rows x columns of the visual tokens
     positions: Tensor  # [S], or [3, S] with M-RoPE
+    added: Tensor | None = None  # [n, S, D] what the rows get behind the first n layers, text zeros
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Picture:
     tiles: int  # that the tower encodes of it; the first is the whole image
     tile: Tensor  # [N] which of them each token is of, from 0; -1 = a newline, which no patch gave
     patch: Tensor  # [N] its patch of that tile, row-major
+    runs: tuple[int, ...] = ()  # how many of the N stand together in the prompt, text between; () = all
 
     def __len__(self) -> int:
         return len(self.tile)
@@ -64,10 +67,18 @@ class MLLM(ABC):
     Modules of the model are typed `Any`: their attributes are the family's, not torch's.
     """
 
+    processor_parts: tuple[str, str] | None = (
+        None  # classes of processor and image processor; None = as saved
+    )
     image_arguments: tuple[str, ...] = ("pixel_values",)  # what the processor gives for the tower
     clip_tower: bool = True  # whether methods can read the tower, and merge in it
     free_size: bool = False  # tokens follow the image's size: what the largest allows says little of others
     mrope: bool = False  # rotary positions of several axes, which are never renumbered
+    special_masks: bool = (
+        False  # the decoder's masks are not plainly causal: what is left is gathered of them
+    )
+    residuals: tuple[str, str] | None = None  # the decoder's arguments for what it adds to visual tokens
+    # behind its first layers: where [B, S], and a tensor [all visual tokens of the batch, D] for each layer
 
     def __init__(self, model: PreTrainedModel, processor: Any = None, name: str = ""):
         self.model: Any = model
@@ -201,14 +212,23 @@ class MLLM(ABC):
     def _pixels(self, shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
         return torch.randn(shape, generator=draw, device=draw.device).to(self.model.dtype)
 
-    def merge(self, inputs: BatchFeature) -> Tensor:
+    def image_features(self, inputs: BatchFeature) -> Any:
+        """What the model makes of the images of prepared inputs: an output with `pooler_output`."""
+        given = {name: inputs[name] for name in self.image_arguments if name in inputs}
+        return self.model.get_image_features(**given)
+
+    def merge(self, inputs: BatchFeature, features: Any = None) -> Tensor:
         """Decoder input embeddings [B, S, D] of prepared inputs, visual tokens in place."""
         ids = inputs["input_ids"]
         embeds = self.decoder.embed_tokens(ids)
-        given = {name: inputs[name] for name in self.image_arguments}
-        features = torch.cat(list(self.model.get_image_features(**given).pooler_output))
-        merged: Tensor = embeds.masked_scatter((ids == self.image_token_id)[..., None], features.to(embeds))
+        made = self.image_features(inputs) if features is None else features
+        visual = torch.cat(list(made.pooler_output))
+        merged: Tensor = embeds.masked_scatter(self.placeholders(ids)[..., None], visual.to(embeds))
         return merged
+
+    def added(self, features: Any) -> Sequence[Tensor]:
+        """What the decoder adds to visual tokens behind its first layers, [all visual tokens, D] each."""
+        return ()
 
     def position_offsets(self, given: Mapping[str, Any], sizes: Tensor) -> Tensor | None:
         """What the prefill of this call leaves for `next_positions` [B]; `sizes` [B] as there."""
@@ -223,6 +243,19 @@ class MLLM(ABC):
         was dropped from.
         """
         return length + decoded + torch.arange(count)[None]
+
+    def rotary(self, hidden: Tensor, ids: Tensor, layer: int) -> Any:
+        """The rotary tables that decoder layer `layer` gets for positions `ids` [B, L], or [3, B, L]."""
+        return self.decoder.rotary_emb(hidden, position_ids=ids)
+
+    def recurrent(self, layer: int) -> bool:
+        """Whether a decoder layer has a state in place of attention, and reads its tokens one by one."""
+        kinds = getattr(self.decoder.config, "layer_types", None)
+        return kinds is not None and kinds[layer] == "linear_attention"
+
+    def placeholders(self, ids: Any) -> Any:
+        """Which of these ids, of a tensor or an array, stand for visual tokens."""
+        return ids == self.image_token_id
 
     def positions(self, inputs: BatchFeature, response: int) -> Tensor:
         """Positions [S] (M-RoPE: [3, S]) of one prepared sample and a response of that many tokens."""
@@ -334,17 +367,20 @@ class MLLM(ABC):
     def embed(self, image: Image, question: str, response: str | None = None) -> Embedded:
         """The decoder's input for one sample; a response follows the prompt, with the end token."""
         inputs = self.prepare([image], [question])
-        embeds = self.merge(inputs)[0]
+        features = self.image_features(inputs)
+        embeds = self.merge(inputs, features)[0]
         ids = embeds.new_empty(0, dtype=torch.long)
         if response is not None:
             tokenizer = self._processor().tokenizer
             answer = tokenizer(response, add_special_tokens=False)["input_ids"]
             ids = torch.tensor([*answer, tokenizer.eos_token_id], device=embeds.device)
-        visual = (inputs["input_ids"][0] == self.image_token_id).nonzero()[:, 0]
+        visual = self.placeholders(inputs["input_ids"][0]).nonzero()[:, 0]
         rows = torch.cat([embeds, self.decoder.embed_tokens(ids)]) if len(ids) else embeds
         positions = self.positions(inputs, len(ids))
         grid = self.pictures(inputs)[0].grid
-        return Embedded(rows, visual, len(embeds), ids, grid, positions)
+        added = [torch.zeros_like(rows).index_copy(0, visual, each.to(rows)) for each in self.added(features)]
+        deep = torch.stack(added) if added else None
+        return Embedded(rows, visual, len(embeds), ids, grid, positions, deep)
 
     def answer(
         self, images: Sequence[Image], questions: Sequence[str], *, max_new_tokens: int = 16
@@ -385,7 +421,9 @@ class MLLM(ABC):
 
     @classmethod
     def read_processor(cls, source: str) -> Any:
-        """The processor in a folder or of a hub name: PIL, the same pixels with and without torchvision."""
+        """The processor in a folder: PIL, the same pixels with and without torchvision."""
+        if cls.processor_parts is not None:
+            return read(source, *cls.processor_parts)
         return AutoProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
 
     def _processor(self) -> Any:

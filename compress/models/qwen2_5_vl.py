@@ -6,30 +6,10 @@ from typing import Any
 import torch
 from PIL.Image import Image
 from torch import Tensor
-from transformers import AutoTokenizer, BatchFeature, Qwen2_5_VLProcessor, Qwen2VLImageProcessorPil
+from transformers import BatchFeature
 
 from compress.images import check_shape
 from compress.models.mllm import MLLM, Picture, with_values
-
-
-class ImageOnlyProcessor(Qwen2_5_VLProcessor):
-    """Qwen2.5-VL's processor without videos, whose processing would need torchvision."""
-
-    def __init__(
-        self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **_: Any
-    ):
-        self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
-        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
-        self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
-        super(Qwen2_5_VLProcessor, self).__init__(image_processor, tokenizer, chat_template=chat_template)
-
-    @classmethod
-    def get_attributes(cls) -> list[str]:
-        return ["image_processor", "tokenizer"]
-
-    @property
-    def model_input_names(self) -> list[str]:
-        return ["input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw"]
 
 
 class Qwen25VL(MLLM):
@@ -40,6 +20,7 @@ class Qwen25VL(MLLM):
     as they are: three axes cannot be closed up.
     """
 
+    processor_parts = ("Qwen2_5_VLProcessor", "Qwen2VLImageProcessorPil")
     image_arguments = ("pixel_values", "image_grid_thw")
     clip_tower = False
     free_size = True
@@ -153,9 +134,3 @@ class Qwen25VL(MLLM):
         prompt: Tensor = found[:, 0]
         after = prompt.max() + 1 + torch.arange(response, device=prompt.device)
         return torch.cat([prompt, after.expand(3, -1)], 1)
-
-    @classmethod
-    def read_processor(cls, source: str) -> Any:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        pixels = Qwen2VLImageProcessorPil.from_pretrained(source)
-        return ImageOnlyProcessor(pixels, tokenizer, chat_template=tokenizer.chat_template)

@@ -204,7 +204,7 @@ def test_only_methods_that_read_the_text_depend_on_the_question(tiny: MLLM, pict
         with attach(tiny, make(name, tiny), 40, match="tokens") as trace, torch.no_grad():
             tiny.model(**tiny.prepare(pictures, [question] * len(pictures)))
         chosen.append([record.kept for record in trace.samples])
-    assert (chosen[0] != chosen[1]) == (name in READING), 'READING lists methods that read the question'
+    assert (chosen[0] != chosen[1]) == (name in READING), "READING lists methods that read the question"
 
 
 @pytest.mark.parametrize("name", METHODS)

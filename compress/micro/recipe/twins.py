@@ -23,6 +23,7 @@ from transformers import (
     LlavaNextProcessor,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
     Qwen2VLImageProcessorPil,
 )
 
@@ -32,7 +33,7 @@ from compress.micro.recipe.optim import Optimiser, checkpointed
 from compress.micro.recipe.tower import MEAN, PATCHES, STD, Scenes, cut, normalise
 from compress.micro.world import GRID, PATCH, SIDE
 from compress.models.families import LlavaNext
-from compress.models.qwen2_5_vl import ImageOnlyProcessor
+from compress.models.processors import images_only
 
 # What writes into new dimensions of the residual stream, or reads new heads and new hidden units, is silent.
 SILENT = ("o_proj.weight", "down_proj.weight", "linear_2.weight", "embed_tokens.weight", "bias")
@@ -214,7 +215,7 @@ def qwen(model: Qwen2_5_VLForConditionalGeneration) -> Pupil:
     return Pupil(model, frame, torch.arange(PATCHES), project, nn.ModuleDict(trained))
 
 
-def qwen_processor() -> ImageOnlyProcessor:
+def qwen_processor() -> Any:
     """Images of any shape, with at most as many pixels as a scene."""
     images = Qwen2VLImageProcessorPil(
         patch_size=PATCH // 2, merge_size=2, temporal_patch_size=2,
@@ -223,7 +224,7 @@ def qwen_processor() -> ImageOnlyProcessor:
     )  # fmt: skip
     image = "<|vision_start|><|image_pad|><|vision_end|> "
     template = CHAT_TEMPLATE.replace("<image> ", image)
-    return ImageOnlyProcessor(images, tokenizer(QWEN_TOKENS), chat_template=template)
+    return images_only(Qwen2_5_VLProcessor)(images, tokenizer(QWEN_TOKENS), chat_template=template)
 
 
 def imitate(

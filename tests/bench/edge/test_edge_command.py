@@ -220,9 +220,7 @@ def test_mistakes_get_one_line(arguments: tuple[object, ...], expected: str, tmp
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-@pytest.mark.parametrize(
-    ("runtime", "extra"), [("ort", "edge"), ("llamacpp", "llamacpp")]
-)
+@pytest.mark.parametrize(("runtime", "extra"), [("ort", "edge"), ("llamacpp", "llamacpp")])
 def test_a_missing_runtime_names_its_extra_before_the_work(
     runtime: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ):

@@ -55,8 +55,7 @@ def test_decoder_rows_equal_eager_attention(tiny: MLLM, eager, layer: int):
     hidden = decoder.hidden_states[layer]
     with torch.no_grad():
         tables = tiny.decoder.rotary_emb(hidden, position_ids=torch.arange(hidden.shape[1])[None])
-        cos, sin = (table[0] for table in tables)
-        rows = decoder_rows(tiny.decoder.layers[layer], hidden[0], cos, sin, [0, 70, hidden.shape[1] - 1])
+        rows = decoder_rows(tiny.decoder.layers[layer], hidden[0], tables, [0, 70, hidden.shape[1] - 1])
     expected = decoder.attentions[layer][0][:, [0, 70, -1]]
     assert expected.std() > 1e-3
     torch.testing.assert_close(rows, expected, atol=1e-6, rtol=1e-5)

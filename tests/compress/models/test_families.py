@@ -24,6 +24,7 @@ from compress.base import INPUT, VISION, Selection, Selector, View, top_k
 from compress.budget import choices_of, entering, plan
 from compress.compressor.evocomp import Learned
 from compress.compressor.network import Compressor
+from compress.labels import forward
 from compress.labels.fitness import AnswerLoss
 from compress.models.conversation import Turn
 from compress.models.llava_next import SIZES
@@ -349,7 +350,10 @@ def test_a_budget_is_judged_by_the_image_where_images_have_any_size(tiny_qwen: M
         tiny_qwen.model(**inputs)
 
 
-def test_candidate_losses_equal_a_masked_forward(mllm: MLLM, images):
+@pytest.mark.parametrize("way", ["known layers", "any decoder"])
+def test_candidate_losses_equal_a_masked_forward(mllm: MLLM, images, way: str, monkeypatch):
+    if way == "any decoder":
+        monkeypatch.setattr(forward, "LAYERS", ())
     embedded = mllm.embed(images[1], QUESTIONS[0], "red circle")
     loss = AnswerLoss(mllm, embedded)
     rng = np.random.default_rng(0)

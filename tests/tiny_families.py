@@ -1,0 +1,81 @@
+"""A tiny random model of every family beside those of conftest: a line of `BUILDERS` each.
+
+All are stock classes, built from configurations alone, and react to every token (`sharpen`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import Qwen2VLImageProcessorPil
+
+from compress.models.processors import images_only
+from tests.conftest import TEMPLATE, decoder, sharpen, tokenizer
+
+VISION = {"depth": 4, "num_heads": 4, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2}
+QWEN = {
+    "image_token": "<|image_pad|>", "video_token": "<|video_pad|>", "vision_start_token": "<|vision_start|>",
+    "vision_end_token": "<|vision_end|>",
+}  # fmt: skip
+
+
+def finish(folder: Path, model: Any, processor: Any, seed: int = 0) -> Path:
+    sharpen(model).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def qwen(folder: Path, kind: str, text: dict[str, Any], vision: dict[str, Any]) -> Path:
+    words = tokenizer(QWEN)
+    ids = {f"{name}_id": words.convert_tokens_to_ids(token) for name, token in QWEN.items()}
+    config = getattr(transformers, f"{kind}Config")(
+        text_config=decoder(words, bos_token_id=None, **text), vision_config={**VISION, **vision}, **ids
+    )
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
+    pixels = Qwen2VLImageProcessorPil(
+        patch_size=4,
+        merge_size=2,
+        temporal_patch_size=2,
+        size={"shortest_edge": 16**2, "longest_edge": 96**2},
+    )
+    image = f"{QWEN['vision_start_token']} {QWEN['image_token']} {QWEN['vision_end_token']} "
+    named = "Qwen3VL" if kind == "Qwen3VLMoe" else kind
+    made = images_only(getattr(transformers, f"{named}Processor"))
+    return finish(folder, model, made(pixels, words, chat_template=TEMPLATE.replace("<image> ", image)))
+
+
+def qwen2(folder: Path) -> Path:
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
+    return qwen(
+        folder, "Qwen2VL", {"rope_parameters": rope}, {"embed_dim": 48, "hidden_size": 64, "mlp_ratio": 2}
+    )
+
+
+def qwen3(folder: Path, kind: str = "Qwen3VL", **experts: Any) -> Path:
+    rope = {
+        "rope_type": "default", "rope_theta": 1e4, "mrope_section": [3, 3, 2], "mrope_interleaved": True
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 48, "intermediate_size": 96, "out_hidden_size": 64, "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [0, 1, 2],
+    }  # fmt: skip
+    return qwen(folder, kind, {"rope_parameters": rope, "head_dim": 16, **experts}, vision)
+
+
+def qwen3_moe(folder: Path) -> Path:
+    return qwen3(
+        folder, "Qwen3VLMoe", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=48,
+        decoder_sparse_step=1, mlp_only_layers=[],
+    )  # fmt: skip
+
+
+BUILDERS: dict[str, Callable[[Path], Path]] = {
+    "qwen2_vl": qwen2,
+    "qwen3_vl": qwen3,
+    "qwen3_vl_moe": qwen3_moe,
+}
