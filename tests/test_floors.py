@@ -40,6 +40,10 @@ TRANSFORMERS = {  # who may know the library, besides compress/micro, which buil
     "compress/models/llava.py",
     "compress/models/llava_next.py",
     "compress/models/qwen2_5_vl.py",
+    "compress/models/llava_onevision.py",
+    "compress/models/processors.py",  # read from their parts
+    "compress/attach/attention.py",  # the kernels of attention
+    "bench/fidelity/pyramiddrop.py",  # a decoder layer of recorded weights
     "compress/attach/session.py",
     "compress/models/caches.py",  # names that releases give the cache
     "compress/compressor/network.py",  # a decoder layer as compressor

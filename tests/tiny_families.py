@@ -74,7 +74,64 @@ def qwen3_moe(folder: Path) -> Path:
     )  # fmt: skip
 
 
+def onevision(folder: Path) -> Path:
+    words = tokenizer({"image_token": "<image>", "video_token": "<video>"})
+    vision = {
+        "model_type": "siglip_vision_model", "image_size": 32, "patch_size": 4, "hidden_size": 48,
+        "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "vision_use_head": False,
+    }  # fmt: skip
+    pinpoints = [[32 * rows, 32 * columns] for rows in range(1, 5) for columns in range(1, 5)]
+    config = transformers.LlavaOnevisionConfig(
+        vision_config=vision, text_config={"model_type": "qwen2", **decoder(words, bos_token_id=None)},
+        image_grid_pinpoints=pinpoints, image_token_index=words.convert_tokens_to_ids("<image>"),
+        video_token_index=words.convert_tokens_to_ids("<video>"), vision_feature_layer=-1,
+        vision_feature_select_strategy="full", vision_aspect_ratio="anyres_max_1",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.LlavaOnevisionForConditionalGeneration(config)
+    model.model.image_newline.data.normal_()
+    pixels = transformers.LlavaOnevisionImageProcessorPil(
+        size={"height": 32, "width": 32}, image_grid_pinpoints=pinpoints
+    )
+    made = images_only(transformers.LlavaOnevisionProcessor)
+    settings = {"num_image_tokens": 64, "vision_feature_select_strategy": "full"}
+    processor = made(pixels, words, chat_template=TEMPLATE, vision_aspect_ratio="anyres_max_1", **settings)
+    return finish(folder, model, processor)
+
+
+def internvl(folder: Path, text: str = "qwen2") -> Path:
+    names = {
+        "start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
+        "video_token": "<video>",
+    }  # fmt: skip
+    words = tokenizer(names)
+    vision = {
+        "image_size": [32, 32], "patch_size": [4, 4], "hidden_size": 48, "intermediate_size": 96,
+        "num_hidden_layers": 4, "num_attention_heads": 4, "layer_scale_init_value": 1.0,
+    }  # fmt: skip
+    config = transformers.InternVLConfig(
+        vision_config=vision, image_seq_length=16, downsample_ratio=0.5,
+        text_config={"model_type": text, **decoder(words, bos_token_id=None, head_dim=16)},
+        image_token_id=words.convert_tokens_to_ids("<IMG_CONTEXT>"),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.InternVLForConditionalGeneration(config)
+    pixels = transformers.GotOcr2ImageProcessorPil(
+        size={"height": 32, "width": 32}, crop_to_patches=True, min_patches=1, max_patches=6
+    )
+    template = TEMPLATE.replace("<image> ", "<IMG_CONTEXT> ")
+    made = images_only(transformers.InternVLProcessor)
+    return finish(folder, model, made(pixels, words, image_seq_length=16, chat_template=template))
+
+
+def internvl35(folder: Path) -> Path:
+    return internvl(folder, "qwen3")
+
+
 BUILDERS: dict[str, Callable[[Path], Path]] = {
+    "llava_onevision": onevision,
+    "internvl": internvl,
+    "internvl-qwen3": internvl35,
     "qwen2_vl": qwen2,
     "qwen3_vl": qwen3,
     "qwen3_vl_moe": qwen3_moe,

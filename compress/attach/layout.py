@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from compress.models.mllm import runs_of
+
 Place = tuple[int, int]  # sample of the batch, image of the sample
 MISCOUNTED = (
     "; if every image is there, the processor's patch_size, num_additional_image_tokens or "
@@ -214,7 +216,7 @@ def read_layout(
         found: list[Tensor] = []
         owners: list[int] = []
         image = 0
-        for start, stop in _runs(row):
+        for start, stop in runs_of(row):
             while start < stop:
                 count, earlier, last = left.pop(0) if left else (0, 0, True)
                 if not 0 < count <= stop - start:
@@ -236,9 +238,3 @@ def read_layout(
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
-
-
-def _runs(placeholder: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Start and end of every run of True in a row [S]."""
-    edges = np.flatnonzero(np.diff(np.pad(placeholder.astype(np.int8), 1))).tolist()
-    return list(zip(edges[::2], edges[1::2], strict=True))

@@ -91,7 +91,7 @@ def check(mllm: MLLM, rows: int) -> None:
     for number in range(mllm.layers):
         if mllm.recurrent(number):
             raise ValueError(
-                f"losses of candidates need attention in every layer; in {mllm.name} layer {number} is recurrent"
+                f"losses of candidates need attention in all layers; this model's layer {number} is recurrent"
             )
         sees = window(mllm.decoder, number)
         if sees is not None and sees < rows:

@@ -12,15 +12,17 @@ from compress.models.mllm import MLLM, with_values
 class Llava(MLLM):
     """LLaVA-1.5: CLIP tower with a CLS token, two-layer projector, Llama decoder, one fixed image size."""
 
+    strategy = "default"  # which of the tower's tokens are visual ones: without CLS
+
     def __init__(self, model: PreTrainedModel, processor: Any = None, name: str = ""):
         super().__init__(model, processor, name)
         config = model.config
-        if config.vision_feature_select_strategy != "default" or not isinstance(
+        if config.vision_feature_select_strategy != self.strategy or not isinstance(
             config.vision_feature_layer, int
         ):
             raise ValueError(
                 f"{self.name} reads tower layers {config.vision_feature_layer} with strategy "
-                f"{config.vision_feature_select_strategy!r}: supported are one layer and 'default'"
+                f"{config.vision_feature_select_strategy!r}: supported are one layer and {self.strategy!r}"
             )
 
     def fitted(self, processor: Any) -> Any:

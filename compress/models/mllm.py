@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, PreTrainedModel
@@ -71,6 +73,7 @@ class MLLM(ABC):
         None  # classes of processor and image processor; None = as saved
     )
     image_arguments: tuple[str, ...] = ("pixel_values",)  # what the processor gives for the tower
+    nested: bool = False  # whether the processor wants the images of each prompt in a list
     clip_tower: bool = True  # whether methods can read the tower, and merge in it
     free_size: bool = False  # tokens follow the image's size: what the largest allows says little of others
     mrope: bool = False  # rotary positions of several axes, which are never renumbered
@@ -323,8 +326,12 @@ class MLLM(ABC):
         return self._encoded(images, prompts)
 
     def _encoded(self, images: Sequence[Image], prompts: Sequence[str]) -> BatchFeature:
-        encoded: BatchFeature = self._processor()(
-            images=list(images) or None, text=list(prompts), padding=True, return_tensors="pt"
+        processor, given = self._processor(), list[Any](images)
+        if self.nested:
+            left, counts = iter(images), [prompt.count(processor.image_token) for prompt in prompts]
+            given = [[next(left) for _ in range(count)] for count in counts]
+        encoded: BatchFeature = processor(
+            images=given if images else None, text=list(prompts), padding=True, return_tensors="pt"
         )
         return encoded
 
@@ -450,3 +457,9 @@ def stored_in(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
     parts, settings = tensor.__tensor_flatten__()
     for part in parts:
         yield from stored_in(f"{name}.{part} of {type(tensor).__name__} {settings}", getattr(tensor, part))
+
+
+def runs_of(placeholder: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Start and end of every run of True in a row [S]."""
+    edges = np.flatnonzero(np.diff(np.pad(placeholder.astype(np.int8), 1))).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))

@@ -10,7 +10,7 @@ from compress.models.qwen2_5_vl import Qwen25VL
 
 
 class Qwen3VL(Qwen25VL):
-    """Qwen3-VL, with experts too: the tower adds to visual tokens behind the first decoder layers (DeepStack).
+    """Qwen3-VL, with experts too: the tower adds to visual tokens behind first decoder layers (DeepStack).
 
     What it adds travels with its token: dropped tokens take theirs along, merged ones have the mean.
     """

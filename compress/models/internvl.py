@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from compress.base import Traits
+from compress.images import check_shape
+from compress.models.mllm import MLLM, Picture, runs_of, with_values
+
+TILES = 12  # of an image and a thumbnail, where there is no processor to say how many
+
+
+class InternVL(MLLM):
+    """InternVL3 and 3.5: InternViT, 2 x 2 patches to a token, an image as up to 12 tiles and a thumbnail.
+
+    The thumbnail comes last, if there are several tiles. The tower has a CLS token, but its tokens are
+    patches: methods act at the decoder's input and inside the decoder.
+    """
+
+    processor_parts = ("InternVLProcessor", "GotOcr2ImageProcessorPil")
+    clip_tower = False
+    free_size = True
+
+    def fitted(self, processor: Any) -> Any:
+        return with_values(processor, image_seq_length=self.tile_tokens)
+
+    @property
+    def decoder(self) -> Any:
+        return self.model.model.language_model
+
+    @property
+    def tower(self) -> Any:
+        return self.model.model.vision_tower
+
+    @property
+    def tower_layers(self) -> Any:
+        return self.tower.encoder.layer
+
+    @property
+    def tower_depth(self) -> int:
+        return range(len(self.tower_layers) + 1)[self.model.config.vision_feature_layer]
+
+    @property
+    def projector(self) -> Any:
+        return self.model.model.multi_modal_projector
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        config = self.model.config
+        sizes = zip(config.vision_config.image_size, config.vision_config.patch_size, strict=True)
+        rows, columns = (int(side // patch * config.downsample_ratio) for side, patch in sizes)
+        return rows, columns
+
+    @property
+    def image_side(self) -> int:
+        return int(self.model.config.vision_config.image_size[0])
+
+    @property
+    def visual_tokens(self) -> int:
+        tiles = TILES if self.processor is None else self.processor.image_processor.max_patches
+        return self.tile_tokens * (tiles + (tiles > 1))
+
+    def tokens_of(self, image: Image) -> int:
+        check_shape(image.size)
+        pixels = self._processor().image_processor
+        tiles = pixels.get_number_of_image_patches(image.height, image.width, {"crop_to_patches": True})
+        return int(tiles * self.tile_tokens)
+
+    @property
+    def traits(self) -> Traits:
+        return replace(super().traits, tiles=True)
+
+    def tower_cls(self, output: Any) -> Tensor | None:
+        return None
+
+    def noise(self, ids: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
+        side, tiles = self.image_side, self.visual_tokens // self.tile_tokens
+        return {"pixel_values": self._pixels((len(ids) * tiles, 3, side, side), draw)}
+
+    def pictures(self, given: Mapping[str, Any]) -> list[Picture]:
+        pictures, pixels = [], given.get("pixel_values")
+        for row in self.placeholders(given["input_ids"]).cpu().numpy():
+            for start, stop in runs_of(row):
+                tiles, rest = divmod(stop - start, self.tile_tokens)
+                if rest:
+                    raise ValueError(
+                        f"an image has {stop - start} placeholders, and a tile {self.tile_tokens}: give the "
+                        f"ids that the processor returns"
+                    )
+                pictures.append(self._picture(tiles))
+        count = sum(picture.tiles for picture in pictures)
+        if pixels is not None and (not len(pixels) or count % len(pixels)):
+            raise ValueError(
+                f"input_ids have room for {count} tiles, and pixel_values are {len(pixels)}: give every "
+                f"image that the prompt names, once"
+            )
+        return pictures
+
+    def _picture(self, tiles: int) -> Picture:
+        every = torch.arange(tiles * self.tile_tokens, device=self.index_device)
+        tile = (every // self.tile_tokens + (tiles > 1)) % tiles  # the last one is the whole image, number 0
+        return Picture(self.grid, tiles, tile, every % self.tile_tokens)
