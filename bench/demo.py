@@ -24,30 +24,66 @@ from compress.parallel.workers import each
 from compress.samples import Sample
 from compress.training.run import TrainConfig, TrainResult, train
 
-KEEPS = (48, 32, 16)
 LIVE = 100_000  # number of the first sample that is labelled live: beyond all shipped labels
-PAPER, RANDOM, OURS = "best", "random", "random-groups"  # sets of labels that a compressor is trained on
-LABELS = {
-    PAPER: LabelConfig("best"),
-    RANDOM: LabelConfig("random"),  # the control: a random token of each of the paper's groups
-    OURS: LabelConfig("best", grouper="random"),
-}
+PAPER, RANDOM = "best", "random"  # sets of labels that a compressor is trained on, beside our own
+
+
+@dataclass(frozen=True)
+class Script:
+    """What the demo does with a model.
+
+    `labels` are searched live, by set; those of `ours` and of the paper also come with the package. `recipes`
+    say how a compressor learns from each set, and `rows` which methods it then serves: name -> set, method.
+    """
+
+    keeps: tuple[int, ...]
+    labels: Mapping[str, LabelConfig]
+    recipes: Mapping[str, TrainConfig]
+    rows: Mapping[str, tuple[str, Callable[[Compressor], Selector]]]
+    controls: tuple[str, ...]
+    ours: str
+    reference: str = "evocomp+"
+
+
 # The paper's labels and their control learn by the paper's loss, which needs many small steps.
-RECIPES = {
-    PAPER: TrainConfig(epochs=8, batch=16),
-    RANDOM: TrainConfig(epochs=8, batch=16),
-    OURS: TrainConfig(loss="ce", epochs=12, batch=32),
-}
-REFERENCE = "evocomp+"
+SLOW = TrainConfig(epochs=8, batch=16)
 # Depth 1 of 12 layers is the paper's 2 of 32 (EvoComp@2).
-ROWS: dict[str, tuple[str, Callable[[Compressor], Selector]]] = {
-    REFERENCE: (OURS, EvoCompPlus),
-    "evocomp+@1": (OURS, partial(EvoCompPlus, layer=2)),
-    "evocomp@1": (PAPER, partial(EvoComp, depth=1)),
-    "evocomp@0": (PAPER, EvoComp),
-    "evocomp@0, random labels": (RANDOM, EvoComp),
-}
-CONTROLS = ("random", "grid", "farthest", "cover", "fastv", "visionzip")
+SCRIPTS = {
+    MICRO.name: Script(
+        keeps=(48, 32, 16),
+        labels={
+            PAPER: LabelConfig("best"),
+            RANDOM: LabelConfig("random"),  # the control: a random token of each of the paper's groups
+            "random-groups": LabelConfig("best", grouper="random"),
+        },
+        recipes={
+            PAPER: SLOW, RANDOM: SLOW, "random-groups": TrainConfig(loss="ce", epochs=12, batch=32),
+        },
+        rows={
+            "evocomp+": ("random-groups", EvoCompPlus),
+            "evocomp+@1": ("random-groups", partial(EvoCompPlus, layer=2)),
+            "evocomp@1": (PAPER, partial(EvoComp, depth=1)),
+            "evocomp@0": (PAPER, EvoComp),
+            "evocomp@0, random labels": (RANDOM, EvoComp),
+        },
+        controls=("random", "grid", "farthest", "cover", "fastv", "visionzip"),
+        ours="random-groups",
+    ),
+    BUSY.name: Script(
+        keeps=(128, 64),
+        labels={
+            PAPER: LabelConfig("best"), RANDOM: LabelConfig("random"), "attribution": LabelConfig("attribution"),
+        },
+        recipes={PAPER: SLOW, RANDOM: SLOW, "attribution": PLUS},
+        rows={
+            "evocomp+": ("attribution", EvoComp),
+            "evocomp@0": (PAPER, EvoComp),
+            "evocomp@0, random labels": (RANDOM, EvoComp),
+        },
+        controls=("random", "cover", "words", "fastv", "visionzip"),
+        ours="attribution",
+    ),
+}  # fmt: skip
 
 Report = Callable[[int, int], None]  # done, in all
 Bar = Callable[[str, str], AbstractContextManager[Report]]  # title, unit
@@ -69,21 +105,23 @@ def run(mllm: MLLM, out: Path, *, fresh: int, n: int, workers: int, bar: Bar) ->
 
     Everything is written below `out`; labels, checkpoints and cells found there are continued.
     """
+    script = SCRIPTS[world_of(mllm.name).name]
+    world = world_of(mllm.name)
     seconds: dict[str, float] = {}
     started = time.perf_counter()
-    stores = {kind: read_labels(shipped(mllm.name, "labels", kind)) for kind in (PAPER, OURS)}
+    stores = {kind: read_labels(shipped(mllm.name, "labels", kind)) for kind in (PAPER, script.ours)}
     live: dict[str, LabelStore] = {}
     for kind in stores:
         with bar(f"label {fresh} samples: {kind}", "samples") as report:
-            samples = training_samples(fresh, LIVE)
+            samples = training_samples(fresh, LIVE, world)
             live[kind] = label(
-                mllm, samples, out / "labels" / kind, LABELS[kind], workers=workers, progress=report
+                mllm, samples, out / "labels" / kind, script.labels[kind], workers=workers, progress=report
             )
     merged: dict[str, list[Label]] = {kind: [*stores[kind], *live[kind]] for kind in stores}
     samples = labelled_samples(one.id for one in merged[PAPER])
     with bar(f"label {len(samples)} samples: random", "samples") as report:
         live[RANDOM] = label(
-            mllm, samples, out / "labels" / RANDOM, LABELS[RANDOM], workers=workers, progress=report
+            mllm, samples, out / "labels" / RANDOM, script.labels[RANDOM], workers=workers, progress=report
         )
     merged[RANDOM] = list(live[RANDOM])
     seconds["labels"] = time.perf_counter() - started
@@ -91,21 +129,21 @@ def run(mllm: MLLM, out: Path, *, fresh: int, n: int, workers: int, bar: Bar) ->
     began = time.perf_counter()
     trained: dict[str, TrainResult] = {}
     learn = partial(
-        _learn, mllm, merged, {sample_key(sample): sample for sample in samples}, out / "compressors"
+        _learn, mllm, merged, _samples_of(merged), out / "compressors", script.recipes
     )
     with bar("train", "compressors") as report:
-        for kind, result in each(learn, RECIPES, workers, ordered=True):
+        for kind, result in each(learn, script.recipes, workers, ordered=True):
             trained[kind] = result
-            report(len(trained), len(RECIPES))
+            report(len(trained), len(script.recipes))
     seconds["training"] = time.perf_counter() - began
 
     began = time.perf_counter()
-    entries = [Entry(name, selector_for(name, mllm.name)) for name in CONTROLS]
-    for name, (kind, method) in ROWS.items():
+    entries = [Entry(name, selector_for(name, mllm.name)) for name in script.controls]
+    for name, (kind, method) in script.rows.items():
         entries.append(Entry(name, method(trained[kind].compressor)))
     with bar("compare", "cells") as report:
         found = compare(
-            mllm, entries, KEEPS, load_tasks(BENCHMARKS, n), reference=REFERENCE,
+            mllm, entries, script.keeps, load_tasks(BENCHMARKS, n, world=world), reference=script.reference,
             batch=32, workers=workers, folder=out, progress=report,
         )  # fmt: skip
     seconds["comparison"] = time.perf_counter() - began
@@ -113,9 +151,15 @@ def run(mllm: MLLM, out: Path, *, fresh: int, n: int, workers: int, bar: Bar) ->
     return Demo(found, live, reused, trained, seconds)
 
 
+def _samples_of(labels: Mapping[str, Sequence[Label]]) -> dict[str, Sample]:
+    keys = dict.fromkeys(one.id for listed in labels.values() for one in listed)
+    return {sample_key(sample): sample for sample in labelled_samples(keys)}
+
+
 def _learn(
-    mllm: MLLM, labels: Mapping[str, Sequence[Label]], samples: Mapping[str, Sample], folder: Path, kind: str
-) -> TrainResult:
+    mllm: MLLM, labels: Mapping[str, Sequence[Label]], samples: Mapping[str, Sample], folder: Path,
+    recipes: Mapping[str, TrainConfig], kind: str,
+) -> TrainResult:  # fmt: skip
     # Held-out labels choose the epoch: a hundred TextVQA answers are too few to tell epochs apart.
     chosen = [samples[one.id] for one in labels[kind]]
-    return train(mllm, labels[kind], chosen, folder / kind, RECIPES[kind])
+    return train(mllm, labels[kind], chosen, folder / kind, recipes[kind])

@@ -30,6 +30,7 @@ from compress.files import replacing
 from compress.micro.busy_language import processor as busy_processor
 from compress.micro.language import processor
 from compress.micro.recipe.busy_build import BusyRecipe, teach_busy
+from compress.micro.recipe.busy_text import FOLDER, new_clip, pair, save_clip
 from compress.micro.recipe.decoder import (
     Alignment,
     Course,
@@ -175,7 +176,12 @@ def build_wide(recipe: Recipe, work: Path, target: Path, log: Log) -> None:
 def build_busy(recipe: BusyRecipe, work: Path, target: Path, log: Log) -> None:
     """LLaVA for the busy world; one process trains it, the others wait."""
     if rank() == 0:
-        save(teach_busy(recipe, work, log).half(), busy_processor(MEAN, STD), target)
+        model = teach_busy(recipe, work, log)
+        clip = new_clip(model.model.vision_tower)
+        pair(clip, recipe.text_scenes, recipe.text_steps, log)
+        model.config.mm_vision_tower = FOLDER
+        save(model.half(), busy_processor(MEAN, STD), target)
+        save_clip(clip, target)
     wait()
 
 

@@ -52,6 +52,8 @@ class BusyRecipe:
     books: int = 48  # of scenes for instruction tuning
     pages: int = 500  # scenes in a book
     courses: tuple[Course, ...] = COURSES
+    text_scenes: int = 1500
+    text_steps: int = 600
 
 
 def teach_busy(recipe: BusyRecipe, work: Path, log: Log) -> LlavaForConditionalGeneration:
