@@ -19,6 +19,7 @@ from compress.compressor.evocomp import EvoComp
 from compress.compressor.evocomp_plus import EvoCompPlus
 from compress.compressor.network import Compressor
 from compress.labels import Label, LabelConfig, LabelStore, label, read_labels, sample_key
+from compress.micro.worlds import BUSY, MICRO, world_of
 from compress.models.loading import MLLM
 from compress.parallel.workers import each
 from compress.samples import Sample
@@ -47,6 +48,7 @@ class Script:
 
 # The paper's labels and their control learn by the paper's loss, which needs many small steps.
 SLOW = TrainConfig(epochs=8, batch=16)
+PLUS = TrainConfig(loss="ce", epochs=10, batch=16, warmup=0.05, clip=1.0)
 # Depth 1 of 12 layers is the paper's 2 of 32 (EvoComp@2).
 SCRIPTS = {
     MICRO.name: Script(
@@ -72,7 +74,8 @@ SCRIPTS = {
     BUSY.name: Script(
         keeps=(128, 64),
         labels={
-            PAPER: LabelConfig("best"), RANDOM: LabelConfig("random"), "attribution": LabelConfig("attribution"),
+            PAPER: LabelConfig("best"), RANDOM: LabelConfig("random"),
+            "attribution": LabelConfig("attribution"),
         },
         recipes={PAPER: SLOW, RANDOM: SLOW, "attribution": PLUS},
         rows={
@@ -105,8 +108,8 @@ def run(mllm: MLLM, out: Path, *, fresh: int, n: int, workers: int, bar: Bar) ->
 
     Everything is written below `out`; labels, checkpoints and cells found there are continued.
     """
-    script = SCRIPTS[world_of(mllm.name).name]
     world = world_of(mllm.name)
+    script = SCRIPTS[world.name]
     seconds: dict[str, float] = {}
     started = time.perf_counter()
     stores = {kind: read_labels(shipped(mllm.name, "labels", kind)) for kind in (PAPER, script.ours)}

@@ -46,15 +46,16 @@ def demo(
     """
     started = time.perf_counter()
     mllm = load_model(model, device, dtype, anyres)
-    from bench.demo import RECIPES, run
+    from bench.demo import run
     from bench.evaluation.origin import Origin
     from bench.report.outputs import draw_search, write
     from bench.tasks.mixture import training_samples
+    from compress.micro.worlds import world_of
 
     out.mkdir(parents=True, exist_ok=True)
     made = run(mllm, out, fresh=fresh, n=count, workers=workers, bar=progress)
-    draw_search(mllm, training_samples(1)[0], out / "pictures")
-    plots = {f"training on {kind}": str(out / "compressors" / kind / "curves.png") for kind in RECIPES}
+    draw_search(mllm, training_samples(1, world=world_of(mllm.name))[0], out / "pictures")
+    plots = {f"training on {kind}": str(out / "compressors" / kind / "curves.png") for kind in made.trained}
     facts = {
         "labelled now": ", ".join(f"{len(store)} {kind}" for kind, store in made.live.items()),
         "labels shipped with the package": ", ".join(f"{n} {kind}" for kind, n in made.reused.items()),

@@ -144,8 +144,14 @@ def little_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shipped labels of six samples, one epoch and one budget in place of all that the demo takes."""
     read = demo.read_labels
     monkeypatch.setattr(demo, "read_labels", lambda folder: list(islice(read(folder), 6)))
-    monkeypatch.setattr(demo, "RECIPES", {kind: replace(one, epochs=1) for kind, one in demo.RECIPES.items()})
-    monkeypatch.setattr(demo, "KEEPS", (16,))
+    short = {
+        name: replace(
+            script, keeps=script.keeps[-1:],
+            recipes={kind: replace(one, epochs=1) for kind, one in script.recipes.items()},
+        )
+        for name, script in demo.SCRIPTS.items()
+    }  # fmt: skip
+    monkeypatch.setattr(demo, "SCRIPTS", short)
 
 
 @pytest.fixture(scope="session")

@@ -26,9 +26,10 @@ def test_it_labels_trains_and_compares(tmp_path: Path) -> None:
     ran = CliRunner().invoke(main, ["demo", "--out", str(out), "--fresh", "2", "-n", "4", "--workers=2"])
 
     assert ran.exit_code == 0, ran.output
+    script = demo.SCRIPTS["micro"]
     rows = {row["method"] for row in json.loads((out / "results.json").read_text())["rows"]}
-    assert rows == {"none", *demo.CONTROLS, *demo.ROWS}
-    for kind in demo.RECIPES:
+    assert rows == {"none", *script.controls, *script.rows}
+    for kind in script.recipes:
         assert Compressor.load(out / "compressors" / kind)
     assert "6 best" in ran.output and "8 random" in ran.output  # shipped and reused; all labelled now
     assert (out / "report.html").stat().st_size > 100_000

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
 from compress.micro.busy_language import TEMPLATES, tokenizer
-from compress.micro.busy_world import KINDS, render, scene
+from compress.micro.busy_world import KINDS, SIDE, render, scene
 from compress.micro.recipe.busy_tower import VISION
 from compress.micro.recipe.tower import normalise
 from compress.micro.world import COLORS
@@ -60,14 +60,11 @@ def seen(clip: CLIPModel, seeds: range) -> tuple[Tensor, Tensor]:
     for row, seed in enumerate(seeds):
         made = scene("train", seed)
         pixels = torch.frombuffer(bytearray(render(made).tobytes()), dtype=torch.uint8)
-        features.append(clip.vision_model(normalise(pixels.view(1, *SIZE))).pooler_output)
+        features.append(clip.vision_model(normalise(pixels.view(1, SIDE, SIDE, 3))).pooler_output)
         for index in made.visible():
             thing = made.things[index]
             true[row, PHRASES.index(f"{thing.color} {thing.kind}")] = 1
     return torch.cat(features), true
-
-
-SIZE = VISION.image_size, VISION.image_size, 3
 
 
 def pair(

@@ -101,7 +101,9 @@ def test_leaving_silent_layers_out_changes_nothing(small):
 def test_the_recipe_of_the_busy_model_goes_on_where_it_was(monkeypatch, tmp_path):
     monkeypatch.setattr(busy_decoder, "which", lambda name: None)
     courses = tuple(replace(one, steps=2, steady=1, batch=2, questions=4, text=64) for one in COURSES[-2:])
-    little = BusyRecipe(scenes=12, windows=2, wholes=2, books=2, pages=4, courses=courses, text_scenes=4, text_steps=5)
+    little = BusyRecipe(
+        scenes=12, windows=2, wholes=2, books=2, pages=4, courses=courses, text_scenes=4, text_steps=5
+    )
     lines: list[str] = []
     build_busy(little, tmp_path / "work", tmp_path / "busy", lines.append)
     mllm = load(str(tmp_path / "busy"))
