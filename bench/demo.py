@@ -131,9 +131,7 @@ def run(mllm: MLLM, out: Path, *, fresh: int, n: int, workers: int, bar: Bar) ->
 
     began = time.perf_counter()
     trained: dict[str, TrainResult] = {}
-    learn = partial(
-        _learn, mllm, merged, _samples_of(merged), out / "compressors", script.recipes
-    )
+    learn = partial(_learn, mllm, merged, _samples_of(merged), out / "compressors", script.recipes)
     with bar("train", "compressors") as report:
         for kind, result in each(learn, script.recipes, workers, ordered=True):
             trained[kind] = result

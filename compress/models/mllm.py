@@ -412,12 +412,15 @@ class MLLM(ABC):
         return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
 
     def fingerprint(self) -> str:
-        """SHA-256 over configuration and weights: equal for equal models, in every process."""
+        """SHA-256 over configuration and weights: equal for equal models, in every process.
+
+        The name of a CLIP beside the model (`clip`) is no part of it.
+        """
         config = self.model.config.to_diff_dict()
         config = {
             key: value
             for key, value in config.items()
-            if key not in ("transformers_version", "_name_or_path")
+            if key not in ("transformers_version", "_name_or_path", "mm_vision_tower")
         }
         digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
