@@ -87,12 +87,20 @@ def chosen(values: dict[str, Any]) -> TrainConfig:
         "target": "Training target of a token: whether it was kept (label), its score, or its lead over the "
         "best dropped token.",
         "text": "Let the compressor read the question.",
+        "words": "Add the match of a visual token with the words of the question to its logit (ours).",
+        "norm": "Put an RMS norm before the classifier (ours).",
+        "layers": "Layers of the compressor (the paper: 1).",
         "epochs": "Number of epochs.",
         "batch": "Samples per step, over all processes.",
         "lr": "Learning rate.",
+        "warmup": "Share of the steps in which the learning rate rises.",
+        "clip": "Largest norm of a gradient. Larger ones are scaled down to it. Default: none.",
         "seed": "Random seed.",
     },
-    names={"lambda_cos": "--lambda", "text": "--text/--no-text"}, types={"seed": SEED}, start=chosen,
+    names={
+        "lambda_cos": "--lambda", "text": "--text/--no-text", "words": "--words/--no-words",
+        "norm": "--norm/--no-norm",
+    }, types={"seed": SEED}, start=chosen,
 )  # fmt: skip
 @option(
     "--validate",

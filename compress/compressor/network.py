@@ -39,6 +39,7 @@ class _Described(Document):
     text: bool
     layers: Annotated[int, Field(ge=1, le=1000)]
     norm: bool
+    words: bool = False
     llm: dict[Annotated[str, Field(min_length=1)], Any]
     info: dict[str, Any] = {}
 
@@ -86,20 +87,55 @@ def pack(samples: Sequence[Tokens], *, text: bool = True) -> Batch:
     )
 
 
+class WordMatch(nn.Module):
+    """How well a visual token matches the words of the prompt, as a term of its logit (ours).
+
+    A token's match is sum_j g(t_j) max(0, cos(v_i, t_j)) over the prompt's other tokens t_j, with a gate g in
+    (0, 1) that learns which words tell; it is standardised over the visual tokens of the sample and scaled. A
+    token that matches several words ("red", "sign") comes before one that matches one of them.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.gate = nn.Linear(width, 1)
+        self.scale = nn.Parameter(torch.ones(()))
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
+
+    def forward(self, x: Tensor, batch: Batch) -> Tensor:
+        """[B, N] from embeddings [B, S, D]; padding holds any value."""
+        unit = F.normalize(x.to(self.gate.weight), dim=-1)
+        visual = unit.gather(1, batch.rows[..., None].expand(-1, -1, unit.shape[-1]))
+        shown = torch.zeros_like(batch.present[:, :1]).expand(-1, x.shape[1] + 1)
+        shown = shown.scatter(1, batch.rows.where(batch.valid, x.shape[1]), True)[:, :-1]
+        gates = self.gate(unit).sigmoid().squeeze(-1) * (batch.present & ~shown)
+        match = ((visual @ unit.transpose(1, 2)).clamp(min=0) * gates[:, None]).sum(-1)
+        count = batch.valid.sum(1, keepdim=True)
+        mean = (match * batch.valid).sum(1, keepdim=True) / count
+        spread = (((match - mean).square() * batch.valid).sum(1, keepdim=True) / count).sqrt()
+        return self.scale * (match - mean) / (spread + 1e-6)
+
+
 class Compressor(nn.Module):
     """Gives every visual token a retention logit: h = x + layer(x), then a linear classifier.
 
     The layer is shaped like the LLM's own (its class follows from `config`, the LLM's text configuration) but
     attends in both directions. `text=False` is the ablation that never sees the text. `layers` > 1 takes that
-    many of the LLM's first layers instead of one, and `norm=True` puts an RMS norm before the classifier
-    (both ours). Embeddings of another width are brought to this one by adaptive average pooling over the
-    features (transfer). `info` is what was noted of its making, ready for JSON; it is saved along.
+    many of the LLM's first layers instead of one, `norm=True` puts an RMS norm before the classifier, and
+    `words=True` adds a `WordMatch` to the logits (all ours). Embeddings of another width are brought to this
+    one by adaptive average pooling over the features (transfer). `info` is what was noted of its making,
+    ready for JSON; it is saved along.
     """
 
     info: Mapping[str, Any]
 
-    def __init__(self, config: PreTrainedConfig, *, text: bool = True, layers: int = 1, norm: bool = False):
+    def __init__(
+        self, config: PreTrainedConfig, *, text: bool = True, layers: int = 1, norm: bool = False,
+        words: bool = False,
+    ):  # fmt: skip
         super().__init__()
+        if words and not text:
+            raise ValueError("words=True matches tokens with the question: it needs text=True")
         self.info = {}
         if layers < 1:
             raise ValueError(f"layers={layers}: a compressor has at least 1 layer")
@@ -111,15 +147,16 @@ class Compressor(nn.Module):
             layer.self_attn.is_causal = False
         self.norm = nn.RMSNorm(self.width, eps=1e-6) if norm else nn.Identity()
         self.head = nn.Linear(self.width, 1)
+        self.words = WordMatch(self.width) if words else None
 
     @classmethod
     def from_decoder(
-        cls, decoder: Any, *, text: bool = True, layers: int = 1, norm: bool = False
+        cls, decoder: Any, *, text: bool = True, layers: int = 1, norm: bool = False, words: bool = False
     ) -> Compressor:
         """A compressor that starts from a copy of the first layers of `decoder`, the LLM without its head."""
         if layers > len(decoder.layers):
             raise ValueError(f"layers={layers}: the LLM has {len(decoder.layers)} layers to start from")
-        made = cls(decoder.config, text=text, layers=layers, norm=norm)
+        made = cls(decoder.config, text=text, layers=layers, norm=norm, words=words)
         for mine, theirs in zip(made.layers, decoder.layers, strict=False):
             mine.load_state_dict(theirs.state_dict())
         return made
@@ -140,7 +177,10 @@ class Compressor(nn.Module):
             out = layer(out, attention_mask=mask, position_embeddings=angles)
         hidden = (x + out).gather(1, batch.rows[..., None].expand(-1, -1, self.width))
         hidden = self.norm(hidden.to(self.head.weight))
-        return self.head(hidden).squeeze(-1), hidden
+        logits = self.head(hidden).squeeze(-1)
+        if self.words is not None:
+            logits = logits + self.words(x, batch)
+        return logits, hidden
 
     def running(self, dtype: torch.dtype, device: torch.device) -> Compressor:
         """This compressor where and as the LLM computes; a copy in half precision, else the same, moved.
@@ -161,7 +201,10 @@ class Compressor(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """Shape, LLM configuration and `info`, ready for JSON: what is saved beside the weights."""
-        settings = {"text": self.text, "layers": len(self.layers), "norm": isinstance(self.norm, nn.RMSNorm)}
+        settings = {
+            "text": self.text, "layers": len(self.layers), "norm": isinstance(self.norm, nn.RMSNorm),
+            "words": self.words is not None,
+        }  # fmt: skip
         llm = {key: value for key, value in self.config.to_dict().items() if key not in UNSAVED}
         return {"format": 1, **settings, "llm": llm, "info": dict(self.info)}
 
@@ -212,7 +255,7 @@ class Compressor(nn.Module):
         try:
             made = cls(
                 AutoConfig.for_model(llm.pop("model_type"), **llm),
-                text=told.text, layers=told.layers, norm=told.norm,
+                text=told.text, layers=told.layers, norm=told.norm, words=told.words,
             )  # fmt: skip
             if any(layer.input_layernorm is None or layer.self_attn is None for layer in made.layers):
                 raise ValueError("its layers have another form")

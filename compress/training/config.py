@@ -39,6 +39,7 @@ class TrainConfig:
     text: bool = True
     layers: int = 1
     norm: bool = False
+    words: bool = False
     init: Literal["decoder", "random"] = "decoder"
     holdout: float = 0.1
     seed: int = 0

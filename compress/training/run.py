@@ -360,10 +360,13 @@ def _split(examples: Examples, holdout: float, seed: int) -> tuple[list[int], li
 
 def _start(decoder: Any, config: TrainConfig) -> Compressor:
     """The untrained compressor, the same for the same seed; the global random state is left alone."""
+    shape: dict[str, Any] = {
+        "text": config.text, "layers": config.layers, "norm": config.norm, "words": config.words,
+    }  # fmt: skip
     with drawing(config.seed):
         if config.init == "decoder":
-            return Compressor.from_decoder(decoder, text=config.text, layers=config.layers, norm=config.norm)
-        return Compressor(decoder.config, text=config.text, layers=config.layers, norm=config.norm)
+            return Compressor.from_decoder(decoder, **shape)
+        return Compressor(decoder.config, **shape)
 
 
 __all__ = [

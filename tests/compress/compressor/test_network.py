@@ -8,7 +8,15 @@ from transformers import LlamaConfig, LlamaModel, Qwen2_5_VLTextConfig
 
 from compress.base import View
 from compress.compressor.evocomp import EvoComp
-from compress.compressor.network import CONFIG, WEIGHTS, Compressor, Tokens, pack, read_description
+from compress.compressor.network import (
+    CONFIG,
+    WEIGHTS,
+    Compressor,
+    Tokens,
+    WordMatch,
+    pack,
+    read_description,
+)
 
 LLAMA = LlamaConfig(
     hidden_size=16,
@@ -200,3 +208,33 @@ def test_a_failed_save_leaves_the_old_files_whole(tmp_path, monkeypatch):
         Compressor(LLAMA).save(tmp_path)
     assert torch.equal(Compressor.load(tmp_path).score(tokens()), old.score(tokens()))
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_token_that_matches_two_words_comes_before_one_that_matches_one():
+    red, sign, other = torch.eye(16)[:3]
+    sample = Tokens(torch.stack([red, red + sign, -red, other]), torch.stack([other * 0, red, sign]), 1)
+    match = WordMatch(16)(pack([sample]).embeds, pack([sample]))[0].detach()
+    assert match.argsort(descending=True).tolist()[:2] == [1, 0]
+    assert match[2] == match[3]  # an opposite is no match, and is no worse than none
+    assert match.mean().abs() < 1e-5 and match.std(unbiased=False) == pytest.approx(1, abs=1e-4)
+
+
+def test_the_match_with_words_is_the_same_alone_and_in_a_padded_batch():
+    samples = [tokens(9, 4, 1), tokens(5, 7, 2, seed=1), tokens(6, 3, 0, seed=2)]
+    torch.manual_seed(0)
+    made = Compressor(LLAMA, norm=True, words=True).eval()
+    together, _ = made(pack(samples))
+    for row, sample in enumerate(samples):
+        alone, _ = made(pack([sample]))
+        assert torch.allclose(together[row, : len(sample.visual)], alone[0], atol=1e-5)
+
+
+def test_a_compressor_with_words_is_saved_and_one_without_text_has_none(tmp_path):
+    torch.manual_seed(0)
+    made = Compressor(LLAMA, words=True).eval()
+    made.words.scale.data.fill_(3)
+    made.save(tmp_path)
+    read = Compressor.load(tmp_path)
+    assert read.words.scale == 3 and torch.equal(read.score(tokens()), made.score(tokens()))
+    with pytest.raises(ValueError, match="needs text=True"):
+        Compressor(LLAMA, words=True, text=False)
