@@ -23,17 +23,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from baselines import DART as DART
     from baselines import METHODS as METHODS
+    from baselines import SCOPE as SCOPE
     from baselines import Cover as Cover
     from baselines import DARTInput as DARTInput
+    from baselines import DivPrune as DivPrune
     from baselines import Downsample as Downsample
     from baselines import EvoComp as EvoComp
     from baselines import EvoCompPlus as EvoCompPlus
     from baselines import Farthest as Farthest
+    from baselines import FasterVLM as FasterVLM
     from baselines import FastV as FastV
     from baselines import GlobalCom2 as GlobalCom2
     from baselines import GPrune as GPrune
     from baselines import Grid as Grid
     from baselines import HiRED as HiRED
+    from baselines import HoloV as HoloV
     from baselines import KeepAll as KeepAll
     from baselines import MustDrop as MustDrop
     from baselines import Pool as Pool
@@ -44,6 +48,8 @@ if TYPE_CHECKING:
     from baselines import SparseVLM as SparseVLM
     from baselines import ToMe as ToMe
     from baselines import VisionZip as VisionZip
+    from baselines import VisPruner as VisPruner
+    from baselines import VScan as VScan
     from bench.evaluation.compare import Entry as Entry
     from bench.evaluation.compare import compare as compare
     from bench.evaluation.compressors import selector_for as selector_for
@@ -91,9 +97,10 @@ _HOME = Path(__file__).resolve().parent
 _PACKAGES = ("evosearch", "compress", "baselines", "bench")
 _PUBLIC = {
     "baselines": (
-        "DART", "METHODS", "Cover", "DARTInput", "Downsample", "EvoComp", "EvoCompPlus", "Farthest", "FastV",
-        "GPrune", "GlobalCom2", "Grid", "HiRED", "KeepAll", "MustDrop", "Pool", "PruMerge", "PruMergePlus",
-        "PyramidDrop", "Random", "SparseVLM", "ToMe", "VisionZip",
+        "DART", "METHODS", "SCOPE", "Cover", "DARTInput", "DivPrune", "Downsample", "EvoComp", "EvoCompPlus",
+        "Farthest", "FastV", "FasterVLM", "GPrune", "GlobalCom2", "Grid", "HiRED", "HoloV", "KeepAll",
+        "MustDrop", "Pool", "PruMerge", "PruMergePlus", "PyramidDrop", "Random", "SparseVLM", "ToMe",
+        "VScan", "VisPruner", "VisionZip",
     ),
     "bench.evaluation.compare": ("Entry", "compare"),
     "bench.evaluation.compressors": ("selector_for",),

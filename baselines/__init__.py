@@ -2,22 +2,28 @@
 
 from baselines.cover import Cover
 from baselines.dart import DART, DARTInput
+from baselines.divprune import DivPrune
 from baselines.downsample import Downsample
 from baselines.farthest import Farthest
+from baselines.fastervlm import FasterVLM
 from baselines.fastv import FastV
 from baselines.globalcom2 import GlobalCom2
 from baselines.gprune import GPrune
 from baselines.grid import Grid
 from baselines.hired import HiRED
+from baselines.holov import HoloV
 from baselines.mustdrop import MustDrop
 from baselines.none import KeepAll
 from baselines.pool import Pool
 from baselines.prumerge import PruMerge, PruMergePlus
 from baselines.pyramiddrop import PyramidDrop
 from baselines.random import Random
+from baselines.scope import SCOPE
 from baselines.sparsevlm import SparseVLM
 from baselines.tome import ToMe
 from baselines.visionzip import VisionZip
+from baselines.vispruner import VisPruner
+from baselines.vscan import VScan
 from baselines.words import Words, WordsCover
 from compress.base import Selector
 from compress.compressor.evocomp import EvoComp
@@ -44,6 +50,12 @@ METHODS: dict[str, type[Selector]] = {
     "visionzip": VisionZip,
     "globalcom2": GlobalCom2,
     "gprune": GPrune,
+    "divprune": DivPrune,
+    "fastervlm": FasterVLM,
+    "vispruner": VisPruner,
+    "scope": SCOPE,
+    "holov": HoloV,
+    "vscan": VScan,
     "tome": ToMe,
     "mustdrop": MustDrop,
     "evocomp": EvoComp,
@@ -51,6 +63,12 @@ METHODS: dict[str, type[Selector]] = {
 }
 
 __all__ = [
+    "VScan",
+    "HoloV",
+    "SCOPE",
+    "VisPruner",
+    "FasterVLM",
+    "DivPrune",
     "DART",
     "METHODS",
     "Cover",

@@ -35,6 +35,17 @@ def best_of_each(scores: Tensor, part: Tensor, counts: Tensor) -> Tensor:
     return torch.cat(best).sort().values
 
 
+def tile_of(view: View) -> Tensor:
+    """The tile [N] of each token; 0 for all tokens of an image without crops."""
+    return torch.zeros_like(view.index) if view.crop is None else view.crop
+
+
+def equal_shares(tile: Tensor, keep: int) -> Tensor:
+    """How many of its tokens each tile [P] keeps, as equally as there are tokens; the first ones one more."""
+    room = tile[tile >= 0].bincount()  # newlines are of no tile
+    return share_out(torch.ones_like(room), room, keep)
+
+
 def rows_of_each(part: Tensor, parts: int) -> list[Tensor]:
     """The rows of every part, ascending."""
     return [(part == number).nonzero()[:, 0] for number in range(parts)]
@@ -52,6 +63,22 @@ def stitched(view: View) -> tuple[Grid, Grid]:
     columns = int(ends[0]) + 1 if len(ends) else view.grid[1]
     across = int(crop[:columns].max() - crop[:columns].min()) + 1
     return (len(crop) // columns, columns), (int(crop.max()) // across, across)
+
+
+def places(view: View) -> tuple[Tensor, Tensor]:
+    """Row and column [N] of every token in its tile, without padding; of newlines any."""
+    row, column = view.index // view.grid[1], view.index % view.grid[1]
+    if view.crop is None or not (view.crop > 0).any():
+        return row, column
+    local = (view.crop > 0).nonzero()[:, 0]
+    place = torch.arange(len(local), device=row.device)
+    (_, columns), _ = stitched(view)
+    row[local], column[local] = place // columns, place % columns
+    for rows in rows_of_each(view.crop, int(view.crop.max()) + 1):
+        if len(rows):
+            row[rows] -= row[rows].min()
+            column[rows] -= column[rows].min()
+    return row, column
 
 
 def crop_of_cell(side: int, shape: Grid) -> Tensor:

@@ -54,7 +54,7 @@ class GlobalCom2(Selector):
         index = self.ranked(scores, keep) if alone else self.command(view, scores, keep)
         if self.order == "raster":
             return Selection(index.sort().values)
-        return Selection(index, view.hidden[index])
+        return Selection(index, reordered=True)
 
     def command(self, view: View, scores: Tensor, keep: int) -> Tensor:
         """Rows [keep] of a tiled image: the thumbnail's by score, then the crops' in raster order."""

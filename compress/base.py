@@ -43,14 +43,14 @@ class View:
     context: Tensor | None = None  # [T, C] hidden states of the other tokens at this depth; None at VISION
     crop: Tensor | None = None  # [N] image tile, 0 = thumbnail; None = there is one image only
     cls_token: Tensor | None = None  # [P, C] the tower's CLS feature of each tile, at VISION
-    cls: Callable[[int], Tensor] = (
+    cls: Callable[[float], Tensor] = (
         _missing  # tower layer -> [H, N] attention of CLS to the patches, softmax with CLS
     )
-    scores: Callable[[int], Tensor] = (
+    scores: Callable[[float], Tensor] = (
         _missing  # tower layer -> [H, P + N] scaled scores of CLS, before softmax: of each tile's for itself,
         # then for the patches of its tile
     )
-    keys: Callable[[int], Tensor] = _missing  # tower layer -> [N, H, d] keys of the patches, unscaled
+    keys: Callable[[float], Tensor] = _missing  # tower layer -> [N, H, d] keys of the patches, unscaled
     attention: Callable[[int, Sequence[int] | Tensor | None], Tensor] = _missing
     # decoder layer, text rows [R], negative from the end -> [H, R, N], softmax over all; None = rows of all
     # tokens, visual ones included, in the order of the sequence
@@ -72,16 +72,18 @@ class View:
 class Selection:
     """The tokens that go on, in the order in which the decoder reads them.
 
-    `index` [K] are rows of the view: unique, ascending unless `tokens` are given. `tokens` [K, C] replaces
-    the values, for methods that merge: row i then stands at the place of index[i], its representative; -1 is
-    a token that stands for the whole image (it takes the place of the first visual token when positions are
-    original). `into` [N] says which of the K each of the view's tokens joined with equal weight, -1 = none;
-    what a family adds to visual tokens between layers (DeepStack) is merged alike.
+    `index` [K] are rows of the view: unique, and ascending unless the method says with `reordered` that the
+    decoder reads them in another order, or gives `tokens`. `tokens` [K, C] replaces the values, for methods
+    that merge: row i then stands at the place of index[i], its representative; -1 is a token that stands for
+    the whole image (it takes the place of the first visual token when positions are original). `into` [N]
+    says which of the K each of the view's tokens joined with equal weight, -1 = none; what a family adds to
+    visual tokens between layers (DeepStack) is merged alike.
     """
 
     index: Tensor
     tokens: Tensor | None = None
     into: Tensor | None = None
+    reordered: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,8 +133,8 @@ class Selector(ABC):
     draws: int = 1  # how often an evaluation runs it: more than once if it draws at random
 
     @property
-    def tower_layers(self) -> tuple[int, ...]:
-        """Tower layers whose `cls`, `scores` and `keys` are read."""
+    def tower_layers(self) -> tuple[float, ...]:
+        """Tower layers whose `cls`, `scores` and `keys` are read, see `tower_layer`."""
         return ()
 
     def load(self) -> Self:
@@ -214,6 +216,18 @@ class TowerSelector(Selector):
 def top_k(scores: Tensor, keep: int) -> Tensor:
     """Indices [keep] of the largest of `scores` [N], ascending; among equals the lower index wins."""
     return scores.sort(descending=True, stable=True).indices[:keep].sort().values
+
+
+def tower_layer(layer: float, layers: int) -> int:
+    """The number of a tower layer, of `layers`: as an int, from the end if negative, or as a share below 1.
+
+    ValueError if there is no such layer.
+    """
+    if isinstance(layer, float) and 0 <= layer < 1:
+        return min(round(layer * layers), layers - 1)
+    if isinstance(layer, float) or not -layers <= layer < layers:
+        raise ValueError(f"tower layer {layer}: the tower has {layers}")
+    return layer % layers
 
 
 def scaled_layer(layer: int, layers: int, paper: int = LAYERS) -> int:

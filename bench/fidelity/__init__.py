@@ -2,18 +2,23 @@
 
 from bench.fidelity import (
     dart,
+    divprune,
     dpcknn,
     fastv,
     globalcom2,
     gprune,
     hired,
+    holov,
     losses,
     mustdrop,
     prumerge,
     pyramiddrop,
+    scope,
     sparsevlm,
     tome,
     visionzip,
+    vispruner,
+    vscan,
 )
 from bench.fidelity.cases import GOLDEN, Case, Check, Verdict, read_cases, verify
 
@@ -30,6 +35,13 @@ CHECKS: dict[str, Check] = {
     "gprune": gprune.check,
     "tome": tome.check,
     "mustdrop": mustdrop.check,
+    "divprune": divprune.check,
+    "fastervlm": vispruner.fastervlm,
+    "vispruner": vispruner.check,
+    "scope": scope.check,
+    "holov": holov.check,
+    "vscan": vscan.check,
+    "vscan_qwen": vscan.qwen,
     "dpcknn": dpcknn.check,
     "ghmc": losses.ghmc,
     "losses_formula": losses.formulas,

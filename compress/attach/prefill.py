@@ -368,7 +368,7 @@ class Prefill:
     def records(self, sample: int) -> list[Record]:
         """What became of the images of one sample.
 
-        ValueError for tokens chosen twice, or out of order without values of their own.
+        ValueError for tokens chosen twice, or out of order without a word about it.
         """
         places = [place for place in self.untouched.places if place[0] == sample]
         text = len(self.untouched.text(sample))
@@ -382,7 +382,8 @@ class Prefill:
             rows = chosen[place].tolist() if place in chosen else []
             if any(later <= row and later >= 0 for row, later in pairwise(rows)):
                 raise ValueError(
-                    f"select at depth {depth} returned rows {rows}: unique, ascending unless tokens are given"
+                    f"select at depth {depth} returned rows {rows}: unique, ascending unless tokens are "
+                    f"given or reordered=True"
                 )
         kept = {depth: chosen[place].tolist() for depth, chosen in self.kept.items() if place in chosen}
         merged = {depth: chosen[place].tolist() for depth, chosen in self.merged.items() if place in chosen}
@@ -491,7 +492,7 @@ class Prefill:
         merged = index < 0
         if tokens is not None:
             merged = merged | (tokens != view.hidden[index.clamp(min=0)]).any(1)
-        rows = index if tokens is None else index.sort().values
+        rows = index.sort().values if chosen.reordered or tokens is not None else index
         self.chosen.setdefault(view.depth, {})[place] = rows
         self._note(place, view.depth, origin(view.index, index), merged)
         return Selection(index, tokens)

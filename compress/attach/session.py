@@ -30,7 +30,7 @@ from compress.attach.attention import window
 from compress.attach.layout import MISCOUNTED, read_layout
 from compress.attach.prefill import Prefill, Record
 from compress.attach.tower import Arguments, TowerSession
-from compress.base import INPUT, VISION, Positions, Selector
+from compress.base import INPUT, VISION, Positions, Selector, tower_layer
 from compress.budget import Match, check_match, plan
 from compress.keep import Keep, count_of, read_keep
 from compress.models.caches import Key, cache_in, grown, mark, mark_of
@@ -86,10 +86,11 @@ def attach(
     check_match(match)
     if positions not in (None, "original", "compact"):
         raise ValueError(f"positions={positions!r}: choose 'original' or 'compact'")
-    count = len(mllm.tower_layers)
     for layer in selector.tower_layers:
-        if not -count <= layer < count:
-            raise ValueError(f"{type(selector).__name__} reads tower layer {layer}: the tower has {count}")
+        try:
+            tower_layer(layer, len(mllm.tower_layers))
+        except ValueError as problem:
+            raise ValueError(f"{type(selector).__name__} reads {problem}") from None
     numbering = "original" if mllm.mrope else positions or selector.positions
     session = _Session(mllm, selector, read_keep(keep), match, numbering, count_flops, turns)
     if mllm.model in _attached:

@@ -22,7 +22,7 @@ from compress.attach.attention import (
 )
 from compress.attach.layout import Layout, Place
 from compress.attach.tower import Encoding
-from compress.base import VISION, Positions, Selector, View
+from compress.base import VISION, Positions, Selector, View, tower_layer
 from compress.models.loading import MLLM, Picture
 
 
@@ -127,24 +127,25 @@ class Signals:
         picture = self.pictures[place]
 
         def by_tile(
-            layer: int, signal: Callable[[Any, Tensor], Tensor], newline: float
+            layer: float, signal: Callable[[Any, Tensor], Tensor], newline: float
         ) -> tuple[list[Tensor], Tensor]:
             """A signal [..., 1 + M] of every tile's tokens, and the view's part of it [..., N]."""
             parts, rows = self._tower_inputs(place, layer, index)
             key = place, layer, signal
             if key not in self.read:
-                self.read[key] = [signal(self.mllm.tower_layers[layer], part) for part in parts]
+                module = self.mllm.tower_layers[tower_layer(layer, len(self.mllm.tower_layers))]
+                self.read[key] = [signal(module, part) for part in parts]
             found = torch.cat(self.read[key], -1)[..., rows.clamp(min=0)]
             return self.read[key], torch.where(rows < 0, newline, found)
 
-        def scores(layer: int) -> Tensor:
+        def scores(layer: float) -> Tensor:
             tiles, found = by_tile(layer, cls_scores, -torch.inf)
             return torch.cat([*(tile[:, :1] for tile in tiles), found], 1)
 
-        def attention(layer: int) -> Tensor:
+        def attention(layer: float) -> Tensor:
             return by_tile(layer, cls_weights, 0)[1]
 
-        def keys(layer: int) -> Tensor:
+        def keys(layer: float) -> Tensor:
             return by_tile(layer, keys_by_column, 0)[1].movedim(-1, 0)
 
         several = picture.tiles > 1
@@ -158,7 +159,7 @@ class Signals:
             "seed": partial(self._seed, place),
         }
 
-    def _tower_inputs(self, place: Place, layer: int, index: Tensor) -> tuple[list[Tensor], Tensor]:
+    def _tower_inputs(self, place: Place, layer: float, index: Tensor) -> tuple[list[Tensor], Tensor]:
         """The input of a tower layer for every tile of an image, [1 + M, C] each, and where in their
         concatenation the tokens of a view are, [N]: CLS of the first for -1, and -1 for newlines."""
         encoding, picture = self.needed(), self.pictures[place]

@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from compress.attach.attention import tower_keys
 from compress.attach.flops import counting
-from compress.base import Merge, Selector, TowerSelector, TowerView
+from compress.base import Merge, Selector, TowerSelector, TowerView, tower_layer
 from compress.models.loading import MLLM
 
 Arguments = dict[str, Any]  # of a layer, by name
@@ -49,7 +49,7 @@ class Encoding:
     """One run of the vision tower over I images."""
 
     pixels: Sequence[Tensor]  # I tiles
-    inputs: Mapping[int, TowerInput]  # of the tower layers that the method lists
+    inputs: Mapping[float, TowerInput]  # of the tower layers that the method lists
     cls: Tensor | None  # [I, C] output features, for VISION
     features: Tensor | None  # [I, N, C], for VISION; shorter images end in padding
     crowds: Sequence[Crowd] | None  # per image, what is left of it, where the tower itself shortened it
@@ -118,7 +118,7 @@ class _Run:
     pixels: Sequence[Tensor]
     crowds: list[Crowd]  # before anything merges
     merging: TowerMerging | None
-    inputs: dict[int, TowerInput] = field(default_factory=dict)
+    inputs: dict[float, TowerInput] = field(default_factory=dict)
     flops: list[float] = field(default_factory=list)
     cls: Tensor | None = None
     features: Tensor | None = None
@@ -141,6 +141,7 @@ class TowerSession:
     def __init__(self, mllm: MLLM, selector: Selector, left: int | None, count_flops: bool):
         self.mllm, self.selector, self.count_flops = mllm, selector, count_flops
         self.chooses = left is not None
+        self.read = {layer: tower_layer(layer, len(mllm.tower_layers)) for layer in selector.tower_layers}
         self.merger = selector if isinstance(selector, TowerSelector) else None
         self.resolution = mllm.grid
         self.plan: dict[int, int] = {}
@@ -174,7 +175,7 @@ class TowerSession:
     def hook(self) -> None:
         mllm, add = self.mllm, self._handles.append
         add(mllm.tower.register_forward_pre_hook(self._begin, with_kwargs=True))
-        read = {layer % len(mllm.tower_layers) for layer in self.selector.tower_layers}
+        read = set(self.read.values())
         for number, module in enumerate(mllm.tower_layers):
             if number in read or self.plan:
                 add(module.register_forward_pre_hook(partial(self._layer, number), with_kwargs=True))
@@ -225,8 +226,8 @@ class TowerSession:
             return None
         hidden, *others = args or (kwargs["hidden_states"],)
         run.layer_input = hidden
-        for layer in self.selector.tower_layers:
-            if layer % len(self.mllm.tower_layers) == number:
+        for layer, read in self.read.items():
+            if read == number:
                 run.inputs[layer] = TowerInput(hidden, run.tokens)
         bias = run.merging.bias(hidden) if run.merging and self.plan else None
         if bias is None:

@@ -64,7 +64,7 @@ class Elsewhere(Selector):
         self.noted: list[Choice] = []
 
     @property
-    def tower_layers(self) -> tuple[int, ...]:
+    def tower_layers(self) -> tuple[float, ...]:
         return self.selector.tower_layers
 
     def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
@@ -115,4 +115,4 @@ class Replay(Selector):
                 f"choose two models that cut images alike"
             )
         index = choice.rows.to(view.hidden.device)
-        return Selection(index, view.hidden[index])
+        return Selection(index, reordered=True)

@@ -193,7 +193,7 @@ def test_lines_of_pixels_are_compressed_like_images(tiny_next: MLLM, name: str):
 
 READING = {  # the question; "random" draws by it
     "random", "words", "words+cover", "fastv", "dart", "dart-input", "sparsevlm", "pyramiddrop", "mustdrop",
-    "evocomp", "evocomp+",
+    "vscan", "evocomp", "evocomp+",
 }  # fmt: skip
 
 

@@ -9,11 +9,16 @@ from PIL import Image
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 
 from baselines.crops import best_of_each, crop_of_cell, share_out, stitched
+from baselines.divprune import DivPrune
 from baselines.farthest import Farthest
+from baselines.fastervlm import FasterVLM
 from baselines.globalcom2 import GlobalCom2
 from baselines.gprune import GPrune
 from baselines.hired import HiRED
+from baselines.holov import HoloV
 from baselines.prumerge import PruMerge, PruMergePlus
+from baselines.scope import SCOPE
+from baselines.vispruner import VisPruner
 from compress.attach.session import attach
 from compress.base import INPUT, VISION, Selection, Selector, View
 from compress.models.loading import MLLM
@@ -94,6 +99,11 @@ METHODS = [
     PruMergePlus(order="raster"),
     GPrune(),
     Farthest(),
+    FasterVLM(),
+    VisPruner(),
+    SCOPE(),
+    HoloV(),
+    DivPrune(),
 ]
 
 

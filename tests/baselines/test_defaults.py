@@ -35,17 +35,24 @@ PUBLISHED = {
         "window": 3, "key_rate": 0.08, "similarity": 0.8, "global_threshold": 0.001,
         "individual_threshold": 0.001, "adaptive": False, "stages": "all",
     },
+    "divprune": {},
+    "fastervlm": {"layer": -2},
+    "vispruner": {"important": 0.5, "layer": -2},
+    "scope": {"alpha": 1.0, "layer": -2},
+    "holov": {"alpha": 0.09, "chunks": 0, "surplus": "shared", "order": "attention", "layer": -2},
+    "vscan": {"ratio": 1 / 3, "stage": 16, "window": 6, "shallow": 5 / 24, "deep": -2},
     "evocomp": {"depth": 0},
     "evocomp+": {"layer": 0, "sharpness": 1.0},
 }  # fmt: skip
 # What follows from them: positions of kept tokens, tower layers that are read, where a tower merges.
 COMPACT = {
-    "globalcom2", "hired", "mustdrop", "prumerge", "prumerge+", "pyramiddrop", "sparsevlm", "tome",
-    "visionzip",
+    "divprune", "fastervlm", "globalcom2", "hired", "holov", "mustdrop", "prumerge", "prumerge+",
+    "pyramiddrop", "scope", "sparsevlm", "tome", "visionzip", "vispruner", "vscan",
 }  # fmt: skip
 TOWER = {
-    "hired": (0, -2), "prumerge": (-1,), "prumerge+": (-1,), "visionzip": (-2,), "globalcom2": (-1,),
-    "mustdrop": (-1,),
+    "fastervlm": (-2,), "globalcom2": (-1,), "hired": (0, -2), "holov": (-2,), "mustdrop": (-1,),
+    "prumerge": (-1,), "prumerge+": (-1,), "scope": (-2,), "visionzip": (-2,), "vispruner": (-2,),
+    "vscan": (5 / 24, -2),
 }  # fmt: skip
 MERGE_AFTER = {"tome": "attention", "mustdrop": "block"}
 

@@ -631,9 +631,10 @@ def test_inputs_that_cannot_be_compressed_are_refused(tiny: MLLM, pictures):
 @pytest.mark.parametrize(
     ("selection", "message"),
     [
-        (Selection(torch.tensor([3, 3, 5])), "unique, ascending unless tokens are given"),
-        (Selection(torch.tensor([5, 3])), "unique, ascending unless tokens are given"),
-        (Selection(torch.tensor([5, 3, 5]), torch.zeros(3, 64)), "unique, ascending unless tokens are given"),
+        (Selection(torch.tensor([3, 3, 5])), "unique, ascending unless tokens are"),
+        (Selection(torch.tensor([5, 3])), "unique, ascending unless tokens are"),
+        (Selection(torch.tensor([5, 3, 5]), reordered=True), "unique, ascending unless tokens are"),
+        (Selection(torch.tensor([5, 3, 5]), torch.zeros(3, 64)), "unique, ascending unless tokens are"),
         (Selection(torch.zeros(0, dtype=torch.long)), "give 1 to N int64 rows"),
         (Selection(torch.ones(144, dtype=torch.bool)), "give 1 to N int64 rows"),
         (Selection(torch.arange(3), torch.zeros(2, 64)), r"give \[K, C\]"),

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from baselines.crops import best_of_each, equal_shares, tile_of
+from compress.base import VISION, Selection, Selector, Traits, View
+
+
+@dataclass
+class FasterVLM(Selector):
+    """Keep the patches that CLS attends to.
+
+    "[CLS] Attention is All You Need for Training-Free Visual Token Pruning: Make VLM Inference Faster" (Zhang
+    et al., 2024, arXiv 2412.01818, first version; the later ones are VisPruner). Reads CLS attention, mean
+    over heads, of the tower layer whose output the projector reads; drops between tower and projector;
+    positions are contiguous. Every tile of an image keeps as many patches.
+    """
+
+    layer: int = -2
+    depth = VISION
+    positions = "compact"
+
+    @property
+    def tower_layers(self) -> tuple[int, ...]:
+        return (self.layer,)
+
+    def choices(self, model: Traits) -> tuple[str, ...]:
+        return ("tiles share the budget equally",) if model.tiles else ()
+
+    def select(self, view: View, keep: int) -> Selection:
+        view.need_cls("fastervlm")
+        tile = tile_of(view)
+        attention = view.cls(self.layer).mean(0)
+        return Selection(best_of_each(attention, tile, equal_shares(tile, keep)))

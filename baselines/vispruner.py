@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from baselines.crops import equal_shares, rows_of_each, tile_of
+from compress.base import VISION, Selection, Selector, Traits, View
+
+ROUND = 8  # the most patches that leave at a time
+
+
+@dataclass
+class VisPruner(Selector):
+    """Keep the patches that CLS attends to, and of the others those that differ from each other.
+
+    "Beyond Text-Visual Attention: Exploiting Visual Cues for Effective Token Pruning in VLMs" (Zhang et al.,
+    ICCV 2025, arXiv 2412.01818). Reads CLS attention, mean over heads, of the tower layer whose output the
+    projector reads, and the tower's features; drops between tower and projector; positions are contiguous.
+    `important` is the share of the budget that goes by attention. From the others, ordered by attention,
+    every second one is compared with the patches between; the eight most like one of them leave, and so on.
+    Every tile of an image keeps as many patches.
+
+    Departure: the code fails where the number of others is odd; here one more of them is compared.
+    """
+
+    important: float = 0.5
+    layer: int = -2
+    depth = VISION
+    positions = "compact"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.important <= 1:
+            raise ValueError(f"important={self.important}: choose a share of the budget from 0 to 1")
+
+    @property
+    def tower_layers(self) -> tuple[int, ...]:
+        return (self.layer,)
+
+    def choices(self, model: Traits) -> tuple[str, ...]:
+        return ("tiles share the budget equally",) if model.tiles else ()
+
+    def select(self, view: View, keep: int) -> Selection:
+        view.need_cls("vispruner")
+        attention, tile = view.cls(self.layer).mean(0), tile_of(view)
+        shares = equal_shares(tile, keep)
+        kept = [
+            rows[torch.cat(self.split(attention[rows], view.hidden[rows], share))]
+            for rows, share in zip(rows_of_each(tile, len(shares)), shares.tolist(), strict=True)
+        ]
+        return Selection(torch.cat(kept).sort().values)
+
+    def split(self, attention: Tensor, features: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+        """The important patches of a tile, by falling attention [N], and the diverse ones of features [N, C],
+        as the last round leaves them; `keep` together."""
+        order = attention.sort(descending=True, stable=True).indices
+        important = int(keep * self.important)
+        diverse, others = keep - important, order[important:]
+        unit = F.normalize(features.float(), dim=-1)
+        while len(others) > diverse > 0:
+            compared, between = others[::2], others[1::2]
+            alike = (unit[compared] @ unit[between].T).amax(1)
+            leaving = min(ROUND, len(others) - diverse, len(compared))
+            stays = alike.sort(descending=True, stable=True).indices[leaving:]
+            others = torch.cat([compared[stays], between])
+        return order[:important], others[:diverse]

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from baselines.crops import best_of_each, equal_shares, places, rows_of_each, tile_of
+from compress.base import INPUT, Selection, Selector, Traits, View, scaled_layer, top_k
+
+
+@dataclass
+class VScan(Selector):
+    """Keep what CLS attends to early in every window and late in all of the image, then what the prompt does.
+
+    "VScan: Rethinking Visual Token Reduction for Efficient Large Vision-Language Models" (Zhang et al., TMLR
+    2026, arXiv 2505.22654). Reads CLS attention, mean over heads, of an early tower layer and of the one
+    whose output the projector reads. Acts at the decoder's input, where every other token is merged into the
+    kept one most like it, and before decoder layer `stage` of 32, where `ratio` of the tokens pass by the
+    attention of the last prompt token. Positions are contiguous. Half of the tokens are the windows' best.
+    Every tile of an image keeps as many tokens. `shallow` is layer 5 of CLIP-L's 24, as a share of the tower.
+
+    Departures: where half of the budget is no multiple of the windows, the code keeps fewer tokens; here
+    the late layer chooses the rest. A border narrower than a window belongs to the last one. Newlines, which
+    the code passes on and does not count, take half of the budget at most.
+    """
+
+    ratio: float = 1 / 3
+    stage: int = 16
+    window: int = 6
+    shallow: float = 5 / 24
+    deep: int = -2
+    positions = "compact"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio <= 1:
+            raise ValueError(f"ratio={self.ratio}: choose a share of the tokens above 0, up to 1")
+        if self.window < 1:
+            raise ValueError(f"window={self.window}: choose a side of 1 token or more")
+
+    @property
+    def tower_layers(self) -> tuple[float, ...]:
+        return (self.shallow, self.deep)
+
+    def choices(self, model: Traits) -> tuple[str, ...]:
+        newlines = ("newlines all stay, up to half of the budget",) if model.newlines else ()
+        return ("tiles share the budget equally", *newlines) if model.tiles else ()
+
+    def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
+        return {INPUT: min(tokens, round(keep / self.ratio)), scaled_layer(self.stage, layers): keep}
+
+    def select(self, view: View, keep: int) -> Selection:
+        if view.depth > INPUT:
+            return Selection(top_k(view.attention(view.depth, [-1])[:, 0].mean(0), keep))
+        tile, (row, column) = tile_of(view), places(view)
+        shallow, deep = (view.cls(layer).mean(0) for layer in self.tower_layers)
+        newlines = (tile < 0).nonzero()[: keep // 2, 0]
+        shares = equal_shares(tile, keep - len(newlines))
+        index, tokens = [newlines], [view.hidden[newlines]]
+        for rows, share in zip(rows_of_each(tile, len(shares)), shares.tolist(), strict=True):
+            if share:
+                window, windows = self.windows(row[rows], column[rows])
+                local = self.local(shallow[rows], window, windows, share // 2)
+                kept = torch.cat([local, self.remaining(deep[rows], local, share - len(local))]).sort().values
+                index.append(rows[kept])
+                tokens.append(self.merged(view.hidden[rows], kept))
+        order = torch.cat(index).sort()
+        return Selection(order.values, torch.cat(tokens)[order.indices])
+
+    def windows(self, row: Tensor, column: Tensor) -> tuple[Tensor, int]:
+        """The window [N] of each patch at `row` [N] and `column` [N] of a tile, and how many there are."""
+        down, across = (max(1, (int(place.max()) + 1) // self.window) for place in (row, column))
+        at = (row // self.window).clamp(max=down - 1), (column // self.window).clamp(max=across - 1)
+        return at[0] * across + at[1], down * across
+
+    @staticmethod
+    def local(attention: Tensor, window: Tensor, windows: int, keep: int) -> Tensor:
+        """The best patches of every window [N], as many of each, at most `keep` together; ascending."""
+        return best_of_each(attention, window, torch.full((windows,), keep // windows))
+
+    @staticmethod
+    def capped(attention: Tensor, window: Tensor, windows: int, keep: int) -> Tensor:
+        """The `keep` best patches, at most an equal share, rounded up, of each window [N]; ascending."""
+        order = attention.sort(descending=True, stable=True).indices
+        members = F.one_hot(window[order], windows)
+        rank = (members.cumsum(0) * members).sum(1)  # inside the window, from 1
+        return order[rank <= ceil(keep / windows)][:keep].sort().values
+
+    @staticmethod
+    def remaining(attention: Tensor, local: Tensor, keep: int) -> Tensor:
+        """The `keep` best patches that are not `local`, ascending."""
+        return top_k(attention.index_fill(0, local, -1), keep)
+
+    @staticmethod
+    def merged(features: Tensor, kept: Tensor) -> Tensor:
+        """Features [K, D]: means of each kept token and of the others that are most like it."""
+        unit = F.normalize(features.float(), dim=-1)
+        nearest = (unit @ unit[kept].T).argmax(1)
+        nearest[kept] = torch.arange(len(kept), device=kept.device)
+        total = torch.zeros_like(unit[kept]).index_add(0, nearest, features.float())
+        size = torch.zeros_like(total[:, :1]).index_add(0, nearest, torch.ones_like(unit[:, :1]))
+        return (total / size).to(features.dtype)
