@@ -3,11 +3,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from baselines.crops import best_of_each, equal_shares, tile_of
-from compress.base import VISION, Selection, Selector, Traits, View
+from compress.base import ClsSelector, Selection, Traits, View
 
 
 @dataclass
-class FasterVLM(Selector):
+class FasterVLM(ClsSelector):
     """Keep the patches that CLS attends to.
 
     "[CLS] Attention is All You Need for Training-Free Visual Token Pruning: Make VLM Inference Faster" (Zhang
@@ -17,8 +17,6 @@ class FasterVLM(Selector):
     """
 
     layer: int = -2
-    depth = VISION
-    positions = "compact"
 
     @property
     def tower_layers(self) -> tuple[int, ...]:
@@ -28,7 +26,6 @@ class FasterVLM(Selector):
         return ("tiles share the budget equally",) if model.tiles else ()
 
     def select(self, view: View, keep: int) -> Selection:
-        view.need_cls("fastervlm")
         tile = tile_of(view)
-        attention = view.cls(self.layer).mean(0)
+        attention = self.attended(view, self.layer).mean(0)
         return Selection(best_of_each(attention, tile, equal_shares(tile, keep)))

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from baselines.crops import best_of_each, crop_of_cell, share_out, stitched
-from compress.base import VISION, Selection, Selector, View, top_k
+from compress.base import ClsSelector, Selection, View, top_k
 
 
 @dataclass
-class HiRED(Selector):
+class HiRED(ClsSelector):
     """Share the budget over the tiles of an image by early CLS attention, spend it by late CLS attention.
 
     "HiRED: Attention-Guided Token Dropping for Efficient Inference of High-Resolution Vision-Language Models"
@@ -30,8 +30,6 @@ class HiRED(Selector):
     crop_mapping: Literal["flat_chunks", "spatial"] = "flat_chunks"
     early: int = 0
     late: int = -2
-    depth = VISION
-    positions = "compact"
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
@@ -42,11 +40,10 @@ class HiRED(Selector):
         return (self.early, self.late)
 
     def select(self, view: View, keep: int) -> Selection:
-        view.need_cls("hired")
-        late = view.cls(self.late).sum(0)
+        late = self.attended(view, self.late).sum(0)
         if view.crop is None:
             return Selection(top_k(late, keep))
-        early = view.cls(self.early).sum(0)[view.crop == 0]
+        early = self.attended(view, self.early).sum(0)[view.crop == 0]
         if self.crop_mapping == "spatial":
             _, shape = stitched(view)
             region = crop_of_cell(isqrt(len(early)), shape)

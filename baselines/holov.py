@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from baselines.crops import share_out
-from compress.base import VISION, Selection, Selector, Traits, View
+from compress.base import ClsSelector, Selection, Traits, View
 
 EPSILON = 1e-6
 
 
 @dataclass
-class HoloV(Selector):
+class HoloV(ClsSelector):
     """Share the budget over stretches of the image by CLS attention, and spend it there by the same.
 
     "Don't Just Chase 'Highlighted Tokens' in MLLMs: Revisiting Visual Holistic Context Retention" (Zou et
@@ -35,8 +35,6 @@ class HoloV(Selector):
     surplus: Literal["shared", "lost"] = "shared"
     order: Literal["attention", "raster"] = "attention"
     layer: int = -2
-    depth = VISION
-    positions = "compact"
 
     def __post_init__(self) -> None:
         if self.chunks < 0:
@@ -50,8 +48,7 @@ class HoloV(Selector):
         return ("chunks are runs of all tiles' tokens",) if model.tiles else ()
 
     def select(self, view: View, keep: int) -> Selection:
-        view.need_cls("holov")
-        attention = view.cls(self.layer).mean(0)
+        attention = self.attended(view, self.layer).mean(0)
         index = self.kept(attention, view.hidden, self.count(len(attention), keep), keep)
         if self.order == "raster":
             index = index.sort().values

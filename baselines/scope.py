@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from baselines.crops import equal_shares, rows_of_each, tile_of
-from compress.base import VISION, Selection, Selector, Traits, View
+from compress.base import ClsSelector, Selection, Traits, View
 from compress.coverage import cover, likeness
 
 
 @dataclass
-class SCOPE(Selector):
+class SCOPE(ClsSelector):
     """Greedy cover of the tower's features, in which patches that CLS attends to count for more.
 
     "SCOPE: Saliency-Coverage Oriented Token Pruning for Efficient Multimodel LLMs" (Deng et al., NeurIPS
@@ -23,8 +23,6 @@ class SCOPE(Selector):
 
     alpha: float = 1.0
     layer: int = -2
-    depth = VISION
-    positions = "compact"
 
     @property
     def tower_layers(self) -> tuple[int, ...]:
@@ -34,8 +32,7 @@ class SCOPE(Selector):
         return ("tiles share the budget equally",) if model.tiles else ()
 
     def select(self, view: View, keep: int) -> Selection:
-        view.need_cls("scope")
-        attention, tile = view.cls(self.layer).sum(0), tile_of(view)
+        attention, tile = self.attended(view, self.layer).sum(0), tile_of(view)
         shares = equal_shares(tile, keep)
         kept = [
             rows[self.order(attention[rows], view.hidden[rows], share)]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compress.base import VISION, Selection, Selector, Traits, View, top_k
+from compress.base import ClsSelector, Selection, Traits, View, top_k
 
 
 class Zipped(NamedTuple):
@@ -17,7 +17,7 @@ class Zipped(NamedTuple):
 
 
 @dataclass
-class VisionZip(Selector):
+class VisionZip(ClsSelector):
     """Keep the patches CLS looks at, merge the rest into a few by similarity of their keys, and pass CLS on.
 
     "VisionZip: Longer is Better but Not Necessary in Vision Language Models" (Yang et al., CVPR 2025, arXiv
@@ -28,13 +28,12 @@ class VisionZip(Selector):
 
     A contextual token is a sum, as in the official code: the target plus the mean of what joined it. Tiles of
     one image are compressed one by one, with equal budgets; the decoder gets all of the thumbnail's tokens,
-    then the crops' dominant patches in raster order, their CLS, and their contextual tokens.
+    then the crops' dominant patches in raster order, their CLS, and their contextual tokens. Without CLS
+    (`cls=received`) all tokens stand in raster order.
     """
 
     contextual: float = 10 / 64  # share of the budget
     layer: int = -2
-    depth = VISION
-    positions = "compact"
 
     def __post_init__(self) -> None:
         if not 0 <= self.contextual < 1:
@@ -48,8 +47,14 @@ class VisionZip(Selector):
         return ("tiles are compressed one by one, with equal budgets",) if model.tiles else ()
 
     def select(self, view: View, keep: int) -> Selection:
+        attention, keys = self.attended(view, self.layer).sum(0), view.keys(self.layer).mean(1)
+        if self.cls == "received":
+            dominant, contextual = self.split(keep)
+            zipped = self.zip(attention, keys, view.hidden, dominant + 1, contextual)
+            index = torch.cat([zipped.dominant, zipped.targets]).sort()
+            tokens = torch.cat([view.hidden[zipped.dominant], zipped.merged])
+            return Selection(index.values, tokens[index.indices])
         tiles = len(view.need_cls("visionzip"))
-        attention, keys = view.cls(self.layer).sum(0), view.keys(self.layer).mean(1)
         crop = torch.zeros_like(view.index) if view.crop is None else view.crop
         parts = []
         for tile in range(min(tiles, keep)):  # CLS of a tile is a token too: the last tiles may get none

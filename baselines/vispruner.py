@@ -7,13 +7,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.crops import equal_shares, rows_of_each, tile_of
-from compress.base import VISION, Selection, Selector, Traits, View
+from compress.base import ClsSelector, Selection, Traits, View
 
 ROUND = 8  # the most patches that leave at a time
 
 
 @dataclass
-class VisPruner(Selector):
+class VisPruner(ClsSelector):
     """Keep the patches that CLS attends to, and of the others those that differ from each other.
 
     "Beyond Text-Visual Attention: Exploiting Visual Cues for Effective Token Pruning in VLMs" (Zhang et al.,
@@ -28,8 +28,6 @@ class VisPruner(Selector):
 
     important: float = 0.5
     layer: int = -2
-    depth = VISION
-    positions = "compact"
 
     def __post_init__(self) -> None:
         if not 0 <= self.important <= 1:
@@ -43,8 +41,7 @@ class VisPruner(Selector):
         return ("tiles share the budget equally",) if model.tiles else ()
 
     def select(self, view: View, keep: int) -> Selection:
-        view.need_cls("vispruner")
-        attention, tile = view.cls(self.layer).mean(0), tile_of(view)
+        attention, tile = self.attended(view, self.layer).mean(0), tile_of(view)
         shares = equal_shares(tile, keep)
         kept = [
             rows[torch.cat(self.split(attention[rows], view.hidden[rows], share))]

@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.crops import best_of_each, equal_shares, places, rows_of_each, tile_of
-from compress.base import INPUT, Selection, Selector, Traits, View, scaled_layer, top_k
+from compress.base import INPUT, ClsSelector, Selection, Traits, View, scaled_layer, top_k
 
 
 @dataclass
-class VScan(Selector):
+class VScan(ClsSelector):
     """Keep what CLS attends to early in every window and late in all of the image, then what the prompt does.
 
     "VScan: Rethinking Visual Token Reduction for Efficient Large Vision-Language Models" (Zhang et al., TMLR
@@ -21,6 +21,8 @@ class VScan(Selector):
     kept one most like it, and before decoder layer `stage` of 32, where `ratio` of the tokens pass by the
     attention of the last prompt token. Positions are contiguous. Half of the tokens are the windows' best.
     Every tile of an image keeps as many tokens. `shallow` is layer 5 of CLIP-L's 24, as a share of the tower.
+    `window` is a side, 0 the official one: 6. With `cls=received` the official rule for Qwen2.5-VL holds: it
+    is 4, and a window's tokens must be among the best of all windows as well.
 
     Departures: where half of the budget is no multiple of the windows, the code keeps fewer tokens; here
     the late layer chooses the rest. A border narrower than a window belongs to the last one. Newlines, which
@@ -29,16 +31,15 @@ class VScan(Selector):
 
     ratio: float = 1 / 3
     stage: int = 16
-    window: int = 6
+    window: int = 0
     shallow: float = 5 / 24
     deep: int = -2
-    positions = "compact"
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio <= 1:
             raise ValueError(f"ratio={self.ratio}: choose a share of the tokens above 0, up to 1")
-        if self.window < 1:
-            raise ValueError(f"window={self.window}: choose a side of 1 token or more")
+        if self.window < 0:
+            raise ValueError(f"window={self.window}: choose a side of 1 or more, or 0 for the official one")
 
     @property
     def tower_layers(self) -> tuple[float, ...]:
@@ -55,14 +56,15 @@ class VScan(Selector):
         if view.depth > INPUT:
             return Selection(top_k(view.attention(view.depth, [-1])[:, 0].mean(0), keep))
         tile, (row, column) = tile_of(view), places(view)
-        shallow, deep = (view.cls(layer).mean(0) for layer in self.tower_layers)
+        shallow, deep = (self.attended(view, layer).mean(0) for layer in self.tower_layers)
         newlines = (tile < 0).nonzero()[: keep // 2, 0]
         shares = equal_shares(tile, keep - len(newlines))
         index, tokens = [newlines], [view.hidden[newlines]]
         for rows, share in zip(rows_of_each(tile, len(shares)), shares.tolist(), strict=True):
             if share:
                 window, windows = self.windows(row[rows], column[rows])
-                local = self.local(shallow[rows], window, windows, share // 2)
+                best = self.local if self.cls == "own" else self.capped
+                local = best(shallow[rows], window, windows, share // 2)
                 kept = torch.cat([local, self.remaining(deep[rows], local, share - len(local))]).sort().values
                 index.append(rows[kept])
                 tokens.append(self.merged(view.hidden[rows], kept))
@@ -71,8 +73,9 @@ class VScan(Selector):
 
     def windows(self, row: Tensor, column: Tensor) -> tuple[Tensor, int]:
         """The window [N] of each patch at `row` [N] and `column` [N] of a tile, and how many there are."""
-        down, across = (max(1, (int(place.max()) + 1) // self.window) for place in (row, column))
-        at = (row // self.window).clamp(max=down - 1), (column // self.window).clamp(max=across - 1)
+        side = self.window or (6 if self.cls == "own" else 4)
+        down, across = (max(1, (int(place.max()) + 1) // side) for place in (row, column))
+        at = (row // side).clamp(max=down - 1), (column // side).clamp(max=across - 1)
         return at[0] * across + at[1], down * across
 
     @staticmethod

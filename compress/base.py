@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NoReturn, Self
 
 from torch import Tensor
@@ -29,7 +29,9 @@ class View:
     The callables compute nothing until they are called. Indices and rows count from 0 inside the sample;
     padding is never visible. `cls`, `scores` and `keys` serve the tower layers that the selector lists in
     `tower_layers`, at any depth, for the view's own tokens; a token that stands for the whole image has CLS's
-    values. `attention` and `decoder_keys` serve the layers depth - 1 and depth.
+    values. In a tower without CLS `received` and `keys` serve, in place of each layer, the one nearest to it
+    in which all patches of an image attend to each other; a token of several patches has their mean.
+    `attention` and `decoder_keys` serve the layers depth - 1 and depth.
     """
 
     depth: int
@@ -51,6 +53,8 @@ class View:
         # then for the patches of its tile
     )
     keys: Callable[[float], Tensor] = _missing  # tower layer -> [N, H, d] keys of the patches, unscaled
+    received: Callable[[float], Tensor] = _missing  # tower layer -> [H, N] attention that each patch gets
+    # from all patches of its image, the mean over them; only in towers without CLS
     attention: Callable[[int, Sequence[int] | Tensor | None], Tensor] = _missing
     # decoder layer, text rows [R], negative from the end -> [H, R, N], softmax over all; None = rows of all
     # tokens, visual ones included, in the order of the sequence
@@ -131,6 +135,7 @@ class Selector(ABC):
     positions: Positions = "original"  # "compact": the decoder's positions are renumbered without holes
     adaptive: bool = False  # its own thresholds say how many tokens stay: counts, and `keep`, are 0
     draws: int = 1  # how often an evaluation runs it: more than once if it draws at random
+    cls: Literal["own", "received"] = "own"  # whose attention it reads in the tower, see `ClsSelector`
 
     @property
     def tower_layers(self) -> tuple[float, ...]:
@@ -181,6 +186,31 @@ class Scorer(Selector):
 
     def select(self, view: View, keep: int) -> Selection:
         return Selection(top_k(self.score(view), keep))
+
+
+@dataclass
+class ClsSelector(Selector):
+    """A method that reads the attention of CLS in the vision tower.
+
+    `cls="received"` is for towers without CLS: what stands in for the attention of CLS is the attention that
+    a token receives from all tokens of its image. The method then acts on the projected tokens, at the
+    decoder's input.
+    """
+
+    cls: Literal["own", "received"] = field(default="own", kw_only=True)
+    depth = VISION
+    positions = "compact"
+
+    def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
+        return {VISION if self.cls == "own" else INPUT: keep}
+
+    def attended(self, view: View, layer: float) -> Tensor:
+        """Attention [H, N] of CLS in a tower layer, or what stands in for it."""
+        if self.cls == "received":
+            return view.received(layer)
+        if view.depth == VISION:
+            view.need_cls(type(self).__name__)
+        return view.cls(layer)
 
 
 class TowerSelector(Selector):

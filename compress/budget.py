@@ -111,6 +111,8 @@ def choices_of(selector: Selector, model: Traits) -> tuple[str, ...]:
     if ours != papers:
         here, there = (", ".join(str(depth) for depth in depths if depth > 0) for depths in (ours, papers))
         found.append(f"acts before decoder layers {here} of {model.layers}, the paper's {there} of {LAYERS}")
+    if selector.cls == "received":
+        found.append("what tokens receive from all tokens of their image stands in for the attention of CLS")
     if model.tiles and VISION not in ours and ours:
         also = ", newlines count as visual tokens" if model.newlines else ""
         found.append(f"all tiles share the budget{also}")

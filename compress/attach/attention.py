@@ -21,6 +21,8 @@ from transformers import AttentionInterface
 
 Tables = Any  # the rotary tables of a sequence: a tensor [1, L, ...], or a nested tuple of such
 
+QUERIES = 256
+
 
 @dataclass(frozen=True)
 class Heads:
@@ -101,6 +103,17 @@ def cls_scores(layer: Any, hidden: Tensor) -> Tensor:
     Their softmax, in float32, is the attention of CLS.
     """
     return tapped(layer, hidden, attention_mask=None).scores(slice(1))[:, 0]
+
+
+def received(query: Tensor, keys: Tensor) -> Tensor:
+    """Attention [H, M] that each of M tokens gets from queries [H, M, d], the mean over them, float32.
+
+    keys [H, M, d]; the products are the scores. A few queries at a time: all of them would fill the memory.
+    """
+    total = torch.zeros(keys.shape[:2], dtype=torch.float32, device=keys.device)
+    for part in query.split(QUERIES, 1):
+        total += (part @ keys.transpose(1, 2)).softmax(-1, dtype=torch.float32).sum(1)
+    return total / query.shape[1]
 
 
 def window(decoder: Any, number: int) -> int | None:

@@ -30,7 +30,7 @@ from compress.attach.attention import window
 from compress.attach.layout import MISCOUNTED, read_layout
 from compress.attach.prefill import Prefill, Record
 from compress.attach.tower import Arguments, TowerSession
-from compress.base import INPUT, VISION, Positions, Selector, tower_layer
+from compress.base import INPUT, VISION, ClsSelector, Positions, Selector, tower_layer
 from compress.budget import Match, check_match, plan
 from compress.keep import Keep, count_of, read_keep
 from compress.models.caches import Key, cache_in, grown, mark, mark_of
@@ -123,12 +123,7 @@ class _Session:
         self.windowed = any(window(mllm.decoder, number) for number in range(mllm.layers))
         self.before_decoder = self._acts_before_decoder()
         left = self.schedule.get(VISION)
-        if not mllm.clip_tower and (selector.tower_layers or left is not None):
-            raise ValueError(
-                f"{type(selector).__name__} works on the tokens of a CLIP tower, which {mllm.name} "
-                f"({type(mllm).__name__}) has not: choose a method that acts at the decoder's input or "
-                f"inside it"
-            )
+        self._check_tower(left)
         self.tower = TowerSession(mllm, selector, left, count_flops)
         self.trace = Trace()
         self.handles: list[Any] = []
@@ -138,6 +133,22 @@ class _Session:
         self.prefill: Prefill | None = None  # of the current call
         self.phase = ""  # "prefill" or "decode" while the model itself is being called
         self.signature = inspect.signature(mllm.model.forward)
+
+    def _check_tower(self, left: int | None) -> None:
+        """ValueError where the method reads of the tower, or does in it, what this model has not."""
+        mllm, selector = self.mllm, self.selector
+        name, model = type(selector).__name__, f"{self.mllm.name} ({type(self.mllm).__name__})"
+        received = selector.cls == "received"
+        if received and not mllm.receives:
+            why = "has CLS: leave cls=received out" if mllm.clip_tower else "has no attention to read"
+            raise ValueError(f"{name} cannot replace CLS on {model}: its tower {why}")
+        if not mllm.clip_tower and (left is not None or selector.tower_layers and not received):
+            substitute = isinstance(selector, ClsSelector) and mllm.receives
+            raise ValueError(
+                f"{name} works on the tokens of a CLIP tower, which {model} has not: choose "
+                f"{'cls=received, or ' if substitute else ''}a method that acts at the decoder's input or "
+                f"inside it"
+            )
 
     def plan(self, tokens: int, match: Match) -> dict[int, int]:
         key = tokens, match

@@ -17,12 +17,13 @@ from compress.attach.attention import (
     cls_scores,
     decoder_heads,
     decoder_rows,
+    received,
     tower_keys,
     window,
 )
 from compress.attach.layout import Layout, Place
-from compress.attach.tower import Encoding
-from compress.base import VISION, Positions, Selector, View, tower_layer
+from compress.attach.tower import Encoding, TowerInput
+from compress.base import VISION, Positions, Selector, View
 from compress.models.loading import MLLM, Picture
 
 
@@ -133,7 +134,7 @@ class Signals:
             parts, rows = self._tower_inputs(place, layer, index)
             key = place, layer, signal
             if key not in self.read:
-                module = self.mllm.tower_layers[tower_layer(layer, len(self.mllm.tower_layers))]
+                module = self.mllm.tower_layers[self.mllm.tower_block(layer)]
                 self.read[key] = [signal(module, part) for part in parts]
             found = torch.cat(self.read[key], -1)[..., rows.clamp(min=0)]
             return self.read[key], torch.where(rows < 0, newline, found)
@@ -146,7 +147,12 @@ class Signals:
             return by_tile(layer, cls_weights, 0)[1]
 
         def keys(layer: float) -> Tensor:
+            if self.mllm.receives:
+                return self._of_patches(place, layer)[1][index]
             return by_tile(layer, keys_by_column, 0)[1].movedim(-1, 0)
+
+        def attention_received(layer: float) -> Tensor:
+            return self._of_patches(place, layer)[0][:, index]
 
         several = picture.tiles > 1
         return {
@@ -156,19 +162,41 @@ class Signals:
             "cls": attention,
             "scores": scores,
             "keys": keys,
+            **({"received": attention_received} if self.mllm.receives else {}),
             "seed": partial(self._seed, place),
         }
 
-    def _tower_inputs(self, place: Place, layer: float, index: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The input of a tower layer for every tile of an image, [1 + M, C] each, and where in their
-        concatenation the tokens of a view are, [N]: CLS of the first for -1, and -1 for newlines."""
-        encoding, picture = self.needed(), self.pictures[place]
+    def _of_patches(self, place: Place, layer: float) -> list[Tensor]:
+        """In a tower without CLS, of every visual token of an image, as means over its patches: the attention
+        [H, N] that they receive, and their keys [N, H, d] before any rotation."""
+        key = place, layer
+        if key not in self.read:
+            given, tile = self._recorded(layer), self.tiles[place]
+            start = sum(map(len, self.needed().pixels[:tile]))
+            rows = slice(start, start + len(self.needed().pixels[tile]))
+            block = self.mllm.tower_layers[self.mllm.tower_block(layer)]
+            rotary = tuple(table[rows] for table in given.rotary)
+            query, turned, keys = self.mllm.tower_heads(block, given.hidden[rows], rotary)
+            back = self.mllm.tower_order(self.pictures[place]).argsort()
+            attention = received(query, turned).unflatten(1, (len(back), -1)).mean(-1)
+            grouped = keys.unflatten(1, (len(back), -1)).mean(2)
+            self.read[key] = [attention[:, back], grouped[:, back].transpose(0, 1)]
+        return self.read[key]
+
+    def _recorded(self, layer: float) -> TowerInput:
+        """The input of a tower layer; ValueError for one that the method does not list."""
+        encoding = self.needed()
         if layer not in encoding.inputs:
             listed = ", ".join(map(str, self.selector.tower_layers)) or "none"
             raise ValueError(
                 f"tower layer {layer} was not recorded: the method's tower_layers lists {listed}"
             )
-        given, per_tile = encoding.inputs[layer], self.mllm.tile_tokens
+        return encoding.inputs[layer]
+
+    def _tower_inputs(self, place: Place, layer: float, index: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The input of a tower layer for every tile of an image, [1 + M, C] each, and where in their
+        concatenation the tokens of a view are, [N]: CLS of the first for -1, and -1 for newlines."""
+        given, picture, per_tile = self._recorded(layer), self.pictures[place], self.mllm.tile_tokens
         parts, length = [], 0
         row = index.new_full((picture.tiles * per_tile,), -1)  # by tile and patch
         for number in range(picture.tiles):

@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from compress.attach.attention import tower_keys
 from compress.attach.flops import counting
-from compress.base import Merge, Selector, TowerSelector, TowerView, tower_layer
+from compress.base import Merge, Selector, TowerSelector, TowerView
 from compress.models.loading import MLLM
 
 Arguments = dict[str, Any]  # of a layer, by name
@@ -40,8 +40,9 @@ class Crowd:
 class TowerInput:
     """The input of one tower layer."""
 
-    hidden: Tensor  # [I, 1 + N, C]
+    hidden: Tensor  # [I, 1 + N, C]; of all images together, [M, C], in towers without CLS
     crowds: Sequence[Crowd]  # per image, the patches that the rows after CLS are
+    rotary: tuple[Tensor, ...]  # the layer's rotary table, if it has one
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class TowerSession:
     def __init__(self, mllm: MLLM, selector: Selector, left: int | None, count_flops: bool):
         self.mllm, self.selector, self.count_flops = mllm, selector, count_flops
         self.chooses = left is not None
-        self.read = {layer: tower_layer(layer, len(mllm.tower_layers)) for layer in selector.tower_layers}
+        self.read = {layer: mllm.tower_block(layer) for layer in selector.tower_layers}
         self.merger = selector if isinstance(selector, TowerSelector) else None
         self.resolution = mllm.grid
         self.plan: dict[int, int] = {}
@@ -228,7 +229,9 @@ class TowerSession:
         run.layer_input = hidden
         for layer, read in self.read.items():
             if read == number:
-                run.inputs[layer] = TowerInput(hidden, run.tokens)
+                run.inputs[layer] = TowerInput(
+                    hidden, run.tokens, tuple(kwargs.get("position_embeddings") or ())
+                )
         bias = run.merging.bias(hidden) if run.merging and self.plan else None
         if bias is None:
             return None

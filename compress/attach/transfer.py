@@ -60,7 +60,7 @@ class Elsewhere(Selector):
 
     def __init__(self, selector: Selector, layers: int, match: Match):
         self.selector, self.layers, self.match = selector, layers, match
-        self.adaptive, self.positions = selector.adaptive, selector.positions
+        self.adaptive, self.positions, self.cls = selector.adaptive, selector.positions, selector.cls
         self.noted: list[Choice] = []
 
     @property

@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, PreTrainedModel
 from transformers.masking_utils import create_causal_mask
 
-from compress.base import Traits
+from compress.base import Traits, tower_layer
 from compress.images import check_shape, rgb
 from compress.models.caches import CACHE
 from compress.models.conversation import Conversation, Turn, check
@@ -75,6 +75,7 @@ class MLLM(ABC):
     image_arguments: tuple[str, ...] = ("pixel_values",)  # what the processor gives for the tower
     nested: bool = False  # whether the processor wants the images of each prompt in a list
     clip_tower: bool = True  # whether methods can read the tower, and merge in it
+    receives: bool = False  # whether it can be read of a tower without CLS which attention patches receive
     free_size: bool = False  # tokens follow the image's size: what the largest allows says little of others
     mrope: bool = False  # rotary positions of several axes, which are never renumbered
     special_masks: bool = (
@@ -128,6 +129,25 @@ class MLLM(ABC):
     @abstractmethod
     def tower_cls(self, output: Any) -> Tensor | None:
         """CLS feature [I, C] at the layer the projector reads, from the tower's output; None without CLS."""
+
+    # What families with `receives` say ----------------------------------------------------------------------
+
+    def tower_block(self, layer: float) -> int:
+        """The tower block that is read for `layer`: one where all patches of an image see each other."""
+        return tower_layer(layer, len(self.tower_layers))
+
+    def tower_heads(
+        self, block: Any, hidden: Tensor, rotary: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys [H, M, d] whose products are a tower block's scores, and keys before any rotation.
+
+        hidden [M, C] is the block's input for one image, `rotary` the rows [M, d] of its table.
+        """
+        raise NotImplementedError
+
+    def tower_order(self, picture: Picture) -> Tensor:
+        """The visual token [N] that each group of patches in the tower belongs to, in the tower's order."""
+        raise NotImplementedError
 
     # What all families share --------------------------------------------------------------------------------
 

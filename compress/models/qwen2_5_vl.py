@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,13 +17,14 @@ class Qwen25VL(MLLM):
     """Qwen2.5-VL: window attention without CLS in the tower, 2 x 2 patches to a visual token, M-RoPE.
 
     Images have as many tokens as their size asks for, between the processor's limits. Methods act at the
-    decoder's input and inside the decoder; those that read a CLIP tower have nothing to read. Positions stay
-    as they are: three axes cannot be closed up.
+    decoder's input and inside the decoder; of the tower they can read the attention that tokens receive.
+    Positions stay as they are: three axes cannot be closed up.
     """
 
     processor_parts = ("Qwen2_5_VLProcessor", "Qwen2VLImageProcessorPil")
     image_arguments = ("pixel_values", "image_grid_thw")
     clip_tower = False
+    receives = True
     free_size = True
     mrope = True
 
@@ -78,6 +80,30 @@ class Qwen25VL(MLLM):
         pixels = self._processor().image_processor
         patches = pixels.get_number_of_image_patches(image.height, image.width)
         return int(patches // pixels.merge_size**2)
+
+    def tower_block(self, layer: float) -> int:
+        asked = super().tower_block(layer)
+        full = sorted(self.tower.config.fullatt_block_indexes, reverse=True)  # of two as near, the later one
+        return min(full, key=lambda number: abs(number - asked))
+
+    def tower_heads(
+        self, block: Any, hidden: Tensor, rotary: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        attention = block.attn
+        projected = attention.qkv(block.norm1(hidden)).unflatten(-1, (3, attention.num_heads, -1))
+        query, key, _ = projected.unbind(1)  # [M, H, d]
+        rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb_vision
+        turned = (each.transpose(0, 1) for each in rotate(query, key, *rotary))
+        rotated_query, rotated_key = turned
+        return rotated_query * attention.scaling, rotated_key, key.transpose(0, 1)
+
+    def tower_order(self, picture: Picture) -> Tensor:
+        rows, columns = picture.grid
+        vision = self.model.config.vision_config
+        side = vision.window_size // (vision.patch_size * vision.spatial_merge_size)
+        place = torch.arange(rows * columns, device=self.index_device)
+        window = place // columns // side * columns + place % columns // side
+        return window.argsort(stable=True)
 
     def tower_pixels(self, args: tuple, kwargs: Mapping[str, Any]) -> Sequence[Tensor]:
         pixels, grids = args[0] if args else kwargs["hidden_states"], kwargs.get("grid_thw")

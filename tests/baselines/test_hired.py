@@ -81,7 +81,7 @@ def test_the_official_code_loses_what_rounding_cuts_off():
 
 def test_a_tower_without_cls_is_refused():
     hidden = torch.zeros(4, 2)
-    with pytest.raises(ValueError, match="hired needs a vision tower with a CLS token"):
+    with pytest.raises(ValueError, match="HiRED needs a vision tower with a CLS token"):
         HiRED().select(View(VISION, hidden, hidden, hidden, torch.arange(4), (2, 2)), 2)
 
 
