@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from baselines import DART as DART
     from baselines import METHODS as METHODS
     from baselines import SCOPE as SCOPE
+    from baselines import TRIM as TRIM
+    from baselines import CDPruner as CDPruner
     from baselines import Cover as Cover
     from baselines import DARTInput as DARTInput
     from baselines import DivPrune as DivPrune
@@ -97,10 +99,10 @@ _HOME = Path(__file__).resolve().parent
 _PACKAGES = ("evosearch", "compress", "baselines", "bench")
 _PUBLIC = {
     "baselines": (
-        "DART", "METHODS", "SCOPE", "Cover", "DARTInput", "DivPrune", "Downsample", "EvoComp", "EvoCompPlus",
-        "Farthest", "FastV", "FasterVLM", "GPrune", "GlobalCom2", "Grid", "HiRED", "HoloV", "KeepAll",
-        "MustDrop", "Pool", "PruMerge", "PruMergePlus", "PyramidDrop", "Random", "SparseVLM", "ToMe",
-        "VScan", "VisPruner", "VisionZip",
+        "DART", "METHODS", "SCOPE", "TRIM", "CDPruner", "Cover", "DARTInput", "DivPrune", "Downsample",
+        "EvoComp", "EvoCompPlus", "Farthest", "FastV", "FasterVLM", "GPrune", "GlobalCom2", "Grid", "HiRED",
+        "HoloV", "KeepAll", "MustDrop", "Pool", "PruMerge", "PruMergePlus", "PyramidDrop", "Random",
+        "SparseVLM", "ToMe", "VScan", "VisPruner", "VisionZip",
     ),
     "bench.evaluation.compare": ("Entry", "compare"),
     "bench.evaluation.compressors": ("selector_for",),

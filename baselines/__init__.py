@@ -1,5 +1,6 @@
 """Published and control methods, one file and one class each; a new one is a file and a line in `METHODS`."""
 
+from baselines.cdpruner import CDPruner
 from baselines.cover import Cover
 from baselines.dart import DART, DARTInput
 from baselines.divprune import DivPrune
@@ -21,6 +22,7 @@ from baselines.random import Random
 from baselines.scope import SCOPE
 from baselines.sparsevlm import SparseVLM
 from baselines.tome import ToMe
+from baselines.trim import TRIM
 from baselines.visionzip import VisionZip
 from baselines.vispruner import VisPruner
 from baselines.vscan import VScan
@@ -51,6 +53,8 @@ METHODS: dict[str, type[Selector]] = {
     "globalcom2": GlobalCom2,
     "gprune": GPrune,
     "divprune": DivPrune,
+    "cdpruner": CDPruner,
+    "trim": TRIM,
     "fastervlm": FasterVLM,
     "vispruner": VisPruner,
     "scope": SCOPE,
@@ -63,6 +67,8 @@ METHODS: dict[str, type[Selector]] = {
 }
 
 __all__ = [
+    "TRIM",
+    "CDPruner",
     "VScan",
     "HoloV",
     "SCOPE",

@@ -36,6 +36,7 @@ class DART(Selector):
     text_pivots: int = 4
     pivot_order: Literal["cpython_set", "norm"] = "cpython_set"
     budget: Literal["strict", "official"] = "strict"
+    reads_text = True
 
     def __post_init__(self) -> None:
         if self.image_pivots < 1 or self.text_pivots < 0:

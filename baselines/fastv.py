@@ -23,6 +23,7 @@ class FastV(Scorer):
 
     layer: int = 2
     queries: Literal["last", "all"] = "last"
+    reads_text = True
 
     def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
         return {scaled_layer(self.layer, layers): keep}

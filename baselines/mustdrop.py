@@ -60,6 +60,7 @@ class MustDrop(TowerSelector):
     stages: Literal["all", "tower"] = "all"
     positions = "compact"
     merge_after = "block"
+    reads_text = True
 
     @property
     def tower_layers(self) -> tuple[int, ...]:

@@ -29,6 +29,7 @@ class PyramidDrop(Selector):
     ratio: float | None = 0.5
     adaptive: bool = False
     positions = "compact"
+    reads_text = True
 
     def __post_init__(self) -> None:
         if not all(stage.isdecimal() for stage in self.stages.split("/")):

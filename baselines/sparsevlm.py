@@ -52,6 +52,7 @@ class SparseVLM(Selector):
     bias: float = 0.0
     noise: bool = False
     positions = "compact"
+    reads_text = True
 
     def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
         if self.adaptive:

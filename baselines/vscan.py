@@ -34,6 +34,7 @@ class VScan(ClsSelector):
     window: int = 0
     shallow: float = 5 / 24
     deep: int = -2
+    reads_text = True
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio <= 1:

@@ -20,6 +20,7 @@ class Words(Scorer):
     """
 
     share: float = 1.0
+    reads_text = True
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -47,4 +48,3 @@ class WordsCover(Words):
     """
 
     share: float = 0.5
-

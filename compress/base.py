@@ -61,6 +61,10 @@ class View:
     decoder_keys: Callable[[int], tuple[Tensor, Tensor]] = _missing
     # decoder layer -> [N, H, d] and [T, H, d], visual and other tokens' keys, rotated; H are the key heads
     norm: Callable[[Tensor], Tensor] = _missing  # the decoder's final norm
+    projected: Callable[[], Tensor] = _missing  # -> [N, D] what the projector makes of `hidden`, at VISION
+    clip: Callable[[bool], tuple[Tensor, Tensor]] = _missing
+    # whether a long question is cut -> [N, P] and [M, P], patches and question in CLIP's joint space, at
+    # VISION, for methods with `reads_clip`; M is 1 unless the question is longer than CLIP's text tower reads
     seed: Callable[[], int] = lambda: (
         0
     )  # 64 bits drawn from pixels and prompt: the same alone and in any batch
@@ -135,12 +139,18 @@ class Selector(ABC):
     positions: Positions = "original"  # "compact": the decoder's positions are renumbered without holes
     adaptive: bool = False  # its own thresholds say how many tokens stay: counts, and `keep`, are 0
     draws: int = 1  # how often an evaluation runs it: more than once if it draws at random
+    reads_text: bool = False  # whether the question says what stays
     cls: Literal["own", "received"] = "own"  # whose attention it reads in the tower, see `ClsSelector`
 
     @property
     def tower_layers(self) -> tuple[float, ...]:
         """Tower layers whose `cls`, `scores` and `keys` are read, see `tower_layer`."""
         return ()
+
+    @property
+    def reads_clip(self) -> str | None:
+        """Folder or hub name of the CLIP whose joint space is read, "" = the model's own, None = none."""
+        return None
 
     def load(self) -> Self:
         """The same method, what it needs read from disk; ValueError where that is missing."""

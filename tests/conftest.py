@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
+    CLIPConfig,
     CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPTextConfig,
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
@@ -77,6 +80,29 @@ def clip(side: int) -> CLIPVisionConfig:
     )
 
 
+def build_clip(folder: Path, vision: CLIPVisionConfig, seed: int = 0) -> None:
+    """Save a CLIP of random weights for a tower: its text tower reads nine tokens."""
+    words = tokenizer()
+    start, end = words.bos_token_id, words.eos_token_id
+    words.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", start), ("</s>", end)]
+    )
+    text = CLIPTextConfig(
+        vocab_size=len(words), hidden_size=40, intermediate_size=80, num_hidden_layers=2,
+        num_attention_heads=4, max_position_embeddings=9, bos_token_id=start, eos_token_id=end,
+        pad_token_id=words.pad_token_id,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=32)
+    model = CLIPModel(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(6)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+
+
 def decoder(words: PreTrainedTokenizerFast, **special: Any) -> dict[str, Any]:
     return {
         "vocab_size": len(words),
@@ -125,7 +151,9 @@ def build_tiny(folder: Path, seed: int = 0, special: Mapping[str, Any] = Mapping
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
         image_seq_length=144,
+        mm_vision_tower="clip",
     )
+    build_clip(folder / "clip", config.vision_config)
     torch.manual_seed(seed)
     sharpen(LlavaForConditionalGeneration(config)).save_pretrained(folder)
     pixels = CLIPImageProcessorPil(
@@ -153,7 +181,9 @@ def build_tiny_next(folder: Path, seed: int = 0) -> Path:
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
         image_grid_pinpoints=pinpoints,
+        mm_vision_tower="clip",
     )
+    build_clip(folder / "clip", config.vision_config)
     torch.manual_seed(seed)
     model = LlavaNextForConditionalGeneration(config)
     model.model.image_newline.data.mul_(20)

@@ -66,9 +66,7 @@ def evaluate(
     from compress.files import replacing
 
     selector = selector_for(method, source or model, compressor)
-    opened = open_tasks(
-        tasks, count, data, protocol, split, model=model, labelled=submission is None
-    )
+    opened = open_tasks(tasks, count, data, protocol, split, model=model, labelled=submission is None)
     if submission:
         check_submission(list(opened), count, data)
     mllm = load_model(model, device, dtype, anyres)

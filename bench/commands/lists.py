@@ -14,6 +14,7 @@ from bench.console import anyres_option, option, show_json, show_table
 from evosearch.registry import describe, options
 
 if TYPE_CHECKING:
+    from compress.base import Selector
     from compress.keep import Keep
     from compress.models.loading import Anyres
 
@@ -23,6 +24,7 @@ class Line(NamedTuple):
     about: str
     options: dict[str, str]
     choices: tuple[str, ...] = ()  # on the model that was asked about
+    kind: tuple[tuple[str, str], ...] = ()  # further columns: what sets groups of entries apart
 
 
 def _registered(module: str, registry: str) -> list[Line]:
@@ -37,6 +39,34 @@ def _registered(module: str, registry: str) -> list[Line]:
         Line(name, about[name], {key: shown(default) for key, default in options(entry).items()})
         for name, entry in entries.items()
     ]
+
+
+def _methods() -> list[Line]:
+    """The methods by what they read and where they act; those of a group as they are registered."""
+    from baselines import METHODS
+    from compress.base import LAYERS
+    from evosearch.registry import pick
+
+    listed = []
+    for line in _registered("baselines", "METHODS"):
+        method = pick(METHODS, line.name, "method", compressor="")
+        reads = [words for words, holds in (
+            ("question", method.reads_text), ("CLS", bool(method.tower_layers)),
+            ("CLIP's text tower", method.reads_clip is not None),
+        ) if holds] or ["tokens alone"]  # fmt: skip
+        acts = dict.fromkeys(_place(method, depth) for depth in sorted(method.schedule(576, 64, LAYERS)))
+        kind = ("reads", ", ".join(reads)), ("acts", ", ".join(acts))
+        listed.append(line._replace(kind=kind))
+    groups = list(dict.fromkeys(line.kind for line in listed))
+    return sorted(listed, key=lambda line: groups.index(line.kind))
+
+
+def _place(method: Selector, depth: int) -> str:
+    from compress.base import INPUT, VISION, TowerSelector
+
+    if depth == VISION:
+        return "in the tower" if isinstance(method, TowerSelector) else "after the tower"
+    return "before the decoder" if depth == INPUT else "in the decoder"
 
 
 def _losses() -> list[Line]:
@@ -71,9 +101,10 @@ def _about_model(folder: Path) -> str:
 def _show(listed: list[Line], machine: bool, about: str = "about") -> None:
     if machine:
         keys = ("name", about, "options", *(["choices"] if about != "about" else []))
-        show_json([dict(zip(keys, line, strict=False)) for line in listed])
+        show_json([dict(zip(keys, line, strict=False)) | dict(line.kind) for line in listed])
         return
-    header, rows = ["name", about], [[line.name, line.about] for line in listed]
+    header = ["name", *dict(listed[0].kind if listed else ()), about]
+    rows = [[line.name, *dict(line.kind).values(), line.about] for line in listed]
     if any(line.choices for line in listed):
         header.append("choices where its paper and code leave something open")
         for row, line in zip(rows, listed, strict=True):
@@ -108,6 +139,8 @@ def methods(
 ) -> None:
     """List the methods and the options that NAME:option=value sets.
 
+    Those that read the same of image and question, and act at the same place, stand together.
+
     With --model, the list also shows each method's choices on such a model where its paper and official code
     leave something open.
 
@@ -115,7 +148,7 @@ def methods(
     Example:
       evocomp list methods --model micro --keep 48
     """
-    listed = _registered("baselines", "METHODS")
+    listed = _methods()
     if model is None:
         for option, value in (("--compressor", compressor), ("--keep", keep)):
             if value:

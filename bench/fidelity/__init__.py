@@ -1,6 +1,7 @@
 """Fidelity: what our code makes of the inputs that official implementations were recorded on."""
 
 from bench.fidelity import (
+    cdpruner,
     dart,
     divprune,
     dpcknn,
@@ -16,6 +17,7 @@ from bench.fidelity import (
     scope,
     sparsevlm,
     tome,
+    trim,
     visionzip,
     vispruner,
     vscan,
@@ -42,6 +44,8 @@ CHECKS: dict[str, Check] = {
     "holov": holov.check,
     "vscan": vscan.check,
     "vscan_qwen": vscan.qwen,
+    "cdpruner": cdpruner.check,
+    "trim": trim.check,
     "dpcknn": dpcknn.check,
     "ghmc": losses.ghmc,
     "losses_formula": losses.formulas,

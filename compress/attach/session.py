@@ -124,6 +124,8 @@ class _Session:
         self.before_decoder = self._acts_before_decoder()
         left = self.schedule.get(VISION)
         self._check_tower(left)
+        if selector.reads_clip is not None:
+            mllm.clip(selector.reads_clip)
         self.tower = TowerSession(mllm, selector, left, count_flops)
         self.trace = Trace()
         self.handles: list[Any] = []

@@ -102,6 +102,8 @@ class Signals:
             visual=text.new_empty(0, text.shape[-1]),
             text=text,
             index=patches,
+            projected=partial(self.mllm.projector.forward, features),  # not as a module, whose hooks act
+            clip=partial(self._clip, place[0], features),
             cls_token=None if cls is None else cls[first : first + self.pictures[place].tiles],
             **self._anywhere(place, patches),
         )
@@ -208,6 +210,16 @@ class Signals:
         owner, patch = (each.to(index)[index.clamp(min=0)] for each in (picture.tile, picture.patch))
         found = torch.where(owner < 0, -1, row[(owner * per_tile + patch).clamp(min=0)])
         return parts, torch.where(index < 0, 0, found)
+
+    def _clip(self, sample: int, features: Tensor, truncate: bool) -> tuple[Tensor, Tensor]:
+        source = self.selector.reads_clip
+        if source is None:
+            raise ValueError(f"{type(self.selector).__name__} reads CLIP's joint space: say so in reads_clip")
+        clip, key = self.mllm.clip(source), ("clip", sample, truncate)
+        if key not in self.read:
+            prompt = self.ids[sample, self.untouched.first(sample) :]
+            self.read[key] = [clip.texts(self.mllm.question(prompt), truncate)]
+        return clip.patches(features), self.read[key][0]
 
     def _attention(
         self, place: Place, layout: Layout, inputs: Inputs, layer: int,

@@ -67,6 +67,10 @@ class Elsewhere(Selector):
     def tower_layers(self) -> tuple[float, ...]:
         return self.selector.tower_layers
 
+    @property
+    def reads_clip(self) -> str | None:
+        return self.selector.reads_clip
+
     def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
         counts = plan(self.selector, tokens, keep, self.layers, self.match)
         if VISION in counts and isinstance(self.selector, TowerSelector):

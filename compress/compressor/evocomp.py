@@ -22,6 +22,7 @@ class Learned(Scorer):
     """
 
     compressor: str | Compressor
+    reads_text = True
 
     def score(self, view: View) -> Tensor:
         place = view.visual.dtype, view.visual.device

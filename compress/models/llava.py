@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from compress.models.clip import Clip, load_clip
 from compress.models.mllm import MLLM, with_values
 
 
@@ -63,6 +65,24 @@ class Llava(MLLM):
     @property
     def tower_depth(self) -> int:
         return range(len(self.tower_layers) + 1)[self.model.config.vision_feature_layer]
+
+    def clip(self, source: str = "") -> Clip:
+        config = self.model.config
+        name = source or getattr(config, "mm_vision_tower", None)
+        if not name:
+            raise ValueError(
+                f"{self.name} has no text tower: its config.json names no CLIP (mm_vision_tower); name the "
+                f"one that its tower is of with the method's option, clip=FOLDER or clip=owner/name"
+            )
+        beside = Path(self.model.name_or_path) / name
+        found = load_clip(str(beside if beside.is_dir() else name), self.model.device, self.model.dtype)
+        width = config.vision_config.hidden_size
+        if found.width != width:
+            raise ValueError(
+                f"CLIP {name!r} reads features of {found.width} numbers, and {self.name} has {width}: give "
+                f"the CLIP that its tower is of with clip=FOLDER or clip=owner/name"
+            )
+        return found
 
     def tower_cls(self, output: Any) -> Tensor | None:
         return output.hidden_states[self.model.config.vision_feature_layer][:, 0]

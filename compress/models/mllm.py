@@ -26,6 +26,7 @@ from transformers.masking_utils import create_causal_mask
 from compress.base import Traits, tower_layer
 from compress.images import check_shape, rgb
 from compress.models.caches import CACHE
+from compress.models.clip import Clip
 from compress.models.conversation import Conversation, Turn, check
 from compress.models.processors import read
 
@@ -190,6 +191,31 @@ class MLLM(ABC):
         """What methods may know of the model."""
         width = self.decoder.config.hidden_size
         return Traits(self.layers, width, self.visual_tokens, mrope=self.mrope)
+
+    def clip(self, source: str = "") -> Clip:
+        """CLIP's text tower and projections for this model's tower: of a folder or hub name, or its own.
+
+        ValueError for a model without a CLIP tower, for one whose configuration names no CLIP, and for a CLIP
+        that does not fit.
+        """
+        raise ValueError(f"{self.name} ({type(self).__name__}) has no CLIP tower, whose words fit patches")
+
+    def question(self, ids: Tensor) -> str:
+        """The text of a prompt's ids [S], without images, and without what the chat format puts around it."""
+        before, after = self._around
+        return self._said(ids).removeprefix(before).removesuffix(after).strip()
+
+    def _said(self, ids: Tensor) -> str:
+        words = ids[ids != self.image_token_id]
+        text: str = self._processor().tokenizer.decode(words, skip_special_tokens=True)
+        return text.strip()
+
+    @cached_property
+    def _around(self) -> tuple[str, str]:
+        """The text of the chat format before and after a question about an image."""
+        ids = self._processor().tokenizer(self.prompt("what"))["input_ids"]
+        before, found, after = self._said(torch.tensor(ids)).rpartition("what")
+        return (before, after) if found else ("", "")
 
     def fix_grid(self) -> None:
         """Give every image the same number of visual tokens; ValueError for a family without such a mode."""

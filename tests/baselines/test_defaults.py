@@ -43,13 +43,15 @@ PUBLISHED = {
         "alpha": 0.09, "chunks": 0, "surplus": "shared", "order": "attention", "layer": -2, "cls": "own",
     },
     "vscan": {"ratio": 1 / 3, "stage": 16, "window": 0, "shallow": 5 / 24, "deep": -2, "cls": "own"},
+    "cdpruner": {"relevance": "clip", "clip": ""},
+    "trim": {"adaptive": False, "clip": ""},
     "evocomp": {"depth": 0},
     "evocomp+": {"layer": 0, "sharpness": 1.0},
 }  # fmt: skip
 # What follows from them: positions of kept tokens, tower layers that are read, where a tower merges.
 COMPACT = {
-    "divprune", "fastervlm", "globalcom2", "hired", "holov", "mustdrop", "prumerge", "prumerge+",
-    "pyramiddrop", "scope", "sparsevlm", "tome", "visionzip", "vispruner", "vscan",
+    "cdpruner", "divprune", "fastervlm", "globalcom2", "hired", "holov", "mustdrop", "prumerge",
+    "prumerge+", "pyramiddrop", "scope", "sparsevlm", "tome", "trim", "visionzip", "vispruner", "vscan",
 }  # fmt: skip
 TOWER = {
     "fastervlm": (-2,), "globalcom2": (-1,), "hired": (0, -2), "holov": (-2,), "mustdrop": (-1,),

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from baselines.crops import equal_shares, rows_of_each, tile_of
+from compress.base import INPUT, VISION, Selection, Selector, Traits, View
+
+
+@dataclass
+class CDPruner(Selector):
+    """Keep tokens that differ from each other and that the question is about: a determinantal point process.
+
+    "Beyond Attention or Similarity: Maximizing Conditional Diversity for Token Pruning in MLLMs" (Zhang et
+    al., NeurIPS 2025, arXiv 2506.10967). Reads projected features, and patches and question in CLIP's joint
+    space; drops before the decoder; positions are contiguous. Relevance is *minus* the cosine of patch and
+    question, as CLIP's cosine of such patches falls where the question applies. The kernel is the cosine of
+    features times the relevance of both; its determinant is enlarged greedily. Every tile of an image keeps
+    as many tokens; relevance is scaled over all of them.
+
+    `clip` is the folder or hub name of the CLIP, by default the one that the model's configuration names.
+    `relevance=decoder` is for models without: the cosine, not negated, of projected token and words of the
+    question, both as the decoder reads them (ours).
+
+    Departures: the code scales relevance over a batch, here over an image. Where the kernel has no rank left,
+    the code fails; here relevance alone chooses the rest.
+    """
+
+    relevance: Literal["clip", "decoder"] = "clip"
+    clip: str = ""
+    positions = "compact"
+    reads_text = True
+
+    @property
+    def reads_clip(self) -> str | None:
+        return self.clip if self.relevance == "clip" else None
+
+    def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
+        return {VISION if self.relevance == "clip" else INPUT: keep}
+
+    def choices(self, model: Traits) -> tuple[str, ...]:
+        if self.relevance == "decoder":
+            return ("the decoder's embeddings say what the question is about, not CLIP's",)
+        return ("tiles share the budget equally",) if model.tiles else ()
+
+    def select(self, view: View, keep: int) -> Selection:
+        if self.relevance == "decoder":
+            words = view.text[view.before :]
+            if not len(words):
+                raise ValueError("cdpruner reads the question behind the image: put the question there")
+            relevance = self.scaled(self.likeness(view.visual, words))
+            return Selection(self.order(view.visual, relevance, keep).sort().values)
+        relevance = self.scaled(-self.likeness(*view.clip(False)))
+        features, tile = view.projected(), tile_of(view)
+        shares = equal_shares(tile, keep)
+        kept = [
+            rows[self.order(features[rows], relevance[rows], share)]
+            for rows, share in zip(rows_of_each(tile, len(shares)), shares.tolist(), strict=True)
+        ]
+        return Selection(torch.cat(kept).sort().values)
+
+    @staticmethod
+    def likeness(tokens: Tensor, text: Tensor) -> Tensor:
+        """Cosine [N] of tokens [N, P] with text [M, P], the mean over it."""
+        return (F.normalize(tokens.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T).mean(-1)
+
+    @staticmethod
+    def scaled(relevance: Tensor) -> Tensor:
+        """Relevance, of any shape, from about 0 to 1."""
+        low, high = relevance.min(), relevance.max()
+        return (relevance - low + 1e-6) / (high - low).clamp(min=1e-12)
+
+    @staticmethod
+    def order(features: Tensor, relevance: Tensor, keep: int) -> Tensor:
+        """Indices [keep] in the order in which they are chosen; features [N, D], relevance [N] above 0."""
+        unit = F.normalize(features.float(), dim=-1)
+        kernel = relevance[:, None] * (unit @ unit.T) * relevance
+        gain = kernel.diagonal().clone()
+        taken = torch.zeros_like(gain, dtype=torch.bool)
+        rows, chosen = kernel.new_zeros(keep, len(kernel)), [taken.nonzero()[:, 0]]
+        for step in range(keep):
+            # [1] and not a number, for which a GPU would be waited for.
+            worth = torch.where(gain > 0, gain, relevance - 10)
+            best = worth.masked_fill(taken, -torch.inf).argmax(keepdim=True)
+            rest = kernel[best[0]] - rows[:step, best[0]] @ rows[:step]
+            rows[step] = torch.where(gain[best] > 0, rest / gain[best].clamp(min=1e-30).sqrt(), 0)
+            gain = gain - rows[step] ** 2
+            taken = taken.index_fill(0, best, True)
+            chosen.append(best)
+        return torch.cat(chosen)
