@@ -83,8 +83,10 @@ class Qwen25VL(MLLM):
 
     def tower_block(self, layer: float) -> int:
         asked = super().tower_block(layer)
-        full = sorted(self.tower.config.fullatt_block_indexes, reverse=True)  # of two as near, the later one
-        return min(full, key=lambda number: abs(number - asked))
+        full = getattr(self.tower.config, "fullatt_block_indexes", None)  # None: there are no windows
+        if full is None:
+            return asked
+        return min(sorted(full, reverse=True), key=lambda number: abs(number - asked))  # the later of two
 
     def tower_heads(
         self, block: Any, hidden: Tensor, rotary: tuple[Tensor, ...]
@@ -99,9 +101,11 @@ class Qwen25VL(MLLM):
 
     def tower_order(self, picture: Picture) -> Tensor:
         rows, columns = picture.grid
-        vision = self.model.config.vision_config
-        side = vision.window_size // (vision.patch_size * vision.spatial_merge_size)
         place = torch.arange(rows * columns, device=self.index_device)
+        vision = self.model.config.vision_config
+        if getattr(vision, "fullatt_block_indexes", None) is None:
+            return place
+        side = vision.window_size // (vision.patch_size * vision.spatial_merge_size)
         window = place // columns // side * columns + place % columns // side
         return window.argsort(stable=True)
 
