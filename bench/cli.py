@@ -55,7 +55,7 @@ EXPECTED = (ValueError, OSError, FloatingPointError)
 LONGEST = 1000  # characters of a message
 
 
-class Problem(click.ClickException):
+class UserError(click.ClickException):
     """A user's mistake: one line on stderr, after the trace if that is wanted, and exit status 2."""
 
     exit_code = 2
@@ -70,13 +70,13 @@ class Problem(click.ClickException):
         click.echo(f"{self.trace}evocomp: {cut(self.message, LONGEST)}", err=True)
 
 
-class Interrupted(Problem):
+class InterruptError(UserError):
     """Ctrl-C, with the exit status that shells expect of it."""
 
     exit_code = 130
 
 
-class Unforeseen(Problem):
+class InternalError(UserError):
     """An error of evocomp itself, with an exit status of its own."""
 
     exit_code = 1
@@ -84,22 +84,22 @@ class Unforeseen(Problem):
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """Turn every exception into a `Problem`."""
+    """Turn every exception into a `UserError`."""
     try:
         yield
     except (click.exceptions.NoArgsIsHelpError, click.exceptions.Exit, click.Abort, BrokenPipeError):
         raise  # click answers these: with the help, and with silence
     except click.UsageError as problem:
         path = problem.ctx.command_path if problem.ctx else "evocomp"
-        raise Problem(f"{problem.format_message()} See {path} --help") from problem
+        raise UserError(f"{problem.format_message()} See {path} --help") from problem
     except click.ClickException:
         raise
     except KeyboardInterrupt as stop:
-        raise Interrupted("interrupted; run label, train, run or compare --out again to resume") from stop
+        raise InterruptError("interrupted; run label, train, run or compare --out again to resume") from stop
     except Exception as problem:
         if isinstance(problem, EXPECTED) or _ran_out(problem) or _broken_library(problem):
-            raise Problem(_words(problem), _wanted_trace(problem)) from problem
-        raise Unforeseen(_of_ours(problem), _wanted_trace(problem)) from problem
+            raise UserError(_words(problem), _wanted_trace(problem)) from problem
+        raise InternalError(_of_ours(problem), _wanted_trace(problem)) from problem
 
 
 def _wanted_trace(problem: Exception) -> str:
@@ -198,7 +198,7 @@ class Commands(click.Group):
         if args and args[0] not in self.table:
             from evosearch.registry import unknown
 
-            raise Problem(unknown("command", args[0], self.table))
+            raise UserError(unknown("command", args[0], self.table))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -158,7 +158,7 @@ def model_options(command: F) -> F:
 class OutFolder(click.Path):
     """A folder to write to, new or not. That nothing can be written there is an error before the work.
 
-    Until the command ends no other process may write there (`compress.files.alone`); with `locks` false the
+    Until the command ends no other process may write there (`compress.files.locked`); with `locks` false the
     command sees to that.
     """
 
@@ -175,10 +175,10 @@ class OutFolder(click.Path):
         if not os.access(there, os.W_OK | os.X_OK):
             self.fail(f"{there} is not writable; choose another folder.", param, ctx)
         if self.locks and ctx:
-            from compress.files import alone
+            from compress.files import locked
 
             # the outermost context: it is closed whatever happens
-            ctx.find_root().with_resource(alone(folder))
+            ctx.find_root().with_resource(locked(folder))
         return folder
 
 

@@ -88,8 +88,8 @@ SCRIPTS = {
     ),
 }  # fmt: skip
 
-Report = Callable[[int, int], None]  # done, in all
-Bar = Callable[[str, str], AbstractContextManager[Report]]  # title, unit
+Progress = Callable[[int, int], None]  # done, in all
+Bar = Callable[[str, str], AbstractContextManager[Progress]]  # title, unit
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ HOME = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """`problem` is what must be mended; `note` what a reader should know, such as an extra that is absent."""
 
     subject: str
@@ -44,14 +44,14 @@ class Finding:
 # The installation --------------------------------------------------------------------------------------
 
 
-def installation() -> Iterator[Finding]:
+def installation() -> Iterator[Diagnosis]:
     """Versions against the ranges the package declares, the device, optional extras, and shipped weights."""
     fits = sys.version_info >= (3, 11)
-    yield Finding("python", "ok" if fits else "problem", f"{platform.python_version()}, needs >=3.11")
+    yield Diagnosis("python", "ok" if fits else "problem", f"{platform.python_version()}, needs >=3.11")
     try:
         needs = requires("evocomp") or []
     except PackageNotFoundError:
-        yield Finding("evocomp", "problem", "not installed: pip install -e .")
+        yield Diagnosis("evocomp", "problem", "not installed: pip install -e .")
         needs = []
     yield from own_packages()
     ranges, extras = requirements(needs)
@@ -77,7 +77,7 @@ def installation() -> Iterator[Finding]:
     yield _compression()
 
 
-def own_packages(home: Path = HOME) -> Iterator[Finding]:
+def own_packages(home: Path = HOME) -> Iterator[Diagnosis]:
     """Whether evocomp's four packages are its own, and whether others of the same name stand in their way."""
     owners = packages_distributions()
     sound = True
@@ -86,19 +86,19 @@ def own_packages(home: Path = HOME) -> Iterator[Finding]:
         others = sorted({*owners.get(name, ())} - {"evocomp"})
         if here != home / name:
             detail = f"comes from {here}, not from evocomp: use an environment without it, or rename it"
-            yield Finding(name, "problem", detail)
+            yield Diagnosis(name, "problem", detail)
         elif others:
             detail = f"{', '.join(others)} installs a package of the same name: use an environment without it"
-            yield Finding(name, "problem", detail)
+            yield Diagnosis(name, "problem", detail)
         elif plain not in (None, home / name):
-            yield Finding(
+            yield Diagnosis(
                 name, "note", f"{plain} hides it from programs: rename that, or import evocomp first"
             )
         else:
             continue
         sound = False
     if sound:
-        yield Finding("packages", "ok", f"{', '.join(PACKAGES)} come from {home}")
+        yield Diagnosis("packages", "ok", f"{', '.join(PACKAGES)} come from {home}")
 
 
 def _place(spec: ModuleSpec | None) -> Path | None:
@@ -129,41 +129,41 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _installed(name: str, wanted: SpecifierSet) -> Finding:
+def _installed(name: str, wanted: SpecifierSet) -> Diagnosis:
     have = _version(name)
     if have is None:
-        return Finding(name, "problem", f"not installed, needs {wanted}")
+        return Diagnosis(name, "problem", f"not installed, needs {wanted}")
     fits = wanted.contains(have, prereleases=True)
-    return Finding(name, "ok" if fits else "problem", f"{have}, needs {wanted}")
+    return Diagnosis(name, "ok" if fits else "problem", f"{have}, needs {wanted}")
 
 
-def _extra(extra: str, wanted: Mapping[str, SpecifierSet]) -> Finding:
+def _extra(extra: str, wanted: Mapping[str, SpecifierSet]) -> Diagnosis:
     """Whether the libraries of an extra are there, in the versions that it needs."""
     install = f"pip install 'evocomp[{extra}]'"
     there = {name: _version(name) for name in wanted}
     absent = [name for name, have in there.items() if not have and find_spec(name.replace("-", "_")) is None]
     if absent:
-        return Finding(f"extra {extra}", "note", f"without {', '.join(absent)}: {install}")
+        return Diagnosis(f"extra {extra}", "note", f"without {', '.join(absent)}: {install}")
     wrong = [
         f"{name} {have}, needs {wanted[name]}"
         for name, have in there.items()
         if have and not wanted[name].contains(have, prereleases=True)
     ]
     if wrong:
-        return Finding(f"extra {extra}", "problem", f"{'; '.join(wrong)}: {install}")
-    return Finding(f"extra {extra}", "ok", ", ".join(wanted))
+        return Diagnosis(f"extra {extra}", "problem", f"{'; '.join(wrong)}: {install}")
+    return Diagnosis(f"extra {extra}", "ok", ", ".join(wanted))
 
 
-def _imports() -> Iterator[Finding]:
+def _imports() -> Iterator[Diagnosis]:
     """The libraries of every command that cannot be imported, each for a reason of its own."""
     if (have := _version("torchvision")) and (why := _why_not("torchvision")) is not None:
         beside = f"beside torch {_version('torch')}"
         advice = "install the torchvision of this torch, from the same index, or uninstall it"
-        yield Finding("torchvision", "problem", f"{have} cannot be imported {beside} ({why}): {advice}")
+        yield Diagnosis("torchvision", "problem", f"{have} cannot be imported {beside} ({why}): {advice}")
         return  # transformers cannot be imported either
     for name in ("torch", "transformers", "compress.models.loading"):
         if (why := _why_not(name)) is not None:
-            yield Finding(name, "problem", f"cannot be imported ({why})")
+            yield Diagnosis(name, "problem", f"cannot be imported ({why})")
             return
 
 
@@ -179,28 +179,28 @@ def _why_not(name: str) -> str | None:
     return None
 
 
-def _plug_in(have: str) -> Finding:
+def _plug_in(have: str) -> Diagnosis:
     """Whether lmms-eval sees its model `evocomp`; it stops looking at the first plug-in that fails."""
     others = sorted(one.value for one in entry_points(group="lmms_eval.models") if one.name != NAME)
     try:
         models = import_module("lmms_eval.models").list_available_models()
     except ImportError as problem:
-        return Finding("lmms-eval", "problem", f"{have} cannot be imported ({problem})")
+        return Diagnosis("lmms-eval", "problem", f"{have} cannot be imported ({problem})")
     if NAME in models:
-        return Finding("lmms-eval", "ok", f"{have} sees the model {NAME}")
+        return Diagnosis("lmms-eval", "ok", f"{have} sees the model {NAME}")
     culprits = f"; one of {', '.join(others)} may have failed before it" if others else ": install it again"
-    return Finding("lmms-eval", "problem", f"{have} does not see the plug-in of evocomp{culprits}")
+    return Diagnosis("lmms-eval", "problem", f"{have} does not see the plug-in of evocomp{culprits}")
 
 
-def _device() -> Finding:
+def _device() -> Diagnosis:
     import torch
 
     if torch.cuda.is_available():
-        return Finding("device", "ok", f"cuda: {torch.cuda.get_device_name()}")
-    return Finding("device", "ok", f"cpu, {torch.get_num_threads()} threads; no accelerator is found")
+        return Diagnosis("device", "ok", f"cuda: {torch.cuda.get_device_name()}")
+    return Diagnosis("device", "ok", f"cpu, {torch.get_num_threads()} threads; no accelerator is found")
 
 
-def _compression() -> Finding:
+def _compression() -> Diagnosis:
     """Whether two tokens generated under a method are one prefill and one decoding step.
 
     Another release of transformers may call layers and caches otherwise.
@@ -223,22 +223,22 @@ def _compression() -> Finding:
         with attach(mllm, FastV(), keep) as trace, torch.no_grad():
             mllm.model.generate(**inputs, max_new_tokens=2, min_new_tokens=2, do_sample=False)
     except (ValueError, RuntimeError, TypeError, AttributeError) as problem:
-        return Finding(subject, "problem", f"fastv on micro fails ({problem}): {advice}")
+        return Diagnosis(subject, "problem", f"fastv on micro fails ({problem}): {advice}")
     planned = entering(plan(FastV(), mllm.visual_tokens, keep, mllm.layers), mllm.visual_tokens, mllm.layers)
     found = [record.entering for record in trace.samples]
     if found != [planned]:
         detail = f"fastv on micro recorded {found} for one prefill and one decoding step, planned {[planned]}"
-        return Finding(subject, "problem", f"{detail}: {advice}")
-    return Finding(subject, "ok", f"fastv on micro: {planned} visual tokens enter the decoder's layers")
+        return Diagnosis(subject, "problem", f"{detail}: {advice}")
+    return Diagnosis(subject, "ok", f"fastv on micro: {planned} visual tokens enter the decoder's layers")
 
 
-def _weights(subject: str, folder: Path) -> Finding:
+def _weights(subject: str, folder: Path) -> Diagnosis:
     """Every tensor of a folder's safetensors files read once."""
     from safetensors import SafetensorError, safe_open
 
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        return Finding(subject, "problem", f"{folder} holds no weights: make micro builds them")
+        return Diagnosis(subject, "problem", f"{folder} holds no weights: make micro builds them")
     tensors = 0
     for file in files:
         try:
@@ -247,8 +247,8 @@ def _weights(subject: str, folder: Path) -> Finding:
                     weights.get_tensor(key)
                     tensors += 1
         except (SafetensorError, OSError) as problem:
-            return Finding(subject, "problem", f"{file} cannot be read ({problem})")
-    return Finding(
+            return Diagnosis(subject, "problem", f"{file} cannot be read ({problem})")
+    return Diagnosis(
         subject, "ok", f"{tensors} tensors in {sum(file.stat().st_size for file in files):,} bytes"
     )
 
@@ -256,7 +256,7 @@ def _weights(subject: str, folder: Path) -> Finding:
 # A folder of benchmarks --------------------------------------------------------------------------------
 
 
-def benchmarks(data: str, *, images: bool = False) -> Iterator[Finding]:
+def benchmarks(data: str, *, images: bool = False) -> Iterator[Diagnosis]:
     """Every split of every task that is there: number of samples, ids, answers, and images, which must be
     there and, with `images`, open. ValueError without such a folder.
     """
@@ -272,7 +272,7 @@ def benchmarks(data: str, *, images: bool = False) -> Iterator[Finding]:
         )
     strangers = sorted(one.name for one in root.iterdir() if one.is_dir() and one.name not in TASKS)
     if strangers:
-        yield Finding(data, "note", f"not looked at: {listed(strangers)}")
+        yield Diagnosis(data, "note", f"not looked at: {listed(strangers)}")
     for name in there:
         folder = Folder(root / name)
         layout = "lmms-lab's layout" if folder.tabular else "as distributed"
@@ -282,22 +282,22 @@ def benchmarks(data: str, *, images: bool = False) -> Iterator[Finding]:
             yield from _split(task, folder, manifest, layout, images)
 
 
-def _split(task: Task, folder: Folder, manifest: Manifest, layout: str, images: bool) -> Iterator[Finding]:
+def _split(task: Task, folder: Folder, manifest: Manifest, layout: str, images: bool) -> Iterator[Diagnosis]:
     subject = f"{task.name}/{task.part}"
     try:
         samples = task.whole(folder)
     except ValueError as problem:
-        yield Finding(subject, "problem", str(problem))
+        yield Diagnosis(subject, "problem", str(problem))
         return
     labels = "" if samples and samples[0].answers else ", without public labels"
-    yield Finding(subject, "ok", f"{len(samples):,} samples, {layout}{labels}")
+    yield Diagnosis(subject, "ok", f"{len(samples):,} samples, {layout}{labels}")
     for note in task.notes(samples):
-        yield Finding(subject, "note", note)
+        yield Diagnosis(subject, "note", note)
     for fault in [*task.miscounts(samples, manifest), *task.faults(samples)]:
-        yield Finding(subject, "problem", fault)
+        yield Diagnosis(subject, "problem", fault)
     if bad := _bad_images(samples, images):
         shown = "; ".join(bad[:EXAMPLES]) + (" ..." if len(bad) > EXAMPLES else "")
-        yield Finding(subject, "problem", f"{len(bad):,} images: {shown}")
+        yield Diagnosis(subject, "problem", f"{len(bad):,} images: {shown}")
 
 
 def _bad_images(samples: Sequence[Sample], images: bool) -> list[str]:

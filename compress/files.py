@@ -59,7 +59,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     """
     if target.exists():
         raise ValueError(f"{target} exists: choose a new folder")
-    with alone(target.parent, target.name):
+    with locked(target.parent, target.name):
         part = target.with_name(f"{target.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
@@ -75,7 +75,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def alone(folder: Path, name: str = "evocomp", hint: str = "") -> Iterator[None]:
+def locked(folder: Path, name: str = "evocomp", hint: str = "") -> Iterator[None]:
     """Be the only process that writes to a folder, as long as the block, or the process, lasts.
 
     The lock is `.{name}.lock` in the folder, which is made if there is none and removed again if nothing was

@@ -13,7 +13,7 @@ from PIL.Image import Image
 from compress.images import rgb
 
 
-class Picture(Protocol):
+class ImageSource(Protocol):
     """An image that is opened when it is looked at, and not kept."""
 
     @property
@@ -25,7 +25,7 @@ class Picture(Protocol):
 
 
 @runtime_checkable
-class Scenery(Picture, Protocol):
+class Scenery(ImageSource, Protocol):
     """What is yet to be photographed, in the size that is asked for."""
 
     def at(self, side: int) -> Image:
@@ -43,7 +43,7 @@ class Sample:
     """
 
     id: str
-    picture: Image | Picture
+    picture: Image | ImageSource
     question: str
     answers: tuple[str, ...]
     task: str = ""

@@ -11,7 +11,7 @@ import click
 
 from bench.commands.instructions import choice_options, file_options, open_instructions
 from bench.commands.labels import cell
-from bench.commands.options import PROCESSES, SEED, Amount, Budget, Count, as_json, options_of
+from bench.commands.options import PROCESSES, SEED, Amount, Count, KeepType, as_json, options_of
 from bench.console import OutFolder, model_options, option, progress, say, show_json, show_table
 from bench.evaluation.opening import load_model
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         "positions": "Position ids of kept tokens: original, or renumbered without gaps (compact).",
         "seed": "Random seed.",
     },
-    types={"keep": Budget(), "seed": SEED, "positions": click.Choice(["original", "compact"])},
+    types={"keep": KeepType(), "seed": SEED, "positions": click.Choice(["original", "compact"])},
     defaults={"keep": "1/9", "strategy": "that of the kind"},
 )  # fmt: skip
 @option(
@@ -88,13 +88,13 @@ def label(
       evocomp label --out labels --samples 500 --kind group-attribution --workers 2
     """
     from bench.report.stores import summarise
-    from compress.files import alone
+    from compress.files import locked
     from compress.labels.campaign import Shard
     from compress.labels.campaign import label as run
     from compress.labels.store import SHARED
 
     part = Shard.of_text(shard)
-    click.get_current_context().with_resource(alone(out, part.name, SHARED))
+    click.get_current_context().with_resource(locked(out, part.name, SHARED))
     place = open_engine(engine, address, gpus, device)
     if data is None:
         given = {"--images": images, "--manifest": manifest, "--sources": sources, "--rules": rules}

@@ -88,7 +88,7 @@ class Amount(click.FloatRange):
         return number
 
 
-class Budget(click.ParamType):
+class KeepType(click.ParamType):
     """A count of visual tokens, or a ratio of each image's."""
 
     name = "N or RATIO"
@@ -105,9 +105,10 @@ class Budget(click.ParamType):
 def keep_option(about: str, default: str = "1/9") -> Callable[[F], F]:
     """--keep with one budget, which `budget` checks against a model."""
     return option(
-        "--keep", type=Budget(), help=f"{about}: a count, or a ratio of the image's own tokens (11.1%, 1/9). "
-        f"Default: {default}.",
-    )  # fmt: skip
+        "--keep",
+        type=KeepType(),
+        help=f"{about}: a count, or a ratio of the image's own tokens (11.1%, 1/9). Default: {default}.",
+    )
 
 
 def keeps_option(default: str) -> Callable[[F], F]:

@@ -65,10 +65,10 @@ def run(
       evocomp run table5 --dry-run
     """
     from bench.recipe.schema import read
-    from compress.files import alone
+    from compress.files import locked
 
     if not dry_run:
-        context.with_resource(alone(out))
+        context.with_resource(locked(out))
     given = context.get_parameter_source("model")
     explicit = model if given is not click.core.ParameterSource.DEFAULT else None
     wanted = read(recipe, changes, model=explicit, data=data)
@@ -78,7 +78,7 @@ def run(
     from bench.recipe.estimate import duration, estimates
     from bench.recipe.plan import plan
     from bench.recipe.run import run as work
-    from bench.recipe.steps import Shop
+    from bench.recipe.steps import Workspace
     from compress.models.loading import MODELS
 
     @cache
@@ -86,7 +86,7 @@ def run(
         return load_model(name, device, dtype, anyres)
 
     full = wanted.model not in MODELS or (wanted.source or wanted.model) not in MODELS
-    shop = Shop(
+    shop = Workspace(
         out, load, cache(lambda name: load(name).fingerprint()), workers, batch, anyres,
         features or ("disk" if full else "memory"), not fresh,
     )  # fmt: skip
@@ -121,7 +121,7 @@ def record(one: Estimate) -> dict[str, object]:
 def show_plan(told: list[Estimate]) -> None:
     """The plan as a table, and its sums."""
     from bench.recipe.estimate import duration
-    from bench.recipe.steps import Train
+    from bench.recipe.steps import TrainStep
 
     if not told:
         click.echo("no steps: what there is to draw needs none")
@@ -136,7 +136,7 @@ def show_plan(told: list[Estimate]) -> None:
             for one in told
         ],
     )  # fmt: skip
-    for about in dict.fromkeys(one.step.about for one in told if isinstance(one.step, Train)):
+    for about in dict.fromkeys(one.step.about for one in told if isinstance(one.step, TrainStep)):
         click.echo(f"trains: {about}")
     seconds = sum(one.seconds or 0 for one in told)
     unknown = sum(one.seconds is None for one in told)

@@ -27,7 +27,7 @@ PRESETS = ("llava-1.5-7b", "llava-next-7b", "qwen2.5-vl-7b")
 
 
 @dataclass(frozen=True)
-class Order:
+class TrainingJob:
     """What every process of a training run has to know."""
 
     labels: Sequence[Path]
@@ -49,7 +49,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Report:
+class TrainingReport:
     history: Sequence[Epoch]
     samples: int
     keep: Keep  # tokens in a label
@@ -150,10 +150,10 @@ def train(
     Example:
       evocomp train --labels labels --out compressor --epochs 10
     """
-    from compress.files import alone
+    from compress.files import locked
     from compress.parallel.processes import first_here, together
 
-    order = Order(
+    order = TrainingJob(
         labels, data, images, out, config,
         validate or ("textvqa" if data is None or validate_data else "none"), validate_samples, validate_data,
         model, device, dtype, anyres,
@@ -161,7 +161,7 @@ def train(
     )  # fmt: skip
     if first_here():
         with ExitStack() as held:
-            held.enter_context(alone(out))
+            held.enter_context(locked(out))
             if processes == 1:  # else the first of them holds it
                 click.get_current_context().with_resource(held.pop_all())
     work = partial(carry_out, order)
@@ -182,7 +182,7 @@ def train(
     say(f"use it: evocomp eval --method evocomp --compressor {out} --keep {report.keep}")
 
 
-def carry_out(order: Order) -> Report:
+def carry_out(order: TrainingJob) -> TrainingReport:
     """Train, or take one's share in it as one of several processes."""
     from bench.evaluation.validation import validator
     from compress.keep import read_keep
@@ -207,7 +207,7 @@ def carry_out(order: Order) -> Report:
             cache=order.cache, micro_batch=order.micro_batch, checkpoint_every=order.checkpoint_every,
             progress=lambda stage, done, total: report(done, total), say=say,
         )  # fmt: skip
-    return Report(result.history, result.samples, keep, Processes.here(mllm.model.device).first)
+    return TrainingReport(result.history, result.samples, keep, Processes.here(mllm.model.device).first)
 
 
 COMMANDS = {"train": train}

@@ -91,7 +91,7 @@ class Defect:
     first: str  # where
 
 
-class _Told(Document):
+class _ManifestDocument(Document):
     """The metadata of a manifest."""
 
     format: int
@@ -170,7 +170,7 @@ class Index:
         metadata = table.schema.metadata or {}
         if KEY not in metadata or not table.schema.equals(INDEX):
             raise ValueError(f"{path}: {wrong}")
-        told = parse(_Told, metadata[KEY], path)
+        told = parse(_ManifestDocument, metadata[KEY], path)
         if told.format != FORMAT:
             raise ValueError(f"{path}: format {told.format}, but this version reads format {FORMAT}")
         lists = table["turns"]

@@ -12,16 +12,16 @@ from pathlib import Path
 import torch
 
 from bench.edge.bundle import DECODER, GGUF
-from bench.edge.chain import Chain, Positions, Question
+from bench.edge.chain import Chain, EdgePrompt, Positions
 from bench.edge.extras import optional
 from bench.edge.parts import check_family
 from bench.edge.precision import Precision
-from bench.edge.prepare import Work, exported, made_up, prepare, question
+from bench.edge.prepare import PreparedModel, exported, made_up, prepare, question
 from bench.edge.protocol import Protocol
 from bench.edge.runtimes.registry import Runtime
 from bench.edge.timing import Measurement, Progress, measure, parity
 from bench.evaluation.compressors import random_compressor, selector_for
-from bench.evaluation.ledger import Shape
+from bench.evaluation.ledger import DecoderShape
 from bench.tasks.load import load_tasks
 from compress.compressor.evocomp import EvoComp
 from compress.compressor.network import Compressor
@@ -35,7 +35,7 @@ Stage = Callable[[str, str], AbstractContextManager[Progress]]  # title and unit
 
 
 @dataclass(frozen=True)
-class Plan:
+class EdgePlan:
     """What is measured, and at which shapes."""
 
     protocol: Protocol
@@ -63,7 +63,7 @@ class Subject:
     layers: int | None
     samples: int  # questions to ask; 0: the weights mean nothing
 
-    def questions(self, work: Work) -> list[Question]:
+    def questions(self, work: PreparedModel) -> list[EdgePrompt]:
         """Prompts of the miniatures, or a made-up one where nothing can be understood."""
         if not self.samples:
             return [made_up(work, min(WORDS, work.settings.text))]
@@ -94,7 +94,7 @@ def own_model(mllm: MLLM, compressor: str | None, layers: int | None, samples: i
 
 
 def benchmark(
-    runtime: Runtime, load: Callable[[], Subject], plan_for: Callable[[int], Plan], folder: Path | None,
+    runtime: Runtime, load: Callable[[], Subject], plan_for: Callable[[int], EdgePlan], folder: Path | None,
     stage: Stage,
 ) -> Measurement:  # fmt: skip
     """Time a runtime on the first question, and hold its answers to all of them against torch.
@@ -148,8 +148,8 @@ def benchmark(
     return Measurement(runtime.title, backend.label, backend.padded, cells, held, memory, facts)
 
 
-def _precision(runtime: Runtime, subject: Subject, plan: Plan) -> Precision:
-    head = Shape.of(subject.mllm.decoder.config).head_dim
+def _precision(runtime: Runtime, subject: Subject, plan: EdgePlan) -> Precision:
+    head = DecoderShape.of(subject.mllm.decoder.config).head_dim
     precision = plan.precision or runtime.precision(head)
     runtime.check(precision)
     return precision

@@ -24,7 +24,7 @@ VISION, COMPRESSOR, DECODER, GGUF = "vision.onnx", "compressor.onnx", "decoder.o
 
 
 @dataclass(frozen=True)
-class Settings:
+class BundleSettings:
     """What an exported folder was made of; equal settings, equal files."""
 
     model: str
@@ -84,13 +84,13 @@ class Bundle:
     """An exported folder; `Bundle.open` reads one."""
 
     folder: Path
-    settings: Settings
+    settings: BundleSettings
 
     @classmethod
     def open(cls, folder: Path) -> Bundle:
         """ValueError, with what to do, if the folder holds no finished export."""
         try:
-            return cls(folder, read(Settings, folder / META))
+            return cls(folder, read(BundleSettings, folder / META))
         except FileNotFoundError:
             raise ValueError(f"{folder}: nothing was exported here ({META} is missing)") from None
         except ValueError as problem:

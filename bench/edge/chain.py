@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.edge.bundle import Settings
+from bench.edge.bundle import BundleSettings
 from bench.edge.precision import Floats, Ints
 from bench.edge.runner import Backend
 from bench.evaluation.times import NOW
@@ -20,7 +20,7 @@ Positions = Literal["original", "compact"]
 
 
 @dataclass(frozen=True)
-class Question:
+class EdgePrompt:
     """One prompt: pixels [1, 3, height, width] and the word ids before and after the image."""
 
     pixels: Floats
@@ -33,7 +33,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Run:
+class ChainOutput:
     """What one pass of the chain gave."""
 
     ids: list[int]  # of the answer, the end token included where it was said
@@ -52,7 +52,7 @@ class Chain:
     """
 
     backend: Backend
-    settings: Settings
+    settings: BundleSettings
     embeddings: Floats  # [V, H]
     positions: Positions = "original"
     clock: str = "wall"  # a kind in NOW
@@ -61,14 +61,14 @@ class Chain:
         if self.positions == "original" and not self.backend.gaps:
             raise ValueError("this runtime takes consecutive positions only: add --positions compact")
 
-    def run(self, question: Question, keep: int, new: int, stop: Collection[int] = ()) -> Run:
+    def run(self, question: EdgePrompt, keep: int, new: int, stop: Collection[int] = ()) -> ChainOutput:
         """Answer greedily with `new` tokens at most, after compression to `keep` visual tokens.
 
         ValueError for a prompt that the fixed shapes do not hold.
         """
         tokens, backend = self.settings.tokens, self.backend
         context = self.settings.context(keep, question.words, new)
-        clock = Clock(NOW[self.clock])
+        clock = StageClock(NOW[self.clock])
         with clock("vision"):
             visual = backend.vision(question.pixels)
         before, after = self.embeddings[list(question.before)], self.embeddings[list(question.after)]
@@ -92,7 +92,7 @@ class Chain:
                 logits.append(backend.runner(context).decode(row, following + len(ids) - 1))
                 ids.append(int(logits[-1].argmax()))
         clock.spent["decode"] /= max(1, len(ids) - 1)
-        return Run(ids, kept.tolist(), len(rows), logits, clock.spent)
+        return ChainOutput(ids, kept.tolist(), len(rows), logits, clock.spent)
 
     def _choose(self, before: Floats, visual: Floats, after: Floats, keep: int) -> Ints:
         """The visual tokens [keep] with the highest logits, ascending; among equals the lower one."""
@@ -108,7 +108,7 @@ class Chain:
 
 
 @dataclass
-class Clock:
+class StageClock:
     """Milliseconds by stage; blocks of the same stage add up. `now` tells seconds."""
 
     now: Callable[[], float]

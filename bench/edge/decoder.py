@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from bench.edge.int4 import Int4Linear
 from bench.edge.precision import Precision, empty_cache
-from bench.evaluation.ledger import Shape
+from bench.evaluation.ledger import DecoderShape
 
 
 class FixedDecoder(nn.Module):
@@ -31,7 +31,7 @@ class FixedDecoder(nn.Module):
         _check(decoder.config)
         if precision.cache not in (8, 32):
             raise ValueError(f"{precision.label}: this decoder's cache is int8 (KV8) or float (KV32)")
-        self.shape, self.precision = Shape.of(decoder.config), precision
+        self.shape, self.precision = DecoderShape.of(decoder.config), precision
         self.theta: float = decoder.config.rope_parameters["rope_theta"]
         self.epsilon: float = decoder.config.rms_norm_eps
         kept = list(decoder.layers)[:layers]
@@ -60,7 +60,7 @@ class FixedDecoder(nn.Module):
 
 
 class _Layer(nn.Module):
-    def __init__(self, layer: Any, shape: Shape, epsilon: float, precision: Precision):
+    def __init__(self, layer: Any, shape: DecoderShape, epsilon: float, precision: Precision):
         super().__init__()
         self.shape, self.epsilon, self.int8 = shape, epsilon, precision.cache == 8
         attention, mlp = layer.self_attn, layer.mlp

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.edge.chain import STAGES
 from bench.edge.protocol import PAPER_TEXT, PAPER_TOKENS, Protocol
-from bench.edge.timing import Cell, Measurement
+from bench.edge.timing import EdgeTimes, Measurement
 
 # By visual tokens, in ms: visual encoding, compression, LLM prefill, LLM decoding
 PRINTED = {
@@ -25,5 +25,5 @@ def table() -> Measurement:
         rows = keep + PAPER_TEXT
         samples = {name: [float(value)] for name, value in zip(STAGES, values, strict=True)}
         context = protocol.contexts[keep < PAPER_TOKENS]
-        cells.append(Cell(keep, rows, context, protocol.chunks(rows), samples))
+        cells.append(EdgeTimes(keep, rows, context, protocol.chunks(rows), samples))
     return Measurement("paper, MT6991 NPU", "W4A16KV8", True, cells)

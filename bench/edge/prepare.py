@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from PIL.Image import Image
 
-from bench.edge.bundle import EMBEDDINGS, META, RANDOM, Bundle, Settings
-from bench.edge.chain import Question
+from bench.edge.bundle import EMBEDDINGS, META, RANDOM, Bundle, BundleSettings
+from bench.edge.chain import EdgePrompt
 from bench.edge.decoder import FixedDecoder
 from bench.edge.parts import FixedCompressor, FixedVision
 from bench.edge.precision import Floats, Precision
@@ -26,10 +26,10 @@ Writer = Callable[[FixedDecoder, Protocol, Floats, Path], None]  # decoder, shap
 
 
 @dataclass(frozen=True)
-class Work:
+class PreparedModel:
     """One model under one protocol and precision, in torch."""
 
-    settings: Settings
+    settings: BundleSettings
     reference: TorchBackend
     embeddings: Floats
     pixels: tuple[int, int]  # height and width of an image
@@ -38,7 +38,7 @@ class Work:
 def prepare(
     mllm: MLLM, compressor: Compressor, protocol: Protocol, text: int, precision: Precision, files: str, *,
     layers: int | None = None, random: bool = False,
-) -> Work:  # fmt: skip
+) -> PreparedModel:  # fmt: skip
     """Quantise the decoder and fix all shapes: the prompt has `text` tokens besides the image, at most.
 
     `layers` takes the first so many of the decoder's; `random` says that weights mean nothing. ValueError
@@ -54,7 +54,7 @@ def prepare(
         raise ValueError(f"--depth-slice {layers}: the decoder has {mllm.layers} layers")
     held = replace(precision, cache=32 if precision.cache == 16 else precision.cache)
     decoder = FixedDecoder(mllm.decoder, mllm.head, held, layers)
-    settings = Settings(
+    settings = BundleSettings(
         model=mllm.name,
         weights=RANDOM if random else fingerprint(mllm, compressor),
         files=files,
@@ -72,10 +72,10 @@ def prepare(
     side = mllm.model.config.vision_config.image_size
     parts = vision, FixedCompressor(compressor.eval())
     table = mllm.decoder.embed_tokens.weight.detach().float().numpy()
-    return Work(settings, TorchBackend(settings, decoder, parts), table, (side, side))
+    return PreparedModel(settings, TorchBackend(settings, decoder, parts), table, (side, side))
 
 
-def exported(work: Work, folder: Path, write: Writer) -> Bundle:
+def exported(work: PreparedModel, folder: Path, write: Writer) -> Bundle:
     """The folder with all files of this work, the decoder's by `write`; a finished one is taken as it is.
 
     ValueError if other settings made it.
@@ -102,21 +102,21 @@ def exported(work: Work, folder: Path, write: Writer) -> Bundle:
     return Bundle(folder, work.settings).finish()
 
 
-def question(mllm: MLLM, image: Image, text: str) -> Question:
+def question(mllm: MLLM, image: Image, text: str) -> EdgePrompt:
     """A prompt in the model's chat format."""
     inputs = mllm.prepare([image], [text])
     ids: list[int] = inputs["input_ids"][0].tolist()
     start = ids.index(mllm.image_token_id)
     pixels: Floats = inputs["pixel_values"].float().cpu().numpy()
-    return Question(pixels, ids[:start], ids[start + mllm.visual_tokens :])
+    return EdgePrompt(pixels, ids[:start], ids[start + mllm.visual_tokens :])
 
 
-def made_up(work: Work, words: int, seed: int = 0) -> Question:
+def made_up(work: PreparedModel, words: int, seed: int = 0) -> EdgePrompt:
     """A prompt of random pixels and words, for weights that mean nothing."""
     rng = np.random.default_rng(seed)
     ids = rng.integers(len(work.embeddings), size=words).tolist()
     pixels = rng.standard_normal((1, 3, *work.pixels), dtype=np.float32)
-    return Question(pixels, ids[:1], ids[1:])
+    return EdgePrompt(pixels, ids[:1], ids[1:])
 
 
 def fingerprint(mllm: MLLM, compressor: Compressor) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from bench.edge.bundle import Settings
+from bench.edge.bundle import BundleSettings
 from bench.edge.decoder import FixedDecoder
 from bench.edge.parts import FixedCompressor, FixedVision
 from bench.edge.precision import Floats
@@ -19,7 +19,7 @@ from bench.edge.runner import ChunkedRunner
 class TorchBackend:
     """Eager torch; int8 activations are floats on the int8 grid."""
 
-    settings: Settings
+    settings: BundleSettings
     decoder: FixedDecoder
     parts: tuple[FixedVision, FixedCompressor]
     runners: dict[int, TorchRunner] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class TorchBackend:
 class TorchRunner(ChunkedRunner):
     """The fixed-shape decoder without any runtime."""
 
-    def __init__(self, settings: Settings, decoder: FixedDecoder, context: int):
+    def __init__(self, settings: BundleSettings, decoder: FixedDecoder, context: int):
         super().__init__(settings, context)
         self.decoder = decoder
 

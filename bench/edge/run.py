@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.edge.benchmark import Plan, Stage, Subject, benchmark
+from bench.edge.benchmark import EdgePlan, Stage, Subject, benchmark
 from bench.edge.chain import Positions
 from bench.edge.precision import Precision
 from bench.edge.protocol import Protocol
@@ -18,7 +18,7 @@ from evosearch.registry import find
 
 @dataclass(frozen=True)
 class EdgeOptions:
-    """A `Plan` before the number of visual tokens is known; None and () leave a setting to the protocol."""
+    """An `EdgePlan` before the visual tokens are counted; None and () leave a setting to the protocol."""
 
     keeps: Sequence[Keep]
     chunk: int | None = None
@@ -32,10 +32,10 @@ class EdgeOptions:
     precision: Precision | None = None
     clock: str = "wall"
 
-    def plan(self, whole: int) -> Plan:
+    def plan(self, whole: int) -> EdgePlan:
         """What is measured of an image of `whole` visual tokens: all of them first, then the budgets."""
         budgets = [count_of(keep, whole) for keep in self.keeps]
-        return Plan(
+        return EdgePlan(
             Protocol.scaled(whole, self.chunk, self.contexts), list(dict.fromkeys([whole, *budgets])),
             self.text or round(whole / 9), self.decoded, self.warmup, self.rounds, self.threads,
             self.positions, self.precision, self.clock,

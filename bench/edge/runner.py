@@ -12,7 +12,7 @@ from typing import Protocol as Interface
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.edge.bundle import Settings
+from bench.edge.bundle import BundleSettings
 from bench.edge.precision import MASKED, Floats, Ints
 from bench.edge.protocol import Chunk
 
@@ -58,7 +58,7 @@ class ChunkedRunner(Runner):
     there, so padding costs what it costs on a phone, and is gone afterwards.
     """
 
-    def __init__(self, settings: Settings, context: int):
+    def __init__(self, settings: BundleSettings, context: int):
         self.protocol, self.context, self.cache = settings.protocol, context, settings.empty_cache(context)
         self.cache_bytes = sum(part.nbytes for part in self.cache.values())
         self.filled = 0

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bench.edge.chain import STAGES
-from bench.edge.timing import Cell, Measurement
+from bench.edge.timing import EdgeTimes, Measurement
 from bench.evaluation.times import Speedup
 from bench.report.outputs import put
 from bench.report.table import MISSING
@@ -24,7 +24,7 @@ HEADER = (
 
 
 @dataclass(frozen=True)
-class Row:
+class EdgeRow:
     """Medians in milliseconds. The total has one decoded token, as the paper's; so has `speedup`.
 
     `model` is what chunks alone would explain of the prefill; `first` the speed-up of the first token.
@@ -42,7 +42,7 @@ class Row:
     first: float
 
 
-def rows(measured: Measurement) -> list[Row]:
+def rows(measured: Measurement) -> list[EdgeRow]:
     """A row per budget; speed-ups are against the first one, which is the untouched model's."""
     models, made = chunk_model(measured.cells), []
     whole = measured.cells[0]
@@ -52,7 +52,7 @@ def rows(measured: Measurement) -> list[Row]:
         faster = Speedup.of(totals(whole), total)
         paired = cell is not whole and len(total) > 1
         made.append(
-            Row(
+            EdgeRow(
                 keep=cell.keep,
                 stages={stage: float(np.median(cell.samples[stage])) for stage in STAGES},
                 chunks=cell.chunks,
@@ -68,12 +68,12 @@ def rows(measured: Measurement) -> list[Row]:
     return made
 
 
-def totals(cell: Cell, stages: Sequence[str] = STAGES) -> list[float]:
+def totals(cell: EdgeTimes, stages: Sequence[str] = STAGES) -> list[float]:
     """Sum of the stages, round by round."""
     return [sum(values) for values in zip(*(cell.samples[stage] for stage in stages), strict=True)]
 
 
-def chunk_model(cells: Sequence[Cell]) -> list[float | None]:
+def chunk_model(cells: Sequence[EdgeTimes]) -> list[float | None]:
     """Prefill times if a chunk cost the same whatever is in it: least squares, one cost per context.
 
     The cost differs between contexts, since every chunk attends to the whole cache.

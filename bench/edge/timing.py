@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.edge.chain import STAGES, Chain, Question, Run
+from bench.edge.chain import STAGES, Chain, ChainOutput, EdgePrompt
 from bench.edge.precision import Floats
 
 Progress = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)
-class Cell:
+class EdgeTimes:
     """One budget: samples in milliseconds by stage, one per round. `chunks` is None where nothing says."""
 
     keep: int
@@ -45,23 +45,23 @@ class Measurement:
     runtime: str
     label: str
     padded: bool
-    cells: list[Cell]
+    cells: list[EdgeTimes]
     parity: Parity | None = None
     memory: dict[str, int | None] = field(default_factory=dict)  # bytes
     facts: list[str] = field(default_factory=list)  # what a reader must know
 
 
 def measure(
-    chain: Chain, question: Question, keeps: Sequence[int], decoded: int, *, warmup: int, rounds: int,
+    chain: Chain, question: EdgePrompt, keeps: Sequence[int], decoded: int, *, warmup: int, rounds: int,
     progress: Progress,
-) -> tuple[list[Cell], int | None]:  # fmt: skip
+) -> tuple[list[EdgeTimes], int | None]:  # fmt: skip
     """Time every budget in turn, round after round, so that a busy minute hits them all.
 
     `decoded` tokens are read one by one behind each prompt. The first rounds open all sessions and do not
     count; second comes the memory in bytes that the process holds more after them (None if unknown).
     """
     before, added = resident(), None
-    runs = {keep: list[Run]() for keep in keeps}
+    runs = {keep: list[ChainOutput]() for keep in keeps}
     for number in range(warmup + rounds):
         for keep in keeps:
             run = chain.run(question, keep, decoded + 1)
@@ -75,12 +75,12 @@ def measure(
         rows = done[0].rows
         samples = {stage: [run.milliseconds[stage] for run in done] for stage in STAGES}
         context = chain.settings.context(keep, question.words, decoded + 1)
-        cells.append(Cell(keep, rows, context, protocol.chunks(rows), samples))
+        cells.append(EdgeTimes(keep, rows, context, protocol.chunks(rows), samples))
     return cells, added
 
 
 def parity(
-    chain: Chain, reference: Chain, questions: Sequence[Question], keeps: Sequence[int], new: int,
+    chain: Chain, reference: Chain, questions: Sequence[EdgePrompt], keeps: Sequence[int], new: int,
     stop: Sequence[int], progress: Progress,
 ) -> Parity:  # fmt: skip
     """Both chains answer every question at every budget; logits are compared as long as the words agree."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.evaluation.ledger import Ledger, Shape
+from bench.evaluation.ledger import DecoderShape, Ledger
 from compress.budget import Cost, Match
 
 MEANING: dict[Match, str] = {
@@ -12,6 +12,6 @@ MEANING: dict[Match, str] = {
 }
 
 
-def flops_of(shape: Shape, text: float = 0.0) -> Cost:
+def flops_of(shape: DecoderShape, text: float = 0.0) -> Cost:
     """Prefill FLOPs by the visual tokens that enter each layer, for prompts of `text` other tokens."""
     return lambda counts: Ledger(shape, counts, text).prefill_flops

@@ -55,7 +55,7 @@ ROW = pa.schema(
 )
 
 
-class Key(NamedTuple):
+class CellKey(NamedTuple):
     """A place in the grid; for vanilla `keep` is all tokens of the image."""
 
     method: str
@@ -67,7 +67,7 @@ class Key(NamedTuple):
 class Cell:
     """One cell of the grid: its outcome, or why there is none."""
 
-    key: Key
+    key: CellKey
     protocol: Facts
     method: Facts  # what the name stood for
     outcome: Outcome | None
@@ -89,8 +89,8 @@ class Cells:
         only other code made are `stale`: they count as not there, and are measured again.
         """
         self._folder, self._protocol, self._methods = folder, protocol, methods
-        self.found: dict[Key, Cell] = {}
-        self.stale: list[Key] = []
+        self.found: dict[CellKey, Cell] = {}
+        self.stale: list[CellKey] = []
         for cell in read_cells(folder) if folder else []:
             method = methods.get(cell.key.method, {})
             other = differences(cell.protocol, apart_from_code(protocol))
@@ -106,11 +106,13 @@ class Cells:
             else:
                 self.stale.append(cell.key)
 
-    def finished(self, key: Key) -> bool:
+    def finished(self, key: CellKey) -> bool:
         """Whether a cell has its outcome; one that was impossible is worth another try."""
         return key in self.found and self.found[key].outcome is not None
 
-    def add(self, key: Key, samples: Sequence[Sample], outcome: Outcome | None, impossible: str = "") -> None:
+    def add(
+        self, key: CellKey, samples: Sequence[Sample], outcome: Outcome | None, impossible: str = ""
+    ) -> None:
         """Keep a cell, on disk at once; OSError, and no trace of it, if it cannot be written."""
         own, protocol = self._methods[key.method], self._facts(key.task)
         self.found[key] = cell = Cell(key, protocol, own, outcome, impossible)
@@ -131,7 +133,7 @@ class Cells:
         }
 
 
-def _name(key: Key) -> str:
+def _name(key: CellKey) -> str:
     words = re.sub(r"[^A-Za-z0-9.]+", "-", key.method).strip("-")[:60]
     digest = sha256(repr(tuple(key)).encode()).hexdigest()[:8]
     keep = str(key.keep).replace("/", "-of-").replace("%", "-percent")
@@ -166,7 +168,7 @@ def _table(cell: Cell, samples: Sequence[Sample]) -> pa.Table:
     return pa.Table.from_pylist(rows, ROW.with_metadata({META: json.dumps(meta)}))
 
 
-class _Outcome(Document):
+class _OutcomeDocument(Document):
     """What a cell's metadata says of its outcome; the rest of it are the rows."""
 
     credit: tuple[NonNegativeFloat, ...]
@@ -180,7 +182,7 @@ class _Outcome(Document):
     batch: Positive | None = None
 
 
-class _Told(Document):
+class _CellDocument(Document):
     """The metadata of a cell."""
 
     format: int
@@ -188,7 +190,7 @@ class _Told(Document):
     protocol: dict[str, Any]
     method: dict[str, Any]
     impossible: str
-    outcome: _Outcome | None
+    outcome: _OutcomeDocument | None
 
 
 def _read(path: Path) -> Cell:
@@ -200,7 +202,7 @@ def _read(path: Path) -> Cell:
     if META not in metadata or not table.schema.equals(ROW):
         raise ValueError(f"{path}: not a cell of a comparison; results need a folder of their own")
     try:
-        told = parse(_Told, metadata[META], path)
+        told = parse(_CellDocument, metadata[META], path)
         if told.format not in READABLE:
             raise ValueError(f"{path}: format {told.format}, but this version reads format {FORMAT}")
         return _cell(told, table, path)
@@ -208,8 +210,8 @@ def _read(path: Path) -> Cell:
         raise ValueError(f"{problem}; {AGAIN}") from problem
 
 
-def _cell(told: _Told, table: pa.Table, path: Path) -> Cell:
-    key = Key(*told.key)
+def _cell(told: _CellDocument, table: pa.Table, path: Path) -> Cell:
+    key = CellKey(*told.key)
     if (about := told.outcome) is None:
         return Cell(key, told.protocol, told.method, None, told.impossible)
     for name in table.column_names:

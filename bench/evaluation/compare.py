@@ -10,7 +10,7 @@ from pathlib import Path
 
 from baselines import KeepAll
 from bench.evaluation.batches import Batches
-from bench.evaluation.cells import Cells, Key
+from bench.evaluation.cells import CellKey, Cells
 from bench.evaluation.comparison import VANILLA, Comparison, Group, assemble, check_margin
 from bench.evaluation.evaluate import Outcome, check_reach, evaluate, largest_image
 from bench.evaluation.protocol import of_entry, of_run, of_task
@@ -19,7 +19,7 @@ from bench.tasks import Task
 from compress.attach.transfer import check_twins
 from compress.base import Positions, Selector
 from compress.budget import Match
-from compress.files import alone
+from compress.files import locked
 from compress.keep import Keep, count_of, read_keep
 from compress.models.loading import MLLM
 from compress.parallel.workers import each
@@ -96,8 +96,8 @@ def compare(
     if cells.stale:
         say(f"{folder}: other code made {len(cells.stale)} cells; those of this table are measured again")
 
-    whole = [Key(VANILLA, tokens, task.name) for task in data]
-    grid = [Key(one.name, keep, task.name) for keep in budgets for one in entries for task in data]
+    whole = [CellKey(VANILLA, tokens, task.name) for task in data]
+    grid = [CellKey(one.name, keep, task.name) for keep in budgets for one in entries for task in data]
     reasons = _out_of_reach(mllm, entries, budgets, data, match)
     _check_any(grid, reasons)
 
@@ -105,8 +105,8 @@ def compare(
     todo = [key for key in [*whole, *grid] if key not in reasons and not cells.finished(key)]
     done, total = len(whole) + len(grid) - len(todo), len(whole) + len(grid)
     with (
-        alone(folder) if folder else nullcontext(),
-        closing(each(Work(mllm, named, by_name, batches, match, positions), todo, workers)) as made,
+        locked(folder) if folder else nullcontext(),
+        closing(each(CellWork(mllm, named, by_name, batches, match, positions), todo, workers)) as made,
     ):
         for key, reason in reasons.items():
             cells.add(key, (), None, reason)
@@ -134,7 +134,7 @@ def compare(
 def _out_of_reach(
     mllm: MLLM, entries: Sequence[Entry], keeps: Sequence[Keep], data: Mapping[Task, Sequence[Sample]],
     match: Match,
-) -> dict[Key, str]:  # fmt: skip
+) -> dict[CellKey, str]:  # fmt: skip
     """Why a cell cannot be had: as far as that can be said before anything is measured."""
     if match == "flops":
         return {}
@@ -146,18 +146,18 @@ def _out_of_reach(
                 try:
                     check_reach(mllm, one.selector, keep, match, largest)
                 except ValueError as problem:
-                    reasons[Key(one.name, keep, task.name)] = str(problem)
+                    reasons[CellKey(one.name, keep, task.name)] = str(problem)
     return reasons
 
 
-def _check_any(grid: Sequence[Key], impossible: Mapping[Key, str]) -> None:
+def _check_any(grid: Sequence[CellKey], impossible: Mapping[CellKey, str]) -> None:
     """ValueError, with every reason, if no cell of the grid is possible."""
     if all(key in impossible for key in grid):
         raise ValueError("; ".join(dict.fromkeys(impossible[key] for key in grid)))
 
 
 @dataclass(frozen=True)
-class Work:
+class CellWork:
     """From a place in the grid to its outcome, or to the reason why there can be none."""
 
     mllm: MLLM
@@ -167,7 +167,7 @@ class Work:
     match: Match
     positions: Positions | None
 
-    def __call__(self, key: Key) -> Outcome | str:
+    def __call__(self, key: CellKey) -> Outcome | str:
         task, samples = self.data[key.task]
         entry = self.entries[key.method]
         try:

@@ -13,7 +13,7 @@ from statistics import fmean
 
 import numpy as np
 
-from bench.evaluation.cells import Cell, Key
+from bench.evaluation.cells import Cell, CellKey
 from bench.evaluation.evaluate import Outcome
 from bench.evaluation.protocol import Facts
 from bench.evaluation.stats import LEVEL, MARGIN, Interval, Pairs, contrast, holm, mcnemar, share, shares
@@ -48,7 +48,7 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """One method at one budget. What no cell could tell is None, or missing in `scores`."""
 
     method: str
@@ -86,7 +86,7 @@ class Comparison:
     """All rows (vanilla first, then by budget and average), with the outcome behind every cell."""
 
     tasks: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ComparisonRow, ...]
     outcomes: Mapping[tuple[str, Keep, str], Outcome]  # (method, keep, task)
     samples: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
     reference: str | None = None
@@ -103,7 +103,7 @@ class Comparison:
 class Group:
     """Cells under one protocol; `mark` tells their rows from those of other groups ("" for the first)."""
 
-    cells: Mapping[Key, Cell]
+    cells: Mapping[CellKey, Cell]
     tokens: int  # of the untouched image
     mark: str = ""
 
@@ -111,7 +111,7 @@ class Group:
         return f"{method} {self.mark}".strip()
 
     def outcome(self, method: str, keep: Keep, task: str) -> Outcome | None:
-        cell = self.cells.get(Key(method, keep, task))
+        cell = self.cells.get(CellKey(method, keep, task))
         return cell.outcome if cell else None
 
 
@@ -136,8 +136,8 @@ def assemble(
     not above zero.
     """
     check_margin(margin)
-    top: list[Row] = []
-    below: dict[Keep, list[Row]] = {keep: [] for keep in keeps}
+    top: list[ComparisonRow] = []
+    below: dict[Keep, list[ComparisonRow]] = {keep: [] for keep in keeps}
     outcomes: dict[tuple[str, Keep, str], Outcome] = {}
     impossible: dict[tuple[str, Keep, str], str] = {}
     methods: dict[str, Facts] = {}
@@ -188,7 +188,9 @@ def check_margin(margin: float) -> None:
         raise ValueError(f"margin={margin}: choose a number of points above 0, for instance 2")
 
 
-def _rows(group: Group, tasks: Sequence[Task], keeps: Sequence[Keep], reference: str | None) -> list[Row]:
+def _rows(
+    group: Group, tasks: Sequence[Task], keeps: Sequence[Keep], reference: str | None
+) -> list[ComparisonRow]:
     """Vanilla's row and those of the methods; p values are not yet corrected."""
     whole = (VANILLA, group.tokens)
     named = dict.fromkeys((key.method, key.keep) for key in group.cells if key.method != VANILLA)
@@ -228,7 +230,7 @@ def _rows(group: Group, tasks: Sequence[Task], keeps: Sequence[Keep], reference:
         costs = [(one, found[whole][name].ledger.prefill_flops) for name, one in mine.items()]
         average = float(drawn[run][0]) if run in drawn else nan
         rows.append(
-            Row(
+            ComparisonRow(
                 method=group.name(run[0]),
                 keep=run[1],
                 scores={name: one.score for name, one in mine.items()},
@@ -246,7 +248,7 @@ def _rows(group: Group, tasks: Sequence[Task], keeps: Sequence[Keep], reference:
     return rows
 
 
-def _corrected(rows: Sequence[Row]) -> list[Row]:
+def _corrected(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
     """The rows with p values corrected for the number of tests in the table, rival by rival."""
     vanilla = _family([row.vanilla for row in rows])
     reference = _family([row.reference for row in rows])

@@ -15,7 +15,7 @@ import torch
 from baselines import KeepAll
 from bench.evaluation.batches import Batches
 from bench.evaluation.budget import flops_of
-from bench.evaluation.ledger import Ledger, Shape
+from bench.evaluation.ledger import DecoderShape, Ledger
 from bench.tasks import Task
 from compress.attach.prefill import Record
 from compress.attach.session import attach
@@ -189,7 +189,7 @@ def spend(
     tokens = round(untouched.average)
     if count_of(keep, tokens) >= tokens:
         return keep, "tokens"
-    flops = flops_of(Shape.of(mllm.decoder.config), untouched.text)
+    flops = flops_of(DecoderShape.of(mllm.decoder.config), untouched.text)
 
     def solved(own: float = 0.0) -> Keep:
         last = solve(selector, tokens, keep, mllm.layers, match, flops, own)
@@ -210,7 +210,7 @@ def check_reach(mllm: MLLM, selector: Selector, keep: Keep, match: Match, larges
     Where the tokens of an image follow from its size, `largest` is asked for those of the largest at hand
     if the model's largest could not be had: `attach` spends the budget on each image.
     """
-    flops, most = flops_of(Shape.of(mllm.decoder.config)), mllm.visual_tokens
+    flops, most = flops_of(DecoderShape.of(mllm.decoder.config)), mllm.visual_tokens
     try:
         solve(selector, most, keep, mllm.layers, match, flops)
     except ValueError:
@@ -237,7 +237,7 @@ def _prefill(mllm: MLLM, samples: Sequence[Sample], selector: Selector, last: Ke
 
 
 def _ledger(mllm: MLLM, records: Sequence[Record]) -> Ledger:
-    return Ledger.mean(Shape.of(mllm.decoder.config), records, COUNTED)
+    return Ledger.mean(DecoderShape.of(mllm.decoder.config), records, COUNTED)
 
 
 def _kept(record: Record) -> tuple[int, ...]:

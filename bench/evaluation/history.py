@@ -22,7 +22,7 @@ FILE = "times.json"
 
 
 @dataclass(frozen=True)
-class Run:
+class CommandRun:
     """One command that was carried out to its end. `date`: when it ended, UTC; empty where unknown."""
 
     command: str
@@ -35,7 +35,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkRecord:
     """One call that worked on a step of a recipe: how much it did, with what, and for how long."""
 
     units: Count
@@ -55,9 +55,9 @@ class Times:
     The folder of a recipe's step has the calls that worked on it in place of commands.
     """
 
-    runs: Sequence[Run] = ()
+    runs: Sequence[CommandRun] = ()
     seconds: Mapping[str, NonNegativeFloat] = field(default_factory=dict)
-    work: Sequence[Work] = ()
+    work: Sequence[WorkRecord] = ()
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -69,7 +69,7 @@ class Times:
         except ValueError as problem:
             raise ValueError(f"{problem}; delete it, no result is lost") from problem
 
-    def after(self, *runs: Run) -> Self:
+    def after(self, *runs: CommandRun) -> Self:
         return replace(self, runs=[*self.runs, *runs])
 
     def took(self, seconds: Mapping[str, float]) -> Self:

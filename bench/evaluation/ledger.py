@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Shape:
+class DecoderShape:
     """The sizes of a decoder with grouped queries and a gated (SwiGLU) feed-forward, as Llama and Qwen2.5."""
 
     layers: Positive
@@ -32,7 +32,7 @@ class Shape:
     vocabulary: Positive
 
     @classmethod
-    def of(cls, config: Any) -> Shape:
+    def of(cls, config: Any) -> DecoderShape:
         """From the configuration of a decoder, for instance `mllm.decoder.config`."""
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return cls(
@@ -55,7 +55,7 @@ class Ledger:
     sample (attention is quadratic, so not quite the mean cost).
     """
 
-    shape: Shape
+    shape: DecoderShape
     entering: Sequence[NonNegativeFloat]
     text: NonNegativeFloat
     cached: Sequence[NonNegativeFloat] | None = None
@@ -67,7 +67,7 @@ class Ledger:
                 raise ValueError(f"{len(counts)} token counts for a decoder of {self.shape.layers} layers")
 
     @classmethod
-    def mean(cls, shape: Shape, records: Sequence[Record], counted: int | None = None) -> Ledger:
+    def mean(cls, shape: DecoderShape, records: Sequence[Record], counted: int | None = None) -> Ledger:
         """Of the mean sample; choosing costs what it does for the first `counted`, 0 if nobody counted."""
         chosen = [one.selection_flops for one in records[:counted] if one.selection_flops is not None]
         return cls(

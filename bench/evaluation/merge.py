@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.evaluation.cells import Cell, Key, read_cells
+from bench.evaluation.cells import Cell, CellKey, read_cells
 from bench.evaluation.comparison import VANILLA, Comparison, Group, assemble
 from bench.evaluation.protocol import Facts, differences, task_of
 from bench.evaluation.stats import MARGIN
@@ -25,7 +25,7 @@ class Source:
     folder: str
     protocol: dict[str, Any] = field(default_factory=dict)
     methods: dict[str, Facts] = field(default_factory=dict)
-    cells: dict[Key, Cell] = field(default_factory=dict)
+    cells: dict[CellKey, Cell] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> Source:
@@ -71,7 +71,7 @@ class Source:
         self.methods |= other.methods
         self.cells |= {key: cell for key, cell in other.cells.items() if not self._has(key)}
 
-    def _has(self, key: Key) -> bool:
+    def _has(self, key: CellKey) -> bool:
         return key in self.cells and self.cells[key].outcome is not None
 
 
@@ -131,12 +131,12 @@ def merge(
     )
 
 
-def _completed(source: Source, tasks: Sequence[str]) -> dict[Key, Cell]:
+def _completed(source: Source, tasks: Sequence[str]) -> dict[CellKey, Cell]:
     """The cells with an empty one for each task that a row lacks."""
     cells = dict(source.cells)
     for method, keep in dict.fromkeys(key[:2] for key in source.cells if key.method != VANILLA):
         for task in tasks:
-            key = Key(method, keep, task)
+            key = CellKey(method, keep, task)
             if key not in cells:
                 cells[key] = Cell(key, {}, source.methods[method], None, "not run")
     return cells

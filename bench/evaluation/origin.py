@@ -9,7 +9,7 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Self
 
-from bench.evaluation.history import Run, Times, listed, put_json
+from bench.evaluation.history import CommandRun, Times, listed, put_json
 from bench.evaluation.stats import MARGIN
 from compress.documents import read
 from compress.files import replacing
@@ -41,8 +41,8 @@ class Origin:
         """
         before = Origin.read(folder)
         times = Times.read(folder)
-        older = [Run(command) for command in before.commands if command not in times.commands]
-        times.after(*older, *map(Run.now, self.commands)).took(seconds or {}).save(folder)
+        older = [CommandRun(command) for command in before.commands if command not in times.commands]
+        times.after(*older, *map(CommandRun.now, self.commands)).took(seconds or {}).save(folder)
         told = {
             "title": self.title,
             "facts": self.facts,

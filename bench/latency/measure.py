@@ -14,7 +14,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from bench.latency.clock import Clock
 from bench.latency.power import Driver
-from bench.latency.request import Cell, Cost, Rig, Shot
+from bench.latency.request import LatencyCell, LatencyRunner, RequestCost, RequestTiming
 from bench.latency.rounds import Rounds
 from compress.parallel.memory import ran_out
 
@@ -26,15 +26,17 @@ class Measured:
     """What a run found out. A cell that has no cost could not be run: `problems` says why."""
 
     rounds: Rounds
-    costs: dict[Cell, Cost] = field(default_factory=dict)
-    joules: dict[Cell, float] = field(default_factory=dict)  # of one request, where a driver counts them
-    problems: dict[Cell, str] = field(default_factory=dict)
+    costs: dict[LatencyCell, RequestCost] = field(default_factory=dict)
+    joules: dict[LatencyCell, float] = field(
+        default_factory=dict
+    )  # of one request, where a driver counts them
+    problems: dict[LatencyCell, str] = field(default_factory=dict)
     peak: float | None = None  # FLOP/s of large matrix products on this device, the roof
 
 
 def measure(
-    rig: Rig,
-    cells: Sequence[Cell],
+    rig: LatencyRunner,
+    cells: Sequence[LatencyCell],
     rounds: Rounds,
     *,
     repetitions: int,
@@ -54,10 +56,10 @@ def measure(
             found.costs[cell] = rig.cost(cell)
     vanilla = {cell.mode: cell for cell in reversed(cells) if rig.selectors[cell.method] is None}
 
-    def left(cell: Cell) -> int:
+    def left(cell: LatencyCell) -> int:
         return max(0, repetitions - len(rounds.shots(cell)))
 
-    def beside_vanilla(todo: Sequence[Cell]) -> list[Cell]:
+    def beside_vanilla(todo: Sequence[LatencyCell]) -> list[LatencyCell]:
         modes = {cell.mode for cell in todo}
         beside = {vanilla[mode] for mode in modes if mode in vanilla}
         return [cell for cell in found.costs if cell in todo or cell in beside]
@@ -70,7 +72,7 @@ def measure(
     while missing := max(map(left, found.costs), default=0):
         turn = beside_vanilla([cell for cell in found.costs if left(cell) == missing])
         first = (most - missing) % len(turn)
-        shots: dict[Cell, Shot] = {}
+        shots: dict[LatencyCell, RequestTiming] = {}
         with _no_garbage():
             # Who comes first moves on, so that no cell always follows the same one.
             for cell in turn[first:] + turn[:first]:
@@ -88,7 +90,7 @@ def measure(
 
 
 @contextmanager
-def _problem_of(cell: Cell, found: Measured) -> Iterator[None]:
+def _problem_of(cell: LatencyCell, found: Measured) -> Iterator[None]:
     """Note what makes a cell impossible, and go on."""
     try:
         yield

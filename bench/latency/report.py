@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import NonNegativeFloat
 
 from bench.latency.measure import Measured
-from bench.latency.request import Cell
-from bench.latency.summary import COMPARED, BreakEven, Row, break_evens, record, rows, slower
+from bench.latency.request import LatencyCell
+from bench.latency.summary import COMPARED, BreakEven, LatencyRow, break_evens, record, rows, slower
 from bench.report.outputs import put
 from bench.report.pictures import curves, save
 from bench.report.table import MISSING
@@ -37,12 +37,12 @@ FASTER = {"prefill x": "prefill with selection", "total x": "total"}
 
 
 @dataclass(frozen=True)
-class Report:
+class LatencyReport:
     """All that a run says. `facts` name model, device and conditions; `accuracy` are shares of vanilla in
     percent, by method and budget, from a comparison."""
 
     measured: Measured
-    cells: Sequence[Cell]
+    cells: Sequence[LatencyCell]
     facts: Mapping[str, Any]
     vanilla: str
     tokens: int  # visual tokens of the untouched model
@@ -50,7 +50,7 @@ class Report:
     accuracy: Mapping[tuple[str, int], float] = field(default_factory=dict)
 
     @cached_property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[LatencyRow]:
         return rows(self.measured, self.cells, self.vanilla, self.batch)
 
     @cached_property
@@ -73,7 +73,7 @@ class Report:
 # Tables ---------------------------------------------------------------------------------------------------
 
 
-def table(report: Report) -> Table:
+def table(report: LatencyReport) -> Table:
     """Medians in milliseconds, a row per cell; speed-ups with their 95 % interval."""
     several = len({cell.mode for cell in report.cells}) > 1
     energy = ["J"] if report.measured.joules else []
@@ -98,7 +98,7 @@ def table(report: Report) -> Table:
     return Table(header, lines)
 
 
-def break_even_table(report: Report) -> Table:
+def break_even_table(report: LatencyReport) -> Table:
     """From how many visual tokens down each method is faster, stage by stage."""
     found: dict[tuple[str, str], list[str]] = {}
     for each in report.break_evens:
@@ -110,7 +110,7 @@ def break_even_table(report: Report) -> Table:
     )
 
 
-def curve_table(report: Report, stage: str) -> Table:
+def curve_table(report: LatencyReport, stage: str) -> Table:
     """Speed-ups of one stage, a line per method and a column per budget, the largest first."""
     budgets = sorted({row.cell.keep for row in report.rows if not row.untouched}, reverse=True)
     found: dict[str, dict[int, str]] = {}
@@ -121,7 +121,7 @@ def curve_table(report: Report, stage: str) -> Table:
     return Table([f"{stage}: times faster at", *map(str, budgets)], lines)
 
 
-def in_words(report: Report, title: str) -> str:
+def in_words(report: LatencyReport, title: str) -> str:
     """Tables and notes for a terminal."""
     words = replace(table(report), title=title).text()
     if report.break_evens:
@@ -130,7 +130,7 @@ def in_words(report: Report, title: str) -> str:
     return words + "".join(f"{note}\n" for note in report.notes())
 
 
-def markdown(report: Report) -> str:
+def markdown(report: LatencyReport) -> str:
     """Facts, all tables and notes."""
     lines = [f"- {name}: {_flat(value)}" for name, value in report.facts.items()]
     clock = report.facts["clock"]
@@ -151,7 +151,7 @@ def _flat(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def quantiles(report: Report) -> Table:
+def quantiles(report: LatencyReport) -> Table:
     """A row per cell and stage, with every quantile, in seconds: for CSV."""
     names = ["n", "median", "p10", "p90", "p99", "least", "most"]
     lines = []
@@ -161,10 +161,10 @@ def quantiles(report: Report) -> Table:
             told = [faster.times, faster.low, faster.high] if faster else [""] * 3
             values = ["" if (value := getattr(seconds, name)) is None else value for name in names]
             lines.append([*map(str, [*row.cell, row.cost.ledger.average, stage, *values, *told])])
-    return Table([*Cell._fields, "tokens per layer", "stage", *names, "speedup", "low", "high"], lines)
+    return Table([*LatencyCell._fields, "tokens per layer", "stage", *names, "speedup", "low", "high"], lines)
 
 
-def results(report: Report) -> dict[str, Any]:
+def results(report: LatencyReport) -> dict[str, Any]:
     """All that a run says, with raw times, ready for JSON."""
     return {
         "facts": dict(report.facts),
@@ -183,7 +183,7 @@ def results(report: Report) -> dict[str, Any]:
 # Figures --------------------------------------------------------------------------------------------------
 
 
-def cost_against_tokens(report: Report) -> Figure:
+def cost_against_tokens(report: LatencyReport) -> Figure:
     """Prefill with selection over visual tokens per layer, a line per method, vanilla dashed."""
     lines: dict[str, list[tuple[float, float]]] = {}
     for row in report.rows:
@@ -193,7 +193,7 @@ def cost_against_tokens(report: Report) -> Figure:
     return curves(lines, "visual tokens per layer", "LLM prefill with selection, ms", levels=_levels(report))
 
 
-def accuracy_against_latency(report: Report) -> Figure:
+def accuracy_against_latency(report: LatencyReport) -> Figure:
     """Share of vanilla's score over prefill with selection (paper Figure 4), a line per method."""
     lines: dict[str, list[tuple[float, float]]] = {}
     for row in report.rows:
@@ -204,7 +204,7 @@ def accuracy_against_latency(report: Report) -> Figure:
     return curves(lines, "LLM prefill with selection, ms", "mean share of vanilla, %")
 
 
-def _levels(report: Report) -> dict[str, float]:
+def _levels(report: LatencyReport) -> dict[str, float]:
     return {
         _name(report, row): 1000 * row.seconds["prefill with selection"].median
         for row in report.rows
@@ -212,7 +212,7 @@ def _levels(report: Report) -> dict[str, float]:
     }
 
 
-def _name(report: Report, row: Row) -> str:
+def _name(report: LatencyReport, row: LatencyRow) -> str:
     several = len({cell.mode for cell in report.cells}) > 1
     return f"{row.cell.method}, {row.cell.mode}" if several else row.cell.method
 
@@ -220,7 +220,7 @@ def _name(report: Report, row: Row) -> str:
 # Files ----------------------------------------------------------------------------------------------------
 
 
-def write(report: Report, out: Path) -> None:
+def write(report: LatencyReport, out: Path) -> None:
     """results.json, latency.csv, latency.md and pictures, beside the raw rounds."""
     pictures = out / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
@@ -243,7 +243,7 @@ def read_accuracy(folder: Path) -> dict[tuple[str, int], float]:
     """
     path = folder / "results.json"
     try:
-        rows = read(_Comparison, path).summary
+        rows = read(_ComparisonDocument, path).summary
     except (OSError, ValueError) as problem:
         why = f"{path}: {problem.strerror}" if isinstance(problem, OSError) else problem
         raise ValueError(f"{why}; give the --out folder of evocomp compare") from problem
@@ -262,7 +262,7 @@ class _Summary(Document):
     average: NonNegativeFloat | None
 
 
-class _Comparison(Document):
+class _ComparisonDocument(Document):
     """What is read of the results.json of a comparison."""
 
     summary: tuple[_Summary, ...]

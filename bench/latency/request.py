@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from pydantic import NonNegativeFloat
 
-from bench.evaluation.ledger import Ledger, Shape
+from bench.evaluation.ledger import DecoderShape, Ledger
 from bench.evaluation.times import NOW
 from bench.latency.clock import clock_of
 from bench.latency.modes import Eager, Static
@@ -25,7 +25,7 @@ from compress.models.loading import MLLM
 OF_DEPTH = "drops tokens between the decoder's layers: only eager, where every layer has a cache of its own"
 
 
-class Cell(NamedTuple):
+class LatencyCell(NamedTuple):
     """What is timed: a method at a budget, run in one way. Vanilla has the name and budget of the untouched
     model."""
 
@@ -35,7 +35,7 @@ class Cell(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Shot:
+class RequestTiming:
     """Seconds of one request, and bytes.
 
     `vision`, `selection` and `prefill` are marks on the device; `first` token, `total` and `step` (a token
@@ -53,14 +53,14 @@ class Shot:
 
 
 @dataclass(frozen=True)
-class Cost:
+class RequestCost:
     """What one sample costs whatever the clock says."""
 
     ledger: Ledger
     waits: int  # of the host for the device, in one pass over the prompt
 
 
-class Rig:
+class LatencyRunner:
     """A model, a prompt for it, and methods by name; `None` is the untouched model.
 
     `clock` is a kind in NOW.
@@ -73,20 +73,20 @@ class Rig:
         self.mllm, self.selectors, self.inputs = mllm, selectors, inputs
         self.steps, self.match = steps, match
         self.clock, self.now = clock_of(mllm.model.device, clock), NOW[clock]
-        self.runs: dict[Cell, Eager] = {}
+        self.runs: dict[LatencyCell, Eager] = {}
 
     @property
     def batch(self) -> int:
         return len(self.inputs["input_ids"])
 
-    def schedule(self, cell: Cell) -> dict[int, int]:
+    def schedule(self, cell: LatencyCell) -> dict[int, int]:
         """Depth -> visual tokens left; ValueError for a budget that is impossible."""
         selector, mllm = self.selectors[cell.method], self.mllm
         if selector is None:
             return {}
         return plan(selector, mllm.visual_tokens, cell.keep, mllm.layers, self.match)
 
-    def check(self, cell: Cell) -> None:
+    def check(self, cell: LatencyCell) -> None:
         """ValueError if this cell cannot be run."""
         schedule = self.schedule(cell)
         with self._attached(cell):
@@ -98,7 +98,7 @@ class Rig:
             raise ValueError(f"{cell.method} says itself how many tokens stay: only eager, where caches grow")
 
     @torch.no_grad()
-    def shoot(self, cell: Cell) -> Shot:
+    def shoot(self, cell: LatencyCell) -> RequestTiming:
         """Time one request. Attaching is not part of it: that happens once for many."""
         clock, stages = self.clock, Stages(self.mllm, self.clock, tuple(self.schedule(cell)))
         stamps: list[float] = []
@@ -114,7 +114,7 @@ class Rig:
             total = self.now() - start
         vision, selection, prefill = stages.seconds()
         later = len(stamps) - 1
-        return Shot(
+        return RequestTiming(
             vision=vision,
             selection=selection,
             prefill=prefill,
@@ -125,15 +125,15 @@ class Rig:
         )
 
     @torch.no_grad()
-    def cost(self, cell: Cell) -> Cost:
+    def cost(self, cell: LatencyCell) -> RequestCost:
         """Ledger and waits of a method at a budget, from two passes over the prompt that nobody times."""
         with self._attached(cell), counting_waits(self.mllm.model.device) as waits:
             self.mllm.model(**self.inputs, use_cache=True, logits_to_keep=1)
-        return Cost(self._ledger(cell), waits[0])
+        return RequestCost(self._ledger(cell), waits[0])
 
-    def _ledger(self, cell: Cell) -> Ledger:
+    def _ledger(self, cell: LatencyCell) -> Ledger:
         mllm, selector = self.mllm, self.selectors[cell.method]
-        shape = Shape.of(mllm.decoder.config)
+        shape = DecoderShape.of(mllm.decoder.config)
         if selector is None:
             tokens = mllm.visual_tokens
             text = self.inputs["input_ids"].shape[1] - tokens
@@ -143,7 +143,7 @@ class Rig:
         return Ledger.mean(shape, trace.samples)
 
     def _attached(
-        self, cell: Cell, inside: ExitStack | None = None, stages: Stages | None = None
+        self, cell: LatencyCell, inside: ExitStack | None = None, stages: Stages | None = None
     ) -> ExitStack:
         """The method attached, in `inside` or a block of its own; its merging timed by `stages`."""
         inside = inside or ExitStack()
@@ -153,7 +153,7 @@ class Rig:
         return inside
 
     @contextmanager
-    def _ready(self, cell: Cell) -> Iterator[Eager]:
+    def _ready(self, cell: LatencyCell) -> Iterator[Eager]:
         """The cell's way of running, ready for a request; of one that failed nothing stays."""
         if cell not in self.runs:
             self.runs[cell] = self._run(cell)
@@ -167,7 +167,7 @@ class Rig:
         finally:
             run.release()
 
-    def _run(self, cell: Cell) -> Eager:
+    def _run(self, cell: LatencyCell) -> Eager:
         if cell.mode == "eager":
             return Eager(self.mllm, self.steps)
         length, tokens = self.inputs["input_ids"].shape[1], self.mllm.visual_tokens

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.evaluation.protocol import Facts, differences
-from bench.latency.request import Cell, Shot
+from bench.latency.request import LatencyCell, RequestTiming
 from compress.documents import Document, Positive, read
 from compress.files import replacing
 
@@ -28,7 +28,7 @@ class Rounds:
         that cannot be read."""
         self.path = folder / FILE if folder else None
         self.facts, self.methods = dict(facts), {name: dict(told) for name, told in methods.items()}
-        self.rounds: list[dict[Cell, Shot]] = []
+        self.rounds: list[dict[LatencyCell, RequestTiming]] = []
         if not self.path or not self.path.exists():
             return
         there = read_rounds(self.path)
@@ -41,13 +41,13 @@ class Rounds:
                 f"Choose these, or another folder"
             )
         self.methods = there.methods | self.methods
-        self.rounds = [{Cell(*one.cell): one.shot for one in each} for each in there.rounds]
+        self.rounds = [{LatencyCell(*one.cell): one.shot for one in each} for each in there.rounds]
 
-    def shots(self, cell: Cell) -> dict[int, Shot]:
+    def shots(self, cell: LatencyCell) -> dict[int, RequestTiming]:
         """By round."""
         return {number: shots[cell] for number, shots in enumerate(self.rounds) if cell in shots}
 
-    def add(self, shots: Mapping[Cell, Shot]) -> None:
+    def add(self, shots: Mapping[LatencyCell, RequestTiming]) -> None:
         """Keep a round, on disk at once."""
         self.rounds.append(dict(shots))
         if self.path:
@@ -68,26 +68,26 @@ class Rounds:
         }
 
 
-class _Timed(Document):
+class _TimingDocument(Document):
     """One request: the cell it was of, and its times."""
 
     cell: tuple[str, Positive, str]
-    shot: Shot
+    shot: RequestTiming
 
 
-class _Written(Document):
+class _RoundsDocument(Document):
     """The content of FILE."""
 
     format: int
     facts: dict[str, Any]
     methods: dict[str, dict[str, Any]]
-    rounds: tuple[tuple[_Timed, ...], ...]
+    rounds: tuple[tuple[_TimingDocument, ...], ...]
 
 
-def read_rounds(path: Path) -> _Written:
+def read_rounds(path: Path) -> _RoundsDocument:
     """What `Rounds` wrote; ValueError for another file."""
     try:
-        there = read(_Written, path)
+        there = read(_RoundsDocument, path)
         if there.format != FORMAT:
             raise ValueError(f"{path}: format {there.format}, but this version reads format {FORMAT}")
     except ValueError as problem:

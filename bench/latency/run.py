@@ -19,8 +19,8 @@ from bench.evaluation.protocol import of_method
 from bench.latency.measure import Progress, measure
 from bench.latency.modes import MODES
 from bench.latency.power import Driver
-from bench.latency.report import Report, write
-from bench.latency.request import Cell, Rig
+from bench.latency.report import LatencyReport, write
+from bench.latency.request import LatencyCell, LatencyRunner
 from bench.latency.rounds import Rounds
 from compress.base import Selector
 from compress.budget import Match
@@ -69,12 +69,12 @@ class Conditions:
             )
         return counts
 
-    def cells(self, mllm: MLLM) -> list[Cell]:
+    def cells(self, mllm: MLLM) -> list[LatencyCell]:
         """Vanilla of every mode, then budget by budget."""
         budgets = self.budgets(mllm)
-        whole = [Cell(VANILLA, mllm.visual_tokens, mode) for mode in self.modes]
+        whole = [LatencyCell(VANILLA, mllm.visual_tokens, mode) for mode in self.modes]
         return whole + [
-            Cell(spec, keep, mode) for keep in budgets for spec in self.methods for mode in self.modes
+            LatencyCell(spec, keep, mode) for keep in budgets for spec in self.methods for mode in self.modes
         ]
 
 
@@ -87,7 +87,7 @@ def run(
     accuracy: Mapping[tuple[str, int], float] | None = None,
     command: str = "",
     progress: Progress = lambda done, total: None,
-) -> Report:
+) -> LatencyReport:
     """Time all cells. ValueError if none could be timed.
 
     With a `folder` every round is kept there, and the tables and pictures of the report are written.
@@ -97,7 +97,9 @@ def run(
     told = held(mllm, conditions, inputs)
     methods = {name: of_method(selector) for name, selector in selectors.items() if selector}
     rounds = Rounds(folder, told, methods)
-    rig = Rig(mllm, selectors, inputs, steps=conditions.steps, match=conditions.match, clock=conditions.clock)
+    rig = LatencyRunner(
+        mllm, selectors, inputs, steps=conditions.steps, match=conditions.match, clock=conditions.clock
+    )
     measured = measure(
         rig, cells, rounds, repetitions=conditions.repetitions, warmup=conditions.warmup, progress=progress
     )
@@ -106,7 +108,7 @@ def run(
     facts = environment() | told | Driver(mllm.model.device).facts()
     facts |= {"modes": {mode: MODES[mode] for mode in conditions.modes}, "date": now(), "command": command}
     scores = dict(accuracy or {})
-    report = Report(measured, cells, facts, VANILLA, mllm.visual_tokens, conditions.batch, scores)
+    report = LatencyReport(measured, cells, facts, VANILLA, mllm.visual_tokens, conditions.batch, scores)
     if folder:
         write(report, folder)
     return report

@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.evaluation.times import Speedup
 from bench.latency.measure import Measured
-from bench.latency.request import Cell, Cost, Shot
+from bench.latency.request import LatencyCell, RequestCost, RequestTiming
 
 STAGES = {  # of a request, in order: how each is told from a shot
     "vision": lambda shot: shot.vision,
@@ -51,12 +51,12 @@ class Quantiles:
 
 
 @dataclass(frozen=True)
-class Row:
+class LatencyRow:
     """One cell; `speedups` are against vanilla of the same mode, none if it is that or that could not run."""
 
-    cell: Cell
+    cell: LatencyCell
     untouched: bool
-    cost: Cost
+    cost: RequestCost
     seconds: Mapping[str, Quantiles]  # by stage; without "token after" if there was one token
     speedups: Mapping[str, Speedup]
     memory: int | None  # bytes, the most of all rounds
@@ -89,14 +89,14 @@ class BreakEven:
         return f"all measured (>= {self.budgets[-1]})" if self.beyond else f"{self.tokens:.0f}"
 
 
-def rows(measured: Measured, cells: Sequence[Cell], vanilla: str, batch: int) -> list[Row]:
+def rows(measured: Measured, cells: Sequence[LatencyCell], vanilla: str, batch: int) -> list[LatencyRow]:
     """A row for every cell that was timed, in the order of `cells`."""
     timed = [cell for cell in cells if cell in measured.costs and measured.rounds.shots(cell)]
     whole = {cell.mode: cell for cell in timed if cell.method == vanilla}
     return [_row(measured, cell, whole.get(cell.mode), batch) for cell in timed]
 
 
-def _row(measured: Measured, cell: Cell, vanilla: Cell | None, batch: int) -> Row:
+def _row(measured: Measured, cell: LatencyCell, vanilla: LatencyCell | None, batch: int) -> LatencyRow:
     shots, cost = measured.rounds.shots(cell), measured.costs[cell]
     seconds = {
         stage: Quantiles.of(values)
@@ -114,7 +114,7 @@ def _row(measured: Measured, cell: Cell, vanilla: Cell | None, batch: int) -> Ro
                 crc32(repr((*cell, stage)).encode()),
             )
     busy = seconds["prefill with selection"].median
-    return Row(
+    return LatencyRow(
         cell=cell,
         untouched=vanilla == cell,
         cost=cost,
@@ -126,13 +126,13 @@ def _row(measured: Measured, cell: Cell, vanilla: Cell | None, batch: int) -> Ro
     )
 
 
-def _column(stage: str, shots: Sequence[Shot]) -> list[float]:
+def _column(stage: str, shots: Sequence[RequestTiming]) -> list[float]:
     return [STAGES[stage](shot) for shot in shots]
 
 
-def break_evens(table: Sequence[Row], stages: Sequence[str] = COMPARED) -> list[BreakEven]:
+def break_evens(table: Sequence[LatencyRow], stages: Sequence[str] = COMPARED) -> list[BreakEven]:
     """For every method, mode and stage."""
-    groups: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[tuple[str, str], list[LatencyRow]] = {}
     for row in table:
         if row.speedups:
             groups.setdefault((row.cell.method, row.cell.mode), []).append(row)
@@ -161,7 +161,7 @@ def break_even(points: Sequence[tuple[int, float]]) -> tuple[float | None, bool]
     return float(ordered[-1][0]), True
 
 
-def slower(table: Sequence[Row], tokens: int) -> list[str]:
+def slower(table: Sequence[LatencyRow], tokens: int) -> list[str]:
     """Where a method is slower than vanilla at a third of the tokens or fewer, and what makes it so."""
     whole = {row.cell.mode: row for row in table if row.untouched}
     said = []
@@ -174,7 +174,7 @@ def slower(table: Sequence[Row], tokens: int) -> list[str]:
     return said
 
 
-def _reason(row: Row, whole: Row) -> str:
+def _reason(row: LatencyRow, whole: LatencyRow) -> str:
     steps = row.seconds.get("token after"), whole.seconds.get("token after")
     gaps = {
         stage: row.seconds[stage].median - whole.seconds[stage].median
@@ -186,7 +186,7 @@ def _reason(row: Row, whole: Row) -> str:
     return ", ".join(f"{stage} {1000 * gap:+.2f} ms" for stage, gap in listed)
 
 
-def record(row: Row, shots: Mapping[int, Shot]) -> dict[str, Any]:
+def record(row: LatencyRow, shots: Mapping[int, RequestTiming]) -> dict[str, Any]:
     """A row with its raw times, ready for JSON."""
     ledger = row.cost.ledger
     return {

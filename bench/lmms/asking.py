@@ -39,7 +39,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Generation:
     text: str  # without end token and stop strings, stripped
     tokens: int  # that were generated, the end token included
 
@@ -103,7 +103,7 @@ class Asker:
         written = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         return Prompt(written, tuple(image.convert("RGB") for image in images))
 
-    def answer(self, prompts: Sequence[Prompt], decoding: Decoding) -> list[Answer]:
+    def answer(self, prompts: Sequence[Prompt], decoding: Decoding) -> list[Generation]:
         """Answers of one batch, each cut before the first of the stop strings."""
         inputs, tokenizer = self._inputs(prompts), self.mllm.processor.tokenizer
         start = inputs["input_ids"].shape[1]
@@ -117,7 +117,7 @@ class Asker:
             text = tokenizer.decode(row, skip_special_tokens=True)
             for end in decoding.until:
                 text = text.partition(end)[0]
-            answers.append(Answer(text.strip(), int((row != tokenizer.pad_token_id).sum())))
+            answers.append(Generation(text.strip(), int((row != tokenizer.pad_token_id).sum())))
         return answers
 
     def loss(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[tuple[float, bool]]:

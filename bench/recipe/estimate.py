@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.evaluation.history import Times
-from bench.recipe.steps import RECORD, Shop, Step, read_record
+from bench.recipe.steps import RECORD, Step, Workspace, read_record
 
 # Seconds per forward and worker of the shipped micro model on two cores, and FLOPs of such a forward: what
 # is known before anything has run (docs/reproducing.md). A training's forward is one sample in one epoch.
@@ -41,13 +41,13 @@ class Estimate:
         )
 
 
-def estimates(steps: Sequence[Step], shop: Shop) -> list[Estimate]:
+def estimates(steps: Sequence[Step], shop: Workspace) -> list[Estimate]:
     """What is left of every step, in order."""
     rates = _rates(shop)
     return [_estimate(step, shop, rates) for step in steps]
 
 
-def _estimate(step: Step, shop: Shop, rates: Mapping[tuple[str, ...], float]) -> Estimate:
+def _estimate(step: Step, shop: Workspace, rates: Mapping[tuple[str, ...], float]) -> Estimate:
     mllm, cost = shop.load(step.model), step.cost
     forwards = (step.units - step.finished) * cost.forwards
     weights = sum(one.numel() * one.element_size() for one in mllm.model.parameters())
@@ -68,7 +68,7 @@ def _estimate(step: Step, shop: Shop, rates: Mapping[tuple[str, ...], float]) ->
     return Estimate(step, forwards, seconds, "" if step.done else origin, weights + cost.memory)
 
 
-def _rates(shop: Shop) -> dict[tuple[str, ...], float]:
+def _rates(shop: Workspace) -> dict[tuple[str, ...], float]:
     """Seconds per forward by kind, model, device and workers, over all that was noted here."""
     spent: dict[tuple[str, ...], list[float]] = {}
     for path in sorted((shop.folder / "steps").glob(f"*/{RECORD}")):

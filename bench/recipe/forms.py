@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.evaluation.budget import MEANING
 from bench.recipe.findings import Finding
-from bench.recipe.paper import Order, Paper, Sign
+from bench.recipe.paper import Paper, RankAgreement, Sign
 from bench.recipe.schema import Recipe
 from bench.report.table import AVERAGE, BEYOND, MISSING, one
 from bench.report.tables import Table, plain
@@ -16,7 +16,7 @@ from compress.keep import Ratio, in_words
 
 
 @dataclass
-class Told:
+class RecipeReport:
     """Everything that the forms need."""
 
     recipe: Recipe
@@ -29,7 +29,7 @@ class Told:
     vanilla: Mapping[str, float] = field(default_factory=dict)
     findings: Sequence[Finding] = ()
     signs: Sequence[Sign] = ()
-    orders: Sequence[Order] = ()
+    orders: Sequence[RankAgreement] = ()
     verdict: Sequence[str] = ()
     headroom: Sequence[Mapping[str, Any]] = ()
     labels: Sequence[Mapping[str, Any]] = ()
@@ -38,7 +38,7 @@ class Told:
     pictures: Sequence[str] = ()  # paths from the page
 
 
-def header(told: Told) -> list[str]:
+def header(told: RecipeReport) -> list[str]:
     """Column names of `lines`."""
     names = []
     for name in (AVERAGE, *told.tasks):
@@ -50,7 +50,7 @@ def header(told: Told) -> list[str]:
     return ["row", *names, *against, *sign, *seeds, "tokens/layer", "FLOPs %"]
 
 
-def title(told: Told, finding: Finding) -> str:
+def title(told: RecipeReport, finding: Finding) -> str:
     """What a budget is called."""
     here = in_words(finding.keep, told.tokens)
     if told.paper is None or told.tokens == told.recipe.of or isinstance(finding.keep, Ratio):
@@ -58,7 +58,7 @@ def title(told: Told, finding: Finding) -> str:
     return f"{here} (the paper's {finding.paper_keep} of {told.recipe.of})"
 
 
-def lines(told: Told) -> Iterator[tuple[str, list[list[str]]]]:
+def lines(told: RecipeReport) -> Iterator[tuple[str, list[list[str]]]]:
     """Titles with their rows as text: vanilla, then budget by budget."""
     paper = told.paper
     if told.vanilla:
@@ -72,7 +72,7 @@ def lines(told: Told) -> Iterator[tuple[str, list[list[str]]]]:
         yield title(told, block[0]), [_line(told, each) for each in block]
 
 
-def _line(told: Told, found: Finding) -> list[str]:
+def _line(told: RecipeReport, found: Finding) -> list[str]:
     paper, where = told.paper, (found.row, found.paper_keep)
     cells = [found.row, one(found.average)]
     cells += [one(paper.share(*where, told.tasks))] if paper else []
@@ -89,7 +89,7 @@ def _line(told: Told, found: Finding) -> list[str]:
     return [*cells, one(found.tokens), one(found.flops)]
 
 
-def notes(told: Told) -> list[str]:
+def notes(told: RecipeReport) -> list[str]:
     """What a reader must know, line by line."""
     recipe = told.recipe
     listed = [
@@ -128,7 +128,7 @@ def notes(told: Told) -> list[str]:
     return [*listed, *(f"{MISSING} {reason}" for reason in sorted(reasons))]
 
 
-def table(told: Told) -> Table:
+def table(told: RecipeReport) -> Table:
     """The findings, a block per budget under vanilla."""
     rows: list[Sequence[str] | str] = []
     for name, block in lines(told):
@@ -136,7 +136,7 @@ def table(told: Told) -> Table:
     return Table(header(told), rows)
 
 
-def markdown(told: Told) -> str:
+def markdown(told: RecipeReport) -> str:
     """The whole page."""
     page = [f"# {plain(told.recipe.title)}", ""]
     if told.findings:
@@ -181,6 +181,6 @@ def _nats(gap: Mapping[str, float] | None) -> str:
     return f"{gap['difference']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]" if gap else ""
 
 
-def latex(told: Told) -> str:
+def latex(told: RecipeReport) -> str:
     """The table for a paper (booktabs)."""
     return table(told).latex()

@@ -25,7 +25,7 @@ from bench.latency import run as latency
 from bench.latency.report import read_accuracy, table
 from bench.recipe.paper import published
 from bench.recipe.schema import Edge, Latency, Learning, Recipe
-from bench.recipe.steps import RECORD, Answer, Cost, Report, Shop, Step, Train
+from bench.recipe.steps import RECORD, AnswerStep, Cost, Progress, Step, TrainStep, Workspace
 from bench.report.outputs import put
 from bench.report.tables import Table
 from compress.documents import Document, Positive, read
@@ -37,7 +37,7 @@ TABLE = "table.json"
 
 
 @dataclass(frozen=True, eq=False)
-class Timing(Step):
+class TimingStep(Step):
     """A timing benchmark over the recipe's rows and budgets, with the compressor that the recipe trained.
 
     Rows are named by their specs. `comparison` is the folder with the rows' scores once there is one.
@@ -46,12 +46,12 @@ class Timing(Step):
     kind = "time"
     unit, counted = "benchmarks", "rounds"
 
-    shop: Shop
+    shop: Workspace
     title: str
     what: str  # latency or edge
     settings: Latency | Edge
-    answers: Answer
-    trained: Train
+    answers: AnswerStep
+    trained: TrainStep
     comparison: Callable[[], Path]
 
     @property
@@ -61,7 +61,7 @@ class Timing(Step):
     @property
     def code(self) -> tuple[object, ...]:
         how = edge.run if isinstance(self.settings, Edge) else latency.run
-        return Timing, how, type(self.shop.load(self.model))
+        return TimingStep, how, type(self.shop.load(self.model))
 
     @cached_property
     def facts(self) -> Facts:
@@ -85,11 +85,11 @@ class Timing(Step):
     def cost(self) -> Cost:
         return Cost(1, 0)
 
-    def work(self, report: Report) -> None:
+    def work(self, report: Progress) -> None:
         timed = self._edge(report) if isinstance(self.settings, Edge) else self._latency(report)
         put(self.folder / TABLE, json.dumps(asdict(timed), indent=1) + "\n")
 
-    def _latency(self, report: Report) -> Table:
+    def _latency(self, report: Progress) -> Table:
         assert isinstance(self.settings, Latency)
         mllm, network = self.shop.load(self.model), str(self.trained.folder)
         rows = ",".join(one.row for one in self.answers.candidates)
@@ -102,7 +102,7 @@ class Timing(Step):
         prompt = latency.prompt(mllm)
         return table(latency.run(mllm, conditions, prompt, self.folder, accuracy=scores, progress=report))
 
-    def _edge(self, report: Report) -> Table:
+    def _edge(self, report: Progress) -> Table:
         assert isinstance(self.settings, Edge)
         told = self.settings
         options = edge.EdgeOptions(
@@ -112,7 +112,7 @@ class Timing(Step):
         def load() -> Subject:
             return own_model(load_model(self.model), str(self.trained.folder), None, told.samples)
 
-        def stage(title: str, unit: str) -> AbstractContextManager[Report]:
+        def stage(title: str, unit: str) -> AbstractContextManager[Progress]:
             return nullcontext(report)
 
         measured = edge.run(options, names(told.runtime, "edge.runtime", list(RUNTIMES)), load, stage)
@@ -147,7 +147,7 @@ class _Faster(Document):
     times: NonNegativeFloat
 
 
-class _Timed(Document):
+class _LatencyRowDocument(Document):
     """What is read of a row of results.json."""
 
     method: str
@@ -158,27 +158,27 @@ class _Timed(Document):
 class Latencies(Document):
     """What is read of results.json."""
 
-    rows: tuple[_Timed, ...]
+    rows: tuple[_LatencyRowDocument, ...]
 
 
-class _Chain(Document):
+class _EdgeRowDocument(Document):
     """What is read of a row of edge.json."""
 
     keep: Positive
     speedup: NonNegativeFloat
 
 
-class _Runtime(Document):
+class _RuntimeDocument(Document):
     """What is read of a runtime in edge.json."""
 
     runtime: str
-    rows: tuple[_Chain, ...]
+    rows: tuple[_EdgeRowDocument, ...]
 
 
 class Runtimes(Document):
     """What is read of edge.json."""
 
-    runtimes: tuple[_Runtime, ...]
+    runtimes: tuple[_RuntimeDocument, ...]
 
 
 def _latency(told: Latencies, tokens: int) -> Iterator[tuple[str, int, str, float, float | None]]:
@@ -199,7 +199,7 @@ def _edge(told: Runtimes, tokens: int) -> Iterator[tuple[str, int, str, float, f
             yield runtime.runtime, row.keep, "total", row.speedup, theirs
 
 
-def _check(recipe: Recipe, trains: Mapping[tuple[str, int], Train]) -> None:
+def _check(recipe: Recipe, trains: Mapping[tuple[str, int], TrainStep]) -> None:
     """The commands that time are given methods by name and one compressor: rows must not say more."""
     if not trains:
         raise ValueError(f"{recipe.name}: a timing needs a row that learns")
@@ -227,9 +227,9 @@ def _check_runtimes(edge: Edge, mllm: MLLM) -> None:
 
 
 def timings(
-    recipe: Recipe, shop: Shop, answers: Answer, trains: Mapping[tuple[str, int], Train],
+    recipe: Recipe, shop: Workspace, answers: AnswerStep, trains: Mapping[tuple[str, int], TrainStep],
     comparison: Callable[[], Path],
-) -> list[Timing]:  # fmt: skip
+) -> list[TimingStep]:  # fmt: skip
     """The timing steps of a recipe; ValueError for what a timing cannot be of."""
     asked = {"latency": recipe.latency, "edge": recipe.edge}
     wanted = {name: settings for name, settings in asked.items() if settings}
@@ -238,6 +238,6 @@ def timings(
     if recipe.edge:
         _check_runtimes(recipe.edge, shop.load(recipe.model))
     return [
-        Timing(shop, f"time: {name}", name, settings, answers, next(iter(trains.values())), comparison)
+        TimingStep(shop, f"time: {name}", name, settings, answers, next(iter(trains.values())), comparison)
         for name, settings in wanted.items()
     ]

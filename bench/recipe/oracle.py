@@ -19,11 +19,11 @@ import torch
 from pydantic import NonNegativeFloat
 
 from baselines import Grid
-from bench.evaluation.cells import Cell, Cells, Key, read_cells
+from bench.evaluation.cells import Cell, CellKey, Cells, read_cells
 from bench.evaluation.evaluate import Outcome, evaluate
 from bench.evaluation.protocol import Facts
 from bench.evaluation.stats import mean_interval
-from bench.recipe.steps import Answer, Cost, Label, Report, Shop, Step, prefill_flops
+from bench.recipe.steps import AnswerStep, Cost, LabelStep, Progress, Step, Workspace, prefill_flops
 from bench.report.outputs import put
 from bench.tasks import Task
 from compress.attach.transfer import Choice, Replay
@@ -38,18 +38,18 @@ FILE = "losses.json"
 
 
 @dataclass(frozen=True, eq=False)
-class Searched(Step):
+class SearchStep(Step):
     """Answers with searched masks: those of `labels`, by budget and task."""
 
     kind = "searched"
     unit = counted = "answers"
 
-    shop: Shop
+    shop: Workspace
     title: str
     row: str
     other: bool  # whether a sample gets the mask of another question about its image
-    answers: Answer
-    labels: Mapping[tuple[Keep, str], Label]
+    answers: AnswerStep
+    labels: Mapping[tuple[Keep, str], LabelStep]
 
     @property
     def model(self) -> str:
@@ -76,13 +76,13 @@ class Searched(Step):
     def cost(self) -> Cost:
         return self.answers.cost
 
-    def work(self, report: Report) -> None:
+    def work(self, report: Progress) -> None:
         mllm = self.shop.load(self.model)
         told = {name: value for name, value in self.answers.facts.items() if name != "vanilla"}
         method = {"class": "Searched", "other": self.other, "adaptive": False, "labels": self.digest}
         cells = Cells(self.folder, told, {self.row: method})
         tasks = {task.name: (task, samples) for task, samples in self.answers.data.items()}
-        todo = [key for keep, task in self.labels if not cells.finished(key := Key(self.row, keep, task))]
+        todo = [key for keep, task in self.labels if not cells.finished(key := CellKey(self.row, keep, task))]
         done = self.finished
         report(done, self.units)
         work = _Answering(self, mllm, tasks)
@@ -105,17 +105,17 @@ class Searched(Step):
         return [found[place] for place in places]
 
     def cells(self) -> dict[tuple[str, int], dict[tuple[Keep, str], Cell]]:
-        """As `Answer.cells`."""
+        """As `AnswerStep.cells`."""
         return {(self.row, 0): {(cell.key.keep, cell.key.task): cell for cell in read_cells(self.folder)}}
 
 
 @dataclass(frozen=True)
 class _Answering:
-    step: Searched
+    step: SearchStep
     mllm: MLLM
     tasks: Mapping[str, tuple[Task, Sequence[Sample]]]
 
-    def __call__(self, key: Key) -> Outcome:
+    def __call__(self, key: CellKey) -> Outcome:
         task, samples = self.tasks[key.task]
         masks = self.step.masks(key.keep, task, samples)
         given = Replay(Grid(), choices(self.mllm, masks))
@@ -151,7 +151,7 @@ def partners(samples: Sequence[Sample]) -> list[int]:
 
 
 @dataclass(frozen=True, eq=False)
-class Losses(Step):
+class LossesStep(Step):
     """Loss of the gold answer with what every row kept, as the search measures it: before the decoder.
 
     Of rows that merge tokens or keep another number of them there is no such loss.
@@ -160,10 +160,10 @@ class Losses(Step):
     kind = "losses"
     unit = counted = "samples"
 
-    shop: Shop
+    shop: Workspace
     title: str
-    answers: Answer
-    others: Sequence[Searched]
+    answers: AnswerStep
+    others: Sequence[SearchStep]
 
     @property
     def model(self) -> str:
@@ -196,7 +196,7 @@ class Losses(Step):
         rows = len(self.answers.candidates) + len(self.others)
         return Cost(2 + rows * len(keeps), prefill_flops(self.shop.load(self.model), mean))
 
-    def work(self, report: Report) -> None:
+    def work(self, report: Progress) -> None:
         mllm = self.shop.load(self.model)
         kept = self._kept()
         found: list[dict[str, object]] = []
@@ -235,7 +235,7 @@ class Losses(Step):
         return found
 
 
-class _Losses(Document):
+class _LossesDocument(Document):
     """Losses of one row, budget and task, by sample."""
 
     row: str
@@ -244,9 +244,9 @@ class _Losses(Document):
     losses: tuple[NonNegativeFloat, ...]
 
 
-def read_losses(path: Path) -> tuple[_Losses, ...]:
-    """What `Losses` wrote; ValueError for another file."""
-    if not (found := read(tuple[_Losses, ...], path)):
+def read_losses(path: Path) -> tuple[_LossesDocument, ...]:
+    """What `LossesStep` wrote; ValueError for another file."""
+    if not (found := read(tuple[_LossesDocument, ...], path)):
         raise ValueError(f"{path}: the document is an empty list, but it must hold losses")
     return found
 

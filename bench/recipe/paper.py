@@ -91,7 +91,7 @@ class Sign:
 
 
 @dataclass(frozen=True)
-class Order:
+class RankAgreement:
     """How alike two rankings of the rows of one budget are; correlations are None for fewer than 3 rows."""
 
     keep: Keep
@@ -112,7 +112,7 @@ def signs(found: Sequence[Finding], paper: Paper, tasks: Sequence[str], referenc
     return listed
 
 
-def orders(found: Sequence[Finding], paper: Paper, tasks: Sequence[str]) -> list[Order]:
+def orders(found: Sequence[Finding], paper: Paper, tasks: Sequence[str]) -> list[RankAgreement]:
     """Per budget, the order of the rows by their mean share, in the paper and here."""
     from scipy.stats import kendalltau, spearmanr  # not at the top: half a second
 
@@ -131,7 +131,7 @@ def orders(found: Sequence[Finding], paper: Paper, tasks: Sequence[str]) -> list
         varied = len(pairs) > 2 and len(set(theirs)) > 1 and len(set(ours)) > 1
         kendall = kendalltau(theirs, ours) if varied else None
         made.append(
-            Order(
+            RankAgreement(
                 keep, len(pairs),
                 float(kendall.statistic) if kendall else None,
                 float(kendall.pvalue) if kendall else None,
@@ -142,7 +142,7 @@ def orders(found: Sequence[Finding], paper: Paper, tasks: Sequence[str]) -> list
     return made
 
 
-def verdict(found: Sequence[Sign], ranks: Sequence[Order], paper: Paper, model: str) -> list[str]:
+def verdict(found: Sequence[Sign], ranks: Sequence[RankAgreement], paper: Paper, model: str) -> list[str]:
     """What the comparison with the paper comes to, in sentences."""
     if not found and not ranks:
         return []

@@ -10,11 +10,22 @@ from pathlib import Path
 from bench.data.instructions import Index, Instructions
 from bench.evaluation.compressors import selector_for
 from bench.evaluation.protocol import of_task
-from bench.recipe.measure import Timing, timings
-from bench.recipe.oracle import Losses, Searched
+from bench.recipe.measure import TimingStep, timings
+from bench.recipe.oracle import LossesStep, SearchStep
 from bench.recipe.paper import Paper
 from bench.recipe.schema import Learning, Recipe
-from bench.recipe.steps import Answer, Candidate, Label, Pool, Shop, Step, Train, key_of, named, trained
+from bench.recipe.steps import (
+    AnswerStep,
+    Candidate,
+    LabelStep,
+    SamplePool,
+    Step,
+    TrainStep,
+    Workspace,
+    key_of,
+    named,
+    trained,
+)
 from bench.tasks import Task
 from bench.tasks.folder import HUB
 from bench.tasks.load import load_tasks
@@ -37,13 +48,13 @@ class Plan:
     """
 
     recipe: Recipe
-    shop: Shop
-    stores: Mapping[tuple[str, int], Label]
-    trains: Mapping[tuple[str, int], Train]
-    answers: Answer
-    searched: Sequence[Searched]
-    losses: Losses | None
-    timed: Sequence[Timing]
+    shop: Workspace
+    stores: Mapping[tuple[str, int], LabelStep]
+    trains: Mapping[tuple[str, int], TrainStep]
+    answers: AnswerStep
+    searched: Sequence[SearchStep]
+    losses: LossesStep | None
+    timed: Sequence[TimingStep]
 
     @property
     def mllm(self) -> MLLM:
@@ -74,7 +85,7 @@ class Plan:
         return self.shop.folder / f"{self.recipe.name}-{digest[:8]}"
 
 
-def plan(recipe: Recipe, shop: Shop) -> Plan:
+def plan(recipe: Recipe, shop: Workspace) -> Plan:
     """The steps of a recipe; ValueError for what can be seen to be wrong before any work."""
     if recipe.paper:
         Paper.of(recipe.paper)
@@ -89,8 +100,8 @@ def plan(recipe: Recipe, shop: Shop) -> Plan:
     if recipe.draw and recipe.draw.task not in asked:
         raise ValueError(f"draw.task={recipe.draw.task}: choose one of the recipe's {', '.join(asked)}")
     pool = training_pool(recipe.mixture, recipe.images, world)
-    stores: dict[tuple[str, int], Label] = {}
-    trains: dict[tuple[str, int], Train] = {}
+    stores: dict[tuple[str, int], LabelStep] = {}
+    trains: dict[tuple[str, int], TrainStep] = {}
     candidates: list[Candidate] = []
     for name, row in recipe.rows.items():
         if row.method:
@@ -101,13 +112,13 @@ def plan(recipe: Recipe, shop: Shop) -> Plan:
                 stores[name, seed] = store = _labels(shop, learner, row.learns, pool, seed)
                 config = replace(row.learns.train, seed=seed)
                 exam = validation(recipe) if learner not in MODELS else None
-                step = Train(shop, f"train: {name}, seed {seed}", store, config, exam)
+                step = TrainStep(shop, f"train: {name}, seed {seed}", store, config, exam)
                 trains[name, seed] = step
                 chooser = recipe.source if row.learns.source_gives == "indices" else None
                 depth = row.learns.layer(mllm.layers)
                 candidates.append(trained(step, name, row.learns.selects, depth, row.positions, chooser))
     budgets = recipe.budgets(mllm.visual_tokens, free=mllm.free_size)
-    answers = Answer(shop, "answer", recipe.model, tuple(candidates), tuple(budgets), data, recipe.match)
+    answers = AnswerStep(shop, "answer", recipe.model, tuple(candidates), tuple(budgets), data, recipe.match)
     oracle = {name: row for name, row in recipe.rows.items() if row.searched}
     if oracle and recipe.match != "tokens":
         raise ValueError(
@@ -115,10 +126,10 @@ def plan(recipe: Recipe, shop: Shop) -> Plan:
         )
     masks = _masks(recipe, shop, data, budgets) if oracle else {}
     searched = [
-        Searched(shop, f"answer with masks: {name}", name, row.searched == "other", answers, masks)
+        SearchStep(shop, f"answer with masks: {name}", name, row.searched == "other", answers, masks)
         for name, row in oracle.items()
     ]
-    losses = Losses(shop, "losses of what was kept", answers, searched) if recipe.losses else None
+    losses = LossesStep(shop, "losses of what was kept", answers, searched) if recipe.losses else None
     made: list[Plan] = []
     timed = timings(recipe, shop, answers, trains, lambda: made[0].folder / COMPARISON)
     made.append(Plan(recipe, shop, stores, trains, answers, searched, losses, timed))
@@ -135,10 +146,10 @@ def validation(recipe: Recipe) -> tuple[Task, list[Sample]] | None:
     return found
 
 
-def training_pool(mixture: str | None, images: str | None, world: World = MICRO) -> Pool:
+def training_pool(mixture: str | None, images: str | None, world: World = MICRO) -> SamplePool:
     """The miniature's training samples, or those of LLaVA's mixture in the order of their ids' hashes."""
     if mixture is None or images is None:
-        return Pool(
+        return SamplePool(
             {"samples": f"the {world.name} mixture"}, partial(training_samples, world=world), shipped=True
         )
     path = Path(mixture)
@@ -153,31 +164,32 @@ def training_pool(mixture: str | None, images: str | None, world: World = MICRO)
         chosen.refuse_changed()
         return list(chosen)
 
-    return Pool({"samples": path.name, "bytes": path.stat().st_size}, take)
+    return SamplePool({"samples": path.name, "bytes": path.stat().st_size}, take)
 
 
-def _labels(shop: Shop, model: str, learns: Learning, pool: Pool, seed: int) -> Label:
+def _labels(shop: Workspace, model: str, learns: Learning, pool: SamplePool, seed: int) -> LabelStep:
     """The labels of one seed: drawn anew for each seed if they are random, else the same for all."""
     config = learns.labels
     if config.kind == RANDOM:
         config = replace(config, seed=config.seed + seed)
     what = [config.kind, config.grouper, config.strategy or "", f"seed {config.seed}" if config.seed else ""]
     title = f"label: {', '.join(filter(None, what))}"
-    return Label(shop, title, model, config, pool, learns.samples)
+    return LabelStep(shop, title, model, config, pool, learns.samples)
 
 
 def _masks(
-    recipe: Recipe, shop: Shop, data: Mapping[Task, Sequence[Sample]], budgets: Mapping[Keep, Keep]
-) -> dict[tuple[Keep, str], Label]:
+    recipe: Recipe, shop: Workspace, data: Mapping[Task, Sequence[Sample]], budgets: Mapping[Keep, Keep]
+) -> dict[tuple[Keep, str], LabelStep]:
     """Searches on the very samples that are asked."""
 
     def taken(samples: Sequence[Sample]) -> Callable[[int], list[Sample]]:
         return lambda count: list(samples[:count])
 
     return {
-        (keep, task.name): Label(
+        (keep, task.name): LabelStep(
             shop, f"search masks: {task.name}, {keep} tokens", recipe.model,
-            replace(recipe.search, keep=keep), Pool(of_task(task, samples), taken(samples)), len(samples),
+            replace(recipe.search, keep=keep), SamplePool(of_task(task, samples), taken(samples)),
+            len(samples),
         )
         for keep in budgets
         for task, samples in data.items()

@@ -6,14 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench.evaluation.cells import Cell, Cells, Key
+from bench.evaluation.cells import Cell, CellKey, Cells
 from bench.evaluation.comparison import VANILLA, Comparison, Group, assemble
 from bench.evaluation.environment import environment
-from bench.evaluation.history import Run, Times, put_json
+from bench.evaluation.history import CommandRun, Times, put_json
 from bench.evaluation.origin import Origin
 from bench.recipe.draw import draw
 from bench.recipe.findings import findings, untouched
-from bench.recipe.forms import Told, latex, markdown
+from bench.recipe.forms import RecipeReport, latex, markdown
 from bench.recipe.oracle import headroom
 from bench.recipe.paper import Paper, orders, signs, verdict
 from bench.recipe.plan import COMPARISON, PICTURES, Plan
@@ -45,7 +45,7 @@ def run(plan: Plan, bar: Bar, command: str) -> Path:
     pictures += [taken for step in plan.timed for taken in step.pictures(plan.folder / PICTURES)]
     told = tell(plan, command)
     told.pictures = [path.relative_to(plan.folder).as_posix() for path in pictures]
-    Times.read(plan.folder).after(Run.now(command)).took(spent(plan)).save(plan.folder)
+    Times.read(plan.folder).after(CommandRun.now(command)).took(spent(plan)).save(plan.folder)
     put_json(plan.folder / "results.json", results(plan, told))
     put(plan.folder / "table.md", markdown(told))
     put(plan.folder / "table.tex", latex(told))
@@ -60,12 +60,12 @@ def cells_of(plan: Plan) -> dict[tuple[str, int], dict[tuple[Keep, str], Cell]]:
     return found
 
 
-def tell(plan: Plan, command: str) -> Told:
+def tell(plan: Plan, command: str) -> RecipeReport:
     """What the finished steps say, held against the paper."""
     recipe, tasks = plan.recipe, list(plan.answers.data)
     names = [task.name for task in tasks]
     paper = Paper.of(recipe.paper) if recipe.paper and recipe.rows else None
-    told = Told(
+    told = RecipeReport(
         recipe=recipe, command=command, facts=of_model(plan.mllm), machine=environment(),
         tokens=plan.mllm.visual_tokens, tasks=names, paper=paper,
     )  # fmt: skip
@@ -126,11 +126,11 @@ def spent(plan: Plan) -> dict[str, float]:
 def compared(plan: Plan) -> Comparison:
     """All rows and seeds as a comparison, whose cells lie in the result's folder for `evocomp report`."""
     several = len(plan.recipe.seeds) > 1
-    cells: dict[Key, Cell] = {}
+    cells: dict[CellKey, Cell] = {}
     for (row, seed), listed in cells_of(plan).items():
         name = f"{row}, seed {seed}" if several and (row, seed) in plan.trains else row
         for (keep, task), cell in listed.items():
-            key = Key(name, keep, task)
+            key = CellKey(name, keep, task)
             cells[key] = Cell(key, cell.protocol, cell.method, cell.outcome, cell.impossible)
     data = {task.name: samples for task, samples in plan.answers.data.items()}
     protocol = {name: value for name, value in plan.answers.facts.items() if name != "vanilla"}
@@ -147,7 +147,7 @@ def compared(plan: Plan) -> Comparison:
     )  # fmt: skip
 
 
-def results(plan: Plan, told: Told) -> dict[str, Any]:
+def results(plan: Plan, told: RecipeReport) -> dict[str, Any]:
     """All of it, ready for JSON."""
     paper = told.paper
     return {

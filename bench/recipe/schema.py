@@ -96,7 +96,7 @@ class Learning:
 
 
 @dataclass(frozen=True)
-class Row:
+class RecipeRow:
     """A row of the table: a `method` by its spec, masks that are `searched`, or a compressor that learns.
 
     `searched` takes the mask that the search finds for the very question that is then asked ("own"), or for
@@ -173,7 +173,7 @@ class Recipe:
     title: str
     keep: tuple[Keep, ...]
     of: int | None = None
-    rows: Mapping[str, Row] = field(default_factory=dict)
+    rows: Mapping[str, RecipeRow] = field(default_factory=dict)
     paper: str | None = None
     reference: str | None = None
     model: str = "micro"
@@ -321,12 +321,12 @@ def published(model: str) -> Mapping[str, Any]:
     return {name: told[name] for name in ("loss", "lambda_cos", "bins", "epochs", "batch", "lr")}
 
 
-def _row(name: str, told: Any, start: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Row:
+def _row(name: str, told: Any, start: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> RecipeRow:
     """A row without method or searched learns: its settings lie over those that it starts from."""
     where = f"rows.{name}"
     if not isinstance(told, dict):
         raise ValueError(f"{where}: expected settings by name, not {cut(repr(told))}")
-    own = [one.name for one in fields(Row) if one.name != "learns"]
+    own = [one.name for one in fields(RecipeRow) if one.name != "learns"]
     learning = [one.name for one in fields(Learning)]
     for key in told:
         if key not in (*own, *learning):
@@ -340,8 +340,8 @@ def _row(name: str, told: Any, start: Callable[[Mapping[str, Any]], Mapping[str,
         learns = None
     else:
         learns = build(Learning, _over(start(rest), rest), where)
-    row = build(Row, simple, where)
-    assert isinstance(row, Row)
+    row = build(RecipeRow, simple, where)
+    assert isinstance(row, RecipeRow)
     return replace(row, learns=learns)
 
 

@@ -23,13 +23,13 @@ import pyarrow as pa
 
 from baselines import METHODS, KeepAll
 from bench.evaluation.batches import Batches
-from bench.evaluation.cells import Cell, Key, read_cells
+from bench.evaluation.cells import Cell, CellKey, read_cells
 from bench.evaluation.compare import Entry, compare
 from bench.evaluation.comparison import VANILLA
 from bench.evaluation.compressors import SHIPPED
 from bench.evaluation.environment import environment
-from bench.evaluation.history import Times, Work, now, put_json
-from bench.evaluation.ledger import Ledger, Shape
+from bench.evaluation.history import Times, WorkRecord, now, put_json
+from bench.evaluation.ledger import DecoderShape, Ledger
 from bench.evaluation.protocol import Facts, apart_from_code, of_method, of_run, of_task
 from bench.evaluation.validation import scored
 from bench.tasks import Task
@@ -40,8 +40,7 @@ from compress.documents import Document, read
 from compress.files import digest_of
 from compress.fingerprint import fingerprint
 from compress.keep import NINTH, Keep, count_of
-from compress.labels import Label as Mask
-from compress.labels import LabelConfig, Labeller, LabelStore, label, read_labels, sample_key
+from compress.labels import Label, LabelConfig, Labeller, LabelStore, label, read_labels, sample_key
 from compress.labels.labelling import code_of
 from compress.labels.store import schema, write_shard
 from compress.models.loading import MLLM, MODELS, Anyres
@@ -55,12 +54,12 @@ RECORD = "step.json"
 PLACES: dict[Where, str] = {
     "memory": "in memory", "disk": "on disk in --out", "recompute": "computed whenever they are used",
 }  # fmt: skip
-Report = Callable[[int, int], object]  # done, in all
-Bar = Callable[[str, str], AbstractContextManager[Report]]  # title, unit
+Progress = Callable[[int, int], object]  # done, in all
+Bar = Callable[[str, str], AbstractContextManager[Progress]]  # title, unit
 
 
 @dataclass(frozen=True)
-class Shop:
+class Workspace:
     """Where steps work and with what: `load` gives a model by name, always the same one."""
 
     folder: Path
@@ -86,7 +85,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Pool:
+class SamplePool:
     """Training samples: `take(n)` gives the first n, always the same; `facts` tell them from others.
 
     `shipped` says that the package may have labels of them.
@@ -103,7 +102,7 @@ class Step(ABC):
     kind: ClassVar[str]
     unit: ClassVar[str]
     counted: ClassVar[str]  # what `work` reports: units, or groups of them
-    shop: Shop
+    shop: Workspace
     title: str
 
     @property
@@ -137,7 +136,7 @@ class Step(ABC):
         """Of one unit."""
 
     @abstractmethod
-    def work(self, report: Report) -> None:
+    def work(self, report: Progress) -> None:
         """Do what is left."""
 
     @cached_property
@@ -153,7 +152,7 @@ class Step(ABC):
         return self.finished >= self.units
 
     @property
-    def work_done(self) -> Sequence[Work]:
+    def work_done(self) -> Sequence[WorkRecord]:
         """What earlier calls noted of their work, in order."""
         return Times.read(self.folder).work
 
@@ -167,7 +166,7 @@ class Step(ABC):
         before, started = self.finished, time.perf_counter()
         with bar(self.title, self.counted) as report:
             self.work(report)
-        spent = Work(
+        spent = WorkRecord(
             units=self.units - before,
             forwards=(self.units - before) * self.cost.forwards,
             seconds=time.perf_counter() - started,
@@ -186,7 +185,7 @@ class Step(ABC):
         put_json(self.folder / RECORD, {"kind": self.kind, "title": self.title, "facts": dict(self.facts)})
 
 
-class Record(Document):
+class StepRecord(Document):
     """What a finished step's step.json says; what it took is in times.json."""
 
     kind: str
@@ -194,10 +193,10 @@ class Record(Document):
     facts: dict[str, Any]
 
 
-def read_record(path: Path) -> Record:
+def read_record(path: Path) -> StepRecord:
     """The record of a step; ValueError for another file."""
     try:
-        return read(Record, path)
+        return read(StepRecord, path)
     except ValueError as problem:
         raise ValueError(f"{problem}; delete {path.parent} to do the step again") from problem
 
@@ -208,7 +207,7 @@ def key_of(*parts: object) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Label(Step):
+class LabelStep(Step):
     """Labels of the first `count` samples of a pool. More of them extend the same store.
 
     What the package ships of the same model and settings is not searched again: a label is an outcome of
@@ -218,11 +217,11 @@ class Label(Step):
     kind = "label"
     unit = counted = "samples"
 
-    shop: Shop
+    shop: Workspace
     title: str
     name: str  # of the model
     config: LabelConfig
-    pool: Pool
+    pool: SamplePool
     count: int
 
     @property
@@ -298,7 +297,7 @@ class Label(Step):
         kept = count_of(self.resolved.keep or NINTH, mllm.visual_tokens)
         return Cost(2 + (self.resolved.evaluations if searched else 1), prefill_flops(mllm, kept))
 
-    def work(self, report: Report) -> None:
+    def work(self, report: Progress) -> None:
         label(
             self.shop.load(self.name), self.samples, self.folder, self.config, workers=self.shop.workers,
             progress=report,
@@ -308,22 +307,22 @@ class Label(Step):
         """The store, which may hold more than this step's samples."""
         return read_labels(self.folder)
 
-    def labels(self) -> list[Mask]:
+    def labels(self) -> list[Label]:
         """The labels of this step's samples, in their order; none of those that were given up."""
         store = self.store()
         return [store[key] for key in map(sample_key, self.samples) if key in store]
 
 
 @dataclass(frozen=True, eq=False)
-class Train(Step):
+class TrainStep(Step):
     """A compressor from labels."""
 
     kind = "train"
     unit, counted = "samples x epochs", "steps"
 
-    shop: Shop
+    shop: Workspace
     title: str
-    labels: Label
+    labels: LabelStep
     config: TrainConfig
     exam: tuple[Task, Sequence[Sample]] | None = None  # what chooses the epoch; None: held-out labels
 
@@ -383,13 +382,13 @@ class Train(Step):
     def cost(self) -> Cost:
         """A unit is one sample in one epoch: the compressor's layer forwards and backwards."""
         mllm = self.shop.load(self.model)
-        one_layer = replace(Shape.of(mllm.decoder.config), layers=self.config.layers)
+        one_layer = replace(DecoderShape.of(mllm.decoder.config), layers=self.config.layers)
         flops = Ledger(one_layer, [mllm.visual_tokens] * self.config.layers, TEXT).prefill_flops
         weights = parameters(one_layer) * self.config.layers * 4
         held = self.room if self.shop.features == "memory" else 0.0
         return Cost(1, 3 * flops, 4 * weights + held)  # weights, gradients, two moments of Adam
 
-    def work(self, report: Report) -> None:
+    def work(self, report: Progress) -> None:
         mllm = self.shop.load(self.model)
         train(
             mllm, self.labels.labels(), self.labels.samples, self.folder, self.config,
@@ -420,13 +419,13 @@ class Candidate:
 
 
 @dataclass(frozen=True, eq=False)
-class Answer(Step):
+class AnswerStep(Step):
     """Every candidate at every budget on every task; all recipes over the same questions share the cells."""
 
     kind = "answer"
     unit, counted = "answers", "cells"
 
-    shop: Shop
+    shop: Workspace
     title: str
     name: str
     candidates: Sequence[Candidate]
@@ -451,11 +450,11 @@ class Answer(Step):
         return {**told, "vanilla": of_method(KeepAll())}
 
     @cached_property
-    def grid(self) -> list[Key]:
+    def grid(self) -> list[CellKey]:
         whole = self.shop.load(self.name).visual_tokens
         return [
-            *(Key(VANILLA, whole, task.name) for task in self.data),
-            *(Key(one.name, keep, task.name)
+            *(CellKey(VANILLA, whole, task.name) for task in self.data),
+            *(CellKey(one.name, keep, task.name)
               for keep in self.keeps for one in self.candidates for task in self.data),
         ]  # fmt: skip
 
@@ -477,11 +476,11 @@ class Answer(Step):
         mllm = self.shop.load(self.name)
         counts = [count_of(keep, mllm.visual_tokens) for keep in self.keeps] or [mllm.visual_tokens]
         mean = sum(counts) / len(counts)
-        shape = Shape.of(mllm.decoder.config)
+        shape = DecoderShape.of(mllm.decoder.config)
         cache = Ledger(shape, [mllm.visual_tokens] * shape.layers, TEXT).kv_bytes(4)
         return Cost(3, prefill_flops(mllm, mean), cache * self.shop.batches(self.name).size)
 
-    def work(self, report: Report) -> None:
+    def work(self, report: Progress) -> None:
         mllm = self.shop.load(self.name)
         entries = [
             Entry(one.name, one.make(), self.shop.load(one.source) if one.source else None)
@@ -506,7 +505,7 @@ class Answer(Step):
 
 
 def trained(
-    step: Train, row: str, selects: str, depth: int, positions: Positions | None, source: str | None
+    step: TrainStep, row: str, selects: str, depth: int, positions: Positions | None, source: str | None
 ) -> Candidate:
     """The candidate that keeps what a trained compressor chooses."""
     method = fingerprint(find(METHODS, parse(selects)[0], "method"))
@@ -533,11 +532,11 @@ TEXT = 24.0  # text tokens of a prompt, for estimates
 
 def prefill_flops(mllm: MLLM, visual: float) -> float:
     """FLOPs of one prefill with so many visual tokens in every layer."""
-    shape = Shape.of(mllm.decoder.config)
+    shape = DecoderShape.of(mllm.decoder.config)
     return Ledger(shape, [visual] * shape.layers, TEXT).prefill_flops
 
 
-def parameters(shape: Shape) -> float:
+def parameters(shape: DecoderShape) -> float:
     """Numbers in the matrices of one decoder layer."""
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     return shape.hidden * (2 * queries + 2 * keys + 3 * shape.intermediate)

@@ -8,12 +8,12 @@ from bench.evaluation.comparison import Comparison
 from bench.report.forms import csv_text
 from bench.report.forms import latex as latex_table
 from bench.report.forms import markdown as markdown_table
-from bench.report.page import Report, html, ledger
+from bench.report.page import Page, html, ledger
 from bench.report.table import headlines
 from bench.report.tables import Table, plain
 
 
-def markdown(report: Report) -> str:
+def markdown(report: Page) -> str:
     """Summary, table with intervals and notes, ledger, methods, commands and environment; no pictures."""
     parts = [f"# {plain(report.origin.title)}"]
     if said := headlines(report.comparison):
@@ -38,7 +38,7 @@ def _ledger(comparison: Comparison) -> str:
     return Table(["method", "tokens", "entering, tokens × layers"], rows).markdown().strip()
 
 
-FORMATS: dict[str, Callable[[Report], str]] = {
+FORMATS: dict[str, Callable[[Page], str]] = {
     "html": html,
     "md": markdown,
     "csv": lambda report: csv_text(report.comparison),

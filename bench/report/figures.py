@@ -11,7 +11,7 @@ from PIL.Image import Image
 
 from bench.evaluation.comparison import VANILLA, Comparison
 from bench.evaluation.evaluate import Stage
-from bench.report.gallery import Panel, Shown
+from bench.report.gallery import Panel, SampleImage
 from bench.report.pictures import INK, LINES, MARKS, MUTED, groups, overlay, styled
 from compress.keep import Keep, budget_name, in_order
 from evosearch import Grouping
@@ -49,7 +49,7 @@ def answered(comparison: Comparison, task: str, sample: str) -> list[Answered]:
     return found
 
 
-def side_by_side(shown: Shown, runs: Sequence[Answered]) -> Figure:
+def side_by_side(shown: SampleImage, runs: Sequence[Answered]) -> Figure:
     """One sample under several methods and budgets: a column each, and a row (paper Figures 5 and 6).
 
     Dropped tokens are grey, merged ones have a corner of their own. Vanilla has the first column; below each
@@ -73,7 +73,7 @@ def side_by_side(shown: Shown, runs: Sequence[Answered]) -> Figure:
     return figure
 
 
-def grouped(shown: Shown, spaces: Mapping[str, Grouping]) -> Figure:
+def grouped(shown: SampleImage, spaces: Mapping[str, Grouping]) -> Figure:
     """The groups that several groupers make of one image, a colour each (paper Figure 2)."""
     panel = shown.panels[-1]
     cell = max(2, 384 // max(panel.rows, panel.columns))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.evaluation.comparison import Comparison, Contrast, Row
+from bench.evaluation.comparison import Comparison, ComparisonRow, Contrast
 from bench.report.table import (
     MIXED,
     Block,
@@ -35,7 +35,7 @@ def tables(comparison: Comparison) -> list[Table]:
     return [main, Table(hard_header(comparison), hard)] if hard else [main]
 
 
-def _bold(comparison: Comparison, block: Block, row: Row) -> list[str]:
+def _bold(comparison: Comparison, block: Block, row: ComparisonRow) -> list[str]:
     best = [block.best(row, column) for column in (*comparison.tasks, "average")]
     figures = figures_of(comparison, row)
     return [Bold(text) if mark else text for text, mark in zip(figures, best + [False] * 3, strict=True)]
@@ -112,6 +112,6 @@ def _columns(contrast: Contrast | None, tasks: Sequence[str], margin: float) -> 
     return [*bounds, *told, *cells]
 
 
-def _note(comparison: Comparison, row: Row) -> str:
+def _note(comparison: Comparison, row: ComparisonRow) -> str:
     reasons = [why for place, why in comparison.impossible.items() if place[:2] == (row.method, row.keep)]
     return "; ".join([*comparison.mixed, *dict.fromkeys(reasons)])

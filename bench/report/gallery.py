@@ -69,7 +69,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Shown:
+class SampleImage:
     """A sample with the picture that its tokens cover."""
 
     sample: str
@@ -90,8 +90,8 @@ class Shown:
         return self.panels[-1].stop
 
 
-SHOWN = TypeAdapter[Shown](Shown)
-Gallery = Mapping[str, Mapping[str, Shown]]  # task -> id -> sample, in the benchmark's order
+SHOWN = TypeAdapter[SampleImage](SampleImage)
+Gallery = Mapping[str, Mapping[str, SampleImage]]  # task -> id -> sample, in the benchmark's order
 
 
 def gallery(comparison: Comparison, mllm: MLLM, limit: int = LIMIT) -> Gallery:
@@ -117,12 +117,12 @@ def telling(pictures: Sequence[Hashable], credits: Sequence[Sequence[float]], li
     return sorted([*fresh, *again][:limit])
 
 
-def show(sample: Sample, mllm: MLLM) -> Shown:
+def show(sample: Sample, mllm: MLLM) -> SampleImage:
     """The sample as the model's tokens cover it."""
     image = sample.image_at(mllm.image_side)
     (picture,) = mllm.pictures(mllm.prepare([image], [sample.question]))
     layout = panels(picture)
-    return Shown(
+    return SampleImage(
         sample.id, sample.family, sample.question, sample.answers, jpeg(covered(image, layout)), layout
     )
 
@@ -198,7 +198,7 @@ def read_gallery(folder: Path) -> Gallery:
     return found
 
 
-def _shown(row: dict[str, Any], where: str) -> Shown:
+def _shown(row: dict[str, Any], where: str) -> SampleImage:
     try:
         shown = SHOWN.validate_python(row)
     except ValidationError as problem:
@@ -209,7 +209,7 @@ def _shown(row: dict[str, Any], where: str) -> Shown:
 
 def joined(galleries: Sequence[Gallery]) -> Gallery:
     """All samples of several galleries; of the same sample the first."""
-    found: dict[str, dict[str, Shown]] = {}
+    found: dict[str, dict[str, SampleImage]] = {}
     for one in galleries:
         for task, samples in one.items():
             found[task] = {**samples, **found.get(task, {})}

@@ -24,7 +24,7 @@ from compress.training.curves import CURVES
 from evosearch import Grouping
 
 
-class _Epoch(Document):
+class _EpochDocument(Document):
     """A row of CURVES, whose numbers are read from text."""
 
     model_config = ConfigDict(strict=False, extra="forbid")
@@ -73,7 +73,7 @@ def curves(folder: Path) -> list[dict[str, float]]:
     found = []
     for number, row in enumerate(csv.DictReader(io.StringIO(read_text(file))), 1):
         try:
-            found.append(_Epoch.model_validate(row).model_dump())
+            found.append(_EpochDocument.model_validate(row).model_dump())
         except ValidationError as problem:
             raise ValueError(f"{file}, epoch {number}: {said(problem)}") from problem
     if not found:

@@ -17,7 +17,7 @@ from bench.report.figures import answered, side_by_side
 from bench.report.forms import csv_text, latex, markdown
 from bench.report.gallery import Gallery, gallery, read_gallery, save_gallery
 from bench.report.gallery import joined as join_galleries
-from bench.report.page import SAMPLES, Report, html
+from bench.report.page import SAMPLES, Page, html
 from bench.report.pictures import fronts, groups, kept_tokens, png, save, trace
 from bench.report.results import results
 from compress.files import replacing
@@ -56,13 +56,13 @@ def of_model(mllm: MLLM) -> dict[str, str]:
     return {"model": mllm.name, "fingerprint": mllm.fingerprint()[:16]}
 
 
-def report(comparison: Comparison, origin: Origin, shown: Gallery, samples: int = SAMPLES) -> Report:
+def report(comparison: Comparison, origin: Origin, shown: Gallery, samples: int = SAMPLES) -> Page:
     """What a report tells of a comparison."""
     plots = {FRONT: png(fronts(comparison))}
     plots |= {name: Path(path).read_bytes() for name, path in origin.plots.items()}
     used = {_name(row.method) for row in comparison.rows}
     about = {name: line for name, line in describe(METHODS).items() if name in used}
-    return Report(comparison, origin, shown, plots, about, samples)
+    return Page(comparison, origin, shown, plots, about, samples)
 
 
 def merged(

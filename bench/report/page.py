@@ -18,7 +18,7 @@ import numpy as np
 from bench.evaluation.comparison import VANILLA, Comparison
 from bench.evaluation.evaluate import Outcome, Stage
 from bench.evaluation.origin import Origin
-from bench.report.gallery import Gallery, Shown, telling
+from bench.report.gallery import Gallery, SampleImage, telling
 from bench.report.question import of_comparison
 from bench.report.table import (
     blocks,
@@ -40,7 +40,7 @@ SAMPLES = 200  # in the browser of samples, all tasks together
 
 
 @dataclass(frozen=True)
-class Report:
+class Page:
     """All that a report tells: figures, pictures of samples, how it was made, and a line on each method.
 
     `plots` are PNGs under their captions. `samples` can be browsed in the page, evenly from all tasks: those
@@ -55,7 +55,7 @@ class Report:
     samples: int = SAMPLES
 
 
-def html(report: Report) -> str:
+def html(report: Page) -> str:
     """The page: summary, sortable table, plots, samples, ledger, methods, commands and environment.
 
     It holds all it shows and requests nothing.
@@ -145,7 +145,7 @@ class _Once:
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _SampleAnswer:
     """What one run made of one sample."""
 
     said: str
@@ -153,13 +153,15 @@ class _Answer:
     path: tuple[Stage, ...]
 
 
-def _answers(outcome: Outcome) -> dict[str, _Answer]:
+def _answers(outcome: Outcome) -> dict[str, _SampleAnswer]:
     """By id of the sample."""
     told = zip(outcome.predictions, outcome.correct, outcome.path, strict=True)
-    return {name: _Answer(*each) for name, each in zip(outcome.samples, told, strict=True)}
+    return {name: _SampleAnswer(*each) for name, each in zip(outcome.samples, told, strict=True)}
 
 
-def _chosen(outcomes: Sequence[Outcome | None], shown: Mapping[str, Shown], limit: int) -> list[Shown]:
+def _chosen(
+    outcomes: Sequence[Outcome | None], shown: Mapping[str, SampleImage], limit: int
+) -> list[SampleImage]:
     """Of the samples that have a picture, those on which the runs differ most, in the benchmark's order."""
     first = next((run for run in outcomes if run), None)
     if first is None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from bench.evaluation.comparison import Comparison
     from bench.evaluation.evaluate import Stage
-    from bench.report.gallery import Shown
+    from bench.report.gallery import SampleImage
     from evosearch import Grouping
 
 Grid = tuple[int, int]  # rows x columns
@@ -84,7 +84,7 @@ def kept_tokens(
     return picture
 
 
-def overlay(shown: Shown, stage: Stage | None, size: int = 384) -> Image.Image:
+def overlay(shown: SampleImage, stage: Stage | None, size: int = 384) -> Image.Image:
     """The sample's picture with what one stage kept, `size` pixels long; None: everything, untouched.
 
     An image in tiles is there twice: under its thumbnail's tokens and under those of its crops.

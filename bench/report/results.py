@@ -7,7 +7,7 @@ from dataclasses import asdict
 from itertools import product
 from math import isnan
 
-from bench.evaluation.comparison import Comparison, Contrast, Row
+from bench.evaluation.comparison import Comparison, ComparisonRow, Contrast
 from bench.evaluation.stats import share
 from bench.report.table import notes
 
@@ -32,7 +32,7 @@ def results(comparison: Comparison, facts: Mapping[str, str]) -> dict[str, objec
     }
 
 
-def summary(row: Row, margin: float) -> dict[str, object]:
+def summary(row: ComparisonRow, margin: float) -> dict[str, object]:
     """A row of the table, ready for JSON."""
     told = asdict(row)
     for rival, contrast in (("vanilla", row.vanilla), ("reference", row.reference)):

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from bench.evaluation.stats import mean_interval
-from compress.labels import LabelStore, Run
+from compress.labels import LabellingRun, LabelStore
 
 
 def summarise(store: LabelStore, only: Iterable[str] | None = None) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def _of(store: LabelStore, columns: Sequence[str], only: Iterable[str] | None) -
     return table if only is None else table.filter(pc.is_in(table["id"], pa.array(only, pa.string())))
 
 
-def pace(runs: list[Run]) -> float | None:
+def pace(runs: list[LabellingRun]) -> float | None:
     """Samples per second while at least one run was under way; None where no shard tells."""
     busy, until = 0.0, None
     for run in runs:  # in the order in which they started

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from bench.evaluation.budget import MEANING
-from bench.evaluation.comparison import VANILLA, Comparison, Contrast, Row, hard_shares
+from bench.evaluation.comparison import VANILLA, Comparison, ComparisonRow, Contrast, hard_shares
 from bench.tasks.vizwiz import UNANSWERABLE
 from compress.keep import Keep, Ratio, count_of, in_words
 
@@ -26,7 +26,7 @@ class Block:
 
     keep: Keep
     tokens: int  # of the untouched image
-    rows: tuple[Row, ...]
+    rows: tuple[ComparisonRow, ...]
 
     @property
     def title(self) -> str:
@@ -41,7 +41,7 @@ class Block:
         return in_words(self.keep, self.tokens)
 
     @property
-    def other(self) -> Row | None:
+    def other(self) -> ComparisonRow | None:
         """The row to hold against the first: the reference, or the second where the reference is first."""
         if contrast := self.rows[0].reference:
             return next((row for row in self.rows if row.method == contrast.rival), None)
@@ -62,13 +62,13 @@ class Block:
         gap = self.between.gap if self.rows[0].reference else -self.between.gap
         return f"ahead by {gap}{'' if self.between.significant else ', not significant'}"
 
-    def best(self, row: Row, column: str) -> bool:
+    def best(self, row: ComparisonRow, column: str) -> bool:
         """Whether a row has the block's highest figure of `column` (a task or "average"), to one decimal.
 
         A row without a budget competes with nobody.
         """
 
-        def figure(row: Row) -> float | None:
+        def figure(row: ComparisonRow) -> float | None:
             return row.average if column == "average" else row.scores.get(column)
 
         known = [value for each in self.rows if not each.adaptive and (value := figure(each)) is not None]
@@ -88,7 +88,7 @@ def blocks(comparison: Comparison) -> list[Block]:
     return [Block(tokens, tokens, top), *(Block(keep, tokens, tuple(rows)) for keep, rows in rest)]
 
 
-def marks(comparison: Comparison, row: Row) -> str:
+def marks(comparison: Comparison, row: ComparisonRow) -> str:
     """Signs of the rivals to which the row's average is equivalent: the whole interval is in the margin."""
     pairs = ((row.vanilla, AS_VANILLA), (row.reference, AS_REFERENCE))
     return "".join(sign for one, sign in pairs if one and one.gap and one.gap.within(comparison.margin))
@@ -229,20 +229,20 @@ def rivals_of(comparison: Comparison) -> list[str]:
     return [VANILLA, comparison.reference] if others and comparison.reference else [VANILLA]
 
 
-def name_of(row: Row) -> str:
+def name_of(row: ComparisonRow) -> str:
     """What a row is called, with what sets it apart from others."""
     told = [word for word, applies in (("adaptive", row.adaptive), ("one seed", row.trained)) if applies]
     return f"{row.method} ({', '.join(told)})" if told else row.method
 
 
-def figures_of(comparison: Comparison, row: Row) -> list[str]:
+def figures_of(comparison: Comparison, row: ComparisonRow) -> list[str]:
     """Scores, average with its marks, then what was spent."""
     scores = [one(row.scores.get(task)) for task in comparison.tasks]
     average = one(row.average) + marks(comparison, row)
     return [*scores, average, one(row.tokens), one(row.left), one(row.flops)]
 
 
-def gaps_of(comparison: Comparison, row: Row) -> list[str]:
+def gaps_of(comparison: Comparison, row: ComparisonRow) -> list[str]:
     """The row's differences from the rivals, marked where beyond chance, empty where there are none."""
     contrasts = (row.vanilla, row.reference)[: len(rivals_of(comparison))]
     return [f"{one.gap}{BEYOND if one.significant else ''}" if one and one.gap else "" for one in contrasts]

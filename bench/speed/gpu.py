@@ -17,7 +17,7 @@ import click
 
 from bench.console import OutFolder, progress, say, whole_numbers
 from bench.evaluation.opening import shaped
-from bench.latency.report import Report, in_words, read_accuracy
+from bench.latency.report import LatencyReport, in_words, read_accuracy
 from bench.latency.run import RANDOM, Conditions, rivals, run
 from compress.models.shapes import random_inputs
 from evosearch.registry import names
@@ -69,7 +69,7 @@ def main(
     say(f"results.json, tables, raw rounds and pictures are in {out}")
 
 
-def verdicts(reports: Sequence[Report], keep: int) -> list[str]:
+def verdicts(reports: Sequence[LatencyReport], keep: int) -> list[str]:
     """For every stage that something was hoped of: the fastest method at this budget, and whether it does."""
     said = []
     rows = [row for report in reports for row in report.rows if row.cell.keep == keep and row.speedups]

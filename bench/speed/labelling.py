@@ -64,7 +64,7 @@ STAGES = {
 
 
 @dataclass(frozen=True)
-class Figures:
+class LabellingTimes:
     """Seconds of one round."""
 
     packed: dict[int, float]  # samples together -> seconds per sample
@@ -146,7 +146,7 @@ def main(
     made = sum(one.evaluations for one in _labelled(labeller, few, len(few))) / len(few)
     flops = _by_stage(_operations, lambda: _labelled(labeller, few, packs[0]))
     spent = sum(flops.values()) / len(few)
-    found: list[Figures] = []
+    found: list[LabellingTimes] = []
     with progress("measure", "rounds") as report:
         for number in range(rounds):
             found.append(_round(mllm, labeller, samples, packs, naive, shape is None, clock))
@@ -188,13 +188,13 @@ def main(
 def _round(
     mllm: MLLM, labeller: Labeller, samples: Sequence[Sample], packs: list[int], naive: int, whole: bool,
     clock: Clock,
-) -> Figures:  # fmt: skip
+) -> LabellingTimes:  # fmt: skip
     def labelling(size: int) -> float:
         return _seconds(lambda: _labelled(labeller, samples, size), clock) / len(samples)
 
     packed = {size: labelling(size) for size in packs}
     if not naive:
-        return Figures(packed, None, None)
+        return LabellingTimes(packed, None, None)
     sample = samples[0]
     embedded = mllm.embed(sample.image, sample.question, sample.answers[0])
     rng = np.random.default_rng(0)
@@ -202,9 +202,11 @@ def _round(
     kept = np.stack([np.sort(rng.choice(len(embedded.visual), keep, replace=False)) for _ in range(naive)])
     decoder = _seconds(lambda: decoder_loop(mllm, embedded, kept), clock) / naive
     if not whole:  # made samples have no image
-        return Figures(packed, decoder, None)
+        return LabellingTimes(packed, decoder, None)
     inputs = mllm.prepare([sample.image], [sample.question])
-    return Figures(packed, decoder, _seconds(lambda: model_loop(mllm, inputs, embedded, kept), clock) / naive)
+    return LabellingTimes(
+        packed, decoder, _seconds(lambda: model_loop(mllm, inputs, embedded, kept), clock) / naive
+    )
 
 
 def _labelled(labeller: Labeller, samples: Sequence[Sample], size: int) -> list[Label]:
@@ -218,7 +220,7 @@ def _labelled(labeller: Labeller, samples: Sequence[Sample], size: int) -> list[
 
 
 def _summary(
-    found: Sequence[Figures], packs: list[int], made: float, spent: float, fastest: float
+    found: Sequence[LabellingTimes], packs: list[int], made: float, spent: float, fastest: float
 ) -> tuple[list[list[str]], dict[str, Any]]:
     rows: list[list[str]] = []
     figures: dict[str, Any] = {"evaluations": made, "flops_per_sample": spent, "peak": fastest}

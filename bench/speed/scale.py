@@ -29,7 +29,7 @@ from PIL import Image
 from bench.console import progress, show_table, whole_numbers
 from compress.files import replacing
 from compress.labels import Label, gather
-from compress.parallel import Cluster, Crew, Engine, Local, Work
+from compress.parallel import Cluster, Engine, Local, Work, WorkerPool
 from compress.samples import Catalogue, Sample
 
 VISUAL, KEEP = 576, 64  # of LLaVA-1.5: what a result weighs
@@ -81,7 +81,7 @@ class Complete:
     elsewhere: ClassVar[bool] = True
 
     @contextmanager
-    def open(self, make: Callable[[], Work], workers: int) -> Iterator[Crew]:
+    def open(self, make: Callable[[], Work], workers: int) -> Iterator[WorkerPool]:
         with self.engine.open(make, workers) as crew:
             while len(crew.machines) < workers:
                 for _ in crew.each(Numbered(workers)):
@@ -90,7 +90,7 @@ class Complete:
 
 
 @dataclass(frozen=True)
-class Figures:
+class ScalingResult:
     workers: int
     samples: int
     rate: float  # samples per second
@@ -101,7 +101,7 @@ class Figures:
     last_mib: float  # and until the end
 
 
-def measure(engine: Engine, workers: int, seconds: float, count: int, folder: Path) -> Figures:
+def measure(engine: Engine, workers: int, seconds: float, count: int, folder: Path) -> ScalingResult:
     """One campaign of `count` samples."""
     marks: dict[int, tuple[float, float, float, float]] = {}
     early = count // 10
@@ -114,7 +114,7 @@ def measure(engine: Engine, workers: int, seconds: float, count: int, folder: Pa
     gather(partial(Wait, seconds), Numbered(count), folder, workers=workers, engine=engine, progress=look)
     begin, end = marks[0], marks[count]
     rate = count / (end[0] - begin[0])
-    return Figures(
+    return ScalingResult(
         workers, count, rate, rate * seconds / workers, 1000 * (end[1] - begin[1]) / count,
         1000 * (end[2] - begin[2]) / count, marks[early][3], end[3],
     )  # fmt: skip
@@ -134,7 +134,7 @@ def servers() -> float:
     return spent
 
 
-def runs(sizes: list[int], seconds: float, count: int, engine: str) -> Iterator[Figures]:
+def runs(sizes: list[int], seconds: float, count: int, engine: str) -> Iterator[ScalingResult]:
     for workers in sizes:
         with tempfile.TemporaryDirectory() as folder:
             chosen = Complete(Cluster()) if engine == "ray" else Local()

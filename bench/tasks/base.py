@@ -18,7 +18,7 @@ from PIL.Image import Image
 from bench.tasks.folder import Folder, Manifest
 from bench.tasks.images import Encoded, Padded
 from compress.micro.worlds import MICRO, World
-from compress.samples import Picture, Sample
+from compress.samples import ImageSource, Sample
 from evosearch.registry import unknown
 
 Sums = NDArray[np.float64]
@@ -98,7 +98,7 @@ class Task(ABC):
             samples = self.some(samples, n)
         return [replace(one, picture=self.shown(one.picture)) for one in samples]
 
-    def shown(self, picture: Image | Picture) -> Image | Picture:
+    def shown(self, picture: Image | ImageSource) -> Image | ImageSource:
         """The picture as the protocol has it: LLaVA's scripts ignore EXIF, and pad to a square."""
         if self.protocol == "llava" and isinstance(picture, Encoded):
             picture = picture.as_stored()

@@ -22,14 +22,14 @@ import pyarrow.parquet as pq
 from bench.tasks.images import HubImage, ImageFile, ImageRow
 from compress import documents
 from compress.documents import Count, Document, described, parse_json, read_text, regular_file
-from compress.samples import Picture
+from compress.samples import ImageSource
 from evosearch.registry import listed
 
 MANIFEST = "evocomp.json"
 HUB = "hub:"  # --data hub:lmms-lab
 LONGEST = 2**31 - 1  # characters of a table's field: a picture is one
 LARGEST = 1 << 33  # bytes of a benchmark's file
-Row = dict[str, Any]
+RawRecord = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ class Manifest:
         path = Path(data) / MANIFEST
         if not path.exists():
             return Manifest()
-        found = documents.read(_Written, path)
+        found = documents.read(_FolderDocument, path)
         return Manifest(found.protocol, found.sizes)
 
 
-class _Written(Document):
+class _FolderDocument(Document):
     """The content of MANIFEST."""
 
     protocol: str | None = None
@@ -98,7 +98,7 @@ class Folder:
         """An image in the sub-folder `place`; ValueError if its name leads out of it."""
         return ImageFile(self.path / place, name)
 
-    def rows(self, config: str, split: str) -> Iterator[tuple[Row, Picture]]:
+    def rows(self, config: str, split: str) -> Iterator[tuple[RawRecord, ImageSource]]:
         """Rows of a split in lmms-lab's layout, images aside: `{config}/{split}-*.parquet`."""
         files = sorted(self.path.glob(f"{config}/{split}-*.parquet"))
         if not files:
@@ -120,7 +120,7 @@ class Hub(Folder):
     def tabular(self) -> bool:
         return True
 
-    def rows(self, config: str, split: str) -> Iterator[tuple[Row, Picture]]:
+    def rows(self, config: str, split: str) -> Iterator[tuple[RawRecord, ImageSource]]:
         try:
             datasets = import_module("datasets")
         except ModuleNotFoundError as problem:
@@ -138,7 +138,7 @@ class Hub(Folder):
             yield dict(row), HubImage(pictures, place, f"{name}/{config}/{split} {place}")
 
 
-def _parquet(path: Path) -> Iterator[tuple[Row, Picture]]:
+def _parquet(path: Path) -> Iterator[tuple[RawRecord, ImageSource]]:
     regular_file(path)
     with pq.ParquetFile(path) as file:
         names = [name for name in file.schema_arrow.names if name != "image"]
@@ -152,7 +152,7 @@ def read_json(path: Path) -> Any:
     return documents.read_json(path, LARGEST)
 
 
-def read_lines(path: Path) -> list[Row]:
+def read_lines(path: Path) -> list[RawRecord]:
     """Records of a JSON Lines file; ValueError with the line for what is none."""
     rows = []
     for number, line in enumerate(io.StringIO(read_text(path, LARGEST)), 1):
@@ -165,7 +165,7 @@ def read_lines(path: Path) -> list[Row]:
     return rows
 
 
-def read_table(path: Path, needed: Sequence[str]) -> list[Row]:
+def read_table(path: Path, needed: Sequence[str]) -> list[RawRecord]:
     """Rows of a tab-separated file with a header; ValueError without the `needed` columns, for a column that
     is there twice, for a NUL character, and for a row of another length.
     """
@@ -179,7 +179,7 @@ def read_table(path: Path, needed: Sequence[str]) -> list[Row]:
         raise ValueError(f"{path}: not a tab-separated table ({problem})") from problem
 
 
-def _table(path: Path, text: str, needed: Sequence[str]) -> list[Row]:
+def _table(path: Path, text: str, needed: Sequence[str]) -> list[RawRecord]:
     rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t")
     header = next(rows, [])
     if lacking := [name for name in needed if name not in header]:
@@ -199,12 +199,12 @@ def _table(path: Path, text: str, needed: Sequence[str]) -> list[Row]:
 # Fields of a record ------------------------------------------------------------------------------------
 
 
-def text(row: Row, field: str) -> str:
+def text(row: RawRecord, field: str) -> str:
     """The text of a field; KeyError if it is missing, ValueError if it is no text that a model can read."""
     return _text(row[field], field)
 
 
-def texts(row: Row, field: str) -> tuple[str, ...]:
+def texts(row: RawRecord, field: str) -> tuple[str, ...]:
     """The list of texts in a field, empty if there is none; ValueError for anything else."""
     value = row.get(field)
     if value is None:
@@ -214,7 +214,7 @@ def texts(row: Row, field: str) -> tuple[str, ...]:
     return tuple(_text(one, f"{field}[{place}]") for place, one in enumerate(value))
 
 
-def answers(row: Row) -> tuple[str, ...]:
+def answers(row: RawRecord) -> tuple[str, ...]:
     """What the humans answered, where a record has a list of objects with a text `answer`."""
     given = row.get("answers") or ()
     if not isinstance(given, list | tuple) or not all(isinstance(one, dict) for one in given):
@@ -222,7 +222,7 @@ def answers(row: Row) -> tuple[str, ...]:
     return tuple(text(one, "answer") for one in given)
 
 
-def identifier(row: Row, field: str) -> str:
+def identifier(row: RawRecord, field: str) -> str:
     """A name that may be a number or missing; ValueError for anything else."""
     value = row[field]
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):

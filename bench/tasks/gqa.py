@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from bench.tasks.base import SHORT, Sums, Task, means, normal
-from bench.tasks.folder import Folder, Row, identifier, read_json, text
+from bench.tasks.folder import Folder, RawRecord, identifier, read_json, text
 from bench.tasks.micro import asked, sample
 from compress.micro.worlds import MICRO, World
-from compress.samples import Picture, Sample
+from compress.samples import ImageSource, Sample
 
 FILES = {
     "testdev": "testdev_balanced",
@@ -78,7 +78,9 @@ class GQA(Task):
                 raise ValueError(f"{folder.path}: no image for id '{row['imageId']}'")
             yield self.asked(identifier(row, "id"), row, pictures[row["imageId"]])
 
-    def asked(self, key: str, row: Row, picture: Picture, choices: Row | None = None) -> Sample:
+    def asked(
+        self, key: str, row: RawRecord, picture: ImageSource, choices: RawRecord | None = None
+    ) -> Sample:
         types, groups = row.get("types") or {}, row.get("groups") or {}
         return Sample(
             id=key, picture=picture, question=prompt(text(row, "question"), self.protocol),
@@ -172,11 +174,11 @@ def distribution(grouped: Sequence[tuple[str, str, str]]) -> float:
     return total / len(grouped)
 
 
-def merged(folder: Folder, stem: str) -> Mapping[str, Row]:
+def merged(folder: Folder, stem: str) -> Mapping[str, RawRecord]:
     """Questions by id from `stem`.json, or from the numbered chunks in the folder `stem`."""
     path = folder.find(f"{stem}.json", stem)
     chunks = sorted(path.glob(f"{stem}_*.json")) if path.is_dir() else [path]
-    found: dict[str, Row] = {}
+    found: dict[str, RawRecord] = {}
     for chunk in chunks:
         content = read_json(chunk)
         if not isinstance(content, dict):

@@ -23,7 +23,7 @@ from PIL import Image, UnidentifiedImageError
 
 from compress.documents import regular_file
 from compress.images import before_padding, rgb
-from compress.samples import Picture
+from compress.samples import ImageSource
 
 CLIP_MEAN = (122, 116, 104)  # of 255: CLIP's mean colour, cut to whole numbers
 CACHED = 2  # row groups of images in memory
@@ -178,7 +178,7 @@ class HubImage(Encoded):
 class Padded:
     """The picture in the middle of a square of CLIP's mean colour: LLaVA-1.5's `image_aspect_ratio=pad`."""
 
-    picture: Picture
+    picture: ImageSource
 
     @property
     def key(self) -> str:

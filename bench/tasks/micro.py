@@ -17,7 +17,6 @@ from compress.samples import Sample
 MILLION = {"gqa": 1, "pope": 2, "mmbench": 3, "vqav2": 4, "vizwiz": 5, "textvqa": 6, "scenes": 7}
 
 
-
 def sample(
     world: World, task: str, number: object, scene: Any, question: Question, answers: tuple[str, ...] = (),
     **info: object,

@@ -23,14 +23,14 @@ import numpy as np
 
 from bench.tasks.base import Sums, Task, means, normal
 from bench.tasks.choice import MATCHERS
-from bench.tasks.folder import Folder, Manifest, Row, read_table, text
+from bench.tasks.folder import Folder, Manifest, RawRecord, read_table, text
 from bench.tasks.images import ImageText
 from bench.tasks.micro import asked, sample
 from bench.tasks.spreadsheet import workbook
 from compress.micro.language import LETTERS
 from compress.micro.questions import Question, with_options
 from compress.micro.worlds import MICRO, World
-from compress.samples import Picture, Sample
+from compress.samples import ImageSource, Sample
 from evosearch.registry import cut
 
 COPY = 1_000_000
@@ -71,9 +71,7 @@ class MMBench(Task):
             stem = question.text.split(f" a {question.options[0]}")[0]
             for turn in range(4):
                 options = (*question.options[turn:], *question.options[:turn])
-                rotated = with_options(
-                    Question(stem, right, question.family, question.about), options, right
-                )
+                rotated = with_options(Question(stem, right, question.family, question.about), options, right)
                 made.append(sample(world, self.name, len(made), scene, rotated, item=number, copy=turn))
         return made
 
@@ -112,7 +110,7 @@ class MMBench(Task):
         for row, picture in folder.rows("cn" if self.chinese else "en", self.part):
             yield self.asked(row, picture, f"{folder.path}, index {row['index']}")
 
-    def asked(self, row: Row, picture: Picture, where: str) -> Sample:
+    def asked(self, row: RawRecord, picture: ImageSource, where: str) -> Sample:
         if not str(row["index"]).strip().isdecimal():
             raise ValueError(f"{where}: the index is not a whole number")
         index, options = int(row["index"]), options_of(row)
@@ -131,7 +129,7 @@ class MMBench(Task):
             },
         )  # fmt: skip
 
-    def prompt(self, row: Row, options: Sequence[str]) -> str:
+    def prompt(self, row: RawRecord, options: Sequence[str]) -> str:
         question, hint = text(row, "question"), "" if absent(row.get("hint")) else text(row, "hint")
         if self.protocol == "micro":
             return question + "".join(

@@ -18,11 +18,11 @@ from typing import Literal
 import numpy as np
 
 from bench.tasks.base import SHORT, Sums, Task
-from bench.tasks.folder import Folder, Manifest, Row, identifier, read_lines, text
+from bench.tasks.folder import Folder, Manifest, RawRecord, identifier, read_lines, text
 from bench.tasks.micro import sample, scenes
 from compress.micro.questions import NEGATIVES
 from compress.micro.worlds import MICRO, World
-from compress.samples import Picture, Sample
+from compress.samples import ImageSource, Sample
 
 SUBSETS = NEGATIVES
 LLAVA = "llava_pope_test.jsonl"  # the questions of all three subsets that LLaVA asks
@@ -83,7 +83,7 @@ class Pope(Task):
         for row, picture in folder.rows("data", "test"):
             yield self.asked(text(row, "category"), row, text(row, "question"), text(row, "answer"), picture)
 
-    def asked(self, subset: str, row: Row, question: str, label: str, picture: Picture) -> Sample:
+    def asked(self, subset: str, row: RawRecord, question: str, label: str, picture: ImageSource) -> Sample:
         if subset not in SUBSETS or label.strip().lower() not in ("yes", "no"):
             raise ValueError(
                 f"question {row['question_id']}: category '{subset}', label '{label}' (not yes or no)"
@@ -165,7 +165,7 @@ class Pope(Task):
         return found | {"rules differ": 100 * sum(apart) / len(apart)}
 
 
-def image_name(row: Row) -> str | None:
+def image_name(row: RawRecord) -> str | None:
     """COCO's name of the row's image; None where the row does not tell it."""
     told = row.get("image_source") or row.get("image")
     return PurePosixPath(told).stem if isinstance(told, str) else None
@@ -196,7 +196,7 @@ def f1(counts: Sums) -> Sums:
     return 2 * hit / np.maximum(2 * hit + counts[..., 1] + counts[..., 2], 1e-12)
 
 
-def joined(asked: Sequence[Row], labelled: dict[str, list[Row]]) -> dict[str, list[Row]]:
+def joined(asked: Sequence[RawRecord], labelled: dict[str, list[RawRecord]]) -> dict[str, list[RawRecord]]:
     """The labels of the questions asked, by subset, image and text; ValueError where the two do not fit."""
     questions = [(row["category"], row["image"], strip(row["text"])) for row in asked]
     for subset, rows in labelled.items():
@@ -213,7 +213,7 @@ def joined(asked: Sequence[Row], labelled: dict[str, list[Row]]) -> dict[str, li
     lacking = [question for question in questions if question not in known]
     if lacking:
         raise ValueError(f"{LLAVA}: {len(lacking):,} questions have no label, for instance {lacking[0]}")
-    chosen: dict[str, list[Row]] = {subset: [] for subset in labelled}
+    chosen: dict[str, list[RawRecord]] = {subset: [] for subset in labelled}
     for row, question in zip(asked, questions, strict=True):
         chosen[question[0]].append(known[question] | {"question_id": row["question_id"]})
     return chosen

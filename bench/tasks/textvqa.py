@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Literal
 
 from bench.tasks.base import SHORT, Task
-from bench.tasks.folder import Folder, Row, identifier, read_json, read_lines, text, texts
+from bench.tasks.folder import Folder, RawRecord, identifier, read_json, read_lines, text, texts
 from bench.tasks.micro import asked, sample
 from bench.tasks.vqa import accuracy, normalised
 from bench.tasks.vqav2 import humans
 from compress.micro.worlds import MICRO, World
-from compress.samples import Picture, Sample
+from compress.samples import ImageSource, Sample
 
 QUESTIONS = "TextVQA_0.5.1_{}.json"
 OCR = "TextVQA_Rosetta_OCR_v0.2_{}.json"
@@ -99,7 +99,9 @@ class TextVQA(Task):
         for row, picture in folder.rows("data", LMMS_LAB[self.part]):
             yield self.asked(row, texts(row, "ocr_tokens") if self.hinted else (), picture)
 
-    def asked(self, row: Row, tokens: Sequence[str], picture: Picture, prompt: str | None = None) -> Sample:
+    def asked(
+        self, row: RawRecord, tokens: Sequence[str], picture: ImageSource, prompt: str | None = None
+    ) -> Sample:
         return Sample(
             id=identifier(row, "question_id"), picture=picture,
             question=self.prompt(text(row, "question"), tokens) if prompt is None else prompt,

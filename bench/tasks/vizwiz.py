@@ -16,13 +16,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from bench.tasks.base import SHORT, Task
-from bench.tasks.folder import Folder, Row, answers, read_json, text, texts
+from bench.tasks.folder import Folder, RawRecord, answers, read_json, text, texts
 from bench.tasks.micro import annotators, asked, sample
 from bench.tasks.vqa import accuracy, normalised
 from bench.tasks.vqav2 import humans
 from compress.micro.world import COLORS, SPOILS
 from compress.micro.worlds import MICRO, World
-from compress.samples import Picture, Sample
+from compress.samples import ImageSource, Sample
 
 INSUFFICIENT = "When the provided information is insufficient, respond with 'Unanswerable'."
 UNANSWERABLE = "predicted unanswerable"
@@ -63,7 +63,9 @@ class VizWiz(Task):
             name = f"{text(row, 'question_id').removesuffix('.jpg')}.jpg"
             yield self.asked(name, row, texts(row, "answers"), row.get("category") or "", picture)
 
-    def asked(self, image: str, row: Row, answers: tuple[str, ...], kind: str, picture: Picture) -> Sample:
+    def asked(
+        self, image: str, row: RawRecord, answers: tuple[str, ...], kind: str, picture: ImageSource
+    ) -> Sample:
         return Sample(
             id=PurePosixPath(image).stem, picture=picture,
             question=prompt(text(row, "question"), self.protocol),

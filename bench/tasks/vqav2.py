@@ -15,11 +15,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.tasks.base import SHORT, Task
-from bench.tasks.folder import Folder, Row, answers, identifier, read_json, text
+from bench.tasks.folder import Folder, RawRecord, answers, identifier, read_json, text
 from bench.tasks.micro import annotators, asked, sample
 from bench.tasks.vqa import accuracy, normalised, official_accuracy
 from compress.micro.worlds import MICRO, World
-from compress.samples import Picture, Sample
+from compress.samples import ImageSource, Sample
 
 QUESTIONS = "v2_OpenEnded_mscoco_{}_questions.json"
 ANNOTATIONS = "v2_mscoco_{}_annotations.json"
@@ -60,7 +60,7 @@ class VQAv2(Task):
     def official(self, folder: Folder) -> Iterator[Sample]:
         """Questions, for val and train joined to annotations by question id, and the images of COCO."""
         part, images = FILES[self.part], IMAGES[self.part]
-        labels: dict[int, Row] = {}
+        labels: dict[int, RawRecord] = {}
         if self.part in ("val", "train"):
             path = folder.find(ANNOTATIONS.format(part))
             labels = {row["question_id"]: row for row in read_json(path)["annotations"]}
@@ -80,7 +80,7 @@ class VQAv2(Task):
         for row, picture in folder.rows("data", LMMS_LAB[self.part]):
             yield self.asked(row, picture)
 
-    def asked(self, row: Row, picture: Picture) -> Sample:
+    def asked(self, row: RawRecord, picture: ImageSource) -> Sample:
         return Sample(
             id=identifier(row, "question_id"), picture=picture,
             question=text(row, "question") + ("" if self.protocol == "micro" else f"\n{SHORT}"),

@@ -3,14 +3,14 @@
 from compress.labels.audit import Audit, audit
 from compress.labels.campaign import Shard, gather, label
 from compress.labels.export import export
-from compress.labels.kinds import KINDS, Choice, Kind, Problem
+from compress.labels.kinds import KINDS, ChosenMask, Kind, Problem
 from compress.labels.labelling import LabelConfig, Labeller, sample_key, sample_seed
 from compress.labels.merge import merge
 from compress.labels.single import SampleSearch, group_tokens, search_sample
-from compress.labels.store import Label, LabelStore, Run, read_labels
+from compress.labels.store import Label, LabellingRun, LabelStore, read_labels
 
 __all__ = [
-    "KINDS", "Audit", "Choice", "Kind", "Label", "LabelConfig", "LabelStore", "Labeller", "Problem", "Run",
-    "SampleSearch", "Shard", "audit", "export", "gather", "group_tokens", "label", "merge", "read_labels",
-    "sample_key", "sample_seed", "search_sample",
+    "KINDS", "Audit", "ChosenMask", "Kind", "Label", "LabelConfig", "LabelStore", "Labeller", "LabellingRun",
+    "Problem", "SampleSearch", "Shard", "audit", "export", "gather", "group_tokens", "label", "merge",
+    "read_labels", "sample_key", "sample_seed", "search_sample",
 ]  # fmt: skip

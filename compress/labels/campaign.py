@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from compress.labels.labelling import LabelConfig, Labeller, sample_key
 from compress.labels.store import Label, LabelStore, Writer, read_labels, writing
 from compress.models.loading import MLLM
-from compress.parallel.engine import Crew, Engine, Failure, Work
+from compress.parallel.engine import Engine, Failure, Work, WorkerPool
 from compress.parallel.local import Local
 from compress.parallel.memory import keep_freed
 from compress.samples import Catalogue, Sample
@@ -130,7 +130,7 @@ def gather(
         raise ValueError(f"together={together}: choose 1 or more samples")
     engine, shard = engine or Local(), shard or Shard()
     with (
-        engine.open(partial(_Packed, make), workers) as crew,
+        engine.open(partial(_PackedWork, make), workers) as crew,
         writing(folder, {**crew.about, **(data or {})}, shard.name) as writer,
     ):
         todo, total = _todo(samples, writer, shard, again)
@@ -153,7 +153,7 @@ def _todo(
     return todo[mine[todo]], int(mine.sum())
 
 
-class _Packed:
+class _PackedWork:
     """A work whose jobs are several samples: the label of each, None for those to be tried alone."""
 
     def __init__(self, make: Callable[[], Any]):
@@ -167,7 +167,7 @@ class _Packed:
 
 
 def _outcomes(
-    crew: Crew, todo: Iterable[Sample], together: int
+    crew: WorkerPool, todo: Iterable[Sample], together: int
 ) -> Generator[tuple[Sample, Label | Failure], None, None]:
     """Label or failure of every sample; one that failed in a pack is tried again alone."""
     left, again = iter(todo), deque[Sample]()
@@ -201,7 +201,7 @@ def _outcomes(
 
 def _fill(
     writer: Writer,
-    crew: Crew,
+    crew: WorkerPool,
     outcomes: Generator[tuple[Sample, Label | Failure], None, None],
     left: int,
     total: int,

@@ -44,7 +44,7 @@ class TokenBudget:
         return -(-count // -(-count // most)) if self.even else most
 
 
-class Shape(NamedTuple):
+class CandidateShape(NamedTuple):
     """What candidates share that go through the decoder together; it depends on their samples alone."""
 
     prefix: int  # number of the prefix that they follow
@@ -53,7 +53,7 @@ class Shape(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class _Sample:
+class _SampleRows:
     """What the host knows of a sample, rows counted from its first."""
 
     first: int  # where its rows begin among those of all samples
@@ -64,9 +64,11 @@ class _Sample:
     response: Ints  # [R] token ids
     prefix: int
 
-    def shape(self, keep: int, step: int) -> Shape:
+    def shape(self, keep: int, step: int) -> CandidateShape:
         length = keep + len(self.text)
-        return Shape(self.prefix, -(-length // step) * step, 1 << (len(self.response) - 1).bit_length())
+        return CandidateShape(
+            self.prefix, -(-length // step) * step, 1 << (len(self.response) - 1).bit_length()
+        )
 
 
 class AnswerLosses(Generic[Key]):
@@ -78,7 +80,7 @@ class AnswerLosses(Generic[Key]):
     "compact" closes the gaps (not of M-RoPE).
 
     The rows before the first visual token are computed once, for all samples that begin with the same ones.
-    Candidates of all samples of one `Shape` go through the decoder together, as many as fit into the
+    Candidates of all samples of one `CandidateShape` go through the decoder together, as many as fit into the
     `budget`. A loss does not depend on which others are computed beside it, down to the last bit: GPUs choose
     kernels by the size of a batch, so there it is always the same; a CPU's treat all rows alike, in blocks.
     Padding stands at the end, where causal attention never looks. Only the response's rows get logits. Layers
@@ -110,7 +112,7 @@ class AnswerLosses(Generic[Key]):
         self._bank = torch.cat([embedded.embeds for embedded in samples.values()])  # [sum of S, D]
         added = [embedded.added for embedded in samples.values() if embedded.added is not None]
         self._added = torch.cat(added, 1) if added else None  # [n, sum of S, D]
-        self._samples: dict[Key, _Sample] = {}
+        self._samples: dict[Key, _SampleRows] = {}
         first = 0
         for key, embedded in samples.items():
             self._samples[key] = self._described(embedded, first)
@@ -130,10 +132,10 @@ class AnswerLosses(Generic[Key]):
 
     # One sample -----------------------------------------------------------------------------------------
 
-    def _described(self, embedded: Embedded, first: int) -> _Sample:
+    def _described(self, embedded: Embedded, first: int) -> _SampleRows:
         visual = embedded.visual.cpu().numpy()
         rows = np.arange(int(visual[0]), len(embedded.embeds) - 1)  # nothing is predicted from the last row
-        return _Sample(
+        return _SampleRows(
             first=first,
             start=int(visual[0]),
             visual=visual,
@@ -157,7 +159,7 @@ class AnswerLosses(Generic[Key]):
     def _launch(
         self, asked: Mapping[Key, Ints], at_once: int | None = None
     ) -> Callable[[], dict[Key, Losses | ValueError]]:
-        shapes: dict[Shape, list[Key]] = defaultdict(list)
+        shapes: dict[CandidateShape, list[Key]] = defaultdict(list)
         for key, indices in asked.items():
             shapes[self._samples[key].shape(indices.shape[1], self._step)].append(key)
         found = []
@@ -167,7 +169,7 @@ class AnswerLosses(Generic[Key]):
         order = [key for keys in shapes.values() for key in keys]
         return _Pending(torch.cat(found), {key: len(asked[key]) for key in order})
 
-    def _candidates(self, sample: _Sample, shape: Shape, indices: Ints) -> _Candidates:
+    def _candidates(self, sample: _SampleRows, shape: CandidateShape, indices: Ints) -> _Candidates:
         count, scored = len(indices), len(sample.response)
         text = np.broadcast_to(sample.text, (count, len(sample.text)))
         rows = np.sort(np.concatenate([sample.visual[indices], text], 1), 1)  # [P, L]
@@ -183,7 +185,9 @@ class AnswerLosses(Generic[Key]):
         targets[:, :scored] = sample.response
         return _Candidates(rows + sample.first, positions, columns, targets)
 
-    def _batches(self, shape: Shape, candidates: _Candidates, at_once: int | None) -> Iterator[Tensor]:
+    def _batches(
+        self, shape: CandidateShape, candidates: _Candidates, at_once: int | None
+    ) -> Iterator[Tensor]:
         """Losses of candidates of one shape, on the device, a batch at a time."""
         count, done = len(candidates.rows), 0
         while done < count:
@@ -202,7 +206,7 @@ class AnswerLosses(Generic[Key]):
                 torch.cuda.empty_cache()
                 self._budget.rows = size // 2 * shape.length
 
-    def _tried(self, shape: Shape, batch: _Candidates) -> Tensor | None:
+    def _tried(self, shape: CandidateShape, batch: _Candidates) -> Tensor | None:
         """Losses of a batch; None if memory ran out."""
         try:
             return self._losses(shape, batch)
@@ -211,7 +215,7 @@ class AnswerLosses(Generic[Key]):
                 raise
             return None
 
-    def _losses(self, shape: Shape, batch: _Candidates) -> Tensor:
+    def _losses(self, shape: CandidateShape, batch: _Candidates) -> Tensor:
         """Losses [B] of candidates that follow one prefix."""
         columns, targets = self._sent(batch.columns), self._sent(batch.targets)
         if self._device.type == "cpu" or not self._fast:

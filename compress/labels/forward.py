@@ -138,7 +138,7 @@ def outputs(
     (count, length), start = paths.rows.shape, len(before[0].keys) // kv
     seen = torch.ones(length, start + length, dtype=torch.bool, device=device).tril(start)
     keys = torch.cat([torch.arange(start, device=device).expand(count, -1), start + paths.rows], 1)
-    attend = _Attention(decoder, paths.rows, keys, seen, paths.first)
+    attend = _CandidateAttention(decoder, paths.rows, keys, seen, paths.first)
     wanted = paths.rows.gather(1, asked).flatten()  # [B * R] rows, the only ones that leave the last layer
     every = torch.arange(len(wanted), device=device).view(asked.shape)
     last = len(decoder.layers) - 1
@@ -150,7 +150,7 @@ def outputs(
         key, value = product(attention.k_proj, normed), product(attention.v_proj, normed)
         if number == last:
             hidden, normed, queries_turn = hidden[wanted], normed[wanted], queries_turn[:, wanted]
-            attend = _Attention(decoder, every, keys, seen[asked], every.flatten())
+            attend = _CandidateAttention(decoder, every, keys, seen[asked], every.flatten())
         query = product(attention.q_proj, normed)
         if alike:
             query, key, value = (each[paths.token] for each in (query, key, value))
@@ -196,7 +196,7 @@ def outputs_of_any(
     return hidden[start + paths.rows.gather(1, asked)]
 
 
-class _Attention:
+class _CandidateAttention:
     """Attention of candidates whose queries and keys are rows, the same in every layer.
 
     `queries` [B, Q] and `keys` [B, T] say which row stands where, `seen` [Q, T] or [B, Q, T] what a query

@@ -67,7 +67,7 @@ class Problem:
 
 
 @dataclass(frozen=True, eq=False)
-class Choice:
+class ChosenMask:
     """A label.
 
     `before` is the mean loss of the search's first batch, what a random candidate costs; `after` the label's.
@@ -93,16 +93,16 @@ class Kind(ABC):
     strategy: ClassVar[str | None] = "evolution"
 
     @abstractmethod
-    def choose(self, problem: Problem) -> Proposals[Choice]: ...
+    def choose(self, problem: Problem) -> Proposals[ChosenMask]: ...
 
 
 @dataclass(frozen=True)
 class Best(Kind):
     """The best mask of the search; the paper's label."""
 
-    def choose(self, problem: Problem) -> Proposals[Choice]:
+    def choose(self, problem: Problem) -> Proposals[ChosenMask]:
         found = yield from problem.search()
-        return Choice(found.indices, found.logbook[0]["mean"], found.loss, found.evaluations)
+        return ChosenMask(found.indices, found.logbook[0]["mean"], found.loss, found.evaluations)
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,11 @@ class RandomPick(Kind):
 
     strategy: ClassVar[str | None] = None
 
-    def choose(self, problem: Problem) -> Proposals[Choice]:
+    def choose(self, problem: Problem) -> Proposals[ChosenMask]:
         space = problem.groups()
         kept = space.indices(space.random(Random(problem.seed), 1))[0]
         loss = yield from problem.single_loss(kept)
-        return Choice(kept, loss, loss, 1)
+        return ChosenMask(kept, loss, loss, 1)
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,10 @@ class ClusterCentres(Kind):
     neighbours: int = 5
     strategy: ClassVar[str | None] = None
 
-    def choose(self, problem: Problem) -> Proposals[Choice]:
+    def choose(self, problem: Problem) -> Proposals[ChosenMask]:
         kept = np.sort(DpcKnn(problem.keep, self.neighbours, problem.seed).clusters(problem.visual).centres)
         loss = yield from problem.single_loss(kept)
-        return Choice(kept, loss, loss, 1)
+        return ChosenMask(kept, loss, loss, 1)
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Elite(Kind):
         if not 0 < self.share <= 1:
             raise ValueError(f"share={self.share}: choose a share of the candidates in (0, 1]")
 
-    def choose(self, problem: Problem) -> Proposals[Choice]:
+    def choose(self, problem: Problem) -> Proposals[ChosenMask]:
         found = yield from problem.search()
         kept_by = inclusion(found.archive.indices, len(problem.visual))
         elite = np.argsort(found.archive.losses, kind="stable")[: max(1, round(self.share * len(kept_by)))]
@@ -169,7 +169,7 @@ class Attribution(Kind):
                 f"ridge={self.ridge}: choose a penalty above 0, or none to have it chosen per sample"
             )
 
-    def choose(self, problem: Problem) -> Proposals[Choice]:
+    def choose(self, problem: Problem) -> Proposals[ChosenMask]:
         found = yield from problem.search()
         kept_by = inclusion(found.archive.indices, len(problem.visual))
         return (
@@ -197,7 +197,7 @@ class GroupAttribution(Kind):
         if not self.floor > 0:
             raise ValueError(f"floor={self.floor}: choose a worth above 0")
 
-    def choose(self, problem: Problem) -> Proposals[Choice]:
+    def choose(self, problem: Problem) -> Proposals[ChosenMask]:
         groups = [np.array(group) for group in problem.partition().groups]
         rng = np.random.default_rng(problem.seed)
         shown = np.stack(
@@ -214,7 +214,7 @@ class GroupAttribution(Kind):
             score[group[np.argsort(away, kind="stable")]] = (value + least) / np.arange(1, len(group) + 1)
         kept = np.sort(np.argsort(-score, kind="stable")[: problem.keep])
         after = yield from problem.single_loss(kept)
-        return Choice(kept, float(losses[:48].mean()), after, len(shown) + 1, score)
+        return ChosenMask(kept, float(losses[:48].mean()), after, len(shown) + 1, score)
 
 
 def group_sample(groups: list[Ints], items: int, keep: int, rng: np.random.Generator) -> Ints:
@@ -259,10 +259,10 @@ def ridge_weights(features: Floats, values: Floats, penalty: float | None = None
     return weights
 
 
-def _by_score(score: NDArray[np.float64], found: Result, problem: Problem) -> Proposals[Choice]:
+def _by_score(score: NDArray[np.float64], found: Result, problem: Problem) -> Proposals[ChosenMask]:
     kept = np.sort(np.argsort(-score, kind="stable")[: problem.keep])
     after = yield from problem.single_loss(kept)
-    return Choice(kept, found.logbook[0]["mean"], after, found.evaluations + 1, score)
+    return ChosenMask(kept, found.logbook[0]["mean"], after, found.evaluations + 1, score)
 
 
 KINDS: dict[str, type[Kind]] = {

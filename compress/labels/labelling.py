@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from compress.fingerprint import fingerprint
 from compress.keep import MOST, NINTH, Keep, count_of, read_keep
 from compress.labels.fitness import POSITIONS, AnswerLosses, TokenBudget
-from compress.labels.kinds import KINDS, Choice, Kind, Problem
+from compress.labels.kinds import KINDS, ChosenMask, Kind, Problem
 from compress.labels.store import CODE, Label
 from compress.models.loading import MLLM, Embedded
 from compress.samples import Sample
@@ -133,7 +133,7 @@ class Labeller:
         """The label of each sample, the same as alone, or why it has none; `seconds` are shared equally."""
         started = time.perf_counter()
         embedded: dict[int, Embedded] = {}
-        outcomes: dict[int, Choice | ValueError] = {}
+        outcomes: dict[int, ChosenMask | ValueError] = {}
         for place, sample in enumerate(samples):
             try:
                 embedded[place] = self._embedded(sample)
@@ -186,7 +186,11 @@ class Labeller:
         )
 
     def _label(
-        self, sample: Sample, outcome: Choice | ValueError, full: float | ValueError | None, seconds: float
+        self,
+        sample: Sample,
+        outcome: ChosenMask | ValueError,
+        full: float | ValueError | None,
+        seconds: float,
     ) -> Label | ValueError:
         key = sample_key(sample)
         if isinstance(outcome, ValueError):

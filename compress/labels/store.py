@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import field_validator
 
 from compress.documents import Count, Document, Positive, parse, read, regular_file
-from compress.files import alone, replacing
+from compress.files import locked, replacing
 from compress.keep import read_keep
 from evosearch.registry import cut
 
@@ -67,7 +67,7 @@ class Label:
 CODE = "code"  # the setting that is a fingerprint of code: nobody can choose it
 
 
-class _Settings(Document, extra="allow"):
+class _SettingsDocument(Document, extra="allow"):
     """What labels were made with; other works than the labeller may note other things."""
 
     kind: str = ""
@@ -88,7 +88,7 @@ class _Settings(Document, extra="allow"):
         return super().model_dump(**how | {"exclude_unset": True})
 
 
-class _RunTold(Document):
+class _RunDocument(Document):
     engine: str = "unknown"
     workers: Count = 0
     machines: tuple[str, ...] = ()
@@ -97,21 +97,21 @@ class _RunTold(Document):
     total: Count = 0
 
 
-class _Told(Document):
+class _ShardDocument(Document):
     """The metadata of a shard."""
 
     format: int
-    settings: _Settings
-    run: _RunTold | None = None
+    settings: _SettingsDocument
+    run: _RunDocument | None = None
 
 
 class _Quarantine(Document):
-    settings: _Settings
+    settings: _SettingsDocument
     samples: dict[str, list[str]]
 
 
 @dataclass(frozen=True)
-class Run:
+class LabellingRun:
     """One call that added labels, as its shards tell of it."""
 
     name: str  # of its shards, without their number
@@ -175,14 +175,14 @@ class LabelStore:
         """All labels as one Arrow table, for analysis."""
         return pa.concat_tables(read_shard(shard, columns) for shard in self.shards)
 
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[LabellingRun]:
         """The runs that wrote it, in order; none for stores that were merged."""
-        found: dict[tuple[str, datetime], Run] = {}
+        found: dict[tuple[str, datetime], LabellingRun] = {}
         for shard in self.shards:
             if told := described(shard).run:
                 name, rows = shard.stem.rpartition("-")[0], pq.read_metadata(shard).num_rows
                 before = found.get((name, told.started))
-                found[name, told.started] = Run(
+                found[name, told.started] = LabellingRun(
                     name, told.engine, told.workers, told.machines, told.started, told.written,
                     rows + (before.samples if before else 0), told.total,
                 )  # fmt: skip
@@ -326,7 +326,7 @@ def writing(
     path = Path(folder)
     with ExitStack() as held:
         try:
-            held.enter_context(alone(path, name, SHARED))
+            held.enter_context(locked(path, name, SHARED))
         except OSError as problem:
             raise _refused(path, problem) from problem
         yield Writer(path, settings, name)
@@ -369,14 +369,14 @@ def _refused(folder: Path, problem: OSError) -> OSError:
 # Reading ----------------------------------------------------------------------------------------------------
 
 
-def described(shard: Path) -> _Told:
+def described(shard: Path) -> _ShardDocument:
     """What a shard says of itself: format, settings, and the run that wrote it."""
     with _readable(shard):
         found = pq.read_schema(regular_file(shard))
     metadata = found.metadata or {}
     if KEY not in metadata or not found.equals(SCHEMA):
         raise ValueError(f"{shard}: not a label shard; labels need a folder of their own")
-    told = parse(_Told, metadata[KEY], shard)
+    told = parse(_ShardDocument, metadata[KEY], shard)
     if told.format != FORMAT:
         raise ValueError(f"{shard}: format {told.format}, but this version reads format {FORMAT}")
     return told

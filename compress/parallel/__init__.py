@@ -7,17 +7,17 @@ from compress.lazy import lazy
 if TYPE_CHECKING:
     from compress.parallel.cluster import Cluster as Cluster
     from compress.parallel.engine import ATTEMPTS as ATTEMPTS
-    from compress.parallel.engine import Crew as Crew
     from compress.parallel.engine import Engine as Engine
     from compress.parallel.engine import Failure as Failure
     from compress.parallel.engine import Work as Work
+    from compress.parallel.engine import WorkerPool as WorkerPool
     from compress.parallel.local import Local as Local
 
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "cluster": ("Cluster",),
-        "engine": ("ATTEMPTS", "Crew", "Engine", "Failure", "Work"),
+        "engine": ("ATTEMPTS", "WorkerPool", "Engine", "Failure", "Work"),
         "local": ("Local",),
     },
 )

@@ -42,7 +42,7 @@ class Cluster:
     patience: float = 600.0
 
     @contextmanager
-    def open(self, make: Callable[[], Work], workers: int) -> Iterator[ClusterCrew]:
+    def open(self, make: Callable[[], Work], workers: int) -> Iterator[ClusterPool]:
         if workers < 1:
             raise ValueError(f"workers={workers}: choose 1 or more")
         ray = _ray()
@@ -50,7 +50,7 @@ class Cluster:
             if not ray.is_initialized():
                 self._connect(ray, workers)
                 held.callback(ray.shutdown)
-            crew = ClusterCrew(ray, make, self)
+            crew = ClusterPool(ray, make, self)
             held.callback(crew.stop)
             crew.start(workers)
             yield crew
@@ -79,7 +79,7 @@ class Cluster:
 
 
 @dataclass(eq=False)
-class _Task:
+class _PendingJob:
     job: Any
     again: bool = False  # then it gets a worker alone, so that it is clear who is to blame
     reasons: list[str] = field(default_factory=list)
@@ -87,15 +87,15 @@ class _Task:
 
 
 @dataclass(eq=False)
-class _Hand:
+class _ClusterWorker:
     """A worker as the driver sees it, with its tasks in the order in which it does them."""
 
     actor: Any
     node: str
-    tasks: deque[tuple[Any, _Task]] = field(default_factory=deque)
+    tasks: deque[tuple[Any, _PendingJob]] = field(default_factory=deque)
 
 
-class ClusterCrew:
+class ClusterPool:
     """Actors that are ready, and those that wait for a place in the cluster."""
 
     def __init__(self, ray: Any, make: Callable[[], Work], engine: Cluster):
@@ -105,8 +105,8 @@ class ClusterCrew:
         options = {"num_cpus": 1, "num_gpus": engine.gpus, "max_restarts": 0, "max_task_retries": 0}
         self._actor = ray.remote(**options)(_Worker)
         self._starting: dict[Any, Any] = {}  # reference -> actor
-        self._hands: list[_Hand] = []
-        self._retries: deque[_Task] = deque()
+        self._hands: list[_ClusterWorker] = []
+        self._retries: deque[_PendingJob] = deque()
         self._refused = 0  # starts in a row that failed
         self._machines: dict[str, None] = {}
         self._about: Any = None
@@ -132,7 +132,7 @@ class ClusterCrew:
             self._ray.kill(actor)
 
     def each(self, jobs: Iterable[Any]) -> Generator[tuple[Any, Any | Failure], None, None]:
-        new = (_Task(job) for job in jobs)
+        new = (_PendingJob(job) for job in jobs)
         while True:
             exhausted = self._hand_out(new)
             if exhausted and not self._retries and not any(hand.tasks for hand in self._hands):
@@ -145,7 +145,7 @@ class ClusterCrew:
 
     # Handing out --------------------------------------------------------------------------------------------
 
-    def _hand_out(self, new: Iterator[_Task]) -> bool:
+    def _hand_out(self, new: Iterator[_PendingJob]) -> bool:
         """Give jobs to workers with room, to idle ones first; whether there are no new ones left."""
         exhausted = False
         for depth in range(DEPTH):
@@ -159,7 +159,7 @@ class ClusterCrew:
                     exhausted = True
         return exhausted
 
-    def _retry_for(self, hand: _Hand) -> _Task | None:
+    def _retry_for(self, hand: _ClusterWorker) -> _PendingJob | None:
         """A task to try again on this worker, alone: not one that failed on its node, unless on all."""
         nodes = {one.node for one in self._hands}
         for task in self._retries:
@@ -196,14 +196,14 @@ class ClusterCrew:
         try:
             outcome = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as problem:
-            outcome = _Trouble(self._why(problem), worker_is_sound=False)
+            outcome = _JobError(self._why(problem), worker_is_sound=False)
         except self._ray.exceptions.RayError as problem:
             if hand.tasks:  # the next one may have killed it before the result of this one was sent
                 self._retry(task)
                 self._replace(hand)
                 return
-            outcome = _Trouble(self._why(problem), worker_is_sound=False)
-        if not isinstance(outcome, _Trouble):
+            outcome = _JobError(self._why(problem), worker_is_sound=False)
+        if not isinstance(outcome, _JobError):
             yield task.job, outcome
             return
         task.reasons.append(outcome.reason)
@@ -215,7 +215,7 @@ class ClusterCrew:
         else:
             self._retry(task)
 
-    def _retry(self, task: _Task) -> None:
+    def _retry(self, task: _PendingJob) -> None:
         task.again = True
         self._retries.append(task)
 
@@ -248,7 +248,7 @@ class ClusterCrew:
             return
         self._refused = 0
         self._machines[machine] = None
-        self._hands.append(_Hand(actor, node))
+        self._hands.append(_ClusterWorker(actor, node))
 
     def _agree(self, about: Any) -> None:
         if self._about is None:
@@ -257,7 +257,7 @@ class ClusterCrew:
             listed = "; ".join(f"{key} is {about[key]!r}, not {self._about.get(key)!r}" for key in differing)
             raise ValueError(f"a worker is not like the first: {listed}")
 
-    def _replace(self, hand: _Hand) -> None:
+    def _replace(self, hand: _ClusterWorker) -> None:
         """Start another worker; what waited for this one is tried again, and not blamed."""
         self._hands.remove(hand)
         for _, task in hand.tasks:
@@ -267,7 +267,7 @@ class ClusterCrew:
 
 
 @dataclass(frozen=True)
-class _Trouble:
+class _JobError:
     """An attempt that failed. After anything but a ValueError its process is not trusted any more: a CUDA
     error, for instance, spoils all that follows.
     """
@@ -286,11 +286,11 @@ class _Worker:
         node = _ray().get_runtime_context().get_node_id()
         return self._work.about, self._work.machine, node
 
-    def run(self, job: Any) -> Any | _Trouble:
+    def run(self, job: Any) -> Any | _JobError:
         try:
             return self._work(job)
         except Exception as problem:  # whatever it is, it is this job's, and is stored with it
-            return _Trouble(told(problem), isinstance(problem, ValueError))
+            return _JobError(told(problem), isinstance(problem, ValueError))
 
 
 def _ray() -> Any:

@@ -38,7 +38,7 @@ class Failure:
     reasons: tuple[str, ...]
 
 
-class Crew(Protocol):
+class WorkerPool(Protocol):
     """Workers that are ready."""
 
     @property
@@ -59,7 +59,7 @@ class Engine(Protocol):
     name: ClassVar[str]
     elsewhere: ClassVar[bool]  # whether `make` goes to processes that share nothing with this one
 
-    def open(self, make: Callable[[], Work], workers: int) -> AbstractContextManager[Crew]:
+    def open(self, make: Callable[[], Work], workers: int) -> AbstractContextManager[WorkerPool]:
         """`workers` of them, gone at the end of the block; ValueError or OSError if there can be none."""
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from compress.parallel.engine import ATTEMPTS, Failure, Work, told
-from compress.parallel.workers import WorkerKilledError, alone, each
+from compress.parallel.workers import WorkerKilledError, each, run_in_process
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Local:
     elsewhere: ClassVar[bool] = False
 
     @contextmanager
-    def open(self, make: Callable[[], Work], workers: int) -> Iterator[LocalCrew]:
+    def open(self, make: Callable[[], Work], workers: int) -> Iterator[LocalPool]:
         if workers < 1:
             raise ValueError(f"workers={workers}: choose 1 or more")
         work = make()
@@ -32,10 +32,10 @@ class Local:
                 f"workers={workers}: choose 1, or more with a model on the CPU (this one: {work.machine}); "
                 f"for several devices choose the engine ray, or a shard of the data per device"
             )
-        yield LocalCrew(work, workers)
+        yield LocalPool(work, workers)
 
 
-class LocalCrew:
+class LocalPool:
     """One `Work`, shared by processes that are forked when the jobs begin."""
 
     def __init__(self, work: Work, workers: int):
@@ -56,7 +56,7 @@ class LocalCrew:
         reasons = []
         for _ in range(ATTEMPTS):
             try:
-                return alone(self._attempt, job)
+                return run_in_process(self._attempt, job)
             except WorkerKilledError:
                 reasons.append("its worker was killed, perhaps for lack of memory")
         return Failure(tuple(reasons))

@@ -56,7 +56,7 @@ def each(
         torch.set_num_threads(threads)
 
 
-def alone(work: Callable[[Job], Result], job: Job) -> Result:
+def run_in_process(work: Callable[[Job], Result], job: Job) -> Result:
     """The result of one job from a process of its own; `WorkerKilledError` if that is killed."""
     return next(_in_processes(work, [job], 1, ordered=True))[1]
 

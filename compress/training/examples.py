@@ -30,16 +30,16 @@ class Example:
     label: Label
 
 
-class Lesson(NamedTuple):
+class TrainingBatch(NamedTuple):
     """A batch with its targets [B, N] in [0, 1] and its labels [B, N] as booleans."""
 
     batch: Batch
     targets: Tensor
     kept: Tensor
 
-    def to(self, device: torch.device) -> Lesson:
+    def to(self, device: torch.device) -> TrainingBatch:
         batch = Batch(*(part.to(device) for part in self.batch))
-        return Lesson(batch, self.targets.to(device), self.kept.to(device))
+        return TrainingBatch(batch, self.targets.to(device), self.kept.to(device))
 
 
 class Examples:
@@ -54,7 +54,7 @@ class Examples:
     def __iter__(self) -> Iterator[Example]:
         return iter(self._examples)
 
-    def lesson(self, places: Iterable[int], *, text: bool) -> Lesson:
+    def lesson(self, places: Iterable[int], *, text: bool) -> TrainingBatch:
         """The samples at `places` as one batch on the CPU, with or without their text tokens."""
         chosen = [self._examples[place] for place in places]
         read = [one.source() for one in chosen]
@@ -64,7 +64,7 @@ class Examples:
         for row, (one, tokens) in enumerate(zip(chosen, read, strict=True)):
             targets.append(target_of(one.label, len(tokens.visual), self._target))
             kept[row, list(one.label.kept)] = True
-        return Lesson(batch, pad_sequence(targets, batch_first=True), kept)
+        return TrainingBatch(batch, pad_sequence(targets, batch_first=True), kept)
 
     def digest(self) -> str:
         """Names the data set: keys and labels, as far as they are learned from."""

@@ -22,7 +22,7 @@ from evosearch.registry import unknown
 NORMALISERS = ("nonempty", "bins")
 
 
-class Loss(nn.Module):
+class TrainingLoss(nn.Module):
     """A loss that is a sum over samples once the `tally` of their batch is known.
 
     A tally is a row of whole numbers [K], those of the batch the sum of those of its parts. `forward` is the
@@ -46,7 +46,7 @@ class Loss(nn.Module):
         return self.part(logits, targets, valid, tally)
 
 
-class GHM(Loss):
+class GHM(TrainingLoss):
     """Gradient harmonised cross-entropy in unit-region form (Li et al., AAAI 2019; EvoComp eq. 3 and 4).
 
     [0, 1] is cut into `bins` regions of the gradient norm g = |p - y|; a token weighs the less the more
@@ -99,7 +99,7 @@ class GHM(Loss):
         return (norm * self.bins).long().clamp(0, self.bins - 1)
 
 
-class Focal(Loss):
+class Focal(TrainingLoss):
     """Focal loss (Lin et al., ICCV 2017): easy tokens are damped by |p - y|^gamma.
 
     `normalise_by` divides the sum by the "tokens" or by the "positives" (targets above one half), as
@@ -123,7 +123,7 @@ class Focal(Loss):
         return loss[valid].sum() / tally[0].clamp(min=1)
 
 
-class CrossEntropy(Loss):
+class CrossEntropy(TrainingLoss):
     """Binary cross-entropy, the mean over tokens."""
 
     def tally(self, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ class CrossEntropy(Loss):
         return loss / tally[0].clamp(min=1)
 
 
-class Listwise(Loss):
+class Listwise(TrainingLoss):
     """Cross-entropy between softmax(logits) and the targets scaled to sum to one, per sample (ours).
 
     It trains the ranking inside a sample, which is all that a top-k choice uses, and a sample with few
@@ -174,10 +174,10 @@ def cosine_loss(hidden: Tensor, kept: Tensor, valid: Tensor, samples: Tensor | N
 class Objective(nn.Module):
     """The training loss: `classification` on the targets, plus `weight` times the cosine loss.
 
-    Computed in parts as a `Loss` is; its tally has the number of samples at the end.
+    Computed in parts as a `TrainingLoss` is; its tally has the number of samples at the end.
     """
 
-    def __init__(self, classification: Loss, weight: float):
+    def __init__(self, classification: TrainingLoss, weight: float):
         super().__init__()
         self.classification, self.weight = classification, weight
 
@@ -238,7 +238,7 @@ def make_objective(
     if name not in LOSSES:
         raise ValueError(unknown("loss", name, LOSSES))
     kind = LOSSES[name]
-    classifications: dict[str, Callable[[], Loss]] = {
+    classifications: dict[str, Callable[[], TrainingLoss]] = {
         "ghm": partial(GHM, bins, momentum, normalise_by),
         "focal": Focal,
         "ce": CrossEntropy,

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from compress.compressor.network import CONFIG, Compressor, read_description
 from compress.documents import Document, checked, regular_file
-from compress.files import alone, replacing
+from compress.files import locked, replacing
 from compress.labels.store import Label, LabelStore, refuse_difference
 from compress.models.loading import MLLM
 from compress.parallel.processes import Processes
@@ -32,7 +32,7 @@ from compress.samples import Sample
 from compress.seeding import drawing
 from compress.training.config import PRESETS, TrainConfig, preset
 from compress.training.curves import CURVES, PICTURE, Epoch, draw, write
-from compress.training.examples import Examples, Lesson, collect
+from compress.training.examples import Examples, TrainingBatch, collect
 from compress.training.features import Say, Where, open_features
 from evosearch.registry import cut
 
@@ -91,7 +91,7 @@ def train(
         labels.refuse_other(mllm.name, mllm.fingerprint(), mllm.visual_tokens)
     processes = Processes.here(mllm.model.device)
     report = progress if progress and processes.first else _say_nothing
-    with alone(target) if processes.first else nullcontext():
+    with locked(target) if processes.first else nullcontext():
         examples = collect(
             labels,
             samples,
@@ -103,7 +103,9 @@ def train(
         )
         if notes is None:
             notes = {"labels": [dict(labels.settings)]} if isinstance(labels, LabelStore) else {}
-        run = _Run(mllm, examples, target, config, validate, notes, processes, micro_batch, checkpoint_every)
+        run = _TrainingRun(
+            mllm, examples, target, config, validate, notes, processes, micro_batch, checkpoint_every
+        )
         return run.finish(partial(report, "train"))
 
 
@@ -111,7 +113,7 @@ def _say_nothing(*_: object) -> None:
     pass
 
 
-class _Run:
+class _TrainingRun:
     """The state of one training run, the same in every process."""
 
     def __init__(
@@ -240,10 +242,10 @@ class _Run:
                 parameter.grad = self.processes.sum(mine)
         return self.processes.sum(value).item()
 
-    def _lesson(self, places: Sequence[int]) -> Lesson:
+    def _lesson(self, places: Sequence[int]) -> TrainingBatch:
         return self.examples.lesson(places, text=self.config.text)
 
-    def _answer(self, lesson: Lesson) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def _answer(self, lesson: TrainingBatch) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """What the objective compares: logits, representations, targets, labels, and which are no padding."""
         lesson = lesson.to(self.device)
         logits, hidden = self.compressor(lesson.batch)

@@ -14,15 +14,15 @@ import pytest
 from PIL import Image
 
 from bench import demo
-from bench.evaluation.cells import Cell, Key
-from bench.evaluation.comparison import VANILLA, Comparison, Contrast, Group, Row
+from bench.evaluation.cells import Cell, CellKey
+from bench.evaluation.comparison import VANILLA, Comparison, ComparisonRow, Contrast, Group
 from bench.evaluation.evaluate import Outcome, Stage
-from bench.evaluation.ledger import Ledger, Shape
+from bench.evaluation.ledger import DecoderShape, Ledger
 from bench.evaluation.stats import Interval, Pairs
-from bench.report.gallery import Gallery, Panel, Shown, jpeg
+from bench.report.gallery import Gallery, Panel, SampleImage, jpeg
 from compress.samples import Sample
 
-SHAPE = Shape(layers=4, hidden=8, intermediate=16, heads=2, kv_heads=2, head_dim=4, vocabulary=20)
+SHAPE = DecoderShape(layers=4, hidden=8, intermediate=16, heads=2, kv_heads=2, head_dim=4, vocabulary=20)
 TOKENS, KEEPS, METHODS = 16, (4, 2), ("ours", "rival_1", "control")
 AVERAGES = {"ours": 90.0, "rival_1": 80.0, "control": 70.0}
 EVIL = """</script><script>alert(1)</script> & "quotes" <!-- ü"""  # the first question of each task
@@ -60,7 +60,7 @@ def group(runs: Mapping[tuple[str, int], Mapping[str, Sequence[float] | str]], *
     cells = {}
     for (method, keep), tasks in runs.items():
         for task, told in tasks.items():
-            key = Key(method, keep, task)
+            key = CellKey(method, keep, task)
             whole = {"entering": [TOKENS] * 4, "kept": range(TOKENS)} if method == VANILLA else {}
             made = None if isinstance(told, str) else outcome(task, told, **whole)  # type: ignore[arg-type]
             cells[key] = Cell(
@@ -94,8 +94,8 @@ def contrast(rival: str, gap: Interval, p: float) -> Contrast:
     return Contrast(rival, gap, p, p, told, {"gqa": told, "vqav2": silent})
 
 
-def shown(one: Sample) -> Shown:
-    return Shown(one.id, one.family, one.question, one.answers, jpeg(one.image), (Panel(0, 4, 4, 4),))
+def shown(one: Sample) -> SampleImage:
+    return SampleImage(one.id, one.family, one.question, one.answers, jpeg(one.image), (Panel(0, 4, 4, 4),))
 
 
 @pytest.fixture(scope="session")
@@ -118,13 +118,13 @@ def comparison() -> Comparison:
         for method, keep in [("none", TOKENS), *((m, k) for m in METHODS for k in KEEPS)]
     }
     scores = {"gqa": 88.84, "vqav2": 91.0}
-    rows = [Row("none", TOKENS, scores, 100.0, 16.0, 16.0, 100.0, untouched=True)]
+    rows = [ComparisonRow("none", TOKENS, scores, 100.0, 16.0, 16.0, 100.0, untouched=True)]
     for keep in KEEPS:
         for method in METHODS:
             score = AVERAGES[method]
             gap = Interval(score - 90, score - 92.04, score - 88)
             rows.append(
-                Row(
+                ComparisonRow(
                     method, keep, {"gqa": score + 0.25, "vqav2": score - 1}, score, keep, keep, 5.5 * keep,
                     vanilla=contrast("none", Interval(score - 100, score - 102, score - 98), 0.01),
                     reference=None if method == "ours" else contrast("ours", gap, 0.01),

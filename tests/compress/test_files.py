@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from compress.files import alone, new_folder
+from compress.files import locked, new_folder
 
 
 def test_a_fifo_as_a_lock_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / ".evocomp.lock")
-    with pytest.raises(ValueError, match="lock: this is a FIFO"), alone(tmp_path):
+    with pytest.raises(ValueError, match="lock: this is a FIFO"), locked(tmp_path):
         pass
 
 

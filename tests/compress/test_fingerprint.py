@@ -112,11 +112,11 @@ def test_timings_depend_on_their_defaults(digest: Digest) -> None:
 
 
 def test_searches_and_losses_depend_on_what_computes_losses(digest: Digest) -> None:
-    from bench.recipe.oracle import Losses
+    from bench.recipe.oracle import LossesStep
     from compress.labels.labelling import Labeller
 
     change = ("compress/labels/forward.py", "def ", "def one_")
-    assert digest(Losses) != digest(Losses, change=change)
+    assert digest(LossesStep) != digest(LossesStep, change=change)
     assert digest(Labeller) != digest(Labeller, change=change)
 
 

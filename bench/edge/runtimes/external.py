@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
 
-from bench.edge.benchmark import WORDS, Plan
+from bench.edge.benchmark import WORDS, EdgePlan
 from bench.edge.chain import STAGES
-from bench.edge.timing import Cell, Measurement, Progress
+from bench.edge.timing import EdgeTimes, Measurement, Progress
 
 FORMAT = 1
 
@@ -35,7 +35,7 @@ class Request:
     format: int = FORMAT
 
 
-def measure(command: str, plan: Plan, timeout: float, progress: Progress) -> Measurement:
+def measure(command: str, plan: EdgePlan, timeout: float, progress: Progress) -> Measurement:
     """Ask the command for every budget of the plan; ValueError for anything but an answer.
 
     `timeout` are seconds per budget.
@@ -52,7 +52,7 @@ def measure(command: str, plan: Plan, timeout: float, progress: Progress) -> Mea
         answer = ask(command, request, timeout)
         told.append(answer)
         chunks = request.chunks if answer["padded"] else None
-        cells.append(Cell(keep, rows, context, chunks, answer["samples"]))
+        cells.append(EdgeTimes(keep, rows, context, chunks, answer["samples"]))
         progress(number + 1, len(plan.keeps))
     for key in ("device", "precision", "padded"):
         if len({str(answer[key]) for answer in told}) > 1:

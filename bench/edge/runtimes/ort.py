@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from bench.edge.bundle import COMPRESSOR, DECODER, VISION, Bundle, Settings
+from bench.edge.bundle import COMPRESSOR, DECODER, VISION, Bundle, BundleSettings
 from bench.edge.extras import optional
 from bench.edge.precision import Floats, Precision
 from bench.edge.protocol import variant
@@ -70,7 +70,7 @@ class OrtBackend(OrtParts):
 class OrtRunner(ChunkedRunner):
     """The decoder at one context; `sessions` by rows and context."""
 
-    def __init__(self, settings: Settings, context: int, sessions: Callable[[int, int], Any]):
+    def __init__(self, settings: BundleSettings, context: int, sessions: Callable[[int, int], Any]):
         super().__init__(settings, context)
         self.sessions = sessions
 

@@ -33,9 +33,9 @@ from compress.micro.recipe.busy_build import BusyRecipe, teach_busy
 from compress.micro.recipe.busy_text import FOLDER, new_clip, pair, save_clip
 from compress.micro.recipe.decoder import (
     Alignment,
-    Course,
     Lesson,
-    Pupil,
+    TeachingStage,
+    TrainingModel,
     accuracy,
     align,
     all_lessons,
@@ -46,7 +46,7 @@ from compress.micro.recipe.decoder import (
     tower_features,
 )
 from compress.micro.recipe.optim import rank, wait
-from compress.micro.recipe.tower import MEAN, STD, Heads, Scenes, new_tower, render_scenes, train_tower
+from compress.micro.recipe.tower import MEAN, STD, Heads, SceneBatch, new_tower, render_scenes, train_tower
 from compress.micro.recipe.twins import (
     imitate,
     llava_next,
@@ -69,7 +69,7 @@ VISION = CLIPVisionConfig(
 
 
 @dataclass(frozen=True)
-class Recipe:
+class MicroRecipe:
     """How much of everything: scenes, and steps of each stage that a model has."""
 
     scenes: int = 24_000
@@ -79,26 +79,26 @@ class Recipe:
     places: int = 0
     imitate: int = 0
     align: int = 0
-    courses: tuple[Course, ...] = ()
+    courses: tuple[TeachingStage, ...] = ()
 
 
 # Cells have taught where things are; as anchors they split the background into dozens of groups.
-LAST = Course(
+LAST = TeachingStage(
     "compressed", "where", steps=3000, steady=2000, lr=1e-3, matrix_lr=0.01,
     alignment=0.3, cells=False, thinned=0.75, seed=10,
 )  # fmt: skip
-MICRO = Recipe(
+MICRO = MicroRecipe(
     windows=3000, wholes=1200, places=700, align=600,
     courses=(
-        Course("what-thin", "what", steps=2000, steady=2000, every=2, visual=64, seed=5),
-        Course("what", "what", steps=500, steady=100, every=2, lr=1.5e-3, matrix_lr=0.015, seed=6),
-        Course("where", "where", steps=3000, steady=3000, every=2, lr=1.5e-3, matrix_lr=0.015, seed=8),
-        Course("whole", "where", steps=1100, steady=100, lr=1.5e-3, matrix_lr=0.015, seed=9),
+        TeachingStage("what-thin", "what", steps=2000, steady=2000, every=2, visual=64, seed=5),
+        TeachingStage("what", "what", steps=500, steady=100, every=2, lr=1.5e-3, matrix_lr=0.015, seed=6),
+        TeachingStage("where", "where", steps=3000, steady=3000, every=2, lr=1.5e-3, matrix_lr=0.015, seed=8),
+        TeachingStage("whole", "where", steps=1100, steady=100, lr=1.5e-3, matrix_lr=0.015, seed=9),
         LAST,
     ),
 )  # fmt: skip
 TWIN = replace(LAST, text=160, alignment=0.2, thinned=0.5)
-NEXT = Recipe(
+NEXT = MicroRecipe(
     scenes=6000, wholes=800,
     courses=(
         replace(TWIN, name="few", steps=400, steady=120, visual=160, seed=21),
@@ -106,15 +106,15 @@ NEXT = Recipe(
         replace(TWIN, name="all", steps=300, steady=100, batch=8, seed=23),
     ),
 )  # fmt: skip
-QWEN = Recipe(
+QWEN = MicroRecipe(
     imitate=1500, courses=(replace(LAST, steps=500, steady=300, thinned=0.5, seed=31),)
 )  # fmt: skip
-WIDE = Recipe(courses=(replace(LAST, steps=250, steady=120, thinned=0.5, seed=41),))
+WIDE = MicroRecipe(courses=(replace(LAST, steps=250, steady=120, thinned=0.5, seed=41),))
 
 Log = Callable[[str], None]
 
 
-def build_micro(recipe: Recipe, work: Path, target: Path, log: Log) -> None:
+def build_micro(recipe: MicroRecipe, work: Path, target: Path, log: Log) -> None:
     """Run or go on with the recipe in `work`; write model and processor to `target`.
 
     Processes that share a torch.distributed group share the instruction tuning; all else is the first one's.
@@ -128,7 +128,7 @@ def build_micro(recipe: Recipe, work: Path, target: Path, log: Log) -> None:
     save(model, processor(MEAN, STD), target)
 
 
-def build_next(recipe: Recipe, work: Path, target: Path, log: Log) -> None:
+def build_next(recipe: MicroRecipe, work: Path, target: Path, log: Log) -> None:
     """LLaVA-NeXT: the micro model's tower learns tiles, on which things are twice as large."""
     micro = load("micro").model
 
@@ -148,7 +148,7 @@ def build_next(recipe: Recipe, work: Path, target: Path, log: Log) -> None:
     save(model.half(), next_processor(model), target)
 
 
-def build_qwen(recipe: Recipe, work: Path, target: Path, log: Log) -> None:
+def build_qwen(recipe: MicroRecipe, work: Path, target: Path, log: Log) -> None:
     """Qwen2.5-VL: a new tower learns to give what the micro model's gives."""
     micro = load("micro").model
     model = new_qwen(micro, heads=5)
@@ -165,7 +165,7 @@ def build_qwen(recipe: Recipe, work: Path, target: Path, log: Log) -> None:
     save(model.half(), qwen_processor(), target)
 
 
-def build_wide(recipe: Recipe, work: Path, target: Path, log: Log) -> None:
+def build_wide(recipe: MicroRecipe, work: Path, target: Path, log: Log) -> None:
     """LLaVA with a decoder half as wide again, on the micro model's tower."""
     model = new_wide(load("micro").model, heads=6)
     features = partial(tower_features, model.model.vision_tower)
@@ -193,8 +193,8 @@ BUILDERS = {
 
 
 def teach(
-    pupil: Pupil, train: Scenes, held_out: Scenes, features: Callable[[Scenes], Tensor],
-    recipe: Recipe, work: Path, log: Log,
+    pupil: TrainingModel, train: SceneBatch, held_out: SceneBatch, features: Callable[[SceneBatch], Tensor],
+    recipe: MicroRecipe, work: Path, log: Log,
 ) -> None:  # fmt: skip
     """The stages that all models share: alignment and instruction tuning on a frozen tower's features."""
     seen, check_seen = features(train), features(held_out)
@@ -202,7 +202,7 @@ def teach(
     alignment = Alignment(train, pupil.shows)
     align(pupil, seen, alignment, recipe.align, log)
 
-    def taught(course: Course, epoch: int) -> list[Lesson]:
+    def taught(course: TeachingStage, epoch: int) -> list[Lesson]:
         path = work / f"lessons-{course.mixture}-{epoch}.pkl"
         if rank() == 0 and not path.exists():
             made = all_lessons("train", recipe.scenes, epoch, course.questions, course.mixture)
@@ -227,7 +227,7 @@ def first(stage: Callable[[], object]) -> None:
     wait()
 
 
-def _tower(recipe: Recipe, work: Path, log: Log) -> CLIPVisionModel:
+def _tower(recipe: MicroRecipe, work: Path, log: Log) -> CLIPVisionModel:
     """The trained tower: first what patches show and what scenes hold, then also where patches are."""
     scenes, _ = _scenes(work, recipe)
     torch.manual_seed(0)
@@ -250,7 +250,7 @@ def save(model: PreTrainedModel, processor: ProcessorMixin, target: Path) -> Non
     part.rename(target)
 
 
-def _scenes(work: Path, recipe: Recipe, tiled: bool = False) -> tuple[Scenes, Scenes]:
+def _scenes(work: Path, recipe: MicroRecipe, tiled: bool = False) -> tuple[SceneBatch, SceneBatch]:
     """Scenes to train on and scenes to check with, rendered once."""
     sets = []
     for name, split, count in (("scenes", "train", recipe.scenes), ("check", "val", recipe.check_scenes)):
@@ -261,7 +261,7 @@ def _scenes(work: Path, recipe: Recipe, tiled: bool = False) -> tuple[Scenes, Sc
             with replacing(path) as part, part.open("wb") as file:
                 np.savez(file, **vars(made))
         with np.load(path) as stored:
-            sets.append(Scenes(**{name: stored[name] for name in stored.files}))
+            sets.append(SceneBatch(**{name: stored[name] for name in stored.files}))
     return sets[0], sets[1]
 
 

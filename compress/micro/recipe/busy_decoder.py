@@ -22,7 +22,7 @@ from compress.micro.busy_world import KINDS, Scene, rng_of, scene
 from compress.micro.language import tokenizer as micro_tokenizer
 from compress.micro.questions import Question
 from compress.micro.recipe.busy_tower import PATCHES, VISION, Alignment, label_scene, word_table
-from compress.micro.recipe.decoder import Frame, Lesson, Pupil, pack, run
+from compress.micro.recipe.decoder import Frame, Lesson, TrainingModel, pack, run
 from compress.micro.recipe.optim import Optimiser, checkpointed
 from compress.micro.recipe.tower import features, normalise, training_spoil
 from compress.micro.recipe.twins import SILENT
@@ -100,7 +100,7 @@ def grow(model: Any, micro: Any) -> None:
                 head[at, : words.shape[1]] = known[ids[word]]
 
 
-def llava(model: Any) -> Pupil:
+def llava(model: Any) -> TrainingModel:
     """Projector, decoder and head learn, the tower stays as it is."""
     index = tokenizer().get_vocab()
     opening = (index["<s>"], index["user"])
@@ -110,7 +110,7 @@ def llava(model: Any) -> Pupil:
     }  # fmt: skip
     shows = torch.arange(PATCHES)
     frame = Frame(opening, (len(opening) + shows)[None])
-    return Pupil(model, frame, shows, parts.multi_modal_projector, nn.ModuleDict(trained))
+    return TrainingModel(model, frame, shows, parts.multi_modal_projector, nn.ModuleDict(trained))
 
 
 @dataclass(frozen=True)
@@ -245,8 +245,8 @@ class Course:
 
 
 def instruct(
-    pupil: Pupil, books: Callable[[int], Book], course: Course, checkpoint: Path, log: Callable[[str], None],
-    every: int = 100, check: Callable[[int], None] = lambda step: None,
+    pupil: TrainingModel, books: Callable[[int], Book], course: Course, checkpoint: Path,
+    log: Callable[[str], None], every: int = 100, check: Callable[[int], None] = lambda step: None,
 ) -> None:  # fmt: skip
     """Train in place; resumes from `checkpoint`. `books(step)` gives the scenes to draw from at a step."""
     tok = tokenizer()

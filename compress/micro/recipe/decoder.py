@@ -30,7 +30,7 @@ from transformers import (
 from compress.micro.language import CELLS, CHINESE, tokenizer
 from compress.micro.questions import FAMILIES, mixture
 from compress.micro.recipe.optim import Optimiser, checkpointed, rank, world
-from compress.micro.recipe.tower import IGNORE, PATCHES, Scenes, features, normalise, training_spoil
+from compress.micro.recipe.tower import IGNORE, PATCHES, SceneBatch, features, normalise, training_spoil
 from compress.micro.world import COLORS, GRID, SHAPES, TEXTURES, rng_of, scene
 
 
@@ -47,7 +47,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Pupil:
+class TrainingModel:
     """A model under instruction: what is trained, and how the tower's features become visual tokens."""
 
     model: Any
@@ -61,7 +61,7 @@ class Pupil:
         return self.model.model.language_model
 
 
-def llava(model: Any) -> Pupil:
+def llava(model: Any) -> TrainingModel:
     """LLaVA: the projector and the decoder learn, the tower stays as it is."""
     parts = model.model
     trained = {
@@ -69,7 +69,7 @@ def llava(model: Any) -> Pupil:
     }  # fmt: skip
     shows = torch.arange(PATCHES)
     frame = Frame(opening(), (len(opening()) + shows)[None])
-    return Pupil(model, frame, shows, parts.multi_modal_projector, nn.ModuleDict(trained))
+    return TrainingModel(model, frame, shows, parts.multi_modal_projector, nn.ModuleDict(trained))
 
 
 @cache
@@ -116,7 +116,7 @@ def new_model(
 
 
 @torch.no_grad()
-def tower_features(tower: CLIPVisionModel, scenes: Scenes) -> Tensor:
+def tower_features(tower: CLIPVisionModel, scenes: SceneBatch) -> Tensor:
     """Penultimate patch features of every scene, [n, 144 or 720, D] float16, CLS left out as LLaVA does."""
     pixels = torch.from_numpy(scenes.tiles.pixels)
     made = torch.cat([features(tower, normalise(part))[0][:, 1:].half() for part in pixels.split(64)])
@@ -221,7 +221,7 @@ def pack(batch: list[Lesson], length: int | None = None) -> Packed:
 
 
 def run(
-    pupil: Pupil,
+    pupil: TrainingModel,
     visual: Tensor,
     packed: Packed,
     keep: Tensor | None = None,
@@ -273,7 +273,7 @@ class Alignment(nn.Module):
     their meaning.
     """
 
-    def __init__(self, scenes: Scenes, shows: Tensor) -> None:
+    def __init__(self, scenes: SceneBatch, shows: Tensor) -> None:
         super().__init__()
         index = tokenizer().get_vocab()
         self.kind_word = torch.tensor([index[w] for w in (*SHAPES, *"0123456789")])
@@ -310,7 +310,9 @@ class Alignment(nn.Module):
         return loss + 0.1 * size.square().mean()
 
 
-def align(pupil: Pupil, feats: Tensor, alignment: Alignment, steps: int, log: Callable[[str], None]) -> None:
+def align(
+    pupil: TrainingModel, feats: Tensor, alignment: Alignment, steps: int, log: Callable[[str], None]
+) -> None:
     """Stage 2: the projector alone."""
     projector, table = pupil.trained["projector"], pupil.decoder.embed_tokens.weight
     optimiser = torch.optim.AdamW(projector.parameters(), lr=3e-3)
@@ -328,7 +330,7 @@ def align(pupil: Pupil, feats: Tensor, alignment: Alignment, steps: int, log: Ca
 
 @torch.no_grad()
 def accuracy(
-    pupil: Pupil, feats: Tensor, taught: list[Lesson], keep: Tensor | None = None
+    pupil: TrainingModel, feats: Tensor, taught: list[Lesson], keep: Tensor | None = None
 ) -> dict[str, float]:
     """Share of questions whose every answer token is the most likely one, by family and overall."""
     right: dict[str, list[bool]] = {}
@@ -349,7 +351,7 @@ def accuracy(
 
 
 @dataclass(frozen=True)
-class Course:
+class TeachingStage:
     """One run of instruction tuning.
 
     `every`: only each `every`-th decoder layer takes part (the others are still silent, so leaving them out
@@ -393,8 +395,8 @@ def thin(owner: Tensor, share: float, rng: torch.Generator) -> Tensor:
 
 
 def instruct(
-    pupil: Pupil, feats: Tensor, taught: Callable[[int], list[Lesson]],
-    alignment: Alignment, course: Course, out: Path,
+    pupil: TrainingModel, feats: Tensor, taught: Callable[[int], list[Lesson]],
+    alignment: Alignment, course: TeachingStage, out: Path,
     log: Callable[[str], None], check: Callable[[], dict[str, float]],
 ) -> None:  # fmt: skip
     """Stage 3, in place; resumes from `out`/<name>.pt. `taught(epoch)` gives the lessons of all scenes.

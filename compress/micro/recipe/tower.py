@@ -43,7 +43,7 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
 @dataclass(frozen=True)
-class Scenes:
+class SceneBatch:
     """Rendered scenes and what their patches show: 144 of one tile, 720 of an image in five."""
 
     pixels: NDArray[np.uint8]  # [n, 96, 96, 3], or [n, 5, 96, 96, 3]: the image small, then its quarters
@@ -54,14 +54,14 @@ class Scenes:
     phrases: NDArray[np.bool_]  # [n, PHRASES] which colour-kind pairs the scene contains
 
     @property
-    def tiles(self) -> Scenes:
+    def tiles(self) -> SceneBatch:
         """Every tile as an image of its own, with the texture of the whole and the phrases of its patches."""
         kind, color, owner = (part.reshape(-1, PATCHES) for part in (self.kind, self.color, self.owner))
         texture = self.texture.repeat(len(kind) // len(self.texture))
         told = color * (len(SHAPES) + 1) + kind.clip(max=len(SHAPES))  # digits are numbers
         phrases = np.zeros((len(kind), PHRASES + 1), bool)
         np.put_along_axis(phrases, np.where(kind >= 0, told, PHRASES), True, axis=1)
-        return Scenes(
+        return SceneBatch(
             self.pixels.reshape(-1, SIDE, SIDE, 3), kind, color, owner, texture, phrases[:, :PHRASES]
         )
 
@@ -74,7 +74,7 @@ def training_spoil(seed: int) -> str | None:
 def label_patches(
     made: Scene, scale: int = 1
 ) -> tuple[Image.Image, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """The photograph, and kind, colour and owner of its patches, a row of patches to a row; see `Scenes`."""
+    """The photograph, and kind, colour and owner of its patches in rows and columns; see `SceneBatch`."""
     image, owner, cover = patch_labels(made, scale)
     kind, color = np.full(owner.shape, -1), np.full(owner.shape, -1)
     for (row, column), thing_index in np.ndenumerate(owner):
@@ -94,7 +94,7 @@ def label_patches(
 
 
 def label_scene(made: Scene, tiled: bool = False) -> tuple[NDArray, ...]:
-    """Pixels, kind, colour, owner, texture and the phrases of one scene, a row of `Scenes`."""
+    """Pixels, kind, colour, owner, texture and the phrases of one scene, a row of `SceneBatch`."""
     image, *labels = label_patches(made)
     columns = [np.asarray(image), *(label.ravel() for label in labels)]
     if tiled:
@@ -124,11 +124,11 @@ def cut(image: NDArray, side: int) -> NDArray:
     return parts.swapaxes(1, 2).reshape(rows * columns, side, side, *image.shape[2:])
 
 
-def render_scenes(split: str, seeds: range, tiled: bool = False, workers: int = 2) -> Scenes:
+def render_scenes(split: str, seeds: range, tiled: bool = False, workers: int = 2) -> SceneBatch:
     """Render and label the scenes of `seeds`, in order, in `workers` processes."""
     with get_context("spawn").Pool(workers) as pool:
         rows = pool.starmap(training_row, [(split, s, tiled) for s in seeds], chunksize=64)
-    return Scenes(*(np.stack(column) for column in zip(*rows, strict=True)))
+    return SceneBatch(*(np.stack(column) for column in zip(*rows, strict=True)))
 
 
 def sine_cosine(side: int, width: int) -> Tensor:
@@ -213,7 +213,7 @@ def normalise(pixels: Tensor) -> Tensor:
 def train_tower(
     tower: CLIPVisionModel,
     heads: Heads,
-    scenes: Scenes,
+    scenes: SceneBatch,
     checkpoint: Path,
     *,
     windows: int,

@@ -28,9 +28,9 @@ from transformers import (
 )
 
 from compress.micro.language import CHAT_TEMPLATE, QWEN_TOKENS, tokenizer
-from compress.micro.recipe.decoder import Frame, Pupil, llava, new_model, opening
+from compress.micro.recipe.decoder import Frame, TrainingModel, llava, new_model, opening
 from compress.micro.recipe.optim import Optimiser, checkpointed
-from compress.micro.recipe.tower import MEAN, PATCHES, STD, Scenes, cut, normalise
+from compress.micro.recipe.tower import MEAN, PATCHES, STD, SceneBatch, cut, normalise
 from compress.micro.world import GRID, PATCH, SIDE
 from compress.models.families import LlavaNext
 from compress.models.processors import images_only
@@ -84,7 +84,7 @@ def new_next(micro: Any) -> LlavaNextForConditionalGeneration:
 TILINGS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))  # rows x columns
 
 
-def llava_next(model: LlavaNextForConditionalGeneration) -> Pupil:
+def llava_next(model: LlavaNextForConditionalGeneration) -> TrainingModel:
     """LLaVA-NeXT on square images in five tiles: projector, newline and decoder learn."""
     base = llava(model)
     parts = model.model
@@ -98,7 +98,7 @@ def llava_next(model: LlavaNextForConditionalGeneration) -> Pupil:
 
     base.trained["newline"] = nn.ParameterList([parts.image_newline])
     places = (len(opening()) + torch.arange(len(shows)))[None]
-    return Pupil(model, Frame(opening(), places), shows, project, base.trained)
+    return TrainingModel(model, Frame(opening(), places), shows, project, base.trained)
 
 
 def next_processor(model: Any) -> LlavaNextProcessor:
@@ -192,12 +192,12 @@ def windowed(model: Any, pixels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def qwen_features(model: Any, scenes: Scenes) -> Tensor:
+def qwen_features(model: Any, scenes: SceneBatch) -> Tensor:
     """`windowed` of every scene, [n, 576, C] float16."""
     return torch.cat([windowed(model, part).half() for part in torch.from_numpy(scenes.pixels).split(64)])
 
 
-def qwen(model: Qwen2_5_VLForConditionalGeneration) -> Pupil:
+def qwen(model: Qwen2_5_VLForConditionalGeneration) -> TrainingModel:
     """Qwen2.5-VL on square images: the merger, which is its projector, and the decoder learn."""
     merger = model.model.visual.merger
     order = torch.from_numpy(cut(torch.arange(PATCHES).view(GRID, GRID).numpy(), WINDOW).ravel()).argsort()
@@ -212,7 +212,7 @@ def qwen(model: Qwen2_5_VLForConditionalGeneration) -> Pupil:
         return merged.view(len(features), PATCHES, -1)[:, order]
 
     frame = Frame(before, places, (index["<|vision_end|>"],))
-    return Pupil(model, frame, torch.arange(PATCHES), project, nn.ModuleDict(trained))
+    return TrainingModel(model, frame, torch.arange(PATCHES), project, nn.ModuleDict(trained))
 
 
 def qwen_processor() -> Any:
@@ -228,8 +228,8 @@ def qwen_processor() -> Any:
 
 
 def imitate(
-    pupil: Pupil, teacher: Pupil, scenes: Scenes, features: Tensor, checkpoint: Path, steps: int,
-    log: Callable[[str], None],
+    pupil: TrainingModel, teacher: TrainingModel, scenes: SceneBatch, features: Tensor, checkpoint: Path,
+    steps: int, log: Callable[[str], None],
 ) -> None:  # fmt: skip
     """Train Qwen's tower and merger, in place, to give the visual tokens that the micro model has.
 

@@ -847,18 +847,18 @@ def test_two_processes_train_what_one_does(labels: Path, compressor: Path, tmp_p
 def test_ctrl_c_while_training_keeps_finished_epochs(
     labels: Path, compressor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from compress.training.run import _Run
+    from compress.training.run import _TrainingRun
 
-    original = _Run._step
+    original = _TrainingRun._step
 
-    def interrupted(self: _Run, *arguments: Any) -> float:
+    def interrupted(self: _TrainingRun, *arguments: Any) -> float:
         if self.history:
             raise KeyboardInterrupt
         return original(self, *arguments)
 
     command = ("train", "--labels", labels, "--out", tmp_path / "out", *QUICK)
     with monkeypatch.context() as patched:
-        patched.setattr(_Run, "_step", interrupted)
+        patched.setattr(_TrainingRun, "_step", interrupted)
         assert "interrupted" in refused(*command, status=130)
     assert len((tmp_path / "out" / "curves.csv").read_text().splitlines()) == 2
     done(*command)

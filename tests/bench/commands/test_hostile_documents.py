@@ -25,10 +25,10 @@ from bench.data.instructions import INDEX, Index, digest
 from bench.data.instructions import KEY as MANIFEST_KEY
 from bench.edge.bundle import Bundle
 from bench.evaluation import history
-from bench.evaluation.cells import META, Cells, Key, read_cells
+from bench.evaluation.cells import META, CellKey, Cells, read_cells
 from bench.evaluation.evaluate import Outcome, Stage
 from bench.evaluation.history import Times
-from bench.evaluation.ledger import Ledger, Shape
+from bench.evaluation.ledger import DecoderShape, Ledger
 from bench.evaluation.origin import FILE, Origin
 from bench.latency.report import read_accuracy
 from bench.latency.rounds import read_rounds
@@ -36,7 +36,7 @@ from bench.recipe.measure import Latencies, Runtimes
 from bench.recipe.oracle import read_losses
 from bench.recipe.schema import read as read_recipe
 from bench.recipe.steps import read_record
-from bench.report.gallery import Panel, Shown, jpeg, read_gallery, save_gallery
+from bench.report.gallery import Panel, SampleImage, jpeg, read_gallery, save_gallery
 from bench.report.inspection import curves
 from bench.tasks.folder import MANIFEST, Manifest
 from compress.compressor.network import CONFIG, WEIGHTS, Compressor
@@ -178,7 +178,7 @@ def origin(folder: Path) -> None:
 
 
 def cell(folder: Path) -> None:
-    shape = Shape(layers=1, hidden=4, intermediate=4, heads=1, kv_heads=1, head_dim=4, vocabulary=4)
+    shape = DecoderShape(layers=1, hidden=4, intermediate=4, heads=1, kv_heads=1, head_dim=4, vocabulary=4)
     outcome = Outcome(
         task="gqa", samples=("a",), predictions=("red",), correct=(1.0,), kept=((0, 3),),
         path=((Stage(0, (0, 3), (3,)),),), credit=(1.0,), sums=((1.0, 2.0),), images=("i",), score=100.0,
@@ -186,13 +186,15 @@ def cell(folder: Path) -> None:
         batch=1, draws=(100.0,),
     )  # fmt: skip
     one = Sample("a", Image.new("RGB", (2, 2)), "what ?", ("red",), "gqa", "color")
-    Cells(folder, {"model": "m"}, {"grid": {"class": "g"}}).add(Key("grid", 2, "gqa"), [one], outcome)
+    Cells(folder, {"model": "m"}, {"grid": {"class": "g"}}).add(CellKey("grid", 2, "gqa"), [one], outcome)
     (path,) = (folder / "cells").iterdir()
     path.rename(folder / "cells" / "a.parquet")
 
 
 def pictures(folder: Path) -> None:
-    shown = Shown("a", "color", "what ?", ("red",), jpeg(Image.new("RGB", (4, 4))), (Panel(0, 2, 2, 2),))
+    shown = SampleImage(
+        "a", "color", "what ?", ("red",), jpeg(Image.new("RGB", (4, 4))), (Panel(0, 2, 2, 2),)
+    )
     save_gallery({"gqa": {"a": shown}}, folder)
 
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from bench.cli import main
 from bench.evaluation.compressors import SHIPPED
 from bench.report.stores import pace
-from compress.labels import Run, read_labels
+from compress.labels import LabellingRun, read_labels
 
 FEW = ("--evaluations", 48)
 
@@ -117,9 +117,9 @@ def test_the_summary_tells_how_far_a_campaign_is(labels: Path) -> None:
 def test_the_pace_counts_the_time_in_which_something_ran() -> None:
     zero = datetime(2026, 1, 1, tzinfo=UTC)
 
-    def ran(start: int, end: int, samples: int) -> Run:
+    def ran(start: int, end: int, samples: int) -> LabellingRun:
         at, until = zero + timedelta(seconds=start), zero + timedelta(seconds=end)
-        return Run("labels", "local", 1, ("cpu",), at, until, samples, samples)
+        return LabellingRun("labels", "local", 1, ("cpu",), at, until, samples, samples)
 
     assert pace([ran(0, 10, 20)]) == 2
     assert pace([ran(0, 10, 20), ran(100, 110, 20)]) == 2  # a night between them

@@ -20,14 +20,14 @@ from click.testing import CliRunner
 from bench.cli import COMMANDS, main
 from bench.commands.options import OutFolder
 from bench.evaluation.compressors import SHIPPED
-from compress.files import alone, new_folder
+from compress.files import locked, new_folder
 
 HOLD = """
 import sys
 from pathlib import Path
-from compress.files import alone
+from compress.files import locked
 folder = Path(sys.argv[1])
-with alone(folder), alone(folder, "labels"), alone(folder.parent, "new"):
+with locked(folder), locked(folder, "labels"), locked(folder.parent, "new"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -146,20 +146,20 @@ def test_the_lock_of_a_dead_process_blocks_nobody(tmp_path: Path) -> None:
     dead.process.wait()
     (lock,) = folder.glob(".evocomp.lock")
     assert f"process {dead.process.pid} " in lock.read_text()
-    with alone(folder):
+    with locked(folder):
         assert f"process {os.getpid()} " in lock.read_text()
     assert not lock.exists()
 
 
 def test_in_one_process_locks_nest_and_leave_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
-    with alone(folder):
-        with alone(folder):
+    with locked(folder):
+        with locked(folder):
             pass
         result = subprocess.run([sys.executable, "-c", HOLD, folder], capture_output=True, text=True)
         assert f"is being written to by process {os.getpid()} " in result.stderr
     assert not folder.exists()
-    with pytest.raises(ZeroDivisionError), alone(folder):
+    with pytest.raises(ZeroDivisionError), locked(folder):
         (folder / "kept").touch()
         raise ZeroDivisionError
     assert [path.name for path in folder.iterdir()] == ["kept"]
@@ -167,11 +167,11 @@ def test_in_one_process_locks_nest_and_leave_nothing(tmp_path: Path) -> None:
 
 def test_a_forked_process_does_not_hold_what_its_parent_holds(tmp_path: Path) -> None:
     def enter() -> None:
-        with suppress(ValueError), alone(tmp_path):
+        with suppress(ValueError), locked(tmp_path):
             os._exit(3)
         os._exit(4)
 
-    with alone(tmp_path):
+    with locked(tmp_path):
         child = multiprocessing.get_context("fork").Process(target=enter)
         child.start()
         child.join()
@@ -202,5 +202,5 @@ def test_two_real_runs_do_not_share_a_folder(command: str, tmp_path: Path) -> No
     finally:
         first.kill()
         first.wait()
-    with alone(out):
+    with locked(out):
         pass

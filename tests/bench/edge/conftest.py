@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bench.edge.bundle import RANDOM, Bundle, Settings
+from bench.edge.bundle import RANDOM, Bundle, BundleSettings
 from bench.edge.decoder import FixedDecoder
 from bench.edge.precision import Floats, Precision
 from bench.edge.protocol import Protocol
@@ -61,11 +61,11 @@ def say() -> Callable[..., Floats]:
 
 
 @pytest.fixture(scope="session")
-def settings(llama: LlamaForCausalLM) -> Callable[..., Settings]:
+def settings(llama: LlamaForCausalLM) -> Callable[..., BundleSettings]:
     """What a folder with this decoder says of itself."""
 
-    def make(precision: str, files: str = "onnx", protocol: Protocol = PROTOCOL) -> Settings:
-        return Settings(
+    def make(precision: str, files: str = "onnx", protocol: Protocol = PROTOCOL) -> BundleSettings:
+        return BundleSettings(
             model="llama", weights=RANDOM, files=files, precision=precision, chunk=protocol.chunk,
             contexts=protocol.contexts, tokens=18, text=6, reads_text=True, layers=2, of_layers=2, kv_heads=2,
             head_dim=32,
@@ -87,7 +87,7 @@ def fixed(llama: LlamaForCausalLM) -> Callable[[str], FixedDecoder]:
 
 @pytest.fixture(scope="session")
 def in_torch(
-    fixed: Callable[[str], FixedDecoder], settings: Callable[..., Settings]
+    fixed: Callable[[str], FixedDecoder], settings: Callable[..., BundleSettings]
 ) -> Callable[..., TorchRunner]:
     def make(precision: str, protocol: Protocol = PROTOCOL) -> TorchRunner:
         made = settings(precision.replace("KV16", "KV32"), protocol=protocol)
@@ -99,7 +99,7 @@ def in_torch(
 @pytest.fixture(scope="session")
 def folder(
     tmp_path_factory: pytest.TempPathFactory, fixed: Callable[[str], FixedDecoder],
-    settings: Callable[..., Settings],
+    settings: Callable[..., BundleSettings],
 ) -> Callable[[str, str], Bundle]:  # fmt: skip
     """The decoder as exported for a runtime in a precision, once."""
     made: dict[tuple[str, str], Bundle] = {}

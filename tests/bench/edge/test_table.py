@@ -10,15 +10,15 @@ import pytest
 
 from bench.edge import paper
 from bench.edge.table import chunk_model, figures, notes, results, rows, table
-from bench.edge.timing import Cell, Measurement, Parity
+from bench.edge.timing import EdgeTimes, Measurement, Parity
 
 TOTALS = {576: 1154, 192: 726, 128: 723, 64: 569}  # ms, as printed
 SPEEDUPS = {576: 1.0, 192: 1.6, 128: 1.6, 64: 2.0}
 
 
-def cell(keep: int, prefill: list[float], *, context: int = 32, chunks: int | None = 1) -> Cell:
+def cell(keep: int, prefill: list[float], *, context: int = 32, chunks: int | None = 1) -> EdgeTimes:
     samples = {"vision": [1.0], "compression": [0.0], "prefill": prefill, "decode": [0.5]}
-    return Cell(keep, keep, context, chunks, {key: (values * 3)[:3] for key, values in samples.items()})
+    return EdgeTimes(keep, keep, context, chunks, {key: (values * 3)[:3] for key, values in samples.items()})
 
 
 def test_totals_and_speedups_of_the_paper():

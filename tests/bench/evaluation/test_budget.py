@@ -10,11 +10,11 @@ from baselines.fastv import FastV
 from baselines.grid import Grid
 from baselines.pyramiddrop import PyramidDrop
 from bench.evaluation.budget import MEANING, flops_of
-from bench.evaluation.ledger import Ledger, Shape
+from bench.evaluation.ledger import DecoderShape, Ledger
 from compress.base import Selector
 from compress.budget import Match, entering, plan, solve
 
-SHAPE = Shape(layers=12, hidden=96, intermediate=192, heads=4, kv_heads=4, head_dim=24, vocabulary=207)
+SHAPE = DecoderShape(layers=12, hidden=96, intermediate=192, heads=4, kv_heads=4, head_dim=24, vocabulary=207)
 FLOPS = flops_of(SHAPE, text=20)
 TOKEN = FLOPS([48] * 12) - FLOPS([47] * 12)
 

@@ -23,12 +23,12 @@ from baselines.visionzip import VisionZip
 from bench.evaluation import compare as module
 from bench.evaluation import history
 from bench.evaluation.batches import Batches
-from bench.evaluation.cells import META, Key, read_cells
+from bench.evaluation.cells import META, CellKey, read_cells
 from bench.evaluation.compare import Entry, compare
 from bench.evaluation.comparison import Comparison
 from bench.evaluation.evaluate import evaluate, spend
 from bench.evaluation.history import Times
-from bench.evaluation.ledger import Ledger, Shape
+from bench.evaluation.ledger import DecoderShape, Ledger
 from bench.evaluation.origin import Origin
 from bench.report.forms import markdown
 from bench.report.gallery import read_gallery
@@ -386,8 +386,8 @@ def test_an_impossible_cell_does_not_stop_the_others(tiny: MLLM, data: Any, tmp_
     assert [(row.method, row.keep, row.scores) for row in empty] == [("fastv", 9, {}), ("picky", 9, {})]
     assert found.rows[-2:] == tuple(empty)
     stored = {cell.key: cell for cell in read_cells(tmp_path)}
-    assert stored[Key("picky", 9, "asked")].impossible == reasons["picky", 9]
-    assert stored[Key("picky", 9, "asked")].outcome is None
+    assert stored[CellKey("picky", 9, "asked")].impossible == reasons["picky", 9]
+    assert stored[CellKey("picky", 9, "asked")].outcome is None
 
 
 def test_a_grid_without_a_possible_cell_is_refused_before_the_work(
@@ -417,7 +417,7 @@ def test_what_stops_vanilla_stops_the_grid(tiny: MLLM, data: Any, monkeypatch: p
 def test_flops_are_matched_with_the_choice_included(tiny: MLLM, data: Any) -> None:
     ((task, samples),) = data.items()
     found = grid(tiny, data, match="flops", entries=(*ENTRIES, FASTV), keeps=(60,), batch=6)
-    shape = Shape.of(tiny.decoder.config)
+    shape = DecoderShape.of(tiny.decoder.config)
     text = found.outcomes["none", 144, "asked"].ledger.text
     target = Ledger(shape, [60] * 6, text).prefill_flops
     free, fastv = (found.outcomes[name, 60, "asked"].ledger for name in ("grid", "fastv"))

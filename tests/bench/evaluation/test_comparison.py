@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.evaluation.cells import Cell, Key
+from bench.evaluation.cells import Cell, CellKey
 from bench.evaluation.comparison import Comparison, Group, assemble, hard_shares
 from bench.report.results import records, results, summary
 from bench.report.table import notes
@@ -111,7 +111,7 @@ def test_questions_about_one_image_count_as_one_in_all_tasks(make_outcome: Any) 
         cells = {}
         for method, keep, credit in (("none", 16, RIGHT), ("worse", 4, missing(9))):
             for task in TASKS:
-                key = Key(method, keep, task.name)
+                key = CellKey(method, keep, task.name)
                 made = make_outcome(task.name, credit, images=images if shared else None)
                 cells[key] = Cell(key, {}, {}, made)
         return assemble(TASKS, [Group(cells, 16)], (4,)).rows[1].vanilla

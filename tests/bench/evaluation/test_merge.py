@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.evaluation.cells import Cells, Key
+from bench.evaluation.cells import CellKey, Cells
 from bench.evaluation.evaluate import Outcome
 from bench.evaluation.merge import merge
 from compress.samples import Sample
@@ -35,10 +35,10 @@ def fill(make_outcome: Callable[..., Outcome], tmp_path: Path) -> Fill:
         for (method, keep), told in {("none", 16): {task: RIGHT for task in tasks}, **runs}.items():
             for task, correct in told.items():
                 if isinstance(correct, str):
-                    cells.add(Key(method, keep, task), (), None, correct)
+                    cells.add(CellKey(method, keep, task), (), None, correct)
                     continue
                 samples = [Sample(f"{task}-{i}", None, "?", ("right",)) for i in range(12)]  # type: ignore[arg-type]
-                cells.add(Key(method, keep, task), samples, make_outcome(task, correct))
+                cells.add(CellKey(method, keep, task), samples, make_outcome(task, correct))
         return tmp_path / name
 
     return made

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from bench.evaluation.ledger import Ledger, Shape
+from bench.evaluation.ledger import DecoderShape, Ledger
 from bench.latency.measure import Measured
-from bench.latency.request import Cell, Cost, Shot
+from bench.latency.request import LatencyCell, RequestCost, RequestTiming
 from bench.latency.rounds import Rounds
 from compress.models.loading import MLLM
 
-SHAPE = Shape(layers=2, hidden=8, intermediate=16, heads=2, kv_heads=2, head_dim=4, vocabulary=20)
+SHAPE = DecoderShape(layers=2, hidden=8, intermediate=16, heads=2, kv_heads=2, head_dim=4, vocabulary=20)
 
 
 class Ticks:
@@ -58,24 +58,24 @@ class Ticks:
                 handle.remove()
 
 
-def shot(total: float, *, selection: float = 0.0, prefill: float | None = None) -> Shot:
+def shot(total: float, *, selection: float = 0.0, prefill: float | None = None) -> RequestTiming:
     """A request of which half is prefill, a quarter vision, the rest decoding of two tokens."""
     prefill = total / 2 if prefill is None else prefill
     first = total / 4 + selection + prefill
-    return Shot(total / 4, selection, prefill, first, (total - first) / 2, total, 2**20)
+    return RequestTiming(total / 4, selection, prefill, first, (total - first) / 2, total, 2**20)
 
 
-def measured(times: dict[Cell, list[float]]) -> Measured:
+def measured(times: dict[LatencyCell, list[float]]) -> Measured:
     """Totals by cell, one per round."""
     rounds = Rounds(None, {}, {})
     for number in range(max(map(len, times.values()))):
         rounds.add({cell: shot(each[number]) for cell, each in times.items() if number < len(each)})
-    costs = {cell: Cost(Ledger(SHAPE, [cell.keep] * 2, text=4), waits=3) for cell in times}
+    costs = {cell: RequestCost(Ledger(SHAPE, [cell.keep] * 2, text=4), waits=3) for cell in times}
     return Measured(rounds, costs, peak=1e9)
 
 
-MakeShot = Callable[..., Shot]
-MakeMeasured = Callable[[dict[Cell, list[float]]], Measured]
+MakeShot = Callable[..., RequestTiming]
+MakeMeasured = Callable[[dict[LatencyCell, list[float]]], Measured]
 
 
 @pytest.fixture(autouse=True)

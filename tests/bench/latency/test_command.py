@@ -17,7 +17,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaNextConfig, LlavaNe
 
 from bench.cli import main
 from bench.commands.bench import TIMINGS, bench
-from bench.latency.request import Rig
+from bench.latency.request import LatencyRunner
 from bench.latency.rounds import FILE
 from bench.speed.gpu import main as gpu
 from compress.models import shapes
@@ -116,8 +116,10 @@ def test_a_rerun_times_only_what_is_new(tmp_path: Path, monkeypatch):
         "--methods", "grid", "--keep", 48, *QUICK, "--clock", "processor", "--out", tmp_path
     )
     shots = []
-    shoot = Rig.shoot
-    monkeypatch.setattr(Rig, "shoot", lambda rig, cell: shots.append(cell.method) or shoot(rig, cell))
+    shoot = LatencyRunner.shoot
+    monkeypatch.setattr(
+        LatencyRunner, "shoot", lambda rig, cell: shots.append(cell.method) or shoot(rig, cell)
+    )
     parsed("--methods", "grid", "--keep", 48, *QUICK, "--out", tmp_path)
     assert shots == []
     found = parsed("--methods", "grid,random", "--keep", 48, *QUICK, "--out", tmp_path)
@@ -183,14 +185,14 @@ def test_accuracy_is_drawn_against_latency(tmp_path: Path):
 
 
 def test_out_of_memory_is_told_per_cell_and_the_run_goes_on(monkeypatch):
-    shoot = Rig.shoot
+    shoot = LatencyRunner.shoot
 
-    def full(rig: Rig, cell):
+    def full(rig: LatencyRunner, cell):
         if cell.method == "random":
             raise torch.OutOfMemoryError("CUDA out of memory")
         return shoot(rig, cell)
 
-    monkeypatch.setattr(Rig, "shoot", full)
+    monkeypatch.setattr(LatencyRunner, "shoot", full)
     found = parsed("--methods", "random,grid", "--keep", 48, *QUICK)
     assert [row["method"] for row in found["rows"]] == ["none", "grid"]
     (one,) = found["impossible"]

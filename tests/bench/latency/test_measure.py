@@ -9,40 +9,44 @@ from typing import Any
 import pytest
 import torch
 
-from bench.evaluation.ledger import Ledger, Shape
+from bench.evaluation.ledger import DecoderShape, Ledger
 from bench.latency.clock import NOW, HostClock, clock_of
 from bench.latency.measure import measure, roof
-from bench.latency.request import Cell, Cost
+from bench.latency.request import LatencyCell, RequestCost
 from bench.latency.rounds import Rounds
 
-SHAPE = Shape(layers=2, hidden=8, intermediate=16, heads=2, kv_heads=2, head_dim=4, vocabulary=20)
-WHOLE, GRID, FASTV = Cell("none", 16), Cell("grid", 4), Cell("fastv", 4)
+SHAPE = DecoderShape(layers=2, hidden=8, intermediate=16, heads=2, kv_heads=2, head_dim=4, vocabulary=20)
+WHOLE, GRID, FASTV = LatencyCell("none", 16), LatencyCell("grid", 4), LatencyCell("fastv", 4)
 CELLS = [WHOLE, GRID, FASTV]
 
 
 class Fake:
     """Shoots into a list; `trouble` may raise instead."""
 
-    def __init__(self, make_shot: Callable, trouble: Callable[[Cell, int], None] = lambda cell, number: None):
+    def __init__(
+        self, make_shot: Callable, trouble: Callable[[LatencyCell, int], None] = lambda cell, number: None
+    ):
         self.make_shot, self.trouble = make_shot, trouble
         self.selectors = {"none": None, "grid": object(), "fastv": object()}
         self.clock = HostClock()
         self.mllm = SimpleNamespace(model=SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32))
-        self.order: list[Cell] = []
+        self.order: list[LatencyCell] = []
 
-    def check(self, cell: Cell) -> None:
+    def check(self, cell: LatencyCell) -> None:
         self.trouble(cell, -1)
 
-    def cost(self, cell: Cell) -> Cost:
-        return Cost(Ledger(SHAPE, [cell.keep] * 2, text=4), waits=0)
+    def cost(self, cell: LatencyCell) -> RequestCost:
+        return RequestCost(Ledger(SHAPE, [cell.keep] * 2, text=4), waits=0)
 
-    def shoot(self, cell: Cell) -> Any:
+    def shoot(self, cell: LatencyCell) -> Any:
         self.trouble(cell, self.order.count(cell))
         self.order.append(cell)
         return self.make_shot(float(len(self.order)))
 
 
-def timed(rig: Fake, rounds: Rounds, repetitions: int, warmup: int = 0, cells: list[Cell] = CELLS) -> Any:
+def timed(
+    rig: Fake, rounds: Rounds, repetitions: int, warmup: int = 0, cells: list[LatencyCell] = CELLS
+) -> Any:
     return measure(rig, cells, rounds, repetitions=repetitions, warmup=warmup)  # type: ignore[arg-type]
 
 
@@ -84,7 +88,7 @@ def test_a_cell_that_cannot_be_run_leaves_a_second_run_its_rounds(make_shot):
     rounds = Rounds(None, {}, {})
     timed(Fake(make_shot), rounds, 2, cells=[WHOLE, GRID])
 
-    def trouble(cell: Cell, number: int) -> None:
+    def trouble(cell: LatencyCell, number: int) -> None:
         if cell == FASTV:
             raise ValueError("out of reach")
 
@@ -119,7 +123,7 @@ def test_vanilla_is_warm_beside_what_a_second_run_adds(make_shot):
 def test_a_cell_that_fails_is_left_out_and_the_rest_go_on(
     make_shot, problem: Exception, said: str, when: int
 ):
-    def trouble(cell: Cell, number: int) -> None:
+    def trouble(cell: LatencyCell, number: int) -> None:
         if cell == GRID and number == when:
             raise problem
 
@@ -131,7 +135,7 @@ def test_a_cell_that_fails_is_left_out_and_the_rest_go_on(
 
 
 def test_other_errors_are_ours_and_stay(make_shot):
-    def trouble(cell: Cell, number: int) -> None:
+    def trouble(cell: LatencyCell, number: int) -> None:
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes do not match"):

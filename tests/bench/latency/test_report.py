@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from bench.latency.report import Report, markdown, table, write
-from bench.latency.request import Cell
+from bench.latency.report import LatencyReport, markdown, table, write
+from bench.latency.request import LatencyCell
 from bench.latency.summary import COMPARED, Speedup
 
-CELLS = [Cell("none", 16), Cell("fast", 8), Cell("fast", 4)]
+CELLS = [LatencyCell("none", 16), LatencyCell("fast", 8), LatencyCell("fast", 4)]
 
 
 @pytest.fixture
-def report(make_measured) -> Report:
+def report(make_measured) -> LatencyReport:
     times = make_measured({CELLS[0]: [4.0] * 3, CELLS[1]: [2.0] * 3, CELLS[2]: [1.0] * 3})
-    return Report(times, CELLS, {"clock": "wall"}, "none", 16, 1)
+    return LatencyReport(times, CELLS, {"clock": "wall"}, "none", 16, 1)
 
 
-def test_intervals_are_drawn_once(report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_intervals_are_drawn_once(report: LatencyReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Two cells against vanilla in each stage, whatever is made of them."""
     made, of = [], Speedup.of
 
@@ -33,7 +33,7 @@ def test_intervals_are_drawn_once(report: Report, tmp_path: Path, monkeypatch: p
     assert len(made) == 2 * len(COMPARED)
 
 
-def test_markdown_has_a_line_for_every_row(report: Report):
+def test_markdown_has_a_line_for_every_row(report: LatencyReport):
     told = markdown(report)
     assert "| method | keep |" in told and "| --- | ---: |" in told
     assert "| fast | 4 | 4.0 |" in told

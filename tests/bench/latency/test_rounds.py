@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.latency.request import Cell
+from bench.latency.request import LatencyCell
 from bench.latency.rounds import FILE, Rounds
 
 FACTS, METHODS = {"device": "cpu", "batch": 1}, {"grid": {"depth": 0}}
-GRID, FASTV = Cell("grid", 4), Cell("fastv", 4)
+GRID, FASTV = LatencyCell("grid", 4), LatencyCell("fastv", 4)
 
 
 def test_rounds_come_back_as_they_were(tmp_path: Path, make_shot):

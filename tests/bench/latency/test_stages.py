@@ -11,7 +11,7 @@ import pytest
 
 from baselines import DARTInput, FastV, ToMe
 from bench.latency.modes import Eager, Static
-from bench.latency.request import Cell, Rig
+from bench.latency.request import LatencyCell, LatencyRunner
 from compress.base import INPUT, VISION, Selection, Selector, View, top_k
 from compress.models.loading import MLLM
 from compress.models.static import static_cache
@@ -34,16 +34,18 @@ class Slow(Selector):
         return Selection(top_k(view.hidden.norm(dim=-1), keep))
 
 
-def rig(mllm: MLLM, pictures, ticks, selector: Selector | None, match="tokens", steps: int = 3) -> Rig:
+def rig(
+    mllm: MLLM, pictures, ticks, selector: Selector | None, match="tokens", steps: int = 3
+) -> LatencyRunner:
     inputs = mllm.prepare(pictures[:1], ["what color is the star ?"])
-    made = Rig(mllm, {"method": selector}, inputs, steps=steps, match=match)
+    made = LatencyRunner(mllm, {"method": selector}, inputs, steps=steps, match=match)
     made.clock = ticks
     return made
 
 
 def test_vanilla_has_vision_and_prefill_and_no_selection(tiny: MLLM, pictures, ticks):
     with ticks.moved_by(tiny):
-        shot = rig(tiny, pictures, ticks, None).shoot(Cell("method", 144))
+        shot = rig(tiny, pictures, ticks, None).shoot(LatencyCell("method", 144))
     assert (shot.vision, shot.selection, shot.prefill) == (TOWER + PROJECTOR, 0, DECODER + HEAD)
 
 
@@ -53,7 +55,7 @@ def test_vanilla_has_vision_and_prefill_and_no_selection(tiny: MLLM, pictures, t
 def test_choosing_is_selection_wherever_it_happens(tiny: MLLM, pictures, ticks, depths, chosen):
     """Of a method at the tower, what stays is projected when it has chosen."""
     with ticks.moved_by(tiny):
-        shot = rig(tiny, pictures, ticks, Slow(ticks, depths)).shoot(Cell("method", 20))
+        shot = rig(tiny, pictures, ticks, Slow(ticks, depths)).shoot(LatencyCell("method", 20))
     # The projector is called in its usual place too, with nothing to project.
     assert (shot.vision, shot.selection, shot.prefill) == (TOWER + PROJECTOR, chosen, DECODER + HEAD)
 
@@ -65,7 +67,7 @@ def test_merging_in_the_tower_is_selection_and_not_vision(tiny: MLLM, pictures, 
             return super().merge(view, keep)
 
     with ticks.moved_by(tiny):
-        shot = rig(tiny, pictures, ticks, Merging()).shoot(Cell("method", 40))
+        shot = rig(tiny, pictures, ticks, Merging()).shoot(LatencyCell("method", 40))
     assert shot.selection == 7 * tiny.tower_depth + PROJECTOR  # what stays is projected later
     assert shot.vision == TOWER + PROJECTOR
 
@@ -77,7 +79,7 @@ def test_nothing_is_left_attached(tiny: MLLM, pictures, ticks, selector: Selecto
         return sum(len(one._forward_hooks) + len(one._forward_pre_hooks) for one in modules)
 
     before, options = hooks(), dict(vars(selector))
-    rig(tiny, pictures, ticks, selector).shoot(Cell("method", 40))
+    rig(tiny, pictures, ticks, selector).shoot(LatencyCell("method", 40))
     assert hooks() == before and vars(selector) == options
 
 
@@ -86,8 +88,8 @@ def test_a_shot_counts_the_tokens_that_were_asked_for(tiny: MLLM, pictures, tick
     passes = []
     handle = tiny.model.register_forward_hook(lambda *_: passes.append(1))
     try:
-        shot = rig(tiny, pictures, ticks, FastV(), steps=5).shoot(Cell("method", 40))
-        alone = rig(tiny, pictures, ticks, FastV(), steps=1).shoot(Cell("method", 40))
+        shot = rig(tiny, pictures, ticks, FastV(), steps=5).shoot(LatencyCell("method", 40))
+        alone = rig(tiny, pictures, ticks, FastV(), steps=1).shoot(LatencyCell("method", 40))
     finally:
         handle.remove()
     assert len(passes) == 5 + 1
@@ -113,7 +115,7 @@ def caches(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_the_fixed_cache_is_as_long_as_what_is_left_and_recorded_ones_serve_again(
     tiny: MLLM, pictures, ticks, caches, mode: str, times: int
 ):
-    made, cell = rig(tiny, pictures, ticks, DARTInput(), "equivalent"), Cell("method", 20, mode)
+    made, cell = rig(tiny, pictures, ticks, DARTInput(), "equivalent"), LatencyCell("method", 20, mode)
     text = made.inputs["input_ids"].shape[1] - 144
     made.shoot(cell)
     made.shoot(cell)
@@ -131,7 +133,7 @@ def test_between_requests_only_recorded_graphs_hold_a_cache(
     made = rig(tiny, pictures, ticks, DARTInput())
     gc.disable()
     try:
-        made.shoot(Cell("method", 20, mode))
+        made.shoot(LatencyCell("method", 20, mode))
         keys = weakref.ref(caches.pop().layers[0].keys)
         assert (keys() is not None) == kept
     finally:
@@ -140,7 +142,7 @@ def test_between_requests_only_recorded_graphs_hold_a_cache(
 
 @pytest.mark.parametrize("mode", ["eager", "static", "graphs"])
 def test_a_request_that_fails_leaves_nothing(tiny: MLLM, pictures, ticks, caches, mode: str, monkeypatch):
-    made, cell = rig(tiny, pictures, ticks, DARTInput()), Cell("method", 20, mode)
+    made, cell = rig(tiny, pictures, ticks, DARTInput()), LatencyCell("method", 20, mode)
     made.shoot(cell)
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         patch.setattr(Eager, "answer", fails)
@@ -160,13 +162,13 @@ def fails(*_: object) -> None:
 )
 def test_what_a_mode_or_method_cannot_do_is_told(tiny: MLLM, pictures, ticks, selector, why: str):
     with pytest.raises(ValueError, match=why):
-        rig(tiny, pictures, ticks, selector).check(Cell("method", 60, "static"))
+        rig(tiny, pictures, ticks, selector).check(LatencyCell("method", 60, "static"))
 
 
 def test_costs_are_of_what_really_entered_the_layers(tiny: MLLM, pictures, ticks):
     made = rig(tiny, pictures, ticks, FastV(), "equivalent")
-    ledger = made.cost(Cell("method", 40)).ledger
+    ledger = made.cost(LatencyCell("method", 40)).ledger
     assert ledger.entering[0] == 144 and ledger.average == pytest.approx(40, abs=1)
     assert ledger.selection > 0
-    whole = rig(tiny, pictures, ticks, None).cost(Cell("method", 144)).ledger
+    whole = rig(tiny, pictures, ticks, None).cost(LatencyCell("method", 144)).ledger
     assert list(whole.entering) == [144] * 6 and whole.text == ledger.text

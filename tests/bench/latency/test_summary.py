@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from bench.latency.request import Cell, Shot
+from bench.latency.request import LatencyCell, RequestTiming
 from bench.latency.summary import COMPARED, STAGES, Quantiles, Speedup, break_even, break_evens, rows, slower
 
-WHOLE = Cell("none", 16)
+WHOLE = LatencyCell("none", 16)
 
 
 @pytest.mark.parametrize(("n", "known"), [(9, ()), (10, ("p10", "p90")), (100, ("p10", "p90", "p99"))])
@@ -31,7 +31,7 @@ def test_an_interval_covers_what_varies_and_repeats_itself():
 
 
 def test_stages_add_up_to_the_first_token():
-    shot = Shot(vision=1.0, selection=0.5, prefill=2.0, first=4.0, step=0.25, total=5.0, memory=None)
+    shot = RequestTiming(vision=1.0, selection=0.5, prefill=2.0, first=4.0, step=0.25, total=5.0, memory=None)
     parts = ("vision", "selection", "prefill", "other")
     assert sum(STAGES[stage](shot) for stage in parts) == STAGES["first token"](shot)
     assert STAGES["prefill with selection"](shot) == 2.5
@@ -52,7 +52,7 @@ def test_break_even_is_where_the_line_crosses_vanilla(points, tokens, beyond):
 
 
 def test_rows_are_paired_round_by_round(make_measured):
-    fast, late = Cell("fast", 4), Cell("late", 4)
+    fast, late = LatencyCell("fast", 4), LatencyCell("late", 4)
     found = make_measured({WHOLE: [4, 8, 40], fast: [2, 4, 20], late: [1]})
     whole, first, second = rows(found, [WHOLE, fast, late], "none", batch=2)
     assert whole.untouched and not whole.speedups
@@ -63,18 +63,18 @@ def test_rows_are_paired_round_by_round(make_measured):
 
 
 def test_rows_of_a_mode_are_held_against_vanilla_of_that_mode(make_measured):
-    static, fast = Cell("none", 16, "static"), Cell("fast", 4, "static")
+    static, fast = LatencyCell("none", 16, "static"), LatencyCell("fast", 4, "static")
     found = make_measured({WHOLE: [8, 8], static: [4, 4], fast: [2, 2]})
     assert rows(found, [WHOLE, static, fast], "none", 1)[2].speedups["total"].times == pytest.approx(2)
 
 
 def test_without_vanilla_there_is_no_speedup(make_measured):
-    (row,) = rows(make_measured({Cell("fast", 4): [2, 2]}), [WHOLE, Cell("fast", 4)], "none", 1)
+    (row,) = rows(make_measured({LatencyCell("fast", 4): [2, 2]}), [WHOLE, LatencyCell("fast", 4)], "none", 1)
     assert not row.speedups and not row.untouched
 
 
 def test_break_evens_name_every_method_and_stage(make_measured):
-    cells = [WHOLE, Cell("fast", 4), Cell("fast", 12)]
+    cells = [WHOLE, LatencyCell("fast", 4), LatencyCell("fast", 12)]
     table = rows(
         make_measured(dict(zip(cells, [[4.0] * 3, [2.0] * 3, [8.0] * 3], strict=True))), cells, "none", 1
     )
@@ -86,7 +86,7 @@ def test_break_evens_name_every_method_and_stage(make_measured):
 
 
 def test_a_method_that_is_slower_at_few_tokens_says_why(make_measured, make_shot):
-    slow, large = Cell("slow", 4), Cell("slow", 12)
+    slow, large = LatencyCell("slow", 4), LatencyCell("slow", 12)
     found = make_measured({WHOLE: [4.0] * 3, slow: [8.0] * 3, large: [8.0] * 3})
     for shots in found.rounds.rounds:
         shots[slow] = make_shot(8.0, selection=3.0, prefill=1.0)

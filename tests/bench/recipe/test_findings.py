@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bench.evaluation.cells import Cell, Key
+from bench.evaluation.cells import Cell, CellKey
 from bench.evaluation.comparison import VANILLA
 from bench.evaluation.stats import Interval
 from bench.recipe.findings import Finding, findings
@@ -19,7 +19,7 @@ ALL = [1.0] * 8
 def cells(make_outcome: Any, runs: dict[tuple[str, int], dict[int, list[float]]]) -> Any:
     return {
         place: {
-            (keep, "gqa"): Cell(Key(place[0], keep, "gqa"), {}, {}, make_outcome("gqa", credit))
+            (keep, "gqa"): Cell(CellKey(place[0], keep, "gqa"), {}, {}, make_outcome("gqa", credit))
             for keep, credit in listed.items()
         }
         for place, listed in runs.items()
@@ -65,7 +65,7 @@ def test_a_contrast_is_of_one_seed_where_a_network_is(make_outcome: Any) -> None
 
 def test_what_could_not_be_run_says_why(make_outcome: Any) -> None:
     made = cells(make_outcome, {(VANILLA, 0): {16: ALL}})
-    made["row", 0] = {(4, "gqa"): Cell(Key("row", 4, "gqa"), {}, {}, None, "out of reach")}
+    made["row", 0] = {(4, "gqa"): Cell(CellKey("row", 4, "gqa"), {}, {}, None, "out of reach")}
     (row,) = findings(made, [GQA()], {4: 64}, ["row"], None)
     assert (row.average, row.impossible) == (None, "out of reach")
 

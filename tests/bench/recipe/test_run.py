@@ -24,11 +24,11 @@ from bench.evaluation.history import Times
 from bench.evaluation.merge import merge
 from bench.recipe import schema, steps
 from bench.recipe.estimate import estimates
-from bench.recipe.oracle import Searched, headroom, partners
+from bench.recipe.oracle import SearchStep, headroom, partners
 from bench.recipe.plan import Plan, plan, validation
 from bench.recipe.run import label_costs, run
 from bench.recipe.schema import Recipe, parse
-from bench.recipe.steps import Label, Pool, Shop, Step, Train
+from bench.recipe.steps import LabelStep, SamplePool, Step, TrainStep, Workspace
 from bench.tasks.images import ImageFile
 from bench.tasks.scenes import Scenes
 from bench.tasks.textvqa import TextVQA
@@ -53,9 +53,9 @@ def recipe(**changes: Any) -> Recipe:
     return parse({**TOLD, **changes}, "test")
 
 
-def shop(mllm: MLLM, folder: Path, **others: MLLM) -> Shop:
+def shop(mllm: MLLM, folder: Path, **others: MLLM) -> Workspace:
     models = {"micro": mllm, **others}
-    return Shop(folder, models.__getitem__, cache(lambda name: models[name].fingerprint()))
+    return Workspace(folder, models.__getitem__, cache(lambda name: models[name].fingerprint()))
 
 
 def worked(planned: Plan) -> Path:
@@ -66,7 +66,7 @@ def worked(planned: Plan) -> Path:
 def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Titles of the steps that were really worked on."""
     titles: list[str] = []
-    for kind in (Label, Train, steps.Answer):
+    for kind in (LabelStep, TrainStep, steps.Answer):
         work = kind.work
 
         def noted(self: Step, report: Any, work: Any = work) -> None:
@@ -206,11 +206,11 @@ def test_samples_that_are_given_up_leave_their_step_done(tiny: MLLM, tmp_path: P
     first, lost, last = Scenes().micro(12)[::4]
     asked = [first, replace(lost, picture=ImageFile(tmp_path, "lost.png")), last]
     made, config = shop(tiny, tmp_path / "runs"), LabelConfig(evaluations=12, keep=16)
-    step = Label(made, "label", "micro", config, Pool({"samples": "three"}, lambda n: asked[:n]), 3)
+    step = LabelStep(made, "label", "micro", config, SamplePool({"samples": "three"}, lambda n: asked[:n]), 3)
     assert step.do(quiet) and step.done and not step.do(quiet)
     assert [one.id for one in step.labels()] == [sample_key(first), sample_key(last)]
     answers = plan(recipe(), made).answers
-    oracle = Searched(made, "answer", "searched", False, answers, {(16, "scenes"): step})
+    oracle = SearchStep(made, "answer", "searched", False, answers, {(16, "scenes"): step})
     with pytest.raises(ValueError, match="1 samples of scenes have no mask"):
         oracle.masks(16, Scenes(), asked)
 

@@ -10,7 +10,7 @@ import pytest
 from bench.recipe.paper import Paper
 from bench.recipe.plan import plan
 from bench.recipe.schema import RECIPES, known, parse, read
-from bench.recipe.steps import Shop
+from bench.recipe.steps import Workspace
 
 PAPERS = {*(f"table{n}" for n in range(1, 6)), *(f"figure{n}" for n in range(2, 7))}
 ROWS: dict[str, Any] = {"grid": {"method": "grid"}, "own": {}}
@@ -152,7 +152,7 @@ def test_set_refuses_what_it_does_not_know(change: str, said: str) -> None:
 
 def test_a_table_that_the_paper_does_not_have_is_refused_before_the_work() -> None:
     with pytest.raises(ValueError, match="unknown table of the paper 'tabel1'; did you mean 'table1'"):
-        plan(parse({**PLAIN, "paper": "tabel1"}, "test"), cast(Shop, None))
+        plan(parse({**PLAIN, "paper": "tabel1"}, "test"), cast(Workspace, None))
 
 
 def test_recipes_of_ones_own_are_files(tmp_path: Path) -> None:

@@ -12,17 +12,17 @@ from bench.evaluation.origin import Origin
 from bench.report.documents import FORMATS, markdown
 from bench.report.forms import csv_text, latex
 from bench.report.gallery import Gallery
-from bench.report.page import Report
+from bench.report.page import Page
 
 ORIGIN = Origin("50 % of A_B & <c>", {"cpu": "two *shared* cores"}, ["evocomp compare --keep 4,2 --out a_b"])
 
 
 @pytest.fixture(scope="module")
-def report(comparison: Comparison, gallery: Gallery) -> Report:
-    return Report(comparison, ORIGIN, gallery, {}, {"rival_1": "Keep 100 % of ~it."})
+def report(comparison: Comparison, gallery: Gallery) -> Page:
+    return Page(comparison, ORIGIN, gallery, {}, {"rival_1": "Keep 100 % of ~it."})
 
 
-def test_markdown_has_all_sections_and_rows(report: Report) -> None:
+def test_markdown_has_all_sections_and_rows(report: Page) -> None:
     text = markdown(report)
     assert re.findall(r"^## (.*)$", text, re.M) == [
         "Table", "Visual tokens entering each decoder layer", "Methods", "Commands", "Environment",
@@ -35,13 +35,13 @@ def test_markdown_has_all_sections_and_rows(report: Report) -> None:
     assert len(set(tables)) == 2, "every row of a table has as many cells as its head"
 
 
-def test_what_is_empty_is_left_out(report: Report) -> None:
+def test_what_is_empty_is_left_out(report: Page) -> None:
     bare = replace(report, origin=Origin("A title", {}), about={})
     for heading in ("Methods", "Commands", "Environment"):
         assert f"## {heading}" in markdown(report) and heading not in markdown(bare)
 
 
-def test_pages_and_texts_have_the_summary_and_the_others_are_the_table_alone(report: Report) -> None:
+def test_pages_and_texts_have_the_summary_and_the_others_are_the_table_alone(report: Page) -> None:
     assert list(FORMATS) == ["html", "md", "csv", "latex"]
     for name in ("html", "md"):
         assert "90.0" in FORMATS[name](report)

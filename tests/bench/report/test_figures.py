@@ -18,7 +18,7 @@ from baselines.visionzip import VisionZip
 from bench.evaluation.comparison import Comparison
 from bench.evaluation.evaluate import Stage
 from bench.report.figures import Answered, answered, grouped, side_by_side, traces, training
-from bench.report.gallery import Gallery, Panel, Shown, jpeg, show
+from bench.report.gallery import Gallery, Panel, SampleImage, jpeg, show
 from bench.report.inspection import curves, look, spaces, strange_words
 from bench.report.pictures import MERGED, OUTLINE, groups, overlay, save
 from compress.models.loading import MLLM
@@ -29,8 +29,10 @@ GREY = (120, 120, 120)
 TILED = (Panel(0, 2, 2, 2), Panel(4, 4, 4, 5))  # a thumbnail, and crops whose rows end in newlines
 
 
-def plain(layout: tuple[Panel, ...]) -> Shown:
-    return Shown("one", "", "what is it ?", ("red", "red"), jpeg(Image.new("RGB", (64, 64), GREY)), layout)
+def plain(layout: tuple[Panel, ...]) -> SampleImage:
+    return SampleImage(
+        "one", "", "what is it ?", ("red", "red"), jpeg(Image.new("RGB", (64, 64), GREY)), layout
+    )
 
 
 def pixel(picture: Image.Image, x: int, y: int) -> tuple[int, ...]:

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.evaluation.comparison import Comparison, Difficulty, Row
+from bench.evaluation.comparison import Comparison, ComparisonRow, Difficulty
 from bench.evaluation.environment import environment
 from bench.evaluation.evaluate import Outcome, Stage
 from bench.evaluation.origin import Origin
 from bench.report import outputs
 from bench.report import page as report
-from bench.report.gallery import Gallery, Panel, Shown, covered, jpeg
+from bench.report.gallery import Gallery, Panel, SampleImage, covered, jpeg
 from bench.report.pictures import png
 from bench.report.table import blocks, header, headlines, marks
 
@@ -235,7 +235,7 @@ def test_the_page_says_what_is_equivalent_what_is_hard_and_what_is_mixed(
 
 def test_a_run_without_answers_leaves_a_dash(comparison: Comparison, gallery: Gallery) -> None:
     gone = {key: one for key, one in comparison.outcomes.items() if key[:2] != ("control", 2)}
-    empty = Row("control", 2, {}, None, None, None, None)
+    empty = ComparisonRow("control", 2, {}, None, None, None, None)
     rows = tuple(empty if (r.method, r.keep) == ("control", 2) else r for r in comparison.rows)
     why = {("control", 2, task): "out of reach" for task in comparison.tasks}
     page = make(replace(comparison, rows=rows, outcomes=gone, impossible=why), gallery)
@@ -269,13 +269,15 @@ def test_200_photographs_under_twenty_methods_stay_below_5_mib(make_outcome: Mak
             for _ in ids
         )
         outcomes[method, keep, "gqa"] = replace(one, path=paths)
-        rows.append(Row(method, keep, {"gqa": one.score}, 90.0, keep, keep, 9.0, 1.0, method == "none"))
+        rows.append(
+            ComparisonRow(method, keep, {"gqa": one.score}, 90.0, keep, keep, 9.0, 1.0, method == "none")
+        )
     pictures = {}
     for name in ids:
         smooth = Image.fromarray(rng.integers(0, 255, (12, 12, 3), np.uint8)).resize((336, 336))
         pixels = np.asarray(smooth) + rng.normal(0, 5, (336, 336, 3))
         image = covered(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), (Panel(0, 24, 24, 24),))
-        pictures[name] = Shown(name, "", "What is it?", ("red",), jpeg(image), (Panel(0, 24, 24, 24),))
+        pictures[name] = SampleImage(name, "", "What is it?", ("red",), jpeg(image), (Panel(0, 24, 24, 24),))
     told = report.Report(
         Comparison(("gqa",), tuple(rows), outcomes), Origin("Many", {}), {"gqa": pictures}, {}, {}
     )
@@ -286,7 +288,7 @@ def test_200_photographs_under_twenty_methods_stay_below_5_mib(make_outcome: Mak
 
 def test_methods_are_described_that_a_row_names_with_or_without_more(comparison: Comparison) -> None:
     names = ("none", "fastv:layer=3", "evocomp+@0, random labels", "dart-input [2]")
-    rows = tuple(Row(name, 16, {}, None, None, None, None) for name in names)
+    rows = tuple(ComparisonRow(name, 16, {}, None, None, None, None) for name in names)
     told = outputs.report(replace(comparison, rows=rows, outcomes={}), Origin("A title", {}), {})
     assert set(told.about) == {"none", "fastv", "evocomp+", "dart-input"}
 

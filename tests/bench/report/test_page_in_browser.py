@@ -13,7 +13,7 @@ from bench.evaluation.comparison import Comparison
 from bench.evaluation.evaluate import Stage
 from bench.evaluation.origin import Origin
 from bench.report.gallery import Gallery
-from bench.report.page import Report, html
+from bench.report.page import Page, html
 
 STEPS = (Stage(-1, (1, 3, 9, -1, -1), (9,)), Stage(3, (3, 9), (9,)))  # of `ours` at 4 on the first sample
 
@@ -25,7 +25,7 @@ def file(comparison: Comparison, gallery: Gallery, tmp_path_factory: pytest.Temp
     outcomes = {**comparison.outcomes, key: replace(told, path=(STEPS, *told.path[1:]))}
     origin = Origin("A title", {"cpu": "two cores"}, ["evocomp compare --out tables"])
     path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(html(Report(replace(comparison, outcomes=outcomes), origin, gallery, {}, {}, 60)))
+    path.write_text(html(Page(replace(comparison, outcomes=outcomes), origin, gallery, {}, {}, 60)))
     return path
 
 

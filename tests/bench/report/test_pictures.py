@@ -8,7 +8,7 @@ import pytest
 from deap.tools import Logbook
 from PIL import Image
 
-from bench.evaluation.comparison import Comparison, Row
+from bench.evaluation.comparison import Comparison, ComparisonRow
 from bench.report.pictures import color, fronts, groups, kept_tokens, png, save, seen, trace
 from evosearch import Grouping
 
@@ -120,8 +120,8 @@ def test_the_trace_draws_best_and_mean_over_evaluations() -> None:
 
 
 def test_fronts_draw_a_line_per_method_over_measured_tokens() -> None:
-    def row(method: str, keep: int, average: float | None, tokens: float) -> Row:
-        return Row(method, keep, {}, average, tokens, tokens, 1.0)
+    def row(method: str, keep: int, average: float | None, tokens: float) -> ComparisonRow:
+        return ComparisonRow(method, keep, {}, average, tokens, tokens, 1.0)
 
     rows = (
         row("none", 9, 100, 9), row("a", 4, 90, 4), row("b", 4, 80, 4.2),
@@ -137,8 +137,8 @@ def test_fronts_draw_a_line_per_method_over_measured_tokens() -> None:
 
 
 def test_fronts_tell_many_methods_apart() -> None:
-    rows = [Row("none", 9, {}, 100, 9, 9, 100, untouched=True)]
-    rows += [Row(f"m{i}", 4, {}, 90 - i, 4, 4, 50) for i in range(25)]
+    rows = [ComparisonRow("none", 9, {}, 100, 9, 9, 100, untouched=True)]
+    rows += [ComparisonRow(f"m{i}", 4, {}, 90 - i, 4, 4, 50) for i in range(25)]
     lines = fronts(Comparison((), tuple(rows), {})).axes[0].get_lines()[1:]
     assert len({(line.get_color(), line.get_marker()) for line in lines}) == 25
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench.evaluation.comparison import Comparison, Contrast, Difficulty, Row
+from bench.evaluation.comparison import Comparison, ComparisonRow, Contrast, Difficulty
 from bench.evaluation.stats import Interval, Pairs
 from bench.report.forms import csv_text, latex, markdown
 from bench.report.table import Block, blocks, hard_rows, header, headlines, marks, notes, table_rows
@@ -27,14 +27,14 @@ def contrast(rival: str, gap: float, clear: bool, gqa: bool = True, vqav2: bool 
     return Contrast(rival, Interval(gap, gap - wide, gap + wide), p / 2, p, CLEAR if clear else CHANCE, told)
 
 
-def scored(method: str, keep: int, average: float, **more: object) -> Row:
+def scored(method: str, keep: int, average: float, **more: object) -> ComparisonRow:
     scores = {"gqa": average + 0.25, "vqav2": average - 1}
-    return Row(method, keep, scores, average, keep + 0.04, keep, 8.06 * keep, **more)  # type: ignore[arg-type]
+    return ComparisonRow(method, keep, scores, average, keep + 0.04, keep, 8.06 * keep, **more)  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def comparison() -> Comparison:
-    whole = Row("none", 16, {"gqa": 88.84, "vqav2": 91.0}, 100.0, 16.0, 16.0, 100.0, untouched=True)
+    whole = ComparisonRow("none", 16, {"gqa": 88.84, "vqav2": 91.0}, 100.0, 16.0, 16.0, 100.0, untouched=True)
     return Comparison(
         TASKS,
         (
@@ -44,7 +44,7 @@ def comparison() -> Comparison:
                    reference=contrast("ours", -10, True)),
             scored("own", 4, 79.0, vanilla=contrast("none", -21, False, gqa=False),
                    reference=contrast("ours", -11, False, gqa=False), adaptive=True),
-            Row("late", 4, {}, None, None, None, None),
+            ComparisonRow("late", 4, {}, None, None, None, None),
             scored("rival_1", 2, 70.0, vanilla=contrast("none", -30, True),
                    reference=contrast("ours", 3, False)),
             scored("ours", 2, 67.0, vanilla=contrast("none", -33, True)),

@@ -11,7 +11,7 @@ import torch
 from compress.micro.recipe import busy_decoder, decoder
 from compress.micro.recipe.build import (
     VISION,
-    Recipe,
+    MicroRecipe,
     build_busy,
     build_micro,
     build_next,
@@ -19,8 +19,8 @@ from compress.micro.recipe.build import (
     build_wide,
 )
 from compress.micro.recipe.busy_build import COURSES, BusyRecipe
-from compress.micro.recipe.decoder import Course
-from compress.micro.recipe.tower import Scenes, training_row
+from compress.micro.recipe.decoder import TeachingStage
+from compress.micro.recipe.tower import SceneBatch, training_row
 from compress.micro.world import Photograph, scene
 from compress.models.loading import MODELS, load
 
@@ -29,10 +29,12 @@ from compress.models.loading import MODELS, load
 def small(monkeypatch):
     monkeypatch.setattr(decoder, "which", lambda name: None)  # compiling would take longer than the training
     courses = (
-        Course("thin", "what", steps=3, steady=3, every=2, visual=32, batch=4, questions=4, text=64),
-        Course("whole", "where", steps=2, steady=1, batch=4, questions=4, text=64, cells=False, thinned=0.5),
+        TeachingStage("thin", "what", steps=3, steady=3, every=2, visual=32, batch=4, questions=4, text=64),
+        TeachingStage(
+            "whole", "where", steps=2, steady=1, batch=4, questions=4, text=64, cells=False, thinned=0.5
+        ),
     )
-    return Recipe(scenes=24, check_scenes=8, windows=2, wholes=2, places=2, align=2, courses=courses)
+    return MicroRecipe(scenes=24, check_scenes=8, windows=2, wholes=2, places=2, align=2, courses=courses)
 
 
 @pytest.mark.slow
@@ -60,7 +62,7 @@ def prepare(recipe, work, tiled):
     work.mkdir()
     for name, split, count in (("scenes", "train", recipe.scenes), ("check", "val", recipe.check_scenes)):
         rows = [training_row(split, seed, tiled) for seed in range(count)]
-        np.savez(work / name, **vars(Scenes(*map(np.stack, zip(*rows, strict=True)))))
+        np.savez(work / name, **vars(SceneBatch(*map(np.stack, zip(*rows, strict=True)))))
     for course in recipe.courses:
         made = decoder.lessons("train", range(recipe.scenes), 0, course.questions, course.mixture)
         (work / f"lessons-{course.mixture}-0.pkl").write_bytes(pickle.dumps(made))
@@ -72,7 +74,7 @@ def prepare(recipe, work, tiled):
     ("build", "tokens", "width"), [(build_next, 744, 96), (build_qwen, 144, 120), (build_wide, 144, 144)]
 )
 def test_the_twins_recipes_do_too(build, tokens, width, small, tmp_path):
-    last = Course(
+    last = TeachingStage(
         "last", "where", steps=2, steady=1, batch=2, visual=40, questions=4, text=64, cells=False, thinned=0.5
     )
     recipe = replace(small, scenes=6, check_scenes=2, imitate=2, align=0, courses=(last,))

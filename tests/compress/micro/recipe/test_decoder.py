@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig
 
-from compress.micro.recipe.decoder import Lesson, Pupil, llava, new_model, pack, run, thin
+from compress.micro.recipe.decoder import Lesson, TrainingModel, llava, new_model, pack, run, thin
 
 OWNER = torch.tensor([[-1] * 100 + [0] * 30 + [1] * 13 + [2]]).expand(400, -1)
 
@@ -36,7 +36,7 @@ def test_the_share_of_thinned_scenes_is_as_asked():
 
 
 @pytest.fixture(scope="module")
-def pupil() -> Pupil:
+def pupil() -> TrainingModel:
     """A decoder whose every layer speaks: attention and MLP of a fresh one add nothing."""
     vision = CLIPVisionConfig(
         hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=1, image_size=96,

@@ -8,7 +8,7 @@ import torch
 from transformers import CLIPVisionConfig
 
 from compress.micro.recipe import decoder, twins
-from compress.micro.recipe.tower import IGNORE, MEAN, STD, Scenes, cut, label_scene
+from compress.micro.recipe.tower import IGNORE, MEAN, STD, SceneBatch, cut, label_scene
 from compress.micro.world import Photograph, render, scene
 
 
@@ -81,7 +81,7 @@ def test_lessons_run_as_the_model_itself_would(micro, packed):
 
     following = twins.new_next(micro).eval()
     rows = label_scene(scene("train", 0), tiled=True)
-    scenes = Scenes(*(np.stack([column]) for column in rows))
+    scenes = SceneBatch(*(np.stack([column]) for column in rows))
     pupil = twins.llava_next(following)
     features = decoder.tower_features(following.model.vision_tower, scenes).float()
     said = decoder.run(pupil, pupil.project(features), alone)[0]
@@ -100,7 +100,7 @@ def test_lessons_run_as_the_model_itself_would(micro, packed):
 def test_newlines_have_no_content_to_learn(micro):
     pupil = twins.llava_next(twins.new_next(micro))
     rows = label_scene(scene("train", 3), tiled=True)
-    scenes = Scenes(*(np.stack([column]) for column in rows))
+    scenes = SceneBatch(*(np.stack([column]) for column in rows))
     alignment = decoder.Alignment(scenes, pupil.shows)
     newline = pupil.shows == 720
     assert len(newline) == 744 and newline.sum() == 24
@@ -120,7 +120,7 @@ def test_quarters_lie_where_the_crops_of_the_processor_do(micro):
 
 def test_tiles_know_which_phrases_they_show():
     rows = label_scene(scene("train", 0), tiled=True)
-    scenes = Scenes(*(np.stack([column]) for column in rows))
+    scenes = SceneBatch(*(np.stack([column]) for column in rows))
     tiles = scenes.tiles
     assert tiles.pixels.shape == (5, 96, 96, 3) and tiles.kind.shape == (5, 144)
     assert np.array_equal(tiles.phrases[0], scenes.phrases[0])
