@@ -184,12 +184,18 @@ class OutFolder(click.Path):
 
 def whole_numbers(ctx: click.Context, parameter: click.Parameter, text: str | None) -> list[int]:
     """Callback for options such as --together 1,16; empty for one that was not given."""
-    if text is None:
-        return []
+    try:
+        return [] if text is None else read_whole_numbers(text)
+    except ValueError as problem:
+        raise click.BadParameter(str(problem)) from problem
+
+
+def read_whole_numbers(text: str) -> list[int]:
+    """Whole numbers with commas between them, each once; ValueError for anything else."""
     try:
         numbers = [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
         numbers = []
     if not numbers:
-        raise click.BadParameter(f"'{text}': write whole numbers with commas, for instance 1,16.")
+        raise ValueError(f"'{text}': write whole numbers with commas, for instance 1,16.")
     return list(dict.fromkeys(numbers))

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.inputs import asked
 from bench.commands.options import Count, OutFile, as_json, keep_option
 from bench.console import model_options, option, say, show_json
-from bench.evaluation.opening import budget, load_model, open_image
+from bench.evaluation.opening import asked, budget, load_model, open_image
 
 if TYPE_CHECKING:
     from compress.budget import Match

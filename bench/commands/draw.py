@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bench.commands.inputs import asked
 from bench.commands.options import SEED, Count, OutFile, keep_option, keeps_option
 from bench.console import model_options, option, progress, say
-from bench.evaluation.opening import budget, load_model, open_image
+from bench.evaluation.opening import asked, budget, load_model, open_image
 from evosearch.registry import specs
 
 if TYPE_CHECKING:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from bench.commands.options import PROCESSES, Amount, Count, as_json, keeps_option
-from bench.console import OutFolder, option, progress, say, show_json, whole_numbers
-from bench.evaluation.opening import load_model
+from bench.commands.options import PROCESSES, Amount, Count, WholeNumbers, as_json, keeps_option, options_of
+from bench.console import OutFolder, option, progress, say, show_json
 from evosearch.registry import names
 
 if TYPE_CHECKING:
-    from bench.edge.chain import Positions
-    from compress.keep import Keep
+    from bench.edge.benchmark import EdgeOptions, SubjectOptions
+    from bench.edge.precision import Precision
 
 # What an option leaves nothing to do for, and why: the names of parameters.
 IDLE = {
@@ -29,6 +28,24 @@ IDLE = {
 }  # fmt: skip
 
 
+class PrecisionType(click.ParamType):
+    """Bits of weights, activations and cache, as W4A8KV8."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Precision:
+        from bench.edge.precision import Precision
+
+        return Precision.parse(value)
+
+
+def budgeted(values: dict[str, Any]) -> EdgeOptions:
+    """The defaults, with the budgets of --keep."""
+    from bench.edge.benchmark import EdgeOptions
+
+    return EdgeOptions(values.pop("keeps"))
+
+
 @click.command()
 @option(
     "--runtimes",
@@ -36,62 +53,49 @@ IDLE = {
     default="ort",
     help="Runtimes, separated by commas: ort, ort-static, llamacpp, llamacpp-unpadded, or all.",
 )
-@option("--model", default="micro", help="LLaVA-1.5 model: shipped model, folder or hub name.")
-@option(
-    "--shape",
-    help="Published architecture to build with random weights, instead of --model: llava-1.5-7b or"
-    " llava-1.5-13b.",
-)
-@option(
-    "--depth-slice",
-    "layers",
-    type=int,
-    help="Number of decoder layers to time, from the first. Default: all.",
-)
-@option("--compressor", help="Folder of a trained compressor. Default: the shipped one.")
+@options_of(
+    "bench.edge.benchmark:SubjectOptions", "subject",
+    {
+        "model": "LLaVA-1.5 model: shipped model, folder or hub name.",
+        "shape": "Published architecture to build with random weights, instead of --model: llava-1.5-7b or "
+        "llava-1.5-13b.",
+        "layers": "Number of decoder layers to time, from the first.",
+        "compressor": "Folder of a trained compressor.",
+        "samples": "Number of questions whose answers are compared with those of torch.",
+    },
+    names={"layers": "--depth-slice"}, types={"layers": click.INT},
+    defaults={"layers": "all", "compressor": "the shipped one"},
+)  # fmt: skip
 @keeps_option("1/3,2/9,1/9")
-@option("--chunk", type=int, help="Rows of a prefill call. Default: 128, or fewer for small images.")
-@option(
-    "--contexts",
-    callback=whole_numbers,
-    help="Rows of the KV cache without and with compression. Default: 1024,256 for 576 visual "
-    "tokens, scaled for others.",
-)
-@option(
-    "--text",
-    type=Count(1),
-    help="Maximum number of text tokens in a prompt. Default: a ninth of the visual tokens.",
-)
-@option("--precision", help="Precision of the decoder, such as W4A32KV8. Default: each runtime's own.")
-@option(
-    "--positions",
-    type=click.Choice(["original", "compact"]),
-    help="Position ids of kept tokens: original, or renumbered without gaps (compact). Default: "
-    "original where the runtime supports gaps.",
-)
-@option(
-    "--decode",
-    "decoded",
-    default=2,
-    type=Count(1),
-    help="Tokens decoded after each prompt; the table shows the time per token.",
-)
-@option(
-    "--samples",
-    default=8,
-    type=Count(1),
-    help="Number of questions whose answers are compared with those of torch.",
-)
-@option("--rounds", default=20, type=Count(1), help="Number of timed rounds (budgets are interleaved).")
-@option("--warmup", default=3, type=Count(1), help="Number of warm-up rounds.")
-@option("--threads", default=0, type=Count(0, PROCESSES), help="Runtime threads; 0 = runtime default.")
-@option(
-    "--clock",
-    type=click.Choice(["wall", "processor"]),
-    default="wall",
-    help="Clock: wall time, or the CPU time of one thread (processor), for a CPU that other "
-    "processes use as well.",
-)
+@options_of(
+    "bench.edge.benchmark:EdgeOptions", "options",
+    {
+        "chunk": "Rows of a prefill call.",
+        "contexts": "Rows of the KV cache without and with compression.",
+        "text": "Maximum number of text tokens in a prompt.",
+        "precision": "Precision of the decoder, such as W4A32KV8.",
+        "positions": "Position ids of kept tokens: original, or renumbered without gaps (compact).",
+        "decoded": "Tokens decoded after each prompt; the table shows the time per token.",
+        "rounds": "Number of timed rounds (budgets are interleaved).",
+        "warmup": "Number of warm-up rounds.",
+        "threads": "Runtime threads; 0 = runtime default.",
+        "clock": "Clock: wall time, or the CPU time of one thread (processor), for a CPU that other "
+        "processes use as well.",
+    },
+    names={"decoded": "--decode"},
+    types={
+        "chunk": click.INT, "contexts": WholeNumbers(), "precision": PrecisionType(),
+        "threads": Count(0, PROCESSES),
+    },
+    defaults={
+        "chunk": "128, or fewer for small images",
+        "contexts": "1024,256 for 576 visual tokens, scaled for others",
+        "text": "a ninth of the visual tokens",
+        "precision": "each runtime's own",
+        "positions": "original where the runtime supports gaps",
+    },
+    start=budgeted,
+)  # fmt: skip
 @option(
     "--files",
     type=OutFolder(),
@@ -110,11 +114,8 @@ IDLE = {
 @as_json
 @click.pass_obj
 def edge(
-    command: str, wanted: str, model: str, shape: str | None, layers: int | None, compressor: str | None,
-    keeps: list[Keep], chunk: int | None, contexts: list[int], text: int | None, precision: str | None,
-    positions: Positions | None, decoded: int, samples: int, rounds: int, warmup: int, threads: int,
-    clock: str, files: Path | None, external: str | None, tokens: int | None, timeout: float, paper: bool,
-    out: Path | None, machine: bool,
+    command: str, wanted: str, subject: SubjectOptions, options: EdgeOptions, files: Path | None,
+    external: str | None, tokens: int | None, timeout: float, paper: bool, out: Path | None, machine: bool,
 ) -> None:  # fmt: skip
     """Time the chain from image to answer with the fixed shapes of a phone (paper, Table 4).
 
@@ -128,25 +129,12 @@ def edge(
     refuse_idle(click.get_current_context())
     from bench.edge import paper as published
     from bench.edge import table
-    from bench.edge.benchmark import Subject, own_model, published_size
-    from bench.edge.precision import Precision
     from bench.edge.protocol import PAPER_TOKENS
-    from bench.edge.run import EdgeOptions, run
+    from bench.edge.run import run
     from bench.edge.runtimes import external as other
     from bench.edge.runtimes.registry import RUNTIMES
     from bench.evaluation.environment import environment
     from bench.evaluation.history import now
-
-    options = EdgeOptions(
-        keeps=keeps, chunk=chunk, contexts=contexts, text=text, decoded=decoded, warmup=warmup, rounds=rounds,
-        threads=threads, positions=positions, precision=Precision.parse(precision) if precision else None,
-        clock=clock,
-    )  # fmt: skip
-
-    def load() -> Subject:
-        if shape:
-            return published_size(shape, layers)
-        return own_model(load_model(model, "cpu", "float32"), compressor, layers, samples)
 
     if external is not None:
         with progress("external", "budgets") as report:
@@ -154,7 +142,7 @@ def edge(
     elif tokens is not None:
         raise ValueError("--tokens needs --external: a model determines its own number of visual tokens")
     else:
-        measured = run(options, names(wanted, "--runtimes", [*RUNTIMES]), load, progress, files)
+        measured = run(options, names(wanted, "--runtimes", [*RUNTIMES]), subject.load, progress, files)
     if paper:
         measured.append(published.table())
     facts = environment() | {"date": now(), "command": command}

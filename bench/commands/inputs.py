@@ -38,13 +38,6 @@ def open_batches(size: int | None, mllm: MLLM) -> Batches:
     return Batches(size) if size else Batches.for_device(mllm.model.device)
 
 
-def asked(question: str) -> str:
-    """The question; ValueError if it is empty."""
-    if not question.strip():
-        raise ValueError("the question is empty: ask something about the image")
-    return question
-
-
 def by_source(method: str, source: str) -> str:
     """The name of a method whose indices come from another model."""
     return f"{method} (indices from {Path(source).name})"

@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.commands.inputs import asked
-from bench.commands.options import Count, as_json, keeps_option
+from bench.commands.options import Count, as_json, keeps_option, options_of
 from bench.console import OutFolder, model_options, option, progress, say, show_json
-from bench.evaluation.opening import load_model, shaped
 from evosearch.registry import names
 
 if TYPE_CHECKING:
-    from compress.budget import Match
-    from compress.keep import Keep
+    from bench.latency.run import Conditions, RequestOptions
     from compress.models.loading import Anyres
+
+
+class Modes(click.ParamType):
+    """Ways of running a model, with commas between them, or all."""
+
+    name = "text"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        from bench.latency.modes import MODES
+        from evosearch.registry import find
+
+        chosen = names(value, "--modes", list(MODES))
+        for mode in chosen:
+            find(MODES, mode, "mode")
+        return tuple(chosen)
+
+
+def budgeted(values: dict[str, Any]) -> Conditions:
+    """The defaults, with the budgets of --keep; the methods are not known yet."""
+    from bench.latency.run import Conditions
+
+    return Conditions(methods=(), keeps=tuple(values.pop("keeps")))
 
 
 @click.command()
@@ -25,39 +47,39 @@ if TYPE_CHECKING:
     help="Methods, separated by commas: NAME or NAME:option=value,... (evocomp list methods).",
 )  # fmt: skip
 @keeps_option("3/4,1/2,1/3,2/9,1/9")
-@option(
-    "--match", type=click.Choice(["equivalent", "tokens"]), default="equivalent",
-    help="Which cost is held equal across methods: mean tokens per layer (equivalent), or tokens "
+@options_of(
+    "bench.latency.run:Conditions", "conditions",
+    {
+        "match": "Which cost is held equal across methods: mean tokens per layer (equivalent), or tokens "
         "kept at the end (tokens).",
-)  # fmt: skip
-@option(
-    "--modes",
-    default="eager",
-    help="Execution modes, separated by commas: eager, static, compiled, graphs, or all.",
-)
-@option("--shape", help="Published architecture to build with random weights, instead of --model.")
-@option(
-    "--depth-slice",
-    type=int,
-    metavar="N",
-    help="With --shape: number of decoder layers to build. Default: all.",
-)
-@option("--batch", default=1, type=Count(1), help="Number of identical requests per batch.")
-@option("--new", "steps", default=8, type=Count(1), help="Number of tokens to decode.")
-@option("--text", default=40, type=Count(2), help="With --shape: number of text tokens in the prompt.")
-@option("--image", default="micro:3", help="With --model: image file, or micro:SEED for a generated scene.")
-@option("--question", default="what color is the star ?", help="With --model: question to ask.")
-@option("--repetitions", default=30, type=Count(2), help="Number of timed rounds (methods are interleaved).")
-@option("--warmup", default=3, type=Count(0), help="Number of warm-up rounds.")
-@option(
-    "--clock", type=click.Choice(["wall", "processor"]), default="wall",
-    help="Clock: wall time, or the CPU time of one thread (processor), for a CPU that other "
+        "modes": "Execution modes, separated by commas: eager, static, compiled, graphs, or all.",
+        "batch": "Number of identical requests per batch.",
+        "steps": "Number of tokens to decode.",
+        "repetitions": "Number of timed rounds (methods are interleaved).",
+        "warmup": "Number of warm-up rounds.",
+        "clock": "Clock: wall time, or the CPU time of one thread (processor), for a CPU that other "
         "processes use as well.",
+        "compressor": "Folder of a trained compressor.",
+    },
+    names={"steps": "--new"},
+    types={
+        "match": click.Choice(["equivalent", "tokens"]), "modes": Modes(), "repetitions": Count(2),
+        "warmup": Count(0),
+    },
+    defaults={"modes": "eager", "compressor": "the shipped one; with --shape: random weights"},
+    start=budgeted,
 )  # fmt: skip
-@option(
-    "--compressor",
-    help="Folder of a trained compressor. Default: the shipped one; with --shape: random weights.",
-)
+@options_of(
+    "bench.latency.run:RequestOptions", "request",
+    {
+        "shape": "Published architecture to build with random weights, instead of --model.",
+        "depth_slice": "With --shape: number of decoder layers to build.",
+        "text": "With --shape: number of text tokens in the prompt.",
+        "image": "With --model: image file, or micro:SEED for a generated scene.",
+        "question": "With --model: question to ask.",
+    },
+    types={"depth_slice": click.INT, "text": Count(2)}, defaults={"depth_slice": "all"},
+)  # fmt: skip
 @option(
     "--accuracy", "scored", type=click.Path(file_okay=False, path_type=Path),
     help="Folder of `evocomp compare --out`, for a plot of accuracy against latency.",
@@ -67,10 +89,8 @@ if TYPE_CHECKING:
 @as_json
 @click.pass_obj
 def latency(
-    command: str, wanted: str, keeps: list[Keep], match: Match, modes: str, shape: str | None,
-    depth_slice: int | None, batch: int, steps: int, text: int, image: str, question: str, repetitions: int,
-    warmup: int, clock: str, compressor: str | None, scored: Path | None, out: Path | None, model: str,
-    anyres: Anyres, device: str, dtype: str, machine: bool,
+    command: str, wanted: str, conditions: Conditions, request: RequestOptions, scored: Path | None,
+    out: Path | None, model: str, anyres: Anyres, device: str, dtype: str, machine: bool,
 ) -> None:  # fmt: skip
     """Time vision encoding, selection, prefill, first token, decoding and the total for every method.
 
@@ -82,34 +102,25 @@ def latency(
     Example:
       evocomp bench latency --methods fastv,visionzip,evocomp --keep 48,16 --out latency
     """
-    from bench.latency.modes import MODES
     from bench.latency.report import in_words, read_accuracy, results
-    from bench.latency.run import RANDOM, Conditions, prompt, rivals, run
-    from compress.models.shapes import random_inputs
-    from evosearch.registry import find
+    from bench.latency.run import RANDOM, rivals, run
 
-    chosen = names(modes, "--modes", list(MODES))
-    for mode in chosen:
-        find(MODES, mode, "mode")
-    if depth_slice is not None and not shape:
-        raise ValueError("--depth-slice needs --shape (evocomp bench latency --help)")
-    if "graphs" in chosen and not device.startswith("cuda"):
+    if "graphs" in conditions.modes and not device.startswith("cuda"):
         raise ValueError("--modes graphs records CUDA graphs: choose --device cuda, or other modes")
     accuracy = read_accuracy(scored) if scored else {}
-    compressor = compressor or (RANDOM if shape else None)
+    compressor = conditions.compressor or (RANDOM if request.shape else None)
     methods = rivals(wanted, model, compressor)  # a slip of the pen is told before a large model is made
-    mllm = shaped(shape, device, dtype, depth_slice) if shape else load_model(model, device, dtype, anyres)
-    conditions = Conditions(
-        methods=tuple(methods), keeps=tuple(keeps), modes=tuple(chosen), match=match, batch=batch,
-        steps=steps, repetitions=repetitions, warmup=warmup, model=model, compressor=compressor, clock=clock,
-    )  # fmt: skip
-    inputs = random_inputs(mllm, text, batch) if shape else prompt(mllm, image, asked(question), batch)
+    conditions = replace(conditions, methods=tuple(methods), model=model, compressor=compressor)
+    mllm = request.load(model, device, dtype, anyres)
+    inputs = request.inputs(mllm, conditions.batch)
     with progress("measure", "rounds") as report:
         found = run(mllm, conditions, inputs, out, accuracy=accuracy, command=command, progress=report)
     if machine:
         show_json(results(found))
         return
-    click.echo(in_words(found, f"{mllm.name}, {device}, {dtype}: medians in ms of {clock} time"), nl=False)
+    click.echo(
+        in_words(found, f"{mllm.name}, {device}, {dtype}: medians in ms of {conditions.clock} time"), nl=False
+    )
     if out:
         say(f"results.json, latency.csv, latency.md, raw rounds and pictures are in {out}")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.console import F, OutFolder, option, with_default
+from bench.console import F, OutFolder, option, read_whole_numbers, with_default
 from evosearch.registry import cut
 
 if TYPE_CHECKING:
@@ -181,6 +181,18 @@ def budgets(ctx: click.Context, parameter: click.Parameter, text: str | None) ->
     if not found:
         raise click.BadParameter(f"'{text}': write budgets with commas, for instance 48,32,11.1%; {BUDGET}.")
     return list(dict.fromkeys(found))
+
+
+class WholeNumbers(click.ParamType):
+    """Whole numbers with commas between them, each once."""
+
+    name = "text"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+        try:
+            return read_whole_numbers(value)
+        except ValueError as problem:
+            self.fail(str(problem), param, ctx)
 
 
 # Options from the fields of a dataclass --------------------------------------------------------------------

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.inputs import asked
 from bench.commands.options import SEED, Count, as_json, keep_option
 from bench.console import OutFolder, model_options, option, progress, say, show_json, show_table
-from bench.evaluation.opening import budget, load_model, open_image
+from bench.evaluation.opening import asked, budget, load_model, open_image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -22,9 +22,12 @@ from bench.edge.runtimes.registry import Runtime
 from bench.edge.timing import Measurement, Progress, measure, parity
 from bench.evaluation.compressors import random_compressor, selector_for
 from bench.evaluation.ledger import DecoderShape
+from bench.evaluation.opening import load_model
+from bench.evaluation.times import ClockKind
 from bench.tasks.load import load_tasks
 from compress.compressor.evocomp import EvoComp
 from compress.compressor.network import Compressor
+from compress.keep import Keep, count_of
 from compress.micro.worlds import world_of
 from compress.models.loading import MLLM
 from compress.models.shapes import build
@@ -35,23 +38,44 @@ Stage = Callable[[str, str], AbstractContextManager[Progress]]  # title and unit
 
 
 @dataclass(frozen=True)
-class EdgePlan:
-    """What is measured, and at which shapes."""
+class EdgeOptions:
+    """What is measured, whatever the model; None and () leave a setting to the protocol or the runtime."""
 
-    protocol: Protocol
-    keeps: Sequence[int]  # visual tokens kept; first all of them
-    text: int  # other tokens that a prompt may have
+    keeps: Sequence[Keep]
+    chunk: int | None = None
+    contexts: Sequence[int] = ()
+    text: int | None = None  # other tokens that a prompt may have; None: a ninth of the visual ones
     decoded: int = 2  # tokens read one by one behind each prompt
     warmup: int = 3
     rounds: int = 20
     threads: int = 0  # 0: as many as the runtime likes
     positions: Positions | None = None  # None: original where the runtime takes gaps
     precision: Precision | None = None  # None: the runtime's own
-    clock: str = "wall"  # a kind in `bench.evaluation.times.NOW`
+    clock: ClockKind = "wall"
 
     def __post_init__(self) -> None:
         if self.clock == "processor" and self.threads != 1:
             raise ValueError("--clock processor is the time of one thread: add --threads 1")
+
+    def plan(self, whole: int) -> EdgePlan:
+        """What is measured of an image of `whole` visual tokens: all of them first, then the budgets."""
+        budgets = [count_of(keep, whole) for keep in self.keeps]
+        return EdgePlan(
+            self,
+            Protocol.scaled(whole, self.chunk, self.contexts),
+            list(dict.fromkeys([whole, *budgets])),
+            self.text or round(whole / 9),
+        )
+
+
+@dataclass(frozen=True)
+class EdgePlan:
+    """What is measured, and at which shapes."""
+
+    options: EdgeOptions
+    protocol: Protocol
+    keeps: Sequence[int]  # visual tokens kept; first all of them
+    text: int  # other tokens that a prompt may have
 
 
 @dataclass(frozen=True)
@@ -78,6 +102,26 @@ class Subject:
         return [self.mllm.processor.tokenizer.eos_token_id] if self.samples else []
 
 
+@dataclass(frozen=True)
+class SubjectOptions:
+    """Which model is measured: `model`, or the published architecture `shape` with random weights.
+
+    `layers` are the decoder layers to time, from the first; None: all.
+    """
+
+    model: str = "micro"
+    shape: str | None = None
+    layers: int | None = None
+    compressor: str | None = None  # a folder; None: the one that ships with the model
+    samples: int = 8
+
+    def load(self) -> Subject:
+        """ValueError for a model of another family than LLaVA-1.5."""
+        if self.shape:
+            return published_size(self.shape, self.layers)
+        return own_model(load_model(self.model), self.compressor, self.layers, self.samples)
+
+
 def published_size(shape: str, layers: int | None) -> Subject:
     """A LLaVA-1.5 of `compress.models.shapes` with random weights: whole or its first decoder layers."""
     check_family(build(shape, device="meta"))
@@ -94,7 +138,7 @@ def own_model(mllm: MLLM, compressor: str | None, layers: int | None, samples: i
 
 
 def benchmark(
-    runtime: Runtime, load: Callable[[], Subject], plan_for: Callable[[int], EdgePlan], folder: Path | None,
+    runtime: Runtime, load: Callable[[], Subject], options: EdgeOptions, folder: Path | None,
     stage: Stage,
 ) -> Measurement:  # fmt: skip
     """Time a runtime on the first question, and hold its answers to all of them against torch.
@@ -106,34 +150,34 @@ def benchmark(
     for module in runtime.modules:
         optional(module, runtime.extra)
     subject = load()
-    plan = plan_for(subject.mllm.visual_tokens)
+    plan = options.plan(subject.mllm.visual_tokens)
     work = prepare(
-        subject.mllm, subject.compressor, plan.protocol, plan.text, _precision(runtime, subject, plan),
+        subject.mllm, subject.compressor, plan.protocol, plan.text, _precision(runtime, subject, options),
         runtime.files, layers=subject.layers, random=not subject.samples,
     )  # fmt: skip
     settings, questions, stop = work.settings, subject.questions(work), subject.stop
     del subject
     for asked in questions:
         for keep in plan.keeps:
-            settings.context(keep, asked.words, plan.decoded + 1)
+            settings.context(keep, asked.words, options.decoded + 1)
     place = nullcontext(folder / runtime.files) if folder else tempfile.TemporaryDirectory()
     with place as where:
         bundle = exported(work, Path(where), runtime.export)
         reference = None if settings.random else work.reference
         del work  # of which a large model's memory is full
-        backend = runtime.open(bundle, plan.threads)
-        positions = plan.positions or ("original" if backend.gaps else "compact")
-        chain = Chain(backend, settings, bundle.embeddings, positions, plan.clock)
+        backend = runtime.open(bundle, options.threads)
+        positions = options.positions or ("original" if backend.gaps else "compact")
+        chain = Chain(backend, settings, bundle.embeddings, positions, options.clock)
         with stage(runtime.title, "rounds") as progress:
             cells, added = measure(
-                chain, questions[0], plan.keeps, plan.decoded, warmup=plan.warmup, rounds=plan.rounds,
-                progress=progress,
+                chain, questions[0], plan.keeps, options.decoded, warmup=options.warmup,
+                rounds=options.rounds, progress=progress,
             )  # fmt: skip
         held = None
         if reference:
             aside = Chain(reference, settings, bundle.embeddings, positions)
             with stage("the same in torch", "prompts") as progress:
-                held = parity(chain, aside, questions, plan.keeps, plan.decoded + 1, stop, progress)
+                held = parity(chain, aside, questions, plan.keeps, options.decoded + 1, stop, progress)
         memory = {
             "decoder weights on disk": bundle.size(f"{DECODER}.data", GGUF),
             "tower and compressor on disk": bundle.size("vision.*", "compressor.*"),
@@ -142,14 +186,14 @@ def benchmark(
         }
     facts = [
         f"{settings.what}; {runtime.package} {version(runtime.package)}, threads "
-        f"{plan.threads or 'as it likes'}; chunks of {settings.chunk}, {positions} positions, "
-        f"{questions[0].words} text tokens, {plan.rounds} rounds, {plan.clock} time"
+        f"{options.threads or 'as it likes'}; chunks of {settings.chunk}, {positions} positions, "
+        f"{questions[0].words} text tokens, {options.rounds} rounds, {options.clock} time"
     ]
     return Measurement(runtime.title, backend.label, backend.padded, cells, held, memory, facts)
 
 
-def _precision(runtime: Runtime, subject: Subject, plan: EdgePlan) -> Precision:
+def _precision(runtime: Runtime, subject: Subject, options: EdgeOptions) -> Precision:
     head = DecoderShape.of(subject.mllm.decoder.config).head_dim
-    precision = plan.precision or runtime.precision(head)
+    precision = options.precision or runtime.precision(head)
     runtime.check(precision)
     return precision

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bench.edge.bundle import BundleSettings
 from bench.edge.precision import Floats, Ints
 from bench.edge.runner import Backend
-from bench.evaluation.times import NOW
+from bench.evaluation.times import NOW, ClockKind
 
 STAGES = ("vision", "compression", "prefill", "decode")
 Positions = Literal["original", "compact"]
@@ -55,7 +55,7 @@ class Chain:
     settings: BundleSettings
     embeddings: Floats  # [V, H]
     positions: Positions = "original"
-    clock: str = "wall"  # a kind in NOW
+    clock: ClockKind = "wall"
 
     def __post_init__(self) -> None:
         if self.positions == "original" and not self.backend.gaps:

@@ -79,3 +79,10 @@ def open_image(name: str, side: int = 0) -> Image:
         return open_rgb(Path(name), name)
     except ValueError as problem:
         raise ValueError(f"{problem}: give a PNG, JPEG or WebP file") from problem
+
+
+def asked(question: str) -> str:
+    """The question; ValueError if it is empty."""
+    if not question.strip():
+        raise ValueError("the question is empty: ask something about the image")
+    return question

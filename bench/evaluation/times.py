@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-NOW: dict[str, Callable[[], float]] = {  # seconds on the host
+ClockKind = Literal["wall", "processor"]
+NOW: dict[ClockKind, Callable[[], float]] = {  # seconds on the host
     "wall": time.perf_counter,
     "processor": time.process_time,  # that this process spent on it, whatever else the machine does
 }

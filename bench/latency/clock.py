@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from bench.evaluation.times import NOW
+from bench.evaluation.times import NOW, ClockKind
 
 Mark = Any  # a moment, which only its clock can read
 
@@ -89,8 +89,8 @@ class CudaClock:
         return torch.cuda.max_memory_allocated(self.device)
 
 
-def clock_of(device: torch.device, kind: str = "wall") -> Clock:
-    """The clock for a model on this device, of a kind in NOW; ValueError where there is none."""
+def clock_of(device: torch.device, kind: ClockKind = "wall") -> Clock:
+    """The clock for a model on this device; ValueError where there is none."""
     if kind == "processor" and (device.type != "cpu" or torch.get_num_threads() > 1):
         raise ValueError(
             "processor time is that of one thread on a cpu: choose --device cpu and set OMP_NUM_THREADS=1, "

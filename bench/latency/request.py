@@ -11,7 +11,7 @@ import torch
 from pydantic import NonNegativeFloat
 
 from bench.evaluation.ledger import DecoderShape, Ledger
-from bench.evaluation.times import NOW
+from bench.evaluation.times import NOW, ClockKind
 from bench.latency.clock import clock_of
 from bench.latency.modes import Eager, Static
 from bench.latency.stages import Stages
@@ -68,7 +68,7 @@ class LatencyRunner:
 
     def __init__(
         self, mllm: MLLM, selectors: Mapping[str, Selector | None], inputs: Mapping[str, Any], *, steps: int,
-        match: Match = "equivalent", clock: str = "wall",
+        match: Match = "equivalent", clock: ClockKind = "wall",
     ):  # fmt: skip
         self.mllm, self.selectors, self.inputs = mllm, selectors, inputs
         self.steps, self.match = steps, match

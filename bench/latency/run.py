@@ -14,8 +14,9 @@ from bench.evaluation.comparison import VANILLA
 from bench.evaluation.compressors import buildable, random_compressor, selector_for, takes_compressor
 from bench.evaluation.environment import environment
 from bench.evaluation.history import now
-from bench.evaluation.opening import open_image
+from bench.evaluation.opening import asked, load_model, open_image, shaped
 from bench.evaluation.protocol import of_method
+from bench.evaluation.times import ClockKind
 from bench.latency.measure import Progress, measure
 from bench.latency.modes import MODES
 from bench.latency.power import Driver
@@ -25,16 +26,16 @@ from bench.latency.rounds import Rounds
 from compress.base import Selector
 from compress.budget import Match
 from compress.keep import Keep, count_of
-from compress.models.loading import MLLM
+from compress.models.loading import MLLM, Anyres
+from compress.models.shapes import random_inputs
 from evosearch.registry import find, parse, pick, specs
 
 RANDOM = "random"  # in place of a compressor's folder: random weights
-IMAGE, QUESTION = "micro:3", "what color is the star ?"  # what a request asks unless told otherwise
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What is asked for. `compressor` is a folder, "random", or None for the one shipped with `model`."""
+    """What is timed. `compressor` is a folder, "random", or None for the one shipped with `model`."""
 
     methods: tuple[str, ...]
     keeps: tuple[Keep, ...]
@@ -46,7 +47,7 @@ class Conditions:
     warmup: int = 3
     model: str = "micro"
     compressor: str | None = None
-    clock: str = "wall"  # or "processor"
+    clock: ClockKind = "wall"
 
     def selectors(self, mllm: MLLM) -> dict[str, Selector | None]:
         """Methods by their specs, vanilla first."""
@@ -76,6 +77,34 @@ class Conditions:
         return whole + [
             LatencyCell(spec, keep, mode) for keep in budgets for spec in self.methods for mode in self.modes
         ]
+
+
+@dataclass(frozen=True)
+class RequestOptions:
+    """What the model is asked: `question` about `image`, or, with the published architecture `shape` and its
+    random weights, a prompt with `text` random tokens. `depth_slice` builds only its first decoder layers."""
+
+    shape: str | None = None
+    depth_slice: int | None = None
+    text: int = 40
+    image: str = "micro:3"
+    question: str = "what color is the star ?"
+
+    def __post_init__(self) -> None:
+        if self.depth_slice is not None and not self.shape:
+            raise ValueError("--depth-slice needs --shape (evocomp bench latency --help)")
+
+    def load(self, model: str, device: str, dtype: str, anyres: Anyres) -> MLLM:
+        """The model that is timed: `model`, unless there is a shape."""
+        if self.shape:
+            return shaped(self.shape, device, dtype, self.depth_slice)
+        return load_model(model, device, dtype, anyres)
+
+    def inputs(self, mllm: MLLM, batch: int = 1) -> dict[str, Any]:
+        """Inputs of the model: the same request `batch` times."""
+        if self.shape:
+            return dict(random_inputs(mllm, self.text, batch))
+        return prompt(mllm, self.image, asked(self.question), batch)
 
 
 def run(
@@ -123,7 +152,7 @@ def rivals(wanted: str, model: str, compressor: str | None) -> list[str]:
     return [spec for spec in listed if spec != VANILLA]
 
 
-def prompt(mllm: MLLM, image: str = IMAGE, question: str = QUESTION, batch: int = 1) -> dict[str, Any]:
+def prompt(mllm: MLLM, image: str, question: str, batch: int) -> dict[str, Any]:
     """Inputs of the model: the same request `batch` times.
 
     ValueError for an image with another number of visual tokens than the model says that it has: budgets,

@@ -14,12 +14,11 @@ from pydantic import NonNegativeFloat
 
 from bench.edge import run as edge
 from bench.edge import table as edge_table
-from bench.edge.benchmark import Subject, own_model
+from bench.edge.benchmark import EdgeOptions, SubjectOptions
 from bench.edge.extras import optional
 from bench.edge.parts import check_family
 from bench.edge.runtimes.registry import RUNTIMES
 from bench.evaluation.environment import environment
-from bench.evaluation.opening import load_model
 from bench.evaluation.protocol import Facts
 from bench.latency import run as latency
 from bench.latency.report import read_accuracy, table
@@ -99,23 +98,19 @@ class TimingStep(Step):
             model=self.model, compressor=network, clock=self.settings.clock,
         )  # fmt: skip
         scores = read_accuracy(self.comparison())
-        prompt = latency.prompt(mllm)
-        return table(latency.run(mllm, conditions, prompt, self.folder, accuracy=scores, progress=report))
+        inputs = latency.RequestOptions().inputs(mllm)
+        return table(latency.run(mllm, conditions, inputs, self.folder, accuracy=scores, progress=report))
 
     def _edge(self, report: Progress) -> Table:
         assert isinstance(self.settings, Edge)
         told = self.settings
-        options = edge.EdgeOptions(
-            self.answers.keeps, rounds=told.rounds, threads=told.threads, clock=told.clock
-        )
-
-        def load() -> Subject:
-            return own_model(load_model(self.model), str(self.trained.folder), None, told.samples)
+        options = EdgeOptions(self.answers.keeps, rounds=told.rounds, threads=told.threads, clock=told.clock)
+        subject = SubjectOptions(self.model, compressor=str(self.trained.folder), samples=told.samples)
 
         def stage(title: str, unit: str) -> AbstractContextManager[Progress]:
             return nullcontext(report)
 
-        measured = edge.run(options, names(told.runtime, "edge.runtime", list(RUNTIMES)), load, stage)
+        measured = edge.run(options, names(told.runtime, "edge.runtime", list(RUNTIMES)), subject.load, stage)
         edge_table.write(measured, environment(), self.folder)
         return replace(edge_table.table(measured), notes=())
 

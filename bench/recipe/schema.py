@@ -25,6 +25,7 @@ import numpy as np
 from baselines import METHODS
 from bench.evaluation.comparison import VANILLA
 from bench.evaluation.compressors import takes_compressor
+from bench.evaluation.times import ClockKind
 from bench.tasks import BENCHMARKS
 from bench.yaml_files import parse_yaml, read_yaml
 from compress.base import Positions, scaled_layer
@@ -39,7 +40,6 @@ from evosearch.registry import cut, options, pick, unknown
 from evosearch.registry import parse as parse_spec
 
 RECIPES = Path(__file__).parent
-Clock = Literal["wall", "processor"]
 WORDS = {
     int: "a whole number",
     Ratio: "a ratio as 11.1% or 1/9",
@@ -133,7 +133,7 @@ class Latency:
 
     repetitions: int = 30
     steps: int = 8
-    clock: Clock = "wall"
+    clock: ClockKind = "wall"
 
     def __post_init__(self) -> None:
         _at_least(2, repetitions=self.repetitions)
@@ -148,7 +148,7 @@ class Edge:
     rounds: int = 20
     samples: int = 8
     threads: int = 0
-    clock: Clock = "wall"
+    clock: ClockKind = "wall"
 
     def __post_init__(self) -> None:
         _at_least(1, rounds=self.rounds, samples=self.samples)

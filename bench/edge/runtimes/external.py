@@ -41,13 +41,13 @@ def measure(command: str, plan: EdgePlan, timeout: float, progress: Progress) ->
     `timeout` are seconds per budget.
     """
     cells, told, protocol, tokens = [], [], plan.protocol, plan.keeps[0]
-    text = min(WORDS, plan.text)
+    text, options = min(WORDS, plan.text), plan.options
     for number, keep in enumerate(plan.keeps):
         rows = keep + text
-        context = protocol.context(rows, plan.decoded + 1, keep < tokens)
+        context = protocol.context(rows, options.decoded + 1, keep < tokens)
         request = Request(
-            tokens, keep, text, protocol.chunk, context, protocol.chunks(rows), plan.decoded, plan.warmup,
-            plan.rounds,
+            tokens, keep, text, protocol.chunk, context, protocol.chunks(rows), options.decoded,
+            options.warmup, options.rounds,
         )  # fmt: skip
         answer = ask(command, request, timeout)
         told.append(answer)

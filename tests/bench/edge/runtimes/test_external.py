@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from bench.edge.benchmark import EdgePlan
+from bench.edge.benchmark import EdgeOptions, EdgePlan
 from bench.edge.protocol import Protocol
 from bench.edge.runtimes.external import Request, ask, measure
 from bench.edge.table import rows
 
-PLAN = EdgePlan(Protocol(), [576, 192, 64], text=64, decoded=2, warmup=1, rounds=2)
+PLAN = EdgePlan(EdgeOptions((192, 64), decoded=2, warmup=1, rounds=2), Protocol(), [576, 192, 64], text=64)
 REQUEST = Request(576, 64, 40, 128, 256, 1, 2, 1, 2)
 GOOD = {
     "format": 1,
