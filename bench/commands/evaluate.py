@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.inputs import by_source, open_batches, open_tasks
+from bench.commands.inputs import open_tasks
 from bench.commands.options import (
     as_json,
     batch_option,
@@ -19,7 +19,7 @@ from bench.commands.options import (
     source_option,
 )
 from bench.console import OutFolder, model_options, option, progress, say, show_json, show_table
-from bench.evaluation.opening import budget, load_model
+from bench.evaluation.opening import budget, by_source, load_model
 
 if TYPE_CHECKING:
     from bench.evaluation.evaluate import Outcome
@@ -60,6 +60,7 @@ def evaluate(
     Example:
       evocomp eval --method visionzip --keep 32 --tasks pope,gqa
     """
+    from bench.evaluation.batches import Batches
     from bench.evaluation.compressors import selector_for
     from bench.evaluation.evaluate import evaluate as run
     from bench.evaluation.protocol import of_entry
@@ -74,7 +75,7 @@ def evaluate(
     other = load_model(source, device, dtype, anyres) if source else None
     facts = of_entry(selector, mllm, other)
     name = by_source(method, source) if source else method
-    batches = open_batches(batch, mllm)
+    batches = Batches.of(batch, mllm)
     rows, written = [], []
     for task, samples in opened.items():
         with progress(task.name) as report:

@@ -1,16 +1,13 @@
-"""What commands open: models, images, tasks and batches, from the values of their options."""
+"""What commands open: tasks, from the values of their options."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evosearch.registry import specs
 
 if TYPE_CHECKING:
-    from bench.evaluation.batches import Batches
     from bench.tasks import Task
-    from compress.models.loading import MLLM
     from compress.samples import Sample
 
 
@@ -29,15 +26,3 @@ def open_tasks(
     return load_tasks(
         named, count, split, data=data, protocol=protocol, labelled=labelled, world=world_of(model)
     )
-
-
-def open_batches(size: int | None, mllm: MLLM) -> Batches:
-    """Batches of the size that --batch names, or by the model's device."""
-    from bench.evaluation.batches import Batches
-
-    return Batches(size) if size else Batches.for_device(mllm.model.device)
-
-
-def by_source(method: str, source: str) -> str:
-    """The name of a method whose indices come from another model."""
-    return f"{method} (indices from {Path(source).name})"

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 MOST = 10**9  # of samples, tokens, rounds and the like
 PROCESSES = 1024  # or threads, at most
 SEED = click.IntRange(0, 2**63 - 1)
+MATCH = (
+    "Which cost is held equal across methods: tokens kept at the end (tokens), mean tokens per layer "
+    "(equivalent), or prefill FLOPs (flops)."
+)
+MARGIN = "Points within which the whole 95 % interval of an average must lie to be marked as equivalent."
+BATCH = "Batch size; auto halves it when memory runs out."
+SOURCE = "Select tokens with this model, which must have the same visual tokens, and keep them in --model."
 BUDGET = "a budget is a count of visual tokens from 1, or a ratio of each image's, as 11.1% or 1/9"
 
 
@@ -52,22 +59,13 @@ def data_options(command: F) -> F:
     return command
 
 
-def margin_option(default: float | None = 2.0) -> Callable[[F], F]:
-    """--margin; None stands for that of the comparisons at hand."""
-    text = "Points within which the whole 95 % interval of an average must lie to be marked as equivalent."
-    if default is None:
-        text += " Default: that of the first folder."
-    return option("--margin", type=Amount(0, min_open=True), default=default, help=text)
-
-
 def match_option(command: F) -> F:
     """--match."""
     return option(
         "--match",
         type=click.Choice(["tokens", "equivalent", "flops"]),
         default="equivalent",
-        help="Which cost is held equal across methods: tokens kept at the end (tokens), mean tokens "
-        "per layer (equivalent), or prefill FLOPs (flops).",
+        help=MATCH,
     )(command)
 
 
@@ -133,19 +131,16 @@ class BatchSize(click.ParamType):
 
 
 def batch_option(command: F) -> F:
-    """--batch, which `open_batches` takes."""
+    """--batch, as `Batches.of` takes it."""
     return option(
-        "--batch", type=BatchSize(), default="auto",
-        help="Batch size; auto halves it when memory runs out.",
+        "--batch", type=BatchSize(), default="auto", help=BATCH,
     )(command)  # fmt: skip
 
 
 def source_option(command: F) -> F:
     """--indices-from."""
     return option(
-        "--indices-from", "source", metavar="MODEL",
-        help="Select tokens with this model, which must have the same visual tokens, and keep them in "
-        "--model.",
+        "--indices-from", "source", metavar="MODEL", help=SOURCE,
     )(command)  # fmt: skip
 
 

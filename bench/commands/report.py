@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bench.commands.options import Count, OutFile, as_json, margin_option
+from bench.commands.options import MARGIN, Amount, Count, OutFile, as_json
 from bench.console import OutFolder, option, say, show_json
 from bench.report.terminal import show_comparison
 
@@ -37,7 +37,7 @@ FORMS = {suffix: form for form, suffix in SUFFIXES.items()}
     "--difficulty", help="Method whose correct answers mark a question as easy. Default: that of the first "
     "folder.",
 )  # fmt: skip
-@margin_option(None)
+@option("--margin", type=Amount(0, min_open=True), help=f"{MARGIN} Default: that of the first folder.")
 @option("--mixed", is_flag=True, help="Also join folders with different protocols; the report lists how.")
 @as_json
 def report(

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch
 
+from compress.models.loading import MLLM
 from compress.parallel.memory import ran_out
 
 Item = TypeVar("Item")
@@ -24,8 +25,11 @@ class Batches:
     automatic: bool = False
 
     @classmethod
-    def for_device(cls, device: torch.device) -> Batches:
-        return cls(START_CPU if device.type == "cpu" else START, automatic=True)
+    def of(cls, size: int | None, mllm: MLLM) -> Batches:
+        """Batches of this size; None: automatic ones, which begin with a size for the model's device."""
+        if size:
+            return cls(size)
+        return cls(START_CPU if mllm.model.device.type == "cpu" else START, automatic=True)
 
     def over(self, items: Sequence[Item], work: Callable[[Sequence[Item]], Result]) -> Iterator[Result]:
         """What `work` makes of the items, each of them once and in order, a batch at a time.

@@ -86,3 +86,8 @@ def asked(question: str) -> str:
     if not question.strip():
         raise ValueError("the question is empty: ask something about the image")
     return question
+
+
+def by_source(method: str, source: str) -> str:
+    """The name of a method whose indices come from another model."""
+    return f"{method} (indices from {Path(source).name})"

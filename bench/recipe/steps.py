@@ -72,7 +72,7 @@ class Workspace:
     shipped: bool = True  # whether labels that the package ships are taken instead of searching them again
 
     def batches(self, model: str) -> Batches:
-        return Batches(self.batch) if self.batch else Batches.for_device(self.load(model).model.device)
+        return Batches.of(self.batch, self.load(model))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,81 @@
+"""A comparison of methods that are named by their specs: checked before a model is loaded, then run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.evaluation.batches import Batches
+from bench.evaluation.compare import DIFFICULTY, Entry, Progress, compare
+from bench.evaluation.comparison import VANILLA, Comparison
+from bench.evaluation.compressors import buildable, selector_for, takes_compressor
+from bench.evaluation.opening import by_source
+from bench.tasks import Task
+from compress.base import Positions, Selector
+from compress.budget import Match
+from compress.keep import Keep
+from compress.models.loading import MLLM
+from compress.samples import Sample
+from evosearch.registry import specs
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What is compared and how; `methods` are specs with commas between them, or "all".
+
+    None leaves a choice open: the last method is the `reference`, `difficulty` is "downsample" if it is
+    compared, the `compressor` is the one that ships with the model, no other model selects (`source`),
+    `positions` are each method's own, and the `batch` is halved when memory runs out.
+    """
+
+    keeps: Sequence[Keep]
+    methods: str = "random,grid,fastv,visionzip,evocomp"
+    match: Match = "equivalent"
+    reference: str | None = None
+    difficulty: str | None = None
+    margin: float = 2.0
+    compressor: str | None = None
+    source: str | None = None
+    positions: Positions | None = None
+    batch: int | None = None
+    workers: int = 1
+
+    def selectors(self, model: str) -> dict[str, Selector]:
+        """Methods by their specs, which select on `source` or on `model`; ValueError for options that do not
+        go together."""
+        chooser = self.source or model
+        every = self.methods.strip() == "all"
+        listed = buildable(chooser, self.compressor) if every else specs(self.methods)
+        methods = [spec for spec in listed if spec != VANILLA]  # its row is there anyway
+        if not methods:
+            raise ValueError(
+                f"--methods {self.methods}: name a method besides {VANILLA} (evocomp list methods)"
+            )
+        if self.compressor and not any(map(takes_compressor, methods)):
+            raise ValueError("no method takes the --compressor: leave it out, or add evocomp to --methods")
+        for name, chosen in (("reference", self.reference), ("difficulty", self.difficulty)):
+            if chosen and chosen not in methods:
+                raise ValueError(f"--{name} {chosen}: choose one of {', '.join(methods)}")
+        return {
+            spec: selector_for(spec, chooser, self.compressor if takes_compressor(spec) else None)
+            for spec in methods
+        }
+
+    def run(
+        self, mllm: MLLM, source: MLLM | None, selectors: Mapping[str, Selector],
+        data: Mapping[Task, Sequence[Sample]], folder: Path | None = None, *,
+        progress: Progress = lambda done, total: None, say: Callable[[str], object] = lambda text: None,
+    ) -> Comparison:  # fmt: skip
+        """`compare` with these selectors; `source` is the loaded model that selects, None: `mllm` itself."""
+
+        def named(spec: str) -> str:
+            return by_source(spec, self.source) if self.source else spec
+
+        return compare(
+            mllm, [Entry(named(spec), selector, source) for spec, selector in selectors.items()],
+            self.keeps, data, reference=named(self.reference or [*selectors][-1]),
+            difficulty=named(self.difficulty or DIFFICULTY), margin=self.margin,
+            batch=Batches.of(self.batch, mllm), match=self.match, positions=self.positions,
+            workers=self.workers, folder=folder, progress=progress, say=say,
+        )  # fmt: skip
