@@ -264,6 +264,17 @@ def fields_of(owner: str) -> Iterator[Field]:
             yield Field(node.target.id, _type(node.annotation, module), default)
 
 
+def keys_of(owner: str) -> list[str]:
+    """The keys of a dictionary at the top of a module ("module:NAME"), read from its source."""
+    module, _, name = owner.partition(":")
+    (found,) = (
+        node.value for node in _tree(module).body
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name
+    )  # fmt: skip
+    assert isinstance(found, ast.Dict)
+    return [ast.literal_eval(key) for key in found.keys if key]
+
+
 @cache
 def _tree(module: str) -> ast.Module:
     file = Path(__file__).parents[2].joinpath(*module.split(".")).with_suffix(".py")

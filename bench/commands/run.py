@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         " disk.",
 )  # fmt: skip
 @option("--fresh", is_flag=True, help="Search all labels again, including those that ship with the package.")
-@option("--dry-run", is_flag=True, help="Print the steps with their forwards, time and memory, and stop.")
+@option("--dry-run", is_flag=True, help="Print the steps with what is left of them, and stop.")
 @option(
     "--out", default="runs", type=OutFolder(locks=False), help="Folder of all runs, which share their steps."
 )
@@ -113,8 +113,8 @@ def record(one: Estimate) -> dict[str, object]:
     step = one.step
     return {
         "step": step.folder.name, "title": step.title, "model": step.model, "units": step.units,
-        "finished": step.finished, "forwards": one.forwards, "seconds": one.seconds, "origin": one.origin,
-        "memory": one.memory, "settings": getattr(step, "about", None),
+        "finished": step.finished, "forwards": one.forwards, "seconds": one.seconds,
+        "settings": getattr(step, "about", None),
     }  # fmt: skip
 
 
@@ -127,25 +127,26 @@ def show_plan(told: list[Estimate]) -> None:
         click.echo("no steps: what there is to draw needs none")
         return
     show_table(
-        ["step", "what", "state", "forwards", "time", "rate from", "memory, GiB"],
+        ["step", "what", "state", "forwards", "time"],
         [
             [
                 one.step.folder.name, one.step.title, one.state, f"{one.forwards:,.0f}",
-                "" if one.step.done else duration(one.seconds), one.origin, f"{one.memory / 2**30:.2f}",
+                "" if one.step.done else duration(one.seconds),
             ]
             for one in told
         ],
     )  # fmt: skip
     for about in dict.fromkeys(one.step.about for one in told if isinstance(one.step, TrainStep)):
         click.echo(f"trains: {about}")
-    seconds = sum(one.seconds or 0 for one in told)
     unknown = sum(one.seconds is None for one in told)
+    known = duration(sum(one.seconds or 0 for one in told))
+    time = f"about {known}" + (f" and {unknown} steps of unknown time" if unknown else "")
     click.echo(
         f"{len(told)} steps, {sum(one.step.done for one in told)} done; "
-        f"{sum(one.forwards for one in told):,.0f} forwards, about {duration(seconds)}"
-        + (f" and {unknown} steps of unknown time" if unknown else "")
-        + f", {max(one.memory for one in told) / 2**30:.2f} GiB for model and step at most"
+        f"{sum(one.forwards for one in told):,.0f} forwards, {time}"
     )
+    if unknown:
+        click.echo("times are known once a step of the same kind has run in --out")
 
 
 COMMANDS = {"run": run}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.commands.instructions import file_options, samples_of
-from bench.commands.options import PROCESSES, SEED, Count, as_json, options_of
+from bench.commands.options import PROCESSES, SEED, Count, as_json, keys_of, options_of
 from bench.console import OutFolder, model_options, option, progress, say, show_json, show_table
 from bench.evaluation.opening import load_model
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from compress.training.config import TrainConfig
     from compress.training.curves import Epoch
     from compress.training.features import Where
-
-PRESETS = ("llava-1.5-7b", "llava-next-7b", "qwen2.5-vl-7b")
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def chosen(values: dict[str, Any]) -> TrainConfig:
 @file_options
 @option("--out", required=True, type=OutFolder(locks=False), help="Folder of the compressor.")
 @option(
-    "--preset", type=click.Choice(PRESETS),
+    "--preset", type=click.Choice(keys_of("compress.training.config:PRESETS")),
     help="Use the paper's hyper-parameters for this model; explicit options override them.",
 )  # fmt: skip
 @options_of(

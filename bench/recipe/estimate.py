@@ -1,4 +1,4 @@
-"""How long a plan will take and in how much memory: from earlier steps here, or from stated constants."""
+"""How long a plan will take, by the rates that were measured in the same folder."""
 
 from __future__ import annotations
 
@@ -8,28 +8,15 @@ from dataclasses import dataclass
 from bench.evaluation.history import Times
 from bench.recipe.steps import RECORD, Step, Workspace, read_record
 
-# Seconds per forward and worker of the shipped micro model on two cores, and FLOPs of such a forward: what
-# is known before anything has run (docs/reproducing.md). A training's forward is one sample in one epoch.
-MICRO: Mapping[str, tuple[float, float]] = {
-    "label": (6.3e-4, 9.6e7),
-    "train": (2.0e-3, 1.3e8),
-    "answer": (5.0e-3, 1.1e8),
-    "searched": (5.0e-3, 1.1e8),
-    "losses": (3.0e-3, 9.6e7),
-}
-ORIGIN = "micro on two cores"
-GPU_FLOPS = 5e13  # assumed, never measured: what a large GPU sustains on batches of short sequences
-
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is left of a step. `seconds` is None where nothing is known of such a step."""
+    """What is left of a step. `seconds` is None if no such step was timed yet: of its kind, on the same
+    model, device and number of processes."""
 
     step: Step
     forwards: float
     seconds: float | None
-    origin: str
-    memory: float  # bytes, weights included
 
     @property
     def state(self) -> str:
@@ -48,24 +35,12 @@ def estimates(steps: Sequence[Step], shop: Workspace) -> list[Estimate]:
 
 
 def _estimate(step: Step, shop: Workspace, rates: Mapping[tuple[str, ...], float]) -> Estimate:
-    mllm, cost = shop.load(step.model), step.cost
-    forwards = (step.units - step.finished) * cost.forwards
-    weights = sum(one.numel() * one.element_size() for one in mllm.model.parameters())
-    device = mllm.model.device.type
-    known = rates.get((step.kind, shop.fingerprint(step.model)[:16], device, str(shop.workers)))
-    workers = 1 if step.kind == "train" else shop.workers
-    seconds: float | None
-    if known is not None:
-        seconds, origin = forwards * known, "earlier steps here"
-    elif step.kind not in MICRO:
-        seconds, origin = None, "unknown until it has run once"
-    elif device == "cpu":
-        each, flops = MICRO[step.kind]
-        seconds = forwards * each * max(1.0, cost.flops / flops) / workers
-        origin = ORIGIN + (", scaled by FLOPs" if cost.flops > 3 * flops else "")
-    else:
-        seconds, origin = forwards * cost.flops / GPU_FLOPS, f"assumed {GPU_FLOPS:.0e} FLOP/s"
-    return Estimate(step, forwards, seconds, "" if step.done else origin, weights + cost.memory)
+    forwards = (step.units - step.finished) * step.forwards
+    device = shop.load(step.model).model.device.type
+    rate = rates.get((step.kind, shop.fingerprint(step.model)[:16], device, str(shop.workers)))
+    if step.done:
+        return Estimate(step, forwards, 0.0)
+    return Estimate(step, forwards, None if rate is None else forwards * rate)
 
 
 def _rates(shop: Workspace) -> dict[tuple[str, ...], float]:

@@ -24,7 +24,7 @@ from bench.latency import run as latency
 from bench.latency.report import read_accuracy, table
 from bench.recipe.paper import published
 from bench.recipe.schema import Edge, Latency, Learning, Recipe
-from bench.recipe.steps import RECORD, AnswerStep, Cost, Progress, Step, TrainStep, Workspace
+from bench.recipe.steps import RECORD, AnswerStep, Progress, Step, TrainStep, Workspace
 from bench.report.outputs import put
 from bench.report.tables import Table
 from compress.documents import Document, Positive, read
@@ -79,10 +79,6 @@ class TimingStep(Step):
     @property
     def finished(self) -> int:
         return int((self.folder / RECORD).is_file())
-
-    @property
-    def cost(self) -> Cost:
-        return Cost(1, 0)
 
     def work(self, report: Progress) -> None:
         timed = self._edge(report) if isinstance(self.settings, Edge) else self._latency(report)

@@ -23,7 +23,7 @@ from bench.evaluation.cells import Cell, CellKey, Cells, read_cells
 from bench.evaluation.evaluate import Outcome, evaluate
 from bench.evaluation.protocol import Facts
 from bench.evaluation.stats import mean_interval
-from bench.recipe.steps import AnswerStep, Cost, LabelStep, Progress, Step, Workspace, prefill_flops
+from bench.recipe.steps import AnswerStep, LabelStep, Progress, Step, Workspace
 from bench.report.outputs import put
 from bench.tasks import Task
 from compress.attach.transfer import Choice, Replay
@@ -71,10 +71,6 @@ class SearchStep(Step):
     @property
     def finished(self) -> int:
         return sum(self.answers.sizes[cell.key.task] for cell in read_cells(self.folder) if cell.outcome)
-
-    @property
-    def cost(self) -> Cost:
-        return self.answers.cost
 
     def work(self, report: Progress) -> None:
         mllm = self.shop.load(self.model)
@@ -189,12 +185,8 @@ class LossesStep(Step):
         return self.units if (self.folder / FILE).is_file() else 0
 
     @property
-    def cost(self) -> Cost:
-        keeps = self.answers.keeps
-        whole = self.shop.load(self.model).visual_tokens
-        mean = sum(count_of(keep, whole) for keep in keeps) / len(keeps)
-        rows = len(self.answers.candidates) + len(self.others)
-        return Cost(2 + rows * len(keeps), prefill_flops(self.shop.load(self.model), mean))
+    def forwards(self) -> float:
+        return 2.0 + (len(self.answers.candidates) + len(self.others)) * len(self.answers.keeps)
 
     def work(self, report: Progress) -> None:
         mllm = self.shop.load(self.model)

@@ -29,7 +29,6 @@ from bench.evaluation.comparison import VANILLA
 from bench.evaluation.compressors import SHIPPED
 from bench.evaluation.environment import environment
 from bench.evaluation.history import Times, WorkRecord, now, put_json
-from bench.evaluation.ledger import DecoderShape, Ledger
 from bench.evaluation.protocol import Facts, apart_from_code, of_method, of_run, of_task
 from bench.evaluation.validation import scored
 from bench.tasks import Task
@@ -39,7 +38,7 @@ from compress.compressor.network import Compressor
 from compress.documents import Document, read
 from compress.files import digest_of
 from compress.fingerprint import fingerprint
-from compress.keep import NINTH, Keep, count_of
+from compress.keep import NINTH, Keep
 from compress.labels import Label, LabelConfig, Labeller, LabelStore, label, read_labels, sample_key
 from compress.labels.labelling import code_of
 from compress.labels.store import schema, write_shard
@@ -58,6 +57,9 @@ Progress = Callable[[int, int], object]  # done, in all
 Bar = Callable[[str, str], AbstractContextManager[Progress]]  # title, unit
 
 
+TEXT = 24.0  # usual text tokens of a prompt
+
+
 @dataclass(frozen=True)
 class Workspace:
     """Where steps work and with what: `load` gives a model by name, always the same one."""
@@ -73,15 +75,6 @@ class Workspace:
 
     def batches(self, model: str) -> Batches:
         return Batches.of(self.batch, self.load(model))
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one unit of a step takes: forwards of the model, and FLOPs of each; bytes beyond the weights."""
-
-    forwards: float
-    flops: float
-    memory: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -131,9 +124,9 @@ class Step(ABC):
         """How much of it is done."""
 
     @property
-    @abstractmethod
-    def cost(self) -> Cost:
-        """Of one unit."""
+    def forwards(self) -> float:
+        """Forwards of the model in one unit: what times of steps with other settings are compared by."""
+        return 1.0
 
     @abstractmethod
     def work(self, report: Progress) -> None:
@@ -168,7 +161,7 @@ class Step(ABC):
             self.work(report)
         spent = WorkRecord(
             units=self.units - before,
-            forwards=(self.units - before) * self.cost.forwards,
+            forwards=(self.units - before) * self.forwards,
             seconds=time.perf_counter() - started,
             workers=self.shop.workers,
             model=self.shop.fingerprint(self.model)[:16],
@@ -291,11 +284,9 @@ class LabelStep(Step):
         return super().do(bar)
 
     @property
-    def cost(self) -> Cost:
+    def forwards(self) -> float:
         searched = self.resolved.strategy or self.resolved.kind.startswith("group-attribution")
-        mllm = self.shop.load(self.name)
-        kept = count_of(self.resolved.keep or NINTH, mllm.visual_tokens)
-        return Cost(2 + (self.resolved.evaluations if searched else 1), prefill_flops(mllm, kept))
+        return 2.0 + (self.resolved.evaluations if searched else 1)
 
     def work(self, report: Progress) -> None:
         label(
@@ -377,16 +368,6 @@ class TrainStep(Step):
     @property
     def finished(self) -> int:
         return self.units if (self.folder / RECORD).is_file() else 0
-
-    @property
-    def cost(self) -> Cost:
-        """A unit is one sample in one epoch: the compressor's layer forwards and backwards."""
-        mllm = self.shop.load(self.model)
-        one_layer = replace(DecoderShape.of(mllm.decoder.config), layers=self.config.layers)
-        flops = Ledger(one_layer, [mllm.visual_tokens] * self.config.layers, TEXT).prefill_flops
-        weights = parameters(one_layer) * self.config.layers * 4
-        held = self.room if self.shop.features == "memory" else 0.0
-        return Cost(1, 3 * flops, 4 * weights + held)  # weights, gradients, two moments of Adam
 
     def work(self, report: Progress) -> None:
         mllm = self.shop.load(self.model)
@@ -471,15 +452,6 @@ class AnswerStep(Step):
         there = {cell.key for cell in read_cells(self.folder) if cell.outcome or cell.impossible}
         return sum(self.sizes[key.task] for key in self.grid if key in there)
 
-    @property
-    def cost(self) -> Cost:
-        mllm = self.shop.load(self.name)
-        counts = [count_of(keep, mllm.visual_tokens) for keep in self.keeps] or [mllm.visual_tokens]
-        mean = sum(counts) / len(counts)
-        shape = DecoderShape.of(mllm.decoder.config)
-        cache = Ledger(shape, [mllm.visual_tokens] * shape.layers, TEXT).kv_bytes(4)
-        return Cost(3, prefill_flops(mllm, mean), cache * self.shop.batches(self.name).size)
-
     def work(self, report: Progress) -> None:
         mllm = self.shop.load(self.name)
         entries = [
@@ -525,18 +497,3 @@ def named(selector: Selector, row: str, positions: Positions | None) -> Candidat
     if positions:
         selector.positions = positions
     return Candidate(row, 0, key_of(of_method(selector)), lambda: selector)
-
-
-TEXT = 24.0  # text tokens of a prompt, for estimates
-
-
-def prefill_flops(mllm: MLLM, visual: float) -> float:
-    """FLOPs of one prefill with so many visual tokens in every layer."""
-    shape = DecoderShape.of(mllm.decoder.config)
-    return Ledger(shape, [visual] * shape.layers, TEXT).prefill_flops
-
-
-def parameters(shape: DecoderShape) -> float:
-    """Numbers in the matrices of one decoder layer."""
-    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    return shape.hidden * (2 * queries + 2 * keys + 3 * shape.intermediate)
