@@ -24,7 +24,7 @@ except ModuleNotFoundError:  # Windows: two runs in one folder are not told apar
     fcntl = None  # type: ignore[assignment]
 
 
-def digest_of(parts: Iterable[str | bytes]) -> str:
+def digest_of(parts: Iterable[str | bytes | memoryview]) -> str:
     """Sixteen hexadecimal digits of SHA-256 that name these parts, one after the other."""
     digest = sha256()
     for part in parts:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL.Image import Image
 
 from bench.edge.bundle import EMBEDDINGS, META, RANDOM, Bundle, BundleSettings
@@ -21,6 +20,7 @@ from bench.edge.runtimes.onnx import export_compressor, export_vision
 from compress.compressor.network import Compressor
 from compress.files import digest_of
 from compress.models.loading import MLLM
+from compress.weights import parts_of
 
 Writer = Callable[[FixedDecoder, Protocol, Floats, Path], None]  # decoder, shapes, embeddings, folder
 
@@ -121,7 +121,4 @@ def made_up(work: PreparedModel, words: int, seed: int = 0) -> EdgePrompt:
 
 def fingerprint(mllm: MLLM, compressor: Compressor) -> str:
     """Of all weights: equal for equal chains."""
-    parts: list[str | bytes] = [mllm.fingerprint()]
-    for name, value in sorted(compressor.state_dict().items()):
-        parts += [name, value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()]
-    return digest_of(parts)
+    return digest_of([mllm.fingerprint(), *parts_of(compressor.state_dict())])

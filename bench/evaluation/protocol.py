@@ -7,7 +7,6 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from bench.evaluation.evaluate import evaluate
@@ -18,6 +17,7 @@ from compress.files import digest_of
 from compress.fingerprint import fingerprint
 from compress.models.loading import MLLM
 from compress.samples import Sample
+from compress.weights import parts_of
 from evosearch.registry import find
 
 Facts = Mapping[str, Any]  # ready for JSON
@@ -113,13 +113,8 @@ def _short(value: object) -> str:
 
 def _told(value: object) -> object:
     if isinstance(value, nn.Module):
-        tensors = sorted(value.state_dict().items())
-        return "weights " + digest_of(_bytes(name, tensor) for name, tensor in tensors)
+        return "weights " + digest_of(parts_of(value.state_dict()))
     if isinstance(value, str) and Path(value).is_dir():
         files = sorted(path for path in Path(value).rglob("*") if path.is_file())
         return "folder " + digest_of(path.name.encode() + path.read_bytes() for path in files)
     return value if isinstance(value, bool | int | float | str | None) else repr(value)
-
-
-def _bytes(name: str, tensor: torch.Tensor) -> bytes:
-    return name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +29,7 @@ from compress.models.caches import CACHE
 from compress.models.clip import Clip
 from compress.models.conversation import Conversation, Turn, check
 from compress.models.processors import read
+from compress.weights import bytes_of, stored
 
 
 @dataclass(frozen=True)
@@ -469,10 +470,9 @@ class MLLM(ABC):
             if key not in ("transformers_version", "_name_or_path", "mm_vision_tower")
         }
         digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-        for name, tensor in sorted(self.model.state_dict().items()):
-            for part, stored in stored_in(name, tensor):
-                digest.update(f"{part} {stored.dtype} {tuple(stored.shape)}".encode())
-                digest.update(stored.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        for name, tensor in stored(self.model.state_dict()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(bytes_of(tensor))
         return digest.hexdigest()
 
     @classmethod
@@ -496,16 +496,6 @@ def with_values(owner: Any, **values: Any) -> Any:
     for name, value in values.items():
         setattr(changed, name, value)
     return changed
-
-
-def stored_in(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """The plain tensors of which a tensor consists, by name: itself, or what a quantised one is made of."""
-    if not hasattr(tensor, "__tensor_flatten__"):
-        yield name, tensor
-        return
-    parts, settings = tensor.__tensor_flatten__()
-    for part in parts:
-        yield from stored_in(f"{name}.{part} of {type(tensor).__name__} {settings}", getattr(tensor, part))
 
 
 def runs_of(placeholder: NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -13,8 +13,10 @@ from torch.nn import functional as F
 
 from baselines import METHODS
 from compress.attach.session import attach
+from compress.files import digest_of
 from compress.labels.fitness import AnswerLoss
 from compress.models.loading import MLLM, adapt
+from compress.weights import parts_of, stored
 
 QUESTION = "what color is the star ?"
 
@@ -121,3 +123,18 @@ def test_weights_of_a_class_of_their_own_have_a_fingerprint(tiny: MLLM) -> None:
     weight: Any = other.decoder.layers[0].mlp.up_proj.weight
     weight.scale[0] *= 2
     assert other.fingerprint() != one.fingerprint()
+
+
+def test_weights_of_a_class_of_their_own_have_digests_that_tell_them_apart() -> None:
+    def module(shift: float) -> nn.Module:
+        layer = nn.Linear(3, 2)
+        weight = torch.arange(6.0).view(2, 3) + 1
+        weight[0, 0] += shift
+        layer.weight = nn.Parameter(Int8.of(weight), requires_grad=False)
+        layer.bias = nn.Parameter(torch.zeros(2))
+        return layer
+
+    one, same, other = (digest_of(parts_of(module(shift).state_dict())) for shift in (0, 0, 0.5))
+    assert one == same != other
+    names = [name for name, _ in stored(module(0).state_dict())]
+    assert names == ["bias", "weight.levels of Int8 {}", "weight.scale of Int8 {}"]
