@@ -197,7 +197,8 @@ def _dropping(counts: Mapping[int, int], tokens: int) -> dict[int, int]:
     return schedule
 
 
-def _checked(selector: Selector, tokens: int, keep: int, layers: int) -> dict[int, int]:
+def check_depths(selector: Selector, tokens: int, keep: int, layers: int) -> dict[int, int]:
+    """The selector's own schedule by ascending depth; ValueError for a layer that the decoder has not."""
     counts = dict(sorted(selector.schedule(tokens, keep, layers).items()))
     for depth in counts:
         if not VISION <= depth < layers:
@@ -205,4 +206,9 @@ def _checked(selector: Selector, tokens: int, keep: int, layers: int) -> dict[in
                 f"{type(selector).__name__} acts at depth {depth}: choose -1 (tower), 0 (input) "
                 f"or a decoder layer up to {layers - 1}"
             )
+    return counts
+
+
+def _checked(selector: Selector, tokens: int, keep: int, layers: int) -> dict[int, int]:
+    counts = check_depths(selector, tokens, keep, layers)
     return dict.fromkeys(counts, 0) if selector.adaptive else _dropping(counts, tokens)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -30,7 +30,9 @@ from bench.tasks import Task
 from bench.tasks.folder import HUB
 from bench.tasks.load import load_tasks
 from bench.tasks.mixture import training_samples
-from compress.keep import Keep
+from compress.base import Selector
+from compress.budget import check_depths
+from compress.keep import Keep, count_of
 from compress.micro.worlds import MICRO, World, world_of
 from compress.models.loading import MLLM, MODELS
 from compress.samples import Sample
@@ -103,9 +105,12 @@ def plan(recipe: Recipe, shop: Workspace) -> Plan:
     stores: dict[tuple[str, int], LabelStep] = {}
     trains: dict[tuple[str, int], TrainStep] = {}
     candidates: list[Candidate] = []
+    budgets = recipe.budgets(mllm.visual_tokens, free=mllm.free_size)
     for name, row in recipe.rows.items():
         if row.method:
-            candidates.append(named(selector_for(row.method, mllm.name), name, row.positions))
+            selector = selector_for(row.method, mllm.name)
+            _check_depths(f"rows.{name}.method={row.method}", selector, budgets, mllm)
+            candidates.append(named(selector, name, row.positions))
         if row.learns:
             learner = recipe.source if row.learns.source_gives and recipe.source else recipe.model
             for seed in recipe.seeds:
@@ -117,7 +122,6 @@ def plan(recipe: Recipe, shop: Workspace) -> Plan:
                 chooser = recipe.source if row.learns.source_gives == "indices" else None
                 depth = row.learns.layer(mllm.layers)
                 candidates.append(trained(step, name, row.learns.selects, depth, row.positions, chooser))
-    budgets = recipe.budgets(mllm.visual_tokens, free=mllm.free_size)
     answers = AnswerStep(shop, "answer", recipe.model, tuple(candidates), tuple(budgets), data, recipe.match)
     oracle = {name: row for name, row in recipe.rows.items() if row.searched}
     if oracle and recipe.match != "tokens":
@@ -134,6 +138,16 @@ def plan(recipe: Recipe, shop: Workspace) -> Plan:
     timed = timings(recipe, shop, answers, trains, lambda: made[0].folder / COMPARISON)
     made.append(Plan(recipe, shop, stores, trains, answers, searched, losses, timed))
     return made[0]
+
+
+def _check_depths(title: str, selector: Selector, budgets: Iterable[Keep], mllm: MLLM) -> None:
+    """ValueError for a method of a layer that the model has not: no budget could fill its cells."""
+    tokens = mllm.visual_tokens
+    try:
+        for keep in budgets:
+            check_depths(selector, tokens, count_of(keep, tokens), mllm.layers)
+    except ValueError as problem:
+        raise ValueError(f"{title}: {problem}") from problem
 
 
 def validation(recipe: Recipe) -> tuple[Task, list[Sample]] | None:
