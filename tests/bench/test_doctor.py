@@ -12,16 +12,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
 from bench import doctor
-from bench.cli import main
 from bench.data.export import export
 from bench.doctor import benchmarks, installation, requirements
-
-
-def run(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(one) for one in args])
+from tests.cli import run
 
 
 @pytest.fixture

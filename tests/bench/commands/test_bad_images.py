@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
-from bench.cli import main
 from compress.models.loading import MLLM, MODELS
+from tests.cli import refused, run
 
 pytestmark = pytest.mark.skipif(not MODELS["micro"].is_dir(), reason="the shipped weights are not built")
 
@@ -77,17 +76,6 @@ BROKEN = {
     "bomb.png": bomb(30_000),
     "large.png": bomb(10_000),  # PIL only warns of this one
 }
-
-
-def run(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(one) for one in args])
-
-
-def refused(*args: object) -> str:
-    result = run(*args)
-    assert (result.exit_code, result.stdout) == (2, ""), result.output
-    (line,) = (one for one in result.stderr.splitlines() if one.startswith("evocomp: "))
-    return line
 
 
 def written(folder: Path, name: str, content: bytes) -> Path:

@@ -6,7 +6,6 @@ import csv
 import errno
 import json
 import os
-import re
 import shlex
 import shutil
 import tempfile
@@ -17,7 +16,7 @@ from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 from PIL import Image
 from transformers import LlamaConfig
 
@@ -35,38 +34,11 @@ from compress.labels import read_labels
 from compress.models.loading import MODELS, load
 from evosearch import GROUPERS
 from evosearch.registry import specs
+from tests.cli import parsed, printed, refused, run
 
 STAR = ("micro:3", "what color is the star ?")  # the star of this scene is green
 FEW = ("--evaluations", 48)
 QUICK = ("--epochs", 2, "--validate", "none", "--loss", "ce")
-
-
-def run(*args: object, **options: Any) -> Result:
-    return CliRunner().invoke(main, [str(one) for one in args], **options)
-
-
-def done(*args: object) -> str:
-    """What a command that must succeed prints on stdout."""
-    result = run(*args)
-    assert result.exit_code == 0, result.stderr or result.exception
-    return result.stdout
-
-
-def parsed(*args: object) -> Any:
-    return json.loads(done(*args, "--json"))
-
-
-def refused(*args: object, status: int = 2) -> str:
-    """The message of a command that must be refused: one line on stderr, nothing on stdout."""
-    result = run(*args)
-    assert isinstance(result.exception, SystemExit), result.exception
-    assert result.exit_code == status, result.output
-    assert result.stdout == ""
-    lines = [line for line in result.stderr.splitlines() if not re.search(r": \d+ of \d+ |^features", line)]
-    assert len(lines) == 1, result.stderr  # besides progress
-    assert lines[0].startswith("evocomp: ")
-    assert "Traceback" not in lines[0]
-    return lines[0]
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -77,14 +49,14 @@ def content(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="session")
 def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli") / "labels"
-    done("label", "--out", folder, "--samples", 4, *FEW)
+    printed("label", "--out", folder, "--samples", 4, *FEW)
     return folder
 
 
 @pytest.fixture(scope="session")
 def compressor(labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli") / "compressor"
-    done("train", "--labels", labels, "--out", folder, *QUICK)
+    printed("train", "--labels", labels, "--out", folder, *QUICK)
     return folder
 
 
@@ -96,7 +68,7 @@ def test_lists_have_a_line_for_every_entry(plural: str) -> None:
     entries = parsed("list", plural)
     assert len({one["name"] for one in entries}) == len(entries) > 0
     assert all(len(one["about"]) > 10 and "\n" not in one["about"] for one in entries)
-    table = done("list", plural)
+    table = printed("list", plural)
     assert all(one["name"] in table for one in entries)
 
 
@@ -120,7 +92,7 @@ def test_models_are_described_by_their_sizes() -> None:
 
 
 def test_help_names_every_command_under_its_heading() -> None:
-    text = done("--help")
+    text = printed("--help")
     assert all(f"\n  {name} " in text for name in COMMANDS)
     assert not any(f"\n  {name} " in text for name in FORMER)
     places = [text.index(f"\n{heading}:\n") for heading in GROUPS]
@@ -139,7 +111,7 @@ def test_a_list_is_found_under_its_former_name(name: str) -> None:
 
 def test_former_spellings_of_labels_do_what_the_new_ones_do(labels: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    done("label", "--out", other, "--samples", 2, "--start", 100, *FEW)
+    printed("label", "--out", other, "--samples", 2, "--start", 100, *FEW)
     for old, new in (
         ((labels, "--json"), ("show", labels, "--json")),
         (("--json", labels), ("show", labels, "--json")),
@@ -161,7 +133,7 @@ def test_former_spellings_of_labels_do_what_the_new_ones_do(labels: Path, tmp_pa
 
 def test_the_former_table_is_the_report_of_that_format(tmp_path: Path) -> None:
     compared = tmp_path / "compared"
-    done("compare", "--keep", 32, "--tasks", "gqa", "-n", 4, "--methods", "grid,random", "--out", compared)
+    printed("compare", "--keep", 32, "--tasks", "gqa", "-n", 4, "--methods", "grid,random", "--out", compared)
     old, new = run("table", compared), run("report", compared, "--format", "table")
     assert old.exit_code == 0 and old.stdout == new.stdout
     assert old.stderr.startswith("evocomp table is now evocomp report --format table; ")
@@ -202,7 +174,7 @@ def test_ask_says_which_words_the_model_does_not_know() -> None:
 
 
 def test_search_prints_its_trace_and_draws(tmp_path: Path) -> None:
-    table = done("search", *STAR, *FEW, "--keep", 8, "--out", tmp_path / "found")
+    table = printed("search", *STAR, *FEW, "--keep", 8, "--out", tmp_path / "found")
     assert '-> "green"' in table
     assert "evaluations" in table
     kept = table.strip().splitlines()[-1].split()
@@ -223,7 +195,7 @@ def test_search_improves_and_is_repeatable() -> None:
 
 
 def test_search_shows_brackets_and_colons_as_they_are() -> None:
-    assert '"is [/red] a :star: ?"' in done("search", "micro:3", "is [/red] a :star: ?", *FEW)
+    assert '"is [/red] a :star: ?"' in printed("search", "micro:3", "is [/red] a :star: ?", *FEW)
 
 
 def test_label_writes_a_store_and_a_rerun_adds_only_what_is_missing(labels: Path, tmp_path: Path) -> None:
@@ -245,7 +217,7 @@ def test_label_options_reach_the_store(tmp_path: Path) -> None:
     options = (
         "--start 7 --samples 1 --kind elite:share=0.5 --keep 9 --grouper random --strategy random".split()
     )
-    done("label", "--out", tmp_path, *options, *FEW, "--positions", "compact", "--seed", 2)
+    printed("label", "--out", tmp_path, *options, *FEW, "--positions", "compact", "--seed", 2)
     store = read_labels(tmp_path)
     (one,) = store
     assert one.id == "mixture/mixture-train-7"
@@ -271,7 +243,7 @@ def test_label_refuses_a_store_of_another_configuration(labels: Path) -> None:
 
 
 def test_labels_compares_stores_on_the_samples_they_share(labels: Path, tmp_path: Path) -> None:
-    done("label", "--out", tmp_path / "random", "--samples", 3, "--kind", "random")
+    printed("label", "--out", tmp_path / "random", "--samples", 3, "--kind", "random")
     first, second = parsed("labels", "show", labels, tmp_path / "random")
     assert (first["samples"], second["samples"]) == (4, 3)
     assert first["against the first"] is None
@@ -282,12 +254,12 @@ def test_labels_compares_stores_on_the_samples_they_share(labels: Path, tmp_path
     assert middle == pytest.approx(sum(gaps) / 3)
     assert min(gaps) <= low <= middle <= high <= max(gaps)
     assert second["against the first"]["better on, %"] == pytest.approx(100 * sum(g < 0 for g in gaps) / 3)
-    assert "better on, %" in done("labels", "show", labels, tmp_path / "random")
-    assert "better on" not in done("labels", "show", labels)
+    assert "better on, %" in printed("labels", "show", labels, tmp_path / "random")
+    assert "better on" not in printed("labels", "show", labels)
 
 
 def test_labels_refuses_stores_without_common_samples(labels: Path, tmp_path: Path) -> None:
-    done("label", "--out", tmp_path / "other", "--samples", 2, "--start", 100, "--kind", "random")
+    printed("label", "--out", tmp_path / "other", "--samples", 2, "--start", 100, "--kind", "random")
     assert "share 0 samples" in refused("labels", "show", labels, tmp_path / "other")
 
 
@@ -346,7 +318,7 @@ def test_eval_scores_tasks(compressor: Path) -> None:
     assert parsed(*fastv, "tokens")[0]["entering"] == [144] + [20] * 11
     free = parsed("eval", "--tasks", "gqa", "-n", 2, "--method", "grid", "--keep", 20)[0]
     assert parsed(*fastv, "flops")[0]["prefill_flops"] == pytest.approx(free["prefill_flops"], rel=0.03)
-    table = done("eval", "--tasks", "gqa", "-n", 6, "--method", "random")
+    table = printed("eval", "--tasks", "gqa", "-n", 6, "--method", "random")
     assert "random, keep 16" in table
     assert "accuracy" in table
 
@@ -438,9 +410,9 @@ def test_all_methods_are_those_that_a_name_makes() -> None:
 def test_the_table_joins_folders_of_one_protocol_and_marks_others(tmp_path: Path) -> None:
     one, two, other = tmp_path / "one", tmp_path / "two", tmp_path / "other"
     shared = ("compare", "--keep", 32, "--tasks", "gqa", "-n", 4, "--methods")
-    done(*shared, "grid", "--out", one)
-    done(*shared, "random", "--out", two)
-    done(*shared, "random", "--batch", 2, "--out", other)
+    printed(*shared, "grid", "--out", one)
+    printed(*shared, "random", "--out", two)
+    printed(*shared, "random", "--batch", 2, "--out", other)
     told = parsed("report", one, two, "--reference", "grid", "--out", tmp_path / "joint")
     assert [row["method"] for row in told["summary"]][0] == "none"
     assert {row["method"] for row in told["summary"]} == {"none", "grid", "random"}
@@ -449,7 +421,7 @@ def test_the_table_joins_folders_of_one_protocol_and_marks_others(tmp_path: Path
     message = refused("report", one, other)
     assert f"not comparable: batch is 16 in {one} and 2 in {other}" in message
     assert "--mixed" in message
-    text = done("report", one, other, "--mixed", "--format", "table")
+    text = printed("report", one, other, "--mixed", "--format", "table")
     assert text.startswith("MIXED PROTOCOLS")
     assert "random [2]" in text
     assert "Mixed protocols, not comparable: [2] batch is 16 in" in text
@@ -829,7 +801,7 @@ def test_a_preset_gives_the_papers_settings_and_what_is_given_wins(
     assert [order.config for order in asked] == [
         train_config.TrainConfig(), paper, replace(paper, batch=8, text=False),
     ]  # fmt: skip
-    assert "llava-1.5-7b|llava-next-7b|qwen2.5-vl-7b" in done("train", "--help")
+    assert "llava-1.5-7b|llava-next-7b|qwen2.5-vl-7b" in printed("train", "--help")
 
 
 @pytest.mark.slow
@@ -861,7 +833,7 @@ def test_ctrl_c_while_training_keeps_finished_epochs(
         patched.setattr(_TrainingRun, "_step", interrupted)
         assert "interrupted" in refused(*command, status=130)
     assert len((tmp_path / "out" / "curves.csv").read_text().splitlines()) == 2
-    done(*command)
+    printed(*command)
     weights = "compressor.safetensors"
     assert (tmp_path / "out" / weights).read_bytes() == (compressor / weights).read_bytes()
 

@@ -4,31 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
-from bench.cli import main
 from compress.models.loading import MODELS
+from tests.cli import parsed, refused, run
 
 pytestmark = pytest.mark.skipif(not MODELS["micro"].is_dir(), reason="the shipped weights are not built")
-
-
-def run(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(one) for one in args])
-
-
-def parsed(*args: object) -> Any:
-    result = run(*args, "--json")
-    assert result.exit_code == 0, result.stderr or result.exception
-    return json.loads(result.stdout)
-
-
-def refused(*args: object) -> str:
-    result = run(*args)
-    assert result.exit_code == 2 and result.stdout == "", result.output
-    return result.stderr
 
 
 @pytest.fixture(scope="module")

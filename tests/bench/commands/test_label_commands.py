@@ -5,40 +5,24 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from click.testing import CliRunner, Result
 
-from bench.cli import main
 from bench.evaluation.compressors import SHIPPED
 from bench.report.stores import pace
 from compress.labels import LabellingRun, read_labels
+from tests.cli import parsed, printed, run
 
 FEW = ("--evaluations", 48)
-
-
-def run(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(one) for one in args])
-
-
-def done(*args: object) -> str:
-    result = run(*args)
-    assert result.exit_code == 0, result.stderr or result.exception
-    return result.stdout
-
-
-def parsed(*args: object) -> Any:
-    return json.loads(done(*args, "--json"))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of 12 questions: one without an image, one whose picture is broken, one without an answer."""
     folder = tmp_path_factory.mktemp("mixture")
-    done("data", "records", "micro", "--out", folder / "made.json", "--images", folder, "-n", 12)
+    printed("data", "records", "micro", "--out", folder / "made.json", "--images", folder, "-n", 12)
     records = json.loads((folder / "made.json").read_text())
     del records[1]["image"]
     records[4]["conversations"][1]["value"] = " "
@@ -61,7 +45,7 @@ def manifest(folder: Path) -> Path:
 def labels(folder: Path, manifest: Path) -> Path:
     """Labels of six of the questions, in two shards that share a folder."""
     for shard in ("0/2", "1/2"):
-        done(
+        printed(
             "label", "--data", folder / "mix.json", "--images", folder, "--manifest", manifest,
             "--samples", 6, "--shard", shard, "--out", folder / "labels", *FEW,
         )  # fmt: skip
@@ -71,12 +55,12 @@ def labels(folder: Path, manifest: Path) -> Path:
 def test_shards_hold_the_labels_of_one_run(
     folder: Path, manifest: Path, labels: Path, tmp_path: Path
 ) -> None:
-    done(
+    printed(
         "label", "--data", folder / "mix.json", "--images", folder, "--manifest", manifest, "--samples", 6,
         "--workers", 2, "--out", tmp_path / "whole", *FEW,
     )  # fmt: skip
-    done("labels", "merge", labels, "--out", tmp_path / "merged")
-    done("labels", "merge", tmp_path / "whole", "--out", tmp_path / "sorted")
+    printed("labels", "merge", labels, "--out", tmp_path / "merged")
+    printed("labels", "merge", tmp_path / "whole", "--out", tmp_path / "sorted")
     tables = [read_labels(tmp_path / name).table().drop_columns(["seconds"]) for name in ("merged", "sorted")]
     assert tables[0].equals(tables[1]) and len(tables[0]) == 6
     assert read_labels(labels).settings["data"] == "mix"
@@ -91,9 +75,9 @@ def test_what_a_broken_picture_ends_in_is_told_and_the_rest_is_labelled(folder: 
     assert (told["samples"], told["in quarantine"], told["not done yet"]) == (9, 1, 0)
     ((key, reasons),) = parsed("labels", "quarantine", tmp_path).items()
     assert key == "mix/mix-2-0" and len(reasons) == 3 and "cannot be read as an image" in reasons[0]
-    assert "cannot be read as an image" in done("labels", "quarantine", tmp_path)
+    assert "cannot be read as an image" in printed("labels", "quarantine", tmp_path)
     before = len(read_labels(tmp_path).shards)
-    done("label", "--data", folder / "mix.json", "--images", folder, "--out", tmp_path, *FEW, "--again")
+    printed("label", "--data", folder / "mix.json", "--images", folder, "--out", tmp_path, *FEW, "--again")
     assert len(read_labels(tmp_path).shards) == before
 
 
@@ -135,7 +119,7 @@ def test_an_audit_finds_the_losses_and_holds_them_against_labels_without_search(
     assert told["samples"] == 4 and told["largest error of a stored loss"] < 1e-5
     assert set(told["against"]) == {"random", "dpc-knn"}
     assert told["against"]["random"]["difference"]["difference"] > 0  # a search among 48 beats one draw
-    text = done("labels", "audit", labels, "--samples", 2, *where)
+    text = printed("labels", "audit", labels, "--samples", 2, *where)
     assert "recomputed losses differ from stored ones by at most" in text
     result = run("labels", "audit", labels, "--samples", 2)
     assert result.exit_code == 2 and "is not of the micro mixture" in result.stderr
@@ -170,7 +154,7 @@ def test_labels_are_not_put_beside_another_file(
 
 
 def test_an_export_is_a_data_set_with_a_card_and_a_store(labels: Path, tmp_path: Path) -> None:
-    done("labels", "export", labels, "--out", tmp_path / "mine")
+    printed("labels", "export", labels, "--out", tmp_path / "mine")
     card = (tmp_path / "mine" / "README.md").read_text()
     head = yaml.safe_load(card.split("---")[1])
     assert head["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
@@ -187,7 +171,7 @@ def test_an_export_is_a_data_set_with_a_card_and_a_store(labels: Path, tmp_path:
 
 def test_the_library_datasets_reads_an_export(labels: Path, tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
-    done("labels", "export", labels, "--out", tmp_path / "mine")
+    printed("labels", "export", labels, "--out", tmp_path / "mine")
     rows = datasets.load_dataset(str(tmp_path / "mine"), split="train", cache_dir=str(tmp_path / "cache"))
     assert rows["id"] == [one.id for one in read_labels(labels)]
     assert [tuple(kept) for kept in rows["kept"]] == [one.kept for one in read_labels(labels)]
@@ -197,7 +181,7 @@ def test_a_cluster_of_this_machine_makes_the_same_labels(
     folder: Path, manifest: Path, labels: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("ray")
-    done(
+    printed(
         "label", "--data", folder / "mix.json", "--images", folder, "--manifest", manifest, "--samples", 3,
         "--engine", "ray", "--out", tmp_path, *FEW,
     )  # fmt: skip

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
 from bench.cli import main
 from bench.edge import extras
@@ -27,22 +27,11 @@ from bench.tasks.load import load_tasks
 from compress.attach.session import attach
 from compress.compressor.evocomp import EvoComp
 from compress.models.loading import MLLM, load
+from tests import cli
 
 EXACT = "W4A32KV8"  # kernels that compute as torch does; int8 activations differ in their rounding
 KEEPS = (144, 48, 32, 16)
-
-
-def run(*args: object) -> Result:
-    return CliRunner().invoke(main, ["bench", "edge", *map(str, args)])
-
-
-def refused(*args: object) -> str:
-    """The message of a command that must be refused: one line, no table, status 2."""
-    result = run(*args)
-    assert result.exit_code == 2, result.exception
-    assert result.stdout == ""
-    (line,) = (line for line in result.stderr.splitlines() if line.startswith("evocomp: "))
-    return line
+run, refused = (partial(each, "bench", "edge") for each in (cli.run, cli.refused))
 
 
 @pytest.fixture(scope="module")

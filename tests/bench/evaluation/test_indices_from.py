@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
 
 from baselines import METHODS
-from bench.cli import main
 from bench.evaluation.cells import read_cells
 from bench.evaluation.evaluate import evaluate
 from bench.tasks import TASKS
 from compress.compressor.evocomp import EvoComp
 from compress.compressor.network import Compressor
 from compress.models.loading import MLLM
+from tests.cli import parsed, refused, run
 
 SOME = ("--tasks", "gqa", "-n", 6)
-
-
-def run(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(one) for one in args])
-
-
-def parsed(*args: object) -> Any:
-    result = run(*args, "--json")
-    assert result.exit_code == 0, result.stderr or result.exception
-    return json.loads(result.stdout)
-
-
-def refused(*args: object) -> str:
-    result = run(*args)
-    assert (result.exit_code, result.stdout) == (2, ""), result.exception
-    return result.stderr.strip().splitlines()[-1]
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import re
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 from PIL import Image
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaNextConfig, LlavaNextForConditionalGeneration
 
@@ -21,8 +21,10 @@ from bench.latency.request import LatencyRunner
 from bench.latency.rounds import FILE
 from bench.speed.gpu import main as gpu
 from compress.models import shapes
+from tests import cli
 
 QUICK = ("--repetitions", 2, "--warmup", 0, "--new", 2)
+run, parsed, refused = (partial(each, "bench", "latency") for each in (cli.run, cli.parsed, cli.refused))
 
 
 def tiny_next() -> LlavaNextConfig:
@@ -43,23 +45,6 @@ def tiny_next() -> LlavaNextConfig:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(shapes.SHAPES, "small", (LlavaNextForConditionalGeneration, tiny_next))
-
-
-def run(*args: object) -> Result:
-    return CliRunner().invoke(main, ["bench", "latency", *map(str, args)])
-
-
-def parsed(*args: object) -> Any:
-    result = run(*args, "--json")
-    assert result.exit_code == 0, result.stderr or result.exception
-    return json.loads(result.stdout)
-
-
-def refused(*args: object) -> str:
-    result = run(*args)
-    assert result.exit_code == 2 and result.stdout == "", result.output
-    (line,) = result.stderr.splitlines()
-    return line
 
 
 @pytest.mark.parametrize("name", TIMINGS)

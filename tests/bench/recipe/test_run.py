@@ -14,10 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from PIL import Image
 
-from bench.cli import main
 from bench.evaluation import compare as comparing
 from bench.evaluation.cells import read_cells
 from bench.evaluation.history import Times, WorkRecord
@@ -35,6 +33,7 @@ from bench.tasks.textvqa import TextVQA
 from compress.labels import LabelConfig, label, sample_key
 from compress.models.loading import MLLM, load
 from compress.samples import Sample
+from tests.cli import run as command
 
 TOLD: dict[str, Any] = {
     "title": "a test", "keep": [64], "of": 576, "tasks": ["gqa"], "n": 3, "paper": "table1",
@@ -308,6 +307,12 @@ def test_estimates_tell_what_is_left_by_rates_measured_in_the_folder(
     assert answer.seconds == pytest.approx(answer.forwards * record.seconds / record.forwards)
 
 
+def test_a_layer_that_no_model_has_is_refused_before_the_work(tiny: MLLM, tmp_path: Path) -> None:
+    asked = recipe(rows={"grid": {"method": "grid"}, "deep": {"method": "fastv:layer=99"}}, reference="grid")
+    with pytest.raises(ValueError, match="^rows.deep.method=fastv:layer=99: layer 99: choose one from 0"):
+        plan(asked, shop(tiny, tmp_path))
+
+
 def test_searched_masks_are_the_head_room(tiny: MLLM, tmp_path: Path) -> None:
     asked = recipe(
         match="tokens", losses=True, reference="searched", paper=None, search={"evaluations": 12},
@@ -445,10 +450,6 @@ def test_an_unknown_runtime_is_refused_before_any_work(tiny: MLLM, tmp_path: Pat
         plan(asked, shop(tiny, tmp_path))
 
 
-def call(*given: object) -> Result:
-    return CliRunner().invoke(main, [str(one) for one in given])
-
-
 SMALL: Sequence[object] = (
     "--set", "n=2", "--set", "tasks=[gqa]", "--set", "learns.samples=2", "--set", "learns.train.epochs=1",
     "--set", "learns.labels.evaluations=12",
@@ -457,23 +458,23 @@ SMALL: Sequence[object] = (
 
 def test_the_command_prints_a_plan_and_does_nothing(tiny_folder: Path, tmp_path: Path) -> None:
     asked = ("run", "figure6", "--model", tiny_folder, "--out", tmp_path, *SMALL)
-    told = call(*asked, "--dry-run")
+    told = command(*asked, "--dry-run")
     assert told.exit_code == 0, told.stderr
     assert "3 steps, 0 done" in told.stdout and not list(tmp_path.iterdir())
-    lines = json.loads(call(*asked, "--dry-run", "--json").stdout)
+    lines = json.loads(command(*asked, "--dry-run", "--json").stdout)
     assert [line["title"].partition(":")[0] for line in lines] == ["label", "train", "answer"]
 
 
 def test_a_model_that_does_not_ship_is_trained_as_in_the_paper(tiny_folder: Path, tmp_path: Path) -> None:
     """Full size: nothing of the miniature's settings, and embeddings on disk; --dry-run says so."""
     small = [*SMALL[:2], "--set", "n=3", "--out", tmp_path, "--dry-run"]
-    told = call("run", "table1", "--model", tiny_folder, *small)
+    told = command("run", "table1", "--model", tiny_folder, *small)
     assert told.exit_code == 0, told.stderr
     assert "trains: 30 epochs, batch 256, lr 0.003, ghm+cos, lambda 1, 100 regions" in told.stdout
     assert "(the paper's for llava-1.5-7b)" in told.stdout and "features on disk in --out" in told.stdout
-    told = call("run", "table1", "--model", tiny_folder, *small, "--set", "learns.train.batch=8")
+    told = command("run", "table1", "--model", tiny_folder, *small, "--set", "learns.train.batch=8")
     assert "batch 8, " in told.stdout and "llava-1.5-7b but for batch)" in told.stdout
-    told = call("run", "table1", *small)
+    told = command("run", "table1", *small)
     assert "trains: 8 epochs, batch 16" in told.stdout and "(the miniature's settings)" in told.stdout
     assert "in memory" in told.stdout and not list(tmp_path.iterdir())
 
@@ -517,31 +518,31 @@ def test_the_real_textvqa_chooses_the_epoch_of_a_model_that_does_not_ship(
 
 
 def test_a_recipe_that_only_draws_has_no_steps(tiny_folder: Path, tmp_path: Path) -> None:
-    told = call("run", "figure2", "--model", tiny_folder, "--out", tmp_path, "--dry-run")
+    told = command("run", "figure2", "--model", tiny_folder, "--out", tmp_path, "--dry-run")
     assert (told.exit_code, told.stdout) == (0, "no steps: what there is to draw needs none\n"), told.stderr
 
 
 def test_the_command_makes_a_row(tiny_folder: Path, tmp_path: Path) -> None:
-    told = call("run", "figure6", "--only", "FastV", "--model", tiny_folder, "--out", tmp_path, *SMALL,
+    told = command("run", "figure6", "--only", "FastV", "--model", tiny_folder, "--out", tmp_path, *SMALL,
                 "--set", "draw=null")  # fmt: skip
     assert told.exit_code == 0, told.stderr or told.exception
     assert "| FastV |" in told.stdout and "VisionZip" not in told.stdout
 
 
 def test_the_command_refuses_in_one_line() -> None:
-    told = call("run", "tabel5", "--dry-run")
+    told = command("run", "tabel5", "--dry-run")
     assert told.exit_code == 2 and told.stderr.startswith("evocomp: unknown recipe 'tabel5'; did you mean")
 
 
 @pytest.mark.parametrize("given", [("--model", "micro-wid"), ("--set", "source=micro-wid")])
 def test_an_unknown_model_is_refused_before_any_work(given: tuple[str, str], tmp_path: Path) -> None:
-    told = call("run", "table3", *given, "--out", tmp_path)
+    told = command("run", "table3", *given, "--out", tmp_path)
     assert told.exit_code == 2 and told.stderr.startswith("evocomp: unknown model 'micro-wid'; did you mean")
     assert not list(tmp_path.iterdir())
 
 
 def test_the_command_times_rows_beside_their_scores(tiny_folder: Path, tmp_path: Path) -> None:
-    told = call("run", "figure4", "--only", "fastv", "--model", tiny_folder, "--out", tmp_path, *SMALL,
+    told = command("run", "figure4", "--only", "fastv", "--model", tiny_folder, "--out", tmp_path, *SMALL,
                 "--set", "keep=[640]", "--set", "learns.train.bins=10",
                 "--set", "latency.repetitions=2", "--set", "latency.clock=processor")  # fmt: skip
     assert told.exit_code == 0, told.stderr or told.exception
@@ -553,7 +554,7 @@ def test_the_command_times_rows_beside_their_scores(tiny_folder: Path, tmp_path:
 @pytest.mark.slow
 def test_the_command_times_the_phone_protocol(tiny_folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    told = call("run", "table4", "--model", tiny_folder, "--out", tmp_path, *SMALL, "--set", "keep=[64]",
+    told = command("run", "table4", "--model", tiny_folder, "--out", tmp_path, *SMALL, "--set", "keep=[64]",
                 "--set", "edge.rounds=2", "--set", "edge.samples=1", "--set", "edge.threads=1")  # fmt: skip
     assert told.exit_code == 0, told.stderr or told.exception
     assert "| 16 | total |" in told.stdout

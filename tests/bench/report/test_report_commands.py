@@ -8,36 +8,17 @@ import shutil
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
-from bench.cli import main
 from bench.evaluation.origin import Origin
 from bench.report.gallery import read_gallery
 from compress.models.loading import MODELS
+from tests.cli import done, refused
 
 pytestmark = pytest.mark.skipif(not MODELS["micro"].is_dir(), reason="the shipped weights are not built")
 
 STAR = ("micro:3", "what color is the star ?")
 GRID = ("compare", "--keep", "48,32", "--tasks", "gqa,pope", "-n", 4)
-
-
-def run(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(one) for one in args])
-
-
-def done(*args: object) -> Result:
-    result = run(*args)
-    assert result.exit_code == 0, result.stderr or result.exception
-    return result
-
-
-def refused(*args: object) -> str:
-    """The message of a command that must be refused: one line on stderr, nothing on stdout."""
-    result = run(*args)
-    assert (result.exit_code, result.stdout) == (2, ""), result.output
-    (line,) = result.stderr.splitlines()
-    return line
 
 
 @pytest.fixture(scope="module")
