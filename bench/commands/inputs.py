@@ -1,4 +1,4 @@
-"""What commands open: tasks, from the values of their options."""
+"""Open tasks by the values of options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def open_tasks(
     tasks: str, count: int | None, data: str | None, protocol: str | None, split: str | None, *,
     model: str = "micro", labelled: bool = True,
 ) -> dict[Task, list[Sample]]:  # fmt: skip
-    """The tasks that the options name with their samples; miniatures are about the world of the model."""
+    """Load the tasks with their samples; the miniatures show the world that the model was trained on."""
     from bench.tasks import BENCHMARKS
     from bench.tasks.load import load_tasks
     from compress.micro.worlds import world_of

@@ -1,4 +1,4 @@
-"""Models, budgets and images, from the words that name them. Nothing heavy is imported before it is used."""
+"""Open models, budgets, images and questions by the values of options. Heavy imports happen on first use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def load_model(model: str, device: str = "cpu", dtype: str = "float32", anyres: Anyres = "native") -> MLLM:
-    """The model on the device; transformers prints no warnings from here on."""
+    """Load a model onto a device, and silence the warnings of transformers."""
     import torch
 
     from compress.models.loading import load, quiet
@@ -26,7 +26,7 @@ def load_model(model: str, device: str = "cpu", dtype: str = "float32", anyres: 
 
 
 def shaped(shape: str, device: str, dtype: str, depth: int | None) -> MLLM:
-    """A model with random weights of a published shape; ValueError, in one line, if it does not fit."""
+    """Build a published architecture with random weights; ValueError if it does not fit into memory."""
     import torch
 
     from compress.models.loading import quiet
@@ -46,7 +46,7 @@ def shaped(shape: str, device: str, dtype: str, depth: int | None) -> MLLM:
 
 
 def budget(keep: Keep | None, mllm: MLLM) -> Keep:
-    """The budget, or a ninth of each image's visual tokens; ValueError if the model has fewer tokens."""
+    """Check a budget; None: a ninth of each image's tokens. ValueError if the model has fewer tokens."""
     from compress.keep import NINTH, count_of
 
     tokens = mllm.visual_tokens
@@ -58,10 +58,9 @@ def budget(keep: Keep | None, mllm: MLLM) -> Keep:
 
 
 def open_image(name: str, side: int = 0) -> Image:
-    """An image file, or `micro:SEED` or `busy:SEED` for a scene of that world; ValueError that says what is
-    wrong.
+    """Open an image file, or render a scene: `micro:SEED` or `busy:SEED`. ValueError if neither works.
 
-    A scene is photographed for a model that sees `side` pixels a side.
+    A scene is rendered for a model whose images are `side` pixels wide and high.
     """
     from bench.tasks.images import open_rgb
 
@@ -74,7 +73,9 @@ def open_image(name: str, side: int = 0) -> Image:
         world = WORLDS[kind]
         return world.photograph(world.scene("test", int(seed))).at(side)
     if not Path(name).is_file():
-        raise ValueError(f"there is no image at {name}: give an image file, or micro:SEED for a made scene")
+        raise ValueError(
+            f"there is no image at {name}: give an image file, or micro:SEED for a generated scene"
+        )
     try:
         return open_rgb(Path(name), name)
     except ValueError as problem:
@@ -82,12 +83,12 @@ def open_image(name: str, side: int = 0) -> Image:
 
 
 def asked(question: str) -> str:
-    """The question; ValueError if it is empty."""
+    """Return the question; ValueError if it is empty."""
     if not question.strip():
         raise ValueError("the question is empty: ask something about the image")
     return question
 
 
 def by_source(method: str, source: str) -> str:
-    """The name of a method whose indices come from another model."""
+    """Name a method whose indices come from another model, `source`."""
     return f"{method} (indices from {Path(source).name})"

@@ -99,26 +99,27 @@ def notes(told: RecipeReport) -> list[str]:
     ]
     if told.findings:
         listed.append(
-            f"{AVERAGE}: mean over the tasks of score / the untouched model's. "
+            f"{AVERAGE}: the score as a percentage of the untouched model's, averaged over the tasks. "
             f"Budgets are {MEANING[recipe.match]}."
         )
     if recipe.reference and told.findings:
-        beyond = f"{BEYOND} beyond chance: at 5 % after Holm's correction over the table."
-        over = "Intervals are paired bootstrap intervals over images, each with all its questions"
+        over = (
+            "Intervals are paired bootstrap intervals over images; an image is drawn with all its questions."
+        )
         if len(recipe.seeds) > 1:
-            over += (
-                "; the spread of rows that learn over their seeds is added, and the quantiles are Student's"
-            )
-        listed.append(f"{over}. {beyond}")
+            over += " For rows that learn they include the spread over seeds, with quantiles of Student's t."
+        listed.append(f"{over} {BEYOND} significant at 5 % after Holm's correction over the table.")
         if any(each.single for each in told.findings):
             listed.append(
-                "One seed: a row that learns is one network, and no interval takes in other trainings."
+                "One seed: a row that learns is a single network. Its intervals do not cover other trainings."
             )
     if told.paper:
-        listed.append(f"Columns `paper`: {told.paper.model} in the paper; it gives no intervals.")
+        listed.append(
+            f"Columns `paper`: {told.paper.model} as reported in the paper, which gives no intervals."
+        )
     listed += [
-        f"{each['shipped']} of {each['samples']} labels of {plain(str(each['row']))} ship with the package, "
-        f"made by the same settings; `--fresh` searches them again."
+        f"{each['shipped']} of {each['samples']} labels of {plain(str(each['row']))} ship with the package. "
+        f"They were made with the same settings; `--fresh` searches them again."
         for each in told.labels
         if each["shipped"]
     ]

@@ -87,7 +87,7 @@ class Sign:
             return NONE
         told = SAME if self.agrees else OPPOSITE
         seed = ", one seed" if self.single else ""
-        return f"{told}, {'beyond' if self.significant else 'within'} chance{seed}"
+        return f"{told}, {'' if self.significant else 'not '}significant{seed}"
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,8 @@ def verdict(found: Sequence[Sign], ranks: Sequence[RankAgreement], paper: Paper,
     if not found and not ranks:
         return []
     lines = [
-        f"The paper measured {paper.model} on the benchmarks themselves; here it is {model}. Directions and "
-        f"order can be held against each other, the size of a difference cannot."
+        f"The paper measured {paper.model} on the real benchmarks; this page has {model} on the miniatures. "
+        "Signs and orders are comparable, sizes of differences are not."
     ]
     for keep in dict.fromkeys([*(one.keep for one in found), *(one.keep for one in ranks)]):
         told = [one for one in found if one.keep == keep and abs(one.paper) >= 0.05]
@@ -158,19 +158,21 @@ def verdict(found: Sequence[Sign], ranks: Sequence[RankAgreement], paper: Paper,
             clear = [one for one in told if one.significant]
             part = f"{len(same)} of {len(told)} differences from the reference have the paper's sign"
             wrong = [one.row for one in clear if not one.agrees]
-            part += f"; of the {len(clear)} beyond chance, {len(clear) - len(wrong)} do" if clear else ""
-            part += "; none is beyond chance" if not clear else ""
+            part += f"; of the {len(clear)} significant ones, {len(clear) - len(wrong)} do" if clear else ""
+            part += "; none is significant" if not clear else ""
             part += f" (not: {', '.join(wrong)})" if wrong else ""
             part += "; of one seed each" if any(one.single for one in told) else ""
             parts.append(part)
         for one in ranks:
             if one.keep == keep and one.kendall is not None and one.kendall_p is not None:
-                doubt = "" if one.kendall_p < 0.05 else ", which chance alone could do"
+                doubt = "" if one.kendall_p < 0.05 else ", not significant"
                 parts.append(
                     f"over {one.rows} rows Kendall's tau is {one.kendall:+.2f} (p = {one.kendall_p:.2g}"
                     f"{doubt}), Spearman's rho {one.spearman:+.2f}"
                 )
             if one.keep == keep:
-                parts.append(f"mean shares are {one.off:.1f} points apart on average")
+                parts.append(
+                    f"the average scores of measurement and paper differ by {one.off:.1f} points on average"
+                )
         lines.append(f"At the paper's {keep} tokens: {'; '.join(parts)}.")
     return lines

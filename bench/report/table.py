@@ -2,8 +2,8 @@
 
 A block per budget, tasks as columns, then the mean share of vanilla, what was really spent, and how far each
 row is from vanilla and from the reference (paired, 95 %). Figures have one decimal, as the paper's. Averages
-that are equivalent to a rival's and differences beyond chance are marked, what is missing is a dash, and
-`notes` says why.
+that are equivalent to a rival's and significant differences are marked. A missing value is a dash, and
+`notes` gives the reason.
 """
 
 from __future__ import annotations
@@ -128,13 +128,13 @@ def notes(comparison: Comparison) -> list[str]:
     if contrasts:
         lines.append(
             "Intervals are paired bootstrap intervals over images, not corrected. "
-            f"{BEYOND} a difference beyond chance: at 5 % after Holm's correction over the table."
+            f"{BEYOND} a significant difference: at 5 % after Holm's correction over the table."
         )
     if trained := dict.fromkeys(row.method for row in comparison.rows if row.trained):
         lines.append(
             f"One seed: {', '.join(trained)} "
             f"{'are one network each' if len(trained) > 1 else 'is one network'}, trained once; "
-            "another training may give another result, which no interval here takes in."
+            "another training may give another result, and the intervals do not cover that."
         )
     lines += _draws(comparison)
     if adaptive := dict.fromkeys(row.method for row in comparison.rows if row.adaptive):
@@ -243,7 +243,7 @@ def figures_of(comparison: Comparison, row: ComparisonRow) -> list[str]:
 
 
 def gaps_of(comparison: Comparison, row: ComparisonRow) -> list[str]:
-    """The row's differences from the rivals, marked where beyond chance, empty where there are none."""
+    """The row's differences from the rivals, marked where significant, empty where there are none."""
     contrasts = (row.vanilla, row.reference)[: len(rivals_of(comparison))]
     return [f"{one.gap}{BEYOND if one.significant else ''}" if one and one.gap else "" for one in contrasts]
 

@@ -1,11 +1,11 @@
-"""What the search itself costs: milliseconds per generation besides the losses, beside DEAP's loop and pymoo.
+"""Time a search without its losses: milliseconds per generation, beside DEAP's own loop and pymoo.
 
     python -m bench.speed.engine
 
-The same problem for all of them: the sum of a cost per kept item, 64 groups of 9, a population of 48 of which
-12 survive, half-split or one-point crossover and a mutation of every fifth pick. Libraries take turns in
-every round. Times are of the thread, so that what else the machine does counts for less. pymoo is there if it
-is installed: pip install 'evocomp[benchmark]'.
+All libraries solve the same problem: the sum of a cost per kept item, 64 groups of 9, a population of 48 with
+12 survivors, half-split or one-point crossover, and a mutation of every fifth pick. The libraries take turns
+in every round. Times are those of the thread, so other work on the machine affects them less. pymoo takes
+part if it is installed (pip install 'evocomp[benchmark]').
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import click
 import numpy as np
 from deap import algorithms, base, creator, tools
 
-from bench.console import progress, say, show_table
+from bench.console import option, progress, say, show_table
 from compress.files import replacing
 from evosearch import Evolution, Grouping, search
 
@@ -101,9 +101,9 @@ def pymoo(generations: int, seed: int) -> None:
 
 
 @click.command()
-@click.option("--generations", default=10, show_default=True, type=click.IntRange(1), help="Of a search.")
-@click.option("--rounds", default=15, show_default=True, type=click.IntRange(1))
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for all figures.")
+@option("--generations", default=10, type=click.IntRange(1), help="Generations of a search.")
+@option("--rounds", default=15, type=click.IntRange(1), help="Timed rounds.")
+@option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for all figures.")
 def main(generations: int, rounds: int, out: Path | None) -> None:
     """Time whole searches, per generation; medians over the rounds."""
     contenders: dict[str, Callable[[int, int], None]] = {"evosearch": evosearch, "DEAP eaSimple": deap}

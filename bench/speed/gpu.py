@@ -1,11 +1,12 @@
-"""One command for a GPU: the shape of LLaVA-NeXT-7B, 2880 tokens to 640, 320 and 160, every method that can.
+"""Time the shape of LLaVA-NeXT-7B on a GPU: 2880 visual tokens reduced to 640, 320 and 160 by every method.
 
     python -m bench.speed.gpu --out gpu
 
-Two runs, each resumable and a folder of its own: `eager`, all methods as they are evaluated; and `fast`, some
-methods that act before the decoder, with fixed caches, compiled, and as CUDA graphs. Then what was hoped for:
-at the smallest budget, prefill with selection six times faster than vanilla and the whole answer four times
-(paper, Figure 4, on an A100: 4.1 and 2.6). Weights are random: a latency does not depend on them.
+There are two runs, each with its own folder, and each can be resumed. `eager` times all methods as they are
+evaluated. `fast` times methods that act before the decoder, with fixed caches, compiled, and as CUDA graphs.
+The result is compared with a target: at the smallest budget, prefill with selection six times and the whole
+answer four times as fast as vanilla (paper, Figure 4, on an A100: 4.1 and 2.6). Weights are random, because a
+latency does not depend on them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from bench.console import OutFolder, progress, say, whole_numbers
+from bench.console import OutFolder, option, progress, say, whole_numbers
 from bench.evaluation.opening import shaped
 from bench.latency.report import LatencyReport, in_words, read_accuracy
 from bench.latency.run import RANDOM, Conditions, rivals, run
@@ -26,22 +27,32 @@ HOPED = {"prefill with selection": (6.0, 4.1), "total": (4.0, 2.6)}  # times fas
 
 
 @click.command()
-@click.option("--out", required=True, type=OutFolder())
-@click.option("--shape", default="llava-next-7b", show_default=True)
-@click.option("--device", default="cuda", show_default=True)
-@click.option("--dtype", default="bfloat16", show_default=True)
-@click.option("--depth-slice", type=int, help="So many decoder layers only, for a small machine.")
-@click.option("--keep", "keeps", default="640,320,160", show_default=True, callback=whole_numbers)
-@click.option("--methods", default="all", show_default=True, help="Of the eager run.")
-@click.option("--fast", default="evocomp", show_default=True, help="Methods of the fast run.")
-@click.option("--modes", default="static,compiled,graphs", show_default=True, help="Of the fast run.")
-@click.option("--text", default=40, show_default=True, type=click.IntRange(2))
-@click.option(
-    "--new", "steps", default=8, show_default=True, type=click.IntRange(1), help="Tokens to decode."
+@option("--out", required=True, type=OutFolder(), help="Folder for both runs.")
+@option("--shape", default="llava-next-7b", help="Published architecture to build with random weights.")
+@option("--device", default="cuda", help="Device of the model.")
+@option("--dtype", default="bfloat16", help="Number type of the weights.")
+@option(
+    "--depth-slice", type=int, help="Number of decoder layers to build, for a small machine. Default: all."
 )
-@click.option("--repetitions", default=30, show_default=True, type=click.IntRange(2))
-@click.option("--warmup", default=3, show_default=True, type=click.IntRange(0))
-@click.option("--accuracy", type=click.Path(file_okay=False, path_type=Path), help="Of a comparison.")
+@option(
+    "--keep",
+    "keeps",
+    default="640,320,160",
+    callback=whole_numbers,
+    help="Budgets in visual tokens, separated by commas.",
+)
+@option("--methods", default="all", help="Methods of the eager run, separated by commas.")
+@option("--fast", default="evocomp", help="Methods of the fast run, separated by commas.")
+@option("--modes", default="static,compiled,graphs", help="Execution modes of the fast run.")
+@option("--text", default=40, type=click.IntRange(2), help="Text tokens of the prompt.")
+@option("--new", "steps", default=8, type=click.IntRange(1), help="Tokens to decode.")
+@option("--repetitions", default=30, type=click.IntRange(2), help="Timed rounds.")
+@option("--warmup", default=3, type=click.IntRange(0), help="Warm-up rounds.")
+@option(
+    "--accuracy",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of `evocomp compare --out`, for a plot of accuracy against latency.",
+)
 def main(
     out: Path, shape: str, device: str, dtype: str, depth_slice: int | None, keeps: list[int], methods: str,
     fast: str, modes: str, text: int, steps: int, repetitions: int, warmup: int, accuracy: Path | None,

@@ -1,20 +1,19 @@
-"""What labelling costs: seconds per sample, against the naive loop, and as a share of what the device can do.
+"""Time labelling: seconds per sample, compared with the naive loop and with the peak of the device.
 
     python -m bench.speed.labelling                     # the micro model
     python -m bench.speed.labelling --shape llava-1.5-7b --device cuda --dtype bfloat16 --naive 8
     python -m bench.speed.labelling --shape llava-1.5-7b --depth-slice 1 -n 1 --rounds 1 --naive 2
 
-The naive loop is the method as its paper describes it and as one writes it first: the whole model, image
-included, once per candidate, with dropped tokens masked out; its image is prepared beforehand. Beside it
-stands the loop over the decoder alone, with the image embedded once. Both are timed on a few candidates of
-the first sample and taken times the evaluations that the search made, and one more, of all tokens. `together`
-of several sizes take turns in every round. The peak is that of a matrix product in the same run, in the same
-precision, by the fastest of the kernels that labels use. A second table says where the time goes with the
-first of the sizes; on a GPU these stages wait for each other, which they do not otherwise. On a CPU, seconds
-are those of the processor.
+The naive loop follows the paper's description literally: the whole model, image included, runs once per
+candidate, with dropped tokens masked out; the image is prepared beforehand. A second loop runs the decoder
+alone, with the image embedded once. Both are timed on a few candidates of the first sample. The times are
+multiplied by the number of evaluations of the search plus one for all tokens. The sizes of --together take
+turns in every round. The peak is the rate of a matrix product in the same run and precision, with the fastest
+kernel that labelling uses. A second table shows the time per stage for the first size; on a GPU these stages
+are synchronised, which they normally are not. On a CPU, seconds are processor time.
 
-Samples of a --shape are embeddings near random words between random words, behind a chat's first words, which
-are alike.
+A sample of --shape has embeddings near random words, between random words, after a chat prefix that is the
+same for all samples.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.console import model_options, progress, show_table, whole_numbers
+from bench.console import model_options, option, progress, show_table, whole_numbers
 from bench.evaluation.opening import load_model, shaped
 from bench.latency.clock import Clock, clock_of
 from bench.latency.measure import roof
@@ -106,22 +105,23 @@ def _mask(embedded: Embedded, indices: np.ndarray[Any, Any]) -> Tensor:
 
 
 @click.command()
-@click.option("--shape", help="Random weights of a published shape (compress.models.shapes).")
-@click.option("--depth-slice", type=int, help="So many decoder layers of --shape only, for a small machine.")
-@click.option("-n", "count", default=16, show_default=True, type=click.IntRange(1), help="Samples.")
-@click.option(
-    "--together", "packs", default="1,16", show_default=True, callback=whole_numbers,
-    help="Samples whose candidates share batches: sizes with commas.",
-)  # fmt: skip
-@click.option("--rows", type=click.IntRange(1), help="Decoder rows at a time; by the device if not given.")
-@click.option("--keep", type=click.IntRange(1), help="Tokens in a label; a ninth by default.")
-@click.option("--evaluations", default=408, show_default=True, type=click.IntRange(1))
-@click.option(
-    "--naive", default=12, show_default=True, type=click.IntRange(0), help="Candidates of the naive loops."
+@option("--shape", help="Published architecture to build with random weights, instead of --model.")
+@option("--depth-slice", type=int, help="With --shape: number of decoder layers to build. Default: all.")
+@option("-n", "count", default=16, type=click.IntRange(1), help="Number of samples.")
+@option(
+    "--together",
+    "packs",
+    default="1,16",
+    callback=whole_numbers,
+    help="Numbers of samples whose candidates share batches, separated by commas.",
 )
-@click.option("--without-onednn", is_flag=True, help="By torch's own choice of kernels on a CPU.")
-@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1))
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for all figures.")
+@option("--rows", type=click.IntRange(1), help="Decoder rows per batch. Default: chosen for the device.")
+@option("--keep", type=click.IntRange(1), help="Visual tokens in a label. Default: a ninth of them.")
+@option("--evaluations", default=408, type=click.IntRange(1), help="Candidates evaluated per sample.")
+@option("--naive", default=12, type=click.IntRange(0), help="Candidates timed in the naive loops.")
+@option("--without-onednn", is_flag=True, help="Use torch's own choice of CPU kernels.")
+@option("--rounds", default=3, type=click.IntRange(1), help="Timed rounds.")
+@option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for all figures.")
 @model_options
 def main(
     shape: str | None, depth_slice: int | None, count: int, packs: list[int], rows: int | None,

@@ -1,9 +1,9 @@
-"""How large reports are, and how long a Chromium takes to open them (extra `browser`).
+"""Measure the size of reports, and the time that a Chromium takes to open them (extra `browser`).
 
     python -m bench.speed.pages report.html
 
-From the call until the page has run its scripts and painted, by the clock and in processor time of the
-process that renders it; each time in a fresh context, so nothing is cached.
+The time runs from the call until the page has run its scripts and painted, as wall time and as processor time
+of the rendering process. Every time has a fresh context, so nothing is cached.
 """
 
 from __future__ import annotations

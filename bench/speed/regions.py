@@ -1,10 +1,10 @@
-"""How many of GHM's regions a batch occupies in training, and so what lambda weighs (docs/training.md).
+"""Count the regions of GHM that a batch occupies in training, on the shipped labels of the micro model.
 
     python -m bench.speed.regions --samples 1200 --batch 16 --epochs 12 --seeds 0,1,2
 
-A row for every seed, a column for every epoch: the mean over its batches of occupied regions / all regions,
-which is what lambda = 1 acts as beside a GHM that is divided by all of them. On the shipped labels of the
-micro model.
+There is a row for every seed and a column for every epoch: occupied regions divided by all regions, averaged
+over the batches of the epoch. With GHM divided by all regions, lambda = 1 has the effect of this number (see
+docs/training.md).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from unittest import mock
 import click
 from torch import Tensor
 
+from bench.console import option
 from bench.evaluation.compressors import shipped
 from bench.tasks.mixture import labelled_samples
 from compress.labels import read_labels
@@ -54,10 +55,10 @@ def numbers(_context: object, _option: object, text: str) -> list[int]:
 
 
 @click.command(help=__doc__)
-@click.option("--samples", default=1200, show_default=True)
-@click.option("--batch", default=16, show_default=True)
-@click.option("--epochs", default=12, show_default=True)
-@click.option("--seeds", default="0", show_default=True, callback=numbers, help="Of training, with commas.")
+@option("--samples", default=1200, help="Number of labels.")
+@option("--batch", default=16, help="Samples per step.")
+@option("--epochs", default=12, help="Number of epochs.")
+@option("--seeds", default="0", callback=numbers, help="Seeds of training, separated by commas.")
 def main(samples: int, batch: int, epochs: int, seeds: list[int]) -> None:
     quiet()
     click.echo(f"| seed | {' | '.join(f'epoch {number + 1}' for number in range(epochs))} |")

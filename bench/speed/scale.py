@@ -1,11 +1,11 @@
-"""How labelling scales out: samples per second of 1, 2, 4, 8 workers whose work is a wait of fixed length.
+"""Measure how labelling scales out: samples per second with 1, 2, 4 and 8 workers that wait a fixed time.
 
     python -m bench.speed.scale --workers 1,2,4,8 --seconds 0.16
 
-A worker is an actor of a Ray cluster on this machine; it waits instead of computing, so that more of them
-fit than there are cores, and all else is real: samples, retries, results, shards on disk. Efficiency is the
-rate as a share of workers / seconds; the driver's own cost is its processor time per sample. The clock starts
-when all workers are there. Linux only, since Ray's own processes are looked up in /proc.
+A worker is an actor of a Ray cluster on this machine. It waits instead of computing, so there can be more
+workers than cores; everything else is real: samples, retries, results, shards on disk. Efficiency is the rate
+divided by workers / seconds. The driver's cost is its processor time per sample. The clock starts when all
+workers are ready. Linux only, because Ray's own processes are looked up in /proc.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 import click
 from PIL import Image
 
-from bench.console import progress, show_table, whole_numbers
+from bench.console import option, progress, show_table, whole_numbers
 from compress.files import replacing
 from compress.labels import Label, gather
 from compress.parallel import Cluster, Engine, Local, Work, WorkerPool
@@ -142,13 +142,27 @@ def runs(sizes: list[int], seconds: float, count: int, engine: str) -> Iterator[
 
 
 @click.command()
-@click.option("--workers", "sizes", default="1,2,4,8", show_default=True, callback=whole_numbers)
-@click.option("--seconds", default=0.16, show_default=True, type=click.FloatRange(0, min_open=True))
-@click.option(
-    "-n", "count", default=200, show_default=True, type=click.IntRange(20), help="Samples per worker."
+@option(
+    "--workers",
+    "sizes",
+    default="1,2,4,8",
+    callback=whole_numbers,
+    help="Numbers of workers, separated by commas.",
 )
-@click.option("--engine", type=click.Choice(["ray", "local"]), default="ray", show_default=True)
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for all figures.")
+@option(
+    "--seconds",
+    default=0.16,
+    type=click.FloatRange(0, min_open=True),
+    help="Seconds that a worker waits per sample.",
+)
+@option("-n", "count", default=200, type=click.IntRange(20), help="Samples per worker.")
+@option(
+    "--engine",
+    type=click.Choice(["ray", "local"]),
+    default="ray",
+    help="Where workers run: actors of a Ray cluster, or processes of this machine (local).",
+)
+@option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for all figures.")
 def main(sizes: list[int], seconds: float, count: int, engine: str, out: Path | None) -> None:
     """Measure the rate of labelling at several numbers of workers."""
     found = []

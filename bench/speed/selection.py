@@ -1,10 +1,10 @@
-"""What choosing costs: every method's selection in milliseconds, and as a share of the prefill it shortens.
+"""Time the selection of every method, in milliseconds and as a share of the prefill that it shortens.
 
     python -m bench.speed.selection --keep 48
 
-One scene and question, batch 1; methods take turns in every round, so that what else the machine does falls
-on all of them alike. The selection's time is that of `select` and `merge`, with the signals they ask for
-(rows of attention, keys), without the gathering of rows, which belongs to any compression.
+One scene and question, batch 1. Methods take turns in every round, so other work on the machine affects all
+of them alike. Selection is the time of `select` and `merge` with the signals that they ask for (rows of
+attention, keys). Gathering the kept rows is not included, because every method does it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import click
 import torch
 
 from baselines import METHODS
-from bench.console import model_options, progress, say, show_table
+from bench.console import model_options, option, progress, say, show_table
 from bench.evaluation.compressors import selector_for
 from bench.evaluation.opening import load_model
 from compress.attach.session import attach
@@ -71,10 +71,10 @@ def measure(mllm: MLLM, selector: Selector, watch: Stopwatch, inputs: Any, keep:
 
 
 @click.command()
-@click.option("--methods", default="all", show_default=True, help="Names with commas.")
-@click.option("--keep", default=48, show_default=True, help="Visual tokens per decoder layer.")
-@click.option("--rounds", default=50, show_default=True, type=click.IntRange(2))
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for all figures.")
+@option("--methods", default="all", help="Methods, separated by commas.")
+@option("--keep", default=48, help="Visual tokens per decoder layer.")
+@option("--rounds", default=50, type=click.IntRange(2), help="Timed rounds.")
+@option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for all figures.")
 @model_options
 def main(
     methods: str, keep: int, rounds: int, out: Path | None, model: str, device: str, dtype: str,

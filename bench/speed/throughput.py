@@ -1,10 +1,10 @@
-"""What batches gain: samples per second at several batch sizes, as a ratio to one sample at a time.
+"""Measure the gain of batches: samples per second at several batch sizes, relative to one sample at a time.
 
     python -m bench.speed.throughput --method fastv --keep 48 --batch 1,16
 
-Greedy answers to questions of the micro world, images prepared, tower, prefill and decoding included. Sizes
-take turns in every round, so that what else the machine does falls on all of them alike; the ratio is taken
-within a round.
+The answers are greedy, to questions about the micro world; images are prepared; tower, prefill and decoding
+are included. The sizes take turns in every round, so other work on the machine affects all of them alike. The
+ratio is taken within a round.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.console import model_options, progress, show_table, whole_numbers
+from bench.console import model_options, option, progress, show_table, whole_numbers
 from bench.evaluation.compressors import selector_for
 from bench.evaluation.opening import load_model
 from bench.tasks import TASKS
@@ -46,15 +46,18 @@ def seconds(mllm: MLLM, samples: list[Sample], selector: Selector, keep: int, ba
 
 
 @click.command()
-@click.option("--method", default="none", show_default=True, help="NAME or NAME:option=value,...")
-@click.option("--keep", type=int, help="Visual tokens per decoder layer; all by default.")
-@click.option(
-    "--batch", "sizes", default="1,16", show_default=True, callback=whole_numbers,
-    help="Sizes with commas; the first is what others are held against.",
-)  # fmt: skip
-@click.option("-n", "count", default=64, show_default=True, type=click.IntRange(1), help="Samples.")
-@click.option("--rounds", default=7, show_default=True, type=click.IntRange(1))
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for all figures.")
+@option("--method", default="none", help="Method: NAME or NAME:option=value,... (evocomp list methods).")
+@option("--keep", type=int, help="Visual tokens per decoder layer. Default: all.")
+@option(
+    "--batch",
+    "sizes",
+    default="1,16",
+    callback=whole_numbers,
+    help="Batch sizes, separated by commas; the first one is the baseline.",
+)
+@option("-n", "count", default=64, type=click.IntRange(1), help="Number of samples.")
+@option("--rounds", default=7, type=click.IntRange(1), help="Timed rounds.")
+@option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for all figures.")
 @model_options
 def main(
     method: str, keep: int | None, sizes: list[int], count: int, rounds: int, out: Path | None,

@@ -1,11 +1,11 @@
-"""What training a compressor costs: samples per second that are embedded, once, and that are trained on.
+"""Time the training of a compressor: samples per second that are embedded (once) and trained on.
 
     python -m bench.speed.training -n 256 --batch 32,64
     python -m bench.speed.training -n 256 --batch 32 --features all
 
-Random labels of the micro mixture, since speed does not depend on what is learned. Batch sizes and places of
-features take turns in every round; what is kept on disk is made anew each time. On a CPU, seconds are those
-of the processor, which may be shared with others.
+Labels are random, for samples of the micro mixture, because speed does not depend on what is learned. Batch
+sizes and places of features take turns in every round; features on disk are written anew each time. On a CPU,
+seconds are processor time, because the CPU may be shared.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
-from bench.console import model_options, progress, show_table, whole_numbers
+from bench.console import model_options, option, progress, show_table, whole_numbers
 from bench.evaluation.opening import load_model
 from bench.tasks.mixture import training_samples
 from compress.files import replacing
@@ -55,12 +55,17 @@ def speeds(
 
 
 @click.command()
-@click.option("-n", "count", default=256, show_default=True, type=click.IntRange(2), help="Samples.")
-@click.option("--batch", "sizes", default="32,64", show_default=True, callback=whole_numbers)
-@click.option("--features", default="memory", show_default=True, type=click.Choice([*get_args(Where), "all"]))
-@click.option("--epochs", default=2, show_default=True, type=click.IntRange(1))
-@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1))
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for all figures.")
+@option("-n", "count", default=256, type=click.IntRange(2), help="Number of samples.")
+@option("--batch", "sizes", default="32,64", callback=whole_numbers, help="Batch sizes, separated by commas.")
+@option(
+    "--features",
+    default="memory",
+    type=click.Choice([*get_args(Where), "all"]),
+    help="Where embeddings are kept during training.",
+)
+@option("--epochs", default=2, type=click.IntRange(1), help="Number of epochs.")
+@option("--rounds", default=3, type=click.IntRange(1), help="Timed rounds.")
+@option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for all figures.")
 @model_options
 def main(
     count: int, sizes: list[int], features: str, epochs: int, rounds: int, out: Path | None,

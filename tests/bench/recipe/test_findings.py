@@ -60,7 +60,7 @@ def test_a_contrast_is_of_one_seed_where_a_network_is(make_outcome: Any) -> None
     for one in findings(cells(make_outcome, several), [GQA()], {4: 64}, ["ours", "grid"], "ours", ["ours"]):
         assert not one.single
     sign = Sign("a", 64, -20.0, Interval(-1.0, -3.0, 1.0), False, True)
-    assert sign.words == "same sign, within chance, one seed"
+    assert sign.words == "same sign, not significant, one seed"
 
 
 def test_what_could_not_be_run_says_why(make_outcome: Any) -> None:
@@ -103,11 +103,11 @@ def test_signs_say_same_opposite_and_how_sure() -> None:
     found = [finding("ours", 90, None), finding("a", 80, -10), finding("b", 95, 5), finding("new", 70, -20)]
     listed = signs(found, paper, ["gqa"], "ours")
     assert [(one.row, one.paper, one.words) for one in listed] == [
-        ("a", -20.0, "same sign, beyond chance"),
-        ("b", -40.0, "opposite sign, beyond chance"),
+        ("a", -20.0, "same sign, significant"),
+        ("b", -40.0, "opposite sign, significant"),
     ]
     doubtful = Sign("a", 64, -20.0, Interval(-1.0, -3.0, 1.0), False)
-    assert doubtful.words == "same sign, within chance"
+    assert doubtful.words == "same sign, not significant"
     told = verdict(listed, [], paper, "micro")
     assert "1 of 2 differences" in told[1] and "(not: b)" in told[1]
     assert "the size of a difference cannot" in told[0]

@@ -222,7 +222,7 @@ def test_the_page_says_what_is_equivalent_what_is_hard_and_what_is_mixed(
     rows = [[cell.strip() for cell in row] for row in Page(page).rows]
     assert ["ours", "90.2", "89.0", "90.0"] in [row[:4] for row in rows]
     assert ["rival_1", "80.2", "79.0", "80.0"] in [row[:4] for row in rows]
-    assert "* a difference beyond chance" in page
+    assert "* a significant difference" in page
     assert "Equivalent to" not in page
     assert "70.0†" in make(replace(comparison, margin=23.0), gallery)
     assert ["questions control misses", "4", "10 of 30", "–", ""] in rows

@@ -105,7 +105,7 @@ def test_notes_say_what_budgets_are_and_explain_only_marks_that_are_there(compar
     said = notes(replace(comparison, match="flops"))
     assert said[0].startswith("Budgets are prefill FLOPs, own choosing included")
     assert said[1].startswith("Intervals are paired bootstrap intervals over images")
-    assert "* a difference beyond chance" in said[1]
+    assert "* a significant difference" in said[1]
     assert not any(line.startswith("Equivalent") for line in said)
     plain = replace(comparison, rows=comparison.rows[:1], impossible={})
     assert notes(plain) == ["Budgets are visual tokens entering a decoder layer, mean over layers."]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from copy import deepcopy
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from bench.speed.engine import main as engine
+from bench.speed.gpu import main as gpu
 from bench.speed.labelling import main as labelling
 from bench.speed.regions import main as regions
 from bench.speed.scale import main as scale
-from bench.speed.selection import main
+from bench.speed.selection import main as selection
 from bench.speed.throughput import main as throughput
 from bench.speed.training import main as training
 from compress.models.shapes import SHAPES
@@ -22,7 +25,7 @@ from compress.models.shapes import SHAPES
 @pytest.mark.parametrize("keep", [48, 16])
 def test_selection_is_timed_for_every_method(tmp_path: Path, keep: int):
     out = tmp_path / "selection.json"
-    result = CliRunner().invoke(main, ["--rounds", "2", "--keep", str(keep), "--out", str(out)])
+    result = CliRunner().invoke(selection, ["--rounds", "2", "--keep", str(keep), "--out", str(out)])
     assert result.exit_code == 0, result.output
     figures = json.loads(out.read_text())
     assert set(figures["medians_ms"]) >= {"grid", "fastv", "visionzip", "evocomp"}
@@ -101,3 +104,10 @@ def test_regions_that_batches_occupy_are_counted_for_every_epoch():
     rows = [line.strip("| ").split(" | ") for line in result.stdout.splitlines()[2:]]
     assert [row[0] for row in rows] == ["0", "1"]
     assert all(0 < float(share) <= 1 for row in rows for share in row[1:]) and len(rows[0]) == 3
+
+
+@pytest.mark.parametrize("command", [engine, gpu, labelling, regions, scale, selection, throughput, training])
+def test_the_help_of_an_option_is_a_sentence_that_states_its_default(command: click.Command) -> None:
+    for option in command.params:
+        assert isinstance(option, click.Option) and option.help and not option.show_default, option.name
+        assert option.help.endswith(".") and not re.match(r"(Of|What|So|By) ", option.help), option.help
