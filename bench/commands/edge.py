@@ -40,7 +40,8 @@ class PrecisionType(click.ParamType):
 
 
 def budgeted(values: dict[str, Any]) -> EdgeOptions:
-    """The defaults, with the budgets of --keep."""
+    """The defaults, with the budgets of --keep; UsageError for options that exclude each other."""
+    refuse_idle(click.get_current_context())
     from bench.edge.benchmark import EdgeOptions
 
     return EdgeOptions(values.pop("keeps"))
@@ -126,7 +127,6 @@ def edge(
     Example:
       evocomp bench edge --runtimes ort --out edge
     """
-    refuse_idle(click.get_current_context())
     from bench.edge import paper as published
     from bench.edge import table
     from bench.edge.protocol import PAPER_TOKENS

@@ -119,7 +119,7 @@ class Book:
 
     scenes: list[Scene]
     features: Tensor  # [n, 576, C] float16
-    kind: Tensor  # [n, 576] int8 as in `tower.Scenes`, likewise the next three
+    kind: Tensor  # [n, 576] int8 as in `tower.SceneBatch`, likewise the next three
     color: Tensor
     ground: Tensor
     owner: Tensor

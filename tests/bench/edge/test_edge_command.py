@@ -198,6 +198,7 @@ MISTAKES: list[tuple[tuple[object, ...], str]] = [
         "--runtimes, --precision, --positions: not with --external, which times another device",
     ),
     (("--external", "false", "--files", "exported"), "--files: not with --external"),
+    (("--external", "false", "--clock", "processor"), "--clock: not with --external"),
 ]
 
 
@@ -217,7 +218,7 @@ def test_a_missing_runtime_names_its_extra_before_the_work(
         raise ImportError(name=module)
 
     monkeypatch.setattr(extras, "import_module", nothing)
-    monkeypatch.setattr("bench.commands.edge.load_model", lambda *given: 1 / 0)
+    monkeypatch.setattr("bench.edge.benchmark.load_model", lambda *given: 1 / 0)
     assert f"is not installed: pip install 'evocomp[{extra}]'" in refused("--runtimes", runtime)
 
 

@@ -110,7 +110,7 @@ def test_signs_say_same_opposite_and_how_sure() -> None:
     assert doubtful.words == "same sign, not significant"
     told = verdict(listed, [], paper, "micro")
     assert "1 of 2 differences" in told[1] and "(not: b)" in told[1]
-    assert "the size of a difference cannot" in told[0]
+    assert "sizes of differences are not" in told[0]
 
 
 def test_orders_are_rank_correlations() -> None:

@@ -65,7 +65,7 @@ def worked(planned: Plan) -> Path:
 def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Titles of the steps that were really worked on."""
     titles: list[str] = []
-    for kind in (LabelStep, TrainStep, steps.Answer):
+    for kind in (LabelStep, TrainStep, steps.AnswerStep):
         work = kind.work
 
         def noted(self: Step, report: Any, work: Any = work) -> None:

@@ -62,7 +62,7 @@ def make(
     plots: dict[str, bytes] | None = None, about: dict[str, str] | None = None, samples: int = 24,
 ) -> str:  # fmt: skip
     told = origin or Origin("A title", {"python": "3.11 <b>"})
-    return report.html(report.Report(comparison, told, gallery, plots or {}, about or {}, samples))
+    return report.html(report.Page(comparison, told, gallery, plots or {}, about or {}, samples))
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def test_samples_without_a_picture_are_left_out(comparison: Comparison, gallery:
     some = {"gqa": dict(list(gallery["gqa"].items())[:3])}
     tasks = report.browser(comparison, some)["tasks"]
     assert [len(task["samples"]) for task in tasks] == [3, 0]
-    report_without = report.Report(comparison, Origin("A title", {}), {}, {}, {})
+    report_without = report.Page(comparison, Origin("A title", {}), {}, {}, {})
     assert "no pictures of the samples" in report.html(report_without)
 
 
@@ -278,7 +278,7 @@ def test_200_photographs_under_twenty_methods_stay_below_5_mib(make_outcome: Mak
         pixels = np.asarray(smooth) + rng.normal(0, 5, (336, 336, 3))
         image = covered(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), (Panel(0, 24, 24, 24),))
         pictures[name] = SampleImage(name, "", "What is it?", ("red",), jpeg(image), (Panel(0, 24, 24, 24),))
-    told = report.Report(
+    told = report.Page(
         Comparison(("gqa",), tuple(rows), outcomes), Origin("Many", {}), {"gqa": pictures}, {}, {}
     )
     page = report.html(told)
