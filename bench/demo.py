@@ -23,6 +23,7 @@ from compress.micro.worlds import BUSY, MICRO, world_of
 from compress.models.loading import MLLM
 from compress.parallel.workers import each
 from compress.samples import Sample
+from compress.training.config import preset
 from compress.training.run import TrainConfig, TrainResult, train
 
 LIVE = 100_000  # number of the first sample that is labelled live: beyond all shipped labels
@@ -48,7 +49,6 @@ class Script:
 
 # The paper's labels and their control learn by the paper's loss, which needs many small steps.
 SLOW = TrainConfig(epochs=8, batch=16)
-PLUS = TrainConfig(loss="ce", epochs=10, batch=16, warmup=0.05, clip=1.0)
 # Depth 1 of 12 layers is the paper's 2 of 32 (EvoComp@2).
 SCRIPTS = {
     MICRO.name: Script(
@@ -77,9 +77,9 @@ SCRIPTS = {
             PAPER: LabelConfig("best"), RANDOM: LabelConfig("random"),
             "attribution": LabelConfig("attribution"),
         },
-        recipes={PAPER: SLOW, RANDOM: SLOW, "attribution": PLUS},
+        recipes={PAPER: SLOW, RANDOM: SLOW, "attribution": preset("evocomp+")},
         rows={
-            "evocomp+": ("attribution", EvoComp),
+            "evocomp+": ("attribution", EvoCompPlus),
             "evocomp@0": (PAPER, EvoComp),
             "evocomp@0, random labels": (RANDOM, EvoComp),
         },

@@ -71,7 +71,8 @@ def chosen(values: dict[str, Any]) -> TrainConfig:
 @option("--out", required=True, type=OutFolder(locks=False), help="Folder of the compressor.")
 @option(
     "--preset", type=click.Choice(keys_of("compress.training.config:PRESETS")),
-    help="Use the paper's hyper-parameters for this model; explicit options override them.",
+    help="Use the paper's hyper-parameters for this model, or ours for evocomp+; explicit options override "
+    "them.",
 )  # fmt: skip
 @options_of(
     "compress.training.config:TrainConfig", "config",

@@ -1,4 +1,4 @@
-"""How a compressor is trained, and the paper's settings by the name of the model."""
+"""How a compressor is trained, the paper's settings by the name of the model, and ours."""
 
 from __future__ import annotations
 
@@ -90,6 +90,10 @@ PRESETS: dict[str, TrainConfig] = {
     "llava-1.5-7b": TrainConfig(bins=100, batch=256),
     "llava-next-7b": TrainConfig(bins=150, batch=32),
     "qwen2.5-vl-7b": TrainConfig(bins=150, batch=48),
+    # Ours, for labels that score every token (attribution).
+    "evocomp+": TrainConfig(
+        loss="ce", target="lead", epochs=12, batch=16, warmup=0.05, clip=1.0, norm=True, words=True
+    ),
 }
 
 
@@ -107,7 +111,7 @@ def paper_settings(family: str) -> TrainConfig:
 
 
 def preset(name: str) -> TrainConfig:
-    """The paper's settings for a model; ValueError for a model that the paper trains no compressor for."""
+    """The paper's settings for a model, or ours for `evocomp+`; ValueError for another name."""
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]
