@@ -44,7 +44,7 @@ def qwen(folder: Path, kind: str, text: dict[str, Any], vision: dict[str, Any]) 
         size={"shortest_edge": 16**2, "longest_edge": 96**2},
     )
     image = f"{QWEN['vision_start_token']} {QWEN['image_token']} {QWEN['vision_end_token']} "
-    named = "Qwen3VL" if kind == "Qwen3VLMoe" else kind
+    named = "Qwen3VL" if kind in ("Qwen3VLMoe", "Qwen3_5") else kind
     made = images_only(getattr(transformers, f"{named}Processor"))
     return finish(folder, model, made(pixels, words, chat_template=TEMPLATE.replace("<image> ", image)))
 
@@ -128,6 +128,71 @@ def internvl35(folder: Path) -> Path:
     return internvl(folder, "qwen3")
 
 
+def gemma3(folder: Path) -> Path:
+    names = {"image_token": "<soft>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
+    words = tokenizer(names)
+    vision = {
+        "image_size": 32, "patch_size": 4, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+    }  # fmt: skip
+    kinds = ["full_attention" if number % 3 == 2 else "sliding_attention" for number in range(6)]
+    text = decoder(words, head_dim=16, sliding_window=24, layer_types=kinds, query_pre_attn_scalar=16)
+    config = transformers.Gemma3Config(
+        text_config=text, vision_config=vision, mm_tokens_per_image=16,
+        image_token_index=words.convert_tokens_to_ids("<soft>"),
+        boi_token_index=words.convert_tokens_to_ids("<start_of_image>"),
+        eoi_token_index=words.convert_tokens_to_ids("<end_of_image>"),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.Gemma3ForConditionalGeneration(config)
+    for parameter in model.model.multi_modal_projector.parameters():  # they start at zero
+        parameter.data.normal_(std=0.1)
+    pixels = transformers.Gemma3ImageProcessorPil(size={"height": 32, "width": 32})
+    template = TEMPLATE.replace("<image>", "<start_of_image>")
+    processor = transformers.Gemma3Processor(pixels, words, image_seq_length=16, chat_template=template)
+    return finish(folder, model, processor)
+
+
+def idefics3(folder: Path) -> Path:
+    places = {f"row_{row}_{column}": f"<row_{row}_col_{column}>" for row in (1, 2, 3) for column in (1, 2, 3)}
+    names = {
+        "image_token": "<image>", "fake": "<fake_token_around_image>", "whole": "<global-img>",
+        "end": "<end_of_utterance>", **places,
+    }  # fmt: skip
+    words = tokenizer(names)
+    vision = {
+        "image_size": 32, "patch_size": 4, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+    }  # fmt: skip
+    config = transformers.Idefics3Config(
+        vision_config=vision, text_config={"model_type": "llama", **decoder(words)}, scale_factor=2,
+        image_token_id=words.convert_tokens_to_ids("<image>"), pad_token_id=words.pad_token_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.Idefics3ForConditionalGeneration(config)
+    pixels = transformers.Idefics3ImageProcessorPil(
+        size={"longest_edge": 96}, max_image_size={"longest_edge": 32}, do_image_splitting=True
+    )
+    processor = transformers.Idefics3Processor(pixels, words, image_seq_len=16, chat_template=TEMPLATE)
+    return finish(folder, model, processor)
+
+
+def qwen3_5(folder: Path) -> Path:
+    rope = {
+        "rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1], "mrope_interleaved": True,
+        "partial_rotary_factor": 0.5,
+    }  # fmt: skip
+    kinds = ["linear_attention", "linear_attention", "full_attention"] * 2
+    text = {
+        "rope_parameters": rope, "head_dim": 16, "layer_types": kinds, "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 48, "intermediate_size": 96, "out_hidden_size": 64, "num_position_embeddings": 64
+    }  # fmt: skip
+    return qwen(folder, "Qwen3_5", text, vision)
+
+
 BUILDERS: dict[str, Callable[[Path], Path]] = {
     "llava_onevision": onevision,
     "internvl": internvl,
@@ -135,4 +200,7 @@ BUILDERS: dict[str, Callable[[Path], Path]] = {
     "qwen2_vl": qwen2,
     "qwen3_vl": qwen3,
     "qwen3_vl_moe": qwen3_moe,
+    "gemma3": gemma3,
+    "idefics3": idefics3,
 }
+AT_INPUT: dict[str, Callable[[Path], Path]] = {"qwen3_5": qwen3_5}  # where tokens go before the decoder only

@@ -126,6 +126,12 @@ class _Session:
         self._check_tower(left)
         if selector.reads_clip is not None:
             mllm.clip(selector.reads_clip)
+        recurrent = [number for number in range(mllm.layers) if mllm.recurrent(number)]
+        if recurrent and not self.before_decoder:
+            raise ValueError(
+                f"{type(selector).__name__} acts inside the decoder, and layer {recurrent[0]} of {mllm.name} "
+                f"is recurrent: choose a method that acts at the decoder's input"
+            )
         self.tower = TowerSession(mllm, selector, left, count_flops)
         self.trace = Trace()
         self.handles: list[Any] = []

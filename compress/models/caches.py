@@ -102,7 +102,8 @@ def grown(cache: Any, mark: Mark) -> int:
 def _lengths(cache: Any) -> tuple[int, ...]:
     if getattr(cache, "is_compileable", False):  # one length, which is read from the device
         return (int(cache.get_seq_length()),)
-    return tuple(int(cache.get_seq_length(layer)) for layer in range(len(cache.layers)))
+    counted = [number for number, layer in enumerate(cache.layers) if hasattr(layer, "keys")]  # not recurrent
+    return tuple(int(cache.get_seq_length(layer)) for layer in counted)
 
 
 class _Following:

@@ -1,5 +1,7 @@
 """The adapters, one file per family; a new one is a file and a line below, under its `model_type`."""
 
+from compress.models.gemma3 import Gemma3
+from compress.models.idefics3 import Idefics3
 from compress.models.internvl import InternVL
 from compress.models.llava import Llava
 from compress.models.llava_next import LlavaNext
@@ -7,6 +9,7 @@ from compress.models.llava_onevision import LlavaOnevision
 from compress.models.mllm import MLLM
 from compress.models.qwen2_5_vl import Qwen25VL
 from compress.models.qwen2_vl import Qwen2VL
+from compress.models.qwen3_5 import Qwen35
 from compress.models.qwen3_vl import Qwen3VL
 
 FAMILIES: dict[str, type[MLLM]] = {
@@ -18,4 +21,27 @@ FAMILIES: dict[str, type[MLLM]] = {
     "qwen2_5_vl": Qwen25VL,
     "qwen3_vl": Qwen3VL,
     "qwen3_vl_moe": Qwen3VL,
+    "qwen3_5": Qwen35,
+    "gemma3": Gemma3,
+    "idefics3": Idefics3,
 }
+
+MISSING: dict[str, str] = {  # what stands between a well-known family and an adapter
+    "gemma4": "layers that share keys and layers with inputs of their own are not handled",
+    "glm4v": "no test holds its tower and its partial rotation yet",
+    "internvl_chat": "its code lies beside its weights and is not run; load the conversion named -hf",
+    "kimi_k25": "frames that its tower pools over time are not handled",
+    "llama4": "attention in chunks and complex rotary tables are not handled",
+    "llava_next_video": "videos are not handled; give their frames as images to a LLaVA-NeXT",
+    "llava_onevision1_5": "its code lies beside its weights and is not run",
+    "minicpmv": "its code lies beside its weights and is not run",
+    "mistral3": "prompts with a break after every row of patches are not handled",
+    "paligemma": "prompts whose text attends to later text, and positions from 1, are not handled",
+}
+
+
+def refusal(family: str | None) -> str:
+    """Why a `model_type` has no adapter, as far as it is known, and which have one."""
+    why = MISSING.get(family or "")
+    supported = f"supported: {', '.join(sorted(FAMILIES))}"
+    return supported if why is None else f"{why}; {supported}"

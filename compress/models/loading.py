@@ -15,7 +15,7 @@ from transformers.utils import logging
 from compress import hub
 from compress.documents import Document, read, regular_file
 from compress.models.caches import warn_if_untested
-from compress.models.families import FAMILIES
+from compress.models.families import FAMILIES, refusal
 from compress.models.mllm import MLLM, Embedded, Picture
 from evosearch.registry import cut, unknown
 
@@ -40,10 +40,7 @@ def adapt(model: PreTrainedModel | MLLM, processor: Any = None, name: str = "") 
     inner = _unwrapped(model)
     family = getattr(getattr(inner, "config", None), "model_type", None)
     if family not in FAMILIES or not hasattr(inner, "generate"):
-        known = ", ".join(sorted(FAMILIES))
-        raise ValueError(
-            f"{type(inner).__name__} is not a supported multimodal model: give one of family {known}"
-        )
+        raise ValueError(f"{type(inner).__name__} is not a supported multimodal model; {refusal(family)}")
     return FAMILIES[family](inner, processor, name)
 
 
@@ -157,16 +154,16 @@ def _read_config(folder: Path) -> Any:
 
 
 def _check_family(written: _Written) -> None:
-    family, known = written.model_type, ", ".join(sorted(FAMILIES))
+    family = written.model_type
     if written.vision_config is None and any(key.startswith("mm_") for key in written.model_extra or {}):
         raise ValueError(
             f"its config.json is one of the original LLaVA code, whose weights have other names: load the "
             f"converted checkpoint instead, such as {CONVERTED}"
         )
     if family is None:
-        raise ValueError(f"its config.json has no model_type; supported: {known}")
+        raise ValueError(f"its config.json has no model_type; {refusal(None)}")
     if family not in FAMILIES:
-        raise ValueError(f"it is a {cut(family)!r} model; supported: {known}")
+        raise ValueError(f"it is a {cut(family)!r} model; {refusal(family)}")
 
 
 def _cannot_load(name: str, error: Exception) -> str:

@@ -218,7 +218,7 @@ def test_a_model_of_another_family_is_refused_before_its_weights_are_fetched(sma
     small_hub.repositories["me/bert"] = {
         "config.json": b'{"model_type": "bert"}', "model.safetensors": b"very large",
     }  # fmt: skip
-    with pytest.raises(ValueError, match="'bert' model; supported: llava"):
+    with pytest.raises(ValueError, match="'bert' model; supported: .*llava"):
         load("me/bert")
     assert not [line for line in small_hub.asked if "safetensors" in line]
 

@@ -20,7 +20,7 @@ from compress.labels import forward
 from compress.labels.fitness import AnswerLoss
 from compress.models.conversation import Turn
 from compress.models.loading import MLLM, load
-from tests.tiny_families import BUILDERS
+from tests.tiny_families import AT_INPUT, BUILDERS
 
 QUESTIONS = ["what color is the star ?", "how many ?", "is there a red circle above ?", "what shape ?"]
 SHAPES = [(48, 48), (60, 30), (20, 70), (26, 34)]  # width, height
@@ -227,6 +227,10 @@ def test_candidate_losses_equal_hiding(mllm: MLLM, images, way: str, monkeypatch
     if way == "any decoder":
         monkeypatch.setattr(forward, "LAYERS", ())
     embedded = mllm.embed(images[1], QUESTIONS[0], "red circle")
+    if mllm.special_masks:
+        with pytest.raises(ValueError, match="image tokens of .* also attend to later ones"):
+            AnswerLoss(mllm, embedded)
+        return
     inputs = mllm.prepare([images[1]], [QUESTIONS[0]])
     loss = AnswerLoss(mllm, embedded)
     rng = np.random.default_rng(0)
@@ -238,3 +242,41 @@ def test_candidate_losses_equal_hiding(mllm: MLLM, images, way: str, monkeypatch
             whole = mllm.model(**with_tokens(inputs, response[:-1]), use_cache=False)
         expected = torch.nn.functional.cross_entropy(whole.logits[0, -len(response) :], response)
         assert found == pytest.approx(expected.item(), abs=3e-5)
+
+
+@pytest.fixture(scope="module", params=AT_INPUT)
+def recurrent(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> MLLM:
+    return load(str(AT_INPUT[request.param](tmp_path_factory.mktemp("models") / request.param)))
+
+
+def test_a_recurrent_decoder_loses_tokens_before_it_only(recurrent: MLLM, images):
+    test_a_stage_that_keeps_all_changes_no_bit(recurrent, images, INPUT)
+    test_a_batch_equals_its_samples(recurrent, images, {INPUT: 0.3})
+    with (
+        pytest.raises(ValueError, match="acts inside the decoder, and layer 0 of .* is recurrent"),
+        attach(recurrent, Share({2: 0.3})),
+    ):
+        pass
+    with pytest.raises(ValueError, match="layer 0 is recurrent"):
+        AnswerLoss(recurrent, recurrent.embed(images[1], QUESTIONS[0], "red circle"))
+
+
+def test_runs_of_an_image_may_lose_all_their_tokens(tmp_path_factory: pytest.TempPathFactory, images):
+    """Fewer tokens than tiles: separators stay, and the order of the rest too."""
+    mllm = load(str(BUILDERS["idefics3"](tmp_path_factory.mktemp("models") / "runs")))
+
+    class Two(Share):
+        def select(self, view: View, keep: int) -> Selection:
+            rows = torch.tensor([len(view.hidden) - 1, 5])  # of the last run and the first, in this order
+            return Selection(rows, view.hidden[rows])
+
+    inputs = mllm.prepare(images[1:2], QUESTIONS[:1])
+    with attach(mllm, Two({INPUT: 0.1})) as trace:
+        output = run(mllm, inputs)
+    (record,) = trace.samples
+    assert record.kept[INPUT] == [5, record.tokens - 1] and record.entering == [2] * mllm.layers
+    visual = mllm.placeholders(inputs["input_ids"][0]).nonzero()[:, 0]
+    with hidden_from(mllm, record.kept, visual), torch.no_grad():
+        new = output.sequences[0, -STEPS:]
+        whole = mllm.model(**with_tokens(inputs, new[:-1]), use_cache=False).logits[:, -STEPS:]
+    torch.testing.assert_close(logits(output), whole, atol=3e-5, rtol=1e-5)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from compress.models.families import FAMILIES, MISSING
 from compress.models.loading import MLLM, adapt, family_of, load
 
 QUESTIONS = ["what color is the star ?", "how many ?"]
@@ -85,7 +87,7 @@ def test_a_model_of_another_family_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="LlamaForCausalLM is not a supported multimodal model"):
         adapt(model)
     model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="'llama' model; supported: llava"):
+    with pytest.raises(ValueError, match="'llama' model; supported: .*llava, llava_next"):
         load(str(tmp_path))
 
 
@@ -161,9 +163,9 @@ def test_an_original_llava_folder_is_told_of_the_converted_checkpoint(tmp_path: 
     ("config", "said"),
     [
         ([], "config.json"),
-        ({}, "no model_type; supported: llava, llava_next, qwen2_5_vl"),
+        ({}, f"no model_type; supported: {', '.join(sorted(FAMILIES))}"),
         ({"model_type": ["llava"]}, "model_type"),
-        ({"model_type": "x" * 5000}, "model; supported: llava"),
+        ({"model_type": "x" * 5000}, "model; supported: gemma3"),
         ({"model_type": "llava", "text_config": 3}, "text_config"),
         ({"model_type": "llava", "text_config": {"model_type": "lama"}}, "did you mean 'llama'"),
         ({"model_type": "llava", "vision_config": {"model_type": "nope"}}, "unknown model type 'nope'"),
@@ -176,3 +178,12 @@ def test_a_configuration_that_means_nothing_is_refused_in_one_short_line(tmp_pat
         load(str(tmp_path))
     assert said in str(caught.value)
     assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("family", MISSING)
+def test_a_known_family_without_an_adapter_is_refused_with_what_is_missing(family: str, tmp_path: Path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    why = re.escape(MISSING[family])
+    with pytest.raises(ValueError, match=f"it is a '{family}' model; {why}; supported: ") as told:
+        load(str(tmp_path))
+    assert "\n" not in str(told.value) and family not in FAMILIES

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from compress.models.mllm import MLLM
+
+
+class Gemma3(MLLM):
+    """Gemma 3: a SigLIP tower whose patches are pooled to 256 tokens, image tokens that attend both ways.
+
+    Most decoder layers have a sliding window. What is left attends as it would with the others masked.
+    """
+
+    nested = True
+    clip_tower = False
+    special_masks = True
+
+    @property
+    def decoder(self) -> Any:
+        return self.model.model.language_model
+
+    @property
+    def tower(self) -> Any:
+        return self.model.model.vision_tower
+
+    @property
+    def tower_layers(self) -> Any:
+        return self.tower.encoder.layers
+
+    @property
+    def tower_depth(self) -> int:
+        return len(self.tower_layers)
+
+    @property
+    def projector(self) -> Any:
+        return self.model.model.multi_modal_projector
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        side = round(self.model.config.mm_tokens_per_image**0.5)
+        return side, side
+
+    @property
+    def image_side(self) -> int:
+        return int(self.model.config.vision_config.image_size)
+
+    def tower_cls(self, output: Any) -> Tensor | None:
+        return None
+
+    def rotary(self, hidden: Tensor, ids: Tensor, layer: int) -> Any:
+        return self.decoder.rotary_emb(hidden, ids, self.decoder.config.layer_types[layer])
