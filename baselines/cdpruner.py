@@ -86,7 +86,7 @@ class CDPruner(Selector):
             # [1] and not a number, for which a GPU would be waited for.
             worth = torch.where(gain > 0, gain, relevance - 10)
             best = worth.masked_fill(taken, -torch.inf).argmax(keepdim=True)
-            rest = kernel[best[0]] - rows[:step, best[0]] @ rows[:step]
+            rest = kernel[best][0] - rows[:step].index_select(1, best)[:, 0] @ rows[:step]
             rows[step] = torch.where(gain[best] > 0, rest / gain[best].clamp(min=1e-30).sqrt(), 0)
             gain = gain - rows[step] ** 2
             taken = taken.index_fill(0, best, True)

@@ -36,6 +36,7 @@ BENCH_ROOMS = (
 
 TRANSFORMERS = {  # who may know the library, besides compress/micro, which builds a model with it
     "compress/models/mllm.py",
+    "compress/models/clip.py",  # the text tower beside a vision tower
     "compress/models/loading.py",
     "compress/models/llava.py",
     "compress/models/llava_next.py",

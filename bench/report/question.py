@@ -34,13 +34,15 @@ def of_comparison(comparison: Comparison) -> Table | None:
     What a comparison keeps of a choice are the tokens, so AUCs are those of what was kept.
     """
     found: dict[str, Sensitivity] = {}
-    tokens = round(max((row.left or 0 for row in comparison.rows if row.untouched), default=0))
+    untouched = [row for row in comparison.rows if row.untouched]
     for row in comparison.rows:
         for task, samples in comparison.samples.items():
             run = comparison.outcomes.get((row.method, row.keep, task))
-            if row.untouched or run is None or not any(run.path) or len(run.kept) != len(samples):
+            whole = next((comparison.outcomes.get((one.method, one.keep, task)) for one in untouched), None)
+            if row.untouched or run is None or whole is None or len(run.kept) != len(samples):
                 continue
-            heard = [Heard.of(kept, tokens) for kept in run.kept]
+            pairs = zip(run.kept, whole.kept, strict=True)
+            heard = [Heard.of(kept, len(every)) for kept, every in pairs]
             with suppress(ValueError):  # one question per image
                 found[f"{row.method}, {row.keep}, {task}"] = measured(samples, heard)
     return table(found, "") if found else None

@@ -22,7 +22,7 @@ class InternVL(MLLM):
     patches: methods act at the decoder's input and inside the decoder.
     """
 
-    processor_parts = ("InternVLProcessor", "GotOcr2ImageProcessorPil")
+    processor_parts: tuple[str, str] | None = ("InternVLProcessor", "GotOcr2ImageProcessorPil")
     clip_tower = False
     free_size = True
 

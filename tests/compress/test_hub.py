@@ -142,7 +142,7 @@ def compressor() -> Compressor:
 
 
 def folder_of(path: Path) -> dict[str, bytes]:
-    return {one.name: one.read_bytes() for one in path.iterdir()}
+    return {one.name: one.read_bytes() for one in path.iterdir() if one.is_file()}
 
 
 def same(one: Compressor, other: Compressor) -> bool:

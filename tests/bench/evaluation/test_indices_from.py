@@ -138,7 +138,7 @@ def test_methods_name_what_they_do_where_papers_are_silent(tiny_next: MLLM, tiny
         ("search", "micro:3", "how many ?", "--evaluations", 48),
         ("eval", *SOME, "--method", "grid"),
         ("compare", *SOME, "--methods", "grid"),
-        ("methods",),
+        ("list", "methods"),
     ],
     ids=lambda command: command[0],
 )
