@@ -42,7 +42,7 @@ TRANSFORMERS = {  # who may know the library, besides compress/micro, which buil
     "compress/models/llava_next.py",
     "compress/models/qwen2_5_vl.py",
     "compress/models/llava_onevision.py",
-    "compress/models/clip.py",  # the text tower of a CLIP
+    # the text tower of a CLIP
     "compress/models/processors.py",  # read from their parts
     "compress/attach/attention.py",  # the kernels of attention
     "bench/fidelity/pyramiddrop.py",  # a decoder layer of recorded weights
