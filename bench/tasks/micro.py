@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -43,13 +43,14 @@ def scenes(
 
 def asked(
     world: World, task: str, split: str, n: int, chinese: bool = False,
-    spoil: Callable[[int], str | None] = lambda i: None,
+    spoil: Callable[[int], str | None] = lambda i: None, families: Sequence[str] = (),
 ) -> list[tuple[Any, Question]]:  # fmt: skip
-    """`n` questions, one per scene, the benchmark's families in turn; a scene that offers nothing to ask is
-    passed over.
+    """`n` questions, one per scene, of `families` in turn (default: those of the world for the task).
+
+    A scene that offers nothing to ask is passed over.
     """
     made: list[tuple[Any, Question]] = []
-    families = world.asked[task]
+    families = families or world.asked[task]
     for _, scene in scenes(world, task, split, spoil):
         if len(made) == n:
             break
