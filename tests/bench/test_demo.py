@@ -21,12 +21,14 @@ pytestmark = pytest.mark.slow
     torch.backends.cuda.is_built(), reason="this build of torch trains in no process forked after training"
 )
 @pytest.mark.usefixtures("little_demo")
-def test_it_labels_trains_and_compares(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", demo.SCRIPTS)
+def test_it_labels_trains_and_compares(tmp_path: Path, model: str) -> None:
     out = tmp_path / "demo"
-    ran = CliRunner().invoke(main, ["demo", "--out", str(out), "--fresh", "2", "-n", "4", "--workers=2"])
+    few = ["--fresh", "2", "-n", "4", "--workers=2"]
+    ran = CliRunner().invoke(main, ["demo", "--model", model, "--out", str(out), *few])
 
     assert ran.exit_code == 0, ran.output
-    script = demo.SCRIPTS["micro"]
+    script = demo.SCRIPTS[model]
     rows = {row["method"] for row in json.loads((out / "results.json").read_text())["rows"]}
     assert rows == {"none", *script.controls, *script.rows}
     for kind in script.recipes:
