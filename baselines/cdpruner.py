@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from baselines.crops import equal_shares, rows_of_each, tile_of
+from baselines.crops import chosen_of_each
 from compress.base import INPUT, VISION, Selection, Selector, Traits, View
 
 
@@ -55,13 +55,12 @@ class CDPruner(Selector):
             relevance = self.scaled(self.likeness(view.visual, words))
             return Selection(self.order(view.visual, relevance, keep).sort().values)
         relevance = self.scaled(-self.likeness(*view.clip(False)))
-        features, tile = view.projected(), tile_of(view)
-        shares = equal_shares(tile, keep)
-        kept = [
-            rows[self.order(features[rows], relevance[rows], share)]
-            for rows, share in zip(rows_of_each(tile, len(shares)), shares.tolist(), strict=True)
-        ]
-        return Selection(torch.cat(kept).sort().values)
+        features = view.projected()
+
+        def choose(rows: Tensor, share: int) -> Tensor:
+            return self.order(features[rows], relevance[rows], share)
+
+        return Selection(chosen_of_each(view, keep, choose))
 
     @staticmethod
     def likeness(tokens: Tensor, text: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ in raster order over the grid that the crops form when they are put together, wi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -33,6 +35,17 @@ def best_of_each(scores: Tensor, part: Tensor, counts: Tensor) -> Tensor:
         for rows, count in zip(rows_of_each(part, len(counts)), counts.tolist(), strict=True)
     ]
     return torch.cat(best).sort().values
+
+
+def chosen_of_each(view: View, keep: int, choose: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """What `choose` takes of every tile, ascending. Tiles share `keep` equally.
+
+    `choose` gets the rows of a tile and its share, and returns places in these rows.
+    """
+    tile = tile_of(view)
+    shares = equal_shares(tile, keep)
+    parts = zip(rows_of_each(tile, len(shares)), shares.tolist(), strict=True)
+    return torch.cat([rows[choose(rows, share)] for rows, share in parts]).sort().values
 
 
 def tile_of(view: View) -> Tensor:

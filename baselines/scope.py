@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from baselines.crops import equal_shares, rows_of_each, tile_of
+from baselines.crops import chosen_of_each
 from compress.base import ClsSelector, Selection, Traits, View
 from compress.coverage import cover, likeness
 
@@ -32,13 +32,12 @@ class SCOPE(ClsSelector):
         return ("tiles share the budget equally",) if model.tiles else ()
 
     def select(self, view: View, keep: int) -> Selection:
-        attention, tile = self.attended(view, self.layer).sum(0), tile_of(view)
-        shares = equal_shares(tile, keep)
-        kept = [
-            rows[self.order(attention[rows], view.hidden[rows], share)]
-            for rows, share in zip(rows_of_each(tile, len(shares)), shares.tolist(), strict=True)
-        ]
-        return Selection(torch.cat(kept).sort().values)
+        attention = self.attended(view, self.layer).sum(0)
+
+        def choose(rows: Tensor, share: int) -> Tensor:
+            return self.order(attention[rows], view.hidden[rows], share)
+
+        return Selection(chosen_of_each(view, keep, choose))
 
     def order(self, attention: Tensor, features: Tensor, keep: int) -> Tensor:
         """Indices [keep] in the order in which they are chosen, of patches with attention [N], features

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from baselines.crops import equal_shares, rows_of_each, tile_of
+from baselines.crops import chosen_of_each
 from compress.base import ClsSelector, Selection, Traits, View
 
 ROUND = 8  # the most patches that leave at a time
@@ -41,13 +41,12 @@ class VisPruner(ClsSelector):
         return ("tiles share the budget equally",) if model.tiles else ()
 
     def select(self, view: View, keep: int) -> Selection:
-        attention, tile = self.attended(view, self.layer).mean(0), tile_of(view)
-        shares = equal_shares(tile, keep)
-        kept = [
-            rows[torch.cat(self.split(attention[rows], view.hidden[rows], share))]
-            for rows, share in zip(rows_of_each(tile, len(shares)), shares.tolist(), strict=True)
-        ]
-        return Selection(torch.cat(kept).sort().values)
+        attention = self.attended(view, self.layer).mean(0)
+
+        def choose(rows: Tensor, share: int) -> Tensor:
+            return torch.cat(self.split(attention[rows], view.hidden[rows], share))
+
+        return Selection(chosen_of_each(view, keep, choose))
 
     def split(self, attention: Tensor, features: Tensor, keep: int) -> tuple[Tensor, Tensor]:
         """The important patches of a tile, by falling attention [N], and the diverse ones of features [N, C],

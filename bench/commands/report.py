@@ -56,7 +56,7 @@ def report(
       evocomp report tables --reference evocomp --out report.html
     """
     from bench.report.documents import FORMATS
-    from bench.report.outputs import merged, put, read_galleries, write_tables
+    from bench.report.outputs import merged, put, read_galleries, read_questions, write_tables
     from bench.report.outputs import report as report_of
     from bench.report.results import results
 
@@ -70,7 +70,7 @@ def report(
         folders, title, reference=reference, difficulty=difficulty, margin=margin, mixed=mixed
     )
     if form != "table":
-        made = report_of(found, origin, read_galleries(folders), samples)
+        made = report_of(found, origin, read_galleries(folders), samples, read_questions(folders))
         path.parent.mkdir(parents=True, exist_ok=True)
         put(path, FORMATS[form](made))
         say(f"{path}, {path.stat().st_size / 2**20:.1f} MiB")

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from itertools import groupby
-from math import nan
 from typing import Self
 
 import numpy as np
@@ -51,7 +50,7 @@ class Heard:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Means over questions with 95 % intervals over images; nan where nothing is known of the image's things.
+    """Means over questions with 95 % intervals over images; None where nothing is known of an image's things.
 
     `own`: the AUC of a method's scores, tokens of the things that a question asks about against tokens of
     other things. `other`: the same tokens ranked by the scores for another question about the image, so that
@@ -60,12 +59,12 @@ class Sensitivity:
     tokens that show asked things. `area`: their share of all tokens.
     """
 
-    own: Interval
-    other: Interval
-    gain: Interval
-    overlap: Interval
-    asked: Interval
-    area: Interval
+    own: Interval | None
+    other: Interval | None
+    gain: Interval | None
+    overlap: Interval | None
+    asked: Interval | None
+    area: Interval | None
     questions: int
 
 
@@ -113,7 +112,7 @@ def measured(samples: Sequence[Sample], heard: Sequence[Heard]) -> Sensitivity:
     if not found["overlap"]:
         raise ValueError("no image has two questions: choose a task with several per image, such as scenes")
     means = {
-        name: mean_interval(np.array(values), images[name]) if values else Interval(nan, nan, nan)
+        name: mean_interval(np.array(values), images[name]) if values else None
         for name, values in found.items()
     }
     return Sensitivity(**means, questions=questions)

@@ -13,12 +13,15 @@ from bench.evaluation.history import put_json
 from bench.evaluation.merge import merge
 from bench.evaluation.origin import Origin
 from bench.evaluation.origin import joined as join_origins
+from bench.evaluation.question import Sensitivity
 from bench.report.figures import answered, side_by_side
 from bench.report.forms import csv_text, latex, markdown
 from bench.report.gallery import Gallery, gallery, read_gallery, save_gallery
 from bench.report.gallery import joined as join_galleries
 from bench.report.page import SAMPLES, Page, html
 from bench.report.pictures import fronts, groups, kept_tokens, png, save, trace
+from bench.report.question import of_comparison, read_saved
+from bench.report.question import save as save_questions
 from bench.report.results import results
 from compress.files import replacing
 from compress.labels.single import search_sample
@@ -48,7 +51,9 @@ def write(
     kept = replace(
         origin, facts=facts, reference=comparison.reference, difficulty=difficulty, margin=comparison.margin
     ).save(out, seconds)
-    put(out / "report.html", html(report(comparison, kept, shown)))
+    questions = of_comparison(comparison)
+    save_questions(questions, out)
+    put(out / "report.html", html(report(comparison, kept, shown, questions=questions)))
 
 
 def of_model(mllm: MLLM) -> dict[str, str]:
@@ -56,13 +61,16 @@ def of_model(mllm: MLLM) -> dict[str, str]:
     return {"model": mllm.name, "fingerprint": mllm.fingerprint()[:16]}
 
 
-def report(comparison: Comparison, origin: Origin, shown: Gallery, samples: int = SAMPLES) -> Page:
+def report(
+    comparison: Comparison, origin: Origin, shown: Gallery, samples: int = SAMPLES,
+    questions: Mapping[str, Sensitivity] | None = None,
+) -> Page:  # fmt: skip
     """What a report tells of a comparison."""
     plots = {FRONT: png(fronts(comparison))}
     plots |= {name: Path(path).read_bytes() for name, path in origin.plots.items()}
     used = {_name(row.method) for row in comparison.rows}
     about = {name: line for name, line in describe(METHODS).items() if name in used}
-    return Page(comparison, origin, shown, plots, about, samples)
+    return Page(comparison, origin, shown, plots, about, samples, questions or {})
 
 
 def merged(
@@ -84,6 +92,11 @@ def merged(
 def read_galleries(folders: Sequence[Path]) -> Gallery:
     """The pictures of several comparisons."""
     return join_galleries([read_gallery(folder) for folder in folders])
+
+
+def read_questions(folders: Sequence[Path]) -> dict[str, Sensitivity]:
+    """How far the choices of several comparisons follow the question, by row and task."""
+    return {row: one for folder in folders for row, one in read_saved(folder).items()}
 
 
 def _name(row: str) -> str:

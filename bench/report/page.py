@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -18,8 +18,9 @@ import numpy as np
 from bench.evaluation.comparison import VANILLA, Comparison
 from bench.evaluation.evaluate import Outcome, Stage
 from bench.evaluation.origin import Origin
+from bench.evaluation.question import Sensitivity
 from bench.report.gallery import Gallery, SampleImage, telling
-from bench.report.question import of_comparison
+from bench.report.question import table
 from bench.report.table import (
     blocks,
     hard_header,
@@ -44,7 +45,7 @@ class Page:
     """All that a report tells: figures, pictures of samples, how it was made, and a line on each method.
 
     `plots` are PNGs under their captions. `samples` can be browsed in the page, evenly from all tasks: those
-    on which the runs differ most.
+    on which the runs differ most. `questions` say, by row and task, how far choices follow the question.
     """
 
     comparison: Comparison
@@ -53,6 +54,7 @@ class Page:
     plots: Mapping[str, bytes]
     about: Mapping[str, str]
     samples: int = SAMPLES
+    questions: Mapping[str, Sensitivity] = field(default_factory=dict)
 
 
 def html(report: Page) -> str:
@@ -64,7 +66,8 @@ def html(report: Page) -> str:
     return _template().render(
         title=origin.title, vanilla=VANILLA, comparison=comparison, blocks=blocks(comparison),
         reference=comparison.reference, marks=marks, notes=notes(comparison),
-        hard=(hard_header(comparison), hard_rows(comparison)), questions=of_comparison(comparison),
+        hard=(hard_header(comparison), hard_rows(comparison)),
+        questions=table(report.questions, "") if report.questions else None,
         contrasts=_contrasts(comparison),
         metrics={task: comparison.metrics.get(task, "score") for task in comparison.tasks},
         counts=counts(comparison), headlines=headlines(comparison), whisker=_Whisker.over(comparison),

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from math import isnan
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from bench.evaluation.comparison import Comparison
+from bench.evaluation.history import put_json
 from bench.evaluation.question import COLUMNS, Heard, Sensitivity, measured
 from bench.evaluation.stats import Interval
 from bench.report.tables import Table
+from compress.documents import read
+
+FILE = "questions.json"
 
 HEADER = ("method", "AUC, own question", "AUC, other question", "gain", "overlap", "asked", "area")
 NOTES = (
@@ -28,8 +33,8 @@ def table(found: Mapping[str, Sensitivity], title: str) -> Table:
     return Table(HEADER, rows, NOTES, title)
 
 
-def of_comparison(comparison: Comparison) -> Table | None:
-    """The rows of a comparison, on its tasks that ask several questions about an image; None without such.
+def of_comparison(comparison: Comparison) -> dict[str, Sensitivity]:
+    """By row and task of a comparison whose samples are there; tasks with one question an image are left out.
 
     What a comparison keeps of a choice are the tokens, so AUCs are those of what was kept.
     """
@@ -45,10 +50,33 @@ def of_comparison(comparison: Comparison) -> Table | None:
             heard = [Heard.of(kept, len(every)) for kept, every in pairs]
             with suppress(ValueError):  # one question per image
                 found[f"{row.method}, {row.keep}, {task}"] = measured(samples, heard)
-    return table(found, "") if found else None
+    return found
 
 
-def _cell(one: Interval) -> str:
-    if isnan(one.difference):
+@dataclass(frozen=True)
+class _Stored:
+    rows: Mapping[str, Sensitivity]
+
+
+def save(found: Mapping[str, Sensitivity], folder: Path) -> None:
+    """Keep it beside a comparison, whose samples are not read again for a report; an older file goes."""
+    if found:
+        put_json(folder / FILE, asdict(_Stored(found)))
+    else:
+        (folder / FILE).unlink(missing_ok=True)
+
+
+def read_saved(folder: Path) -> Mapping[str, Sensitivity]:
+    """What `save` wrote, or nothing; ValueError for another file."""
+    try:
+        return read(_Stored, folder / FILE).rows
+    except FileNotFoundError:
+        return {}
+    except ValueError as problem:
+        raise ValueError(f"{problem}; delete it and compare again, no answer is lost") from problem
+
+
+def _cell(one: Interval | None) -> str:
+    if one is None:
         return "–"
     return f"{one.difference:.2f} ± {(one.high - one.low) / 2:.2f}"

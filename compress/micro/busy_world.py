@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from compress.micro.world import (
-    _COLOR_WEIGHTS,
-    _SHAPE_WEIGHTS,
+    COLOR_WEIGHTS,
     COLORS,
     PATCH,
+    SHAPE_WEIGHTS,
     SHAPES,
     SPLITS,
     SPOILS,
-    _shape_mask,
+    shape_mask,
 )
 from compress.micro.world import Thing as Shape
 
@@ -116,10 +116,6 @@ class Scene:
             i for i, t in enumerate(self.things) if not (left <= t.x < right and top <= t.y < bottom)
         )
 
-    def cell(self, thing: Thing) -> tuple[int, int]:
-        """Row and column of a thing's centre on a 6 x 6 map of the scene."""
-        return min(int(thing.y * 6 / SIDE), 5), min(int(thing.x * 6 / SIDE), 5)
-
 
 def rng_of(split: str, seed: int, purpose: int = 0) -> np.random.Generator:
     """The random stream of one scene, apart from all streams of the micro world.
@@ -141,10 +137,10 @@ def scene(split: str, seed: int, spoil: str | None = None) -> Scene:
     taken = np.zeros((SIDE, SIDE), bool)
     kinds = ["sign"] * signs + [
         SHAPES[int(i)]
-        for i in rng.choice(len(SHAPES), count - signs, p=_SHAPE_WEIGHTS / _SHAPE_WEIGHTS.sum())
+        for i in rng.choice(len(SHAPES), count - signs, p=SHAPE_WEIGHTS / SHAPE_WEIGHTS.sum())
     ]
     colors = list(COLORS)
-    hues = rng.choice(len(colors), count, p=_COLOR_WEIGHTS / _COLOR_WEIGHTS.sum())
+    hues = rng.choice(len(colors), count, p=COLOR_WEIGHTS / COLOR_WEIGHTS.sum())
     sides = rng.integers(11, 21, count)
     things = []
     for kind, hue, side in zip(kinds, hues.tolist(), sides.tolist(), strict=True):
@@ -378,7 +374,7 @@ def _sprite(kind: str, width: int, height: int, angle: int) -> NDArray[np.float3
         mask[[0, 0, -1, -1], [0, -1, 0, -1]] = 0.3  # rounded corners
         return mask
     # Drawn around a whole pixel, then cut to its box, which holds all of it.
-    tile, left, top = _shape_mask(
+    tile, left, top = shape_mask(
         Shape(kind, "red", 40 + width / 2, 40 + height / 2, width - 1, height - 1, angle)
     )
     whole = np.asarray(tile, np.float32) / np.float32(255)

@@ -80,6 +80,11 @@ def words() -> list[str]:
         tuple(SYNONYMS.values()), tuple(CHINESE.values()), EXTRA, tuple(SIDES.values()),
         *TEMPLATES.values(), *CHINESE_TEMPLATES.values(),
     ]  # fmt: skip
+    return words_of(lists)
+
+
+def words_of(lists: Sequence[Sequence[str]]) -> list[str]:
+    """The words of texts and of templates, whose slots are no words, in order of first use."""
     seen = dict.fromkeys(
         w for words in lists for text in words for w in text.split() if not w.startswith("{")
     )
@@ -87,13 +92,20 @@ def words() -> list[str]:
 
 
 def tokenizer(family: Mapping[str, str] = MappingProxyType(LLAVA_TOKENS)) -> PreTrainedTokenizerFast:
+    """The tokenizer of the micro world; see `tokenizer_of`."""
+    return tokenizer_of(words(), family)
+
+
+def tokenizer_of(
+    words: Sequence[str], family: Mapping[str, str] = MappingProxyType(LLAVA_TOKENS)
+) -> PreTrainedTokenizerFast:
     """Word-level, lower-casing; pads on the left and opens prompts with <s> through the chat template.
 
     `family` names the tokens of a model family. Words have the same ids in all: of these tokens the first
     stands before them and the others behind.
     """
     image, *others = family.values()
-    vocabulary = {w: i for i, w in enumerate((*SPECIAL, image, *words(), *others))}
+    vocabulary = {w: i for i, w in enumerate((*SPECIAL, image, *words, *others))}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -105,12 +117,19 @@ def tokenizer(family: Mapping[str, str] = MappingProxyType(LLAVA_TOKENS)) -> Pre
 
 
 def processor(mean: Sequence[float], std: Sequence[float]) -> LlavaProcessor:
-    """The processor that `AutoProcessor` will find beside the weights."""
+    """The processor of the micro model; see `processor_of`."""
+    return processor_of(tokenizer(), SIDE, mean, std)
+
+
+def processor_of(
+    tokenizer: PreTrainedTokenizerFast, side: int, mean: Sequence[float], std: Sequence[float]
+) -> LlavaProcessor:
+    """The processor that `AutoProcessor` will find beside weights that see `side` pixels a side."""
     images = CLIPImageProcessorPil(
-        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE},
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side},
         image_mean=list(mean), image_std=list(std), do_convert_rgb=True,
     )  # fmt: skip
     return LlavaProcessor(
-        images, tokenizer(), patch_size=PATCH, vision_feature_select_strategy="default",
+        images, tokenizer, patch_size=PATCH, vision_feature_select_strategy="default",
         num_additional_image_tokens=1, chat_template=CHAT_TEMPLATE,
     )  # fmt: skip

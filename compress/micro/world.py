@@ -33,8 +33,8 @@ SPOILS = ("blur", "dark", "cut")
 SPLITS = ("train", "val", "test")
 
 # Real scenes have common and rare things; popular negatives (POPE) need that.
-_SHAPE_WEIGHTS = np.array([1.6, 1.4, 1.2, 1.1, 1.0, 0.9, 0.8, 0.8, 0.7, 0.5])
-_COLOR_WEIGHTS = np.array([1.5, 1.1, 1.3, 1.0, 0.8, 0.9, 0.7, 0.7])
+SHAPE_WEIGHTS = np.array([1.6, 1.4, 1.2, 1.1, 1.0, 0.9, 0.8, 0.8, 0.7, 0.5])
+COLOR_WEIGHTS = np.array([1.5, 1.1, 1.3, 1.0, 0.8, 0.9, 0.7, 0.7])
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def patch_labels(scene: Scene, scale: int = 1) -> tuple[Image.Image, NDArray[np.
 
 
 def _thing(rng: np.random.Generator, split: str, number: bool, size: tuple[int, int]) -> Thing:
-    color = list(COLORS)[int(rng.choice(len(COLORS), p=_COLOR_WEIGHTS / _COLOR_WEIGHTS.sum()))]
+    color = list(COLORS)[int(rng.choice(len(COLORS), p=COLOR_WEIGHTS / COLOR_WEIGHTS.sum()))]
     if number:
         rows = rng.choice(_digit_rows(split), size=1 + int(rng.random() < 0.5))
         height = float(rng.uniform(20, 26))
@@ -188,7 +188,7 @@ def _thing(rng: np.random.Generator, split: str, number: bool, size: tuple[int, 
         y = rng.uniform(height / 2 + 1, size[1] - height / 2 - 1)
         digits = tuple(int(row) for row in rows)
         return Thing("number", color, float(x), float(y), width, height, 0.0, digits, text)
-    kind = SHAPES[int(rng.choice(len(SHAPES), p=_SHAPE_WEIGHTS / _SHAPE_WEIGHTS.sum()))]
+    kind = SHAPES[int(rng.choice(len(SHAPES), p=SHAPE_WEIGHTS / SHAPE_WEIGHTS.sum()))]
     side = float(rng.uniform(14, 27))
     x, y = (rng.uniform(side / 2 + 1, edge - side / 2 - 1) for edge in size)
     return Thing(kind, color, float(x), float(y), side, side, float(rng.uniform(-14, 14)))
@@ -205,7 +205,7 @@ def _paint(scene: Scene, scale: int) -> tuple[NDArray[np.uint8], list[NDArray[np
     masks = []
     for thing in scene.things:
         large = _enlarged(thing, scale)
-        tile, left, top = _number_mask(large) if thing.kind == "number" else _shape_mask(large)
+        tile, left, top = _number_mask(large) if thing.kind == "number" else shape_mask(large)
         mask = _placed(tile, left, top, (width * scale, height * scale))
         color = np.array(COLORS[thing.color]) + rng.normal(0, 9, 3)
         shade = np.linspace(rng.uniform(0.85, 1.0), rng.uniform(1.0, 1.1), len(canvas))[:, None, None]
@@ -272,7 +272,7 @@ _OUTLINES: dict[str, list[tuple[float, float]]] = {
 }  # fmt: skip
 
 
-def _shape_mask(thing: Thing, zoom: int = 4) -> tuple[Image.Image, int, int]:
+def shape_mask(thing: Thing, zoom: int = 4) -> tuple[Image.Image, int, int]:
     half = int(np.ceil(thing.width / 2)) + 2
     left, top = int(thing.x) - half, int(thing.y) - half
     side = 2 * half + 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import pytest
 import torch
 import transformers
@@ -14,11 +12,12 @@ from torch import Tensor
 from baselines import METHODS
 from compress.attach.prefill import Record
 from compress.attach.session import attach
-from compress.base import INPUT, VISION, Selection, Selector, View, top_k
+from compress.base import INPUT, VISION, Selection, View, top_k
 from compress.compressor.evocomp import Learned
 from compress.compressor.network import Compressor
 from compress.models.conversation import Turn
 from compress.models.loading import MLLM
+from tests.selectors import Share
 
 STEPS = 4
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
@@ -50,21 +49,6 @@ def talks(pictures) -> list[list[Turn]]:
             Turn("user", "what shape is large ?", [wide]),
         ],
     ]
-
-
-@dataclass
-class Share(Selector):
-    """Keeps the tokens of largest norm, a share of those that are there, at several depths."""
-
-    shares: dict[int, float] = field(default_factory=lambda: {INPUT: 0.3})
-    adaptive: bool = True
-
-    def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
-        return dict.fromkeys(self.shares, 0)
-
-    def select(self, view: View, keep: int) -> Selection:
-        count = max(1, round(self.shares[view.depth] * len(view.hidden)))
-        return Selection(top_k(view.hidden.norm(dim=-1), count))
 
 
 class Seen(Share):

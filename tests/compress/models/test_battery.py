@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from compress.attach.session import attach
-from compress.base import INPUT, Selection, Selector, View, top_k
+from compress.base import INPUT, Selection, View
 from compress.labels import forward
 from compress.labels.fitness import AnswerLoss
 from compress.models.conversation import Turn
 from compress.models.loading import MLLM, load
+from tests.selectors import Share, images_of
 from tests.tiny_families import AT_INPUT, BUILDERS
 
 QUESTIONS = ["what color is the star ?", "how many ?", "is there a red circle above ?", "what shape ?"]
@@ -34,28 +34,7 @@ def mllm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def images() -> list[Image.Image]:
-    rng = np.random.default_rng(1)
-    made = []
-    for width, height in SHAPES:
-        pixels = rng.integers(0, 80, (height, width, 3), dtype=np.uint8)
-        pixels[height // 4 : height // 2, width // 3 : width // 2] = rng.integers(100, 255, 3)
-        made.append(Image.fromarray(pixels))
-    return made
-
-
-@dataclass
-class Share(Selector):
-    """Keeps the tokens of largest norm, a share of those that are there, at several depths."""
-
-    shares: dict[int, float] = field(default_factory=lambda: {INPUT: 0.3})
-    adaptive: bool = True
-
-    def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
-        return dict.fromkeys(self.shares, 0)
-
-    def select(self, view: View, keep: int) -> Selection:
-        count = max(1, round(self.shares[view.depth] * len(view.hidden)))
-        return Selection(top_k(view.hidden.norm(dim=-1), count))
+    return images_of(SHAPES)
 
 
 def run(mllm: MLLM, inputs: Any, **options: Any) -> Any:

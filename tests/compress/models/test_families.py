@@ -8,7 +8,6 @@ import shutil
 import weakref
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import dataclass, field
 from io import BytesIO
 
 import numpy as np
@@ -20,7 +19,7 @@ from transformers import LlamaConfig
 
 from baselines import METHODS
 from compress.attach.session import attach
-from compress.base import INPUT, VISION, Selection, Selector, View, top_k
+from compress.base import INPUT, VISION, Selection, Selector, View
 from compress.budget import choices_of, entering, plan
 from compress.compressor.evocomp import Learned
 from compress.compressor.network import Compressor
@@ -30,6 +29,7 @@ from compress.models.conversation import Turn
 from compress.models.llava_next import SIZES
 from compress.models.loading import MLLM, adapt, load
 from compress.models.shapes import SHAPES as PUBLISHED
+from tests.selectors import Share, images_of
 
 QUESTIONS = ["what color is the star ?", "how many ?", "is there a red circle above ?", "what shape ?"]
 FAMILIES = ["tiny", "tiny_next", "tiny_next_fixed", "tiny_qwen"]
@@ -44,28 +44,7 @@ def mllm(request: pytest.FixtureRequest) -> MLLM:
 @pytest.fixture(scope="module")
 def images() -> list[Image.Image]:
     """Different pictures of different shapes."""
-    rng = np.random.default_rng(1)
-    made = []
-    for width, height in SHAPES:
-        pixels = rng.integers(0, 80, (height, width, 3), dtype=np.uint8)
-        pixels[height // 4 : height // 2, width // 3 : width // 2] = rng.integers(100, 255, 3)
-        made.append(Image.fromarray(pixels))
-    return made
-
-
-@dataclass
-class Share(Selector):
-    """Keeps the tokens of largest norm, a share of those that are there, at several depths."""
-
-    shares: dict[int, float] = field(default_factory=lambda: {INPUT: 0.3})
-    adaptive: bool = True
-
-    def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
-        return dict.fromkeys(self.shares, 0)
-
-    def select(self, view: View, keep: int) -> Selection:
-        count = max(1, round(self.shares[view.depth] * len(view.hidden)))
-        return Selection(top_k(view.hidden.norm(dim=-1), count))
+    return images_of(SHAPES)
 
 
 class All(Selector):
