@@ -335,7 +335,7 @@ def test_compare_writes_tables_report_and_pictures(compressor: Path, tmp_path: P
     written = content(out)
     expected = {"results.json", "table.md", "table.csv", "table.tex", "report.html", "pictures/fronts.png"}
     expected |= {"pictures/kept-gqa.png", "pictures/kept-pope.png", "run.json", "times.json"}
-    expected |= {"samples/gqa.parquet", "samples/pope.parquet"}
+    expected |= {"questions.json", "samples/gqa.parquet", "samples/pope.parquet"}
     assert {name for name in written if not name.startswith("cells/")} == expected
     assert len([name for name in written if name.startswith("cells/")]) == 14
     told = json.loads(written["results.json"])

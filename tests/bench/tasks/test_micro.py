@@ -1,12 +1,15 @@
 """The miniature benchmarks have the form and the metric of their big sisters."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from bench.tasks import BENCHMARKS, TASKS
 from bench.tasks.load import load_tasks
-from bench.tasks.mixture import labelled_samples, training_samples
+from bench.tasks.mixture import labelled_samples, training_sample, training_samples
 from bench.tasks.vqa import accuracy
+from compress.micro.worlds import BUSY, MICRO, world_of
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +125,48 @@ def test_a_label_store_key_finds_its_sample_again():
     assert [(s.id, s.question, s.image) for s in found] == [(s.id, s.question, s.image) for s in samples]
     with pytest.raises(ValueError, match="not of the micro mixture"):
         labelled_samples(["gqa/gqa-test-1"])
+
+
+def test_the_busy_mixture_asks_four_questions_about_each_scene():
+    samples = training_samples(12, start=8, world=BUSY)
+    assert [one.id for one in samples[:5]] == [
+        f"busy-mixture-train-{place}" for place in ("2.0", "2.1", "2.2", "2.3", "3.0")
+    ]
+    by_scene = [samples[start : start + 4] for start in (0, 4, 8)]
+    assert all(len({one.picture_digest for one in scene}) == 1 for scene in by_scene)
+    assert all(len({one.question for one in scene}) == 4 for scene in by_scene)
+    assert labelled_samples(f"mixture/{one.id}" for one in samples) == samples
+
+
+def test_questions_of_one_family_about_a_scene_are_drawn_apart():
+    twice = replace(BUSY, trained=("color",))
+    asked = [training_sample(number, twice).question for number in range(40)]
+    assert sum(one == other for one, other in zip(asked[::4], asked[1::4], strict=True)) < 5
+
+
+@pytest.mark.parametrize(
+    "key", ["mixture/mixture-train-3.1", "mixture/busy-mixture-train-3", "mixture/calm-mixture-train-3"]
+)
+def test_a_key_of_another_form_than_its_world_has_is_refused(key):
+    with pytest.raises(ValueError, match="not of the micro mixture"):
+        labelled_samples([key])
+
+
+@pytest.mark.parametrize(
+    ("model", "world"),
+    [
+        ("busy", BUSY),
+        ("busy-wide", BUSY),
+        ("runs/busy", BUSY),
+        ("micro", MICRO),
+        ("micro-qwen", MICRO),
+        ("llava-hf/llava-1.5-7b-hf", MICRO),
+    ],
+)
+def test_a_model_is_asked_about_its_own_world(model, world):
+    assert world_of(model) is world
+    made = load_tasks(["gqa"], 2, world=world_of(model))
+    assert [one.image.size for (samples,) in [made.values()] for one in samples] == [(world.side,) * 2] * 2
 
 
 def test_the_six_benchmarks_of_the_paper_are_there():

@@ -219,6 +219,20 @@ def test_a_token_that_matches_two_words_comes_before_one_that_matches_one():
     assert match.mean().abs() < 1e-5 and match.std(unbiased=False) == pytest.approx(1, abs=1e-4)
 
 
+def test_visual_tokens_are_no_words_for_each_other():
+    red, sign, other = torch.eye(16)[:3]
+    batch = pack([Tokens(torch.stack([red, red, red, sign]), torch.stack([other, sign]), 1)])
+    assert WordMatch(16)(batch.embeds, batch)[0].argmax() == 3
+
+
+def test_the_match_with_words_is_added_to_the_logits():
+    torch.manual_seed(0)
+    made, batch = Compressor(LLAMA, norm=True, words=True).eval(), pack([tokens()])
+    (with_words, _), match = made(batch), made.words(batch.embeds, batch)
+    made.words = None
+    assert torch.allclose(with_words - made(batch)[0], match, atol=1e-6) and match.abs().max() > 0.1
+
+
 def test_the_match_with_words_is_the_same_alone_and_in_a_padded_batch():
     samples = [tokens(9, 4, 1), tokens(5, 7, 2, seed=1), tokens(6, 3, 0, seed=2)]
     torch.manual_seed(0)
