@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 
-from baselines.crops import best_of_each, crop_of_cell, share_out, stitched
+from baselines.crops import best_of_each, chosen_of_each, crop_of_cell, share_out, stitched
 from baselines.divprune import DivPrune
 from baselines.farthest import Farthest
 from baselines.fastervlm import FasterVLM
@@ -51,6 +51,21 @@ def test_every_part_keeps_its_best():
     part = torch.tensor([0, 1, 0, 1, 2, 2])
     assert best_of_each(scores, part, torch.tensor([1, 2, 1])).tolist() == [1, 2, 3, 4]
     assert best_of_each(scores, part, torch.tensor([0, 0, 2])).tolist() == [4, 5]
+
+
+def test_every_tile_chooses_among_its_own_rows():
+    view = View(
+        depth=VISION, hidden=torch.zeros(6, 2), visual=torch.empty(0, 2), text=torch.empty(0, 2),
+        index=torch.arange(6), grid=(1, 3), crop=torch.tensor([1, 0, 1, 0, 1, 0]),
+    )  # fmt: skip
+    asked = []
+
+    def last(rows: torch.Tensor, share: int) -> torch.Tensor:
+        asked.append((rows.tolist(), share))
+        return torch.arange(len(rows) - share, len(rows))
+
+    assert chosen_of_each(view, 3, last).tolist() == [3, 4, 5]
+    assert asked == [([1, 3, 5], 2), ([0, 2, 4], 1)]
 
 
 def tiled(shape: tuple[int, int], height: int, width: int, newlines: bool) -> View:

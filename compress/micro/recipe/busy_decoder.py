@@ -235,6 +235,10 @@ class Course:
     things: tuple[int, int] | None = None
     seed: int = 5
 
+    def counts(self, step: int) -> tuple[int, ...]:
+        """The numbers of visual tokens, one of which a step shows."""
+        return self.visual[max(first for first in self.visual if first <= step)]
+
     def most(self, step: int, rng: torch.Generator) -> int | None:
         """How many things a scene may show at a step."""
         if self.things is None:
@@ -264,7 +268,7 @@ def instruct(
         rng = torch.Generator().manual_seed(course.seed * 1_000_003 + step)
         shelf = books(step)
         pick = torch.randint(len(shelf.scenes), (course.batch,), generator=rng)
-        counts = course.visual[max(first for first in course.visual if first <= step)]
+        counts = course.counts(step)
         count = counts[int(torch.randint(len(counts), (1,), generator=rng))]
         most = course.most(step, rng) if count < PATCHES else None
         shown = [some(shelf.scenes[i], most, rng) for i in pick.tolist()]

@@ -34,6 +34,8 @@ def test_a_report_tells_of_questions_when_the_samples_are_no_longer_there(
     found = of_comparison(comparison)
     save(found, tmp_path)
     assert read_saved(tmp_path) == found
+    save({}, tmp_path)  # compared again, without such a task
+    assert read_saved(tmp_path) == {}
     page = Page(replace(comparison, samples={}), Origin("A title", {}), {}, {}, {}, questions=found)
     assert "Does the choice follow the question?" in html(page)
     assert "Does the choice follow the question?" not in html(replace(page, questions={}))

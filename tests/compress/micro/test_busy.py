@@ -8,7 +8,7 @@ from compress.micro import busy_questions as q
 from compress.micro.busy_language import tokenizer, words
 from compress.micro.busy_world import CHARACTERS, KINDS, Region, Scene, Thing, paint, render, rng_of, scene
 from compress.micro.language import tokenizer as micro_tokenizer
-from compress.micro.recipe.busy_decoder import new_model, tokens_of
+from compress.micro.recipe.busy_decoder import Course, new_model, tokens_of
 from compress.micro.world import SPLITS
 from compress.models.loading import MODELS, load
 
@@ -87,6 +87,14 @@ def test_every_word_said_is_known_and_every_word_occurs():
     assert said <= set(words())
     assert set(words()) - said <= {"user", "assistant", "and"}
     assert tokenizer().unk_token_id not in tokenizer()(" ".join(words()))["input_ids"]
+
+
+def test_a_course_shows_more_visual_tokens_and_more_things_from_step_to_step():
+    course = Course("all", steps=10, steady=5, visual={0: (112,), 4: (256, 576)}, things=(8, 40))
+    assert [course.counts(step) for step in (0, 3, 4, 9)] == [(112,), (112,), (256, 576), (256, 576)]
+    rng = torch.Generator().manual_seed(0)
+    most = [max(course.most(step, rng) for _ in range(200)) for step in (0, 9)]
+    assert most[0] == 8 and 30 <= most[1] <= 36
 
 
 def test_asked_tokens_come_in_turns_and_characters_first():
