@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from compress.micro import world
 from compress.micro.world import (
     COLOR_WEIGHTS,
     COLORS,
     PATCH,
     SHAPE_WEIGHTS,
     SHAPES,
-    SPLITS,
-    SPOILS,
+    check_spoil,
     shape_mask,
 )
 from compress.micro.world import Thing as Shape
@@ -122,9 +122,7 @@ def rng_of(split: str, seed: int, purpose: int = 0) -> np.random.Generator:
 
     `purpose` separates layout (0), pixels (1) and questions (2 and up).
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split '{split}'; choose one of {', '.join(SPLITS)}")
-    return np.random.default_rng(np.random.SeedSequence([192, SPLITS.index(split), seed, purpose]))
+    return world.rng_of(split, seed, purpose, apart=(SIDE,))
 
 
 def scene(split: str, seed: int, spoil: str | None = None) -> Scene:
@@ -154,8 +152,7 @@ def scene(split: str, seed: int, spoil: str | None = None) -> Scene:
 
 def spoiled(scene: Scene, spoil: str) -> Scene:
     """The same scene badly photographed: blurred, dark, or with a finger over a part that hides a thing."""
-    if spoil not in SPOILS:
-        raise ValueError(f"unknown defect '{spoil}'; choose one of {', '.join(SPOILS)}")
+    check_spoil(spoil)
     if spoil != "cut":
         return replace(scene, spoil=spoil)
     rng = rng_of(scene.split, scene.seed, 3)

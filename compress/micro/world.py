@@ -81,11 +81,14 @@ class Scene:
         return min(int(thing.y * 6 / height), 5), min(int(thing.x * 6 / width), 5)
 
 
-def rng_of(split: str, seed: int, purpose: int = 0) -> np.random.Generator:
-    """The random stream of one scene; `purpose` separates layout (0), pixels (1) and questions (2 and up)."""
+def rng_of(split: str, seed: int, purpose: int = 0, *, apart: tuple[int, ...] = ()) -> np.random.Generator:
+    """The random stream of one scene; `purpose` separates layout (0), pixels (1) and questions (2 and up).
+
+    `apart` separates the streams of another world.
+    """
     if split not in SPLITS:
         raise ValueError(f"unknown split '{split}'; choose one of {', '.join(SPLITS)}")
-    return np.random.default_rng(np.random.SeedSequence([SPLITS.index(split), seed, purpose]))
+    return np.random.default_rng(np.random.SeedSequence([*apart, SPLITS.index(split), seed, purpose]))
 
 
 def scene(split: str, seed: int, spoil: str | None = None, size: tuple[int, int] = (SIDE, SIDE)) -> Scene:
@@ -110,10 +113,15 @@ def scene(split: str, seed: int, spoil: str | None = None, size: tuple[int, int]
     return spoiled(made, spoil) if spoil else made
 
 
-def spoiled(scene: Scene, spoil: str) -> Scene:
-    """The same scene badly photographed: blurred, dark, or with a finger over a part that hides one thing."""
+def check_spoil(spoil: str) -> None:
+    """ValueError for a defect that no photograph has."""
     if spoil not in SPOILS:
         raise ValueError(f"unknown defect '{spoil}'; choose one of {', '.join(SPOILS)}")
+
+
+def spoiled(scene: Scene, spoil: str) -> Scene:
+    """The same scene badly photographed: blurred, dark, or with a finger over a part that hides one thing."""
+    check_spoil(spoil)
     if spoil != "cut":
         return replace(scene, spoil=spoil)
     rng = rng_of(scene.split, scene.seed, 3)
