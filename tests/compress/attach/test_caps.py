@@ -17,7 +17,11 @@ def test_the_attention_of_a_layer_with_a_cap_is_its_own() -> None:
     )  # fmt: skip
     model = Gemma2Model(config).eval()
     (layer,), given = model.layers, {}
-    layer.register_forward_pre_hook(lambda _, args, rest: given.update(rest, hidden=args[0]), with_kwargs=True)
+
+    def note(_: object, args: tuple, rest: dict) -> None:
+        given.update(rest, hidden=args[0])
+
+    layer.register_forward_pre_hook(note, with_kwargs=True)
     with torch.no_grad():
         seen = model(inputs_embeds=torch.randn(1, 6, 16), output_attentions=True).attentions[0][0]
 
