@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     "--samples", "count", type=Count(1), help="Number of samples. Default: 256; with --data: all.",
 )  # fmt: skip
 @option("--start", type=Count(0), help="Number of the first sample of the micro mixture. Default: 0.")
+@option(
+    "--questions", type=click.Choice(["1", "4"]),
+    help="Questions about each scene of the micro mixture. Default: 4 on the busy world; otherwise 1.",
+)  # fmt: skip
 @file_options
 @choice_options
 @options_of(
@@ -72,7 +76,8 @@ if TYPE_CHECKING:
 @model_options
 @as_json
 def label(
-    config: LabelConfig, out: Path, count: int | None, start: int | None, data: Path | None,
+    config: LabelConfig, out: Path, count: int | None, start: int | None, questions: str | None,
+    data: Path | None,
     images: Path | None, manifest: Path | None, sources: str | None, rules: Path | None, turns: Turns,
     engine: str, workers: int, address: str | None, gpus: float | None, shard: str, again: bool,
     together: int | None, rows: int | None,
@@ -104,13 +109,14 @@ def label(
         from bench.tasks.mixture import training_samples
         from compress.micro.worlds import world_of
 
-        samples: Sequence[Sample] = training_samples(count or 256, start or 0, world_of(model))
+        samples: Sequence[Sample] = training_samples(
+            count or 256, start or 0, world_of(model), int(questions or 0) or None
+        )
         about = None
     else:
-        if start is not None:
-            raise ValueError(
-                "--start needs the micro mixture: samples of --data are drawn evenly, leave it out"
-            )
+        for option, number in (("--start", start), ("--questions", questions)):
+            if number is not None:
+                raise ValueError(f"{option} needs the micro mixture, not --data: leave it out")
         samples = open_instructions(data, images, manifest, sources, rules, turns, config.seed, count)
         about = samples.about
     loads = partial(load_model, there(model), device, dtype, anyres)

@@ -144,10 +144,24 @@ def test_questions_of_one_family_about_a_scene_are_drawn_apart():
     assert sum(one == other for one, other in zip(asked[::4], asked[1::4], strict=True)) < 5
 
 
-@pytest.mark.parametrize(
-    "key", ["mixture/mixture-train-3.1", "mixture/busy-mixture-train-3", "mixture/calm-mixture-train-3"]
-)
-def test_a_key_of_another_form_than_its_world_has_is_refused(key):
+def test_the_mixture_asks_one_or_four_questions_about_a_scene_as_it_is_told():
+    four = training_samples(8, world=MICRO, questions=4)
+    assert [one.id for one in four[3:6]] == [f"mixture-train-{place}" for place in ("0.3", "1.0", "1.1")]
+    assert labelled_samples(f"mixture/{one.id}" for one in four) == four
+    one = training_samples(3, world=BUSY, questions=1)
+    assert [sample.id for sample in one] == [f"busy-mixture-train-{place}" for place in (0, 1, 2)]
+    assert labelled_samples(f"mixture/{sample.id}" for sample in one) == one
+    with pytest.raises(ValueError, match="questions=3: the mixture has 1 or 4 questions"):
+        training_sample(0, questions=3)
+
+
+@pytest.mark.parametrize("number", [2354, 5907])
+def test_a_scene_without_a_question_of_the_family_is_asked_another(number):
+    assert training_sample(number, BUSY).question
+
+
+@pytest.mark.parametrize("key", ["mixture/mixture-train-3.4", "mixture/calm-mixture-train-3"])
+def test_a_key_that_names_no_sample_of_a_mixture_is_refused(key):
     with pytest.raises(ValueError, match="not of the micro mixture"):
         labelled_samples([key])
 
