@@ -1,7 +1,7 @@
 """The training mixture: what labels are searched on, as the paper takes part of LLaVA's instruction mixture.
 
-Questions about scenes of the training split, from the families that the benchmarks ask: one or four about each
-scene. With four, labels for one image differ with the question alone. A sample is named by its scene
+Questions about scenes of the training split, from the families that the benchmarks ask: one or four about
+each scene. With four, labels for one image differ with the question alone. A sample is named by its scene
 (mixture-train-17), or by its scene and its turn (busy-mixture-train-17.2), so a label store alone says which
 samples it needs.
 """
