@@ -48,7 +48,7 @@ def draw() -> None:
 
 @draw.command()
 @click.argument("image")
-@click.argument("question")
+@click.argument("questions", nargs=-1, required=True, metavar="QUESTION...")
 @option(
     "--methods",
     default="random,grid,fastv,visionzip,evocomp",
@@ -56,27 +56,29 @@ def draw() -> None:
 )
 @keeps_option("48,32,16")
 @option("--compressor", help="Folder or hub name of a trained compressor. Default: the shipped one.")
-@option("--answer", help="Correct answer, to mark the answers with. Default: no marks.")
+@option("--answer", help="Correct answer to one question, to mark the answers with. Default: no marks.")
 @out_option("kept.png")
 @model_options
 def kept(
-    image: str, question: str, methods: str, keeps: list[Keep], compressor: str | None, answer: str | None,
-    out: Path, model: str, device: str, dtype: str, anyres: Anyres,
+    image: str, questions: tuple[str, ...], methods: str, keeps: list[Keep], compressor: str | None,
+    answer: str | None, out: Path, model: str, device: str, dtype: str, anyres: Anyres,
 ) -> None:  # fmt: skip
     """Draw the tokens that several methods keep at several budgets (paper, Figures 5 and 6).
 
-    IMAGE is a file, or micro:SEED for a generated scene. Each method has a column. Merged tokens have a
-    coloured corner.
+    IMAGE is a file, or micro:SEED or busy:SEED for a generated scene. Each method has a column. Merged tokens
+    have a coloured corner. With several questions, each question has a row.
 
     \b
     Example:
       evocomp draw kept micro:3 "what color is the star ?" --methods fastv,evocomp --keep 48,16
     """
-    picture, question = open_image(image), asked(question)
+    picture, questions = open_image(image), tuple(map(asked, questions))
+    if answer and len(questions) > 1:
+        raise ValueError("--answer is for one question: leave it out")
     from baselines import KeepAll
     from bench.evaluation.comparison import VANILLA
     from bench.evaluation.compressors import selector_for, takes_compressor
-    from bench.report.figures import side_by_side
+    from bench.report.figures import by_question, side_by_side
     from bench.report.gallery import show
     from bench.report.inspection import look
     from compress.samples import Sample
@@ -89,15 +91,20 @@ def kept(
     picture = open_image(image, mllm.image_side)  # it was opened before only to be sure that it can be
     for keep in keeps:
         budget(keep, mllm)
-    sample = Sample(image, picture, question, (answer,) if answer else ())
-    runs = [look(mllm, sample, VANILLA, KeepAll(), mllm.visual_tokens)]
-    for spec, selector in selectors.items():
-        for keep in keeps:
-            try:
-                runs.append(look(mllm, sample, spec, selector, keep))
-            except ValueError as problem:
-                say(f"{spec} at {keep}: {problem}")
-    written(side_by_side(show(sample, mllm), runs), out)
+    samples = [Sample(image, picture, question, (answer,) if answer else ()) for question in questions]
+    runs = [[look(mllm, sample, VANILLA, KeepAll(), mllm.visual_tokens)] for sample in samples]
+    problems = {}
+    for sample, found in zip(samples, runs, strict=True):
+        for spec, selector in selectors.items():
+            for keep in keeps:
+                try:
+                    found.append(look(mllm, sample, spec, selector, keep))
+                except ValueError as problem:
+                    problems[f"{spec} at {keep}"] = problem
+    for run, problem in problems.items():
+        say(f"{run}: {problem}")
+    shown = [show(sample, mllm) for sample in samples]
+    written(by_question(shown, runs) if len(shown) > 1 else side_by_side(shown[0], runs[0]), out)
 
 
 @draw.command()

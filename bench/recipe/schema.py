@@ -111,9 +111,12 @@ class RecipeRow:
 
 @dataclass(frozen=True)
 class Drawing:
-    """Pictures of some samples of a task: their `groups` (paper Figure 2) or the tokens `kept` (5 and 6)."""
+    """Pictures of some samples of a task: their `groups` (paper Figure 2) or the tokens `kept` (Figure 6).
 
-    what: Literal["groups", "kept"]
+    `questions` draws the tokens that are kept for several samples about one image (Figure 5).
+    """
+
+    what: Literal["groups", "kept", "questions"]
     task: str = "gqa"
     samples: int = 3
     groupers: tuple[str, ...] = ("vocabulary",)
@@ -223,8 +226,8 @@ class Recipe:
             raise ValueError(f"seeds={list(self.seeds)}: name each seed once")
         if self.reference is not None and self.reference not in self.rows:
             raise ValueError(unknown("row", self.reference, self.rows))
-        if self.draw and self.draw.what == "kept" and not self.rows:
-            raise ValueError("draw.what=kept: there are no rows whose tokens could be drawn")
+        if self.draw and self.draw.what != "groups" and not self.rows:
+            raise ValueError(f"draw.what={self.draw.what}: there are no rows whose tokens could be drawn")
         _at_least(1, validate=self.validate)
         if bool(self.mixture) != bool(self.images):
             raise ValueError("mixture and images go together: the JSON of the mixture, and its images")

@@ -73,6 +73,32 @@ def side_by_side(shown: SampleImage, runs: Sequence[Answered]) -> Figure:
     return figure
 
 
+def by_question(shown: Sequence[SampleImage], runs: Sequence[Sequence[Answered]]) -> Figure:
+    """Several questions about one image: a row each, and a column per method and budget (paper Figure 5).
+
+    `runs` holds what all runs made of each question. Otherwise as `side_by_side`.
+    """
+    columns = [
+        dict.fromkeys((run.method, run.keep) for run in own if run.method != VANILLA) for own in runs
+    ]
+    across = list(dict.fromkeys(key for keys in columns for key in keys))
+    several = len({keep for _, keep in across}) > 1
+    plain = overlay(shown[0], None)
+    figure, grid = _pictures(len(shown), 1 + len(across), plain.size, "")
+    for row, (question, own) in enumerate(zip(shown, runs, strict=True)):
+        found = {(run.method, run.keep): run for run in own}
+        whole = next((run for run in own if run.method == VANILLA), None)
+        gold = f" ({', '.join(dict.fromkeys(question.answers))})" if question.answers else ""
+        title = "\n".join(wrap(f"{question.question}{gold}", 30))
+        _draw(grid[row][0], plain, title, whole)
+        for column, key in enumerate(across, 1):
+            if run := found.get(key):
+                name = f"{key[0]}, {budget_name(key[1])}" if several else key[0]
+                picture = overlay(question, run.path[-1] if run.path else None)
+                _draw(grid[row][column], picture, "\n".join(wrap(name, 22)) if row == 0 else "", run)
+    return figure
+
+
 def grouped(shown: SampleImage, spaces: Mapping[str, Grouping]) -> Figure:
     """The groups that several groupers make of one image, a colour each (paper Figure 2)."""
     panel = shown.panels[-1]

@@ -173,6 +173,19 @@ def test_ask_says_which_words_the_model_does_not_know() -> None:
     assert "no word for zebra" in result.stderr
 
 
+def test_draw_kept_gives_each_question_a_row(tmp_path: Path) -> None:
+    sizes = []
+    for count in (1, 2):
+        asked = ["what color is the star ?", "is there a red ring ?"][:count]
+        picture = tmp_path / f"{count}.png"
+        run("draw", "kept", "micro:3", *asked, "--methods", "grid", "--keep", 16, "--out", picture)
+        with Image.open(picture) as drawn:
+            sizes.append(drawn.size)
+    assert sizes[1][0] == sizes[0][0] and sizes[1][1] > 1.5 * sizes[0][1]
+    line = refused("draw", "kept", "micro:3", *asked, "--answer", "red", "--out", picture)
+    assert line == "evocomp: --answer is for one question: leave it out"
+
+
 def test_search_prints_its_trace_and_draws(tmp_path: Path) -> None:
     table = printed("search", *STAR, *FEW, "--keep", 8, "--out", tmp_path / "found")
     assert '-> "green"' in table

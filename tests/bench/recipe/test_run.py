@@ -400,7 +400,16 @@ def test_pictures_are_drawn(tiny: MLLM, tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["groups-gqa-0.png", "groups-gqa-1.png"]
     kept = recipe(rows={"grid": {"method": "grid"}}, reference=None, draw={"what": "kept", "samples": 1})
     folder = worked(plan(kept, shop(tiny, tmp_path))) / "pictures"
-    assert Image.open(folder / "kept-gqa-0.png").width > Image.open(folder / "kept-gqa-0.png").height
+    single = Image.open(folder / "kept-gqa-0.png")
+    assert single.width > single.height
+    row = {"grid": {"method": "grid"}}
+    asked = recipe(
+        tasks=["pope"], n=6, rows=row, reference=None, paper=None,
+        draw={"what": "questions", "task": "pope", "samples": 2},
+    )  # fmt: skip
+    folder = worked(plan(asked, shop(tiny, tmp_path))) / "pictures"
+    sheet = Image.open(folder / "questions-pope.png")
+    assert sheet.height > single.height  # a row per question
     with pytest.raises(ValueError, match="choose one of the recipe's gqa"):
         plan(recipe(rows={}, reference=None, draw={**groups, "task": "pope"}), shop(tiny, tmp_path))
 

@@ -17,7 +17,7 @@ from baselines.fastv import FastV
 from baselines.visionzip import VisionZip
 from bench.evaluation.comparison import Comparison
 from bench.evaluation.evaluate import Stage
-from bench.report.figures import Answered, answered, grouped, side_by_side, traces, training
+from bench.report.figures import Answered, answered, by_question, grouped, side_by_side, traces, training
 from bench.report.gallery import Gallery, Panel, SampleImage, jpeg, show
 from bench.report.inspection import curves, look, spaces, strange_words
 from bench.report.pictures import MERGED, OUTLINE, groups, overlay, save
@@ -95,6 +95,21 @@ def test_columns_are_methods_and_rows_are_budgets(comparison: Comparison, galler
     (ours,) = (run for run in runs if (run.method, run.keep) == ("ours", 2))
     (second,) = (axes for axes in figure.axes if axes.get_ylabel() == "2 tokens")
     assert (pixels(second) == np.asarray(overlay(shown, ours.path[-1]))).all()
+
+
+def test_questions_about_one_image_are_rows_and_methods_columns(
+    comparison: Comparison, gallery: Gallery
+) -> None:
+    asked = [gallery["gqa"][name] for name in ("gqa-1", "gqa-2")]
+    runs = [[run for run in answered(comparison, "gqa", one.sample) if run.keep != 4] for one in asked]
+    figure = by_question(asked, runs)
+    names = {where: title for where, (title, _) in drawn(figure).items()}
+    assert names[0, 0] == "question 1 of gqa ? (red)" and names[1, 0].startswith("question 2 of gqa ?")
+    assert [names[0, column] for column in (1, 2, 3)] == ["ours", "rival_1", "control"]
+    assert [names[1, column] for column in (1, 2, 3)] == ["", "", ""]
+    (second,) = (run for run in runs[1] if run.method == "ours")
+    panel = figure.axes[4 + 1]
+    assert (pixels(panel) == np.asarray(overlay(asked[1], second.path[-1]))).all()
 
 
 def test_without_a_right_answer_none_is_marked_and_missing_runs_leave_a_gap() -> None:
