@@ -101,8 +101,8 @@ def kept(
                     found.append(look(mllm, sample, spec, selector, keep))
                 except ValueError as problem:
                     problems[f"{spec} at {keep}"] = problem
-    for run, problem in problems.items():
-        say(f"{run}: {problem}")
+    for run, told in problems.items():
+        say(f"{run}: {told}")
     shown = [show(sample, mllm) for sample in samples]
     written(by_question(shown, runs) if len(shown) > 1 else side_by_side(shown[0], runs[0]), out)
 
