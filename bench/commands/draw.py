@@ -56,7 +56,7 @@ def draw() -> None:
 )
 @keeps_option("48,32,16")
 @option("--compressor", help="Folder or hub name of a trained compressor. Default: the shipped one.")
-@option("--answer", help="Correct answer to one question, to mark the answers with. Default: no marks.")
+@option("--answer", help="Correct answer to one question; marks right and wrong answers. Default: no marks.")
 @out_option("kept.png")
 @model_options
 def kept(

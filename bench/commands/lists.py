@@ -139,7 +139,7 @@ def methods(
 ) -> None:
     """List the methods and the options that NAME:option=value sets.
 
-    Those that read the same of image and question, and act at the same place, stand together.
+    The list is grouped by what methods read of image and question, and by where they act.
 
     With --model, the list also shows each method's choices on such a model where its paper and official code
     leave something open.

@@ -36,7 +36,7 @@ def question(
     methods: str, compressor: str | None, keep: Keep | None, task: str, split: str, data: str | None,
     count: int, model: str, device: str, dtype: str, anyres: Anyres, machine: bool,
 ) -> None:  # fmt: skip
-    """Measure how far the tokens that methods keep depend on the question.
+    """Measure how much the tokens that methods keep depend on the question.
 
     \b
     Example:

@@ -38,7 +38,7 @@ FORMS = {suffix: form for form, suffix in SUFFIXES.items()}
     "folder.",
 )  # fmt: skip
 @option("--margin", type=Amount(0, min_open=True), help=f"{MARGIN} Default: that of the first folder.")
-@option("--mixed", is_flag=True, help="Also join folders with different protocols; the report lists how.")
+@option("--mixed", is_flag=True, help="Also join folders with different protocols, and list the differences.")
 @as_json
 def report(
     folders: tuple[Path, ...], form: str | None, out: Path | None, title: str, samples: int,

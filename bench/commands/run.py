@@ -38,9 +38,9 @@ if TYPE_CHECKING:
         " disk.",
 )  # fmt: skip
 @option("--fresh", is_flag=True, help="Search all labels again, including those that ship with the package.")
-@option("--dry-run", is_flag=True, help="Print the steps with what is left of them, and stop.")
+@option("--dry-run", is_flag=True, help="Print the steps and the work that is left, and stop.")
 @option(
-    "--out", default="runs", type=OutFolder(locks=False), help="Folder of all runs, which share their steps."
+    "--out", default="runs", type=OutFolder(locks=False), help="Folder of all runs; they share steps."
 )
 @option("--workers", default=1, type=Count(1, PROCESSES), help="Number of processes.")
 @batch_option

@@ -53,7 +53,7 @@ def search(
     evaluations: int, patience: int | None, positions: str, seed: int, out: Path | None,
     model: str, device: str, dtype: str, anyres: Anyres, machine: bool,
 ) -> None:  # fmt: skip
-    """Search the visual tokens of IMAGE with which the model answers QUESTION at the lowest loss.
+    """Search for the visual tokens of IMAGE that let the model answer QUESTION with the lowest loss.
 
     IMAGE is a file, or micro:SEED for a generated scene.
 

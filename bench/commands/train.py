@@ -114,7 +114,7 @@ def chosen(values: dict[str, Any]) -> TrainConfig:
 @option("--validate-samples", default=120, type=Count(1), help="Questions of --validate.")
 @option(
     "--processes", default=1, type=Count(1, PROCESSES),
-    help="Processes on this machine, one device each with --device cuda; accelerate launch works as well.",
+    help="Number of processes here, one device each with --device cuda; accelerate launch works as well.",
 )  # fmt: skip
 @option(
     "--micro-batch", type=Count(1),
