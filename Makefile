@@ -16,7 +16,7 @@ DECODING := tests/baselines/test_contract.py tests/bench/test_doctor.py $(addpre
 install: $(READY)
 
 demo: $(READY)
-	$(BIN)/evocomp demo --out demo
+	$(BIN)/evocomp demo --model busy -n 50 --out demo
 
 test: $(READY)
 	$(PYTEST) -m "not slow"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     help="Methods, separated by commas: NAME[:option=value,...], or all (evocomp list methods).",
 )
 @option("--compressor", help="Folder or hub name of a trained compressor. Default: the shipped one.")
+@option(
+    "--labels", multiple=True, type=click.Path(path_type=Path),
+    help="Also measure the labels in this store of the model's mixture; may be repeated.",
+)  # fmt: skip
 @keep_option("Budget in visual tokens")
 @option("--task", default="scenes", help="Task with several questions about each image.")
 @option("--split", default="val", help="Split of the task.")
@@ -33,8 +38,8 @@ if TYPE_CHECKING:
 @model_options
 @as_json
 def question(
-    methods: str, compressor: str | None, keep: Keep | None, task: str, split: str, data: str | None,
-    count: int, model: str, device: str, dtype: str, anyres: Anyres, machine: bool,
+    methods: str, compressor: str | None, labels: tuple[Path, ...], keep: Keep | None, task: str, split: str,
+    data: str | None, count: int, model: str, device: str, dtype: str, anyres: Anyres, machine: bool,
 ) -> None:  # fmt: skip
     """Measure how much the tokens that methods keep depend on the question.
 
@@ -44,9 +49,12 @@ def question(
     """
     from baselines import METHODS
     from bench.evaluation.compressors import selector_for, takes_compressor
-    from bench.evaluation.question import sensitivity
-    from bench.report.question import table
+    from bench.evaluation.question import labelled, sensitivity
+    from bench.report.question import by_family, table
+    from bench.tasks.mixture import labelled_samples
+    from compress.labels import read_labels
 
+    stores = [(str(folder), read_labels(folder)) for folder in labels]
     named = [name for name in METHODS if name != "none"] if methods == "all" else specs(methods)
     selectors = {
         spec: selector_for(spec, model, compressor if takes_compressor(spec) else None) for spec in named
@@ -55,13 +63,20 @@ def question(
     mllm = load_model(model, device, dtype, anyres)
     kept = budget(keep, mllm)
     found = {}
+    for folder, store in stores:
+        store.refuse_other(mllm.name, mllm.fingerprint(), mllm.visual_tokens)
+        searched = labelled_samples(store.ids.to_pylist())
+        found[folder] = labelled(store.labels, searched, mllm.visual_tokens)
     for name, selector in selectors.items():
         with progress(name, "questions") as report:
             found[name] = sensitivity(mllm, selector, kept, samples, progress=report)
     if machine:
         show_json({name: asdict(one) for name, one in found.items()})
         return
-    click.echo(table(found, f"{model}, {kept} visual tokens, {task} ({split})").text())
+    title = f"{model}, {kept} visual tokens, {task} ({split})"
+    click.echo(table(found, title).text())
+    if any(one.families for one in found.values()):
+        click.echo(by_family(found, title).text())
 
 
 COMMANDS = {"question": question}

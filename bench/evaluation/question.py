@@ -6,9 +6,10 @@ only the overlap of the tokens kept for two questions is known.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Self
 
@@ -19,6 +20,7 @@ from bench.evaluation.stats import Interval, mean_interval
 from compress.attach.session import attach
 from compress.base import Scorer, Selector, View
 from compress.keep import Keep
+from compress.labels import Label
 from compress.micro.worlds import scene_of
 from compress.models.loading import MLLM
 from compress.samples import Sample
@@ -56,7 +58,7 @@ class Sensitivity:
     other things. `other`: the same tokens ranked by the scores for another question about the image, so that
     `gain`, the difference, is what the question itself brings (0: the choice ignores it). `overlap`: the
     share of kept tokens that are also kept for another question about the image. `asked`: the share of kept
-    tokens that show asked things. `area`: their share of all tokens.
+    tokens that show asked things. `area`: their share of all tokens. `families`: `own` by family.
     """
 
     own: Interval | None
@@ -66,6 +68,7 @@ class Sensitivity:
     asked: Interval | None
     area: Interval | None
     questions: int
+    families: Mapping[str, Interval] = field(default_factory=dict)
 
 
 def sensitivity(
@@ -82,7 +85,8 @@ def sensitivity(
 def measured(samples: Sequence[Sample], heard: Sequence[Heard]) -> Sensitivity:
     """How far the choices for `samples` follow their questions; see `sensitivity`."""
     found: dict[str, list[float]] = {name: [] for name in COLUMNS}
-    images: dict[str, list[str]] = {name: [] for name in COLUMNS}
+    families: dict[str, list[float]] = defaultdict(list)
+    images: dict[str, list[str]] = defaultdict(list)
 
     def note(name: str, image: str, value: float) -> None:
         found[name].append(value)
@@ -109,13 +113,29 @@ def measured(samples: Sequence[Sample], heard: Sequence[Heard]) -> Sensitivity:
                 note("own", image, own)
                 note("other", image, borrowed)
                 note("gain", image, own - borrowed)
+                families[samples[place].family].append(own)
+                images[samples[place].family].append(image)
     if not found["overlap"]:
         raise ValueError("no image has two questions: choose a task with several per image, such as scenes")
     means = {
         name: mean_interval(np.array(values), images[name]) if values else None
         for name, values in found.items()
     }
-    return Sensitivity(**means, questions=questions)
+    apart = {name: mean_interval(np.array(families[name]), images[name]) for name in sorted(families)}
+    return Sensitivity(**means, questions=questions, families=apart)
+
+
+def labelled(labels: Sequence[Label], samples: Sequence[Sample], tokens: int) -> Sensitivity:
+    """How far the labels of `samples` follow their questions, by their scores or else by what they keep.
+
+    `tokens` is the number of visual tokens of an image. ValueError if no image has two labels.
+    """
+    heard = [Heard.of(one.kept, tokens) for one in labels]
+    scored = [
+        choice if one.score is None else replace(choice, score=np.array(one.score))
+        for choice, one in zip(heard, labels, strict=True)
+    ]
+    return measured(samples, scored)
 
 
 def choices(

@@ -33,6 +33,13 @@ def table(found: Mapping[str, Sensitivity], title: str) -> Table:
     return Table(HEADER, rows, NOTES, title)
 
 
+def by_family(found: Mapping[str, Sensitivity], title: str) -> Table:
+    """The AUC for the own question by family of questions, one row per method."""
+    families = sorted({family for one in found.values() for family in one.families})
+    rows = [[name, *(_cell(one.families.get(family)) for family in families)] for name, one in found.items()]
+    return Table(("AUC, own question", *families), rows, (), title)
+
+
 def of_comparison(comparison: Comparison) -> dict[str, Sensitivity]:
     """By row and task of a comparison whose samples are there; tasks with one question an image are left out.
 

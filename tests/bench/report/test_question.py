@@ -12,7 +12,7 @@ from bench.evaluation.origin import Origin
 from bench.evaluation.question import Sensitivity
 from bench.evaluation.stats import Interval
 from bench.report.page import Page, html
-from bench.report.question import FILE, of_comparison, read_saved, save, table
+from bench.report.question import FILE, by_family, of_comparison, read_saved, save, table
 
 HALF = Interval(0.5, 0.4, 0.6)
 
@@ -20,6 +20,13 @@ HALF = Interval(0.5, 0.4, 0.6)
 def test_a_row_has_means_and_half_widths() -> None:
     made = table({"cover": Sensitivity(None, None, None, HALF, None, None, 0)}, "title")
     assert made.rows == [["cover", "–", "–", "–", "0.50 ± 0.10", "–", "–"]]
+
+
+def test_aucs_stand_by_family() -> None:
+    one = Sensitivity(HALF, None, None, None, None, None, 1, {"color": HALF})
+    made = by_family({"a": one, "b": replace(one, families={"read": HALF})}, "title")
+    assert made.header == ("AUC, own question", "color", "read")
+    assert made.rows == [["a", "0.50 ± 0.10", "–"], ["b", "–", "0.50 ± 0.10"]]
 
 
 def test_a_comparison_says_how_much_the_kept_tokens_of_two_questions_overlap(comparison: Comparison) -> None:
