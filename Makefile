@@ -4,12 +4,12 @@ MODEL ?= micro
 WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.installed
+export PYTHONDONTWRITEBYTECODE =# tests are compiled once, for all processes of all targets
 PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 # Releases of transformers that `make versions` tests beside the one in requirements.lock. The first is the oldest
 # that setup.py admits.
 VERSIONS := $(sort $(basename $(notdir $(wildcard tests/versions/*.lock))))
-DECODING := tests/baselines/test_contract.py tests/bench/test_doctor.py $(addprefix tests/compress/attach/test_, \
-	session.py streams.py tower.py windows.py) $(addprefix tests/compress/models/test_, caches.py families.py static.py) -k "not (budget or half_precision or torchvision or compiled)"
+DECODING := tests/baselines/test_contract.py tests/bench/test_doctor.py tests/compress/attach tests/compress/models
 
 .PHONY: install demo test slow versions check lint docs micro clean
 
@@ -22,11 +22,11 @@ test: $(READY)
 	$(PYTEST) -m "not slow"
 
 slow: $(READY)
-	$(PYTEST) -m slow
+	$(PYTEST) --dist loadscope -m slow  # what a module makes for its tests is dear: one process, once
 
 versions: $(VERSIONS:%=.venv/versions/%/.installed)
 	for version in $(VERSIONS); do \
-		PYTHONPATH=$(CURDIR)/.venv/versions/$$version $(PYTEST) -m "not slow" $(DECODING) || exit; \
+		PYTHONPATH=$(CURDIR)/.venv/versions/$$version $(PYTEST) -m "versions and not slow" $(DECODING) || exit; \
 	done
 
 check:

@@ -40,7 +40,7 @@ def write(
     Model, reference and difficulty method are added to the origin. `seconds` are those of its parts, by name.
     """
     facts = of_model(mllm) | origin.facts
-    write_tables(comparison, out, facts)
+    front = write_tables(comparison, out, facts)
     shown = gallery(comparison, mllm)
     save_gallery(shown, out)
     for task in comparison.tasks:
@@ -53,7 +53,8 @@ def write(
     ).save(out, seconds)
     questions = of_comparison(comparison)
     save_questions(questions, out)
-    put(out / "report.html", html(report(comparison, kept, shown, questions=questions)))
+    page = report(comparison, kept, shown, questions=questions, front=front.read_bytes())
+    put(out / "report.html", html(page))
 
 
 def of_model(mllm: MLLM) -> dict[str, str]:
@@ -63,10 +64,10 @@ def of_model(mllm: MLLM) -> dict[str, str]:
 
 def report(
     comparison: Comparison, origin: Origin, shown: Gallery, samples: int = SAMPLES,
-    questions: Mapping[str, Sensitivity] | None = None,
+    questions: Mapping[str, Sensitivity] | None = None, front: bytes | None = None,
 ) -> Page:  # fmt: skip
-    """What a report tells of a comparison."""
-    plots = {FRONT: png(fronts(comparison))}
+    """What a report tells of a comparison; `front` is its plot as a PNG, if that is drawn already."""
+    plots = {FRONT: front or png(fronts(comparison))}
     plots |= {name: Path(path).read_bytes() for name, path in origin.plots.items()}
     used = {_name(row.method) for row in comparison.rows}
     about = {name: line for name, line in describe(METHODS).items() if name in used}
@@ -104,8 +105,8 @@ def _name(row: str) -> str:
     return "".join(takewhile(lambda sign: sign.isalnum() or sign in "+-_", row))
 
 
-def write_tables(comparison: Comparison, out: Path, facts: Mapping[str, str]) -> None:
-    """Write results.json, table.md, table.csv, table.tex and a plot.
+def write_tables(comparison: Comparison, out: Path, facts: Mapping[str, str]) -> Path:
+    """Write results.json, table.md, table.csv, table.tex and a plot, whose path is returned.
 
     results.json has a row per method, budget and task, the summary of every row and of the hard questions,
     and why cells are empty.
@@ -116,7 +117,7 @@ def write_tables(comparison: Comparison, out: Path, facts: Mapping[str, str]) ->
     put(out / "table.md", markdown(comparison))
     put(out / "table.csv", csv_text(comparison))
     put(out / "table.tex", latex(comparison))
-    save(fronts(comparison), pictures / "fronts.png")
+    return save(fronts(comparison), pictures / "fronts.png")
 
 
 def draw_search(mllm: MLLM, sample: Sample, folder: Path) -> None:

@@ -44,6 +44,7 @@ LINES = (
 )
 MARKS = "osD^vPX<>*"
 FILES = (".png", ".pdf", ".svg")  # of figures
+DPI = 160  # of figures
 
 
 def seen(image: Image.Image, grid: Grid, cell: int = 32) -> Image.Image:
@@ -236,7 +237,7 @@ def _file(picture: Image.Image | Figure, suffix: str) -> bytes:
     if isinstance(picture, Image.Image):
         picture.save(buffer, "PNG", optimize=True)
     else:
-        picture.savefig(buffer, format=suffix[1:], dpi=160, bbox_inches="tight", facecolor="white")
+        picture.savefig(buffer, format=suffix[1:], dpi=DPI, bbox_inches="tight", facecolor="white")
     return buffer.getvalue()
 
 

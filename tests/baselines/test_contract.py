@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -14,11 +15,9 @@ from PIL import Image
 
 from baselines import METHODS
 from compress.attach.session import attach
-from compress.base import Selector
 from compress.budget import entering, plan
-from compress.compressor.evocomp import Learned
-from compress.compressor.network import Compressor
 from compress.models.loading import MLLM, MODELS, load
+from tests.methods import REPRESENTATIVES, make, way
 
 QUESTIONS = [
     "what color is the star ?",
@@ -27,6 +26,8 @@ QUESTIONS = [
     "what shape is large ?",
 ]
 COMPRESSING = sorted(set(METHODS) - {"none"})
+# `make versions` runs the marked ones: how a method acts may depend on transformers, its rule does not
+EVERY = [pytest.param(name, marks=[pytest.mark.versions] * (name in REPRESENTATIVES)) for name in METHODS]
 IMPOSSIBLE = {  # what methods cannot do on the tiny model, and the nearest that they offer instead
     ("downsample", 143): "132 and 144",
     ("tome", 16): "18 of 144",
@@ -39,15 +40,7 @@ def budgets(*counts: int) -> list[tuple[str, int]]:
     return [pair for pair in product(COMPRESSING, counts) if pair not in IMPOSSIBLE]
 
 
-def make(name: str, mllm: MLLM) -> Selector:
-    """The method with its defaults; one that was trained gets an untrained compressor for this model."""
-    if issubclass(METHODS[name], Learned):
-        torch.manual_seed(0)
-        return METHODS[name](Compressor.from_decoder(mllm.decoder))
-    return METHODS[name]()
-
-
-def run(mllm: MLLM, inputs, steps: int = 4):
+def run(mllm: MLLM, inputs, steps: int = 2):
     output = mllm.model.generate(
         **inputs,
         max_new_tokens=steps,
@@ -69,14 +62,24 @@ def test_it_says_what_it_does(name: str):
     assert METHODS[name].__doc__ and not METHODS[name].__doc__.startswith(METHODS[name].__name__ + "(")
 
 
-@pytest.mark.parametrize(("name", "keep"), budgets(143, 100, 64, 48, 40))
+def test_every_way_to_act_has_a_representative(tiny: MLLM):
+    methods = {name: make(name, tiny) for name in METHODS}
+    known = [way(methods[name]) for name in REPRESENTATIVES]
+    assert {name for name, method in methods.items() if way(method) not in known} == set()
+
+
+@cache
+def reachable(mllm: MLLM, name: str) -> list[float]:
+    """Visual tokens per decoder layer of all schedules of a method."""
+    schedules = [plan(make(name, mllm), 144, last, mllm.layers, "tokens") for last in range(1, 145)]
+    return [sum(entering(schedule, 144, mllm.layers)) / mllm.layers for schedule in schedules]
+
+
+@pytest.mark.parametrize(("name", "keep"), budgets(143, 64, 40))
 def test_the_average_budget_is_met_to_the_nearest_token(tiny: MLLM, pictures, name: str, keep: int):
     """To half a token; a method whose counts come in larger steps has no schedule that is nearer."""
-    method = make(name, tiny)
-    schedules = [plan(method, 144, last, tiny.layers, "tokens") for last in range(1, 145)]
-    means = [sum(entering(schedule, 144, tiny.layers)) / tiny.layers for schedule in schedules]
-    nearest = min(abs(mean - keep) for mean in means)
-    with attach(tiny, method, keep) as trace, torch.no_grad():
+    nearest = min(abs(mean - keep) for mean in reachable(tiny, name))
+    with attach(tiny, make(name, tiny), keep) as trace, torch.no_grad():
         tiny.model(**tiny.prepare(pictures[:2], QUESTIONS[:2]))
     for record in trace.samples:
         assert abs(sum(record.entering) / tiny.layers - keep) <= max(0.5, nearest) <= 1
@@ -93,7 +96,7 @@ def test_an_impossible_budget_is_refused_with_the_nearest_possible(tiny: MLLM, n
     assert hooks(tiny) == before
 
 
-@pytest.mark.parametrize(("name", "keep"), budgets(143, 48, 16, 2, 1))
+@pytest.mark.parametrize(("name", "keep"), budgets(143, 16, 2, 1))
 def test_the_nominal_budget_is_exact(tiny: MLLM, pictures, name: str, keep: int):
     with attach(tiny, make(name, tiny), keep, match="tokens") as trace, torch.no_grad():
         tiny.model(**tiny.prepare(pictures[:2], QUESTIONS[:2]))
@@ -104,7 +107,7 @@ def test_the_nominal_budget_is_exact(tiny: MLLM, pictures, name: str, keep: int)
         assert len(last) == keep and len(set(places)) == len(places) and set(places) <= set(range(144))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", EVERY)
 def test_keeping_all_is_the_untouched_model(tiny: MLLM, pictures, name: str):
     inputs = tiny.prepare(pictures[:2], QUESTIONS[:2])
     expected = run(tiny, inputs)
@@ -112,38 +115,50 @@ def test_keeping_all_is_the_untouched_model(tiny: MLLM, pictures, name: str):
         assert torch.equal(run(tiny, inputs), expected)
 
 
-@pytest.mark.parametrize("positions", ["original", "compact"])
-@pytest.mark.parametrize("name", METHODS)
-def test_a_batch_equals_its_samples_one_by_one(tiny: MLLM, pictures, name: str, positions: str):
-    with attach(tiny, make(name, tiny), 40, positions=positions) as trace:
-        together = run(tiny, tiny.prepare(pictures, QUESTIONS))
+def check_a_batch(mllm: MLLM, pictures, name: str, positions: str) -> None:
+    with attach(mllm, make(name, mllm), 40, positions=positions) as trace:
+        together = run(mllm, mllm.prepare(pictures[:3], QUESTIONS[:3]), 3)
         alone = [
-            run(tiny, tiny.prepare([picture], [question]))[0]
-            for picture, question in zip(pictures, QUESTIONS, strict=True)
+            run(mllm, mllm.prepare([picture], [question]), 3)[0]
+            for picture, question in zip(pictures[:3], QUESTIONS[:3], strict=True)
         ]
     assert torch.equal(together.argmax(-1), torch.stack(alone).argmax(-1))
     torch.testing.assert_close(together, torch.stack(alone), atol=1e-5, rtol=1e-5)
-    assert trace.samples[:4] == trace.samples[4:]
+    assert trace.samples[:3] == trace.samples[3:]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_batch_equals_its_samples_one_by_one(tiny: MLLM, pictures, name: str):
+    check_a_batch(tiny, pictures, name, "original")
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("name", REPRESENTATIVES)
+def test_a_batch_of_compact_positions_equals_its_samples(tiny: MLLM, pictures, name: str):
+    check_a_batch(tiny, pictures, name, "compact")
 
 
 @pytest.mark.parametrize("name", COMPRESSING)
 def test_compression_changes_the_answer(tiny: MLLM, pictures, name: str):
     """Otherwise the equalities above would mean nothing."""
     inputs = tiny.prepare(pictures, QUESTIONS)
-    expected = run(tiny, inputs)
+    expected = run(tiny, inputs, 1)
     with attach(tiny, make(name, tiny), 40):
-        assert ((run(tiny, inputs) - expected)[:, 0].abs().amax(1) > 0.05).all()
+        assert ((run(tiny, inputs, 1) - expected)[:, 0].abs().amax(1) > 0.05).all()
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_same_run_twice_gives_the_same_tokens(tiny: MLLM, pictures, name: str):
+def test_the_same_run_twice_gives_the_same_tokens_whatever_the_global_seed(tiny: MLLM, pictures, name: str):
     inputs = tiny.prepare(pictures[:2], QUESTIONS[:2])
-    with attach(tiny, make(name, tiny), 40) as trace:
-        first, second = run(tiny, inputs), run(tiny, inputs)
-    assert torch.equal(first, second) and trace.samples[:2] == trace.samples[2:]
+    method, found = make(name, tiny), []
+    with attach(tiny, method, 40) as trace:
+        for seed in 1, 2:
+            torch.manual_seed(seed)
+            found.append(run(tiny, inputs))
+    assert torch.equal(*found) and trace.samples[:2] == trace.samples[2:]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", EVERY)
 def test_nothing_stays_attached(tiny: MLLM, pictures, name: str):
     inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
     expected, before = run(tiny, inputs), hooks(tiny)
@@ -152,9 +167,13 @@ def test_nothing_stays_attached(tiny: MLLM, pictures, name: str):
     assert hooks(tiny) == before and torch.equal(run(tiny, inputs), expected)
 
 
+@pytest.fixture(scope="module")
+def half(tiny_folder: Path) -> MLLM:
+    return load(str(tiny_folder), dtype=torch.bfloat16)
+
+
 @pytest.mark.parametrize("name", METHODS)
-def test_half_precision_works(tiny_folder: Path, pictures, name: str):
-    half = load(str(tiny_folder), dtype=torch.bfloat16)
+def test_half_precision_works(half: MLLM, pictures, name: str):
     with attach(half, make(name, half), 40) as trace:
         logits = run(half, half.prepare(pictures[:2], QUESTIONS[:2]))
     assert torch.isfinite(logits).all() and len(trace.samples) == 2
@@ -168,7 +187,7 @@ def test_no_gradient_and_no_weight_is_touched(tiny: MLLM, pictures, name: str):
     assert tiny.fingerprint() == before
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", EVERY)
 def test_the_cache_of_every_layer_holds_what_the_record_says(tiny: MLLM, pictures, name: str):
     """Several stages leave caches of several lengths, and cut ones are short from the first stage on."""
     inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
@@ -210,37 +229,24 @@ def test_the_order_of_a_batch_does_not_matter(tiny: MLLM, pictures, name: str):
     assert trace.samples[:4] == trace.samples[:3:-1]
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_the_global_seed_does_not_matter(tiny: MLLM, pictures, name: str):
-    inputs = tiny.prepare(pictures[:2], QUESTIONS[:2])
-    method = make(name, tiny)
-    with attach(tiny, method, 40) as trace, torch.no_grad():
-        for seed in 1, 2:
-            torch.manual_seed(seed)
-            tiny.model(**inputs)
-    assert trace.samples[:2] == trace.samples[2:]
-
-
 OTHERS = {"tiny_next": 30, "tiny_next_fixed": 30, "tiny_wide": 40, "tiny_qwen": 14}
 TWINS = {"micro-next": 125, "micro-qwen": 16, "micro-wide": 20}
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        *OTHERS.items(),
-        *(pytest.param(twin, marks=pytest.mark.slow) for twin in TWINS.items() if twin[0] in MODELS),
-    ],
-    ids=lambda family: family[0],
-)
+@pytest.fixture(scope="module", params=OTHERS.items(), ids=lambda family: family[0])
 def other(request: pytest.FixtureRequest) -> tuple[MLLM, int]:
-    """A model of another family or size, random or trained, and a budget.
-
-    Trained ones in double precision: sums of their large logits depend on the batch in the fifth digit.
-    """
+    """A random model of another family or size, and a budget."""
     name, keep = request.param
-    trained = name in MODELS
-    return load(name, dtype=torch.float64) if trained else request.getfixturevalue(name), keep
+    return request.getfixturevalue(name), keep
+
+
+@pytest.fixture(
+    scope="module", params=[each for each in TWINS.items() if each[0] in MODELS], ids=lambda each: each[0]
+)
+def twin(request: pytest.FixtureRequest) -> tuple[MLLM, int]:
+    """A trained one. In double precision: sums of its large logits depend on the batch in the fifth digit."""
+    name, keep = request.param
+    return load(name, dtype=torch.float64), keep
 
 
 @contextmanager
@@ -255,27 +261,41 @@ def running_or_refused(mllm: MLLM) -> Iterator[None]:
             assert "CLIP tower" in str(problem) and not mllm.clip_tower
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_other_families_are_untouched_while_all_is_kept(pictures, name: str, other: tuple[MLLM, int]):
-    mllm, _ = other
+def check_all_kept(mllm: MLLM, pictures, name: str) -> None:
     inputs = mllm.prepare([pictures[0], pictures[1].resize((60, 30))], QUESTIONS[:2])
-    expected, before = run(mllm, inputs, 2), hooks(mllm)
+    expected, before = run(mllm, inputs), hooks(mllm)
     with running_or_refused(mllm), attach(mllm, make(name, mllm), mllm.visual_tokens):
-        assert torch.equal(run(mllm, inputs, 2), expected)
+        assert torch.equal(run(mllm, inputs), expected)
     assert hooks(mllm) == before
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_other_families_give_the_same_in_a_batch(pictures, name: str, other: tuple[MLLM, int]):
-    mllm, keep = other
-    shapes = [pictures[0], pictures[1].resize((60, 30)), pictures[2].resize((26, 40))]
-    inputs = mllm.prepare(shapes, QUESTIONS[:3])
+def check_shapes(mllm: MLLM, pictures, name: str, keep: int) -> None:
+    shapes = [pictures[1].resize((60, 30)), pictures[2].resize((26, 40))]
+    inputs = mllm.prepare(shapes, QUESTIONS[:2])
     with running_or_refused(mllm), attach(mllm, make(name, mllm), keep, match="tokens") as trace:
-        together = run(mllm, inputs, 2)
+        together = run(mllm, inputs)
         alone = [
-            run(mllm, mllm.prepare([picture], [question]), 2)[0]
+            run(mllm, mllm.prepare([picture], [question]))[0]
             for picture, question in zip(shapes, QUESTIONS, strict=False)
         ]
         assert torch.equal(together.argmax(-1), torch.stack(alone).argmax(-1))
         torch.testing.assert_close(together, torch.stack(alone), atol=1e-5, rtol=1e-5)
-        assert trace.samples[:3] == trace.samples[3:]
+        assert trace.samples[:2] == trace.samples[2:]
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("name", REPRESENTATIVES)
+def test_other_families_are_untouched_while_all_is_kept(pictures, name: str, other: tuple[MLLM, int]):
+    check_all_kept(other[0], pictures, name)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_other_families_give_the_same_in_a_batch(pictures, name: str, other: tuple[MLLM, int]):
+    check_shapes(other[0], pictures, name, other[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REPRESENTATIVES)
+def test_trained_models_of_other_families_do_both(pictures, name: str, twin: tuple[MLLM, int]):
+    check_all_kept(twin[0], pictures, name)
+    check_shapes(twin[0], pictures, name, twin[1])

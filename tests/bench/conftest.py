@@ -19,6 +19,7 @@ from bench.evaluation.comparison import VANILLA, Comparison, ComparisonRow, Cont
 from bench.evaluation.evaluate import Outcome, Stage
 from bench.evaluation.ledger import DecoderShape, Ledger
 from bench.evaluation.stats import Interval, Pairs
+from bench.report import pictures
 from bench.report.gallery import Gallery, Panel, SampleImage, jpeg
 from compress.samples import Sample
 
@@ -96,6 +97,12 @@ def contrast(rival: str, gap: Interval, p: float) -> Contrast:
 
 def shown(one: Sample) -> SampleImage:
     return SampleImage(one.id, one.family, one.question, one.answers, jpeg(one.image), (Panel(0, 4, 4, 4),))
+
+
+@pytest.fixture(autouse=True)
+def coarse_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of a quarter of the pixels, which take less time to draw."""
+    monkeypatch.setattr(pictures, "DPI", 80)
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ def problems(folder: Path, **options: Any) -> list[str]:
     return [f"{f.subject}: {f.detail}" for f in benchmarks(str(folder), **options) if f.state == "problem"]
 
 
+@pytest.mark.versions
 def test_this_installation_is_sound() -> None:
     found = {one.subject: one for one in installation()}
     assert [one for one in found.values() if one.state == "problem"] == []
@@ -91,6 +92,7 @@ for command in (["doctor"], ["ask", "micro:3", "what color is the star ?"]):
 """
 
 
+@pytest.mark.slow
 def test_a_torchvision_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
     """As PyPI's is beside a torch of another index: transformers fails with it, and so does every command."""
     (tmp_path / "torchvision").mkdir()
@@ -202,6 +204,7 @@ def test_mistakes(tmp_path: Path) -> None:
     assert empty.exit_code == 2 and "has no sub-folder of a benchmark" in empty.stderr
 
 
+@pytest.mark.versions
 def test_decoding_that_counts_as_another_prefill_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     """As under a release of transformers that gives the cache a name nobody reads."""
     assert doctor._compression().state == "ok"

@@ -116,7 +116,6 @@ def test_former_spellings_of_labels_do_what_the_new_ones_do(labels: Path, tmp_pa
         ((labels, "--json"), ("show", labels, "--json")),
         (("--json", labels), ("show", labels, "--json")),
         ((labels, "--quarantine"), ("quarantine", labels)),
-        ((labels, "--audit", 2), ("audit", labels, "--samples", 2)),
         (("--audit=2", labels), ("audit", labels, "--samples=2")),
         ((labels, other, "--merge", "{}/m"), ("merge", labels, other, "--out", "{}/m")),
         ((labels, "--export", "{}/x"), ("export", labels, "--out", "{}/x")),
@@ -133,7 +132,7 @@ def test_former_spellings_of_labels_do_what_the_new_ones_do(labels: Path, tmp_pa
 
 def test_the_former_table_is_the_report_of_that_format(tmp_path: Path) -> None:
     compared = tmp_path / "compared"
-    printed("compare", "--keep", 32, "--tasks", "gqa", "-n", 4, "--methods", "grid,random", "--out", compared)
+    printed("compare", "--keep", 32, "--tasks", "gqa", "-n", 4, "--methods", "grid", "--out", compared)
     old, new = run("table", compared), run("report", compared, "--format", "table")
     assert old.exit_code == 0 and old.stdout == new.stdout
     assert old.stderr.startswith("evocomp table is now evocomp report --format table; ")
@@ -331,7 +330,7 @@ def test_eval_scores_tasks(compressor: Path) -> None:
     assert parsed(*fastv, "tokens")[0]["entering"] == [144] + [20] * 11
     free = parsed("eval", "--tasks", "gqa", "-n", 2, "--method", "grid", "--keep", 20)[0]
     assert parsed(*fastv, "flops")[0]["prefill_flops"] == pytest.approx(free["prefill_flops"], rel=0.03)
-    table = printed("eval", "--tasks", "gqa", "-n", 6, "--method", "random")
+    table = printed("eval", "--tasks", "gqa", "-n", 2, "--method", "random")
     assert "random, keep 16" in table
     assert "accuracy" in table
 
@@ -341,7 +340,7 @@ GRID = ("compare", "--keep", "48,32,48", "--tasks", "gqa,pope", "-n", 6)
 
 def test_compare_writes_tables_report_and_pictures(compressor: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "tables"
-    methods = f"none,random,fastv:layer=3,evocomp:compressor={compressor},depth=1"
+    methods = f"none,grid,fastv:layer=3,evocomp:compressor={compressor},depth=1"
     result = run(*GRID, "--methods", methods, "--out", out)
     assert result.exit_code == 0, result.stderr
     assert "14 of 14 cells" in result.stderr
@@ -371,7 +370,7 @@ def test_compare_prints_the_same_rows_as_json() -> None:
 
 
 def test_compare_resumes_and_refuses_other_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = (*GRID, "--methods", "random,grid", "--out", tmp_path / "out")
+    command = (*GRID, "--methods", "farthest,grid", "--out", tmp_path / "out")
     first = parsed(*command)
     before = content(tmp_path / "out" / "cells")
     with monkeypatch.context() as patched:
@@ -393,7 +392,7 @@ def test_ctrl_c_while_comparing_keeps_finished_cells(tmp_path: Path, monkeypatch
             raise KeyboardInterrupt
         return evaluate(*given, **options)
 
-    command = (*GRID, "--methods", "random,grid", "--out", tmp_path / "out")
+    command = (*GRID, "--methods", "farthest,grid", "--out", tmp_path / "out")
     with monkeypatch.context() as patched:
         patched.setattr("bench.evaluation.compare.evaluate", interrupted)
         assert "run label, train, run or compare --out again to resume" in refused(*command, status=130)
@@ -402,13 +401,13 @@ def test_ctrl_c_while_comparing_keeps_finished_cells(tmp_path: Path, monkeypatch
 
 
 def test_compare_shows_hard_questions_and_empty_cells() -> None:
-    methods = ("--methods", "grid,fastv,random", "--reference", "random", "--difficulty", "grid")
+    methods = ("--methods", "grid,fastv,farthest", "--reference", "farthest", "--difficulty", "grid")
     result = run("compare", *methods, "--keep", "16,12", "--tasks", "gqa", "-n", 12)
     assert result.exit_code == 0, result.stderr
     assert "on the hard questions" in result.stdout
     assert "questions grid misses" in result.stdout
     assert "– fastv at 12: keep=12 is out of reach for FastV with match=equivalent" in result.stdout
-    assert "vs random, 95 %" in result.stdout
+    assert "vs farthest, 95 %" in result.stdout
 
 
 def test_all_methods_are_those_that_a_name_makes() -> None:
@@ -424,11 +423,11 @@ def test_the_table_joins_folders_of_one_protocol_and_marks_others(tmp_path: Path
     one, two, other = tmp_path / "one", tmp_path / "two", tmp_path / "other"
     shared = ("compare", "--keep", 32, "--tasks", "gqa", "-n", 4, "--methods")
     printed(*shared, "grid", "--out", one)
-    printed(*shared, "random", "--out", two)
-    printed(*shared, "random", "--batch", 2, "--out", other)
+    printed(*shared, "farthest", "--out", two)
+    printed(*shared, "farthest", "--batch", 2, "--out", other)
     told = parsed("report", one, two, "--reference", "grid", "--out", tmp_path / "joint")
     assert [row["method"] for row in told["summary"]][0] == "none"
-    assert {row["method"] for row in told["summary"]} == {"none", "grid", "random"}
+    assert {row["method"] for row in told["summary"]} == {"none", "grid", "farthest"}
     files = {"results.json", "table.md", "table.csv", "table.tex", "pictures/fronts.png"}
     assert set(content(tmp_path / "joint")) == files
     message = refused("report", one, other)
@@ -436,7 +435,7 @@ def test_the_table_joins_folders_of_one_protocol_and_marks_others(tmp_path: Path
     assert "--mixed" in message
     text = printed("report", one, other, "--mixed", "--format", "table")
     assert text.startswith("MIXED PROTOCOLS")
-    assert "random [2]" in text
+    assert "farthest [2]" in text
     assert "Mixed protocols, not comparable: [2] batch is 16 in" in text
     assert "no results here" in refused("report", tmp_path / "nowhere")
     assert "unknown method of these results 'gird'" in refused("report", one, "--reference", "gird")

@@ -186,6 +186,7 @@ LONG: dict[str, Sequence[object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", LONG)
 def test_two_real_runs_do_not_share_a_folder(command: str, tmp_path: Path) -> None:
     out = tmp_path / "out"

@@ -103,6 +103,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     return files, out, result.stdout
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_the_same_weights_in_torch(made: tuple[Path, Path, str]):
     held = json.loads((made[1] / "edge.json").read_text())["runtimes"][0]["parity"]
     assert held["questions"] == 4 * len(KEEPS)
@@ -110,6 +111,7 @@ def test_answers_are_those_of_the_same_weights_in_torch(made: tuple[Path, Path, 
     assert held["same_word"] == 1 and held["worst"] < 3e-2
 
 
+@pytest.mark.slow
 def test_the_table_has_the_form_of_the_papers(made: tuple[Path, Path, str]):
     ours, theirs = json.loads((made[1] / "edge.json").read_text())["runtimes"]
     assert [row["keep"] for row in ours["rows"]] == [*KEEPS]
@@ -125,6 +127,7 @@ def test_the_table_has_the_form_of_the_papers(made: tuple[Path, Path, str]):
     assert {path.name for path in made[1].iterdir()} == {"edge.json", "edge.csv", "edge.md"}
 
 
+@pytest.mark.slow
 def test_files_hold_four_graphs_and_are_used_again(made: tuple[Path, Path, str]):
     folder = made[0] / "onnx"
     names = {path.name for path in folder.iterdir()}
@@ -139,11 +142,13 @@ def test_files_hold_four_graphs_and_are_used_again(made: tuple[Path, Path, str])
     assert "1 rounds, processor time" in static["facts"][0]
 
 
+@pytest.mark.slow
 def test_files_of_other_settings_are_not_used(made: tuple[Path, Path, str]):
     told = refused("--precision", "W4A8KV8", "--files", made[0])
     assert "exported with other settings: precision is W4A32KV8 there and W4A8KV8 here" in told
 
 
+@pytest.mark.slow
 def test_float_parts_are_those_of_torch(made: tuple[Path, Path, str], micro: MLLM, network: Any):
     backend = OrtBackend(Bundle.open(made[0] / "onnx"), threads=1)
     ((_, (sample,)),) = load_tasks(["gqa"], 1).items()

@@ -114,6 +114,7 @@ def test_a_rerun_times_only_what_is_new(tmp_path: Path, monkeypatch):
     assert "batch is 1 there and 2 here" in other
 
 
+@pytest.mark.slow
 def test_shapes_are_labelled_and_all_their_methods_run(tmp_path: Path):
     """Five tiles, random weights, two at once, another dtype; what cannot be is told in words."""
     found = parsed(

@@ -122,13 +122,13 @@ def test_an_interrupted_recipe_ends_identical_byte_for_byte(
 
     monkeypatch.setattr(os, "replace", failing)
     failures = 0
-    for files_before in (1, 2, 5, 9, 14, 20, 27, 35, 1000):
+    for files_before in (1, 5, 14, 27, 1000):
         left = files_before
         with suppress(OSError):
             worked(plan(recipe(), shop(tiny, tmp_path)))
             break
         failures += 1
-    assert failures >= 5
+    assert failures >= 3
     monkeypatch.undo()
     there, here = files(result), files(tmp_path / result.relative_to(folder))
     assert there.keys() == here.keys()

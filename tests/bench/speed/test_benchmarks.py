@@ -22,13 +22,13 @@ from bench.speed.training import main as training
 from compress.models.shapes import SHAPES
 
 
-@pytest.mark.parametrize("keep", [48, 16])
-def test_selection_is_timed_for_every_method(tmp_path: Path, keep: int):
+def test_selection_is_timed_for_every_method_that_reaches_the_budget(tmp_path: Path):
     out = tmp_path / "selection.json"
-    result = CliRunner().invoke(selection, ["--rounds", "2", "--keep", str(keep), "--out", str(out)])
+    few = ["--rounds", "2", "--methods", "grid,fastv,visionzip,evocomp,tome"]  # 18 is the least of ToMe
+    result = CliRunner().invoke(selection, [*few, "--keep", "16", "--out", str(out)])
     assert result.exit_code == 0, result.output
     figures = json.loads(out.read_text())
-    assert set(figures["medians_ms"]) >= {"grid", "fastv", "visionzip", "evocomp"}
+    assert set(figures["medians_ms"]) == {"grid", "fastv", "visionzip", "evocomp"}
     assert all(len(taken) == 2 for taken in figures["seconds"].values())
     whole, chosen = figures["medians_ms"]["fastv"]
     assert 0 < chosen < whole

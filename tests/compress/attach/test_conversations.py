@@ -13,17 +13,16 @@ from baselines import METHODS
 from compress.attach.prefill import Record
 from compress.attach.session import attach
 from compress.base import INPUT, VISION, Selection, View, top_k
-from compress.compressor.evocomp import Learned
-from compress.compressor.network import Compressor
 from compress.models.conversation import Turn
 from compress.models.loading import MLLM
+from tests.methods import REPRESENTATIVES, make
 from tests.selectors import Share
 
 STEPS = 4
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 
 
-@pytest.fixture(params=["tiny", "tiny_next", "tiny_next_fixed", "tiny_qwen"])
+@pytest.fixture(params=["tiny", "tiny_next", "tiny_qwen"])
 def mllm(request: pytest.FixtureRequest) -> MLLM:
     return request.getfixturevalue(request.param)
 
@@ -160,19 +159,29 @@ def test_beams_share_the_images_of_their_prompt(mllm: MLLM, talks, method: type[
     assert together == [*alone[:3] * 3, *alone[3:4] * 3, *alone[4:] * 3]
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_gives_the_same_alone_and_in_a_batch(mllm: MLLM, talks, name: str):
-    torch.manual_seed(0)
-    given = [Compressor.from_decoder(mllm.decoder)] if issubclass(METHODS[name], Learned) else []
-    try:
-        with attach(mllm, METHODS[name](*given), 20, match="tokens") as trace:
-            together = run(mllm, mllm.prepare_conversations(talks))[1]
-            alone = [run(mllm, mllm.prepare_conversations([talk]))[1][0] for talk in talks]
-    except ValueError as problem:
-        assert ("CLIP tower" in str(problem)) == (not mllm.clip_tower)
-        return
+def check_a_batch(mllm: MLLM, talks, name: str, keep: int) -> None:
+    with attach(mllm, make(name, mllm), keep, match="tokens") as trace:
+        together = run(mllm, mllm.prepare_conversations(talks))[1]
+        alone = [run(mllm, mllm.prepare_conversations([talk]))[1][0] for talk in talks]
     torch.testing.assert_close(together, torch.stack(alone), **TOLERANCE)
     assert trace.samples[:5] == trace.samples[5:]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_gives_the_same_alone_and_in_a_batch(tiny_next: MLLM, talks, name: str):
+    check_a_batch(tiny_next, talks, name, 30)
+
+
+@pytest.mark.parametrize("name", [name for name in REPRESENTATIVES if name != "none"])
+@pytest.mark.parametrize(("family", "keep"), [("tiny", 20), ("tiny_qwen", 12)])
+def test_the_other_families_give_the_same_too(
+    request: pytest.FixtureRequest, talks, name: str, family: str, keep: int
+):
+    mllm: MLLM = request.getfixturevalue(family)
+    try:
+        check_a_batch(mllm, talks, name, keep)
+    except ValueError as problem:
+        assert "CLIP tower" in str(problem) and not mllm.clip_tower
 
 
 def test_a_view_shows_the_text_of_all_turns_and_where_its_image_stands(mllm: MLLM, talks):

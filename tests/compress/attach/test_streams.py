@@ -19,6 +19,7 @@ from compress.models.loading import MLLM, load
 
 QUESTIONS = ["what color is the star ?", "how many ?", "is there a red circle above ?"]
 NEAR = {"atol": 2e-5, "rtol": 1e-5}
+pytestmark = pytest.mark.versions
 
 
 class Largest(Selector):
@@ -253,15 +254,12 @@ def compile_layers(model, inputs):
 
 
 WAYS = [
-    compile_whole,
-    *(
-        pytest.param(way, marks=pytest.mark.slow)
-        for way in (compile_in_place, compile_forward, compile_decoder_in_place, compile_layers)
-    ),
-    compile_decoder,
-]
+    compile_whole, compile_in_place, compile_forward, compile_decoder, compile_decoder_in_place,
+    compile_layers,
+]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", WAYS)
 def test_a_compiled_model_is_compressed_like_another(
     tiny_shallow: MLLM, own_shallow: MLLM, pictures, compiled
@@ -280,6 +278,7 @@ def test_a_compiled_model_is_compressed_like_another(
     assert answer(model, inputs) == untouched
 
 
+@pytest.mark.slow
 def test_a_model_compiled_inside_the_block_is_compressed(tiny_shallow: MLLM, own_shallow: MLLM, pictures):
     inputs = tiny_shallow.prepare(pictures[:1], QUESTIONS[:1])
     with attach(tiny_shallow, METHODS["fastv"](), 60), torch.no_grad():

@@ -17,6 +17,7 @@ from compress.models.loading import MLLM
 
 QUESTIONS = ["what color is the star ?", "how many ?"]
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.versions
 
 
 @dataclass

@@ -20,14 +20,16 @@ from baselines import METHODS
 from compress.attach.attention import window
 from compress.attach.session import attach
 from compress.base import INPUT, Selection, Selector, View, top_k
-from compress.compressor.network import Compressor
 from compress.models.loading import MLLM, adapt
 from tests.conftest import decoder, sharpen
+from tests.methods import REPRESENTATIVES, make
 
 QUESTIONS = ["what color is the star ?", "how many ?", "is there a red circle above ?"]
 WINDOW = 24
 STEPS = 6
+STAGES = {INPUT: 60, 2: 30, 4: 9}
 KINDS = ["mistral", "qwen"]
+pytestmark = pytest.mark.versions
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +125,11 @@ def recompute(mllm: MLLM, picture, question: str, new: Tensor, kept: Mapping[int
     return mllm.head(mllm.decoder.norm(rows[-STEPS:]))
 
 
-@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
-@pytest.mark.parametrize("counts", [{INPUT: 40}, {1: 30}, {INPUT: 60, 2: 30, 4: 9}])
+@pytest.mark.parametrize(
+    ("counts", "kernel"),
+    [({INPUT: 40}, "sdpa"), ({1: 30}, "sdpa"), (STAGES, "sdpa"), (STAGES, "eager")],
+    ids=str,
+)
 def test_layers_behind_a_drop_see_a_window_of_the_untouched_sequence(mllm: MLLM, pictures, counts, kernel):
     """While decoding too, when tokens leave the window, alone and in a padded batch."""
     images = [picture.resize((96, 96)) for picture in pictures[:3]]
@@ -156,14 +161,12 @@ def test_a_window_as_long_as_the_sequence_changes_nothing(tiny: MLLM, pictures):
     torch.testing.assert_close(*found, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_runs_with_windows_alone_and_in_a_batch(mistral: MLLM, pictures, name: str):
-    compressor = (
-        {"compressor": Compressor.from_decoder(mistral.decoder)} if name.startswith("evocomp") else {}
-    )
-    method = METHODS[name](**compressor)
+@pytest.mark.parametrize("name", REPRESENTATIVES)
+def test_every_way_to_act_gives_the_same_with_windows_alone_and_in_a_batch(
+    mistral: MLLM, pictures, name: str
+):
     inputs = mistral.prepare(pictures[:3], QUESTIONS)
-    with attach(mistral, method, 40, match="tokens") as trace:
+    with attach(mistral, make(name, mistral), 40, match="tokens") as trace:
         together, logits = run(mistral, inputs)
         for sample, (picture, question) in enumerate(zip(pictures, QUESTIONS, strict=False)):
             tokens, alone = run(mistral, mistral.prepare([picture], [question]))

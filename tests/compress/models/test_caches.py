@@ -14,6 +14,7 @@ from compress.models.caches import CACHE, NAMES, READ, TESTED, cache_in, name_in
 from compress.models.loading import MLLM
 
 QUESTIONS = ["what color is the star ?", "how many ?"]
+pytestmark = pytest.mark.versions
 
 
 class First(Selector):

@@ -34,6 +34,7 @@ from tests.selectors import Share, images_of
 QUESTIONS = ["what color is the star ?", "how many ?", "is there a red circle above ?", "what shape ?"]
 FAMILIES = ["tiny", "tiny_next", "tiny_next_fixed", "tiny_qwen"]
 SHAPES = [(48, 48), (60, 30), (20, 70), (26, 34)]  # width, height
+pytestmark = pytest.mark.versions
 
 
 @pytest.fixture(params=FAMILIES)

@@ -9,6 +9,7 @@ from compress.models.loading import MLLM
 from compress.models.static import compile_decoder, compiled, greedy, static_cache
 
 STEPS = 5
+pytestmark = pytest.mark.versions
 
 
 class Largest(Selector):
