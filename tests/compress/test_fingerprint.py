@@ -7,13 +7,20 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from baselines import METHODS
 from bench.evaluation.evaluate import evaluate
+from bench.recipe.measure import TimingStep
+from bench.recipe.oracle import LossesStep, SearchStep
+from bench.recipe.schema import Edge, Latency
+from bench.recipe.steps import Step
 from compress import fingerprint as module
 from compress.fingerprint import PACKAGES, ROOT, fingerprint, meaning
+from compress.labels.labelling import Labeller
+from compress.models.llava import Llava
 
 PLAIN = "def f(x):\n    return x + 1\n"
 DRESSED = '"""Module."""\n\n\ndef f(x):  # comment\n    """Adds."""\n\n    return (x + 1)\n'
@@ -104,19 +111,32 @@ def test_every_evaluated_cell_depends_on_the_path_that_evaluates(
     assert (digest(evaluate) != digest(evaluate, change=change)) is counts
 
 
-def test_timings_depend_on_their_defaults(digest: Digest) -> None:
-    from bench.latency.run import run
+def step(kind: type[Step], **told: object) -> Step:
+    """A step of which nothing but its code is asked."""
+    made, model = object.__new__(kind), object.__new__(Llava)
+    shop = SimpleNamespace(load=lambda name: model)
+    vars(made).update(shop=shop, answers=SimpleNamespace(name="micro"), **told)
+    return made
 
-    change = ("bench/latency/run.py", "warmup: int = 3", "warmup: int = 4")
-    assert digest(run) != digest(run, change=change)
+
+@pytest.mark.parametrize(
+    ("made", "change"),
+    [
+        (step(TimingStep, settings=Latency()), ("bench/latency/run.py", "int = 3", "int = 4")),
+        (step(TimingStep, settings=Edge()), ("bench/edge/chain.py", "def ", "def one_")),
+        (step(SearchStep), ("bench/evaluation/evaluate.py", "def ", "def one_")),
+        (step(LossesStep), ("compress/labels/forward.py", "def ", "def one_")),
+    ],
+    ids=lambda one: one[0] if isinstance(one, tuple) else one.kind,
+)
+def test_steps_of_a_recipe_count_the_code_that_makes_their_results(
+    digest: Digest, made: Step, change: tuple[str, str, str]
+) -> None:
+    assert digest(*made.code) != digest(*made.code, change=change)
 
 
-def test_searches_and_losses_depend_on_what_computes_losses(digest: Digest) -> None:
-    from bench.recipe.oracle import LossesStep
-    from compress.labels.labelling import Labeller
-
+def test_labels_depend_on_what_computes_losses(digest: Digest) -> None:
     change = ("compress/labels/forward.py", "def ", "def one_")
-    assert digest(LossesStep) != digest(LossesStep, change=change)
     assert digest(Labeller) != digest(Labeller, change=change)
 
 
