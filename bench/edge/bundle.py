@@ -40,6 +40,7 @@ class BundleSettings:
     of_layers: Positive  # that the whole model has
     kv_heads: Positive
     head_dim: Positive
+    code: str = ""  # a fingerprint of what wrote the files
 
     @property
     def protocol(self) -> Protocol:

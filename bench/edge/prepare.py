@@ -19,6 +19,7 @@ from bench.edge.reference import TorchBackend
 from bench.edge.runtimes.onnx import export_compressor, export_vision
 from compress.compressor.network import Compressor
 from compress.files import digest_of
+from compress.fingerprint import fingerprint
 from compress.models.loading import MLLM
 from compress.weights import parts_of
 
@@ -56,7 +57,7 @@ def prepare(
     decoder = FixedDecoder(mllm.decoder, mllm.head, held, layers)
     settings = BundleSettings(
         model=mllm.name,
-        weights=RANDOM if random else fingerprint(mllm, compressor),
+        weights=RANDOM if random else weights_of(mllm, compressor),
         files=files,
         precision=precision.label,
         chunk=protocol.chunk,
@@ -76,30 +77,34 @@ def prepare(
 
 
 def exported(work: PreparedModel, folder: Path, write: Writer) -> Bundle:
-    """The folder with all files of this work, the decoder's by `write`; a finished one is taken as it is.
+    """The folder with all files of this work, the decoder's by `write`; a finished one is taken as it is,
+    unless other code wrote it.
 
     ValueError if other settings made it.
     """
+    settings = replace(work.settings, code=fingerprint(prepare, exported, write))
     if (folder / META).exists():
         found = Bundle.open(folder)
         differs = [
-            f"{name} is {value} there and {vars(work.settings)[name]} here"
+            f"{name} is {value} there and {vars(settings)[name]} here"
             for name, value in vars(found.settings).items()
-            if value != vars(work.settings)[name]
+            if value != vars(settings)[name] and name != "code"
         ]
         if differs:
             raise ValueError(
                 f"{folder} was exported with other settings: {'; '.join(differs)}. Choose these, or another "
                 f"folder"
             )
-        return found
+        if found.settings == settings:
+            return found
+        (folder / META).unlink()
     folder.mkdir(parents=True, exist_ok=True)
     vision, compressor = work.reference.parts
     export_vision(vision, work.pixels, folder)
     export_compressor(compressor, work.settings.length, folder)
     np.save(folder / EMBEDDINGS, work.embeddings)
     write(work.reference.decoder, work.settings.protocol, work.embeddings, folder)
-    return Bundle(folder, work.settings).finish()
+    return Bundle(folder, settings).finish()
 
 
 def question(mllm: MLLM, image: Image, text: str) -> EdgePrompt:
@@ -119,6 +124,6 @@ def made_up(work: PreparedModel, words: int, seed: int = 0) -> EdgePrompt:
     return EdgePrompt(pixels, ids[:1], ids[1:])
 
 
-def fingerprint(mllm: MLLM, compressor: Compressor) -> str:
-    """Of all weights: equal for equal chains."""
+def weights_of(mllm: MLLM, compressor: Compressor) -> str:
+    """A fingerprint of all weights: equal for equal chains."""
     return digest_of([mllm.fingerprint(), *parts_of(compressor.state_dict())])

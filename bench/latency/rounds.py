@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench.evaluation.protocol import Facts, differences
+from bench.evaluation.protocol import Facts, apart_from_code, differences, same_code
 from bench.latency.request import LatencyCell, RequestTiming
 from compress.documents import Document, Positive, read
 from compress.files import replacing
@@ -32,13 +32,22 @@ class Rounds:
         if not self.path or not self.path.exists():
             return
         there = read_rounds(self.path)
-        other = differences(there.facts, self.facts)
-        for name, told in there.methods.items():
-            other += [f"{name}: {one}" for one in differences(told, self.methods.get(name, {}))]
+        pairs = {"": (there.facts, self.facts)}
+        pairs |= {f"{name}: ": (told, self.methods.get(name, {})) for name, told in there.methods.items()}
+        other = [
+            f"{mark}{one}"
+            for mark, (theirs, ours) in pairs.items()
+            for one in differences(apart_from_code(theirs), apart_from_code(ours))
+        ]
         if other:
             raise ValueError(
                 f"{folder} was timed under other conditions: {'; '.join(other)}. "
                 f"Choose these, or another folder"
+            )
+        if not all(same_code(theirs, ours) for theirs, ours in pairs.values()):
+            raise ValueError(
+                f"{folder} was timed by other code than this version's, which may take another time: choose "
+                f"another folder, or go on with the version that began it"
             )
         self.methods = there.methods | self.methods
         self.rounds = [{LatencyCell(*one.cell): one.shot for one in each} for each in there.rounds]

@@ -15,7 +15,7 @@ from bench.evaluation.compressors import buildable, random_compressor, selector_
 from bench.evaluation.environment import environment
 from bench.evaluation.history import now
 from bench.evaluation.opening import asked, load_model, open_image, shaped
-from bench.evaluation.protocol import of_method
+from bench.evaluation.protocol import CODE, of_method
 from bench.evaluation.times import ClockKind
 from bench.latency.measure import Progress, measure
 from bench.latency.modes import MODES
@@ -25,6 +25,7 @@ from bench.latency.request import LatencyCell, LatencyRunner
 from bench.latency.rounds import Rounds
 from compress.base import Selector
 from compress.budget import Match
+from compress.fingerprint import fingerprint
 from compress.keep import Keep, count_of
 from compress.models.loading import MLLM, Anyres
 from compress.models.shapes import random_inputs
@@ -195,4 +196,5 @@ def held(mllm: MLLM, conditions: Conditions, inputs: Mapping[str, Any]) -> dict[
         "cuda": torch.version.cuda if cuda else None,
         "threads": torch.get_num_threads(),
         "warm-up": conditions.warmup,
+        CODE: fingerprint(measure, LatencyRunner, type(mllm)),
     }

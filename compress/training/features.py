@@ -24,6 +24,7 @@ from safetensors.torch import save
 
 from compress.compressor.network import Tokens
 from compress.documents import regular_file
+from compress.fingerprint import fingerprint
 from compress.models.loading import MLLM
 from compress.samples import Sample
 
@@ -142,11 +143,12 @@ class OnDisk(Features):
 
     @cached_property
     def _reader(self) -> str:
-        """Names the model and how its processor reads."""
+        """Names the model, how its processor reads, and the code that embeds."""
         processor = self.mllm.processor
         pixels = getattr(processor, "image_processor", None)
         how = [pixels.to_dict() if pixels else None, getattr(processor, "chat_template", None)]
-        return f"{self.mllm.fingerprint()} {json.dumps(how, sort_keys=True, default=str)}"
+        code = fingerprint(type(self), type(self.mllm))
+        return f"{self.mllm.fingerprint()} {code} {json.dumps(how, sort_keys=True, default=str)}"
 
 
 def open_features(where: Where, mllm: MLLM, folder: str | os.PathLike[str] | None) -> Features:

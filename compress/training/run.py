@@ -25,7 +25,8 @@ from torch import Tensor
 from compress.compressor.network import CONFIG, Compressor, read_description
 from compress.documents import Document, checked, regular_file
 from compress.files import locked, replacing
-from compress.labels.store import Label, LabelStore, refuse_difference
+from compress.fingerprint import fingerprint
+from compress.labels.store import CODE, Label, LabelStore, refuse_difference
 from compress.models.loading import MLLM
 from compress.parallel.processes import Processes
 from compress.samples import Sample
@@ -142,6 +143,7 @@ class _TrainingRun:
             "examples": len(examples),
             "data": examples.digest(),
             "model": mllm.fingerprint(),
+            CODE: fingerprint(train, type(mllm)),
         }
         self.compressor = _start(mllm.decoder, config).to(self.device)
         self.objective = config.make_objective().to(self.device)

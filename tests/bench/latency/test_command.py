@@ -112,6 +112,8 @@ def test_a_rerun_times_only_what_is_new(tmp_path: Path, monkeypatch):
     assert [row["n"] for row in found["rows"]] == [4, 2, 2]
     other = refused("--methods", "grid", "--keep", 48, *QUICK, "--batch", 2, "--out", tmp_path)
     assert "batch is 1 there and 2 here" in other
+    monkeypatch.setattr("bench.latency.run.fingerprint", lambda *starts: "other")
+    assert "timed by other code" in refused("--methods", "grid", "--keep", 48, *QUICK, "--out", tmp_path)
 
 
 @pytest.mark.slow

@@ -31,6 +31,19 @@ def test_other_conditions_are_refused_and_new_methods_are_not(tmp_path: Path, ma
         Rounds(tmp_path, FACTS, {"grid": {"depth": 1}})
 
 
+@pytest.mark.parametrize(
+    ("facts", "methods"), [({"code": "b"}, {"code": "a"}), ({"code": "a"}, {"code": "b"})]
+)
+def test_times_of_other_code_are_not_added_to(tmp_path: Path, make_shot, facts, methods):
+    Rounds(tmp_path / "old", FACTS, METHODS).add({GRID: make_shot(1.0)})
+    same = {"grid": METHODS["grid"] | {"code": "a"}}
+    Rounds(tmp_path / "new", FACTS | {"code": "a"}, same).add({GRID: make_shot(1.0)})
+    assert Rounds(tmp_path / "new", FACTS | {"code": "a"}, same).rounds
+    for folder in "old", "new":
+        with pytest.raises(ValueError, match=f"{folder} was timed by other code than this version's"):
+            Rounds(tmp_path / folder, FACTS | facts, {"grid": METHODS["grid"] | methods})
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 9}'])
 def test_a_broken_file_is_named(tmp_path: Path, content: str):
     (tmp_path / FILE).write_text(content)

@@ -109,7 +109,7 @@ def test_an_interrupted_cache_goes_on_and_a_damaged_file_is_made_again(tmp_path:
     assert (tmp_path / "run" / WEIGHTS).read_bytes() == (tmp_path / "memory" / WEIGHTS).read_bytes()
 
 
-def test_a_file_is_named_by_model_question_and_picture(tmp_path: Path):
+def test_a_file_is_named_by_model_question_picture_and_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def made(model: Model, one: Sample) -> int:
         OnDisk(model, tmp_path).keep(one, True)
         return len(list(tmp_path.rglob("*.safetensors")))
@@ -120,6 +120,8 @@ def test_a_file_is_named_by_model_question_and_picture(tmp_path: Path):
     assert made(Model(), replace(one, question="where ?")) == 2
     assert made(Model(), sample(2)) == 3
     assert made(Model("two"), one) == 4
+    monkeypatch.setattr("compress.training.features.fingerprint", lambda *starts: "other")
+    assert made(Model(), one) == 5
 
 
 def test_what_does_not_fit_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

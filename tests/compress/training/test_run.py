@@ -298,13 +298,17 @@ def test_the_papers_settings_have_names():
         preset("llava-1.5-13b")
 
 
-def test_another_run_in_the_folder_is_refused_and_the_difference_named(planted, few, tmp_path):
+def test_another_run_in_the_folder_is_refused_and_the_difference_named(planted, few, tmp_path, monkeypatch):
     samples, labels = few
     train(planted, labels, samples, tmp_path, QUICK)
     with pytest.raises(ValueError, match="lr is 0.003 there and 0.1 here"):
         train(planted, labels, samples, tmp_path, replace(QUICK, lr=0.1))
     with pytest.raises(ValueError, match="data is .* there"):
         train(planted, labels[:20], samples, tmp_path, QUICK)
+    with monkeypatch.context() as patched:
+        patched.setattr("compress.training.run.fingerprint", lambda *starts: "other")
+        with pytest.raises(ValueError, match="was made by other code than this version's"):
+            train(planted, labels, samples, tmp_path, QUICK)
     (tmp_path / CHECKPOINT).write_bytes(b"not a checkpoint")
     with pytest.raises(ValueError, match=f"{CHECKPOINT}: unreadable"):
         train(planted, labels, samples, tmp_path, QUICK)
