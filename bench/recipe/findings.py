@@ -109,10 +109,10 @@ def findings(
     return _corrected(listed)
 
 
-def untouched(cells: Cells, tasks: Sequence[Task]) -> dict[str, float]:
-    """Vanilla's scores by task."""
+def untouched(cells: Cells, tasks: Sequence[Task]) -> dict[str, Outcome]:
+    """Vanilla's outcomes by task."""
     ((_, vanilla),) = _outcomes(cells[VANILLA, 0]).items()
-    return {task.name: vanilla[task.name].score for task in tasks}
+    return {task.name: vanilla[task.name] for task in tasks}
 
 
 def _outcomes(found: Mapping[tuple[Keep, str], Cell]) -> dict[Keep, dict[str, Outcome]]:

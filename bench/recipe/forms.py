@@ -27,6 +27,7 @@ class RecipeReport:
     tasks: Sequence[str]
     paper: Paper | None = None
     vanilla: Mapping[str, float] = field(default_factory=dict)
+    answered: str = ""  # how many answers there are, in words
     findings: Sequence[Finding] = ()
     signs: Sequence[Sign] = ()
     orders: Sequence[RankAgreement] = ()
@@ -102,6 +103,8 @@ def notes(told: RecipeReport) -> list[str]:
             f"{AVERAGE}: the score as a percentage of the untouched model's, averaged over the tasks. "
             f"Budgets are {MEANING[recipe.match]}."
         )
+    if told.answered:
+        listed.append(told.answered)
     if recipe.reference and told.findings:
         over = (
             "Intervals are paired bootstrap intervals over images; an image is drawn with all its questions."

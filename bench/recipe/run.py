@@ -20,6 +20,7 @@ from bench.recipe.plan import COMPARISON, PICTURES, Plan
 from bench.recipe.steps import Bar
 from bench.report.outputs import of_model, put, write
 from bench.report.stores import difference, summarise
+from bench.report.table import answered
 from compress.keep import Keep
 from compress.labels import sample_key
 
@@ -77,7 +78,9 @@ def tell(plan: Plan, command: str) -> RecipeReport:
     cells = cells_of(plan)
     learn = [name for name, row in recipe.rows.items() if row.learns]
     found = findings(cells, tasks, plan.budgets, list(recipe.rows), recipe.reference, learn)
-    told.vanilla, told.findings = untouched(cells, tasks), found
+    vanilla = untouched(cells, tasks)
+    told.vanilla, told.answered = {task: one.score for task, one in vanilla.items()}, answered(vanilla)
+    told.findings = found
     if paper:
         told.orders = orders(found, paper, names)
         told.signs = signs(found, paper, names, recipe.reference) if recipe.reference else []

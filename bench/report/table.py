@@ -8,11 +8,13 @@ that are equivalent to a rival's and significant differences are marked. A missi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
 from bench.evaluation.budget import MEANING
 from bench.evaluation.comparison import VANILLA, Comparison, ComparisonRow, Contrast, hard_shares
+from bench.evaluation.evaluate import Outcome
 from bench.tasks.vizwiz import UNANSWERABLE
 from compress.keep import Keep, Ratio, count_of, in_words
 
@@ -108,6 +110,12 @@ def _giving_up(comparison: Comparison) -> str:
     return f"VizWiz rewards giving up; {UNANSWERABLE}, first row, least and most: {', '.join(shown)}."
 
 
+def answered(outcomes: Mapping[str, Outcome]) -> str:
+    """How many answers the score of each task is made of, and how many images they are about."""
+    told = (f"{task} {len(one.samples):,} ({len(set(one.images)):,})" for task, one in outcomes.items())
+    return f"Answers per task (images): {', '.join(told)}."
+
+
 def notes(comparison: Comparison) -> list[str]:
     """What a reader must know, line by line: mixed protocols, budgets, marks, empty cells, adaptive rows."""
     lines = [f"Mixed protocols, not comparable: {told}" for told in comparison.mixed]
@@ -115,6 +123,8 @@ def notes(comparison: Comparison) -> list[str]:
     if comparison.metrics:
         named = (f"{task} {comparison.metrics[task]}" for task in comparison.tasks)
         lines.append(f"Scores, in percent: {', '.join(named)}.")
+    if outcomes := {key[2]: one for key, one in comparison.outcomes.items() if key[0] == VANILLA}:
+        lines.append(answered(outcomes))
     if giving_up := _giving_up(comparison):
         lines.append(giving_up)
     signs = "".join(marks(comparison, row) for row in comparison.rows)

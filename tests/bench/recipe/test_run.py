@@ -94,6 +94,7 @@ def test_a_finished_recipe_leaves_tables_and_a_comparison(finished: tuple[Path, 
     assert Times.read(result).seconds.keys() == {"label", "train", "answer"}
     page = (result / "table.md").read_text()
     assert "16 of 144 visual tokens (the paper's 64 of 576)" in page and "| grid |" in page
+    assert "- Answers per task (images): gqa 3 (3).\n" in page
     assert (result / "table.tex").read_text().startswith(r"\begin{tabular}")
     joined = merge([result / "comparison"], reference="EvoComp@0")
     assert {row.method for row in joined.rows} == {"none", "grid", "ce", "EvoComp@0"}

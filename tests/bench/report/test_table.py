@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from bench.evaluation.comparison import Comparison, ComparisonRow, Contrast, Difficulty
+from bench.evaluation.evaluate import Outcome
 from bench.evaluation.stats import Interval, Pairs
 from bench.report.forms import csv_text, latex, markdown
 from bench.report.table import Block, blocks, hard_rows, header, headlines, marks, notes, table_rows
@@ -109,6 +111,15 @@ def test_notes_say_what_budgets_are_and_explain_only_marks_that_are_there(compar
     assert not any(line.startswith("Equivalent") for line in said)
     plain = replace(comparison, rows=comparison.rows[:1], impossible={})
     assert notes(plain) == ["Budgets are visual tokens entering a decoder layer, mean over layers."]
+
+
+def test_notes_count_the_answers_and_images_that_scores_are_made_of(
+    comparison: Comparison, make_outcome: Callable[..., Outcome]
+) -> None:
+    asked = make_outcome("gqa", [1, 0] * 600, images=[f"{number // 2}" for number in range(1200)])
+    cells = {("none", 16, "gqa"): asked, ("ours", 4, "gqa"): make_outcome("gqa", [1])}
+    assert "Answers per task (images): gqa 1,200 (600)." in notes(replace(comparison, outcomes=cells))
+    assert not any(line.startswith("Answers") for line in notes(comparison))
 
 
 def test_markdown_has_a_block_per_budget_bold_winners_and_notes(comparison: Comparison) -> None:
