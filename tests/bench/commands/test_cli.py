@@ -72,7 +72,7 @@ def test_lists_have_a_line_for_every_entry(plural: str) -> None:
     assert all(one["name"] in table for one in entries)
 
 
-def test_lists_name_what_issue_and_paper_name() -> None:
+def test_lists_name_what_the_paper_names() -> None:
     names = {plural: [one["name"] for one in parsed("list", plural)] for plural in LISTS}
     assert {"none", "random", "grid", "fastv", "visionzip", "evocomp"} <= set(names["methods"])
     assert {"gqa", "mmbench", "mmbench-cn", "pope", "vqav2", "vizwiz", "textvqa"} <= set(names["tasks"])
