@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from compress.base import TowerSelector as TowerSelector
     from compress.base import View as View
     from compress.compressor.network import Compressor as Compressor
+    from compress.engines.embedding import embed as embed
     from compress.keep import Ratio as Ratio
     from compress.labels import LabelConfig as LabelConfig
     from compress.labels import LabelStore as LabelStore
@@ -112,6 +113,7 @@ _PUBLIC = {
     "compress.attach.session": ("Trace", "attach"),
     "compress.base": ("Scorer", "Selection", "Selector", "TowerSelector", "View"),
     "compress.compressor.network": ("Compressor",),
+    "compress.engines.embedding": ("embed",),
     "compress.keep": ("Ratio",),
     "compress.labels": ("LabelConfig", "LabelStore", "label", "read_labels", "search_sample"),
     "compress.micro.world": ("render", "scene"),

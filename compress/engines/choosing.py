@@ -1,0 +1,173 @@
+"""Which visual tokens an engine is to feed to its decoder: the choice alone, made before the prompt is read.
+
+An engine counts the places of an image in the prompt first, then encodes it, and reads the prompt last, in
+pieces of any size. So a method must act before the decoder, and leave a number of tokens that is known from
+the image's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from compress.attach.layout import read_layout
+from compress.attach.prefill import Prefill
+from compress.attach.tower import Encoding, TowerInput
+from compress.base import INPUT, VISION, Positions, Selector, TowerSelector
+from compress.budget import plan
+from compress.keep import Keep, count_of, read_keep
+from compress.models.mllm import MLLM, Picture
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The tokens of a prompt that belong to no image, and where one of its images stands among them."""
+
+    ids: Tensor  # [T] int64
+    before: int  # how many of them precede the image
+
+    @classmethod
+    def read(cls, ids: Tensor, image: int) -> list[Prompt]:
+        """One for each id `image` in a prompt's ids [S], in order."""
+        shown = ids == image
+        text = ids[~shown]
+        return [cls(text, place - number) for number, place in enumerate(shown.nonzero()[:, 0].tolist())]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What goes on of one image: embeddings for the decoder, and which of the untouched tokens they are."""
+
+    embeds: Tensor  # [K, D]
+    index: Tensor  # [K], -1 = a token that stands for the whole image
+
+
+class Choice:
+    """One method at one budget, for the images of one model; `embed` gives embeddings [T, D] of ids [T].
+
+    ValueError for a method that acts inside the decoder, or whose counts are not known beforehand.
+    """
+
+    def __init__(self, mllm: MLLM, selector: Selector, keep: Keep, embed: Callable[[Tensor], Tensor]):
+        self.mllm, self.selector, self.keep, self.embed = mllm, selector, read_keep(keep), embed
+        check(mllm, selector, self.keep)
+        self.positions: Positions = "original" if mllm.mrope else "compact"
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether what stays depends on the prompt; methods that draw at random draw from it too."""
+        return self.selector.reads_text or self.selector.reads_clip is not None or self.selector.draws > 1
+
+    def schedule(self, picture: Picture) -> dict[int, int]:
+        tokens = len(picture)
+        return plan(self.selector, tokens, min(count_of(self.keep, tokens), tokens), self.mllm.layers)
+
+    def count(self, picture: Picture) -> int:
+        """How many tokens of an image go on."""
+        schedule = self.schedule(picture)
+        if VISION in schedule:  # newlines, which the tower does not know, do not go on
+            return min(schedule[VISION], len(picture.patches))
+        return schedule.get(INPUT, len(picture))
+
+    def choose(self, picture: Picture, prompt: Prompt, encoding: Encoding, embeds: Tensor | None) -> Kept:
+        """What goes on of one image.
+
+        `encoding` is the tower's run over its tiles, and `embeds` [N, D] are its projected tokens in the
+        order of the prompt; None for a method that acts at the tower. RuntimeError if the method leaves
+        another number of tokens than `count` says.
+        """
+        schedule, device = self.schedule(picture), prompt.ids.device
+        text = self.embed(prompt.ids)
+        image = torch.full((len(picture),), self.mllm.image_token_id, device=device, dtype=prompt.ids.dtype)
+        ids = torch.cat([prompt.ids[: prompt.before], image, prompt.ids[prompt.before :]])[None]
+        visual = text.new_zeros(len(picture), text.shape[-1]) if embeds is None else embeds.to(text)
+        hidden = torch.cat([text[: prompt.before], visual, text[prompt.before :]])[None]
+        placeholder = torch.zeros(ids.shape, dtype=torch.bool)
+        placeholder[0, prompt.before : prompt.before + len(picture)] = True
+        layout = read_layout(placeholder.numpy(), None, [(len(picture),)], device)
+        place = 0, 0
+        prefill = Prefill(
+            self.mllm, self.selector, self.positions, ids, layout, {place: picture}, {place: schedule}
+        )
+        prefill.signals.receive(encoding)
+        entered = prefill.enter_all({"inputs_embeds": hidden})["inputs_embeds"]
+        prefill.records(0)  # the form of the method's answer is checked there
+        left = prefill.layers[0]
+        rows = left.visual(place)
+        if len(rows) != (reserved := self.count(picture)):
+            raise RuntimeError(
+                f"{type(self.selector).__name__} left {len(rows)} tokens of an image, and {reserved} places "
+                f"are reserved for it"
+            )
+        return Kept(entered[0, rows], left.tokens(place))
+
+
+def check(mllm: MLLM, selector: Selector, keep: Keep) -> None:
+    """ValueError unless the method acts before the decoder, and leaves as many tokens as it is told."""
+    name = type(selector).__name__
+    if selector.adaptive:
+        raise ValueError(
+            f"{name} decides by itself how many tokens stay, and an engine reserves their places before it "
+            f"sees the image: choose a method with a budget"
+        )
+    tokens = mllm.visual_tokens
+    if not 1 <= count_of(keep, tokens) <= tokens:
+        raise ValueError(f"keep={keep}: choose between 1 and the {tokens} visual tokens of {mllm.name}")
+    depths = selector.schedule(tokens, min(count_of(keep, tokens), tokens), mllm.layers)
+    if (deepest := max(depths, default=INPUT)) > INPUT:
+        raise ValueError(
+            f"{name} acts inside the decoder, before layer {deepest}, and an engine has one length and one "
+            f"cache for all layers: choose a method that acts before the decoder"
+        )
+    if mllm.residuals is not None:
+        raise ValueError(
+            f"the decoder of {mllm.name} adds to visual tokens behind its first layers, which engines do not "
+            f"shorten: choose another model"
+        )
+
+
+def check_tower(mllm: MLLM, selector: Selector) -> None:
+    """ValueError where the method changes the tower, or reads of it what an engine does not hand over."""
+    name = type(selector).__name__
+    depths = selector.schedule(mllm.visual_tokens, 1, mllm.layers)
+    if isinstance(selector, TowerSelector) and VISION in depths:
+        raise ValueError(f"{name} shortens the sequence inside the tower, which is the engine's own")
+    if selector.cls == "received":
+        raise ValueError(
+            f"{name} with cls=received reads attention that the engine's tower does not hand over"
+        )
+    if not mllm.clip_tower and (VISION in depths or selector.tower_layers):
+        raise ValueError(
+            f"{name} works on the tokens of a CLIP tower, which {mllm.name} has not: choose a method that "
+            f"acts at the decoder's input"
+        )
+
+
+def part(encoding: Encoding, first: int, tiles: int) -> Encoding:
+    """The tower's run over some of its tiles."""
+    chosen = slice(first, first + tiles)
+
+    def rows(given: TowerInput) -> TowerInput:
+        return TowerInput(given.hidden[chosen], given.crowds[chosen], given.rotary)
+
+    return replace(
+        encoding,
+        pixels=encoding.pixels[chosen],
+        inputs={layer: rows(given) for layer, given in encoding.inputs.items()},
+        cls=None if encoding.cls is None else encoding.cls[chosen],
+        features=None if encoding.features is None else encoding.features[chosen],
+        crowds=None if encoding.crowds is None else encoding.crowds[chosen],
+        flops=encoding.flops[chosen],
+    )
+
+
+def by_image(encoding: Encoding, pictures: Sequence[Picture]) -> list[Encoding]:
+    """The tower's run over each image, by the tiles of each."""
+    found, first = [], 0
+    for picture in pictures:
+        found.append(part(encoding, first, picture.tiles))
+        first += picture.tiles
+    return found

@@ -1,0 +1,102 @@
+"""An engine's vision tower as methods read it: its own modules under transformers' names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from compress.attach.tower import Encoding, TowerInput, untouched
+from compress.models.mllm import MLLM
+
+
+class _Attention(nn.Module):
+    is_causal = False
+
+    def __init__(self, project: Callable[[Tensor], Tensor], config: Any):
+        super().__init__()
+        self.project, self.config = project, config
+        self.heads = config.num_attention_heads
+        self.scaling = (config.hidden_size // self.heads) ** -0.5
+
+    def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        parts = self.project(hidden).chunk(3, -1)
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        kernel = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
+        found: Tensor = kernel(self, query, key, value, attention_mask, scaling=self.scaling)[0]
+        return found
+
+
+class EngineLayer(nn.Module):
+    """A tower layer of an engine, up to its attention.
+
+    `norm` comes before it, and `project` gives queries, keys and values side by side [..., 3 C].
+    """
+
+    def __init__(self, norm: Callable[[Tensor], Tensor], project: Callable[[Tensor], Tensor], config: Any):
+        super().__init__()
+        self.norm, self.self_attn = norm, _Attention(project, config)
+
+    def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        found: Tensor = self.self_attn(self.norm(hidden), attention_mask)
+        return found
+
+
+def lend(
+    mllm: MLLM, layers: Mapping[int, nn.Module], projector: nn.Module, newline: nn.Parameter | None = None
+) -> None:
+    """Put the engine's tower `layers`, by number, and its projector in place of those of an `outline`.
+
+    `newline` is the engine's, for families that have one.
+    """
+    held: Any = mllm.model.model
+    count = len(mllm.tower_layers)
+    tower = nn.Module()
+    tower.encoder = nn.Module()
+    tower.encoder.layers = nn.ModuleList([layers.get(number, nn.Identity()) for number in range(count)])
+    held.vision_tower, held.multi_modal_projector = tower, projector
+    if newline is not None:
+        held.image_newline = newline
+    held.language_model = _without_weights(held.language_model)
+
+
+def _without_weights(decoder: Any) -> nn.Module:
+    """The decoder's configuration and number of layers, so that the only weights left are the engine's."""
+    bare = nn.Module()
+    bare.config = decoder.config
+    bare.layers = nn.ModuleList([nn.Identity() for _ in decoder.layers])
+    bare.norm = nn.Identity()
+    return bare
+
+
+@torch.no_grad()
+def encode(
+    tower: Callable[[Tensor], Tensor], layers: Mapping[int, Any], mllm: MLLM, read: Mapping[float, int],
+    tiles: Tensor,
+) -> Encoding:  # fmt: skip
+    """Run an engine's tower over tiles [I, 3, h, w], and note what methods may read of it.
+
+    `tower` gives features [I, 1 + N, C] with CLS, `layers` are its modules by number, `read` the number for
+    each layer that a method names.
+    """
+    inputs: dict[int, Tensor] = {}
+    handles = [
+        layers[number].register_forward_pre_hook(
+            lambda module, args, kwargs, number=number: inputs.__setitem__(
+                number, args[0] if args else kwargs["hidden_states"]
+            ),
+            with_kwargs=True,
+        )
+        for number in set(read.values())
+    ]
+    try:
+        features = tower(tiles)
+    finally:
+        for handle in handles:
+            handle.remove()
+    crowds = untouched(mllm.grid, mllm.grid, len(tiles), tiles.device)
+    noted = {layer: TowerInput(inputs[number], crowds, ()) for layer, number in read.items()}
+    return Encoding(list(tiles), noted, features[:, 0], features[:, 1:], None, ())
