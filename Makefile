@@ -11,7 +11,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 VERSIONS := $(sort $(basename $(notdir $(wildcard tests/versions/*.lock))))
 DECODING := tests/baselines/test_contract.py tests/bench/test_doctor.py tests/compress/attach tests/compress/models
 
-.PHONY: install demo test slow versions check lint docs micro clean
+.PHONY: install demo test slow versions test-vllm check lint docs micro clean
 
 install: $(READY)
 
@@ -28,6 +28,10 @@ versions: $(VERSIONS:%=.venv/versions/%/.installed)
 	for version in $(VERSIONS); do \
 		PYTHONPATH=$(CURDIR)/.venv/versions/$$version $(PYTEST) -m "versions and not slow" $(DECODING) || exit; \
 	done
+
+# In an environment of its own, with vLLM for CPUs; not a part of `make check`.
+test-vllm: .venv/vllm/.installed
+	OMP_NUM_THREADS=1 .venv/vllm/bin/python -m pytest tests/serving
 
 check:
 	$(MAKE) --jobs 2 lint docs
@@ -52,6 +56,10 @@ $(READY): requirements.lock setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -r requirements.lock
 	$(BIN)/python -m pip install --no-deps -e .
+	touch $@
+
+.venv/vllm/.installed: tests/serving/environment.sh setup.py $(READY)
+	tests/serving/environment.sh .venv/vllm .venv/bin/python
 	touch $@
 
 .venv/versions/%/.installed: tests/versions/%.lock $(READY)

@@ -46,6 +46,7 @@ setup(
     entry_points={
         "console_scripts": ["evocomp = evocomp:main"],
         "lmms_eval.models": ["evocomp = bench.lmms:manifests"],
+        "vllm.general_plugins": ["evocomp = bench.serving.plugin:register"],
     },
     install_requires=[
         # Compression happens in hooks between decoder layers, on their private arguments, masks and caches: a
@@ -56,6 +57,7 @@ setup(
         "accelerate>=1.10",  # one training in several processes
         "psutil>=5.9",
         "huggingface_hub>=1.31",
+        "httpx2>=2.16",
         "tokenizers>=0.22",
         "safetensors>=0.5",
         "numpy>=2.0",
@@ -84,6 +86,7 @@ setup(
         "ray": ["ray>=2.44"],  # evocomp label --engine ray
         # lmms-eval eval --model evocomp; 0.7 imports filelock._api, which filelock 4.3 does not have
         "lmms": ["lmms_eval>=0.7.1,<0.8", "filelock<4.3"],
+        "vllm": ["vllm>=0.32,<0.33"],  # its plug-in for GPUs; for CPUs see tests/serving/environment.sh
         "docs": DOCS,  # make docs
         "benchmark": ["pymoo>=0.6.1"],  # python -m bench.speed.engine
         "dev": [

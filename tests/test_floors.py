@@ -29,7 +29,7 @@ BENCH_ROOMS = (
     {"console", "yaml_files", "tasks", "fidelity"},
     {"data", "evaluation"},
     {"report", "lmms"},
-    {"latency", "edge", "app", "demo", "doctor"},
+    {"latency", "edge", "serving", "app", "demo", "doctor"},
     {"recipe", "speed"},
     {"commands", "cli"},  # one room: cli loads commands by their names
 )
@@ -50,11 +50,13 @@ TRANSFORMERS = {  # who may know the library, besides compress/micro, which buil
     "compress/models/caches.py",  # names that releases give the cache
     "compress/compressor/network.py",  # a decoder layer as compressor
     "compress/models/shapes.py",  # published configurations
+    "compress/engines/tower.py",  # the kernels of attention
     "compress/models/static.py",  # caches of a fixed length
 }
 PLUG_INS = {  # libraries that only an extra brings, and the one folder that knows them
     "lmms_eval": "bench/lmms/",
     "playwright": "bench/speed/",
+    "vllm": "bench/serving/",
     "pymoo": "bench/speed/",
 }
 
@@ -102,6 +104,7 @@ ROOMS = {  # of compress, with their floors; base are the files that lie in no f
     "micro": 1,  # worlds, questions, language
     "models": 1,
     "attach": 2,
+    "engines": 3,
     "compressor": 2,
     "parallel": 2,
     "labels": 3,

@@ -8,6 +8,7 @@ from bench.cli import Commands
 
 TIMINGS = {
     "latency": ("latency", "Time every stage of an answer under every method, on a GPU or CPU."),
+    "serve": ("serve", "Measure a server under load, with and without compression."),
     "question": ("question", "Measure how far the kept tokens depend on the question."),
     "edge": ("edge", "Time the phone protocol on runtimes with fixed shapes (paper, Table 4)."),
 }

@@ -132,10 +132,14 @@ def lists() -> None:
 @option(
     "--compressor", help="With --model: folder or hub name of a trained compressor. Default: the shipped one."
 )
+@option(
+    "--engine", type=click.Choice(["transformers", "vllm"]), default="transformers",
+    help="With --model: what runs the model. For vllm its plug-in is asked (docs/serving.md).",
+)  # fmt: skip
 @anyres_option
 @as_json
 def methods(
-    model: str | None, keep: Keep | None, compressor: str | None, anyres: Anyres, machine: bool
+    model: str | None, keep: Keep | None, compressor: str | None, engine: str, anyres: Anyres, machine: bool
 ) -> None:
     """List the methods and the options that NAME:option=value sets.
 
@@ -153,9 +157,12 @@ def methods(
         for option, value in (("--compressor", compressor), ("--keep", keep)):
             if value:
                 raise ValueError(f"{option} needs a model to be tried on: add --model, or leave {option} out")
+        if engine != "transformers":
+            raise ValueError(f"--engine {engine} needs a model to be tried on: add --model")
         _show(listed, machine)
     else:
-        _show(_runs(model, anyres, keep, compressor, listed), machine, f"runs on {model}")
+        about = f"runs on {model}" + (f" in {engine}" if engine != "transformers" else "")
+        _show(_runs(model, anyres, keep, compressor, engine, listed), machine, about)
 
 
 TRAINED = (
@@ -165,11 +172,12 @@ TRAINED = (
 
 
 def _runs(
-    model: str, anyres: Anyres, keep: Keep | None, compressor: str | None, listed: list[Line]
+    model: str, anyres: Anyres, keep: Keep | None, compressor: str | None, engine: str, listed: list[Line]
 ) -> list[Line]:
-    """The methods with "yes", or why they do not run on a model at a budget."""
+    """The methods with "yes", or why they do not run on a model at a budget in an engine."""
     from bench.evaluation.compressors import SHIPPED, selector_for, takes_compressor
     from bench.evaluation.opening import budget, load_model
+    from bench.serving.choices import runs
     from compress.attach.session import attach
     from compress.budget import choices_of
 
@@ -184,7 +192,10 @@ def _runs(
             selector = selector_for(line.name, model, compressor if trained else None)
             line = line._replace(choices=choices_of(selector, mllm.traits))
             with attach(mllm, selector, wanted):
-                answers.append(line._replace(about="yes"))
+                pass
+            if engine == "vllm":
+                runs(mllm, selector, wanted)
+            answers.append(line._replace(about="yes"))
         except ValueError as problem:
             answers.append(line._replace(about=f"no: {problem}"))
     return answers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ NOW: dict[ClockKind, Callable[[], float]] = {  # seconds on the host
     "processor": time.process_time,  # that this process spent on it, whatever else the machine does
 }
 DRAWS = 2000
+ENOUGH = {"p10": 10, "p90": 10, "p99": 100}  # repetitions that a percentile takes
 
 
 @dataclass(frozen=True)
@@ -40,3 +42,24 @@ class Speedup:
 
     def __str__(self) -> str:
         return f"{self.times:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """Of one stage, in seconds; a percentile is None where there are too few repetitions for it."""
+
+    n: int
+    median: float
+    p10: float | None
+    p90: float | None
+    p99: float | None
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Quantiles:
+        tails = {
+            name: float(np.percentile(values, int(name[1:]))) if len(values) >= enough else None
+            for name, enough in ENOUGH.items()
+        }
+        return cls(len(values), median(values), **tails, least=min(values), most=max(values))

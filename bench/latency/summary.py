@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 from zlib import crc32
 
-import numpy as np
-
-from bench.evaluation.times import Speedup
+from bench.evaluation.times import Quantiles, Speedup
 from bench.latency.measure import Measured
 from bench.latency.request import LatencyCell, RequestCost, RequestTiming
 
@@ -25,29 +22,7 @@ STAGES = {  # of a request, in order: how each is told from a shot
     "total": lambda shot: shot.total,
 }
 COMPARED = ("prefill with selection", "first token", "total")
-ENOUGH = {"p10": 10, "p90": 10, "p99": 100}  # repetitions that a percentile takes
 FEWEST = 20  # repetitions below which a table says that there are few
-
-
-@dataclass(frozen=True)
-class Quantiles:
-    """Of one stage, in seconds; a percentile is None where there are too few repetitions for it."""
-
-    n: int
-    median: float
-    p10: float | None
-    p90: float | None
-    p99: float | None
-    least: float
-    most: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Quantiles:
-        tails = {
-            name: float(np.percentile(values, int(name[1:]))) if len(values) >= enough else None
-            for name, enough in ENOUGH.items()
-        }
-        return cls(len(values), median(values), **tails, least=min(values), most=max(values))
 
 
 @dataclass(frozen=True)

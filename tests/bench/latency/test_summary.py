@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from bench.evaluation.times import Quantiles, Speedup
 from bench.latency.request import LatencyCell, RequestTiming
-from bench.latency.summary import COMPARED, STAGES, Quantiles, Speedup, break_even, break_evens, rows, slower
+from bench.latency.summary import COMPARED, STAGES, break_even, break_evens, rows, slower
 
 WHOLE = LatencyCell("none", 16)
 

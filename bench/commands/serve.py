@@ -1,0 +1,108 @@
+"""`evocomp bench serve`: measure an OpenAI-compatible server under load, with and without compression."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bench.commands.inputs import open_tasks
+from bench.commands.options import SEED, Amount, as_json, data_options, keeps_option, options_of
+from bench.console import OutFolder, option, progress, say, show_json
+
+if TYPE_CHECKING:
+    from bench.serving.run import Load
+    from compress.keep import Keep
+
+
+class Numbers(click.ParamType):
+    """Positive numbers with commas between them, each once; none for an empty text."""
+
+    name = "text"
+
+    def __init__(self, kind: type[int] | type[float]):
+        self.kind = kind
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        try:
+            found = [self.kind(part) for part in value.split(",") if part.strip()]
+        except ValueError:
+            found = [0]
+        if not all(0 < each < 10**6 for each in found):
+            self.fail(f"'{value}': write positive numbers with commas, for instance 1,8.", param, ctx)
+        return tuple(dict.fromkeys(found))
+
+
+@click.command()
+@option(
+    "--methods", "wanted", default="evocomp+,visionzip,divprune",
+    help="Methods, separated by commas: NAME or NAME:option=value,... (evocomp list methods --engine).",
+)  # fmt: skip
+@keeps_option("1/3,2/9,1/9")
+@options_of(
+    "bench.serving.run:Load", "load",
+    {
+        "users": "Numbers of users, separated by commas: each asks again when the last question is answered.",
+        "rates": "Requests per second that arrive at random (Poisson), separated by commas.",
+        "requests": "Number of requests per line of the table and round.",
+        "rounds": "Number of rounds; in each one all lines have their turn, in a random order.",
+        "new": "Number of tokens of an answer.",
+        "minutes": "Minutes after which no further turn begins.",
+        "seed": "Seed of orders, arrivals and marks in images.",
+    },
+    types={"users": Numbers(int), "rates": Numbers(float), "minutes": Amount(0, 10**5), "seed": SEED},
+    defaults={"users": "1,8", "rates": "none"},
+)  # fmt: skip
+@option(
+    "--model", default="busy", help="Shipped model, folder or hub name to serve; with --url: its name there."
+)
+@option("--url", help="Address of a running server that ends in /v1, instead of one that is started here.")
+@option(
+    "--vllm", "program",
+    help="The program vllm of an environment that has evocomp. Default: the one in PATH.",
+)  # fmt: skip
+@option(
+    "--serve", "further", multiple=True, metavar="OPTION",
+    help="Option for `vllm serve`, for instance --serve --dtype=float32; may be given several times.",
+)  # fmt: skip
+@data_options
+@option("--out", type=OutFolder(), help="Folder for results.json, serving.csv, serving.md and a picture.")
+@as_json
+def serve(
+    wanted: str, keeps: list[Keep], load: Load, model: str, url: str | None, program: str | None,
+    further: tuple[str, ...], tasks: str, count: int | None, data: str | None, protocol: str | None,
+    split: str | None, out: Path | None, machine: bool,
+) -> None:  # fmt: skip
+    """Measure requests per second and waiting times of a server, per method, budget and load.
+
+    A vLLM server with our plug-in is started, and stopped at the end. It chooses per request, so that all
+    lines of the table share one server and every round. With --url any OpenAI-compatible server is measured;
+    without our plug-in there, choose --methods none.
+
+    \b
+    Example:
+      evocomp bench serve --methods evocomp+,visionzip --keep 192,64 --users 1,8 --out served
+    """
+    from bench.serving.measure import measure
+    from bench.serving.report import results, table, write
+
+    found = open_tasks(tasks, count or 20, data, protocol, split, model=model, labelled=False)
+    samples = [sample for each in found.values() for sample in each]
+    with progress("measure", "rounds") as report:
+        served = measure(
+            wanted, keeps, load, model, samples, url=url, program=program, options=further, progress=report
+        )
+    if out:
+        write(served, out)
+    if machine:
+        show_json(results(served))
+        return
+    click.echo(table(served).text(), nl=False)
+    if out:
+        say(f"results.json, serving.csv, serving.md and a picture are in {out}")
+
+
+COMMANDS = {"serve": serve}

@@ -1,0 +1,1 @@
+"""Engines under load: the plug-in for vLLM, and a benchmark of OpenAI-compatible servers."""

@@ -1,0 +1,76 @@
+"""The methods that a server was started with, ready to choose: no engine is imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+from torch import Tensor
+
+from bench.evaluation.compressors import selector_for
+from bench.serving.settings import NONE, Asked, Settings
+from compress.base import Selector
+from compress.engines.choosing import Choice, check, check_tower
+from compress.keep import Keep
+from compress.models.loading import MLLM, outline
+from compress.models.mllm import Picture
+
+SUPPORTED = ("llava", "llava_next")  # families with a class for the engine
+
+
+def _nothing(ids: Tensor) -> Tensor:
+    raise RuntimeError("nothing is chosen where prompts are read")
+
+
+class Methods:
+    """All methods of a server, for one model: the default and those that a request may name.
+
+    `mllm` is an outline, without weights. ValueError where one of them cannot run in the engine.
+    """
+
+    def __init__(self, settings: Settings, source: str):
+        self.settings = settings
+        self.mllm: MLLM = outline(source)
+        names = dict.fromkeys([settings.default.method, *settings.also])
+        self.selectors: dict[str, Selector] = {
+            name: selector_for(name, source) for name in names if name != NONE
+        }
+        for name, selector in self.selectors.items():
+            keep = settings.default.keep if name == settings.default.method else None
+            runs(self.mllm, selector, keep or 1)
+
+    @property
+    def names(self) -> list[str]:
+        """The methods in the order by which a request's fields number them."""
+        return list(self.selectors)
+
+    def choice(self, asked: Asked, embed: Callable[[Tensor], Tensor] = _nothing) -> Choice:
+        assert asked.keep is not None
+        return Choice(self.mllm, self.selectors[asked.method], asked.keep, embed)
+
+    def picture(self, width: int, height: int) -> Picture:
+        """The visual tokens of an image of this size."""
+        (found,) = self.mllm.pictures({"pixel_values": [None], "image_sizes": [[height, width]]})
+        return found
+
+
+def runs(mllm: MLLM, selector: Selector, keep: Keep) -> None:
+    """ValueError, with the reason, unless a method can run in the engine on this model at this budget."""
+    family = mllm.model.config.model_type
+    if family not in SUPPORTED:
+        raise ValueError(f"{family} has no class for vLLM; there are some for {' and '.join(SUPPORTED)}")
+    check(mllm, selector, keep)
+    check_tower(mllm, selector)
+    built = mllm.tower_depth
+    for layer in selector.tower_layers:
+        if mllm.tower_block(layer) >= built:
+            raise ValueError(
+                f"{type(selector).__name__} reads tower layer {layer}, and the engine builds {built} of "
+                f"{len(mllm.tower_layers)}: those up to the one that the projector reads"
+            )
+
+
+@cache
+def methods_of(settings: Settings, source: str) -> Methods:
+    """The same object for the same server, in every place of a process that reads prompts."""
+    return Methods(settings, source)

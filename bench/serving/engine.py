@@ -1,0 +1,283 @@
+"""Models of vLLM whose decoder gets the visual tokens that a method chooses.
+
+The processor counts what will stay of each image, and sends along what the choice depends on: the method, the
+budget and, for methods that read it, the prompt. All of it is part of the hash of an image, by which vLLM
+caches embeddings and prefixes. The model then chooses among the tokens of its own tower and projector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from vllm.logger import init_logger
+from vllm.model_executor.models.llava import (
+    LlavaDummyInputsBuilder,
+    LlavaForConditionalGeneration,
+    LlavaMultiModalProcessor,
+    LlavaProcessingInfo,
+    _build_llava_or_pixtral_hf_info,
+    _build_llava_or_pixtral_hf_processor,
+)
+from vllm.model_executor.models.llava_next import (
+    LlavaNextForConditionalGeneration,
+    LlavaNextMultiModalProcessor,
+    LlavaNextProcessingInfo,
+)
+from vllm.multimodal import MULTIMODAL_REGISTRY
+from vllm.multimodal.inputs import MultiModalFieldConfig
+from vllm.multimodal.parse import ImageProcessorItems
+from vllm.multimodal.processing import BaseMultiModalProcessor, PromptReplacement
+
+from bench.serving.choices import Methods, methods_of
+from bench.serving.settings import FIELD, NONE, Asked, of_request, read
+from compress.attach.tower import Encoding
+from compress.base import VISION
+from compress.engines.choosing import Kept, Prompt, by_image
+from compress.engines.tower import EngineLayer, encode, lend
+from compress.keep import count_of
+from compress.models.mllm import Picture
+
+logger = init_logger("vllm.evocomp")
+HEAD = 3  # of an image's field: the method's number, the budget, text tokens before the image; then the text
+CARRIED = f"{FIELD}_choice"
+
+
+def methods_for(config: Any, source: str) -> Methods | None:
+    """What was asked for, for a model's configuration; None: nothing."""
+    settings = read(getattr(config, FIELD, None))
+    return None if settings is None else methods_of(settings, source)
+
+
+class Counting(BaseMultiModalProcessor):
+    """A processor that reserves the places of what stays, and says what the choice depends on."""
+
+    @property
+    def methods(self) -> Methods | None:
+        return methods_for(self.info.get_hf_config(), self.info.ctx.model_config.model)
+
+    def get_dummy_inputs(self, *args: Any, **kwargs: Any) -> Any:
+        """Memory is measured with all tokens: a request may ask for them."""
+        made = super().get_dummy_inputs(*args, **kwargs)
+        if self.methods is None:
+            return made
+        return replace(made, hf_processor_mm_kwargs={FIELD: {"method": NONE}})
+
+    def apply(self, inputs: Any, timing_ctx: Any) -> Any:
+        methods, given = self.methods, dict(inputs.hf_processor_mm_kwargs)
+        wish = given.pop(FIELD, None)
+        if methods is None:
+            if wish is not None:
+                raise ValueError(
+                    f"this server was started without a method: set EVOCOMP_METHOD and EVOCOMP_KEEP, or "
+                    f"EVOCOMP_ALSO, or leave {FIELD} out of mm_processor_kwargs"
+                )
+            return super().apply(inputs, timing_ctx)
+        asked = of_request(methods.settings, wish)
+        if asked.method != NONE:
+            choice = methods.choice(asked)  # an impossible budget is refused here
+            given[FIELD] = {"method": asked.method, "keep": asked.keep}
+            if choice.reads_prompt:
+                self._check_prompt(inputs, methods.mllm.image_token_id)
+                given[FIELD]["prompt"] = list(inputs.prompt)
+        return super().apply(replace(inputs, hf_processor_mm_kwargs=given), timing_ctx)
+
+    def _check_prompt(self, inputs: Any, image: int) -> None:
+        images, named = len(inputs.mm_data_items.get("image", ())), list(inputs.prompt).count(image)
+        if images != named:
+            raise ValueError(
+                f"the prompt names {named} images, and {images} are given: write the image's token once for "
+                f"each"
+            )
+
+    def _get_mm_hashes(self, inputs: Any) -> Any:
+        """Where the choice depends on the prompt, it depends on the place of an image in it too."""
+        hashes = super()._get_mm_hashes(inputs)
+        if "prompt" not in inputs.hf_processor_mm_kwargs.get(FIELD, ()):
+            return hashes
+        return {
+            modality: [f"{each}-{number}" for number, each in enumerate(found)]
+            for modality, found in hashes.items()
+        }
+
+    def _get_cache_missing_processor_kwargs(self, inputs: Any, mm_is_cached: Any) -> Any:
+        given = super()._get_cache_missing_processor_kwargs(inputs, mm_is_cached)
+        if FIELD not in given:
+            return given
+        missing = [number for number, cached in enumerate(mm_is_cached.get("image", ())) if not cached]
+        return {**given, FIELD: {**given[FIELD], "images": missing}}
+
+    def _call_hf_processor(self, hf_data: Any, hf_kwargs: Any) -> Any:
+        return super()._call_hf_processor(hf_data, _without(hf_kwargs))
+
+    def _finalize_hf_mm_data(
+        self, hf_data: Any, hf_kwargs: Any, passthrough_data: Any, processed_data: Any = None
+    ) -> Any:
+        wish = hf_kwargs.get(FIELD)
+        made = super()._finalize_hf_mm_data(hf_data, _without(hf_kwargs), passthrough_data, processed_data)
+        methods = self.methods
+        if wish is not None and methods is not None and made.get("pixel_values") is not None:
+            pictures = methods.mllm.pictures(made)
+            numbers = wish.get("images", range(len(pictures)))
+            made[CARRIED] = [
+                carried(methods, wish, picture, number)
+                for picture, number in zip(pictures, numbers, strict=True)
+            ]
+        return made
+
+    def _get_mm_fields_config(self, hf_inputs: Any, hf_processor_mm_kwargs: Any) -> Any:
+        fields = super()._get_mm_fields_config(hf_inputs, _without(hf_processor_mm_kwargs))
+        return {**fields, CARRIED: MultiModalFieldConfig.batched("image", keep_on_cpu=True)}
+
+    def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Any:
+        wish, methods = hf_processor_mm_kwargs.get(FIELD), self.methods
+        whole = super()._get_prompt_updates(mm_items, _without(hf_processor_mm_kwargs), out_mm_kwargs)
+        if wish is None or methods is None or "image" not in mm_items:
+            return whole
+        images = mm_items["image"]
+        if not isinstance(images, ImageProcessorItems):  # embeddings, of which the caller has chosen
+            return whole
+        choice = methods.choice(Asked(wish["method"], wish["keep"]))
+        image = methods.mllm.image_token_id
+
+        def places(number: int) -> list[int]:
+            size = images.get_image_size(number)
+            return [image] * choice.count(methods.picture(size.width, size.height))
+
+        return [PromptReplacement(modality="image", target=[image], replacement=places)]
+
+
+def _without(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in kwargs.items() if name != FIELD}
+
+
+def carried(methods: Methods, wish: Mapping[str, Any], picture: Picture, number: int) -> Tensor:
+    """What the model is to know of image `number` of a prompt."""
+    before, text = 0, torch.empty(0, dtype=torch.long)
+    if "prompt" in wish:
+        own = Prompt.read(torch.tensor(wish["prompt"]), methods.mllm.image_token_id)[number]
+        before, text = own.before, own.ids
+    keep = min(count_of(wish["keep"], len(picture)), len(picture))
+    return torch.cat([torch.tensor([methods.names.index(wish["method"]), keep, before]), text])
+
+
+class Choosing(nn.Module):
+    """A model that chooses among the tokens of its own tower and projector, where its processor says so."""
+
+    config: Any
+    vision_tower: Any
+    multi_modal_projector: Any
+    get_language_model: Any
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        settings = read(getattr(self.config, FIELD, None))
+        if settings is None:
+            return
+        shards = vllm_config.parallel_config.tensor_parallel_size
+        if shards > 1:
+            raise ValueError(
+                f"--tensor-parallel-size {shards}: the tower and its choice are not split over devices; "
+                f"serve several replicas instead (--data-parallel-size), or ask for no method"
+            )
+        # Not the processor's object, which may live in this process: parts of this one are the engine's.
+        self.chosen_by = Methods(settings, vllm_config.model_config.model)
+        mllm = self.chosen_by.mllm
+        tower = self.vision_tower.vision_model.encoder.layers
+        self.tower_modules = {number: layer for number, layer in enumerate(tower)}
+        vision = mllm.model.config.vision_config
+        lend(
+            mllm,
+            {number: _readable(layer, vision) for number, layer in self.tower_modules.items()},
+            self.multi_modal_projector,
+            getattr(self, "image_newline", None),
+        )
+        also = f"; requests may ask for {', '.join(settings.also)}" if settings.also else ""
+        logger.info("evocomp: visual tokens are chosen by %s%s", settings.default, also)
+
+    def embed_multimodal(self, **kwargs: Any) -> Any:
+        wishes = kwargs.pop(CARRIED, None)
+        if wishes is None:
+            return super().embed_multimodal(**kwargs)  # type: ignore[misc]
+        found: list[Tensor | None] = [None] * len(wishes)
+        methods = [int(wish[0]) for wish in wishes]
+        for method in dict.fromkeys(methods):
+            rows = [row for row, each in enumerate(methods) if each == method]
+            given = {name: _rows(value, rows) for name, value in kwargs.items() if value is not None}
+            name = self.chosen_by.names[method]
+            for row, kept in zip(rows, self._choose(name, given, [wishes[row] for row in rows]), strict=True):
+                found[row] = kept.embeds
+        return found
+
+    def _choose(self, name: str, given: dict[str, Any], wishes: Sequence[Tensor]) -> list[Kept]:
+        """What goes on of images that one method chooses of."""
+        mllm, pixels = self.chosen_by.mllm, given["pixel_values"]
+        device = self.vision_tower.device
+        embed = self.get_language_model().embed_input_ids
+        choices = [self.chosen_by.choice(Asked(name, int(wish[1])), embed) for wish in wishes]
+        pictures = mllm.pictures(given)
+        # Those of an image may be padded to as many as another one has.
+        tiles = torch.cat([
+            each[: picture.tiles] if each.ndim == 4 else each[None]
+            for each, picture in zip(pixels, pictures, strict=True)
+        ])  # fmt: skip
+        at_tower = [
+            VISION in choice.schedule(picture) for choice, picture in zip(choices, pictures, strict=True)
+        ]
+        whole: Sequence[Tensor | None] = [None] * len(pictures)
+        if not all(at_tower):
+            whole = super().embed_multimodal(**given)  # type: ignore[misc]
+        encoding = Encoding(list(tiles), {}, None, None, None, ())
+        if any(at_tower):
+            read = {layer: mllm.tower_block(layer) for layer in choices[0].selector.tower_layers}
+            encoding = encode(self._tower, self.tower_modules, mllm, read, tiles)
+        found = []
+        for choice, picture, own, wish, embeds, acts in zip(
+            choices, pictures, by_image(encoding, pictures), wishes, whole, at_tower, strict=True
+        ):
+            prompt = Prompt(wish[HEAD:].to(device), int(wish[2]))
+            found.append(choice.choose(picture, prompt, own, None if acts else embeds))
+        return found
+
+    def _tower(self, tiles: Tensor) -> Tensor:
+        found: Tensor = self.vision_tower(tiles, feature_select_strategy="full")
+        return found
+
+
+def _readable(layer: Any, config: Any) -> EngineLayer:
+    return EngineLayer(layer.layer_norm1, lambda hidden: layer.self_attn.qkv_proj(hidden)[0], config)
+
+
+def _rows(value: Any, rows: Sequence[int]) -> Any:
+    return value[list(rows)] if isinstance(value, Tensor) else [value[row] for row in rows]
+
+
+class LlavaProcessor(Counting, LlavaMultiModalProcessor):
+    """LLaVA-1.5."""
+
+
+class LlavaNextProcessor(Counting, LlavaNextMultiModalProcessor):
+    """LLaVA-NeXT."""
+
+
+def _llava_processor(info: Any, dummy_inputs: Any) -> Any:
+    if isinstance(info, LlavaProcessingInfo):
+        return LlavaProcessor(info, dummy_inputs)
+    return _build_llava_or_pixtral_hf_processor(info, dummy_inputs)
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    _llava_processor, info=_build_llava_or_pixtral_hf_info, dummy_inputs=LlavaDummyInputsBuilder
+)
+class Llava(Choosing, LlavaForConditionalGeneration):
+    """LLaVA-1.5 (and, as vLLM has it, Pixtral's conversion, which no method acts on)."""
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    LlavaNextProcessor, info=LlavaNextProcessingInfo, dummy_inputs=LlavaDummyInputsBuilder
+)
+class LlavaNext(Choosing, LlavaNextForConditionalGeneration):
+    """LLaVA-NeXT."""

@@ -1,0 +1,148 @@
+"""Measure a server: rounds in which every method, budget and load has its turn, in a random order."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from types import MappingProxyType
+from typing import NamedTuple
+
+from PIL.Image import Image
+
+from bench.serving.client import Client, Reply, Request, closed_loop, png, poisson
+from bench.serving.settings import FIELD, NONE
+from compress.keep import Keep
+
+Progress = Callable[[int, int], None]
+
+
+class ServingCell(NamedTuple):
+    """One line of the table. Either `users` ask one question after the other, or `rate` arrive per second."""
+
+    method: str
+    keep: Keep | None  # None: nothing is compressed
+    users: int | None
+    rate: float | None
+
+    @property
+    def load(self) -> str:
+        return f"{self.users} at once" if self.rate is None else f"{self.rate:g} per second"
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is asked of the server, and for how long."""
+
+    users: tuple[int, ...] = (1, 8)
+    rates: tuple[float, ...] = ()
+    requests: int = 16
+    rounds: int = 6
+    new: int = 16
+    minutes: float = 30.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One cell in one round: its replies, and the seconds from the first request to the last answer."""
+
+    replies: tuple[Reply, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Served:
+    """All turns by cell and round; only whole rounds."""
+
+    cells: tuple[ServingCell, ...]
+    rounds: tuple[dict[ServingCell, Turn], ...]
+    stopped: bool  # by the limit of time
+
+    def turns(self, cell: ServingCell) -> list[Turn]:
+        return [turns[cell] for turns in self.rounds]
+
+
+def cells_of(methods: Sequence[str], keeps: Sequence[Keep], load: Load) -> list[ServingCell]:
+    """Every load, with nothing compressed first; methods in their order, budgets in theirs."""
+    loads: list[tuple[int | None, float | None]] = [(users, None) for users in load.users]
+    loads += [(None, rate) for rate in load.rates]
+    wanted: list[tuple[str, Keep | None]] = [(NONE, None)]
+    wanted += [(method, keep) for method in methods if method != NONE for keep in keeps]
+    return [ServingCell(method, keep, *each) for each in loads for method, keep in wanted]
+
+
+def run(
+    url: str, model: str, cells: Sequence[ServingCell], questions: Sequence[tuple[Image, str]], load: Load,
+    progress: Progress | None = None, names: Mapping[str, str] = MappingProxyType({}),
+) -> Served:  # fmt: skip
+    """Measure the server at `url`; a warm-up round of its own comes first.
+
+    Questions are asked in turn; no image is sent twice as it is. Fields of a request that say method and
+    budget are sent for cells with a method only, so that any OpenAI-compatible server can be measured without
+    one; `names` are those by which the server knows methods. ValueError for what the server refuses.
+    """
+    try:
+        return asyncio.run(
+            _run(url, model, list(cells), questions, load, progress or (lambda *_: None), names)
+        )
+    except* ValueError as problems:
+        raise _first(problems) from None
+
+
+def _first(group: BaseException) -> BaseException:
+    return _first(group.exceptions[0]) if isinstance(group, BaseExceptionGroup) else group
+
+
+async def _run(
+    url: str, model: str, cells: list[ServingCell], questions: Sequence[tuple[Image, str]], load: Load,
+    progress: Progress, names: Mapping[str, str],
+) -> Served:  # fmt: skip
+    draw, fresh = Random(load.seed), _fresh(questions, load.seed)
+    extra: dict[str, object] = {"ignore_eos": True} if any(cell.method != NONE for cell in cells) else {}
+    end, rounds, stopped = time.monotonic() + 60 * load.minutes, list[dict[ServingCell, Turn]](), False
+    async with Client(url, model, load.new) as client:
+        for number in range(1 + load.rounds):
+            turns = {}
+            for cell in draw.sample(cells, len(cells)):
+                if time.monotonic() > end:
+                    stopped = True
+                    break
+                count = load.requests if number else max(2, cell.users or 2)
+                asked = [next(fresh) for _ in range(count)]
+                turns[cell] = await _turn(client, cell, asked, extra, draw, names)
+            if stopped:
+                break
+            if number:
+                rounds.append(turns)
+            progress(number, load.rounds)
+    if not rounds:
+        raise ValueError(f"no round was over after {load.minutes:g} minutes: ask for less, or give more time")
+    return Served(tuple(cells), tuple(rounds), stopped)
+
+
+async def _turn(
+    client: Client, cell: ServingCell, asked: Sequence[tuple[bytes, str]], extra: dict[str, object],
+    draw: Random, names: Mapping[str, str],
+) -> Turn:  # fmt: skip
+    if cell.method != NONE:
+        wish = {"method": names.get(cell.method, cell.method), "keep": cell.keep}
+        extra = {**extra, "mm_processor_kwargs": {FIELD: wish}}
+    requests = [Request(image, question, extra) for image, question in asked]
+    start = time.perf_counter()
+    if cell.users is not None:
+        replies = await closed_loop(client, requests, cell.users)
+    else:
+        assert cell.rate is not None
+        replies = await poisson(client, requests, cell.rate, draw)
+    return Turn(tuple(replies), time.perf_counter() - start)
+
+
+def _fresh(questions: Sequence[tuple[Image, str]], seed: int) -> Iterator[tuple[bytes, str]]:
+    number = Random(seed).randrange(1 << 22)
+    while True:
+        for image, question in questions:
+            number += 1
+            yield png(image, number), question
