@@ -49,7 +49,8 @@ class HiRED(ClsSelector):
             region = crop_of_cell(isqrt(len(early)), shape)
         else:
             region = self.flat_chunks(len(early), int(view.crop.max()))
-        budgets = self.budgets(early, region.to(early.device), view.crop.bincount(), keep)
+        sizes = view.crop[view.crop >= 0].bincount()  # newlines are of no tile
+        budgets = self.budgets(early, region.to(early.device), sizes, keep)
         return Selection(best_of_each(late, view.crop, budgets))
 
     def budgets(self, early: Tensor, region: Tensor, sizes: Tensor, keep: int, exact: bool = True) -> Tensor:

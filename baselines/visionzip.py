@@ -14,6 +14,7 @@ class Zipped(NamedTuple):
     dominant: Tensor  # [D - 1] patches that stay as they are, ascending
     targets: Tensor  # [C] patches that stand for the merged rest, ascending
     merged: Tensor  # [C, width] their new features
+    joined: Tensor  # [N] the target that each patch is merged into, itself for a target; -1 = none
 
 
 @dataclass
@@ -26,7 +27,8 @@ class VisionZip(ClsSelector):
     CLS, the dominant patches in order, then the contextual tokens. Of 64 tokens 54 are dominant, CLS among
     them, and 10 contextual; other budgets split alike, as the official 108 + 20 of 128 and 162 + 30 of 192.
 
-    A contextual token is a sum, as in the official code: the target plus the mean of what joined it. Tiles of
+    A contextual token is a sum, as in the official code: the target plus the mean of what joined it. What a
+    decoder adds to visual tokens between its layers (DeepStack) is the mean over all of these. Tiles of
     one image are compressed one by one, with equal budgets; the decoder gets all of the thumbnail's tokens,
     then the crops' dominant patches in raster order, their CLS, and their contextual tokens. Without CLS
     (`cls=received`) all tokens stand in raster order.
@@ -53,7 +55,8 @@ class VisionZip(ClsSelector):
             zipped = self.zip(attention, keys, view.hidden, dominant + 1, contextual)
             index = torch.cat([zipped.dominant, zipped.targets]).sort()
             tokens = torch.cat([view.hidden[zipped.dominant], zipped.merged])
-            return Selection(index.values, tokens[index.indices])
+            into = torch.searchsorted(index.values, zipped.joined).where(zipped.joined >= 0, -1)
+            return Selection(index.values, tokens[index.indices], into)
         tiles = len(view.need_cls("visionzip"))
         crop = torch.zeros_like(view.index) if view.crop is None else view.crop
         parts = []
@@ -61,7 +64,8 @@ class VisionZip(ClsSelector):
             rows = (crop == tile).nonzero()[:, 0]
             budget = keep // tiles + (tile < keep % tiles)
             zipped = self.zip(attention[rows], keys[rows], view.hidden[rows], *self.split(budget))
-            parts.append(Zipped(rows[zipped.dominant], rows[zipped.targets], zipped.merged))
+            zipped = zipped._replace(dominant=rows[zipped.dominant], targets=rows[zipped.targets])
+            parts.append(zipped)
         return joined(parts, view)
 
     def split(self, keep: int) -> tuple[int, int]:
@@ -82,13 +86,15 @@ class VisionZip(ClsSelector):
         is_target = torch.zeros_like(left, dtype=torch.bool)
         is_target[: stride * contextual : stride] = True
         targets, others = left[is_target], left[~is_target]
-        merged = features[targets]
+        merged, into = features[targets], torch.full_like(attention, -1, dtype=torch.long)
+        into[targets] = targets
         if len(targets) and len(others):
             unit = F.normalize(keys, dim=-1)
             nearest = (unit[others] @ unit[targets].T).argmax(1)
+            into[others] = targets[nearest]
             groups = F.one_hot(nearest, len(targets)).to(features)  # [others, C]
             merged = merged + groups.T @ features[others] / groups.sum(0).clamp(min=1)[:, None]
-        return Zipped(kept, targets, merged)
+        return Zipped(kept, targets, merged, into)
 
 
 def joined(parts: list[Zipped], view: View) -> Selection:

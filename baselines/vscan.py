@@ -61,6 +61,7 @@ class VScan(ClsSelector):
         newlines = (tile < 0).nonzero()[: keep // 2, 0]
         shares = equal_shares(tile, keep - len(newlines))
         index, tokens = [newlines], [view.hidden[newlines]]
+        joined = torch.full_like(tile, -1)  # the kept token that each one is merged into
         for rows, share in zip(rows_of_each(tile, len(shares)), shares.tolist(), strict=True):
             if share:
                 window, windows = self.windows(row[rows], column[rows])
@@ -68,9 +69,12 @@ class VScan(ClsSelector):
                 local = best(shallow[rows], window, windows, share // 2)
                 kept = torch.cat([local, self.remaining(deep[rows], local, share - len(local))]).sort().values
                 index.append(rows[kept])
-                tokens.append(self.merged(view.hidden[rows], kept))
+                merged, nearest = self.merged(view.hidden[rows], kept)
+                joined[rows] = rows[kept][nearest]
+                tokens.append(merged)
         order = torch.cat(index).sort()
-        return Selection(order.values, torch.cat(tokens)[order.indices])
+        into = torch.searchsorted(order.values, joined).where(joined >= 0, -1)
+        return Selection(order.values, torch.cat(tokens)[order.indices], into)
 
     def windows(self, row: Tensor, column: Tensor) -> tuple[Tensor, int]:
         """The window [N] of each patch at `row` [N] and `column` [N] of a tile, and how many there are."""
@@ -98,11 +102,11 @@ class VScan(ClsSelector):
         return top_k(attention.index_fill(0, local, -1), keep)
 
     @staticmethod
-    def merged(features: Tensor, kept: Tensor) -> Tensor:
-        """Features [K, D]: means of each kept token and of the others that are most like it."""
+    def merged(features: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """Means [K, D] of each kept token and of the others that are most like it; which one that is, [N]."""
         unit = F.normalize(features.float(), dim=-1)
         nearest = (unit @ unit[kept].T).argmax(1)
         nearest[kept] = torch.arange(len(kept), device=kept.device)
         total = torch.zeros_like(unit[kept]).index_add(0, nearest, features.float())
         size = torch.zeros_like(total[:, :1]).index_add(0, nearest, torch.ones_like(unit[:, :1]))
-        return (total / size).to(features.dtype)
+        return (total / size).to(features.dtype), nearest

@@ -42,6 +42,8 @@ TRANSFORMERS = {  # who may know the library, besides compress/micro, which buil
     "compress/models/llava_next.py",
     "compress/models/qwen2_5_vl.py",
     "compress/models/llava_onevision.py",
+    "compress/models/gemma4.py",
+    "compress/models/mistral3.py",  # a processor
     # the text tower of a CLIP
     "compress/models/processors.py",  # read from their parts
     "compress/attach/attention.py",  # the kernels of attention

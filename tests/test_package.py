@@ -41,7 +41,7 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     *sorted(f"docs/{p.relative_to(ROOT / 'docs').as_posix()}" for p in (ROOT / "docs").rglob("*.md")),
 )
-INSIDE = ("CONTRIBUTING.md", "docs/contributing.md")
+INSIDE = ("CONTRIBUTING.md", "docs/contributing.md", "docs/families.md")
 PATH = re.compile(rf"(?<![\w./-])(?:{'|'.join(PACKAGES)}|tests|docs)/[\w./*-]+")
 DOTTED = re.compile(rf"(?<![\w./-])(?:{'|'.join(PACKAGES)})(?:\.\w+)+")
 STEP = re.compile(

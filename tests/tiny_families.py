@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 import transformers
+from tokenizers import pre_tokenizers
 from transformers import Qwen2VLImageProcessorPil
 
+from compress.models.mistral3 import PixtralProcessor
 from compress.models.processors import images_only
 from tests.conftest import TEMPLATE, decoder, sharpen, tokenizer
 
@@ -153,7 +155,7 @@ def gemma3(folder: Path) -> Path:
     return finish(folder, model, processor)
 
 
-def idefics3(folder: Path) -> Path:
+def idefics3(folder: Path, kind: str = "Idefics3") -> Path:
     places = {f"row_{row}_{column}": f"<row_{row}_col_{column}>" for row in (1, 2, 3) for column in (1, 2, 3)}
     names = {
         "image_token": "<image>", "fake": "<fake_token_around_image>", "whole": "<global-img>",
@@ -164,16 +166,115 @@ def idefics3(folder: Path) -> Path:
         "image_size": 32, "patch_size": 4, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 4,
         "num_attention_heads": 4,
     }  # fmt: skip
-    config = transformers.Idefics3Config(
+    config = getattr(transformers, f"{kind}Config")(
         vision_config=vision, text_config={"model_type": "llama", **decoder(words)}, scale_factor=2,
         image_token_id=words.convert_tokens_to_ids("<image>"), pad_token_id=words.pad_token_id,
     )  # fmt: skip
     torch.manual_seed(0)
-    model = transformers.Idefics3ForConditionalGeneration(config)
-    pixels = transformers.Idefics3ImageProcessorPil(
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
+    pixels = getattr(transformers, f"{kind}ImageProcessorPil")(
         size={"longest_edge": 96}, max_image_size={"longest_edge": 32}, do_image_splitting=True
     )
     processor = transformers.Idefics3Processor(pixels, words, image_seq_len=16, chat_template=TEMPLATE)
+    return finish(folder, model, processor)
+
+
+def smolvlm(folder: Path) -> Path:
+    return idefics3(folder, "SmolVLM")
+
+
+def glm(folder: Path, kind: str = "Glm4v") -> Path:
+    names = {
+        "image_token": "<|image|>", "video_token": "<|video|>", "image_start_token": "<|begin_of_image|>",
+        "image_end_token": "<|end_of_image|>", "video_start_token": "<|begin_of_video|>",
+        "video_end_token": "<|end_of_video|>",
+    }  # fmt: skip
+    words = tokenizer(names)
+    ids = {f"{name}_id": words.convert_tokens_to_ids(token) for name, token in names.items()}
+    rope = {
+        "rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 2, 1], "partial_rotary_factor": 0.5
+    }  # fmt: skip
+    text = {
+        "model_type": "glm4v_text", **decoder(words, bos_token_id=None, head_dim=16, rope_parameters=rope)
+    }  # fmt: skip
+    vision = {
+        **VISION, "model_type": "glm4v_vision", "hidden_size": 48, "intermediate_size": 96,
+        "out_hidden_size": 64, "image_size": 32,
+    }  # fmt: skip
+    config = getattr(transformers, f"{kind}Config")(text_config=text, vision_config=vision, **ids)
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
+    pixels = getattr(transformers, f"{kind}ImageProcessorPil")(
+        patch_size=4, merge_size=2, temporal_patch_size=2,
+        size={"shortest_edge": 2 * 16**2, "longest_edge": 2 * 96**2},
+    )  # fmt: skip
+    template = TEMPLATE.replace("<image> ", "<|begin_of_image|> <|image|> <|end_of_image|> ")
+    made = images_only(getattr(transformers, f"{kind}Processor"))
+    return finish(folder, model, made(pixels, words, chat_template=template))
+
+
+def glm46(folder: Path) -> Path:
+    return glm(folder, "Glm46V")
+
+
+def pixtral(folder: Path, merged: int = 1) -> Path:
+    names = {"image_token": "[IMG]", "break": "[IMG_BREAK]", "end": "[IMG_END]"}
+    words = tokenizer(names)
+    words.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(token, "isolated") for token in names.values()]
+        + [pre_tokenizers.WhitespaceSplit()]
+    )
+    vision = {
+        "model_type": "pixtral", "image_size": 48, "patch_size": 4, "hidden_size": 48, "head_dim": 12,
+        "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
+    }  # fmt: skip
+    text = {"model_type": "mistral", "sliding_window": None, "head_dim": 16, **decoder(words)}
+    common = {"vision_config": vision, "text_config": text, "vision_feature_layer": -1}
+    image = words.convert_tokens_to_ids("[IMG]")
+    torch.manual_seed(0)
+    if merged == 1:
+        made = transformers.LlavaConfig(
+            image_token_index=image, vision_feature_select_strategy="full", image_seq_length=1, **common
+        )
+        model: Any = transformers.LlavaForConditionalGeneration(made)
+    else:
+        config = transformers.Mistral3Config(image_token_index=image, spatial_merge_size=merged, **common)
+        model = transformers.Mistral3ForConditionalGeneration(config)
+    pixels = transformers.PixtralImageProcessorPil(size={"longest_edge": 48}, patch_size=4)
+    template = TEMPLATE.replace("<image>", "[IMG]")
+    return finish(folder, model, PixtralProcessor(pixels, words, 4, merged, chat_template=template))
+
+
+def mistral3(folder: Path) -> Path:
+    return pixtral(folder, merged=2)
+
+
+def gemma4(folder: Path) -> Path:
+    names = {
+        "image_token": "<|image|>", "boi_token": "<|image>", "eoi_token": "<image|>",
+        "audio_token": "<|audio|>", "boa_token": "<|audio>", "eoa_token": "<audio|>", "video": "<|video|>",
+    }  # fmt: skip
+    words = tokenizer(names)
+    vision = {
+        "patch_size": 4, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 4, "head_dim": 12,
+        "num_attention_heads": 4, "num_key_value_heads": 4, "pooling_kernel_size": 2,
+        "position_embedding_size": 64,
+    }  # fmt: skip
+    kinds = ["full_attention" if number % 3 == 2 else "sliding_attention" for number in range(6)]
+    text = decoder(
+        words, head_dim=16, global_head_dim=16, sliding_window=24, layer_types=kinds,
+        hidden_size_per_layer_input=0, use_bidirectional_attention="vision",
+    )  # fmt: skip
+    ids = {f"{name}_id": words.convert_tokens_to_ids(names[name]) for name in list(names)[:6]}
+    ids["video_token_id"] = words.convert_tokens_to_ids("<|video|>")
+    config = transformers.Gemma4Config(text_config=text, vision_config=vision, audio_config=None, **ids)
+    torch.manual_seed(0)
+    model = transformers.Gemma4ForConditionalGeneration(config)
+    pixels = transformers.Gemma4ImageProcessorPil(patch_size=4, pooling_kernel_size=2, max_soft_tokens=70)
+    made = images_only(transformers.Gemma4Processor)
+    absent = {"feature_extractor": None, "video_processor": None}
+    template = TEMPLATE.replace("<image>", "<|image|>")
+    processor = made(image_processor=pixels, tokenizer=words, chat_template=template, **absent)
     return finish(folder, model, processor)
 
 
@@ -201,6 +302,12 @@ BUILDERS: dict[str, Callable[[Path], Path]] = {
     "qwen3_vl": qwen3,
     "qwen3_vl_moe": qwen3_moe,
     "gemma3": gemma3,
+    "gemma4": gemma4,
     "idefics3": idefics3,
+    "smolvlm": smolvlm,
+    "glm4v": glm,
+    "glm46v": glm46,
+    "mistral3": mistral3,
+    "llava with pixtral": pixtral,
 }
 AT_INPUT: dict[str, Callable[[Path], Path]] = {"qwen3_5": qwen3_5}  # where tokens go before the decoder only

@@ -23,7 +23,7 @@ def check(case: Case) -> dict[str, Tensor]:
         local = method.local(shallow.mean(0), window, windows, keep // 2)
         late = method.remaining(deep.mean(0), local, keep - keep // 2)  # official: windows may leave tokens
         kept = torch.cat([local, late]).sort().values
-        parts.append((local, late, kept, method.merged(features, kept)))
+        parts.append((local, late, kept, method.merged(features, kept)[0]))
     return {name: torch.stack(part) for name, part in zip(NAMES, zip(*parts, strict=True), strict=True)}
 
 
@@ -34,4 +34,4 @@ def qwen(case: Case) -> dict[str, Tensor]:
     local = method.capped(case["attention_received_local"], window, windows, keep // 2)
     late = method.remaining(case["attention_received_global"], local, keep - keep // 2)
     kept = torch.cat([local, late]).sort().values
-    return dict(zip(NAMES, (local, late, kept, method.merged(embeds, kept)), strict=True))
+    return dict(zip(NAMES, (local, late, kept, method.merged(embeds, kept)[0]), strict=True))

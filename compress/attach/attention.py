@@ -53,18 +53,19 @@ AttentionInterface.register(TAP, _tap)
 
 
 def tapped(layer: Any, hidden: Tensor, **given: Any) -> Heads:
-    """Queries and keys of one sequence [L, D] in a layer of a tower or decoder, as its kernel gets them.
+    """Queries and keys of one sequence in a layer of a tower or decoder, as its kernel gets them.
 
-    `given` are further arguments of the layer, such as position_embeddings [1, L, ...]. The layer itself is
-    left alone: shallow copies of it and its attention, which share all weights, run instead. ValueError for a
-    layer whose attention does not go through transformers' kernels.
+    hidden is [1, L, D], or [L, D] for a layer that gets the images of a batch in one row. `given` are further
+    arguments of the layer, such as position_embeddings [1, L, ...]. The layer itself is left alone: shallow
+    copies of it and its attention, which share all weights, run instead. ValueError for a layer whose
+    attention does not go through transformers' kernels.
     """
     probe = _probe(layer)
     known = inspect.signature(probe.forward).parameters
     if not any(each.kind == each.VAR_KEYWORD for each in known.values()):
         given = {name: value for name, value in given.items() if name in known}
     try:
-        probe.forward(hidden[None], **given)
+        probe.forward(hidden, **given)
     except _TappedError as found:
         query, key, options = found.args
         return Heads(query[0], key[0], options["scaling"], options.get("softcap"))
@@ -94,7 +95,7 @@ def _bare(module: nn.Module) -> Any:
 
 def tower_keys(layer: Any, hidden: Tensor) -> Tensor:
     """Keys [1 + N, H, d] of a tower layer with input [1 + N, C] (CLS first), bias included, unscaled."""
-    return tapped(layer, hidden, attention_mask=None).key.transpose(0, 1)
+    return tapped(layer, hidden[None], attention_mask=None).key.transpose(0, 1)
 
 
 def cls_scores(layer: Any, hidden: Tensor) -> Tensor:
@@ -102,18 +103,38 @@ def cls_scores(layer: Any, hidden: Tensor) -> Tensor:
 
     Their softmax, in float32, is the attention of CLS.
     """
-    return tapped(layer, hidden, attention_mask=None).scores(slice(1))[:, 0]
+    return tapped(layer, hidden[None], attention_mask=None).scores(slice(1))[:, 0]
 
 
-def received(query: Tensor, keys: Tensor) -> Tensor:
-    """Attention [H, M] that each of M tokens gets from queries [H, M, d], the mean over them, float32.
+def patch_heads(block: Any, hidden: Tensor, rotary: Sequence[Tensor]) -> Heads:
+    """Queries and keys of one image or tile [M, C] in a tower block; `rotary` are its tables [M, d], if any.
 
-    keys [H, M, d]; the products are the scores. A few queries at a time: all of them would fill the memory.
+    Towers with such tables get the images of a batch in one row.
     """
-    total = torch.zeros(keys.shape[:2], dtype=torch.float32, device=keys.device)
-    for part in query.split(QUERIES, 1):
-        total += (part @ keys.transpose(1, 2)).softmax(-1, dtype=torch.float32).sum(1)
-    return total / query.shape[1]
+    if not rotary:
+        return tapped(block, hidden[None], attention_mask=None)
+    ends = torch.tensor([0, len(hidden)], dtype=torch.int32, device=hidden.device)
+    return tapped(block, hidden, cu_seqlens=ends, position_embeddings=tuple(rotary))
+
+
+def received(block: Any, hidden: Tensor, rotary: Sequence[Tensor]) -> Tensor:
+    """Attention [H, M] that each of M rows of a tower block gets from all, the mean over them, float32.
+
+    A few queries at a time: all of them would fill the memory.
+    """
+    heads = patch_heads(block, hidden, rotary)
+    total = torch.zeros(len(heads.query), len(hidden), dtype=torch.float32, device=hidden.device)
+    for start in range(0, len(hidden), QUERIES):
+        total += heads.scores(slice(start, start + QUERIES)).softmax(-1, dtype=torch.float32).sum(1)
+    return total / len(hidden)
+
+
+def patch_keys(block: Any, hidden: Tensor, rotary: Sequence[Tensor]) -> Tensor:
+    """Keys [H, d, M] of the rows of a tower block, before any rotation."""
+    still = [
+        torch.full_like(table, float(number == 0)) for number, table in enumerate(rotary)
+    ]  # cos 1, sin 0
+    return patch_heads(block, hidden, still).key.transpose(1, 2)
 
 
 def window(decoder: Any, number: int) -> int | None:
@@ -141,4 +162,4 @@ def decoder_rows(
 
 def decoder_heads(layer: Any, hidden: Tensor, tables: Tables) -> Heads:
     """Queries and keys of one sequence in a decoder layer; arguments as above."""
-    return tapped(layer, hidden, position_embeddings=tables, attention_mask=None)
+    return tapped(layer, hidden[None], position_embeddings=tables, attention_mask=None)

@@ -74,6 +74,7 @@ class Prefill:
         self.rows: dict[int, Tensor] = {}  # by id of a layout, the untouched row of each of its rows [B, L]
         self.residuals: dict[Place, list[Tensor]] = {}  # [N, D] number i is added behind decoder layer i
         self.shared: dict[Any, Any] = {}  # arguments of the current call, by layout
+        self.reordered = False  # whether tokens may stand in another order than in the prompt
         self.flops: dict[Place, float] | None = dict.fromkeys(pictures, 0.0) if count_flops else None
 
     def acts(self, depth: int) -> bool:
@@ -183,10 +184,17 @@ class Prefill:
 
     def _gathered_mask(self, mask: Tensor, layout: Layout) -> Tensor:
         """A mask [1 or B, H, S, S] of untouched rows, for the rows that are left."""
-        # Tokens of the whole image, and merged ones, may stand out of order.
-        at = self.rows[id(layout)].cummax(1).values
-        batch = torch.arange(len(at), device=at.device)[:, None, None]
-        found = mask.expand(len(at), *mask.shape[1:])[batch, :, at[:, :, None], at[:, None]].movedim(3, 1)
+        rows = self.rows[id(layout)]
+        at = rows.cummax(1).values
+        found = _entries(mask, at[:, :, None], at[:, None])
+        if self.reordered:
+            # One that stands behind a later row shares its place. Those of a place see each other both ways
+            # where rows of the image do, else in their new order.
+            low = torch.minimum(rows[:, :, None], rows[:, None])
+            high = torch.maximum(rows[:, :, None], rows[:, None])
+            high = (high + (low == high)).clamp(max=mask.shape[-1] - 1)  # of the whole image, and its first
+            shared = (at[:, :, None] == at[:, None]).triu(1)
+            found = torch.where(shared[:, None], _entries(mask, low, high), found)
         real = layout.mask()
         if real is None:
             return found
@@ -477,7 +485,7 @@ class Prefill:
                 chosen = Selection(torch.arange(len(view.hidden)))
         if self.flops is not None and counter is not None:
             self.flops[place] += counter.get_total_flops()
-        index, tokens = chosen.index.to(view.hidden.device), chosen.tokens
+        index, tokens, into = chosen.index.to(view.hidden.device), chosen.tokens, chosen.into
         if index.ndim != 1 or index.dtype != torch.long or not 1 <= len(index) <= len(view.hidden):
             raise ValueError(
                 f"select returned index {tuple(index.shape)} {index.dtype}: give 1 to N int64 rows"
@@ -489,13 +497,17 @@ class Prefill:
         if tokens is not None and len(layout.runs(place)) > 1:  # each stands in its representative's run
             order = layout.run_of(place, index).sort(stable=True).indices
             index, tokens = index[order], tokens[order]
+            if into is not None:  # -1 stays
+                into = torch.cat([order.argsort(), order.new_full((1,), -1)])[into.to(order.device)]
         merged = index < 0
         if tokens is not None:
             merged = merged | (tokens != view.hidden[index.clamp(min=0)]).any(1)
-        rows = index.sort().values if chosen.reordered or tokens is not None else index
+        free = chosen.reordered or tokens is not None
+        self.reordered |= free
+        rows = index.sort().values if free else index
         self.chosen.setdefault(view.depth, {})[place] = rows
         self._note(place, view.depth, origin(view.index, index), merged)
-        return Selection(index, tokens)
+        return Selection(index, tokens, into)
 
     def _note(self, place: Place, depth: int, index: Tensor, merged: Tensor) -> None:
         self.kept.setdefault(depth, {})[place] = index
@@ -543,6 +555,12 @@ def _column(numbers: Sequence[int], device: torch.device) -> Tensor:
     if len(set(numbers)) == 1:
         return torch.full((len(numbers), 1), numbers[0], device=device)
     return torch.tensor(numbers, device=device)[:, None]
+
+
+def _entries(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    """Entries [B, H, L, L] of a mask [1 or B, H, S, S] at rows that broadcast to [B, L, L]."""
+    batch = torch.arange(len(query), device=query.device)[:, None, None]
+    return mask.expand(len(query), *mask.shape[1:])[batch, :, query, key].movedim(3, 1)
 
 
 def gathered(tables: Any, rows: Tensor) -> Any:

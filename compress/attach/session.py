@@ -310,8 +310,10 @@ class _Session:
             )
 
     def _check_videos(self, ids: Tensor, given: Arguments) -> None:
-        video = getattr(self.mllm.model.config, "video_token_id", None)
-        if given.get("pixel_values_videos") is not None or (video is not None and (ids == video).any()):
+        video, kinds = getattr(self.mllm.model.config, "video_token_id", None), given.get("mm_token_type_ids")
+        named = [] if video is None else [(ids == video).any()]
+        named += [] if kinds is None else [(kinds == 2).any()]  # frames may have the placeholder of images
+        if given.get("pixel_values_videos") is not None or any(named):
             raise ValueError("videos are not compressed yet: give their frames as images, or no method")
 
     def _check_turn(self, ids: Tensor, mask: Tensor | None) -> None:

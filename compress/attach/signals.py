@@ -17,6 +17,7 @@ from compress.attach.attention import (
     cls_scores,
     decoder_heads,
     decoder_rows,
+    patch_keys,
     received,
     tower_keys,
     window,
@@ -150,11 +151,11 @@ class Signals:
 
         def keys(layer: float) -> Tensor:
             if self.mllm.receives:
-                return self._of_patches(place, layer)[1][index]
+                return self._of_patches(place, layer, patch_keys)[..., index].movedim(-1, 0)
             return by_tile(layer, keys_by_column, 0)[1].movedim(-1, 0)
 
         def attention_received(layer: float) -> Tensor:
-            return self._of_patches(place, layer)[0][:, index]
+            return self._of_patches(place, layer, received)[:, index]
 
         several = picture.tiles > 1
         return {
@@ -168,22 +169,32 @@ class Signals:
             "seed": partial(self._seed, place),
         }
 
-    def _of_patches(self, place: Place, layer: float) -> list[Tensor]:
-        """In a tower without CLS, of every visual token of an image, as means over its patches: the attention
-        [H, N] that they receive, and their keys [N, H, d] before any rotation."""
-        key = place, layer
+    def _of_patches(self, place: Place, layer: float, signal: Callable[..., Tensor]) -> Tensor:
+        """A signal [..., M] of the patches of every tile as that of an image's tokens [..., N].
+
+        They have the mean over their patches; newlines have 0.
+        """
+        key = place, layer, signal
         if key not in self.read:
-            given, tile = self._recorded(layer), self.tiles[place]
-            start = sum(map(len, self.needed().pixels[:tile]))
-            rows = slice(start, start + len(self.needed().pixels[tile]))
-            block = self.mllm.tower_layers[self.mllm.tower_block(layer)]
-            rotary = tuple(table[rows] for table in given.rotary)
-            query, turned, keys = self.mllm.tower_heads(block, given.hidden[rows], rotary)
-            back = self.mllm.tower_order(self.pictures[place]).argsort()
-            attention = received(query, turned).unflatten(1, (len(back), -1)).mean(-1)
-            grouped = keys.unflatten(1, (len(back), -1)).mean(2)
-            self.read[key] = [attention[:, back], grouped[:, back].transpose(0, 1)]
-        return self.read[key]
+            picture, block = self.pictures[place], self.mllm.tower_layers[self.mllm.tower_block(layer)]
+            groups = self.mllm.tower_groups(picture)
+            tiles = []
+            for number in range(picture.tiles):
+                tile = self.tiles[place] + (number + picture.whole) % picture.tiles
+                tiles.append(signal(block, *self._tile(layer, tile))[..., groups].mean(-1))
+            at = picture.tile * len(groups) + picture.patch
+            found = torch.cat(tiles, -1)[..., at.clamp(min=0)]
+            self.read[key] = [torch.where(at < 0, 0, found)]
+        return self.read[key][0]
+
+    def _tile(self, layer: float, number: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What a tower layer gets for one tile [M, C], and its part of the rotary tables [M, d]."""
+        given = self._recorded(layer)
+        if given.hidden.ndim == 3:
+            return given.hidden[number], ()
+        lengths = [len(pixels) for pixels in self.needed().pixels]
+        rows = slice(sum(lengths[:number]), sum(lengths[: number + 1]))
+        return given.hidden[rows], tuple(table[rows] for table in given.rotary)
 
     def _recorded(self, layer: float) -> TowerInput:
         """The input of a tower layer; ValueError for one that the method does not list."""

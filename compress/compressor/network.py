@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -141,6 +142,12 @@ class Compressor(nn.Module):
             raise ValueError(f"layers={layers}: a compressor has at least 1 layer")
         self.text, self.width = text, config.hidden_size
         self.config = _shortened(config, layers)
+        kinds = getattr(self.config, "layer_types", None) or []
+        if "linear_attention" in kinds[:layers]:
+            raise ValueError(
+                f"a compressor copies layers with attention; layer {kinds.index('linear_attention')} of this "
+                f"{config.model_type} decoder is recurrent: choose another model"
+            )
         decoder = AutoModel.from_config(self.config)
         self.layers, self.rotary = decoder.layers, decoder.rotary_emb
         for layer in self.layers:
@@ -171,10 +178,14 @@ class Compressor(nn.Module):
             positions = positions.expand(3, 1, -1)
         present = batch.present if len(x) > 1 else None  # one sample has no padding
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=x, attention_mask=present)
-        angles = self.rotary(x, positions)
+        kinds = getattr(self.config, "layer_types", None) if _by_kind(self.rotary) else None
+        angles: dict[str, Any] = {}
         out = x
-        for layer in self.layers:
-            out = layer(out, attention_mask=mask, position_embeddings=angles)
+        for number, layer in enumerate(self.layers):
+            kind = kinds[number] if kinds else ""
+            if kind not in angles:
+                angles[kind] = self.rotary(x, positions, *([kind] if kind else []))
+            out = layer(out, attention_mask=mask, position_embeddings=angles[kind])
         hidden = (x + out).gather(1, batch.rows[..., None].expand(-1, -1, self.width))
         hidden = self.norm(hidden.to(self.head.weight))
         logits = self.head(hidden).squeeze(-1)
@@ -348,6 +359,11 @@ def read_description(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(f"{path}: not a compressor's configuration (format 1 is expected)")
     checked(_Described, described, path)
     return described
+
+
+def _by_kind(rotary: nn.Module) -> bool:
+    """Whether a rotary table is asked for by the kind of its layer."""
+    return "layer_type" in inspect.signature(rotary.forward).parameters
 
 
 def _shortened(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:

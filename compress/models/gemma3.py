@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from compress.models.mllm import MLLM
+from compress.models.mllm import MLLM, Picture, squares
 
 
 class Gemma3(MLLM):
@@ -16,6 +16,7 @@ class Gemma3(MLLM):
     nested = True
     clip_tower = False
     special_masks = True
+    receives = True
 
     @property
     def decoder(self) -> Any:
@@ -48,6 +49,11 @@ class Gemma3(MLLM):
 
     def tower_cls(self, output: Any) -> Tensor | None:
         return None
+
+    def tower_groups(self, picture: Picture) -> Tensor:
+        vision = self.model.config.vision_config
+        pooled = vision.image_size // vision.patch_size // self.grid[0]
+        return squares(self.grid, pooled, self.index_device)
 
     def rotary(self, hidden: Tensor, ids: Tensor, layer: int) -> Any:
         return self.decoder.rotary_emb(hidden, ids, self.decoder.config.layer_types[layer])

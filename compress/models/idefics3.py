@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from compress.images import check_shape
 from compress.models.internvl import InternVL
-from compress.models.mllm import Picture, runs_of
+from compress.models.mllm import Picture, runs_of, squares
 
 
 class Idefics3(InternVL):
@@ -18,7 +19,7 @@ class Idefics3(InternVL):
     All runs of an image have one budget, and the tokens between them stay. The tower has no CLS token.
     """
 
-    processor_parts = None
+    processor_parts: tuple[str | type, str] | None = None
     image_arguments = ("pixel_values", "pixel_attention_mask")
 
     def fitted(self, processor: Any) -> Any:
@@ -72,6 +73,9 @@ class Idefics3(InternVL):
         side, tiles = self.image_side, self.visual_tokens // self.tile_tokens
         return {"pixel_values": self._pixels((len(ids), tiles, 3, side, side), draw)}
 
+    def tower_groups(self, picture: Picture) -> Tensor:
+        return squares(self.grid, self.model.config.scale_factor, self.index_device)
+
     def pictures(self, given: Mapping[str, Any]) -> list[Picture]:
         pictures = []
         for ids in given["input_ids"].cpu().numpy():
@@ -89,5 +93,4 @@ class Idefics3(InternVL):
         return pictures
 
     def _picture(self, tiles: int) -> Picture:
-        whole = super()._picture(tiles)
-        return Picture(whole.grid, tiles, whole.tile, whole.patch, (self.tile_tokens,) * tiles)
+        return replace(super()._picture(tiles), runs=(self.tile_tokens,) * tiles)

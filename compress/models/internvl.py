@@ -10,7 +10,7 @@ from torch import Tensor
 
 from compress.base import Traits
 from compress.images import check_shape
-from compress.models.mllm import MLLM, Picture, runs_of, with_values
+from compress.models.mllm import MLLM, Picture, runs_of, squares, with_values
 
 TILES = 12  # of an image and a thumbnail, where there is no processor to say how many
 
@@ -18,12 +18,14 @@ TILES = 12  # of an image and a thumbnail, where there is no processor to say ho
 class InternVL(MLLM):
     """InternVL3 and 3.5: InternViT, 2 x 2 patches to a token, an image as up to 12 tiles and a thumbnail.
 
-    The thumbnail comes last, if there are several tiles. The tower has a CLS token, but its tokens are
-    patches: methods act at the decoder's input and inside the decoder.
+    The thumbnail comes last, if there are several tiles. The tower has a CLS token, but four of its patches
+    are a token: methods act at the decoder's input and inside the decoder. Of the tower they can read the
+    attention that tokens receive.
     """
 
-    processor_parts: tuple[str, str] | None = ("InternVLProcessor", "GotOcr2ImageProcessorPil")
+    processor_parts: tuple[str | type, str] | None = ("InternVLProcessor", "GotOcr2ImageProcessorPil")
     clip_tower = False
+    receives = True
     free_size = True
 
     def fitted(self, processor: Any) -> Any:
@@ -78,6 +80,10 @@ class InternVL(MLLM):
     def tower_cls(self, output: Any) -> Tensor | None:
         return None
 
+    def tower_groups(self, picture: Picture) -> Tensor:
+        merged = round(1 / self.model.config.downsample_ratio)
+        return 1 + squares(self.grid, merged, self.index_device)  # CLS is the first row
+
     def noise(self, ids: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
         side, tiles = self.image_side, self.visual_tokens // self.tile_tokens
         return {"pixel_values": self._pixels((len(ids) * tiles, 3, side, side), draw)}
@@ -104,4 +110,4 @@ class InternVL(MLLM):
     def _picture(self, tiles: int) -> Picture:
         every = torch.arange(tiles * self.tile_tokens, device=self.index_device)
         tile = (every // self.tile_tokens + (tiles > 1)) % tiles  # the last one is the whole image, number 0
-        return Picture(self.grid, tiles, tile, every % self.tile_tokens)
+        return Picture(self.grid, tiles, tile, every % self.tile_tokens, whole=tiles - 1)

@@ -31,6 +31,7 @@ class LlavaOnevision(Llava):
     image_arguments = ("pixel_values", "image_sizes", "batch_num_images")
     nested = True
     clip_tower = False
+    receives = True
     free_size = True
 
     def fitted(self, processor: Any) -> Any:

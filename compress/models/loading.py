@@ -15,7 +15,7 @@ from transformers.utils import logging
 from compress import hub
 from compress.documents import Document, read, regular_file
 from compress.models.caches import warn_if_untested
-from compress.models.families import FAMILIES, refusal
+from compress.models.families import FAMILIES, family_in, refusal
 from compress.models.mllm import MLLM, Embedded, Picture
 from evosearch.registry import cut, unknown
 
@@ -38,7 +38,7 @@ def adapt(model: PreTrainedModel | MLLM, processor: Any = None, name: str = "") 
         return model
     warn_if_untested()
     inner = _unwrapped(model)
-    family = getattr(getattr(inner, "config", None), "model_type", None)
+    family = family_in(getattr(inner, "config", None))
     if family not in FAMILIES or not hasattr(inner, "generate"):
         raise ValueError(f"{type(inner).__name__} is not a supported multimodal model; {refusal(family)}")
     return FAMILIES[family](inner, processor, name)
@@ -70,13 +70,14 @@ def load(
     ValueError, with what to do next, if there is no such model or its family is not supported.
     """
     folder, config = _config(name)
+    family = str(family_in(config))
     try:
         source = str(folder or hub.fetch(name, FILES))
         auto: Any = AutoModelForImageTextToText  # typed without the report
         model, report = auto.from_pretrained(
             source, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
-        processor = FAMILIES[config.model_type].read_processor(source)
+        processor = FAMILIES[family].read_processor(source)
     except (OSError, ValueError) as error:
         raise ValueError(_cannot_load(name, error)) from error
     except SafetensorError as error:
@@ -106,7 +107,7 @@ def outline(source: str) -> MLLM:
     auto: Any = AutoModelForImageTextToText
     with torch.device("meta"):
         model = auto.from_config(config)
-    return adapt(model, FAMILIES[config.model_type].read_processor(source), source)
+    return adapt(model, FAMILIES[str(family_in(config))].read_processor(source), source)
 
 
 def quiet() -> None:

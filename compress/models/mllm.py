@@ -50,10 +50,11 @@ class Picture:
     """Where the N visual tokens of one image come from: patches of the tower's tiles, and newlines."""
 
     grid: tuple[int, int]  # rows x columns of patches of a tile
-    tiles: int  # that the tower encodes of it; the first is the whole image
+    tiles: int  # that the tower encodes of it; number 0 is the whole image, the others are in its order
     tile: Tensor  # [N] which of them each token is of, from 0; -1 = a newline, which no patch gave
     patch: Tensor  # [N] its patch of that tile, row-major
     runs: tuple[int, ...] = ()  # how many of the N stand together in the prompt, text between; () = all
+    whole: int = 0  # where the tower gets the whole image among the tiles: first, or last
 
     def __len__(self) -> int:
         return len(self.tile)
@@ -71,13 +72,13 @@ class MLLM(ABC):
     Modules of the model are typed `Any`: their attributes are the family's, not torch's.
     """
 
-    processor_parts: tuple[str, str] | None = (
-        None  # classes of processor and image processor; None = as saved
+    processor_parts: tuple[str | type, str] | None = (
+        None  # classes of processor and image processor, transformers' by name; None = as saved
     )
     image_arguments: tuple[str, ...] = ("pixel_values",)  # what the processor gives for the tower
     nested: bool = False  # whether the processor wants the images of each prompt in a list
     clip_tower: bool = True  # whether methods can read the tower, and merge in it
-    receives: bool = False  # whether it can be read of a tower without CLS which attention patches receive
+    receives: bool = False  # whether methods can read which attention patches receive, in place of CLS's
     free_size: bool = False  # tokens follow the image's size: what the largest allows says little of others
     mrope: bool = False  # rotary positions of several axes, which are never renumbered
     special_masks: bool = (
@@ -138,18 +139,9 @@ class MLLM(ABC):
         """The tower block that is read for `layer`: one where all patches of an image see each other."""
         return tower_layer(layer, len(self.tower_layers))
 
-    def tower_heads(
-        self, block: Any, hidden: Tensor, rotary: tuple[Tensor, ...]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries and keys [H, M, d] whose products are a tower block's scores, and keys before any rotation.
-
-        hidden [M, C] is the block's input for one image, `rotary` the rows [M, d] of its table.
-        """
-        raise NotImplementedError
-
-    def tower_order(self, picture: Picture) -> Tensor:
-        """The visual token [N] that each group of patches in the tower belongs to, in the tower's order."""
-        raise NotImplementedError
+    def tower_groups(self, picture: Picture) -> Tensor:
+        """[P, k] which rows of the tower make each of the P tokens of a tile; CLS is a row too."""
+        return torch.arange(self.tile_tokens, device=self.index_device)[:, None]
 
     # What all families share --------------------------------------------------------------------------------
 
@@ -265,7 +257,7 @@ class MLLM(ABC):
     def image_features(self, inputs: BatchFeature) -> Any:
         """What the model makes of the images of prepared inputs: an output with `pooler_output`."""
         given = {name: inputs[name] for name in self.image_arguments if name in inputs}
-        return self.model.get_image_features(**given)
+        return self.model.base_model.get_image_features(**given)
 
     def merge(self, inputs: BatchFeature, features: Any = None) -> Tensor:
         """Decoder input embeddings [B, S, D] of prepared inputs, visual tokens in place."""
@@ -496,6 +488,13 @@ def with_values(owner: Any, **values: Any) -> Any:
     for name, value in values.items():
         setattr(changed, name, value)
     return changed
+
+
+def squares(grid: tuple[int, int], side: int, device: torch.device) -> Tensor:
+    """[P, side * side] the patches, row-major, of every square of them; the squares stand in this `grid`."""
+    rows, columns = grid
+    patch = torch.arange(rows * columns * side**2, device=device).view(rows, side, columns, side)
+    return patch.transpose(1, 2).reshape(rows * columns, side**2)
 
 
 def runs_of(placeholder: NDArray[np.bool_]) -> list[tuple[int, int]]:

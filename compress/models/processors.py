@@ -7,12 +7,20 @@ from functools import cache
 from typing import Any
 
 import transformers
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, ProcessorMixin
+
+
+class Present(ProcessorMixin):
+    """A processor of the parts that are there."""
+
+    def __init__(self, *parts: Any, **named: Any):
+        there = {name: part for name, part in named.items() if part is not None}
+        super().__init__(*(part for part in parts if part is not None), **there)
 
 
 @cache
 def images_only(kind: Any) -> Any:
-    """A subclass of a processor class, of the same name, that has no video processor and needs none."""
+    """A subclass of a processor class, of the same name, that needs no part for videos or sound."""
 
     def get_attributes(cls: Any) -> list[str]:
         return ["image_processor", "tokenizer"]
@@ -26,21 +34,24 @@ def images_only(kind: Any) -> Any:
         "get_attributes": classmethod(get_attributes),
         "model_input_names": property(model_input_names),
         "video_processor": None,
+        "feature_extractor": None,
     }
-    return type(kind.__name__, (kind,), changed)
+    return type(kind.__name__, (kind, Present), changed)
 
 
-def read(source: str, kind: str, pixels: str) -> Any:
-    """The processor in a folder: classes of transformers by name, its image processor the PIL one.
+def read(source: str, kind: str | type, pixels: str) -> Any:
+    """The processor in a folder: of a class or one of transformers by name, its image processor the PIL one.
 
     Settings of its own are those that its folder names; the chat template may lie with the tokenizer.
     """
-    made = images_only(getattr(transformers, kind))
+    made: Any = images_only(getattr(transformers, kind)) if isinstance(kind, str) else kind
     tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     images = getattr(transformers, pixels).from_pretrained(source)
     written, _ = made.get_processor_dict(source)
-    parts = "self", "image_processor", "tokenizer", "video_processor", "kwargs"
-    taken = [name for name in inspect.signature(made.__init__).parameters if name not in parts]
+    parts = "image_processor", "tokenizer", "video_processor", "feature_extractor"
+    known = inspect.signature(made).parameters
+    taken = [name for name in known if name not in (*parts, "kwargs")]
     settings = {name: written[name] for name in taken if written.get(name) is not None}
     settings.setdefault("chat_template", tokenizer.chat_template)
-    return made(images, tokenizer, **settings)
+    absent = dict.fromkeys(name for name in parts[2:] if name in known)
+    return made(image_processor=images, tokenizer=tokenizer, **absent, **settings)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,9 +62,13 @@ class Qwen25VL(MLLM):
         """The largest square that the processor allows, for budgets; images have their own."""
         vision = self.model.config.vision_config
         unit = vision.patch_size * vision.spatial_merge_size
-        pixels = self._processor().image_processor.size["longest_edge"] if self.processor else 1280 * 28 * 28
-        side = int(pixels**0.5) // unit
+        side = int(self.most_pixels**0.5) // unit
         return side, side
+
+    @property
+    def most_pixels(self) -> int:
+        """Of an image after it is resized."""
+        return self.processor.image_processor.size["longest_edge"] if self.processor else 1280 * 28 * 28
 
     @property
     def image_side(self) -> int:
@@ -88,26 +91,16 @@ class Qwen25VL(MLLM):
             return asked
         return min(sorted(full, reverse=True), key=lambda number: abs(number - asked))  # the later of two
 
-    def tower_heads(
-        self, block: Any, hidden: Tensor, rotary: tuple[Tensor, ...]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        attention = block.attn
-        projected = attention.qkv(block.norm1(hidden)).unflatten(-1, (3, attention.num_heads, -1))
-        query, key, _ = projected.unbind(1)  # [M, H, d]
-        rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb_vision
-        turned = (each.transpose(0, 1) for each in rotate(query, key, *rotary))
-        rotated_query, rotated_key = turned
-        return rotated_query * attention.scaling, rotated_key, key.transpose(0, 1)
-
-    def tower_order(self, picture: Picture) -> Tensor:
+    def tower_groups(self, picture: Picture) -> Tensor:
         rows, columns = picture.grid
         place = torch.arange(rows * columns, device=self.index_device)
         vision = self.model.config.vision_config
-        if getattr(vision, "fullatt_block_indexes", None) is None:
-            return place
-        side = vision.window_size // (vision.patch_size * vision.spatial_merge_size)
-        window = place // columns // side * columns + place % columns // side
-        return window.argsort(stable=True)
+        merged = vision.spatial_merge_size
+        if getattr(vision, "fullatt_block_indexes", None) is not None:  # tokens stand window by window
+            side = vision.window_size // (vision.patch_size * merged)
+            window = place // columns // side * columns + place % columns // side
+            place = window.argsort(stable=True).argsort()
+        return place[:, None] * merged**2 + torch.arange(merged**2, device=place.device)
 
     def tower_pixels(self, args: tuple, kwargs: Mapping[str, Any]) -> Sequence[Tensor]:
         pixels, grids = args[0] if args else kwargs["hidden_states"], kwargs.get("grid_thw")

@@ -13,15 +13,23 @@ import torch
 from transformers import (
     BatchFeature,
     CLIPVisionConfig,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
 )
 
 from compress.models.loading import adapt
@@ -75,11 +83,88 @@ def _qwen_7b() -> Qwen2_5_VLConfig:
     return Qwen2_5_VLConfig(text_config=text, vision_config=vision)
 
 
+def _qwen3_text(hidden: int, intermediate: int, depth: int, heads: int, kv: int = 8) -> dict[str, Any]:
+    rope = {
+        "rope_type": "default",
+        "rope_theta": 5e6,
+        "mrope_section": [24, 20, 20],
+        "mrope_interleaved": True,
+    }
+    return {
+        "vocab_size": 151936, "hidden_size": hidden, "intermediate_size": intermediate, "head_dim": 128,
+        "num_hidden_layers": depth, "num_attention_heads": heads, "num_key_value_heads": kv,
+        "rope_parameters": rope,
+    }  # fmt: skip
+
+
+def _qwen3_vision(out: int, small: bool = False) -> dict[str, Any]:
+    sizes = (24, 1024, 4096, [5, 11, 17]) if small else (27, 1152, 4304, [8, 16, 24])
+    named = zip(("depth", "hidden_size", "intermediate_size", "deepstack_visual_indexes"), sizes, strict=True)
+    return {**dict(named), "num_heads": 16, "patch_size": 16, "out_hidden_size": out}
+
+
+def _qwen3_2b() -> Qwen3VLConfig:
+    text = _qwen3_text(2048, 6144, 28, 16)
+    return Qwen3VLConfig(text_config=text, vision_config=_qwen3_vision(2048, True), tie_word_embeddings=True)
+
+
+def _qwen3_4b() -> Qwen3VLConfig:
+    text = _qwen3_text(2560, 9728, 36, 32)
+    return Qwen3VLConfig(text_config=text, vision_config=_qwen3_vision(2560, True), tie_word_embeddings=True)
+
+
+def _qwen3_8b() -> Qwen3VLConfig:
+    return Qwen3VLConfig(text_config=_qwen3_text(4096, 12288, 36, 32), vision_config=_qwen3_vision(4096))
+
+
+def _qwen3_30b() -> Qwen3VLMoeConfig:
+    experts = {"num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768}
+    text = {**_qwen3_text(2048, 6144, 48, 32, 4), **experts}
+    return Qwen3VLMoeConfig(text_config=text, vision_config=_qwen3_vision(2048))
+
+
+def _qwen2_7b(words: int) -> dict[str, Any]:
+    """Qwen2's and Qwen2.5's decoder, 7B."""
+    return {
+        "model_type": "qwen2", "vocab_size": words, "hidden_size": 3584, "intermediate_size": 18944,
+        "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
+        "max_position_embeddings": 32768, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+    }  # fmt: skip
+
+
+def _internvl3_8b() -> InternVLConfig:
+    vision = {
+        "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+        "image_size": [448, 448], "patch_size": [14, 14], "attention_bias": True,
+    }  # fmt: skip
+    return InternVLConfig(
+        text_config=_qwen2_7b(151674), vision_config=vision, image_token_id=151667, tie_word_embeddings=False
+    )
+
+
+def _onevision_7b() -> LlavaOnevisionConfig:
+    vision = {
+        "model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304,
+        "num_hidden_layers": 26, "num_attention_heads": 16, "image_size": 384, "patch_size": 14,
+        "vision_use_head": False,
+    }  # fmt: skip
+    pinpoints = [[384 * rows, 384 * columns] for rows in range(1, 7) for columns in range(1, 7)]
+    return LlavaOnevisionConfig(
+        text_config=_qwen2_7b(152064), vision_config=vision, image_grid_pinpoints=pinpoints
+    )
+
+
 SHAPES: dict[str, tuple[type[PreTrainedModel], Callable[[], PreTrainedConfig]]] = {
     "llava-1.5-7b": (LlavaForConditionalGeneration, _llava_7b),
     "llava-1.5-13b": (LlavaForConditionalGeneration, _llava_13b),
     "llava-next-7b": (LlavaNextForConditionalGeneration, _llava_next_7b),
     "qwen2.5-vl-7b": (Qwen2_5_VLForConditionalGeneration, _qwen_7b),
+    "qwen3-vl-2b": (Qwen3VLForConditionalGeneration, _qwen3_2b),
+    "qwen3-vl-4b": (Qwen3VLForConditionalGeneration, _qwen3_4b),
+    "qwen3-vl-8b": (Qwen3VLForConditionalGeneration, _qwen3_8b),
+    "qwen3-vl-30b-a3b": (Qwen3VLMoeForConditionalGeneration, _qwen3_30b),
+    "internvl3-8b": (InternVLForConditionalGeneration, _internvl3_8b),
+    "llava-onevision-7b": (LlavaOnevisionForConditionalGeneration, _onevision_7b),
 }
 
 

@@ -41,7 +41,8 @@ def test_a_cap_lets_the_next_best_of_other_windows_in():
 
 def test_a_token_joins_the_kept_one_most_like_it():
     features = torch.tensor([[1.0, 0.0], [3.0, 0.1], [0.0, 1.0], [0.1, 2.0]])
-    merged = VScan.merged(features, torch.tensor([0, 2]))
+    merged, nearest = VScan.merged(features, torch.tensor([0, 2]))
+    assert nearest.tolist() == [0, 0, 1, 1]
     torch.testing.assert_close(merged, torch.tensor([[2.0, 0.05], [0.05, 1.5]]))
 
 

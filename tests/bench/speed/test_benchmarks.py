@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from bench.speed.engine import main as engine
 from bench.speed.gpu import main as gpu
 from bench.speed.labelling import main as labelling
+from bench.speed.losses import main as losses
 from bench.speed.regions import main as regions
 from bench.speed.scale import main as scale
 from bench.speed.selection import main as selection
@@ -106,7 +107,16 @@ def test_regions_that_batches_occupy_are_counted_for_every_epoch():
     assert all(0 < float(share) <= 1 for row in rows for share in row[1:]) and len(rows[0]) == 3
 
 
-@pytest.mark.parametrize("command", [engine, gpu, labelling, regions, scale, selection, throughput, training])
+def test_both_ways_to_a_loss_are_timed_and_agree():
+    result = CliRunner().invoke(losses, ["--candidates", "3", "--keep", "5", "--rounds", "1"])
+    assert result.exit_code == 0, result.output
+    assert "fast path" in result.stdout and "any decoder" in result.stdout
+    assert float(result.stdout.split()[-1]) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "command", [engine, gpu, labelling, losses, regions, scale, selection, throughput, training]
+)
 def test_the_help_of_an_option_is_a_sentence_that_states_its_default(command: click.Command) -> None:
     for option in command.params:
         assert isinstance(option, click.Option) and option.help and not option.show_default, option.name

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from compress.models.qwen2_5_vl import Qwen25VL
+
+
+class Glm4V(Qwen25VL):
+    """GLM-4.1V: Qwen2.5-VL's positions, full attention in the tower, partial rotation in the decoder.
+
+    The frames of its videos have the placeholder of images: the kinds of tokens (`mm_token_type_ids`) tell.
+    """
+
+    processor_parts = ("Glm4vProcessor", "Glm4vImageProcessorPil")
+
+    @property
+    def most_pixels(self) -> int:
+        """Its processor counts an image as often as the tower wants frames at once."""
+        return super().most_pixels // int(self.model.config.vision_config.temporal_patch_size)
+
+
+class Glm46V(Glm4V):
+    """GLM-4.6V: GLM-4.1V with another processor."""
+
+    processor_parts = ("Glm46VProcessor", "Glm46VImageProcessorPil")

@@ -1,0 +1,9 @@
+from __future__ import annotations
+
+from compress.models.idefics3 import Idefics3
+
+
+class SmolVLM(Idefics3):
+    """SmolVLM: Idefics3's parts and prompts, read by its processor: its own one wants videos."""
+
+    processor_parts = ("Idefics3Processor", "SmolVLMImageProcessorPil")
