@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,12 @@ class World:
     pools: Mapping[str, tuple[str, ...]]
 
 
+@lru_cache(maxsize=2048)  # a report asks about the same scenes for every row
 def _owners_of_micro(scene: world.Scene) -> NDArray[np.int16]:
     return world.patch_labels(scene)[1].ravel().astype(np.int16)
 
 
+@lru_cache(maxsize=2048)
 def _owners_of_busy(scene: busy.Scene) -> NDArray[np.int16]:
     return busy.paint(scene)[1].owner
 
