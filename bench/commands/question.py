@@ -66,7 +66,7 @@ def question(
     for folder, store in stores:
         store.refuse_other(mllm.name, mllm.fingerprint(), mllm.visual_tokens)
         searched = labelled_samples(store.ids.to_pylist())
-        found[folder] = labelled(store.labels, searched, mllm.visual_tokens)
+        found[f"{folder} (labels)"] = labelled(store.labels, searched, mllm.visual_tokens)
     for name, selector in selectors.items():
         with progress(name, "questions") as report:
             found[name] = sensitivity(mllm, selector, kept, samples, progress=report)
