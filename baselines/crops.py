@@ -13,7 +13,7 @@ from torch import Tensor
 
 from compress.base import View, top_k
 
-Grid = tuple[int, int]  # rows x columns
+GridShape = tuple[int, int]  # rows x columns
 
 
 def share_out(wanted: Tensor, room: Tensor, keep: int) -> Tensor:
@@ -64,7 +64,7 @@ def rows_of_each(part: Tensor, parts: int) -> list[Tensor]:
     return [(part == number).nonzero()[:, 0] for number in range(parts)]
 
 
-def stitched(view: View) -> tuple[Grid, Grid]:
+def stitched(view: View) -> tuple[GridShape, GridShape]:
     """Rows x columns of all crops' tokens, and of the crops, from a view of an image in tiles at VISION.
 
     A row of tokens ends where the index skips a newline, or where the crops start again from the left. A
@@ -94,7 +94,7 @@ def places(view: View) -> tuple[Tensor, Tensor]:
     return row, column
 
 
-def crop_of_cell(side: int, shape: Grid) -> Tensor:
+def crop_of_cell(side: int, shape: GridShape) -> Tensor:
     """Which crop, from 0, covers each cell [side * side] of the thumbnail; the last ones take the rest."""
     row, column = ((torch.arange(side) // (side // count)).clamp(max=count - 1) for count in shape)
     return (row[:, None] * shape[1] + column).flatten()

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from compress.base import Merge, Selection, TowerSelector, TowerView, Traits, View
 
 
-class Match(NamedTuple):
+class Pairing(NamedTuple):
     source: Tensor  # [r] tokens that merge, most similar pair first
     target: Tensor  # [r] the ones they join
     stay: Tensor  # the rest of the half that merges
@@ -72,7 +72,7 @@ class ToMe(TowerSelector):
         return self.match(view.keys().mean(1), len(view.hidden) - keep).merge()
 
     @staticmethod
-    def match(metric: Tensor, r: int, cls: bool = True) -> Match:
+    def match(metric: Tensor, r: int, cls: bool = True) -> Pairing:
         """Find for each token at an even position of the sequence the most similar one at an odd position.
 
         metric [N, d] of the patches; 0 <= r <= N // 2. With `cls` patches start at position 1, and those that
@@ -84,7 +84,7 @@ class ToMe(TowerSelector):
         score, nearest = (unit[even] @ unit[odd].T).max(1)
         order = score.sort(descending=True, stable=True).indices
         stay = even[order[r:]]
-        return Match(even[order[:r]], odd[nearest[order[:r]]], stay.sort().values if cls else stay, odd)
+        return Pairing(even[order[:r]], odd[nearest[order[:r]]], stay.sort().values if cls else stay, odd)
 
     def select(self, view: View, keep: int) -> Selection:
         raise NotImplementedError("the patches were merged inside the tower")

@@ -16,8 +16,8 @@ import click
 
 from bench.console import renamed
 
-Table = Mapping[str, tuple[str, str]]  # command -> its module in bench.commands, and a line of help
-GROUPS: dict[str, Table] = {
+CommandTable = Mapping[str, tuple[str, str]]  # command -> its module in bench.commands, and a line of help
+GROUPS: dict[str, CommandTable] = {
     "Search and train": {
         "demo": ("demo", "Search, train and compare on the shipped model in a few minutes."),
         "search": ("search", "Search the best tokens of one sample."),
@@ -46,7 +46,7 @@ GROUPS: dict[str, Table] = {
         "verify": ("verify", "Check every method against its official implementation."),
     },
 }  # fmt: skip
-COMMANDS: Table = {name: entry for table in GROUPS.values() for name, entry in table.items()}
+COMMANDS: CommandTable = {name: entry for table in GROUPS.values() for name, entry in table.items()}
 LISTS = ("methods", "models", "tasks", "groupers", "strategies", "kinds", "losses", "recipes")
 # Spellings of earlier releases, which still work and name the new one.
 FORMER = {name: ("list", name) for name in LISTS} | {"table": ("report", "--format", "table")}
@@ -169,7 +169,8 @@ class Commands(click.Group):
     """
 
     def __init__(
-        self, *args: Any, groups: Mapping[str, Table], former: Mapping[str, Sequence[str]] | None = None,
+        self, *args: Any, groups: Mapping[str, CommandTable],
+        former: Mapping[str, Sequence[str]] | None = None,
         **kwargs: Any,
     ):  # fmt: skip
         super().__init__(*args, **kwargs)

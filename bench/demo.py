@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from compress.labels import Label, LabelConfig, LabelStore, label, read_labels, 
 from compress.micro.worlds import BUSY, MICRO, world_of
 from compress.models.loading import MLLM
 from compress.parallel.workers import each
+from compress.progress import Bar
 from compress.samples import Sample
 from compress.training.config import preset
 from compress.training.run import TrainConfig, TrainResult, train
@@ -91,9 +91,6 @@ SCRIPTS = {
         ours="attribution",
     ),
 }  # fmt: skip
-
-Progress = Callable[[int, int], None]  # done, in all
-Bar = Callable[[str, str], AbstractContextManager[Progress]]  # title, unit
 
 
 @dataclass(frozen=True)

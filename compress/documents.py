@@ -21,7 +21,7 @@ from evosearch.registry import cut
 LARGEST = 1 << 28  # bytes of a document that is read whole
 T = TypeVar("T")
 
-Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+StoredCount = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Bytes = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 

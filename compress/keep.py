@@ -87,7 +87,7 @@ def read_keep(given: object) -> Keep:
     _refuse(given)
 
 
-Budget = Annotated[Any, AfterValidator(read_keep)]  # a Keep in a stored document
+StoredKeep = Annotated[Any, AfterValidator(read_keep)]  # a Keep in a stored document
 
 
 def count_of(keep: Keep, tokens: int) -> int:

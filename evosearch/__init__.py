@@ -6,7 +6,7 @@ from evosearch.groupers import (
     GROUPERS,
     Clusters,
     DpcKnn,
-    Grid,
+    GridGroups,
     Grouper,
     KMeans,
     RandomGroups,
@@ -18,7 +18,7 @@ from evosearch.individual import Individual, Loss
 from evosearch.operators import CROSSOVERS, MUTATIONS, half_split, shift
 from evosearch.registry import describe, find, options, parse, pick, unknown
 from evosearch.rounds import alone, together
-from evosearch.search import Callback, Progress, Result, propose, search
+from evosearch.search import Callback, Iteration, Result, propose, search
 from evosearch.strategies import (
     STRATEGIES,
     Annealing,
@@ -32,8 +32,8 @@ from evosearch.strategies import (
 
 __all__ = [
     "CROSSOVERS", "GROUPERS", "MUTATIONS", "STRATEGIES", "Annealing", "Archive", "Budget", "Callback",
-    "Clusters", "DpcKnn", "Evolution", "Fitness", "Grid", "Grouper", "Grouping", "HillClimb", "Individual",
-    "KMeans", "Loss", "Marginals", "Progress", "Proposals", "RandomGroups", "RandomSearch", "Result",
-    "Strategy", "Uniform", "Vocabulary", "alone", "describe", "dpc_knn", "find", "half_split", "options",
-    "parse", "pick", "propose", "search", "shift", "together", "unknown",
+    "Clusters", "DpcKnn", "Evolution", "Fitness", "GridGroups", "Grouper", "Grouping", "HillClimb",
+    "Individual", "Iteration", "KMeans", "Loss", "Marginals", "Proposals", "RandomGroups", "RandomSearch",
+    "Result", "Strategy", "Uniform", "Vocabulary", "alone", "describe", "dpc_knn", "find", "half_split",
+    "options", "parse", "pick", "propose", "search", "shift", "together", "unknown",
 ]  # fmt: skip

@@ -20,7 +20,7 @@ from deap import base
 from evosearch.individual import Individual
 
 Operator = Callable[..., Any]
-Edge = Literal["bounce", "stay", "wrap"]
+Boundary = Literal["bounce", "stay", "wrap"]
 Pair = tuple[Individual, Individual]
 
 
@@ -65,7 +65,7 @@ def uniform(ind1: Individual, ind2: Individual, rng: Random, probability: float 
 
 
 def shift(
-    ind: Individual, sizes: Sequence[int], rng: Random, probability: float = 0.2, edge: Edge = "bounce"
+    ind: Individual, sizes: Sequence[int], rng: Random, probability: float = 0.2, edge: Boundary = "bounce"
 ) -> tuple[Individual]:
     """Move each pick, with the given probability, one place left or right inside its group.
 

@@ -16,10 +16,10 @@ from evosearch.archive import Fitness, Proposals
 from evosearch.grouping import Ints
 
 T = TypeVar("T")
-Key = TypeVar("Key", bound=Hashable)
+K = TypeVar("K", bound=Hashable)
 
-Answers: TypeAlias = Mapping[Key, "npt.ArrayLike | ValueError"]
-Launch: TypeAlias = Callable[[Mapping[Key, Ints]], Callable[[], Answers[Key]]]
+Answers: TypeAlias = Mapping[K, "npt.ArrayLike | ValueError"]
+Launch: TypeAlias = Callable[[Mapping[K, Ints]], Callable[[], Answers[K]]]
 
 
 def alone(proposals: Proposals[T], fitness: Fitness) -> T:
@@ -34,8 +34,8 @@ def alone(proposals: Proposals[T], fitness: Fitness) -> T:
 
 
 def together(
-    proposers: Mapping[Key, Proposals[T]], launch: Launch[Key], lanes: int = 1
-) -> dict[Key, T | ValueError]:
+    proposers: Mapping[K, Proposals[T]], launch: Launch[K], lanes: int = 1
+) -> dict[K, T | ValueError]:
     """The results of all proposers, or the ValueErrors that they ended in, under their keys.
 
     They advance in rounds: `launch` gets the candidates of many of them at once and returns a function that
@@ -43,9 +43,9 @@ def together(
     `lanes` they take turns in two halves, and while one half proposes, the losses of the other are computed
     on a device that works by itself.
     """
-    results: dict[Key, T | ValueError] = {}
+    results: dict[K, T | ValueError] = {}
 
-    def advance(key: Key, answer: npt.ArrayLike | ValueError | None) -> Ints | None:
+    def advance(key: K, answer: npt.ArrayLike | ValueError | None) -> Ints | None:
         proposer = proposers[key]
         try:
             if isinstance(answer, ValueError):
@@ -57,12 +57,12 @@ def together(
             results[key] = problem
         return None
 
-    def round_of(answers: Mapping[Key, npt.ArrayLike | ValueError | None]) -> None:
+    def round_of(answers: Mapping[K, npt.ArrayLike | ValueError | None]) -> None:
         asked = {key: advance(key, answer) for key, answer in answers.items()}
         if open_ := {key: candidates for key, candidates in asked.items() if candidates is not None}:
             under_way.append(launch(open_))
 
-    under_way: deque[Callable[[], Answers[Key]]] = deque()
+    under_way: deque[Callable[[], Answers[K]]] = deque()
     keys = list(proposers)
     for lane in range(lanes):
         round_of(dict.fromkeys(keys[lane::lanes]))

@@ -28,7 +28,7 @@ STALE = 20  # iterations in a row without a new candidate, after which a strateg
 
 
 @dataclass(frozen=True)
-class Progress:
+class Iteration:
     """A search after one iteration, as callbacks get it; all but `indices` is also in the logbook."""
 
     iteration: int  # 0 is the opening batch
@@ -40,7 +40,7 @@ class Progress:
     indices: Ints = field(compare=False)  # [G] kept items of the best candidate so far
 
 
-Callback = Callable[[Progress], object]  # may stop the search by returning True
+Callback = Callable[[Iteration], object]  # may stop the search by returning True
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,9 +117,9 @@ class Run:
             mean=mean, hit_rate=self.archive.hit_rate, seconds=self.seconds,
         )  # fmt: skip
 
-    def progress(self) -> Progress:
+    def progress(self) -> Iteration:
         assert self.best is not None
-        return Progress(**self.logbook[-1], indices=self.best)
+        return Iteration(**self.logbook[-1], indices=self.best)
 
 
 def search(
@@ -139,7 +139,7 @@ def search(
 
     `fitness` gets item indices [P, G], rows ascending, and returns P finite losses, lower is better; it never
     sees a candidate twice. `budget` is a `Budget` or a number of evaluations (default: the paper's).
-    `patience` stops after so many iterations without improvement. Callbacks get a `Progress` after every
+    `patience` stops after so many iterations without improvement. Callbacks get an `Iteration` after every
     iteration; one that returns True stops the search. `strategy` is not changed, so it can be used again.
 
     With a `checkpoint` path the state is saved after every iteration, before the callbacks. If the file

@@ -90,6 +90,25 @@ def third_party(floor: str) -> set[str]:
     return names - sys.stdlib_module_names - set(FLOORS)
 
 
+def names_of(path: Path) -> tuple[list[str], list[str]]:
+    """Classes that a file defines at its top level, and other names that stand for types."""
+    classes, others = [], []
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            classes.append(node.name)
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        others += [one.id for one in targets if isinstance(one, ast.Name) and re.match("[A-Z][a-z]", one.id)]
+    return classes, others
+
+
+def test_the_name_of_a_class_is_taken_once() -> None:
+    """So that a search for it finds one thing. Aliases may recur, but not under the name of a class."""
+    found = [names_of(path) for path in FILES]
+    classes = [name for defined, _ in found for name in defined if not name.startswith("_")]
+    aliases = {name for _, defined in found for name in defined}
+    assert {name for name in classes if classes.count(name) > 1 or name in aliases} == set()
+
+
 def test_imports_go_down_only() -> None:
     climbing = {
         f"{floor} imports {above}: {file}"

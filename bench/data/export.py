@@ -26,7 +26,7 @@ from compress.files import new_folder, replacing
 from compress.samples import Sample
 from evosearch.registry import find
 
-Layout = Literal["official", "lmms-lab"]
+FileLayout = Literal["official", "lmms-lab"]
 Rows = Iterable[dict[str, Any]]
 GROUP = 64  # rows of a Parquet row group
 IMAGES = {"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})}  # for `datasets`
@@ -35,7 +35,7 @@ KINDS = {"count": "number", "exist": "yes/no", "missing": "unanswerable"}
 
 
 def export(
-    out: Path, names: Sequence[str], n: int, layout: Layout = "official", split: str = "test"
+    out: Path, names: Sequence[str], n: int, layout: FileLayout = "official", split: str = "test"
 ) -> dict[str, int]:
     """Write `n` questions of each miniature to `out`, a folder of benchmarks; returns numbers of samples.
 
@@ -279,12 +279,12 @@ def _lab_textvqa(folder: Path, samples: Sequence[Sample]) -> None:
     )
 
 
-Writer = Callable[[Path, Sequence[Sample]], None]
-OFFICIAL: Mapping[str, Writer] = {
+FolderWriter = Callable[[Path, Sequence[Sample]], None]
+OFFICIAL: Mapping[str, FolderWriter] = {
     "gqa": _gqa, "mmbench": _mmbench, "mmbench-cn": _mmbench_cn, "pope": _pope,
     "vqav2": _vqav2, "vizwiz": _vizwiz, "textvqa": _textvqa,
 }  # fmt: skip
-LMMS_LAB: Mapping[str, Writer] = {
+LMMS_LAB: Mapping[str, FolderWriter] = {
     "gqa": _lab_gqa, "mmbench": _lab_mmbench, "mmbench-cn": _lab_mmbench_cn, "pope": _lab_pope,
     "vqav2": _lab_vqav2, "vizwiz": _lab_vizwiz, "textvqa": _lab_textvqa,
 }  # fmt: skip

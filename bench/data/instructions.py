@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -32,11 +32,11 @@ from bench.tasks.images import ImageFile
 from bench.yaml_files import read_yaml
 from compress.documents import Document, checked, parse, regular_file
 from compress.files import replacing
+from compress.progress import Progress
 from compress.samples import Catalogue, Sample
 from evosearch.registry import cut, unknown
 
 Turns = Literal["first", "random", "all"]
-Progress = Callable[[int, int], object]  # pictures opened, pictures in all
 RULES = Path(__file__).with_name("sources.yaml")
 KEY = b"evocomp instructions"
 FORMAT = 1

@@ -18,11 +18,11 @@ from bench.tasks.gqa import merged
 
 LETTER = "Answer with the option's letter from the given choices directly."
 COCO = "coco/train2017/{:012d}.jpg"
-Record = dict[str, Any]
-Source = Callable[[Folder], Iterator[Record]]
+SourceRecord = dict[str, Any]
+RecordReader = Callable[[Folder], Iterator[SourceRecord]]
 
 
-def record(id: object, image: str, source: str, *turns: tuple[str, str]) -> Record:
+def record(id: object, image: str, source: str, *turns: tuple[str, str]) -> SourceRecord:
     if not all(isinstance(text, str) and text.strip() for turn in turns for text in turn):
         raise TypeError(f"a question or an answer of {id} is no text")
     said = [
@@ -48,13 +48,13 @@ def most_common(answers: Sequence[str]) -> str:
     return Counter(answers).most_common(1)[0][0]
 
 
-def gqa(folder: Folder) -> Iterator[Record]:
+def gqa(folder: Folder) -> Iterator[SourceRecord]:
     """GQA: train_balanced_questions.json."""
     for id, row in merged(folder, "train_balanced_questions").items():
         yield record(id, f"gqa/images/{row['imageId']}.jpg", "gqa", (short(row["question"]), row["answer"]))
 
 
-def vqa(folder: Folder, prefix: str, source: str) -> Iterator[Record]:
+def vqa(folder: Folder, prefix: str, source: str) -> Iterator[SourceRecord]:
     """The form that VQA and OK-VQA share: questions and annotations of COCO's train2014, joined by id."""
     questions = read_json(folder.find(f"{prefix}OpenEnded_mscoco_train2014_questions.json"))["questions"]
     annotations = read_json(folder.find(f"{prefix}mscoco_train2014_annotations.json"))["annotations"]
@@ -64,24 +64,24 @@ def vqa(folder: Folder, prefix: str, source: str) -> Iterator[Record]:
         yield record(row["question_id"], COCO.format(row["image_id"]), source, turn)
 
 
-def vqav2(folder: Folder) -> Iterator[Record]:
+def vqav2(folder: Folder) -> Iterator[SourceRecord]:
     """VQAv2: v2_OpenEnded_mscoco_train2014_questions.json, v2_mscoco_train2014_annotations.json."""
     return vqa(folder, "v2_", "vqav2")
 
 
-def okvqa(folder: Folder) -> Iterator[Record]:
+def okvqa(folder: Folder) -> Iterator[SourceRecord]:
     """OK-VQA: OpenEnded_mscoco_train2014_questions.json, mscoco_train2014_annotations.json."""
     return vqa(folder, "", "okvqa")
 
 
-def aokvqa(folder: Folder) -> Iterator[Record]:
+def aokvqa(folder: Folder) -> Iterator[SourceRecord]:
     """A-OKVQA: aokvqa_v1p0_train.json."""
     for row in read_json(folder.find("aokvqa_v1p0_train.json")):
         turn = choice(row["question"], row["choices"]), "ABCD"[row["correct_choice_idx"]]
         yield record(row["question_id"], COCO.format(row["image_id"]), "aokvqa", turn)
 
 
-def ocrvqa(folder: Folder) -> Iterator[Record]:
+def ocrvqa(folder: Folder) -> Iterator[SourceRecord]:
     """OCR-VQA: dataset.json; split 1 is for training, all questions about a cover make one record."""
     for id, row in read_json(folder.find("dataset.json")).items():
         turns = [(short(q), str(a)) for q, a in zip(row["questions"], row["answers"], strict=True)]
@@ -89,14 +89,14 @@ def ocrvqa(folder: Folder) -> Iterator[Record]:
             yield record(id, f"ocr_vqa/images/{id}.jpg", "ocrvqa", *turns)
 
 
-def textvqa(folder: Folder) -> Iterator[Record]:
+def textvqa(folder: Folder) -> Iterator[SourceRecord]:
     """TextVQA: TextVQA_0.5.1_train.json."""
     for row in read_json(folder.find("TextVQA_0.5.1_train.json"))["data"]:
         turn = short(row["question"]), most_common(row["answers"])
         yield record(row["question_id"], f"textvqa/train_images/{row['image_id']}.jpg", "textvqa", turn)
 
 
-def scienceqa(folder: Folder) -> Iterator[Record]:
+def scienceqa(folder: Folder) -> Iterator[SourceRecord]:
     """ScienceQA: problems.json; of split train, those with an image."""
     for id, row in read_json(folder.find("problems.json")).items():
         if row["split"] == "train" and row["image"]:
@@ -105,12 +105,12 @@ def scienceqa(folder: Folder) -> Iterator[Record]:
             yield record(id, f"scienceqa/images/train/{id}/{row['image']}", "scienceqa", turn)
 
 
-SOURCES: Mapping[str, Source] = {
+SOURCES: Mapping[str, RecordReader] = {
     one.__name__: one for one in (gqa, vqav2, okvqa, aokvqa, ocrvqa, textvqa, scienceqa)
 }
 
 
-def read_source(name: str, folder: Path) -> Iterator[Record]:
+def read_source(name: str, folder: Path) -> Iterator[SourceRecord]:
     """Records of a source; ValueError for files that are missing or of another form."""
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}: give the one with the files of {name}")
@@ -125,7 +125,7 @@ def read_source(name: str, folder: Path) -> Iterator[Record]:
         ) from problem
 
 
-def micro(n: int, images: Path) -> Iterator[Record]:
+def micro(n: int, images: Path) -> Iterator[SourceRecord]:
     """`n` questions of the micro mixture; pictures are written below `images` as they come."""
     from bench.tasks.mixture import training_sample
 

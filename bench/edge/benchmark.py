@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,29 +12,30 @@ from pathlib import Path
 import torch
 
 from bench.edge.bundle import DECODER, GGUF
-from bench.edge.chain import Chain, EdgePrompt, Positions
+from bench.edge.chain import Chain, EdgePrompt
 from bench.edge.extras import optional
 from bench.edge.parts import check_family
 from bench.edge.precision import Precision
 from bench.edge.prepare import PreparedModel, exported, made_up, prepare, question
 from bench.edge.protocol import Protocol
 from bench.edge.runtimes.registry import Runtime
-from bench.edge.timing import Measurement, Progress, measure, parity
+from bench.edge.timing import Measurement, measure, parity
 from bench.evaluation.compressors import random_compressor, selector_for
 from bench.evaluation.ledger import DecoderShape
 from bench.evaluation.opening import load_model
 from bench.evaluation.times import ClockKind
 from bench.tasks.load import load_tasks
+from compress.base import Positions
 from compress.compressor.evocomp import EvoComp
 from compress.compressor.network import Compressor
 from compress.keep import Keep, count_of
 from compress.micro.worlds import world_of
 from compress.models.loading import MLLM
 from compress.models.shapes import build
+from compress.progress import Bar
 
 WORDS = 40  # of a made-up prompt
 TASK = "gqa"  # of the miniatures, whose questions are asked
-Stage = Callable[[str, str], AbstractContextManager[Progress]]  # title and unit -> "done, of so many"
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def own_model(mllm: MLLM, compressor: str | None, layers: int | None, samples: i
 
 def benchmark(
     runtime: Runtime, load: Callable[[], Subject], options: EdgeOptions, folder: Path | None,
-    stage: Stage,
+    stage: Bar,
 ) -> Measurement:  # fmt: skip
     """Time a runtime on the first question, and hold its answers to all of them against torch.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +13,9 @@ from bench.edge.bundle import BundleSettings
 from bench.edge.precision import Floats, Ints
 from bench.edge.runner import Backend
 from bench.evaluation.times import NOW, ClockKind
+from compress.base import Positions
 
 STAGES = ("vision", "compression", "prefill", "decode")
-Positions = Literal["original", "compact"]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from compress.fingerprint import fingerprint
 from compress.models.loading import MLLM
 from compress.weights import parts_of
 
-Writer = Callable[[FixedDecoder, Protocol, Floats, Path], None]  # decoder, shapes, embeddings, folder
+GraphWriter = Callable[[FixedDecoder, Protocol, Floats, Path], None]  # decoder, shapes, embeddings, folder
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def prepare(
     return PreparedModel(settings, TorchBackend(settings, decoder, parts), table, (side, side))
 
 
-def exported(work: PreparedModel, folder: Path, write: Writer) -> Bundle:
+def exported(work: PreparedModel, folder: Path, write: GraphWriter) -> Bundle:
     """The folder with all files of this work, the decoder's by `write`; a finished one is taken as it is,
     unless other code wrote it.
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.edge.benchmark import EdgeOptions, Stage, Subject, benchmark
+from bench.edge.benchmark import EdgeOptions, Subject, benchmark
 from bench.edge.runtimes.registry import RUNTIMES
 from bench.edge.timing import Measurement
+from compress.progress import Bar
 from evosearch.registry import find
 
 
 def run(
-    options: EdgeOptions, runtimes: Sequence[str], load: Callable[[], Subject], stage: Stage,
+    options: EdgeOptions, runtimes: Sequence[str], load: Callable[[], Subject], stage: Bar,
     files: Path | None = None,
 ) -> list[Measurement]:  # fmt: skip
     """Time runtimes by their names; `load` makes the model anew for each of them.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,8 +11,7 @@ import numpy as np
 
 from bench.edge.chain import STAGES, Chain, ChainOutput, EdgePrompt
 from bench.edge.precision import Floats
-
-Progress = Callable[[int, int], object]
+from compress.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from compress.models.loading import MLLM
 from compress.parallel.memory import ran_out
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
+R = TypeVar("R")
 
 START, START_CPU = 64, 16  # of automatic batches; more than 16 gain nothing on a CPU (docs/performance.md)
 
@@ -31,7 +31,7 @@ class Batches:
             return cls(size)
         return cls(START_CPU if mllm.model.device.type == "cpu" else START, automatic=True)
 
-    def over(self, items: Sequence[Item], work: Callable[[Sequence[Item]], Result]) -> Iterator[Result]:
+    def over(self, items: Sequence[Item], work: Callable[[Sequence[Item]], R]) -> Iterator[R]:
         """What `work` makes of the items, each of them once and in order, a batch at a time.
 
         ValueError if memory runs out for a single item, or for a batch whose size was asked for.
@@ -43,7 +43,7 @@ class Batches:
                 done += len(part)
                 yield result
 
-    def _tried(self, part: Sequence[Item], work: Callable[[Sequence[Item]], Result]) -> list[Result]:
+    def _tried(self, part: Sequence[Item], work: Callable[[Sequence[Item]], R]) -> list[R]:
         """The result, or nothing if memory ran out."""
         try:
             return [work(part)]

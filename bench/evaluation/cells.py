@@ -28,7 +28,7 @@ from bench.evaluation.protocol import Facts, apart_from_code, differences, same_
 from compress.base import VISION
 from compress.documents import Document, Positive, parse, regular_file
 from compress.files import replacing
-from compress.keep import Budget, Keep, Ratio
+from compress.keep import Keep, Ratio, StoredKeep
 from compress.samples import Sample
 from evosearch.registry import cut
 
@@ -186,7 +186,7 @@ class _CellDocument(Document):
     """The metadata of a cell."""
 
     format: int
-    key: tuple[str, Budget, str]
+    key: tuple[str, StoredKeep, str]
     protocol: dict[str, Any]
     method: dict[str, Any]
     impossible: str

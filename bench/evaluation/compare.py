@@ -23,10 +23,10 @@ from compress.files import locked
 from compress.keep import Keep, count_of, read_keep
 from compress.models.loading import MLLM
 from compress.parallel.workers import each
+from compress.progress import Progress
 from compress.samples import Sample
 
 DIFFICULTY = "downsample"  # what it answers needs no clever method
-Progress = Callable[[int, int], object]  # cells done, cells in all
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from compress.base import Positions, Selector
 from compress.budget import Match, solve
 from compress.keep import Keep, Ratio, count_of, read_keep
 from compress.models.loading import MLLM
+from compress.progress import Progress
 from compress.samples import Sample
 
-Progress = Callable[[int, int], object]  # samples done, samples in all
 ROUNDS = 3  # of measuring a choice's cost and solving for the budget again
 COUNTED = 16  # samples on which that cost is measured, whatever the batch
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.evaluation.batches import Batches
-from bench.evaluation.compare import DIFFICULTY, Entry, Progress, compare
+from bench.evaluation.compare import DIFFICULTY, Entry, compare
 from bench.evaluation.comparison import VANILLA, Comparison
 from bench.evaluation.compressors import buildable, selector_for, takes_compressor
 from bench.evaluation.opening import by_source
@@ -16,6 +16,7 @@ from compress.base import Positions, Selector
 from compress.budget import Match
 from compress.keep import Keep
 from compress.models.loading import MLLM
+from compress.progress import Progress
 from compress.samples import Sample
 from evosearch.registry import specs
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 from pydantic import NonNegativeFloat
 
 from bench.evaluation.environment import environment
-from compress.documents import Count, Positive, read
+from compress.documents import Positive, StoredCount, read
 from compress.files import replacing
 
 FILE = "times.json"
@@ -38,7 +38,7 @@ class CommandRun:
 class WorkRecord:
     """One call that worked on a step of a recipe: how much it did, with what, and for how long."""
 
-    units: Count
+    units: StoredCount
     forwards: NonNegativeFloat
     seconds: NonNegativeFloat
     workers: Positive

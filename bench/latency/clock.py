@@ -12,15 +12,15 @@ import torch
 
 from bench.evaluation.times import NOW, ClockKind
 
-Mark = Any  # a moment, which only its clock can read
+Moment = Any  # a moment, which only its clock can read
 
 
 class Clock(Protocol):
     """Marks moments in the order in which a device works."""
 
-    def mark(self) -> Mark: ...
+    def mark(self) -> Moment: ...
 
-    def seconds(self, start: Mark, end: Mark) -> float:
+    def seconds(self, start: Moment, end: Moment) -> float:
         """Between two marks, after `wait`."""
         ...
 

@@ -17,8 +17,7 @@ from bench.latency.power import Driver
 from bench.latency.request import LatencyCell, LatencyRunner, RequestCost, RequestTiming
 from bench.latency.rounds import Rounds
 from compress.parallel.memory import ran_out
-
-Progress = Callable[[int, int], object]  # rounds done, rounds in all
+from compress.progress import Progress
 
 
 @dataclass

@@ -17,7 +17,7 @@ from bench.evaluation.history import now
 from bench.evaluation.opening import asked, load_model, open_image, shaped
 from bench.evaluation.protocol import CODE, of_method
 from bench.evaluation.times import ClockKind
-from bench.latency.measure import Progress, measure
+from bench.latency.measure import measure
 from bench.latency.modes import MODES
 from bench.latency.power import Driver
 from bench.latency.report import LatencyReport, write
@@ -29,6 +29,7 @@ from compress.fingerprint import fingerprint
 from compress.keep import Keep, count_of
 from compress.models.loading import MLLM, Anyres
 from compress.models.shapes import random_inputs
+from compress.progress import Progress
 from evosearch.registry import find, parse, pick, specs
 
 RANDOM = "random"  # in place of a compressor's folder: random weights

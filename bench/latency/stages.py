@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from bench.latency.clock import Clock, Mark
+from bench.latency.clock import Clock, Moment
 from compress.base import VISION, Selector, TowerSelector
 from compress.models.loading import MLLM
 
@@ -25,11 +25,11 @@ class Stages:
         self.mllm, self.clock = mllm, clock
         self.stages = [decoder, *(decoder.layers[max(0, depth)] for depth in depths if depth >= VISION)]
         self.open = True
-        self.choosing: list[tuple[Mark, Mark]] = []
-        self.merging: list[tuple[Mark, Mark]] = []
-        self.vision: list[Mark] = []
-        self.prefill: list[Mark] = []
-        self.started: Mark = None
+        self.choosing: list[tuple[Moment, Moment]] = []
+        self.merging: list[tuple[Moment, Moment]] = []
+        self.vision: list[Moment] = []
+        self.prefill: list[Moment] = []
+        self.started: Moment = None
 
     def watch(self, selector: Selector) -> Selector:
         """The same method, whose merging is timed."""
@@ -72,14 +72,14 @@ class Stages:
     def seconds(self) -> tuple[float, float, float]:
         """Vision encoding, selection, prefill, once the device has done its work."""
 
-        def spent(pairs: list[tuple[Mark, Mark]]) -> float:
+        def spent(pairs: list[tuple[Moment, Moment]]) -> float:
             return sum(self.clock.seconds(*pair) for pair in pairs)
 
         merging, choosing = spent(self.merging), spent(self.choosing)
         vision = self.clock.seconds(self.vision[0], self.vision[-1]) - merging if self.vision else 0.0
         return vision, merging + choosing, self.clock.seconds(self.prefill[0], self.prefill[-1]) - choosing
 
-    def _noting(self, marks: list[Mark]) -> Callable[..., None]:
+    def _noting(self, marks: list[Moment]) -> Callable[..., None]:
         def note(*_: Any) -> None:
             if self.open:
                 marks.append(self.clock.mark())

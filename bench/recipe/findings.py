@@ -16,7 +16,7 @@ from bench.evaluation.stats import LEVEL, Interval, contrast, holm, shares
 from bench.tasks import Task
 from compress.keep import Keep
 
-Cells = Mapping[tuple[str, int], Mapping[tuple[Keep, str], Cell]]  # by row and seed: by budget and task
+RunCells = Mapping[tuple[str, int], Mapping[tuple[Keep, str], Cell]]  # by row and seed: by budget and task
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Finding:
 
 
 def findings(
-    cells: Cells,
+    cells: RunCells,
     tasks: Sequence[Task],
     budgets: Mapping[Keep, Keep],
     rows: Sequence[str],
@@ -109,7 +109,7 @@ def findings(
     return _corrected(listed)
 
 
-def untouched(cells: Cells, tasks: Sequence[Task]) -> dict[str, Outcome]:
+def untouched(cells: RunCells, tasks: Sequence[Task]) -> dict[str, Outcome]:
     """Vanilla's outcomes by task."""
     ((_, vanilla),) = _outcomes(cells[VANILLA, 0]).items()
     return {task.name: vanilla[task.name] for task in tasks}

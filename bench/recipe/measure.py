@@ -24,11 +24,12 @@ from bench.latency import run as latency
 from bench.latency.report import read_accuracy, table
 from bench.recipe.paper import published
 from bench.recipe.schema import Edge, Latency, Learning, Recipe
-from bench.recipe.steps import RECORD, AnswerStep, Progress, Step, TrainStep, Workspace
+from bench.recipe.steps import RECORD, AnswerStep, Step, TrainStep, Workspace
 from bench.report.outputs import put
 from bench.report.tables import Table
 from compress.documents import Document, Positive, read
 from compress.models.loading import MLLM
+from compress.progress import Progress
 from evosearch.registry import find, names
 
 FILES = {"latency": "results.json", "edge": "edge.json"}

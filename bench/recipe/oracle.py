@@ -23,15 +23,16 @@ from bench.evaluation.cells import Cell, CellKey, Cells, read_cells
 from bench.evaluation.evaluate import Outcome, evaluate
 from bench.evaluation.protocol import Facts
 from bench.evaluation.stats import mean_interval
-from bench.recipe.steps import AnswerStep, LabelStep, Progress, Step, Workspace
+from bench.recipe.steps import AnswerStep, LabelStep, Step, Workspace
 from bench.report.outputs import put
 from bench.tasks import Task
 from compress.attach.transfer import Choice, Replay
 from compress.documents import Document, read
-from compress.keep import Budget, Keep, count_of, in_order
+from compress.keep import Keep, StoredKeep, count_of, in_order
 from compress.labels.fitness import AnswerLoss
 from compress.models.loading import MLLM
 from compress.parallel.workers import each
+from compress.progress import Progress
 from compress.samples import Sample
 
 FILE = "losses.json"
@@ -231,7 +232,7 @@ class _LossesDocument(Document):
     """Losses of one row, budget and task, by sample."""
 
     row: str
-    keep: Budget
+    keep: StoredKeep
     task: str
     losses: tuple[NonNegativeFloat, ...]
 

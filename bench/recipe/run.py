@@ -17,12 +17,12 @@ from bench.recipe.forms import RecipeReport, latex, markdown
 from bench.recipe.oracle import headroom
 from bench.recipe.paper import Paper, orders, signs, verdict
 from bench.recipe.plan import COMPARISON, PICTURES, Plan
-from bench.recipe.steps import Bar
 from bench.report.outputs import of_model, put, write
 from bench.report.stores import difference, summarise
 from bench.report.table import answered
 from compress.keep import Keep
 from compress.labels import sample_key
+from compress.progress import Bar
 
 CLOCKED = ("samples per second", "hours left", "median seconds per sample")  # in no result
 SPEEDUP = ("row", "keep", "stage", "times", "paper")

@@ -13,7 +13,6 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +42,7 @@ from compress.labels import Label, LabelConfig, Labeller, LabelStore, label, rea
 from compress.labels.labelling import code_of
 from compress.labels.store import schema, write_shard
 from compress.models.loading import MLLM, MODELS, Anyres
+from compress.progress import Bar, Progress
 from compress.samples import Sample
 from compress.training.config import FAMILY_PRESETS, paper_settings
 from compress.training.features import Where
@@ -53,8 +53,6 @@ RECORD = "step.json"
 PLACES: dict[Where, str] = {
     "memory": "in memory", "disk": "on disk in --out", "recompute": "computed whenever they are used",
 }  # fmt: skip
-Progress = Callable[[int, int], object]  # done, in all
-Bar = Callable[[str, str], AbstractContextManager[Progress]]  # title, unit
 
 
 TEXT = 24.0  # usual text tokens of a prompt

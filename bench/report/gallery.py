@@ -21,7 +21,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from bench.evaluation.comparison import Comparison
 from bench.tasks.images import open_rgb
-from compress.documents import Count, Positive, regular_file, said
+from compress.documents import Positive, StoredCount, regular_file, said
 from compress.files import replacing
 from compress.images import before_padding
 from compress.models.loading import MLLM, Picture
@@ -51,7 +51,7 @@ ROW = pa.schema(
 class Panel:
     """Tokens that cover the picture in rows and columns; `stride` is one more than these with newlines."""
 
-    start: Count
+    start: StoredCount
     rows: Positive
     columns: Positive
     stride: Positive

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bench.report.gallery import SampleImage
     from evosearch import Grouping
 
-Grid = tuple[int, int]  # rows x columns
+GridShape = tuple[int, int]  # rows x columns
 Box = tuple[int, int, int, int]
 
 INK, MUTED, HAIR = "#1c1b19", "#6b6860", "#dedbd2"
@@ -47,7 +47,7 @@ FILES = (".png", ".pdf", ".svg")  # of figures
 DPI = 160  # of figures
 
 
-def seen(image: Image.Image, grid: Grid, cell: int = 32) -> Image.Image:
+def seen(image: Image.Image, grid: GridShape, cell: int = 32) -> Image.Image:
     """The part of the image that the tokens cover, `cell` pixels a token.
 
     A centre crop to the grid's shape, as CLIP's processors take it; crop images of other processors first.
@@ -58,8 +58,9 @@ def seen(image: Image.Image, grid: Grid, cell: int = 32) -> Image.Image:
 
 
 def kept_tokens(
-    image: Image.Image, grid: Grid, kept: Collection[int], *, merged: Collection[int] = (), cell: int = 32
-) -> Image.Image:
+    image: Image.Image, grid: GridShape, kept: Collection[int], *, merged: Collection[int] = (),
+    cell: int = 32,
+) -> Image.Image:  # fmt: skip
     """The image with kept tokens bright and outlined, and dropped ones grey and dark (paper figures 5 and 6).
 
     `kept` are indices into the untouched grid, row by row; each -1, a token that stands for the whole image,
@@ -115,8 +116,9 @@ def overlay(shown: SampleImage, stage: Stage | None, size: int = 384) -> Image.I
 
 
 def groups(
-    image: Image.Image, grid: Grid, grouping: Grouping, kept: Collection[int] | None = None, *, cell: int = 32
-) -> Image.Image:
+    image: Image.Image, grid: GridShape, grouping: Grouping, kept: Collection[int] | None = None, *,
+    cell: int = 32,
+) -> Image.Image:  # fmt: skip
     """The tokens of each group in one colour over the image (paper figure 2), tokens of no group dark.
 
     `kept` marks tokens with a dot, for instance the one that a search kept of each group.
@@ -284,7 +286,7 @@ def _kernel(width: int, drawn: int) -> Image.Resampling:
     return Image.Resampling.NEAREST if width < drawn else Image.Resampling.LANCZOS
 
 
-def _check(indices: Collection[int], grid: Grid) -> None:
+def _check(indices: Collection[int], grid: GridShape) -> None:
     rows, columns = grid
     wrong = [index for index in indices if not -1 <= index < rows * columns]
     if wrong:
@@ -294,7 +296,7 @@ def _check(indices: Collection[int], grid: Grid) -> None:
         )
 
 
-def _box(index: int, grid: Grid, cell: int) -> Box:
+def _box(index: int, grid: GridShape, cell: int) -> Box:
     row, column = divmod(index, grid[1])
     return column * cell, row * cell, (column + 1) * cell, (row + 1) * cell
 

@@ -22,7 +22,7 @@ from compress.samples import ImageSource, Sample
 from evosearch.registry import unknown
 
 Sums = NDArray[np.float64]
-Protocol = Literal["micro", "llava", "lmms-eval"]
+PromptStyle = Literal["micro", "llava", "lmms-eval"]
 SHORT = "Answer the question using a single word or phrase."
 
 
@@ -38,7 +38,7 @@ class Task(ABC):
     one of `splits` (None: the first); `image_mode` pads images to a square (None: as the protocol does).
     """
 
-    protocol: Protocol = "micro"
+    protocol: PromptStyle = "micro"
     split: str | None = None
     image_mode: Literal["pad", "whole"] | None = None
 
@@ -50,8 +50,8 @@ class Task(ABC):
     headline: ClassVar[tuple[str, ...]] = ()  # sub-scores that stand beside the score
 
     def __post_init__(self) -> None:
-        if self.protocol not in get_args(Protocol):
-            raise ValueError(unknown("protocol", self.protocol, get_args(Protocol)))
+        if self.protocol not in get_args(PromptStyle):
+            raise ValueError(unknown("protocol", self.protocol, get_args(PromptStyle)))
         if self.split is not None and self.split not in self.splits:
             raise ValueError(unknown(f"split of task '{self.name}'", self.split, self.splits))
 

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from bench.tasks.images import HubImage, ImageFile, ImageRow
 from compress import documents
-from compress.documents import Count, Document, described, parse_json, read_text, regular_file
+from compress.documents import Document, StoredCount, described, parse_json, read_text, regular_file
 from compress.samples import ImageSource
 from evosearch.registry import listed
 
@@ -53,7 +53,7 @@ class _FolderDocument(Document):
     """The content of MANIFEST."""
 
     protocol: str | None = None
-    sizes: dict[str, Count] = {}
+    sizes: dict[str, StoredCount] = {}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ labels without a search.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -16,11 +16,11 @@ from compress.labels.fitness import AnswerLoss
 from compress.labels.labelling import LabelConfig, Labeller, sample_key
 from compress.labels.store import LabelStore
 from compress.models.loading import MLLM
+from compress.progress import Progress
 from compress.samples import Sample
 
 AGAINST = ("random", "dpc-knn")  # kinds without a search
 Losses = NDArray[np.float64]
-Progress = Callable[[int, int], object]
 
 
 @dataclass(frozen=True, eq=False)

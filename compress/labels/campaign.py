@@ -22,11 +22,11 @@ from compress.models.loading import MLLM
 from compress.parallel.engine import Engine, Failure, Work, WorkerPool
 from compress.parallel.local import Local
 from compress.parallel.memory import keep_freed
+from compress.progress import Progress
 from compress.samples import Catalogue, Sample
 
 SHARD_ROWS, SHARD_SECONDS = 256, 20.0  # a shard is written at whichever is first
 TOLERATED = 20  # samples that may fail before it matters whether most do
-Progress = Callable[[int, int], object]  # samples done, samples in all
 
 
 def usual_together(device: str) -> int:

@@ -22,7 +22,7 @@ ROWS, ROWS_CPU = 8192, 1280  # that go through the decoder at a time (docs/perfo
 STEP, STEP_CPU = 8, 1  # lengths are rounded up to multiples of it: fuller batches, but more rows
 UNSCORED = -100  # the target that cross_entropy ignores
 
-Key = TypeVar("Key", bound=Hashable)
+K = TypeVar("K", bound=Hashable)
 Ints = NDArray[np.integer[Any]]
 Losses = NDArray[np.float64]
 
@@ -71,7 +71,7 @@ class _SampleRows:
         )
 
 
-class AnswerLosses(Generic[Key]):
+class AnswerLosses(Generic[K]):
     """Mean cross-entropy of responses when the decoder sees only some of the visual tokens.
 
     `launch` takes indices [P, K] into the N visual tokens of each sample, ascending in each row, and starts
@@ -90,7 +90,7 @@ class AnswerLosses(Generic[Key]):
     def __init__(
         self,
         mllm: MLLM,
-        samples: Mapping[Key, Embedded],
+        samples: Mapping[K, Embedded],
         *,
         positions: str = "original",
         budget: TokenBudget | None = None,
@@ -112,18 +112,18 @@ class AnswerLosses(Generic[Key]):
         self._bank = torch.cat([embedded.embeds for embedded in samples.values()])  # [sum of S, D]
         added = [embedded.added for embedded in samples.values() if embedded.added is not None]
         self._added = torch.cat(added, 1) if added else None  # [n, sum of S, D]
-        self._samples: dict[Key, _SampleRows] = {}
+        self._samples: dict[K, _SampleRows] = {}
         first = 0
         for key, embedded in samples.items():
             self._samples[key] = self._described(embedded, first)
             first += len(embedded.embeds)
         every = {key: np.arange(len(sample.visual))[None] for key, sample in self._samples.items()}
         alone = self._launch(every, at_once=1)()  # as long as they are, they would fill batches with copies
-        self.full: dict[Key, float | ValueError] = {
+        self.full: dict[K, float | ValueError] = {
             key: found if isinstance(found, ValueError) else float(found[0]) for key, found in alone.items()
         }
 
-    def launch(self, asked: Mapping[Key, Ints]) -> Callable[[], dict[Key, Losses | ValueError]]:
+    def launch(self, asked: Mapping[K, Ints]) -> Callable[[], dict[K, Losses | ValueError]]:
         """A function that waits for the losses, or a ValueError for a sample whose are not finite.
 
         ValueError if memory does not suffice for a single candidate.
@@ -157,9 +157,9 @@ class AnswerLosses(Generic[Key]):
 
     @torch.inference_mode()
     def _launch(
-        self, asked: Mapping[Key, Ints], at_once: int | None = None
-    ) -> Callable[[], dict[Key, Losses | ValueError]]:
-        shapes: dict[CandidateShape, list[Key]] = defaultdict(list)
+        self, asked: Mapping[K, Ints], at_once: int | None = None
+    ) -> Callable[[], dict[K, Losses | ValueError]]:
+        shapes: dict[CandidateShape, list[K]] = defaultdict(list)
         for key, indices in asked.items():
             shapes[self._samples[key].shape(indices.shape[1], self._step)].append(key)
         found = []
@@ -292,10 +292,10 @@ class _Candidates(NamedTuple):
         )
 
 
-class _Pending(Generic[Key]):
+class _Pending(Generic[K]):
     """Losses of samples on their way from the device, in this order."""
 
-    def __init__(self, losses: Tensor, counts: Mapping[Key, int]):
+    def __init__(self, losses: Tensor, counts: Mapping[K, int]):
         self._counts = counts
         self._arrived: torch.cuda.Event | None = None
         self._host = losses
@@ -305,7 +305,7 @@ class _Pending(Generic[Key]):
             self._arrived = torch.cuda.Event()
             self._arrived.record(torch.cuda.current_stream(losses.device))
 
-    def __call__(self) -> dict[Key, Losses | ValueError]:
+    def __call__(self) -> dict[K, Losses | ValueError]:
         if self._arrived is not None:
             self._arrived.synchronize()
         parts = np.split(self._host.double().numpy(), np.cumsum(list(self._counts.values()))[:-1])

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import field_validator
 
-from compress.documents import Count, Document, Positive, parse, read, regular_file
+from compress.documents import Document, Positive, StoredCount, parse, read, regular_file
 from compress.files import locked, replacing
 from compress.keep import read_keep
 from evosearch.registry import cut
@@ -90,11 +90,11 @@ class _SettingsDocument(Document, extra="allow"):
 
 class _RunDocument(Document):
     engine: str = "unknown"
-    workers: Count = 0
+    workers: StoredCount = 0
     machines: tuple[str, ...] = ()
     started: datetime
     written: datetime
-    total: Count = 0
+    total: StoredCount = 0
 
 
 class _ShardDocument(Document):

@@ -25,7 +25,7 @@ from compress.micro.busy_language import (
     SYNONYMS,
     TEMPLATES,
 )
-from compress.micro.busy_world import GROUNDS, KINDS, Scene, Thing
+from compress.micro.busy_world import GROUNDS, KINDS, BusyScene, BusyThing
 from compress.micro.language import SIDES
 from compress.micro.questions import NEGATIVES, POPULAR, Question, with_options
 from compress.micro.world import COLORS
@@ -57,7 +57,7 @@ class Phrase:
             text = BESIDE.format(x=text, y=self.beside.say())
         return " ".join(CHINESE.get(w, w) for w in text.split()) if chinese else text
 
-    def fits(self, thing: Thing) -> bool:
+    def fits(self, thing: BusyThing) -> bool:
         """Whether a thing has the colour, kind and ground that are named."""
         return (
             self.color in (None, thing.color)
@@ -66,10 +66,10 @@ class Phrase:
         )
 
 
-class View:
+class SceneView:
     """What can be seen of a scene, counted once for all questions about it."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: BusyScene) -> None:
         self.seen = [(i, scene.things[i]) for i in scene.visible()]
 
     @cached_property
@@ -77,11 +77,11 @@ class View:
         return Counter((t.color, t.kind) for _, t in self.seen)
 
     @cached_property
-    def exact(self) -> list[tuple[int, Thing, Phrase]]:
+    def exact(self) -> list[tuple[int, BusyThing, Phrase]]:
         """Things that colour and kind name."""
         return [(i, t, Phrase(t.color, t.kind)) for i, t in self.seen if self.pairs[t.color, t.kind] == 1]
 
-    def unique(self, *parts: str) -> list[tuple[int, Thing, Phrase]]:
+    def unique(self, *parts: str) -> list[tuple[int, BusyThing, Phrase]]:
         """Things that these of their attributes name together."""
         key = [tuple(getattr(t, part) for part in parts) for _, t in self.seen]
         count = Counter(key)
@@ -91,7 +91,9 @@ class View:
             if count[k] == 1
         ]
 
-    def beside(self, rng: Rng, part: str, kind: str | None = None) -> tuple[int, Thing, Phrase, int] | None:
+    def beside(
+        self, rng: Rng, part: str, kind: str | None = None
+    ) -> tuple[int, BusyThing, Phrase, int] | None:
         """A thing named by one attribute and what it is next to, and the number of the latter."""
         for n in rng.permutation(len(self.exact)).tolist()[:6]:
             j, anchor, name = self.exact[n]
@@ -112,9 +114,9 @@ class View:
 
 
 @lru_cache(maxsize=64)
-def view_of(scene: Scene) -> View:
+def view_of(scene: BusyScene) -> SceneView:
     """What can be seen of a scene; it is counted once for all questions about it."""
-    return View(scene)
+    return SceneView(scene)
 
 
 def _pick(rng: Rng, items: Sequence[T]) -> T:
@@ -132,12 +134,13 @@ def _tell(answer: str, chinese: bool) -> str:
     return CHINESE.get(answer, answer) if chinese else answer
 
 
-Found = tuple[int, Thing, Phrase, tuple[int, ...]]
+Found = tuple[int, BusyThing, Phrase, tuple[int, ...]]
 
 
 def _find(
-    view: View, rng: Rng, ways: Sequence[tuple[str, ...]], part: str, chinese: bool, kind: str | None = None
-) -> Found | None:
+    view: SceneView, rng: Rng, ways: Sequence[tuple[str, ...]], part: str, chinese: bool,
+    kind: str | None = None,
+) -> Found | None:  # fmt: skip
     """A thing with a phrase that only it fits, by one of `ways`, or by `part` and what is next to it; None
     if there is none. The last of what is found are all things that the phrase names.
     """
@@ -154,7 +157,7 @@ def _find(
     return None
 
 
-def color(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
+def color(scene: BusyScene, rng: Rng, chinese: bool = False) -> Question | None:
     """What color is the star on the bricks, or the one next to the blue ring?"""
     view = view_of(scene)
     found = _find(view, rng, (("kind",), ("kind", "ground"), ("kind", "ground")), "kind", chinese)
@@ -166,7 +169,7 @@ def color(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
     )
 
 
-def shape(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
+def shape(scene: BusyScene, rng: Rng, chinese: bool = False) -> Question | None:
     """What shape is the red object on the bricks, or the one next to the blue ring?"""
     view = view_of(scene)
     found = _find(view, rng, (("color",), ("color", "ground"), ("color", "ground")), "color", chinese)
@@ -178,7 +181,7 @@ def shape(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
     )
 
 
-def read(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
+def read(scene: BusyScene, rng: Rng, chinese: bool = False) -> Question | None:
     """What does the red sign say, or the one on the bricks, or the one next to the blue ring?"""
     view = view_of(scene)
     ways = (("color", "kind"), ("color", "kind"), ("kind", "ground"))
@@ -189,7 +192,7 @@ def read(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
     return Question(_say("read", rng, False, x=phrase.say()), " ".join(thing.text), "read", about)
 
 
-def ground(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
+def ground(scene: BusyScene, rng: Rng, chinese: bool = False) -> Question | None:
     """What is under the red star?"""
     view = view_of(scene)
     if not view.exact:
@@ -200,7 +203,7 @@ def ground(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
     )
 
 
-def relation(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
+def relation(scene: BusyScene, rng: Rng, chinese: bool = False) -> Question | None:
     """Is the red star left of the blue ring? Only for pairs that are clearly apart on that axis."""
     view = view_of(scene)
     if len(view.exact) < 2:
@@ -217,7 +220,7 @@ def relation(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
     return Question(text, "yes" if yes else "no", "relation", (a[0], b[0]))
 
 
-def exist(scene: Scene, rng: Rng, chinese: bool = False, negative: str | None = None) -> Question | None:
+def exist(scene: BusyScene, rng: Rng, chinese: bool = False, negative: str | None = None) -> Question | None:
     """Is there a red star? Half the answers are no; `negative` names how the absent pair is chosen (POPE).
 
     random: any; popular: one frequent in the whole world; adversarial: one whose colour and kind are both
@@ -253,7 +256,7 @@ def exist(scene: Scene, rng: Rng, chinese: bool = False, negative: str | None = 
     return Question(text, _tell("no", chinese), "exist", near)
 
 
-def count(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
+def count(scene: BusyScene, rng: Rng, chinese: bool = False) -> Question | None:
     """How many red stars, or signs on the bricks, are there? At most four."""
     view = view_of(scene)
     if not view.seen:
@@ -273,7 +276,7 @@ def count(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
     return None
 
 
-def total(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
+def total(scene: BusyScene, rng: Rng, chinese: bool = False) -> Question | None:
     """How many stars are there in the whole image? At most six."""
     view = view_of(scene)
     kind = _pick(rng, KINDS) if rng.random() < 0.25 or not view.seen else _pick(rng, view.seen)[1].kind
@@ -284,14 +287,14 @@ def total(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
     return Question(text, _tell(COUNTS[len(about)], chinese), "total", about)
 
 
-def grounds(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
+def grounds(scene: BusyScene, rng: Rng, chinese: bool = False) -> Question | None:
     """Whether there are many or few things, and on which grounds, in alphabetical order."""
     amount = "many" if len(scene.things) > 25 else "few"
     names = " , ".join(sorted({r.ground for r in scene.regions}))
     return Question(_say("grounds", rng, False), f"{amount} objects on {names}", "grounds")
 
 
-def missing(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
+def missing(scene: BusyScene, rng: Rng, chinese: bool = False) -> Question | None:
     """What color is the star on the bricks, of which there is none, or what does such a sign say?"""
     view = view_of(scene)
     if rng.random() < 0.3:
@@ -309,7 +312,7 @@ def missing(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
     return Question(_say(family, rng, False, x=phrase.say()), "unanswerable", "missing", near)
 
 
-def choose(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
+def choose(scene: BusyScene, rng: Rng, chinese: bool = False) -> Question | None:
     """An open question with four lettered options; the answer is a letter, `options` are the texts."""
     families: list[Callable[..., Question | None]] = [color, shape, count, ground]
     inner = next((q for i in rng.permutation(4) if (q := families[i](scene, rng, chinese)) is not None), None)
@@ -335,7 +338,7 @@ WEIGHTS = {
 }  # fmt: skip
 
 
-def mixture(scene: Scene, rng: Rng, n: int) -> list[Question]:
+def mixture(scene: BusyScene, rng: Rng, n: int) -> list[Question]:
     """`n` training questions about one scene, families as often as `WEIGHTS` says.
 
     A fifth of those that exist in pinyin are asked in pinyin.

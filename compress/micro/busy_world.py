@@ -52,7 +52,7 @@ GLYPHS = {
 
 
 @dataclass(frozen=True)
-class Thing:
+class BusyThing:
     """A shape or a sign. `left`, `top`, `width` and `height` are whole pixels, `angle` is in degrees.
 
     `ground` is what lies under all of it. `text` is what a sign says, e.g. "4k7".
@@ -95,14 +95,14 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Scene:
+class BusyScene:
     """All that an image shows. `spoil` is a defect of the photograph, `cover` the rectangle that a cut hides
     (left, top, right, bottom).
     """
 
     split: str
     seed: int
-    things: tuple[Thing, ...]
+    things: tuple[BusyThing, ...]
     regions: tuple[Region, ...]
     spoil: str | None = None
     cover: tuple[int, int, int, int] | None = None
@@ -125,7 +125,7 @@ def rng_of(split: str, seed: int, purpose: int = 0) -> np.random.Generator:
     return world.rng_of(split, seed, purpose, apart=(SIDE,))
 
 
-def scene(split: str, seed: int, spoil: str | None = None) -> Scene:
+def scene(split: str, seed: int, spoil: str | None = None) -> BusyScene:
     """The scene of one seed; even seeds are crowded, odd ones sparser."""
     rng = rng_of(split, seed)
     crowded = seed % 2 == 0
@@ -146,11 +146,11 @@ def scene(split: str, seed: int, spoil: str | None = None) -> Scene:
         if thing is not None:
             things.append(thing)
     order = rng.permutation(len(things))
-    made = Scene(split, seed, tuple(things[i] for i in order), regions)
+    made = BusyScene(split, seed, tuple(things[i] for i in order), regions)
     return spoiled(made, spoil) if spoil else made
 
 
-def spoiled(scene: Scene, spoil: str) -> Scene:
+def spoiled(scene: BusyScene, spoil: str) -> BusyScene:
     """The same scene badly photographed: blurred, dark, or with a finger over a part that hides a thing."""
     check_spoil(spoil)
     if spoil != "cut":
@@ -166,16 +166,16 @@ def spoiled(scene: Scene, spoil: str) -> Scene:
     return replace(scene, spoil=spoil, cover=box)
 
 
-def render(scene: Scene) -> Image.Image:
+def render(scene: BusyScene) -> Image.Image:
     """The photograph, RGB, 192 x 192."""
     return Image.fromarray(paint(scene)[0])
 
 
 @dataclass(frozen=True)
-class Photograph:
+class BusyPhotograph:
     """A scene as a sample's picture: drawn when it is looked at."""
 
-    scene: Scene
+    scene: BusyScene
 
     @property
     def key(self) -> str:
@@ -192,7 +192,7 @@ class Photograph:
 
 
 @lru_cache(maxsize=1200)
-def _developed(scene: Scene) -> Image.Image:
+def _developed(scene: BusyScene) -> Image.Image:
     return render(scene)
 
 
@@ -206,7 +206,7 @@ class Patches:
     region: NDArray[np.int16]  # [576] the region of the patch's middle
 
 
-def paint(scene: Scene) -> tuple[NDArray[np.uint8], Patches]:
+def paint(scene: BusyScene) -> tuple[NDArray[np.uint8], Patches]:
     """The pixels [192, 192, 3] and what each patch shows. What a cut hides counts as ground."""
     rng = rng_of(scene.split, scene.seed, 1)
     where = _nearest(scene.regions)
@@ -269,7 +269,7 @@ def _placed(
     side: int,
     regions: tuple[Region, ...],
     taken: NDArray[np.bool_],
-) -> Thing | None:
+) -> BusyThing | None:
     """A thing somewhere on one ground and apart from all others, or None; marks what it takes."""
     text, angle, tries = "", 0, 120
     if kind == "sign":
@@ -291,7 +291,7 @@ def _placed(
         if len(over) > 1 or box.any():
             continue
         taken[top : top + height, left : left + width] = True
-        return Thing(kind, color, regions[over.pop()].ground, left, top, width, height, angle, text)
+        return BusyThing(kind, color, regions[over.pop()].ground, left, top, width, height, angle, text)
     return None
 
 

@@ -56,7 +56,7 @@ def _owners_of_micro(scene: world.Scene) -> NDArray[np.int16]:
 
 
 @lru_cache(maxsize=2048)
-def _owners_of_busy(scene: busy.Scene) -> NDArray[np.int16]:
+def _owners_of_busy(scene: busy.BusyScene) -> NDArray[np.int16]:
     return busy.paint(scene)[1].owner
 
 
@@ -83,7 +83,7 @@ MICRO = World(
     },
 )  # fmt: skip
 BUSY = World(
-    "busy", busy.SIDE, busy.GRID, busy.scene, busy.Photograph, busy.rng_of, _owners_of_busy,
+    "busy", busy.SIDE, busy.GRID, busy.scene, busy.BusyPhotograph, busy.rng_of, _owners_of_busy,
     ask=busy_questions.FAMILIES,
     asked={
         "gqa": ("color", "shape", "relation", "ground"),
@@ -111,7 +111,7 @@ def scene_of(picture: object) -> tuple[World, Any] | None:
     """The world and the scene that a picture photographs; None for other images."""
     if isinstance(picture, world.Photograph):
         return MICRO, picture.scene
-    if isinstance(picture, busy.Photograph):
+    if isinstance(picture, busy.BusyPhotograph):
         return BUSY, picture.scene
     return None
 

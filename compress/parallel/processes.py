@@ -21,7 +21,7 @@ from compress.parallel.engine import told
 from compress.parallel.workers import exit_with_parent
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
+R = TypeVar("R")
 
 PATIENCE = timedelta(hours=2)  # for the first process, which validates while the others wait
 
@@ -58,7 +58,7 @@ class Processes:
 
         return reduce(value, "sum")
 
-    def one_says(self, compute: Callable[[], Result]) -> Result:
+    def one_says(self, compute: Callable[[], R]) -> R:
         """What the first process computes, in all of them."""
         if self.count == 1:
             return compute()
@@ -95,7 +95,7 @@ def own_device(device: str) -> str:
     return device
 
 
-def together(work: Callable[[], Result], count: int) -> Result:
+def together(work: Callable[[], R], count: int) -> R:
     """Call `work`, which can be pickled, in `count` new processes on this machine; what the first returns.
 
     They end when this process does. Raises what the first that failed has raised, and OSError if one was

@@ -19,7 +19,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 Job = TypeVar("Job")
-Result = TypeVar("Result")
+R = TypeVar("R")
 
 AHEAD = 4  # jobs per worker that are handed out at a time: a long list never lies in memory
 
@@ -36,8 +36,8 @@ class WorkerKilledError(OSError):
 
 
 def each(
-    work: Callable[[Job], Result], jobs: Iterable[Job], workers: int = 1, *, ordered: bool = False
-) -> Generator[tuple[Job, Result], None, None]:
+    work: Callable[[Job], R], jobs: Iterable[Job], workers: int = 1, *, ordered: bool = False
+) -> Generator[tuple[Job, R], None, None]:
     """Pairs of job and result, as they are finished or, `ordered`, as the jobs came.
 
     One thread computes each, for the number of threads may change the last bits of a result.
@@ -56,18 +56,18 @@ def each(
         torch.set_num_threads(threads)
 
 
-def run_in_process(work: Callable[[Job], Result], job: Job) -> Result:
+def run_in_process(work: Callable[[Job], R], job: Job) -> R:
     """The result of one job from a process of its own; `WorkerKilledError` if that is killed."""
     return next(_in_processes(work, [job], 1, ordered=True))[1]
 
 
 def _in_processes(
-    work: Callable[[Job], Result], jobs: Iterable[Job], workers: int, ordered: bool
-) -> Generator[tuple[Job, Result], None, None]:
+    work: Callable[[Job], R], jobs: Iterable[Job], workers: int, ordered: bool
+) -> Generator[tuple[Job, R], None, None]:
     # Forked workers share the weights and start at once; where forking is unsafe, the work is sent to them.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     executor = ProcessPoolExecutor(workers, context, _start, (work,))
-    left, waiting, taken = iter(jobs), dict[Future[Result], Job](), deque[Job]()
+    left, waiting, taken = iter(jobs), dict[Future[R], Job](), deque[Job]()
     try:
         while True:
             taken.extend(islice(left, AHEAD * workers - len(waiting)))

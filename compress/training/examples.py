@@ -16,7 +16,7 @@ from compress.labels.labelling import sample_key
 from compress.labels.store import Label, LabelStore
 from compress.parallel.processes import Processes
 from compress.samples import Sample
-from compress.training.features import Features, Say, Source
+from compress.training.features import Features, Say, TokenReader
 
 Target = Literal["label", "lead", "score"]
 
@@ -26,7 +26,7 @@ class Example:
     """One labelled sample: where its features come from, and its label."""
 
     key: str
-    source: Source
+    source: TokenReader
     label: Label
 
 

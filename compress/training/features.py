@@ -29,7 +29,7 @@ from compress.models.loading import MLLM
 from compress.samples import Sample
 
 Where = Literal["memory", "disk", "recompute"]
-Source = Callable[[], Tokens]
+TokenReader = Callable[[], Tokens]
 Say = Callable[[str], object]
 
 
@@ -56,10 +56,10 @@ class Features(ABC):
         """Say how much will be stored, by the first sample; ValueError if there is no room for it."""
 
     @abstractmethod
-    def keep(self, sample: Sample, mine: bool) -> Source:
+    def keep(self, sample: Sample, mine: bool) -> TokenReader:
         """How to get at a sample's features later, ready at hand if it is `mine` to make them."""
 
-    def visual_tokens(self, source: Source) -> int | None:
+    def visual_tokens(self, source: TokenReader) -> int | None:
         """Of kept features, without reading them; None if that is not known."""
         return None
 
@@ -70,7 +70,7 @@ class Recomputed(Features):
     def announce(self, samples: Sequence[Sample], say: Say) -> None:
         say(f"features of {len(samples):,} samples: recomputed whenever they are used")
 
-    def keep(self, sample: Sample, mine: bool) -> Source:
+    def keep(self, sample: Sample, mine: bool) -> TokenReader:
         return partial(self.embed, sample)
 
 
@@ -86,11 +86,11 @@ class InMemory(Features):
                 f"{_bytes(free)} are free: keep them on disk, or recompute them"
             )
 
-    def keep(self, sample: Sample, mine: bool) -> Source:
+    def keep(self, sample: Sample, mine: bool) -> TokenReader:
         tokens = self.embed(sample)
         return lambda: tokens
 
-    def visual_tokens(self, source: Source) -> int:
+    def visual_tokens(self, source: TokenReader) -> int:
         return len(source().visual)
 
 
@@ -119,7 +119,7 @@ class OnDisk(Features):
                 f"free at {self.folder}: choose another folder, or recompute them"
             )
 
-    def keep(self, sample: Sample, mine: bool) -> Source:
+    def keep(self, sample: Sample, mine: bool) -> TokenReader:
         path = self._path(sample)
         if mine and not _readable(path):
             tokens = self.embed(sample)
@@ -131,7 +131,7 @@ class OnDisk(Features):
             _write(path, content)
         return partial(_read, path)
 
-    def visual_tokens(self, source: Source) -> int:
+    def visual_tokens(self, source: TokenReader) -> int:
         assert isinstance(source, partial)
         with safe_open(regular_file(source.args[0]), "pt") as file:
             return int(file.get_slice("visual").get_shape()[0])

@@ -38,7 +38,7 @@ from compress.training.features import Say, Where, open_features
 from evosearch.registry import cut
 
 CHECKPOINT = "checkpoint.pt"
-Progress = Callable[[str, int, int], object]  # stage, done, in all
+StageProgress = Callable[[str, int, int], object]  # stage, done, in all
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ def train(
     cache: str | os.PathLike[str] | None = None,
     micro_batch: int | None = None,
     checkpoint_every: int = 200,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
     say: Say | None = None,
 ) -> TrainResult:
     """Train a compressor for `mllm` on those of `samples` that have a label; `folder` gets all results.

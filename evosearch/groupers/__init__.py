@@ -2,7 +2,7 @@
 
 from evosearch.groupers.base import Floats, Grouper
 from evosearch.groupers.dpc_knn import Clusters, DpcKnn, dpc_knn
-from evosearch.groupers.grid import Grid, blocks
+from evosearch.groupers.grid import GridGroups, blocks
 from evosearch.groupers.k_means import KMeans
 from evosearch.groupers.random_groups import RandomGroups
 from evosearch.groupers.vocabulary import Vocabulary
@@ -12,10 +12,10 @@ GROUPERS: dict[str, type[Grouper]] = {
     "dpc-knn": DpcKnn,
     "random": RandomGroups,
     "k-means": KMeans,
-    "grid": Grid,
+    "grid": GridGroups,
 }
 
 __all__ = [
-    "GROUPERS", "Clusters", "DpcKnn", "Floats", "Grid", "Grouper", "KMeans", "RandomGroups", "Vocabulary",
-    "blocks", "dpc_knn",
+    "GROUPERS", "Clusters", "DpcKnn", "Floats", "GridGroups", "Grouper", "KMeans", "RandomGroups",
+    "Vocabulary", "blocks", "dpc_knn",
 ]  # fmt: skip

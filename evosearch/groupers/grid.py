@@ -9,7 +9,7 @@ from evosearch.grouping import Ints
 
 
 @dataclass(frozen=True, eq=False)
-class Grid(Grouper):
+class GridGroups(Grouper):
     """Rectangular blocks of neighbouring items on a rows x columns grid; the vectors are not looked at."""
 
     grid: tuple[int, int]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from evosearch.grouping import Grouping
 from evosearch.individual import Individual
-from evosearch.operators import CROSSOVERS, MUTATIONS, Edge, Operator, Toolbox, best, bind
+from evosearch.operators import CROSSOVERS, MUTATIONS, Boundary, Operator, Toolbox, best, bind
 from evosearch.strategies.base import Strategy, at_least, share
 
 
@@ -40,7 +40,7 @@ class Evolution(Strategy):
     elitist: bool = True
     mate: Literal["half-split", "one-point", "two-point", "uniform"] = "half-split"
     mutate: Literal["shift", "reset"] = "shift"
-    edge: Edge = "bounce"
+    edge: Boundary = "bounce"
     toolbox: Toolbox = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

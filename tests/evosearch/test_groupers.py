@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evosearch import GROUPERS, DpcKnn, Grid, KMeans, RandomGroups, Vocabulary, describe, dpc_knn, pick
+from evosearch import GROUPERS, DpcKnn, GridGroups, KMeans, RandomGroups, Vocabulary, describe, dpc_knn, pick
 from evosearch.groupers import grid, vocabulary
 
 GOLDEN = Path(__file__).parents[2] / "bench" / "fidelity" / "golden" / "dpcknn.npz"
@@ -105,7 +105,7 @@ def test_random_groups_are_even_and_follow_the_seed():
 
 
 def test_grid_makes_square_blocks():
-    space = Grid(16, (12, 12))(np.zeros((144, 1)))
+    space = GridGroups(16, (12, 12))(np.zeros((144, 1)))
     assert min(space.groups) == (0, 1, 2, 12, 13, 14, 24, 25, 26) and set(space.sizes) == {9}
 
 
@@ -122,4 +122,4 @@ def test_grid_blocks_are_rectangles_of_similar_size_for_every_count(shape):
 
 def test_grid_refuses_another_number_of_items():
     with pytest.raises(ValueError, match="6 x 10 does not hold 61"):
-        Grid(3, (6, 10))(np.zeros((61, 1)))
+        GridGroups(3, (6, 10))(np.zeros((61, 1)))

@@ -14,7 +14,8 @@ from typing import Any
 
 from bench.edge.benchmark import WORDS, EdgePlan
 from bench.edge.chain import STAGES
-from bench.edge.timing import EdgeTimes, Measurement, Progress
+from bench.edge.timing import EdgeTimes, Measurement
+from compress.progress import Progress
 
 FORMAT = 1
 

@@ -46,7 +46,15 @@ from compress.micro.recipe.decoder import (
     tower_features,
 )
 from compress.micro.recipe.optim import rank, wait
-from compress.micro.recipe.tower import MEAN, STD, Heads, SceneBatch, new_tower, render_scenes, train_tower
+from compress.micro.recipe.tower import (
+    MEAN,
+    STD,
+    SceneBatch,
+    TowerHeads,
+    new_tower,
+    render_scenes,
+    train_tower,
+)
 from compress.micro.recipe.twins import (
     imitate,
     llava_next,
@@ -134,7 +142,7 @@ def build_next(recipe: MicroRecipe, work: Path, target: Path, log: Log) -> None:
 
     def tower() -> CLIPVisionModel:
         train, _ = _scenes(work, recipe, tiled=True)
-        tower, heads = micro.model.vision_tower.requires_grad_(True), Heads(VISION.hidden_size)
+        tower, heads = micro.model.vision_tower.requires_grad_(True), TowerHeads(VISION.hidden_size)
         train_tower(
             tower, heads, train.tiles, work / "tower.pt", windows=0, wholes=recipe.wholes, places=0.5, seed=3,
             log=log,
@@ -231,7 +239,7 @@ def _tower(recipe: MicroRecipe, work: Path, log: Log) -> CLIPVisionModel:
     """The trained tower: first what patches show and what scenes hold, then also where patches are."""
     scenes, _ = _scenes(work, recipe)
     torch.manual_seed(0)
-    tower, heads = new_tower(VISION), Heads(VISION.hidden_size)
+    tower, heads = new_tower(VISION), TowerHeads(VISION.hidden_size)
     train = partial(train_tower, tower, heads, scenes, log=log)
     train(work / "tower.pt", windows=recipe.windows, wholes=recipe.wholes, places=0.0, seed=1)
     train(work / "places.pt", windows=0, wholes=recipe.places, places=0.5, seed=2)

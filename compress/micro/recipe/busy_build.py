@@ -14,8 +14,8 @@ from transformers import CLIPVisionModel, LlavaForConditionalGeneration
 from compress.files import replacing
 from compress.micro.recipe.busy_decoder import Book, Course, book, instruct, llava, new_model
 from compress.micro.recipe.busy_tower import (
-    Heads,
-    Scenes,
+    BusySceneBatch,
+    BusyTowerHeads,
     grown_tower,
     render_scenes,
     train_tower,
@@ -82,12 +82,13 @@ def _tower(recipe: BusyRecipe, micro: Any, work: Path, log: Log) -> CLIPVisionMo
         with replacing(path) as part, part.open("wb") as file:
             np.savez(file, **vars(made))
     with np.load(path) as stored:
-        scenes = Scenes(**{name: stored[name] for name in stored.files})
+        scenes = BusySceneBatch(**{name: stored[name] for name in stored.files})
     torch.manual_seed(0)
     tower = grown_tower(micro).requires_grad_(True)
     projector = micro.model.multi_modal_projector.requires_grad_(True)
     train_tower(
-        tower, Heads(tower.config.hidden_size), projector, word_table(micro), scenes, work / "tower.pt",
+        tower, BusyTowerHeads(tower.config.hidden_size), projector, word_table(micro), scenes,
+        work / "tower.pt",
         windows=recipe.windows, wholes=recipe.wholes, seed=1, log=log,
     )  # fmt: skip
     return tower

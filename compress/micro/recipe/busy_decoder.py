@@ -18,10 +18,10 @@ from transformers import CLIPVisionModel, LlamaConfig, LlavaConfig, LlavaForCond
 
 from compress.micro.busy_language import tokenizer
 from compress.micro.busy_questions import FAMILIES, mixture
-from compress.micro.busy_world import KINDS, Scene, rng_of, scene
+from compress.micro.busy_world import KINDS, BusyScene, rng_of, scene
 from compress.micro.language import tokenizer as micro_tokenizer
 from compress.micro.questions import Question
-from compress.micro.recipe.busy_tower import PATCHES, VISION, Alignment, label_scene, word_table
+from compress.micro.recipe.busy_tower import PATCHES, VISION, BusyAlignment, label_scene, word_table
 from compress.micro.recipe.decoder import Frame, Lesson, TrainingModel, pack, run
 from compress.micro.recipe.optim import Optimiser, checkpointed
 from compress.micro.recipe.tower import features, normalise, training_spoil
@@ -117,7 +117,7 @@ def llava(model: Any) -> TrainingModel:
 class Book:
     """Scenes as a frozen tower sees them."""
 
-    scenes: list[Scene]
+    scenes: list[BusyScene]
     features: Tensor  # [n, 576, C] float16
     kind: Tensor  # [n, 576] int8 as in `tower.SceneBatch`, likewise the next three
     color: Tensor
@@ -172,7 +172,7 @@ def tokens_of(owner: NDArray[np.int8], kind: NDArray[np.int8], about: Sequence[i
     return turns[:keep]
 
 
-def some(whole: Scene, things: int | None, rng: torch.Generator) -> tuple[Scene, list[int]]:
+def some(whole: BusyScene, things: int | None, rng: torch.Generator) -> tuple[BusyScene, list[int]]:
     """The scene with at most so many of its things, and their numbers in the whole scene."""
     count = len(whole.things)
     if things is None or things >= count:
@@ -255,7 +255,7 @@ def instruct(
     """Train in place; resumes from `checkpoint`. `books(step)` gives the scenes to draw from at a step."""
     tok = tokenizer()
     index, end = tok.get_vocab(), tok.eos_token_id
-    decoder, trained, alignment = pupil.decoder, pupil.trained, Alignment()
+    decoder, trained, alignment = pupil.decoder, pupil.trained, BusyAlignment()
     optimiser = Optimiser(
         trained, lr=course.lr, matrix_lr=course.matrix_lr, total=course.steps, steady=course.steady
     )

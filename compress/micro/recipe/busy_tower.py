@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from compress.micro.busy_language import tokenizer
-from compress.micro.busy_world import CHARACTERS, GRID, GROUNDS, KINDS, PATCH, SIDE, Scene, paint, scene
+from compress.micro.busy_world import CHARACTERS, GRID, GROUNDS, KINDS, PATCH, SIDE, BusyScene, paint, scene
 from compress.micro.language import SPECIAL
 from compress.micro.language import tokenizer as micro_tokenizer
 from compress.micro.recipe.optim import Optimiser, checkpointed
@@ -33,7 +33,7 @@ VISION = CLIPVisionConfig(
 
 
 @dataclass(frozen=True)
-class Scenes:
+class BusySceneBatch:
     """Rendered scenes and what their 576 patches show."""
 
     pixels: NDArray[np.uint8]  # [n, 192, 192, 3]
@@ -44,8 +44,8 @@ class Scenes:
     phrases: NDArray[np.bool_]  # [n, PHRASES] which colour-kind pairs the scene contains
 
 
-def label_scene(made: Scene) -> tuple[NDArray, ...]:
-    """A row of `Scenes`."""
+def label_scene(made: BusyScene) -> tuple[NDArray, ...]:
+    """A row of `BusySceneBatch`."""
     pixels, patches = paint(made)
     owner = patches.owner
     kinds = np.array([KINDS.index(t.kind) for t in made.things] + [-1])  # -1 takes the last
@@ -71,7 +71,7 @@ def label_scene(made: Scene) -> tuple[NDArray, ...]:
     )
 
 
-def render_scenes(split: str, seeds: range) -> Scenes:
+def render_scenes(split: str, seeds: range) -> BusySceneBatch:
     """Render and label the scenes of `seeds`, one in five of them badly photographed."""
     rows = (label_scene(scene(split, seed, training_spoil(seed))) for seed in seeds)
     columns: list[NDArray] = []
@@ -79,7 +79,7 @@ def render_scenes(split: str, seeds: range) -> Scenes:
         columns = columns or [np.empty((len(seeds), *part.shape), part.dtype) for part in row]
         for column, part in zip(columns, row, strict=True):
             column[n] = part
-    return Scenes(*columns)
+    return BusySceneBatch(*columns)
 
 
 def word_table(micro: Any) -> Tensor:
@@ -113,7 +113,7 @@ def grown_tower(micro: Any) -> CLIPVisionModel:
     return tower
 
 
-class Alignment(nn.Module):
+class BusyAlignment(nn.Module):
     """Pulls a projected patch towards the words for what it shows.
 
     These are the kind or character, the colour and, weakly, the ground of a thing, or the ground alone. A
@@ -129,7 +129,7 @@ class Alignment(nn.Module):
         self.sign_word = index["sign"]
 
     def forward(self, visual: Tensor, table: Tensor, kind: Tensor, color: Tensor, ground: Tensor) -> Tensor:
-        """The loss of visual tokens [B, n, D]; labels [B, n] as in `Scenes`."""
+        """The loss of visual tokens [B, n, D]; labels [B, n] as in `BusySceneBatch`."""
         logp = (12 * F.normalize(visual, dim=-1) @ F.normalize(table, dim=-1).T).log_softmax(-1)
 
         def said(words: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ class Alignment(nn.Module):
         return 0.1 * size.square().mean() - weighted[kind != IGNORE].mean()
 
 
-class Heads(nn.Module):
+class BusyTowerHeads(nn.Module):
     """What the tower is asked during pre-training; thrown away afterwards."""
 
     def __init__(self, width: int) -> None:
@@ -183,9 +183,10 @@ class Heads(nn.Module):
 
 
 def train_tower(
-    tower: CLIPVisionModel, heads: Heads, projector: nn.Module, table: Tensor, scenes: Scenes,
-    checkpoint: Path, *, windows: int, wholes: int, seed: int, lr: float = 2e-3, matrix_lr: float = 0.01,
-    window_batch: int = 96, whole_batch: int = 12, log: Callable[[str], None] = print,
+    tower: CLIPVisionModel, heads: BusyTowerHeads, projector: nn.Module, table: Tensor,
+    scenes: BusySceneBatch, checkpoint: Path, *, windows: int, wholes: int, seed: int, lr: float = 2e-3,
+    matrix_lr: float = 0.01, window_batch: int = 96, whole_batch: int = 12,
+    log: Callable[[str], None] = print,
 ) -> None:  # fmt: skip
     """Train all three in place: on windows of 8 x 8 patches, then on whole scenes, also for CLS.
 
@@ -197,7 +198,7 @@ def train_tower(
     )
     pixels = torch.from_numpy(scenes.pixels)
     kind, color, ground = (torch.from_numpy(a) for a in (scenes.kind, scenes.color, scenes.ground))
-    phrases, alignment = torch.from_numpy(scenes.phrases), Alignment()
+    phrases, alignment = torch.from_numpy(scenes.phrases), BusyAlignment()
     for step in checkpointed(checkpoint, every, optimiser, windows + wholes, every=100):
         rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
         whole = step >= windows
@@ -227,7 +228,7 @@ def train_tower(
 
 
 @torch.no_grad()
-def told(heads: Heads, x: Tensor, kind: Tensor, color: Tensor, ground: Tensor) -> str:
+def told(heads: BusyTowerHeads, x: Tensor, kind: Tensor, color: Tensor, ground: Tensor) -> str:
     """How often the heads are right about patches."""
     said = heads.kind(x).argmax(-1)
     seen, behind = kind >= 0, kind == -1

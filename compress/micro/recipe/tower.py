@@ -164,7 +164,7 @@ def features(tower: CLIPVisionModel, pixels: Tensor, window: Tensor | None = Non
     return before, x
 
 
-class Heads(nn.Module):
+class TowerHeads(nn.Module):
     """What the tower is asked during pre-training; thrown away afterwards."""
 
     def __init__(self, width: int) -> None:
@@ -212,7 +212,7 @@ def normalise(pixels: Tensor) -> Tensor:
 
 def train_tower(
     tower: CLIPVisionModel,
-    heads: Heads,
+    heads: TowerHeads,
     scenes: SceneBatch,
     checkpoint: Path,
     *,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from baselines.grid import Grid
-from bench.data.export import LMMS_LAB, OFFICIAL, Layout, export
+from bench.data.export import LMMS_LAB, OFFICIAL, FileLayout, export
 from bench.evaluation.evaluate import evaluate
 from bench.tasks import TASKS
 from bench.tasks.load import load_tasks
@@ -105,7 +105,7 @@ def test_two_layouts_in_one_folder_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", ["official", "lmms-lab"])
 def test_a_full_disk_leaves_nothing_half_written(
-    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    layout: FileLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(folder: Path, samples: Sequence[Sample]) -> None:
         (folder / "half").write_text("{")

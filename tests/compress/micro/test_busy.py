@@ -6,19 +6,29 @@ import torch
 
 from compress.micro import busy_questions as q
 from compress.micro.busy_language import tokenizer, words
-from compress.micro.busy_world import CHARACTERS, KINDS, Region, Scene, Thing, paint, render, rng_of, scene
+from compress.micro.busy_world import (
+    CHARACTERS,
+    KINDS,
+    BusyScene,
+    BusyThing,
+    Region,
+    paint,
+    render,
+    rng_of,
+    scene,
+)
 from compress.micro.language import tokenizer as micro_tokenizer
 from compress.micro.recipe.busy_decoder import Course, new_model, tokens_of
 from compress.micro.world import SPLITS
 from compress.models.loading import MODELS, load
 
 THINGS = (
-    Thing("star", "red", "dots", 20, 20, 15, 15),
-    Thing("star", "green", "bricks", 120, 20, 15, 15),
-    Thing("ring", "blue", "dots", 42, 21, 15, 15),
-    Thing("sign", "yellow", "bricks", 101, 101, 35, 13, text="4k7"),
+    BusyThing("star", "red", "dots", 20, 20, 15, 15),
+    BusyThing("star", "green", "bricks", 120, 20, 15, 15),
+    BusyThing("ring", "blue", "dots", 42, 21, 15, 15),
+    BusyThing("sign", "yellow", "bricks", 101, 101, 35, 13, text="4k7"),
 )
-SMALL = Scene("train", 0, THINGS, (Region("dots", 40, 96), Region("bricks", 150, 96)))
+SMALL = BusyScene("train", 0, THINGS, (Region("dots", 40, 96), Region("bricks", 150, 96)))
 
 
 def test_scenes_follow_from_split_and_seed():
