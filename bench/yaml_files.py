@@ -63,4 +63,4 @@ def parse_yaml(text: str, where: object) -> Any:
     except (yaml.YAMLError, ValueError, RecursionError) as problem:
         why, mark = getattr(problem, "problem", None), getattr(problem, "problem_mark", None)
         why = cut(why or problem, 120)
-        raise ValueError(f"{where}: no YAML ({why}{f', line {mark.line + 1}' if mark else ''})") from problem
+        raise ValueError(f"{where}: not YAML ({why}{f', line {mark.line + 1}' if mark else ''})") from problem

@@ -111,7 +111,7 @@ def parse(kind: type[T], text: str | bytes, where: object) -> T:
     try:
         json.loads(text, object_pairs_hook=once)
     except ValueError as problem:
-        raise ValueError(f"{where}: no JSON ({cut(problem, 200)})") from problem
+        raise ValueError(f"{where}: not JSON ({cut(problem, 200)})") from problem
     return found
 
 
@@ -139,7 +139,7 @@ def said(problem: ValidationError) -> str:
     kind, field, allowed = first["type"], place(first["loc"]), first["msg"]
     if kind == "json_invalid":
         why = str(first["ctx"]["error"]).replace("recursion limit exceeded", "nested more than 200 levels")
-        return f"no JSON ({why})"
+        return f"not JSON ({why})"
     if kind == "missing":
         line = f"{field} is missing"
     elif kind in ("extra_forbidden", "unexpected_keyword_argument"):

@@ -22,7 +22,7 @@ def rgb(image: Image.Image, *, turned: bool = True) -> Image.Image:
     image.load()  # a broken file fails here; PIL turns TIFF files itself, here
     upright = _upright(image) if turned else image
     if upright.mode == "F" and not np.isfinite(np.asarray(upright)).all():
-        raise ValueError("some of its pixels are no finite numbers")
+        raise ValueError("some of its pixels are not finite numbers")
     if upright.mode == "I" or upright.mode.startswith("I;16"):  # PIL would clip at 255 instead of scaling
         deep = np.asarray(upright, np.float64).clip(0, 65535)
         upright = Image.fromarray((deep / 257).round().astype(np.uint8))

@@ -24,7 +24,7 @@ RecordReader = Callable[[Folder], Iterator[SourceRecord]]
 
 def record(id: object, image: str, source: str, *turns: tuple[str, str]) -> SourceRecord:
     if not all(isinstance(text, str) and text.strip() for turn in turns for text in turn):
-        raise TypeError(f"a question or an answer of {id} is no text")
+        raise TypeError(f"a question or an answer of {id} is not text")
     said = [
         {"from": role, "value": text}
         for turn in turns

@@ -52,13 +52,13 @@ class Batches:
                 raise
             if len(part) == 1:
                 raise ValueError(
-                    "memory does not suffice for one sample at a time: choose --dtype bfloat16, a smaller "
+                    "there is not enough memory for one sample at a time: choose --dtype bfloat16, a smaller "
                     "--keep, or another --device"
                 ) from problem
             if not self.automatic:
                 raise ValueError(
-                    f"memory does not suffice for {len(part)} samples at a time: choose a smaller --batch, "
-                    f"or --batch auto"
+                    f"there is not enough memory for {len(part)} samples at a time: choose a smaller "
+                    f"--batch, or --batch auto"
                 ) from problem
         # The exception is gone, and with its frames the tensors that filled the memory.
         torch.cuda.empty_cache()

@@ -113,7 +113,10 @@ def evaluate(
     if source:
         check_twins(source, mllm)
         if match == "flops":
-            raise ValueError("--match flops: what choosing costs on another model is no cost of this one")
+            raise ValueError(
+                "--match flops: the cost of selecting on another model cannot be counted here; choose "
+                "equivalent or tokens"
+            )
     chosen = selector or KeepAll()  # keeps the trace, changes no bit
     budget = mllm.visual_tokens if keep is None else read_keep(keep)
     batches = Batches(batch) if isinstance(batch, int) else batch

@@ -96,7 +96,7 @@ def merge(
         apart = [outdated + one.apart(new) for one in sources] or [outdated]
         if not mixed and any(apart):
             found = next(filter(None, apart))
-            raise ValueError(f"not comparable: {'; '.join(found)}. --mixed tables them all the same, marked")
+            raise ValueError(f"not comparable: {'; '.join(found)}. Use --mixed to merge them anyway")
         if sources and [] in apart:
             sources[apart.index([])].add(new)
             continue

@@ -19,7 +19,7 @@ from bench.report.pictures import curves, save
 from bench.report.table import MISSING
 from bench.report.tables import Table, bullets
 from compress.documents import Document, read
-from compress.keep import Budget
+from compress.keep import StoredKeep
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -258,7 +258,7 @@ class _Summary(Document):
     """What is read of a row."""
 
     method: str
-    keep: Budget
+    keep: StoredKeep
     average: NonNegativeFloat | None
 
 

@@ -95,7 +95,7 @@ class LatencyRunner:
         if cell.mode != "eager" and max(schedule, default=INPUT) > INPUT:
             raise ValueError(f"{cell.method} {OF_DEPTH}")
         if cell.mode != "eager" and selector and selector.adaptive:
-            raise ValueError(f"{cell.method} says itself how many tokens stay: only eager, where caches grow")
+            raise ValueError(f"{cell.method} chooses the number of tokens itself: use the mode eager")
 
     @torch.no_grad()
     def shoot(self, cell: LatencyCell) -> RequestTiming:

@@ -172,7 +172,7 @@ def prompt(mllm: MLLM, image: str, question: str, batch: int) -> dict[str, Any]:
 
 
 def held(mllm: MLLM, conditions: Conditions, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """What has to be the same in all rounds of a folder."""
+    """What must be the same in all rounds of a folder."""
     device, length = mllm.model.device, inputs["input_ids"].shape[1]
     cuda = device.type == "cuda"
     here = environment()

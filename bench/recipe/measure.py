@@ -196,7 +196,7 @@ def _check(recipe: Recipe, trains: Mapping[tuple[str, int], TrainStep]) -> None:
     if not trains:
         raise ValueError(f"{recipe.name}: a timing needs a row that learns")
     if (made := len({one.digest for one in trains.values()})) > 1:
-        raise ValueError(f"{recipe.name}: a timing is of one compressor; rows and seeds train {made}")
+        raise ValueError(f"{recipe.name}: a timing measures one compressor, but rows and seeds train {made}")
     if recipe.latency and recipe.match == "flops":
         raise ValueError("match=flops: a latency is timed at equal tokens; match: equivalent or tokens")
     for name, row in recipe.rows.items():
@@ -205,7 +205,7 @@ def _check(recipe: Recipe, trains: Mapping[tuple[str, int], TrainStep]) -> None:
         learns = row.learns or Learning()
         if name != (row.method or learns.selects) or row.positions or learns.depth or learns.source_gives:
             raise ValueError(
-                f"rows.{name}: a timing finds a row by its name: let that be the method's, as evocomp or "
+                f"rows.{name}: a timing finds a row by its name: use the method's name, such as evocomp or "
                 f"fastv:layer=3, without depth, positions or source_gives"
             )
 

@@ -126,7 +126,7 @@ def plan(recipe: Recipe, shop: Workspace) -> Plan:
     oracle = {name: row for name, row in recipe.rows.items() if row.searched}
     if oracle and recipe.match != "tokens":
         raise ValueError(
-            f"match={recipe.match}: searched masks have as many tokens as they have; match: tokens"
+            f"match={recipe.match}: searched masks have a fixed number of tokens; set match: tokens"
         )
     masks = _masks(recipe, shop, data, budgets) if oracle else {}
     searched = [

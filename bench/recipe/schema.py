@@ -214,12 +214,12 @@ class Recipe:
                 raise ValueError("rows.none: this is the name of the untouched model, which is always there")
             if not (name[:1].isalnum() and name.isprintable() and len(name) <= 100):
                 raise ValueError(
-                    f"rows: {cut(name)!r} is no name of a row: start with a letter or digit, and use at most "
-                    f"100 printable characters"
+                    f"rows: {cut(name)!r} is not a valid row name: start with a letter or digit, and use "
+                    f"at most 100 printable characters"
                 )
         counts = [one for one in self.keep if not isinstance(one, Ratio)]
         if counts and self.of is None:
-            raise ValueError(f"keep={list(self.keep)}: say of how many tokens, as of: 576, or give ratios")
+            raise ValueError(f"keep={list(self.keep)}: give the total as well, such as of: 576, or ratios")
         if self.of and not all(1 <= one <= self.of for one in counts):
             raise ValueError(f"keep={list(self.keep)} of {self.of}: give budgets from 1 to {self.of}")
         if len(set(self.seeds)) < len(self.seeds):

@@ -205,7 +205,7 @@ def _tally(answers: Sequence[str]) -> str:
 
 def _png_uri(name: str, picture: bytes) -> str:
     if not picture.startswith(PNG):
-        raise ValueError(f"the plot '{name}' is no PNG: give a PNG file")
+        raise ValueError(f"the plot '{name}' is not a PNG: give a PNG file")
     return _uri("image/png", picture)
 
 

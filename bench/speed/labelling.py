@@ -258,7 +258,7 @@ def _peaks(device: torch.device, dtype: torch.dtype, clock: Clock) -> Iterator[f
     for kernel in kernels:
         found = roof(device, dtype, clock, kernel)
         if found is None:
-            raise click.ClickException("memory does not suffice for a matrix product that shows the peak")
+            raise click.ClickException("there is not enough memory for a matrix product that shows the peak")
         yield found
 
 

@@ -245,7 +245,7 @@ class Task(ABC):
         self, samples: Sequence[Sample], predictions: Sequence[str], data: str | Path
     ) -> tuple[str, bytes]:
         """Name and content of the file that the benchmark's server takes, or its official tool."""
-        raise ValueError(f"task '{self.name}' has no file to hand in: its labels are public")
+        raise ValueError(f"task '{self.name}' has no submission file: its labels are public")
 
 
 def found(folder: Folder, patterns: Iterable[str]) -> list[Path]:

@@ -200,7 +200,7 @@ def _table(path: Path, text: str, needed: Sequence[str]) -> list[RawRecord]:
 
 
 def text(row: RawRecord, field: str) -> str:
-    """The text of a field; KeyError if it is missing, ValueError if it is no text that a model can read."""
+    """The text of a field; KeyError if it is missing, ValueError if it is not text that a model can read."""
     return _text(row[field], field)
 
 

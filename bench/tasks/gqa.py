@@ -182,7 +182,7 @@ def merged(folder: Folder, stem: str) -> Mapping[str, RawRecord]:
     for chunk in chunks:
         content = read_json(chunk)
         if not isinstance(content, dict):
-            raise ValueError(f"{chunk}: GQA's questions are an object by question id, and this is none")
+            raise ValueError(f"{chunk}: GQA's questions must be an object with question ids as keys")
         if again := found.keys() & content.keys():
             raise ValueError(f"{chunk}: question '{min(again)}' is in another chunk, too")
         found |= content

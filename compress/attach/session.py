@@ -153,7 +153,7 @@ class _Session:
         if not mllm.clip_tower and (left is not None or selector.tower_layers and not received):
             substitute = isinstance(selector, ClsSelector) and mllm.receives
             raise ValueError(
-                f"{name} works on the tokens of a CLIP tower, which {model} has not: choose "
+                f"{name} works on the tokens of a CLIP tower, which {model} does not have: choose "
                 f"{'cls=received, or ' if substitute else ''}a method that acts at the decoder's input or "
                 f"inside it"
             )
@@ -286,8 +286,8 @@ class _Session:
         prefill = None if own is None else self.prefills.get(own.key)
         if own is None or prefill is None:
             raise ValueError(
-                "this cache comes from no prefill of this `with` block: give the whole prompt and an empty "
-                "cache, or go on inside the block in which it was filled"
+                "this cache was not filled inside this `with` block: give the whole prompt and an empty "
+                "cache, or continue inside the block that filled it"
             )
         rows = [0] * batch if own.rows is None else own.rows.tolist()
         if len(rows) != batch:

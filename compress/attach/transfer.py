@@ -35,8 +35,8 @@ def check_twins(source: MLLM, mllm: MLLM) -> None:
     theirs, ours = (f"{one.visual_tokens} in a grid of {one.grid}" for one in (source, mllm))
     if theirs != ours:
         raise ValueError(
-            f"indices from {source.name} mean nothing to {mllm.name}: their images have {theirs} and {ours} "
-            f"visual tokens; choose two models with the same"
+            f"indices from {source.name} do not fit {mllm.name}: their images have {theirs} and {ours} "
+            f"visual tokens; choose two models with the same number"
         )
 
 
@@ -79,7 +79,7 @@ class Elsewhere(Selector):
         if len(here) != len(there):
             raise ValueError(
                 f"{type(self.selector).__name__} acts {len(here)} times in a decoder of {layers} layers and "
-                f"{len(there)} times in one of {self.layers}: its choice cannot be kept there"
+                f"{len(there)} times in one of {self.layers}: its selection cannot be used there"
             )
         return {depth: counts[then] for depth, then in zip(here, there, strict=True) if then in counts}
 

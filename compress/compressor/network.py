@@ -273,7 +273,7 @@ class Compressor(nn.Module):
         except Exception as problem:  # each configuration of another kind fails in its own way
             why = cut(f"{type(problem).__name__}: {problem}", 100)
             raise ValueError(
-                f"{where}: llm is no decoder that a compressor can be made of ({why})"
+                f"{where}: llm is not a decoder that a compressor can be built from ({why})"
             ) from problem
         return made
 

@@ -126,7 +126,7 @@ class AnswerLosses(Generic[K]):
     def launch(self, asked: Mapping[K, Ints]) -> Callable[[], dict[K, Losses | ValueError]]:
         """A function that waits for the losses, or a ValueError for a sample whose are not finite.
 
-        ValueError if memory does not suffice for a single candidate.
+        ValueError if there is not enough memory for a single candidate.
         """
         return self._launch(asked)
 
@@ -199,7 +199,7 @@ class AnswerLosses(Generic[K]):
                 done += size
             elif size == 1:
                 raise ValueError(
-                    "memory does not suffice for one candidate at a time: choose a smaller dtype, such as "
+                    "there is not enough memory for one candidate at a time: choose a smaller dtype, such as "
                     "bfloat16, or another device"
                 )
             else:  # the exception is gone, and with its frames the tensors that filled the memory

@@ -161,8 +161,8 @@ class LabelStore:
         if (theirs := self.setting("model")) != fingerprint:
             tokens = self.settings.get("visual_tokens", "an unknown number of")
             raise ValueError(
-                f"the labels in {self.folder} are not of the model {model}: they are of one with fingerprint "
-                f"{theirs[:8]} and {tokens} visual tokens, and {model} has {fingerprint[:8]} and "
+                f"the labels in {self.folder} were made with another model than {model}: its fingerprint is "
+                f"{theirs[:8]}, with {tokens} visual tokens, and {model} has {fingerprint[:8]} and "
                 f"{visual_tokens}; give the model of the labels with --model"
             )
 

@@ -191,7 +191,9 @@ class MLLM(ABC):
         ValueError for a model without a CLIP tower, for one whose configuration names no CLIP, and for a CLIP
         that does not fit.
         """
-        raise ValueError(f"{self.name} ({type(self).__name__}) has no CLIP tower, whose words fit patches")
+        raise ValueError(
+            f"{self.name} ({type(self).__name__}) has no CLIP tower, so patches cannot be compared with words"
+        )
 
     def question(self, ids: Tensor) -> str:
         """The text of a prompt's ids [S], without images, and without what the chat format puts around it."""

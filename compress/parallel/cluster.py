@@ -255,7 +255,7 @@ class ClusterPool:
             self._about = about
         if differing := [key for key in about if about[key] != self._about.get(key)]:
             listed = "; ".join(f"{key} is {about[key]!r}, not {self._about.get(key)!r}" for key in differing)
-            raise ValueError(f"a worker is not like the first: {listed}")
+            raise ValueError(f"a worker differs from the first: {listed}")
 
     def _replace(self, hand: _ClusterWorker) -> None:
         """Start another worker; what waited for this one is tried again, and not blamed."""

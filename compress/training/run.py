@@ -176,7 +176,7 @@ class _TrainingRun:
             self.compressor.eval()
             if not self._is_sound():
                 raise ValueError(
-                    f"epoch {epoch + 1}: weights or logits are no finite numbers; choose a smaller lr"
+                    f"epoch {epoch + 1}: weights or logits are not finite numbers; choose a smaller lr"
                 )
             score = self.processes.one_says(lambda: float(self.validate(self.compressor)))
             if not math.isfinite(score):

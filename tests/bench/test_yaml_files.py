@@ -30,4 +30,4 @@ def test_what_is_not_allowed_is_named_with_its_line(text: str, line: str) -> Non
     with pytest.raises(ValueError, match=line) as caught:
         parse_yaml(text, "recipe.yaml")
     assert type(caught.value) is ValueError
-    assert str(caught.value).startswith("recipe.yaml: no YAML (") and len(str(caught.value)) < 200
+    assert str(caught.value).startswith("recipe.yaml: not YAML (") and len(str(caught.value)) < 200

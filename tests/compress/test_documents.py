@@ -64,8 +64,8 @@ def test_what_is_right_is_read() -> None:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("{", "no JSON (EOF while parsing an object at line 1 column 1)"),
-        ("[" * 100_000, "no JSON (nested more than 200 levels at line 1 column 202)"),
+        ("{", "not JSON (EOF while parsing an object at line 1 column 1)"),
+        ("[" * 100_000, "not JSON (nested more than 200 levels at line 1 column 202)"),
         ("[]", "the document is a list of 0, but it must be settings by name"),
         ('{"names": [1], "parts": {}}', "names[0] is 1, but it must be a text"),
         ('{"names": ["a"]}', "parts is missing"),
@@ -115,13 +115,13 @@ def test_a_file_is_read_as_utf8(tmp_path: Path) -> None:
     path.write_bytes(b"12345")
     with pytest.raises(ValueError, match=r"one\.json: larger than 0 MiB"):
         read_text(path, 4)
-    with pytest.raises(ValueError, match="no JSON"):
+    with pytest.raises(ValueError, match="not JSON"):
         parse_json("[1,", path)
 
 
 @pytest.mark.parametrize("text", ['{"share": 0.1, "share": 0.2}', '{"share": 0.1, "of": [{"a": 1, "a": 1}]}'])
 def test_a_name_that_occurs_twice_is_refused(text: str) -> None:
-    assert refused(Plain, text).startswith("there.json: no JSON ('")
+    assert refused(Plain, text).startswith("there.json: not JSON ('")
     assert refused(Any, text).endswith("' occurs twice)")
 
 

@@ -92,7 +92,7 @@ def ask(command: str, request: Request, timeout: float) -> dict[str, Any]:
         answer = json.loads(done.stdout)
     except ValueError as problem:
         raise ValueError(
-            f"{shown} printed no JSON ({problem}): print one object and nothing else"
+            f"{shown} did not print JSON ({problem}): print one object and nothing else"
         ) from problem
     return checked(answer, request, shown)
 
@@ -104,18 +104,18 @@ def checked(answer: Any, request: Request, shown: str) -> dict[str, Any]:
     kinds = {"format": int, "device": str, "precision": str, "padded": bool, "samples": dict}
     for key, kind in kinds.items():
         if not isinstance(answer.get(key), kind):
-            raise ValueError(f"{shown}: '{key}' has to be {_words(kind)}, not {answer.get(key)!r}")
+            raise ValueError(f"{shown}: '{key}' must be {_words(kind)}, not {answer.get(key)!r}")
     if answer["format"] != FORMAT:
         raise ValueError(f"{shown}: format is {answer['format']}, this version reads {FORMAT}")
     if extra := sorted({*answer} - {*kinds}):
         raise ValueError(f"{shown}: unknown key '{extra[0]}'; known are {', '.join(kinds)}")
     samples = answer["samples"]
     if {*samples} != {*STAGES}:
-        raise ValueError(f"{shown}: 'samples' has to hold {', '.join(STAGES)} (0 where nothing runs)")
+        raise ValueError(f"{shown}: 'samples' must hold {', '.join(STAGES)} (0 where nothing runs)")
     for stage, values in samples.items():
         if not isinstance(values, list) or len(values) != request.rounds or not all(map(_duration, values)):
             raise ValueError(
-                f"{shown}: '{stage}' has to be {request.rounds} times in milliseconds, one per round"
+                f"{shown}: '{stage}' must be {request.rounds} times in milliseconds, one per round"
             )
     if not min(samples["prefill"]) > 0:
         raise ValueError(f"{shown}: a prefill takes longer than 0 ms")

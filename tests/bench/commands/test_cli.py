@@ -737,14 +737,14 @@ def test_a_compressor_that_does_not_fit_its_configuration_is_refused(tmp_path: P
     weights.unlink()
     assert "unreadable" in refused("ask", *STAR, "--compressor", tmp_path / "one")
     (tmp_path / "one" / "compressor.json").write_text("{")
-    assert "compressor.json: no JSON" in refused("ask", *STAR, "--compressor", tmp_path / "one")
+    assert "compressor.json: not JSON" in refused("ask", *STAR, "--compressor", tmp_path / "one")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_loss_that_is_not_a_number_stops_the_training(labels: Path, tmp_path: Path) -> None:
     arguments = ("--epochs", 6, "--validate", "none", "--lr", 1e9)
     message = refused("train", "--labels", labels, "--out", tmp_path / "out", *arguments)
-    assert "epoch 1: weights or logits are no finite numbers; choose a smaller lr" in message
+    assert "epoch 1: weights or logits are not finite numbers; choose a smaller lr" in message
     assert not list(tmp_path.rglob("*.part"))
     assert not (tmp_path / "out" / CONFIG).exists(), "no epoch was right"
 
@@ -765,7 +765,7 @@ def test_a_model_folder_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     weights.write_bytes(data[:100_000])
     assert "weights are unreadable" in message()
     config.write_text("{")
-    assert "no JSON" in message()
+    assert "not JSON" in message()
 
 
 # Interruptions, errors of our own, progress ---------------------------------------------------------------

@@ -231,7 +231,7 @@ def test_a_folder_without_an_export_is_told(tmp_path: Path):
     with pytest.raises(ValueError, match="nothing was exported here"):
         Bundle.open(tmp_path)
     (tmp_path / META).write_text("{")
-    with pytest.raises(ValueError, match="no JSON .*; export again"):
+    with pytest.raises(ValueError, match="not JSON .*; export again"):
         Bundle.open(tmp_path)
 
 

@@ -34,7 +34,7 @@ def test_evaluation_keeps_what_the_other_model_chose(tiny: MLLM, tiny_wide: MLLM
     found = evaluate(tiny_wide, task, samples, method, 20, source=tiny, batch=4)
     assert found.kept == there.kept != own.kept
     assert found.ledger.shape == own.ledger.shape and found.ledger.selection == 0
-    with pytest.raises(ValueError, match="what choosing costs on another model is no cost of this one"):
+    with pytest.raises(ValueError, match="the cost of selecting on another model cannot be counted"):
         evaluate(tiny_wide, task, samples, method, 20, source=tiny, match="flops")
 
 

@@ -110,9 +110,9 @@ def test_only_keeps_the_reference() -> None:
         ({"draw": {"what": "groups", "groupers": ["grid:x=1"]}}, "unknown option of grouper 'grid' 'x'"),
         ({"learns": {"selects": "evocomp+:sharpness=-1"}}, "learns: sharpness=-1.0 is not positive"),
         ({"learns": {"selects": "evocomp+:layr=1"}}, "did you mean 'layer'"),
-        ({"rows": {"": {"method": "grid"}}}, "rows: '' is no name of a row"),
-        ({"rows": {"=1+1": {"method": "grid"}}}, "rows: '=1+1' is no name of a row: start with a letter"),
-        ({"rows": {"a\nb": {"method": "grid"}}}, "rows: 'a b' is no name of a row"),
+        ({"rows": {"": {"method": "grid"}}}, "rows: '' is not a valid row name"),
+        ({"rows": {"=1+1": {"method": "grid"}}}, "rows: '=1+1' is not a valid row name: start with a letter"),
+        ({"rows": {"a\nb": {"method": "grid"}}}, "rows: 'a b' is not a valid row name"),
         ({"rows": {"x" * 101: {"method": "grid"}}}, "at most 100 printable characters"),
         ({"seeds": [-1]}, "seeds=-1: choose whole numbers from 0"),
         ({"seeds": [2**63]}, "seeds=9223372036854775808: choose a whole number that fits into 64"),
@@ -140,7 +140,7 @@ def test_set_changes_what_a_key_with_dots_names() -> None:
         ("epochs=2", "learns.train.epochs"),
         ("learns.train.epoch=2", "did you mean 'learns.train.epochs'"),
         ("n", "write key=value"),
-        ("n=[", "no YAML"),
+        ("n=[", "not YAML"),
         ("n=few", "n='few': expected a whole number"),
     ],
 )
@@ -163,7 +163,7 @@ def test_recipes_of_ones_own_are_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="settings by name"):
         read(str(path))
     path.write_text("title: a\ntitle: b\n")
-    with pytest.raises(ValueError, match=r"mine\.yaml: no YAML \('title' occurs twice, line 2\)"):
+    with pytest.raises(ValueError, match=r"mine\.yaml: not YAML \('title' occurs twice, line 2\)"):
         read(str(path))
     path.write_text("title: mine\nkeep: {a: 1}\nof: 576\n")
     with pytest.raises(ValueError, match=r"mine\.yaml: keep="):
@@ -179,7 +179,7 @@ def test_budgets_may_be_ratios_and_are_where_tokens_follow_the_image() -> None:
     assert ratios.budgets(144) == ratios.budgets(1225, free=True) == {"33.3%": "33.3%", "1/9": "1/9"}
     counts = parse({"title": "t", "keep": [192, 64], "of": 576, "rows": {}}, "t")
     assert counts.budgets(1225, free=True) == {"1/3": 192, "1/9": 64}
-    with pytest.raises(ValueError, match="say of how many tokens, as of: 576, or give ratios"):
+    with pytest.raises(ValueError, match="give the total as well, such as of: 576"):
         parse({"title": "t", "keep": [64], "rows": {}}, "t")
     labels = {"labels": {"keep": "11.1%"}}
     learner = parse({"title": "t", "keep": [64], "of": 576, "learns": labels, "rows": {"a": {}}}, "t")

@@ -252,7 +252,7 @@ def test_plots_must_be_png(comparison: Comparison, gallery: Gallery) -> None:
     assert "data:image/png;base64,iVBOR" in make(
         comparison, gallery, plots={"Training": png(Image.new("RGB", (4, 4)))}
     )
-    with pytest.raises(ValueError, match="'Training' is no PNG"):
+    with pytest.raises(ValueError, match="'Training' is not a PNG"):
         make(comparison, gallery, plots={"Training": b"GIF89a"})
 
 

@@ -17,7 +17,7 @@ from bench.tasks.pope import Pope
 
 def test_a_broken_document_names_its_file(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"data": [1, 2')
-    with pytest.raises(ValueError, match=r"a\.json: no JSON"):
+    with pytest.raises(ValueError, match=r"a\.json: not JSON"):
         read_json(tmp_path / "a.json")
     (tmp_path / "a.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"a\.json: not UTF-8"):
@@ -30,7 +30,7 @@ def test_a_broken_line_names_its_number(tmp_path: Path) -> None:
     assert read_lines(path) == [{"a": 1}, {"a": 2}]
     for bad in ('{"a": ', "[1]"):
         path.write_text('{"a": 1}\n' + bad)
-        with pytest.raises(ValueError, match=r"a\.jsonl, line 2: (no JSON|not a JSON object)"):
+        with pytest.raises(ValueError, match=r"a\.jsonl, line 2: (not JSON|not a JSON object)"):
             read_lines(path)
 
 

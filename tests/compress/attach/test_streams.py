@@ -135,7 +135,7 @@ def test_one_prompt_goes_on_in_several_ways(mllm: MLLM, pictures, method: Larges
 
 @torch.no_grad()
 def test_caches_from_elsewhere_are_refused(tiny: MLLM, pictures):
-    unknown = pytest.raises(ValueError, match="comes from no prefill of this `with` block")
+    unknown = pytest.raises(ValueError, match="was not filled inside this `with` block")
     outside = start(tiny, pictures)
     with attach(tiny, Largest(2)):
         inside = start(tiny, pictures)

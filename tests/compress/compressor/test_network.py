@@ -190,7 +190,7 @@ def test_broken_folders_are_refused_in_the_users_words(tmp_path):
     with pytest.raises(ValueError, match=f"{WEIGHTS}: unreadable"):
         Compressor.load(tmp_path)
     (tmp_path / CONFIG).write_text("{")
-    with pytest.raises(ValueError, match=f"{CONFIG}: no JSON"):
+    with pytest.raises(ValueError, match=f"{CONFIG}: not JSON"):
         Compressor.load(tmp_path)
 
 

@@ -163,7 +163,7 @@ def test_an_audit_with_a_model_of_fewer_tokens_says_that_it_is_another_model(tin
     settings = {**asdict(LabelConfig(keep=tiny.visual_tokens + 1)), "visual_tokens": 1, "model": "another"}
     with store.writing(tmp_path, settings) as writer:
         writer.write([Label("a", (0,), 1.0, 1.0, 1.0, 1, 0, 0.0)])
-    with pytest.raises(ValueError, match="are not of the model"):
+    with pytest.raises(ValueError, match="were made with another model than"):
         audit(tiny, read_labels(tmp_path), [])
 
 

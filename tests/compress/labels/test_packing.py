@@ -142,7 +142,7 @@ def test_memory_that_runs_out_halves_the_batches_for_good(
     losses.launch({0: candidates[:5]})()
     assert counts == [5]
     limit = 0
-    with pytest.raises(ValueError, match="memory does not suffice for one candidate"):
+    with pytest.raises(ValueError, match="there is not enough memory for one candidate"):
         losses.launch({0: candidates})
 
 

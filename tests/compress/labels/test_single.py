@@ -9,7 +9,7 @@ from compress.labels.single import group_tokens, search_sample
 from compress.micro.world import render, scene
 from compress.models.loading import MLLM, load
 from compress.samples import Sample
-from evosearch import Grid, RandomSearch
+from evosearch import GridGroups, RandomSearch
 
 QUESTION, ANSWER = "what color is the diamond ?", "green"
 
@@ -49,7 +49,7 @@ def test_without_an_answer_it_scores_the_model_s_own(micro: MLLM) -> None:
 def test_groupers_are_objects_or_specs(micro: MLLM) -> None:
     embedded = micro.embed(render(scene("test", 9)), QUESTION, ANSWER)
     by_name = group_tokens(micro, embedded, 9, "grid")
-    by_object = group_tokens(micro, embedded, grouper=Grid(groups=9, grid=embedded.grid))
+    by_object = group_tokens(micro, embedded, grouper=GridGroups(groups=9, grid=embedded.grid))
     assert by_name.groups == by_object.groups
 
 

@@ -83,7 +83,7 @@ def test_answers_follow_from_the_scene(family, words, answer, about):
 
 def test_a_question_names_things_that_only_they_fit():
     for seed in range(30):
-        view = q.View(scene("train", seed))
+        view = q.SceneView(scene("train", seed))
         for parts in (("kind", "ground"), ("color", "kind"), ("color", "ground")):
             for number, _, phrase in view.unique(*parts):
                 assert [i for i, t in view.seen if phrase.fits(t)] == [number]

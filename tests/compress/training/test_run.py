@@ -383,7 +383,7 @@ def test_weights_that_give_no_finite_logits_are_never_saved(
             parameter.data[:] = value
 
     monkeypatch.setattr(torch.optim.Adam, "step", spoil)
-    with pytest.raises(ValueError, match="epoch 1: weights or logits are no finite numbers"):
+    with pytest.raises(ValueError, match="epoch 1: weights or logits are not finite numbers"):
         train(planted, labels, samples, tmp_path, one_step, validate=lambda _: 1.0)
     assert not (tmp_path / WEIGHTS).exists()
 
