@@ -10,7 +10,7 @@ from torch import Tensor
 from bench.evaluation.compressors import selector_for
 from bench.serving.settings import NONE, Asked, Settings
 from compress.base import Selector
-from compress.engines.choosing import Choice, check, check_tower
+from compress.engines.choosing import EngineChoice, check, check_tower
 from compress.keep import Keep
 from compress.models.loading import MLLM, outline
 from compress.models.mllm import Picture
@@ -44,9 +44,9 @@ class Methods:
         """The methods in the order by which a request's fields number them."""
         return list(self.selectors)
 
-    def choice(self, asked: Asked, embed: Callable[[Tensor], Tensor] = _nothing) -> Choice:
+    def choice(self, asked: Asked, embed: Callable[[Tensor], Tensor] = _nothing) -> EngineChoice:
         assert asked.keep is not None
-        return Choice(self.mllm, self.selectors[asked.method], asked.keep, embed)
+        return EngineChoice(self.mllm, self.selectors[asked.method], asked.keep, embed)
 
     def picture(self, width: int, height: int) -> Picture:
         """The visual tokens of an image of this size."""

@@ -22,7 +22,7 @@ WAIT = httpx2.Timeout(600, connect=10)
 
 
 @dataclass(frozen=True)
-class Request:
+class ServerRequest:
     """A question about an image; `extra` are further fields of the request's JSON."""
 
     image: bytes  # PNG
@@ -31,7 +31,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Reply:
+class ServerReply:
     """Seconds on one clock, tokens of the answer and of the prompt, and the answer."""
 
     sent: float
@@ -67,7 +67,7 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self.http.aclose()
 
-    async def ask(self, request: Request) -> Reply:
+    async def ask(self, request: ServerRequest) -> ServerReply:
         """ValueError, with what the server says, for an answer that does not come or has no token."""
         sent = time.perf_counter()
         first, last, tokens, prompt, text = None, sent, 0, 0, ""
@@ -94,9 +94,9 @@ class Client:
             raise ValueError(f"{self.url} does not answer: {problem or type(problem).__name__}") from problem
         if first is None:
             raise ValueError(f"{self.url} answered without a token: is {self.model!r} a model for images?")
-        return Reply(sent, first, last, tokens, prompt, text)
+        return ServerReply(sent, first, last, tokens, prompt, text)
 
-    def _body(self, request: Request) -> dict[str, Any]:
+    def _body(self, request: ServerRequest) -> dict[str, Any]:
         picture = f"data:image/png;base64,{base64.b64encode(request.image).decode()}"
         content = [
             {"type": "image_url", "image_url": {"url": picture}},
@@ -120,9 +120,9 @@ async def events(lines: AsyncIterator[str]) -> AsyncIterator[dict[str, Any]]:
             yield json.loads(content)
 
 
-async def closed_loop(client: Client, requests: Sequence[Request], users: int) -> list[Reply]:
+async def closed_loop(client: Client, requests: Sequence[ServerRequest], users: int) -> list[ServerReply]:
     """Every one of `users` asks the next question when its last one is answered."""
-    waiting, replies = iter(requests), list[Reply]()
+    waiting, replies = iter(requests), list[ServerReply]()
 
     async def user() -> None:
         for request in waiting:
@@ -134,10 +134,12 @@ async def closed_loop(client: Client, requests: Sequence[Request], users: int) -
     return replies
 
 
-async def poisson(client: Client, requests: Sequence[Request], rate: float, rng: Random) -> list[Reply]:
+async def poisson(
+    client: Client, requests: Sequence[ServerRequest], rate: float, rng: Random
+) -> list[ServerReply]:
     """Requests arrive at random, `rate` per second on average, whatever is still unanswered."""
 
-    async def later(seconds: float, request: Request) -> Reply:
+    async def later(seconds: float, request: ServerRequest) -> ServerReply:
         await asyncio.sleep(seconds)
         return await client.ask(request)
 

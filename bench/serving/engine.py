@@ -36,7 +36,7 @@ from bench.serving.choices import Methods, methods_of
 from bench.serving.settings import FIELD, NONE, Asked, of_request, read
 from compress.attach.tower import Encoding
 from compress.base import VISION
-from compress.engines.choosing import Kept, Prompt, by_image
+from compress.engines.choosing import EnginePrompt, Kept, by_image
 from compress.engines.tower import EngineLayer, encode, lend
 from compress.keep import count_of
 from compress.models.mllm import Picture
@@ -158,7 +158,7 @@ def carried(methods: Methods, wish: Mapping[str, Any], picture: Picture, number:
     """What the model is to know of image `number` of a prompt."""
     before, text = 0, torch.empty(0, dtype=torch.long)
     if "prompt" in wish:
-        own = Prompt.read(torch.tensor(wish["prompt"]), methods.mllm.image_token_id)[number]
+        own = EnginePrompt.read(torch.tensor(wish["prompt"]), methods.mllm.image_token_id)[number]
         before, text = own.before, own.ids
     keep = min(count_of(wish["keep"], len(picture)), len(picture))
     return torch.cat([torch.tensor([methods.names.index(wish["method"]), keep, before]), text])
@@ -238,7 +238,7 @@ class Choosing(nn.Module):
         for choice, picture, own, wish, embeds, acts in zip(
             choices, pictures, by_image(encoding, pictures), wishes, whole, at_tower, strict=True
         ):
-            prompt = Prompt(wish[HEAD:].to(device), int(wish[2]))
+            prompt = EnginePrompt(wish[HEAD:].to(device), int(wish[2]))
             found.append(choice.choose(picture, prompt, own, None if acts else embeds))
         return found
 
@@ -272,12 +272,12 @@ def _llava_processor(info: Any, dummy_inputs: Any) -> Any:
 @MULTIMODAL_REGISTRY.register_processor(
     _llava_processor, info=_build_llava_or_pixtral_hf_info, dummy_inputs=LlavaDummyInputsBuilder
 )
-class Llava(Choosing, LlavaForConditionalGeneration):
+class CompressedLlava(Choosing, LlavaForConditionalGeneration):
     """LLaVA-1.5 (and, as vLLM has it, Pixtral's conversion, which no method acts on)."""
 
 
 @MULTIMODAL_REGISTRY.register_processor(
     LlavaNextProcessor, info=LlavaNextProcessingInfo, dummy_inputs=LlavaDummyInputsBuilder
 )
-class LlavaNext(Choosing, LlavaNextForConditionalGeneration):
+class CompressedLlavaNext(Choosing, LlavaNextForConditionalGeneration):
     """LLaVA-NeXT."""

@@ -13,11 +13,12 @@ from bench.evaluation.environment import environment
 from bench.serving.choices import runs
 from bench.serving.export import servable
 from bench.serving.report import ServingReport, report
-from bench.serving.run import Load, Progress, cells_of, run
+from bench.serving.run import Load, cells_of, run
 from bench.serving.server import executable, serving
 from bench.serving.settings import NONE
 from compress.keep import Keep, count_of
 from compress.models.loading import MODELS, outline
+from compress.progress import Progress
 from compress.samples import Sample
 from evosearch.registry import parse, specs
 

@@ -6,8 +6,8 @@ They do what vLLM's own do until a method is asked for, by --hf-overrides or by 
 from __future__ import annotations
 
 CLASSES = {
-    "LlavaForConditionalGeneration": "bench.serving.engine:Llava",
-    "LlavaNextForConditionalGeneration": "bench.serving.engine:LlavaNext",
+    "LlavaForConditionalGeneration": "bench.serving.engine:CompressedLlava",
+    "LlavaNextForConditionalGeneration": "bench.serving.engine:CompressedLlavaNext",
 }
 
 

@@ -14,7 +14,7 @@ from bench.evaluation.times import Quantiles, Speedup
 from bench.report.outputs import put
 from bench.report.pictures import curves, save
 from bench.report.tables import Table
-from bench.serving.run import Served, ServingCell, Turn
+from bench.serving.run import CellRound, Served, ServingCell
 from bench.serving.settings import NONE
 
 if TYPE_CHECKING:
@@ -80,11 +80,11 @@ def _row(served: Served, cell: ServingCell) -> ServingRow:
     )
 
 
-def _seconds_each(turn: Turn) -> float:
+def _seconds_each(turn: CellRound) -> float:
     return turn.seconds / len(turn.replies)
 
 
-def _wait(turn: Turn) -> float:
+def _wait(turn: CellRound) -> float:
     return median(reply.to_first for reply in turn.replies)
 
 

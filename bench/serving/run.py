@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from types import MappingProxyType
@@ -12,11 +12,10 @@ from typing import NamedTuple
 
 from PIL.Image import Image
 
-from bench.serving.client import Client, Reply, Request, closed_loop, png, poisson
+from bench.serving.client import Client, ServerReply, ServerRequest, closed_loop, png, poisson
 from bench.serving.settings import FIELD, NONE
 from compress.keep import Keep
-
-Progress = Callable[[int, int], None]
+from compress.progress import Progress
 
 
 class ServingCell(NamedTuple):
@@ -46,10 +45,10 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Turn:
+class CellRound:
     """One cell in one round: its replies, and the seconds from the first request to the last answer."""
 
-    replies: tuple[Reply, ...]
+    replies: tuple[ServerReply, ...]
     seconds: float
 
 
@@ -58,10 +57,10 @@ class Served:
     """All turns by cell and round; only whole rounds."""
 
     cells: tuple[ServingCell, ...]
-    rounds: tuple[dict[ServingCell, Turn], ...]
+    rounds: tuple[dict[ServingCell, CellRound], ...]
     stopped: bool  # by the limit of time
 
-    def turns(self, cell: ServingCell) -> list[Turn]:
+    def turns(self, cell: ServingCell) -> list[CellRound]:
         return [turns[cell] for turns in self.rounds]
 
 
@@ -102,7 +101,7 @@ async def _run(
 ) -> Served:  # fmt: skip
     draw, fresh = Random(load.seed), _fresh(questions, load.seed)
     extra: dict[str, object] = {"ignore_eos": True} if any(cell.method != NONE for cell in cells) else {}
-    end, rounds, stopped = time.monotonic() + 60 * load.minutes, list[dict[ServingCell, Turn]](), False
+    end, rounds, stopped = time.monotonic() + 60 * load.minutes, list[dict[ServingCell, CellRound]](), False
     async with Client(url, model, load.new) as client:
         for number in range(1 + load.rounds):
             turns = {}
@@ -126,18 +125,18 @@ async def _run(
 async def _turn(
     client: Client, cell: ServingCell, asked: Sequence[tuple[bytes, str]], extra: dict[str, object],
     draw: Random, names: Mapping[str, str],
-) -> Turn:  # fmt: skip
+) -> CellRound:  # fmt: skip
     if cell.method != NONE:
         wish = {"method": names.get(cell.method, cell.method), "keep": cell.keep}
         extra = {**extra, "mm_processor_kwargs": {FIELD: wish}}
-    requests = [Request(image, question, extra) for image, question in asked]
+    requests = [ServerRequest(image, question, extra) for image, question in asked]
     start = time.perf_counter()
     if cell.users is not None:
         replies = await closed_loop(client, requests, cell.users)
     else:
         assert cell.rate is not None
         replies = await poisson(client, requests, cell.rate, draw)
-    return Turn(tuple(replies), time.perf_counter() - start)
+    return CellRound(tuple(replies), time.perf_counter() - start)
 
 
 def _fresh(questions: Sequence[tuple[Image, str]], seed: int) -> Iterator[tuple[bytes, str]]:

@@ -23,14 +23,14 @@ from compress.models.mllm import MLLM, Picture
 
 
 @dataclass(frozen=True)
-class Prompt:
+class EnginePrompt:
     """The tokens of a prompt that belong to no image, and where one of its images stands among them."""
 
     ids: Tensor  # [T] int64
     before: int  # how many of them precede the image
 
     @classmethod
-    def read(cls, ids: Tensor, image: int) -> list[Prompt]:
+    def read(cls, ids: Tensor, image: int) -> list[EnginePrompt]:
         """One for each id `image` in a prompt's ids [S], in order."""
         shown = ids == image
         text = ids[~shown]
@@ -45,7 +45,7 @@ class Kept:
     index: Tensor  # [K], -1 = a token that stands for the whole image
 
 
-class Choice:
+class EngineChoice:
     """One method at one budget, for the images of one model; `embed` gives embeddings [T, D] of ids [T].
 
     ValueError for a method that acts inside the decoder, or whose counts are not known beforehand.
@@ -72,7 +72,9 @@ class Choice:
             return min(schedule[VISION], len(picture.patches))
         return schedule.get(INPUT, len(picture))
 
-    def choose(self, picture: Picture, prompt: Prompt, encoding: Encoding, embeds: Tensor | None) -> Kept:
+    def choose(
+        self, picture: Picture, prompt: EnginePrompt, encoding: Encoding, embeds: Tensor | None
+    ) -> Kept:
         """What goes on of one image.
 
         `encoding` is the tower's run over its tiles, and `embeds` [N, D] are its projected tokens in the

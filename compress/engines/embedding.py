@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compress.attach.tower import TowerSession
 from compress.base import VISION, Selector
-from compress.engines.choosing import Choice, Prompt, by_image
+from compress.engines.choosing import EngineChoice, EnginePrompt, by_image
 from compress.keep import Keep
 from compress.models.conversation import Turn
 from compress.models.loading import adapt
@@ -34,7 +34,7 @@ def embed(
             f"{mllm.name} has positions of several axes, which engines derive from the image's size: fewer "
             f"embeddings do not fit"
         )
-    choice = Choice(mllm, selector, keep, mllm.decoder.embed_tokens)
+    choice = EngineChoice(mllm, selector, keep, mllm.decoder.embed_tokens)
     inputs = mllm.prepare_conversations([[Turn("user", question, images)]])
     pictures = mllm.pictures(inputs)
     left = [choice.schedule(picture).get(VISION) for picture in pictures]
@@ -52,7 +52,7 @@ def embed(
     counts = [len(picture) for picture in pictures]
     rows = torch.cat(list(features.pooler_output)).split(counts)
     text = collapsed(inputs["input_ids"][0], mllm.image_token_id, counts)
-    prompts = Prompt.read(text, mllm.image_token_id)
+    prompts = EnginePrompt.read(text, mllm.image_token_id)
     return [
         choice.choose(picture, prompt, encoding, own if at_tower is None else None).embeds
         for picture, prompt, encoding, own, at_tower in zip(

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bench.serving.client import Reply, png
+from bench.serving.client import ServerReply, png
 from bench.serving.report import quantiles, report, results, table, write
-from bench.serving.run import Load, Served, ServingCell, Turn, cells_of, run
+from bench.serving.run import CellRound, Load, Served, ServingCell, cells_of, run
 from tests.bench.serving.stub import stub
 
 RED, BLACK = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8))
@@ -108,8 +108,8 @@ NOTHING, GRID = ServingCell("none", None, 1, None), ServingCell("grid", 16, 1, N
 def served(rounds: int = 6) -> Served:
     """What slows a round slows both: `grid` takes half as long, and a third for its first token."""
 
-    def turn(seconds: float, first: float) -> Turn:
-        return Turn((Reply(0.0, first, first + 0.2, 3, 40, "one two three"),), seconds)
+    def turn(seconds: float, first: float) -> CellRound:
+        return CellRound((ServerReply(0.0, first, first + 0.2, 3, 40, "one two three"),), seconds)
 
     slow = [1.0, 3.0, 2.0, 5.0, 4.0, 7.0][:rounds]
     every = tuple({NOTHING: turn(2 * by, 0.3 * by), GRID: turn(by, 0.1 * by)} for by in slow)

@@ -25,7 +25,7 @@ from baselines import (
 from bench.evaluation.compressors import random_compressor
 from compress.attach.session import attach
 from compress.base import Selector
-from compress.engines.choosing import Choice, Prompt, check_tower
+from compress.engines.choosing import EngineChoice, EnginePrompt, check_tower
 from compress.engines.embedding import collapsed, embed
 from compress.keep import Ratio
 from compress.models.conversation import Turn
@@ -109,7 +109,7 @@ def test_models_with_several_axes_are_refused(tiny_qwen: MLLM, pictures: list[Im
 )
 def test_impossible_choices_are_refused(tiny: MLLM, selector: Selector, keep: int, why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        Choice(tiny, selector, keep, tiny.decoder.embed_tokens)
+        EngineChoice(tiny, selector, keep, tiny.decoder.embed_tokens)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +133,6 @@ def test_prompts_tell_where_each_image_stands() -> None:
     ids = torch.tensor([1, 7, 7, 7, 2, 7, 7, 3])
     short = collapsed(ids, 7, [3, 2])
     assert short.tolist() == [1, 7, 2, 7, 3]
-    found = Prompt.read(short, 7)
+    found = EnginePrompt.read(short, 7)
     assert [(each.ids.tolist(), each.before) for each in found] == [([1, 2, 3], 1), ([1, 2, 3], 2)]
     assert collapsed(torch.tensor([7, 7, 7, 7, 1]), 7, [2, 2]).tolist() == [7, 7, 1]
