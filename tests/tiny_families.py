@@ -172,7 +172,7 @@ def idefics3(folder: Path, kind: str = "Idefics3") -> Path:
     )  # fmt: skip
     torch.manual_seed(0)
     model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
-    pixels = getattr(transformers, f"{kind}ImageProcessorPil")(
+    pixels = transformers.Idefics3ImageProcessorPil(
         size={"longest_edge": 96}, max_image_size={"longest_edge": 32}, do_image_splitting=True
     )
     processor = transformers.Idefics3Processor(pixels, words, image_seq_len=16, chat_template=TEMPLATE)

@@ -9,7 +9,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from compress.images import check_shape
-from compress.models.internvl import InternVL
+from compress.models.internvl import InternVL, check_tiles
 from compress.models.mllm import Picture, runs_of, squares
 
 
@@ -90,6 +90,8 @@ class Idefics3(InternVL):
                 if ids[start - 1] == ids[runs[-1][0] - 1]:
                     pictures.append(self._picture(tiles))
                     tiles = 0
+        if (pixels := given.get("pixel_values")) is not None:  # those of zeros only fill up the batch
+            check_tiles(pictures, int(pixels.flatten(2).any(2).sum()))
         return pictures
 
     def _picture(self, tiles: int) -> Picture:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -99,15 +99,21 @@ class InternVL(MLLM):
                         f"ids that the processor returns"
                     )
                 pictures.append(self._picture(tiles))
-        count = sum(picture.tiles for picture in pictures)
-        if pixels is not None and (not len(pixels) or count % len(pixels)):
-            raise ValueError(
-                f"input_ids have room for {count} tiles, and pixel_values are {len(pixels)}: give every "
-                f"image that the prompt names, once"
-            )
+        if pixels is not None:
+            check_tiles(pictures, len(pixels))
         return pictures
 
     def _picture(self, tiles: int) -> Picture:
         every = torch.arange(tiles * self.tile_tokens, device=self.index_device)
         tile = (every // self.tile_tokens + (tiles > 1)) % tiles  # the last one is the whole image, number 0
         return Picture(self.grid, tiles, tile, every % self.tile_tokens, whole=tiles - 1)
+
+
+def check_tiles(pictures: Sequence[Picture], shown: int) -> None:
+    """ValueError unless the images of the prompts, which may be repeated for beams, have so many tiles."""
+    count = sum(picture.tiles for picture in pictures)
+    if not shown or count % shown:
+        raise ValueError(
+            f"input_ids have room for {count} tiles, and pixel_values are {shown}: give every image that the "
+            f"prompt names, once"
+        )

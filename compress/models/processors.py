@@ -43,10 +43,17 @@ def read(source: str, kind: str | type, pixels: str) -> Any:
     """The processor in a folder: of a class or one of transformers by name, its image processor the PIL one.
 
     Settings of its own are those that its folder names; the chat template may lie with the tokenizer.
+    ValueError where this release of transformers cannot do without torchvision.
     """
-    made: Any = images_only(getattr(transformers, kind)) if isinstance(kind, str) else kind
+    try:
+        made: Any = images_only(getattr(transformers, kind)) if isinstance(kind, str) else kind
+        images = getattr(transformers, pixels).from_pretrained(source)
+    except ImportError as missing:
+        raise ValueError(
+            f"transformers {transformers.__version__} reads this family's images with torchvision only: "
+            f"install it, or a newer transformers"
+        ) from missing
     tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    images = getattr(transformers, pixels).from_pretrained(source)
     written, _ = made.get_processor_dict(source)
     parts = "image_processor", "tokenizer", "video_processor", "feature_extractor"
     known = inspect.signature(made).parameters

@@ -34,7 +34,10 @@ STEPS = 4
 
 @pytest.fixture(scope="module", params=BUILDERS)
 def mllm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> MLLM:
-    return load(str(BUILDERS[request.param](tmp_path_factory.mktemp("models") / request.param)))
+    try:
+        return load(str(BUILDERS[request.param](tmp_path_factory.mktemp("models") / request.param)))
+    except ImportError:
+        pytest.skip("this release of transformers reads the family's images with torchvision only")
 
 
 @pytest.fixture(scope="module")
