@@ -1,10 +1,18 @@
 """The benchmarks by name. A new one is a file here and a line in `TASKS`."""
 
+from bench.tasks.ai2d import AI2D
 from bench.tasks.base import Task
+from bench.tasks.chartqa import ChartQA
+from bench.tasks.docvqa import DocVQA
 from bench.tasks.gqa import GQA
 from bench.tasks.mmbench import MMBench, MMBenchCN
+from bench.tasks.mme import MME
+from bench.tasks.mmmu import MMMU
+from bench.tasks.mmstar import MMStar
+from bench.tasks.ocrbench import OCRBench
 from bench.tasks.pope import Pope
 from bench.tasks.scenes import Scenes
+from bench.tasks.scienceqa import ScienceQA
 from bench.tasks.textvqa import TextVQA
 from bench.tasks.vizwiz import VizWiz
 from bench.tasks.vqav2 import VQAv2
@@ -17,6 +25,14 @@ TASKS: dict[str, type[Task]] = {
     "vqav2": VQAv2,
     "vizwiz": VizWiz,
     "textvqa": TextVQA,
+    "mme": MME,
+    "scienceqa": ScienceQA,
+    "ocrbench": OCRBench,
+    "chartqa": ChartQA,
+    "docvqa": DocVQA,
+    "ai2d": AI2D,
+    "mmstar": MMStar,
+    "mmmu": MMMU,
     "scenes": Scenes,
 }
 # The paper's six; textvqa chooses checkpoints, scenes are for questions about questions.

@@ -98,16 +98,22 @@ class Folder:
         """An image in the sub-folder `place`; ValueError if its name leads out of it."""
         return ImageFile(self.path / place, name)
 
-    def rows(self, config: str, split: str) -> Iterator[tuple[RawRecord, ImageSource]]:
-        """Rows of a split in lmms-lab's layout, images aside: `{config}/{split}-*.parquet`."""
+    def rows(
+        self, config: str, split: str, *, picture: str = "image", alone: str = ""
+    ) -> Iterator[tuple[RawRecord, ImageSource]]:
+        """Rows of a split in lmms-lab's layout, with the picture of the column `picture` and no other:
+        `{config}/{split}-*.parquet`, or the file `alone` that holds the whole split.
+        """
         files = sorted(self.path.glob(f"{config}/{split}-*.parquet"))
+        if not files and alone and (self.path / alone).exists():
+            files = [self.path / alone]
         if not files:
             have = sorted({one.parent.name + "/" + one.name for one in self.path.rglob("*.parquet")})
             shown = listed(have, f"{config}/{split}", most=8)
             raise ValueError(f"{self.path} has no {config}/{split}-*.parquet (it has {shown})")
         for path in files:
             try:
-                yield from _parquet(path)
+                yield from _parquet(path, picture)
             except (pa.ArrowException, OSError) as problem:
                 raise ValueError(f"{path}: not a whole Parquet file ({problem}); fetch it again") from problem
 
@@ -120,7 +126,9 @@ class Hub(Folder):
     def tabular(self) -> bool:
         return True
 
-    def rows(self, config: str, split: str) -> Iterator[tuple[RawRecord, ImageSource]]:
+    def rows(
+        self, config: str, split: str, *, picture: str = "image", alone: str = ""
+    ) -> Iterator[tuple[RawRecord, ImageSource]]:
         try:
             datasets = import_module("datasets")
         except ModuleNotFoundError as problem:
@@ -129,22 +137,27 @@ class Hub(Folder):
                 f"or give --data a folder"
             ) from problem
         name = self.path.as_posix()
-        found = datasets.load_dataset(name, None if config == "data" else config, split=split)
-        plain, pictures = found, None
-        if "image" in found.column_names:
-            pictures = found.cast_column("image", datasets.Image(decode=False))
-            plain = found.remove_columns("image")
+        found = datasets.load_dataset(name, None if config in ("data", "*") else config, split=split)
+        columns = [one for one in found.column_names if _is_picture(one)]
+        plain, pictures = found.remove_columns(columns) if columns else found, None
+        if picture in columns:
+            pictures = found.cast_column(picture, datasets.Image(decode=False))
         for place, row in enumerate(plain):
-            yield dict(row), HubImage(pictures, place, f"{name}/{config}/{split} {place}")
+            yield dict(row), HubImage(pictures, place, f"{name}/{config}/{split} {place}", picture)
 
 
-def _parquet(path: Path) -> Iterator[tuple[RawRecord, ImageSource]]:
+def _is_picture(column: str) -> bool:
+    """`image`, or `image_1` and so on."""
+    return column == "image" or column.removeprefix("image_").isdecimal()
+
+
+def _parquet(path: Path, picture: str) -> Iterator[tuple[RawRecord, ImageSource]]:
     regular_file(path)
     with pq.ParquetFile(path) as file:
-        names = [name for name in file.schema_arrow.names if name != "image"]
+        names = [name for name in file.schema_arrow.names if not _is_picture(name)]
         for group in range(file.num_row_groups):
             for place, row in enumerate(file.read_row_group(group, columns=names).to_pylist()):
-                yield row, ImageRow(path, group, place)
+                yield row, ImageRow(path, group, place, picture)
 
 
 def read_json(path: Path) -> Any:

@@ -165,13 +165,14 @@ class HubImage(Encoded):
     rows: Any
     row: int
     name: str
+    column: str = "image"
 
     @property
     def place(self) -> str:
         return self.name
 
     def __call__(self) -> Image.Image:
-        return open_rgb(self.rows[self.row]["image"]["bytes"], self.name, turned=self.turned)
+        return open_rgb(self.rows[self.row][self.column]["bytes"], self.name, turned=self.turned)
 
 
 @dataclass(frozen=True)

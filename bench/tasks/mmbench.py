@@ -21,11 +21,12 @@ from typing import Literal
 
 import numpy as np
 
-from bench.tasks.base import Sums, Task, means, normal
-from bench.tasks.choice import MATCHERS
+from bench.tasks.base import Sums, means
+from bench.tasks.choice import MATCHERS, Matcher, any_script
 from bench.tasks.folder import Folder, Manifest, RawRecord, read_table, text
 from bench.tasks.images import ImageText
 from bench.tasks.micro import asked, sample
+from bench.tasks.multiple import LETTER, UNREADABLE, MultipleChoice, in_a_line, lettered
 from bench.tasks.spreadsheet import workbook
 from compress.micro.language import LETTERS
 from compress.micro.questions import Question, with_options
@@ -38,15 +39,15 @@ OPTIONS = "ABCD"
 NEEDED = ("index", "question", "A", "B", "category", "image")
 NOT_SUBMITTED = {"hint", "category", "source", "image", "comment", "l2-category", "L2-category"}
 SUFFIX = {
-    ("llava", False): "Answer with the option's letter from the given choices directly.",
+    ("llava", False): LETTER,
     ("llava", True): "请直接回答选项字母。",
-    ("lmms-eval", False): "\nAnswer with the option's letter from the given choices directly.",
+    ("lmms-eval", False): f"\n{LETTER}",
     ("lmms-eval", True): "\n请直接使用所提供的选项字母作为答案回答。",
 }
 
 
 @dataclass(frozen=True)
-class MMBench(Task):
+class MMBench(MultipleChoice):
     """Multiple choice, circular evaluation over all rotations (MMBench)."""
 
     edition: Literal["1.0", "1.1"] = "1.0"  # different questions: never compared
@@ -57,7 +58,7 @@ class MMBench(Task):
     submits = True
     repository = "MMBench"
     splits = {"dev": (4329, 4377), "test": (6666,)}
-    headline = ("vanilla", "unreadable")
+    headline = ("vanilla", UNREADABLE)
     chinese = False
 
     @property
@@ -120,7 +121,7 @@ class MMBench(Task):
         if self.protocol == "micro":
             answer = answer.lower()
         return Sample(
-            id=str(index), picture=picture, question=self.prompt(row, options),
+            id=str(index), picture=picture, question=self.ask(row, options),
             answers=(answer,) if answer else (), task=self.name, family=str(row["category"]),
             info={
                 "item": index % COPY, "copy": index // COPY, "options": options,
@@ -129,18 +130,15 @@ class MMBench(Task):
             },
         )  # fmt: skip
 
-    def prompt(self, row: RawRecord, options: Sequence[str]) -> str:
+    def ask(self, row: RawRecord, options: Sequence[str]) -> str:
         question, hint = text(row, "question"), "" if absent(row.get("hint")) else text(row, "hint")
         if self.protocol == "micro":
-            return question + "".join(
-                f" {letter} {text}" for letter, text in zip(LETTERS, options, strict=False)
-            )
-        lettered = [f"{letter}. {text}" for letter, text in zip(OPTIONS, options, strict=False)]
+            return in_a_line(question, options)
         suffix = SUFFIX[self.protocol, self.chinese]
         if self.protocol == "llava":
-            return "\n".join([*([hint] if hint else []), question, *lettered, suffix])
+            return "\n".join([*([hint] if hint else []), question, *lettered(options), suffix])
         stem = " ".join([*([hint] if hint else []), question, "There are several options:"])
-        return "\n".join([stem, *lettered, suffix])
+        return "\n".join([stem, *lettered(options), suffix])
 
     def faults(self, samples: Sequence[Sample]) -> Iterator[str]:
         yield from super().faults(samples)
@@ -171,19 +169,9 @@ class MMBench(Task):
 
     # Scores -------------------------------------------------------------------------------------------------
 
-    def letter(self, sample: Sample, prediction: str, letters: str | None = None) -> str | None:
-        """The option that an answer means, or None."""
-        options = dict(zip(OPTIONS, sample.info["options"], strict=False))
-        if self.protocol == "micro":
-            said = normal(prediction).upper()
-            return said if said in options else None
-        default = "lmms-eval" if self.protocol == "lmms-eval" else "vlmevalkit"
-        return MATCHERS[letters or self.letters or default](prediction, options)
-
-    def correct(self, sample: Sample, prediction: str) -> float:
-        if not sample.answers:
-            return nan
-        return float(self.letter(sample, prediction) == sample.answers[0].upper())
+    @property
+    def rule(self) -> Matcher:
+        return MATCHERS[self.letters or ("lmms-eval" if self.protocol == "lmms-eval" else "vlmevalkit")]
 
     def credit(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
         """Per question: 1 if all its rotations are right, else 0; [U]."""
@@ -202,12 +190,12 @@ class MMBench(Task):
         found = means(
             ("vanilla", float(hit)) for one, hit in zip(samples, right, strict=True) if one.info["copy"] == 0
         )
-        found["unreadable"] = 100 * float(np.mean([self.letter(*pair) is None for pair in pairs]))
+        found[UNREADABLE] = self.unreadable(samples, predictions)
         found |= means((one.info.get("l2", ""), credit) for one, credit in credits)
         found |= means((one.family, credit) for one, credit in credits)
         if self.protocol != "micro":
             lenient = [
-                nan if not one.answers else float(self.letter(one, said, "any-script") == one.answers[0])
+                nan if not one.answers else float(self.letter(one, said, any_script) == one.answers[0])
                 for one, said in pairs
             ]
             found["any-script"] = 100 * float(np.mean(list(circular(samples, lenient).values())))

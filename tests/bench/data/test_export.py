@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from baselines.grid import Grid
-from bench.data.export import LMMS_LAB, OFFICIAL, FileLayout, export
+from bench.data.export import FileLayout, export
+from bench.data.lmms_lab import LMMS_LAB
+from bench.data.official import OFFICIAL
 from bench.evaluation.evaluate import evaluate
 from bench.tasks import TASKS
 from bench.tasks.load import load_tasks
@@ -83,7 +85,8 @@ def test_the_shipped_model_answers_and_scores_the_same(name: str, folders: dict[
 @pytest.mark.parametrize("name", FILED)
 def test_the_real_protocols_read_them_too(name: str, protocol: str, folders: dict[str, Path]) -> None:
     ((task, samples),) = load_tasks([name], data=str(folders["official"]), protocol=protocol).items()
-    assert all(s.question.count("\n") >= 1 for s in samples)
+    bare = (name, protocol) == ("ocrbench", "lmms-eval")
+    assert all(bare or s.question.count("\n") >= 1 for s in samples)
     said = [s.answers[0] for s in samples]
     if (name, protocol) != ("vqav2", "llava"):  # its humans say two, and the official tool hears 2
         assert task.score(samples, said) > 99.9

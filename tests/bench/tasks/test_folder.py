@@ -69,8 +69,8 @@ class Rows:
         assert name == "image" and kind == {"decode": False}
         return Rows(self.rows, decoded=False)
 
-    def remove_columns(self, name: str) -> Rows:
-        return Rows([{k: v for k, v in row.items() if k != name} for row in self.rows])
+    def remove_columns(self, names: list[str]) -> Rows:
+        return Rows([{k: v for k, v in row.items() if k not in names} for row in self.rows])
 
     def __getitem__(self, place: int) -> dict[str, Any]:
         assert not self.decoded

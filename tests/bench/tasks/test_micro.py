@@ -69,7 +69,7 @@ def test_every_unit_has_a_credit_and_statistics(name, data):
     task, samples = data[name]
     said = [s.answers[0] if i % 3 else "xyzzy" for i, s in enumerate(samples)]
     credit, sums = task.credit(samples, said), task.statistics(samples, said)
-    assert len(credit) == len(sums) == len(task.images(samples)) == (6 if name == "scenes" else 24)
+    assert len(credit) == len(sums) == len(task.images(samples)) == {"scenes": 6, "mme": 12}.get(name, 24)
     assert 0 <= credit.min() < 1 and credit.max() <= 1
     assert isinstance(task.version, int)
 
