@@ -98,7 +98,7 @@ def evaluate(
                     "split": task.part if data else split or "test", "metric": task.metric,
                     "score": number(o.score), "subscores": {k: number(v) for k, v in o.subscores.items()},
                     "n": len(o.predictions), "tokens": o.tokens, "left": o.left, "entering": o.entering,
-                    "prefill_flops": o.ledger.prefill_flops, "seconds": o.seconds,
+                    "prefill_flops": o.cost.prefill_flops, "seconds": o.seconds,
                 }
                 for task, o in rows
             ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -38,11 +39,26 @@ FORMS = {suffix: form for form, suffix in SUFFIXES.items()}
     "folder.",
 )  # fmt: skip
 @option("--margin", type=Amount(0, min_open=True), help=f"{MARGIN} Default: that of the first folder.")
+@option(
+    "--from-lmms", is_flag=True,
+    help="FOLDERS are output folders of lmms-eval (with --log_samples), or NAME=FOLDER; the first is the "
+    "baseline.",
+)  # fmt: skip
+@option(
+    "--images", multiple=True, metavar="TASK=FILES",
+    help="With --from-lmms: Parquet file or folder of the task's data set, to draw questions about one image "
+    "together.",
+)  # fmt: skip
+@option(
+    "--metric", multiple=True, metavar="TASK=NAME",
+    help="With --from-lmms: metric of the task. Default: the first that all questions have.",
+)  # fmt: skip
 @option("--mixed", is_flag=True, help="Also join folders with different protocols, and list the differences.")
 @as_json
 def report(
     folders: tuple[Path, ...], form: str | None, out: Path | None, title: str, samples: int,
-    reference: str | None, difficulty: str | None, margin: float | None, mixed: bool, machine: bool,
+    reference: str | None, difficulty: str | None, margin: float | None, from_lmms: bool,
+    images: tuple[str, ...], metric: tuple[str, ...], mixed: bool, machine: bool,
 ) -> None:  # fmt: skip
     """Show finished comparisons, the folders of `evocomp compare --out` or `evocomp demo`, in one report.
 
@@ -66,16 +82,30 @@ def report(
         check_file(path, form)
     elif out:
         OutFolder().convert(out, None, click.get_current_context())
-    found, origin = merged(
-        folders, title, reference=reference, difficulty=difficulty, margin=margin, mixed=mixed
-    )
+    if from_lmms:
+        from bench.evaluation.logs import read_logs
+        from bench.evaluation.stats import MARGIN as POINTS
+
+        runs = {name: Path(path) for name, path in pairs([_named(str(one)) for one in folders], "run")}
+        found, origin = read_logs(
+            runs, images={task: Path(path) for task, path in pairs(images, "--images")},
+            metrics=dict(pairs(metric, "--metric")), reference=reference, difficulty=difficulty,
+            margin=margin or POINTS, title=title,
+        )  # fmt: skip
+        folders = ()
+    elif images or metric:
+        raise click.UsageError("--images and --metric go with --from-lmms")
+    else:
+        found, origin = merged(
+            folders, title, reference=reference, difficulty=difficulty, margin=margin, mixed=mixed
+        )
     if form != "table":
         made = report_of(found, origin, read_galleries(folders), samples, read_questions(folders))
         path.parent.mkdir(parents=True, exist_ok=True)
         put(path, FORMATS[form](made))
         say(f"{path}, {path.stat().st_size / 2**20:.1f} MiB")
         return
-    facts = {"folders": ", ".join(map(str, folders))}
+    facts = origin.facts if from_lmms else {"folders": ", ".join(map(str, folders))}
     if out:
         out.mkdir(parents=True, exist_ok=True)
         write_tables(found, out, facts)
@@ -85,6 +115,22 @@ def report(
         show_comparison(found)
         if out:
             say(f"results and tables are in {out}")
+
+
+def pairs(told: Sequence[str], what: str) -> list[tuple[str, str]]:
+    """The two sides of each `NAME=VALUE`; ValueError for other texts, and for a name that is there twice."""
+    found = [(name, value) for name, _, value in (one.partition("=") for one in told)]
+    if bad := [one for one, (name, value) in zip(told, found, strict=True) if not name or not value]:
+        raise ValueError(f"{what}: '{bad[0]}' must be NAME=VALUE")
+    names = [name for name, _ in found]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{what}: '{twice[0]}' is named twice; write NAME=FOLDER to tell runs apart")
+    return found
+
+
+def _named(folder: str) -> str:
+    """NAME=FOLDER; a folder is called as its last part."""
+    return folder if "=" in folder else f"{Path(folder).name}={folder}"
 
 
 def form_of(out: Path | None) -> str:

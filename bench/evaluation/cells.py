@@ -150,7 +150,7 @@ def _table(cell: Cell, samples: Sequence[Sample]) -> pa.Table:
         meta["outcome"] = {
             "credit": outcome.credit, "sums": outcome.sums, "images": outcome.images, "score": outcome.score,
             "draws": outcome.draws,
-            "ledger": asdict(outcome.ledger), "stages": outcome.stages,
+            "ledger": asdict(outcome.cost), "stages": outcome.stages,
             "subscores": dict(outcome.subscores), "batch": outcome.batch,
         }  # fmt: skip
         ratio = isinstance(cell.key.keep, Ratio)

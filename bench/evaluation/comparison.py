@@ -97,6 +97,7 @@ class Comparison:
     metrics: Mapping[str, str] = field(default_factory=dict)  # what the score of each task is called
     mixed: tuple[str, ...] = ()  # protocols that differ, in words; none in an honest table
     methods: Mapping[str, Facts] = field(default_factory=dict)  # what the name of a row stands for
+    remarks: tuple[str, ...] = ()  # what a reader must know besides, in words
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ def assemble(
     match: Match = "equivalent",
     samples: Mapping[str, Sequence[Sample]] | None = None,
     mixed: Sequence[str] = (),
+    remarks: Sequence[str] = (),
 ) -> Comparison:
     """The comparison of all cells of all groups: vanilla, then budget by budget, the best average first.
 
@@ -179,6 +181,7 @@ def assemble(
         ),
         mixed=tuple(mixed),
         methods=methods,
+        remarks=tuple(remarks),
     )
 
 
@@ -227,7 +230,7 @@ def _rows(
     rows = []
     for run in runs:
         mine = found[run]
-        costs = [(one, found[whole][name].ledger.prefill_flops) for name, one in mine.items()]
+        counted = [(one, found[whole][name]) for name, one in mine.items() if one.ledger]
         average = float(drawn[run][0]) if run in drawn else nan
         rows.append(
             ComparisonRow(
@@ -235,9 +238,11 @@ def _rows(
                 keep=run[1],
                 scores={name: one.score for name, one in mine.items()},
                 average=None if isnan(average) else average,
-                tokens=fmean(one.tokens for one in mine.values()) if mine else None,
-                left=fmean(one.left for one in mine.values()) if mine else None,
-                flops=fmean(100 * one.ledger.prefill_flops / all for one, all in costs) if mine else None,
+                tokens=fmean(one.tokens for one, _ in counted) if counted else None,
+                left=fmean(one.left for one, _ in counted) if counted else None,
+                flops=fmean(100 * one.cost.prefill_flops / all.cost.prefill_flops for one, all in counted)
+                if counted
+                else None,
                 untouched=run == whole,
                 adaptive=has(run, "adaptive"),
                 trained=has(run, "compressor"),

@@ -63,7 +63,7 @@ class Outcome:
     sums: tuple[tuple[float, ...], ...]  # [U, k] what the score is a function of
     images: tuple[str, ...]  # [U] which image each unit asks about, the same name in all tasks
     score: float  # percent
-    ledger: Ledger  # means over samples; the cost of choosing is that of the first few
+    ledger: Ledger | None  # means over samples, choosing by the first few; None if nobody counted
     stages: tuple[int, ...]  # depths at which tokens were dropped
     subscores: Mapping[str, float] = field(default_factory=dict)  # of parts, and rates; see `Task.subscores`
     batch: int | None = None  # samples that went through the model at a time, at the end
@@ -73,17 +73,23 @@ class Outcome:
     @property
     def entering(self) -> Sequence[float]:
         """Visual tokens entering each decoder layer."""
-        return self.ledger.entering
+        return self.cost.entering
 
     @property
     def tokens(self) -> float:
         """Equivalent tokens: visual tokens per decoder layer."""
-        return self.ledger.average
+        return self.cost.average
 
     @property
     def left(self) -> float:
         """Visual tokens after the last stage."""
         return fmean(map(len, self.kept))
+
+    @property
+    def cost(self) -> Ledger:
+        """The ledger of a run whose tokens were counted."""
+        assert self.ledger is not None
+        return self.ledger
 
 
 def evaluate(

@@ -92,7 +92,7 @@ def findings(
                 one in trained and len(by_row[one]) == 1 for one in (row, reference) if one in by_row
             )
             costs = [
-                100 * one.ledger.prefill_flops / vanilla[name].ledger.prefill_flops
+                100 * one.cost.prefill_flops / vanilla[name].cost.prefill_flops
                 for _, made in mine
                 for name, one in made.items()
             ]

@@ -39,7 +39,8 @@ def write(
 
     Model, reference and difficulty method are added to the origin. `seconds` are those of its parts, by name.
     """
-    facts = of_model(mllm) | origin.facts
+    kernel = str(getattr(mllm.model.config, "_attn_implementation", "unknown"))
+    facts = of_model(mllm) | {"attention kernel": kernel} | origin.facts
     front = write_tables(comparison, out, facts)
     shown = gallery(comparison, mllm)
     save_gallery(shown, out)
@@ -53,7 +54,7 @@ def write(
     ).save(out, seconds)
     questions = of_comparison(comparison)
     save_questions(questions, out)
-    page = report(comparison, kept, shown, questions=questions, front=front.read_bytes())
+    page = report(comparison, kept, shown, questions=questions, front=front and front.read_bytes())
     put(out / "report.html", html(page))
 
 
@@ -67,7 +68,8 @@ def report(
     questions: Mapping[str, Sensitivity] | None = None, front: bytes | None = None,
 ) -> Page:  # fmt: skip
     """What a report tells of a comparison; `front` is its plot as a PNG, if that is drawn already."""
-    plots = {FRONT: front or png(fronts(comparison))}
+    counted = comparison.rows[0].tokens is not None
+    plots = {FRONT: front or png(fronts(comparison))} if counted else {}
     plots |= {name: Path(path).read_bytes() for name, path in origin.plots.items()}
     used = {_name(row.method) for row in comparison.rows}
     about = {name: line for name, line in describe(METHODS).items() if name in used}
@@ -105,8 +107,9 @@ def _name(row: str) -> str:
     return "".join(takewhile(lambda sign: sign.isalnum() or sign in "+-_", row))
 
 
-def write_tables(comparison: Comparison, out: Path, facts: Mapping[str, str]) -> Path:
-    """Write results.json, table.md, table.csv, table.tex and a plot, whose path is returned.
+def write_tables(comparison: Comparison, out: Path, facts: Mapping[str, str]) -> Path | None:
+    """Write results.json, table.md, table.csv, table.tex and a plot, whose path is returned; where nobody
+    counted tokens there is no plot.
 
     results.json has a row per method, budget and task, the summary of every row and of the hard questions,
     and why cells are empty.
@@ -117,6 +120,8 @@ def write_tables(comparison: Comparison, out: Path, facts: Mapping[str, str]) ->
     put(out / "table.md", markdown(comparison))
     put(out / "table.csv", csv_text(comparison))
     put(out / "table.tex", latex(comparison))
+    if comparison.rows[0].tokens is None:
+        return None
     return save(fronts(comparison), pictures / "fronts.png")
 
 

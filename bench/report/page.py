@@ -89,7 +89,7 @@ def ledger(comparison: Comparison) -> dict[tuple[str, Keep], tuple[list[float], 
     listed = {}
     for row in comparison.rows:
         runs = [comparison.outcomes.get((row.method, row.keep, task)) for task in comparison.tasks]
-        layers = [run.entering for run in runs if run]
+        layers = [run.entering for run in runs if run and run.ledger]
         means = [sum(column) / len(column) for column in zip(*layers, strict=True)]
         equal = groupby(f"{mean:.1f}".removesuffix(".0") for mean in means)
         words = ", ".join(f"{count} × {len(list(same))}" for count, same in equal)

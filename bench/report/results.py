@@ -74,7 +74,8 @@ def records(comparison: Comparison) -> list[dict[str, object]]:
                 "easy": beyond.easy if beyond else None,
                 "hard": beyond.hard if beyond else None,
                 "score on hard": beyond.scores.get(row.method) if beyond else None,
-                "ledger": {
+                "ledger": ledger
+                and {
                     "entering": list(ledger.entering),
                     "leaving": list(ledger.leaving),
                     "cached": list(ledger.in_cache),

@@ -27,11 +27,13 @@ class Block:
     """The rows of one budget, best average first."""
 
     keep: Keep
-    tokens: int  # of the untouched image
+    tokens: int  # of the untouched image; 0 where nobody counted
     rows: tuple[ComparisonRow, ...]
 
     @property
     def title(self) -> str:
+        if not self.tokens:
+            return "baseline" if all(row.untouched for row in self.rows) else "other runs"
         if all(row.untouched for row in self.rows):
             return f"all {self.tokens} visual tokens"
         share = self.keep.share if isinstance(self.keep, Ratio) else self.keep / self.tokens
@@ -119,7 +121,9 @@ def answered(outcomes: Mapping[str, Outcome]) -> str:
 def notes(comparison: Comparison) -> list[str]:
     """What a reader must know, line by line: mixed protocols, budgets, marks, empty cells, adaptive rows."""
     lines = [f"Mixed protocols, not comparable: {told}" for told in comparison.mixed]
-    lines.append(f"Budgets are {MEANING[comparison.match]}.")
+    lines += comparison.remarks
+    if comparison.rows[0].tokens is not None:
+        lines.append(f"Budgets are {MEANING[comparison.match]}.")
     if comparison.metrics:
         named = (f"{task} {comparison.metrics[task]}" for task in comparison.tasks)
         lines.append(f"Scores, in percent: {', '.join(named)}.")
@@ -210,6 +214,8 @@ def _headline(block: Block) -> str:
     first, other = block.rows[0], block.other
     share = f"{one(first.average)} % of the untouched model's score"
     said = f"{first.method} keeps {share} with {block.budget}"
+    if not block.tokens:
+        said = f"{first.method} has {one(first.average)} % of the baseline's score"
     if other is None or other.average is None:
         return f"{said}."
     gap = f" ({first.method} {block.ahead})" if block.ahead else ""
@@ -225,7 +231,7 @@ def header(comparison: Comparison) -> list[str]:
 def table_rows(comparison: Comparison) -> list[list[str]]:
     """The table as text, one list per row under `header`."""
     return [
-        [name_of(row), str(row.keep), *figures_of(comparison, row), *gaps_of(comparison, row)]
+        [name_of(row), str(row.keep or MISSING), *figures_of(comparison, row), *gaps_of(comparison, row)]
         for block in blocks(comparison)
         for row in block.rows
     ]
@@ -275,12 +281,12 @@ def hard_rows(comparison: Comparison) -> list[list[str]]:
             continue
         counts = [f"{told[t].hard} of {told[t].easy + told[t].hard}" if t in told else MISSING
                   for t in comparison.tasks]  # fmt: skip
-        lines.append([hard_title(comparison, block.keep), str(block.keep), *counts, ""])
+        lines.append([hard_title(comparison, block.keep), str(block.keep or MISSING), *counts, ""])
         shares = hard_shares(comparison, block.keep)
         named = dict.fromkeys(name for each in told.values() for name in each.scores)
         for name in sorted(named, key=lambda name: -shares.get(name, -1.0)):
             scores = [one(told[t].scores.get(name)) if t in told else MISSING for t in comparison.tasks]
-            lines.append([name, str(block.keep), *scores, one(shares.get(name))])
+            lines.append([name, str(block.keep or MISSING), *scores, one(shares.get(name))])
     return lines
 
 

@@ -51,7 +51,7 @@ class MME(Task):
 
     @property
     def metric(self) -> str:
-        return f"{self.abilities} score"
+        return f"{self.abilities} score (points)"
 
     @property
     def max_new_tokens(self) -> int:

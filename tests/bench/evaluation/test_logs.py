@@ -1,0 +1,216 @@
+"""Logs of lmms-eval become a comparison; files are as lmms-eval 0.7.3 writes them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from bench.cli import main
+from bench.evaluation.comparison import VANILLA
+from bench.evaluation.logs import read_logs
+from bench.evaluation.stats import mcnemar
+from bench.report.table import notes, table_rows
+
+RIGHT = [1, 1, 1, 0, 1, 1, 0, 1]
+WORSE = [1, 0, 0, 0, 1, 0, 0, 0]
+
+
+def write(
+    folder: Path, credits: Sequence[float], task: str = "pope", date: str = "20261129_101500", *,
+    form: Any = None, own: Mapping[str, float] | None = None, **more: Any,
+) -> Path:  # fmt: skip
+    """One run of one task, as `--log_samples` leaves it."""
+    place = folder / "evocomp"
+    place.mkdir(parents=True, exist_ok=True)
+    form = form or (
+        lambda credit: {"pope_accuracy": {"question_id": 1, "score": credit, "prediction": "yes"}}
+    )
+    lines = [
+        {"doc_id": number, "target": "yes", "filtered_resps": ["yes" if credit else "no"],
+         "doc_hash": hashlib.sha256(str(number).encode()).hexdigest(), "input": "Is there a dog?"}
+        | form(credit)
+        | more
+        for number, credit in enumerate(credits)
+    ]  # fmt: skip
+    (place / f"{date}_samples_{task}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    told = {
+        "results": {task: {f"{name},none": value for name, value in (own or {}).items()}},
+        "higher_is_better": {task: {"loss": False}}, "model_name": "evocomp",
+        "config": {"model_args": f"method={folder.name}"},
+    }  # fmt: skip
+    (place / f"{date}_results.json").write_text(json.dumps(told))
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> dict[str, Path]:
+    return {"untouched": write(tmp_path / "untouched", RIGHT), "fastv": write(tmp_path / "fastv", WORSE)}
+
+
+def images(folder: Path, colors: Sequence[str]) -> Path:
+    """A data set in lmms-lab's layout with an image per row."""
+    rows = []
+    for color in colors:
+        file = BytesIO()
+        Image.new("RGB", (4, 4), color).save(file, "PNG")
+        rows.append({"image": {"bytes": file.getvalue(), "path": ""}})
+    folder.mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), folder / "test-00000-of-00001.parquet")
+    return folder
+
+
+def test_scores_shares_and_tests_are_those_of_the_questions(runs: dict[str, Path]) -> None:
+    found, origin = read_logs(runs, reference="fastv")
+    whole, row = found.rows
+    assert (whole.method, whole.scores, row.method, row.scores) == (
+        VANILLA,
+        {"pope": 75},
+        "fastv",
+        {"pope": 25},
+    )
+    assert row.average == pytest.approx(100 / 3)
+    assert row.vanilla and row.vanilla.gap and row.vanilla.gap.difference == pytest.approx(-200 / 3)
+    expected = mcnemar(WORSE, RIGHT, [str(n) for n in range(8)])
+    assert (row.vanilla.tasks["pope"].p, row.vanilla.tasks["pope"].worse) == (expected.p, 4)
+    assert row.tokens is row.flops is row.left is None
+    assert origin.facts["fastv: arguments"] == "method=fastv"
+
+
+def test_questions_about_one_image_change_sides_together(runs: dict[str, Path], tmp_path: Path) -> None:
+    """With two questions to each image, four discordant questions lie on three images: p is 1/4, not 1/8."""
+    folder = images(tmp_path / "data", ["red", "blue", "blue", "red", "green", "green", "white", "white"])
+    alone, _ = read_logs(runs)
+    found, _ = read_logs(runs, images={"pope": folder})
+    names = found.outcomes["fastv", 0, "pope"].images
+    assert len(set(names)) == 4 and names[0] == names[3] != names[1] == names[2]
+    assert found.rows[1].vanilla and alone.rows[1].vanilla
+    expected = mcnemar(WORSE, RIGHT, ["r", "b", "b", "r", "g", "g", "w", "w"])
+    assert found.rows[1].vanilla.tasks["pope"].p == expected.p > alone.rows[1].vanilla.tasks["pope"].p
+    assert any("intervals are too narrow" in line for line in notes(alone))
+    assert not any("intervals are too narrow" in line for line in notes(found))
+
+
+def test_too_few_images_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--images pope: 2 rows, but the log has doc_id 7"):
+        read_logs(runs, images={"pope": images(tmp_path / "data", ["red", "blue"])})
+
+
+def test_hard_questions_are_those_that_a_run_misses(runs: dict[str, Path], tmp_path: Path) -> None:
+    runs["downsample"] = write(tmp_path / "down", [1, 1, 0, 0, 1, 1, 0, 0])
+    found, _ = read_logs(runs, difficulty="downsample")
+    (one,) = found.difficulty
+    assert (one.easy, one.hard) == (4, 4) and one.scores == {VANILLA: 50, "fastv": 0, "downsample": 0}
+
+
+@pytest.mark.parametrize(
+    ("form", "score"),
+    [
+        (lambda credit: {"exact_match": float(credit)}, 75),
+        (lambda credit: {"relaxed_overall": float(credit), "relaxed_human_split": 0.0}, 75),
+        (lambda credit: {"gpt": {"question_id": 1}, "anls": 0.5 * credit}, 37.5),
+        (lambda credit: {"acc": bool(credit), "submission": {"score": 9}}, 75),
+    ],
+)
+def test_metrics_are_numbers_or_have_a_score(form: Any, score: float, tmp_path: Path) -> None:
+    folders = {name: write(tmp_path / name, RIGHT, form=form) for name in ("a", "b")}
+    found, _ = read_logs(folders)
+    assert found.rows[0].scores == {"pope": score}
+
+
+def test_another_metric_may_be_chosen_if_more_is_better_and_it_is_a_share(tmp_path: Path) -> None:
+    def form(credit: float) -> dict[str, Any]:
+        return {"points": 3 * credit, "acc": credit, "loss": 1 - credit}
+
+    folders = {name: write(tmp_path / name, RIGHT, form=form) for name in ("a", "b")}
+    with pytest.raises(
+        ValueError, match="points is from 0 to 3.*--metric pope=NAME .there are points, acc, loss"
+    ):
+        read_logs(folders)
+    with pytest.raises(ValueError, match="loss is from 0 to 1.*more must be better"):
+        read_logs(folders, metrics={"pope": "loss"})
+    with pytest.raises(ValueError, match="unknown metric 'f1'"):
+        read_logs(folders, metrics={"pope": "f1"})
+    assert read_logs(folders, metrics={"pope": "acc"})[0].metrics == {"pope": "acc"}
+
+
+def test_the_harness_s_own_score_is_told_where_it_is_no_mean(tmp_path: Path) -> None:
+    folders = {
+        name: write(tmp_path / name, RIGHT, own={"pope_accuracy": own})
+        for name, own in (("a", 0.75), ("b", 0.8571))
+    }
+    lines = [line for line in notes(read_logs(folders)[0]) if "lmms-eval's own score" in line]
+    assert lines == [
+        "pope of b: the mean of pope_accuracy is 75.00 %, lmms-eval's own score 0.8571, which it does not "
+        "compute as a mean."
+    ]
+
+
+def test_other_questions_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    runs["short"] = write(tmp_path / "short", RIGHT[:5])
+    with pytest.raises(
+        ValueError, match="untouched and short did not answer the same questions: 8 and 5, 5 in"
+    ):
+        read_logs(runs)
+    runs["short"] = write(tmp_path / "other", RIGHT, doc_hash="x")
+    with pytest.raises(ValueError, match="the doc_hash of doc_id 0 differs"):
+        read_logs(runs)
+
+
+def test_the_newest_log_counts_and_missing_tasks_are_dashes(runs: dict[str, Path]) -> None:
+    write(runs["untouched"], [1] * 8, date="20261130_101500")
+    write(runs["untouched"], RIGHT, "gqa", form=lambda credit: {"exact_match": credit})
+    found, _ = read_logs(runs)
+    assert found.rows[0].scores == {"gqa": 75, "pope": 100}
+    assert found.rows[1].scores == {"pope": 25} and found.rows[1].average is None
+    assert any("fastv at 0: not run (gqa)" in line for line in notes(found))
+
+
+def test_broken_logs_are_refused(runs: dict[str, Path]) -> None:
+    (path,) = runs["fastv"].rglob("*.jsonl")
+    line = path.read_text().splitlines()[0]
+    path.write_text(f"{line}\n{line}\n")
+    with pytest.raises(ValueError, match="line 2: doc_id 0 is there twice"):
+        read_logs(runs)
+    path.write_text('{"target": "yes"}\n')
+    with pytest.raises(ValueError, match="line 1: doc_id is None"):
+        read_logs(runs)
+    path.unlink()
+    with pytest.raises(ValueError, match="no logs here"):
+        read_logs(runs)
+    with pytest.raises(ValueError, match="one run alone"):
+        read_logs({"untouched": runs["untouched"]})
+
+
+def test_the_command_prints_and_writes_what_it_does_of_our_own_results(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    call = ["report", *map(str, runs.values()), "--from-lmms", "--reference", "fastv"]
+    told = CliRunner().invoke(main, [*call, "--json"], catch_exceptions=False)
+    assert told.exit_code == 0
+    rows = json.loads(told.stdout)["summary"]
+    assert [row["method"] for row in rows] == [VANILLA, "fastv"]
+    for name in ("page.html", "table.md", "table.csv", "table.tex"):
+        wrote = CliRunner().invoke(main, [*call, "--out", str(tmp_path / name)], catch_exceptions=False)
+        assert wrote.exit_code == 0, wrote.output
+        assert "fastv" in (tmp_path / name).read_text()
+    wrote = CliRunner().invoke(main, [*call, "--format", "table", "--out", str(tmp_path / "all")])
+    assert wrote.exit_code == 0 and (tmp_path / "all" / "results.json").is_file()
+    assert table_rows(read_logs(runs)[0])[1][:3] == ["fastv", "–", "25.0"]
+
+
+def test_runs_may_be_named(runs: dict[str, Path]) -> None:
+    named = [f"{name}-7b={path}" for name, path in runs.items()]
+    told = CliRunner().invoke(main, ["report", *named, "--from-lmms", "--json"], catch_exceptions=False)
+    assert [row["method"] for row in json.loads(told.stdout)["summary"]] == [VANILLA, "fastv-7b"]
+    told = CliRunner().invoke(main, ["report", *map(str, [runs["fastv"]] * 2), "--from-lmms", "--json"])
+    assert told.exit_code == 2 and "named twice" in told.output
