@@ -29,6 +29,7 @@ GROUPS: dict[str, CommandTable] = {
         "eval": ("evaluate", "Score one method on benchmarks."),
         "compare": ("compare", "Score several methods side by side at equal budgets."),
         "report": ("report", "Show finished comparisons as a table, a page or a file."),
+        "card": ("card", "Tell on one page how a comparison was measured."),
         "run": ("run", "Make a table or figure of the paper from its recipe."),
     },
     "Measure speed": {

@@ -54,7 +54,7 @@ def write(
     ).save(out, seconds)
     questions = of_comparison(comparison)
     save_questions(questions, out)
-    page = report(comparison, kept, shown, questions=questions, front=front and front.read_bytes())
+    page = report(comparison, kept, shown, questions=questions, front=front.read_bytes() if front else None)
     put(out / "report.html", html(page))
 
 

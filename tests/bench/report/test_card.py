@@ -1,0 +1,75 @@
+"""A comparison's card tells from its folder alone how it was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from baselines import METHODS
+from bench.cli import main
+from bench.evaluation.cells import CellKey, Cells
+from bench.evaluation.evaluate import Outcome
+from bench.evaluation.origin import Origin
+from bench.report.card import departures
+from compress.samples import Sample
+
+RUN: dict[str, Any] = {
+    "model": "abc", "dtype": "float16", "device": "cuda", "visual tokens": 16, "prompt": "USER: <image>? A:",
+    "match": "tokens", "positions": "each method's own", "batch": 4, "gqa: protocol": "llava",
+    "gqa: split": "testdev", "gqa: version": 1, "gqa: metric": "accuracy", "gqa: n": 12,
+    "gqa: samples": "0123456789ab",
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(make_outcome: Callable[..., Outcome], tmp_path: Path) -> Path:
+    fastv = {
+        "class": "FastV", "positions": "original", "adaptive": False, "layer": 3, "code": "c0de",
+        "choices": ["layer 1 of 4"],
+    }  # fmt: skip
+    place = tmp_path / "tables"
+    cells = Cells(place, RUN, {"none": {"class": "KeepAll"}, "fastv:layer=3": fastv})
+    samples = [Sample(f"gqa-{i}", None, "?", ("right",)) for i in range(12)]  # type: ignore[arg-type]
+    images = [f"image {i // 2}" for i in range(12)]
+    right = make_outcome("gqa", [1.0] * 12, entering=[16] * 4, kept=range(16), images=images)
+    cells.add(CellKey("none", 16, "gqa"), samples, right)
+    cells.add(
+        CellKey("fastv:layer=3", 4, "gqa"), samples,
+        make_outcome("gqa", [1.0] * 6 + [0.0] * 6, entering=[16, 4, 4, 4], images=images),
+    )  # fmt: skip
+    facts = {"model": "llava", "fingerprint": "abc", "attention kernel": "sdpa"}
+    Origin("A table", facts, ["evocomp compare --keep 4"], reference="fastv:layer=3").save(place)
+    return place
+
+
+def test_a_card_answers_how_it_was_measured(folder: Path) -> None:
+    told = CliRunner().invoke(main, ["card", str(folder)], catch_exceptions=False)
+    assert told.exit_code == 0
+    for line in (
+        "# A table", "- model: llava", "- attention kernel: sdpa", "- dtype: float16", "- batch: 4",
+        r"- prompt: USER: \<image\>? A:",
+        "Equal across methods: visual tokens left after a method's last stage.",
+        "| fastv:layer=3 | 4 | 16 × 1, 4 × 3 | 7.0 | 4.0 |",
+        "| gqa | llava | testdev | 1 | accuracy | 12 | – | – | 12 | 6 | 0123456789ab |",
+        "- Reference: fastv:layer=3.", "positions original; layer=3; departures: the paper ranks by",
+        "on this model: layer 1 of 4", "evocomp compare --keep 4", "- torch: ",
+    ):  # fmt: skip
+        assert line in told.stdout, line
+    assert "c0de" not in told.stdout
+
+
+def test_it_may_be_written_to_a_file(folder: Path, tmp_path: Path) -> None:
+    told = CliRunner().invoke(main, ["card", str(folder), "--out", str(tmp_path / "card.md")])
+    assert told.exit_code == 0 and (tmp_path / "card.md").read_text().startswith("# A table")
+    told = CliRunner().invoke(main, ["card", str(tmp_path)])
+    assert told.exit_code == 2 and "no results here" in told.output
+
+
+def test_departures_are_a_paragraph_of_the_docstring() -> None:
+    assert departures("Keep.\n\n    Departures: one\n    and two.\n\n    More.") == "departures: one and two."
+    assert departures("Keep.") == ""
+    assert departures(METHODS["fastv"].__doc__ or "").startswith("departures: the paper ranks by attention")
