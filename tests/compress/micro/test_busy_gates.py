@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from baselines import METHODS
-from bench.evaluation.evaluate import evaluate
 from bench.evaluation.compressors import selector_for
+from bench.evaluation.evaluate import evaluate
 from bench.evaluation.question import sensitivity, tokens_asked
 from bench.evaluation.stats import mean_interval
 from bench.tasks import BENCHMARKS, TASKS
