@@ -351,6 +351,11 @@ class _Session:
                 f"prefill_chunk_size{MISCOUNTED}"
             )
         beams = sum(placeholders) // max(1, tokens)
+        if beams > 1 and given.get("pixel_values") is not None:  # beams share images that were encoded before
+            raise ValueError(
+                f"input_ids hold {sum(placeholders)} visual tokens, and the images have {tokens}: give every "
+                f"image that the prompts name, once{MISCOUNTED}"
+            )
         shared = _for_beams(pictures, placeholders[::beams], beams) if beams else []
         runs = [picture.runs or (len(picture),) for picture in shared]
         layout = read_layout(visual, given.get("attention_mask"), runs, ids.device)
