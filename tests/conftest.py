@@ -170,13 +170,13 @@ def build_tiny(folder: Path, seed: int = 0, special: Mapping[str, Any] = Mapping
     return folder
 
 
-def build_tiny_next(folder: Path, seed: int = 0, special: Mapping[str, Any] = MappingProxyType({})) -> Path:
+def build_tiny_next(folder: Path, seed: int = 0) -> Path:
     """Save a LLaVA-NeXT of random weights: tiles of 36 patches, at most four of them and a thumbnail."""
     words = tokenizer()
     pinpoints = [[24, 48], [48, 24], [48, 48], [72, 24], [24, 72]]
     config = LlavaNextConfig(
         vision_config=clip(24),
-        text_config=LlamaConfig(**decoder(words, **special)),
+        text_config=LlamaConfig(**decoder(words)),
         image_token_index=words.convert_tokens_to_ids("<image>"),
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",

@@ -15,7 +15,7 @@ from compress.keep import Keep
 from compress.models.loading import MLLM, outline
 from compress.models.mllm import Picture
 
-SUPPORTED = ("llava", "llava_next")  # families with a class for the engine
+SUPPORTED = ("llava",)  # families with a class for the engine
 
 
 def _nothing(ids: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def runs(mllm: MLLM, selector: Selector, keep: Keep) -> None:
     """ValueError, with the reason, unless a method can run in the engine on this model at this budget."""
     family = mllm.model.config.model_type
     if family not in SUPPORTED:
-        raise ValueError(f"{family} has no class for vLLM; there are some for {' and '.join(SUPPORTED)}")
+        raise ValueError(f"{family} has no class for vLLM; there is one for {' and '.join(SUPPORTED)}")
     check(mllm, selector, keep)
     check_tower(mllm, selector)
     built = mllm.tower_depth

@@ -22,11 +22,6 @@ from vllm.model_executor.models.llava import (
     _build_llava_or_pixtral_hf_info,
     _build_llava_or_pixtral_hf_processor,
 )
-from vllm.model_executor.models.llava_next import (
-    LlavaNextForConditionalGeneration,
-    LlavaNextMultiModalProcessor,
-    LlavaNextProcessingInfo,
-)
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.parse import ImageProcessorItems
@@ -259,10 +254,6 @@ class LlavaProcessor(Counting, LlavaMultiModalProcessor):
     """LLaVA-1.5."""
 
 
-class LlavaNextProcessor(Counting, LlavaNextMultiModalProcessor):
-    """LLaVA-NeXT."""
-
-
 def _llava_processor(info: Any, dummy_inputs: Any) -> Any:
     if isinstance(info, LlavaProcessingInfo):
         return LlavaProcessor(info, dummy_inputs)
@@ -274,10 +265,3 @@ def _llava_processor(info: Any, dummy_inputs: Any) -> Any:
 )
 class CompressedLlava(Choosing, LlavaForConditionalGeneration):
     """LLaVA-1.5 (and, as vLLM has it, Pixtral's conversion, which no method acts on)."""
-
-
-@MULTIMODAL_REGISTRY.register_processor(
-    LlavaNextProcessor, info=LlavaNextProcessingInfo, dummy_inputs=LlavaDummyInputsBuilder
-)
-class CompressedLlavaNext(Choosing, LlavaNextForConditionalGeneration):
-    """LLaVA-NeXT."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 CLASSES = {
     "LlavaForConditionalGeneration": "bench.serving.engine:CompressedLlava",
-    "LlavaNextForConditionalGeneration": "bench.serving.engine:CompressedLlavaNext",
 }
 
 

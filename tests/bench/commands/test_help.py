@@ -130,7 +130,7 @@ SMALL = {  # what makes an example take seconds
     "data records": "-n 3",
 }
 SLOW = {"demo", "bench edge", "verify", "run", "doctor"}
-EXTRAS = {"bench edge": "onnxruntime"}
+EXTRAS = {"bench edge": "onnxruntime", "bench serve": "vllm"}
 ENDLESS = {"app"}  # it serves until it is stopped
 ALONE = [name for name, one in COMMAND.items() if not isinstance(one, click.Group) and name not in ENDLESS]
 
