@@ -21,7 +21,7 @@ from bench.data.official import (
     textvqa_row,
     vqav2_row,
 )  # fmt: skip
-from bench.data.writing import Writer, picture_name, seed, stem, write_table
+from bench.data.writing import WriteSamples, picture_name, seed, stem, write_table
 from compress.samples import Sample
 
 
@@ -143,7 +143,7 @@ def _lab_mmmu(folder: Path, samples: Sequence[Sample]) -> None:
     write_table(path, samples, rows, picture_name, "image_1")
 
 
-LMMS_LAB: Mapping[str, Writer] = {
+LMMS_LAB: Mapping[str, WriteSamples] = {
     "gqa": _lab_gqa, "mmbench": _lab_mmbench, "mmbench-cn": _lab_mmbench_cn, "pope": _lab_pope,
     "vqav2": _lab_vqav2, "vizwiz": _lab_vizwiz, "textvqa": _lab_textvqa, "mme": _lab_mme,
     "scienceqa": _lab_scienceqa, "ocrbench": _lab_ocrbench, "chartqa": _lab_chartqa, "docvqa": _lab_docvqa,

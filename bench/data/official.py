@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.data.writing import Writer, picture_name, png, seed, stem, write_json, write_table
+from bench.data.writing import WriteSamples, picture_name, png, seed, stem, write_json, write_table
 from bench.tasks.ai2d import IDS as AI2D_IDS
 from bench.tasks.mmbench import COPY
 from bench.tasks.mme import ROOT as MME_ROOT
@@ -258,7 +258,7 @@ def mmmu_row(number: int, one: Sample) -> dict[str, Any]:
     }  # fmt: skip
 
 
-OFFICIAL: Mapping[str, Writer] = {
+OFFICIAL: Mapping[str, WriteSamples] = {
     "gqa": _gqa, "mmbench": _mmbench, "mmbench-cn": _mmbench_cn, "pope": _pope, "vqav2": _vqav2,
     "vizwiz": _vizwiz, "textvqa": _textvqa, "mme": _mme, "scienceqa": _scienceqa, "ocrbench": _ocrbench,
     "chartqa": _chartqa, "docvqa": _docvqa, "ai2d": _ai2d, "mmstar": _mmstar, "mmmu": _mmmu,

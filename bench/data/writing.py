@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from compress.samples import Sample
 
 Rows = Iterable[dict[str, Any]]
-Writer = Callable[[Path, Sequence[Sample]], None]  # into a folder of its own
+WriteSamples = Callable[[Path, Sequence[Sample]], None]  # into a folder of its own
 GROUP = 64  # rows of a Parquet row group
 
 

@@ -49,7 +49,7 @@ class Logged(Task):
 
 
 @dataclass(frozen=True)
-class Log:
+class LoggedTask:
     """What one run said on one task, by doc_id; `own` are the harness's scores by metric."""
 
     rows: Mapping[int, Mapping[str, Any]]
@@ -69,15 +69,15 @@ class Log:
 
 
 @dataclass(frozen=True)
-class Run:
+class LoggedRun:
     """All tasks of one run, and what results.json says of the model."""
 
     name: str
-    logs: Mapping[str, Log]
+    logs: Mapping[str, LoggedTask]
     facts: Mapping[str, str]
 
     @classmethod
-    def read(cls, name: str, folder: Path) -> Run:
+    def read(cls, name: str, folder: Path) -> LoggedRun:
         """The newest log of every task below a folder; ValueError for none, and for what cannot be read."""
         paths: dict[str, Path] = {}
         for path in sorted(folder.rglob("*_samples_*.jsonl"), key=lambda path: path.name):
@@ -99,7 +99,7 @@ class Run:
                 if isinstance(value, int | float) and "_stderr" not in key
             }
             lower = frozenset(key for key, up in better.items() if up is False)
-            logs[task] = Log(_rows(path), own, lower)
+            logs[task] = LoggedTask(_rows(path), own, lower)
             facts |= _facts(told)
         return cls(name, dict(sorted(logs.items())), facts)
 
@@ -121,7 +121,7 @@ def read_logs(
     ValueError for runs that did not answer the same questions, and for metrics that are not between 0 and 1
     or of which less is better.
     """
-    runs = [Run.read(name, folder) for name, folder in folders.items()]
+    runs = [LoggedRun.read(name, folder) for name, folder in folders.items()]
     baseline, *others = runs
     if not others:
         raise ValueError("one run alone cannot be compared: give the baseline's folder and another one")
@@ -138,7 +138,7 @@ def read_logs(
     own_images: list[str] = []
     for name, log in baseline.logs.items():
         metric = _metric(name, log, (metrics or {}).get(name))
-        kind = type("LoggedTask", (Logged,), {"name": name, "metric": metric})
+        kind = type("Logged", (Logged,), {"name": name, "metric": metric})
         task: Task = kind()
         tasks.append(task)
         places = sorted(log.values(metric))
@@ -206,7 +206,7 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, bool | int | float) else None
 
 
-def _metric(task: str, log: Log, asked: str | None) -> str:
+def _metric(task: str, log: LoggedTask, asked: str | None) -> str:
     there = log.metrics()
     if asked is not None and asked not in there:
         raise ValueError(f"--metric {task}: {unknown('metric', asked, there)}")
@@ -224,7 +224,7 @@ def _metric(task: str, log: Log, asked: str | None) -> str:
     return metric
 
 
-def _check(baseline: Run, run: Run, task: str, metric: str) -> None:
+def _check(baseline: LoggedRun, run: LoggedRun, task: str, metric: str) -> None:
     """ValueError unless both answered the same questions."""
     ours, theirs = baseline.logs[task], run.logs[task]
     one, other = ours.values(metric), theirs.values(metric)
@@ -240,7 +240,9 @@ def _check(baseline: Run, run: Run, task: str, metric: str) -> None:
         raise ValueError(f"{task}: {metric} of {run.name} is not always from 0 to 1")
 
 
-def _outcome(task: Task, log: Log, metric: str, places: Sequence[int], images: tuple[str, ...]) -> Outcome:
+def _outcome(
+    task: Task, log: LoggedTask, metric: str, places: Sequence[int], images: tuple[str, ...]
+) -> Outcome:
     values = log.values(metric)
     credit = tuple(values[place] for place in places)
     sums = np.stack([np.array(credit), np.ones(len(credit))], 1)
@@ -261,7 +263,7 @@ def _said(row: Mapping[str, Any]) -> str:
     return str(said)
 
 
-def _apart(run: Run, task: str, metric: str, score: float) -> Iterator[str]:
+def _apart(run: LoggedRun, task: str, metric: str, score: float) -> Iterator[str]:
     """The harness's own score of the metric where it is no mean over questions."""
     own = run.logs[task].own.get(metric)
     if own is not None and abs(own - score / 100) > APART / 100:

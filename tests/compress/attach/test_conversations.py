@@ -16,7 +16,7 @@ from compress.base import INPUT, VISION, Selection, View, top_k
 from compress.models.conversation import Turn
 from compress.models.loading import MLLM
 from tests.methods import REPRESENTATIVES, make
-from tests.selectors import Share
+from tests.own_selectors import Share
 
 STEPS = 4
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}

@@ -24,7 +24,7 @@ from compress.labels import forward
 from compress.labels.fitness import AnswerLoss
 from compress.models.conversation import Turn
 from compress.models.loading import MLLM, load
-from tests.selectors import Share, images_of
+from tests.own_selectors import Share, images_of
 from tests.tiny_families import AT_INPUT, BUILDERS
 
 QUESTIONS = ["what color is the star ?", "how many ?", "is there a red circle above ?", "what shape ?"]

@@ -29,7 +29,7 @@ from compress.models.conversation import Turn
 from compress.models.llava_next import SIZES
 from compress.models.loading import MLLM, adapt, load
 from compress.models.shapes import SHAPES as PUBLISHED
-from tests.selectors import Share, images_of
+from tests.own_selectors import Share, images_of
 
 QUESTIONS = ["what color is the star ?", "how many ?", "is there a red circle above ?", "what shape ?"]
 FAMILIES = ["tiny", "tiny_next", "tiny_next_fixed", "tiny_qwen"]

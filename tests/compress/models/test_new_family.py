@@ -17,7 +17,7 @@ from compress.base import INPUT
 from compress.models.families import FAMILIES
 from compress.models.loading import MLLM, load
 from tests.conftest import TEMPLATE, decoder, tokenizer
-from tests.selectors import images_of
+from tests.own_selectors import images_of
 from tests.tiny_families import finish
 
 PAGE = Path(__file__).parents[3] / "docs" / "families.md"
