@@ -46,7 +46,7 @@ def digests(mllm: MLLM, folder: Path, **changes: Any) -> dict[str, str]:
         ({"edge": {"samples": 3}}, {"edge"}),
         ({"edge": {"threads": 1}}, {"edge"}),
     ],
-    ids=lambda one: str(one)[:50],
+    ids=lambda one: ",".join(sorted(one)),
 )
 def test_a_changed_setting_renames_the_steps_that_depend_on_it(
     tiny: MLLM, tmp_path: Path, changes: dict[str, Any], renamed: set[str]
