@@ -203,7 +203,7 @@ def fronts(comparison: Comparison, title: str = "") -> Figure:
         )  # fmt: skip
     ticks = {round(row.tokens or 0) if isinstance(row.keep, Ratio) else row.keep for row in others}
     axes.set_xticks(sorted(ticks) or [count_of(whole.keep, 0)])
-    axes.legend(frameon=False, labelcolor=INK, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    _legend_beside(figure, axes, 1 + len(lines))
     return figure
 
 
@@ -222,11 +222,15 @@ def curves(
             across, up, color=LINES[number % len(LINES)], marker=MARKS[(number + turn) % len(MARKS)],
             markersize=5.5, linewidth=1.3, label="\n".join(wrap(name, 32)),
         )  # fmt: skip
-    columns = 1 + (len(lines) + len(levels) - 1) // 12  # as many in each as the axes are high
+    _legend_beside(figure, axes, len(lines) + len(levels))
+    return figure
+
+
+def _legend_beside(figure: Figure, axes: Axes, entries: int) -> None:
+    columns = 1 + (entries - 1) // 12  # as many in each as the axes are high
     axes.legend(frameon=False, labelcolor=INK, loc="center left", bbox_to_anchor=(1.02, 0.5), ncols=columns)
     if columns > 1:
         figure.set_figwidth(6.4 + 1.7 * (columns - 1))
-    return figure
 
 
 def png(picture: Image.Image | Figure) -> bytes:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from io import BytesIO
 from pathlib import Path
 
@@ -138,9 +139,13 @@ def test_fronts_draw_a_line_per_method_over_measured_tokens() -> None:
 
 def test_fronts_tell_many_methods_apart() -> None:
     rows = [ComparisonRow("none", 9, {}, 100, 9, 9, 100, untouched=True)]
-    rows += [ComparisonRow(f"m{i}", 4, {}, 90 - i, 4, 4, 50) for i in range(25)]
-    lines = fronts(Comparison((), tuple(rows), {})).axes[0].get_lines()[1:]
-    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 25
+    rows += [ComparisonRow(f"m{i}", 4, {}, 90 - i, 4, 4, 50) for i in range(35)]
+    figure = fronts(Comparison((), tuple(rows), {}))
+    lines = figure.axes[0].get_lines()[1:]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 35
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # as of a legend that leaves no room for the axes
+        assert Image.open(BytesIO(png(figure))).width > 1000
 
 
 def test_saving_is_whole_or_not_at_all(tmp_path: Path, image: Image.Image) -> None:
