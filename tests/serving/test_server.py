@@ -27,7 +27,7 @@ from bench.evaluation.opening import open_image
 
 folder, overrides = sys.argv[1], json.loads(sys.argv[2])
 engine = LLM(folder, dtype="float32", enforce_eager=True, max_model_len=1024, hf_overrides=overrides)
-prompt = "user : <image> what color is the star ? assistant :"
+prompt = "<s>user <image> what color is the star ? assistant"
 requests = [{"prompt": prompt, "multi_modal_data": {"image": open_image(f"busy:{n}", 192)}} for n in range(2)]
 found = engine.generate(requests, SamplingParams(temperature=0, max_tokens=4, logprobs=5), use_tqdm=False)
 told = [

@@ -13,7 +13,7 @@ from bench.serving.choices import Methods, runs
 from bench.serving.export import export, renamed, servable
 from bench.serving.measure import full_name
 from bench.serving.plugin import CLASSES
-from bench.serving.server import environment, executable
+from bench.serving.server import environment, executable, serving
 from bench.serving.settings import Asked, Settings
 from compress.models.loading import MLLM, MODELS, load, outline
 
@@ -84,6 +84,16 @@ def test_a_server_of_ours_compresses_only_what_is_asked_for() -> None:
     own = {"PATH": "x", "EVOCOMP_METHOD": "grid", "EVOCOMP_KEEP": "5"}
     assert environment(own, ["grid", "fastv:layer=2"]) == {"PATH": "x", "EVOCOMP_ALSO": "grid,fastv:layer=2"}
     assert environment(own, []) == {"PATH": "x"}
+
+
+@pytest.mark.parametrize("also", [["grid"], []])
+def test_a_server_of_ours_lets_requests_choose_where_they_may(tmp_path: Path, also: list[str]) -> None:
+    program = tmp_path / "vllm"
+    program.write_text('#!/bin/sh\necho "$@"\n')
+    program.chmod(0o755)
+    with pytest.raises(ValueError) as told, serving(str(program), "busy", also, ["--dtype=float32"]):
+        pass
+    assert ("--trust-request-mm-kwargs" in str(told.value)) == bool(also)
 
 
 def test_a_missing_program_says_what_to_do() -> None:
