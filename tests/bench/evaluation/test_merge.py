@@ -81,7 +81,7 @@ def test_different_protocols_are_refused_and_every_difference_named(
     if not said:  # a fact that only one of them knows forbids nothing
         assert len(merge([one, two]).rows) == 3
         return
-    with pytest.raises(ValueError, match=f"not comparable: {said}. --mixed"):
+    with pytest.raises(ValueError, match=f"not comparable: {said}. Use --mixed"):
         merge([one, two])
 
 
