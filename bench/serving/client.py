@@ -35,8 +35,8 @@ class ServerReply:
     """Seconds on one clock, tokens of the answer and of the prompt, and the answer."""
 
     sent: float
-    first: float  # its first token arrived
-    last: float
+    first: float  # its first text arrived
+    last: float  # its last token arrived, with text or without
     tokens: int
     prompt: int
     text: str
@@ -76,9 +76,9 @@ class Client:
                 "POST", f"{self.url}/chat/completions", json=self._body(request)
             ) as answer:
                 if answer.status_code != 200:
-                    said = (await answer.aread()).decode(errors="replace")
+                    why = (await answer.aread()).decode(errors="replace")
                     raise ValueError(
-                        f"{self.url} refuses the request ({answer.status_code}): {cut(said, 400)}"
+                        f"{self.url} refuses the request ({answer.status_code}): {cut(why, 400)}"
                     )
                 async for event in events(answer.aiter_lines()):
                     if "error" in event:
@@ -86,10 +86,12 @@ class Client:
                     if usage := event.get("usage"):
                         tokens, prompt = usage["completion_tokens"], usage["prompt_tokens"]
                     for choice in event.get("choices", ()):
-                        if choice["delta"].get("content"):
-                            last = time.perf_counter()
-                            first = first or last
-                            text += choice["delta"]["content"]
+                        now, said = time.perf_counter(), choice["delta"].get("content") or ""
+                        if said:
+                            first = first or now
+                            text += said
+                        if first:  # special tokens have no text
+                            last = now
         except httpx2.HTTPError as problem:
             raise ValueError(f"{self.url} does not answer: {problem or type(problem).__name__}") from problem
         if first is None:

@@ -96,6 +96,13 @@ def test_an_answer_without_a_token_is_an_error() -> None:
         run(server.url, "busy", cells_of([], [], LOAD), QUESTIONS, LOAD)
 
 
+def test_tokens_without_text_count_as_tokens_after_the_first() -> None:
+    with stub(words=("one", "", "")) as server:
+        served = run(server.url, "busy", cells_of([], [], LOAD), QUESTIONS, LOAD)
+    replies = [reply for cell in served.cells for turn in served.turns(cell) for reply in turn.replies]
+    assert all(reply.last > reply.first and reply.text == "one" for reply in replies)
+
+
 def test_the_limit_of_time_ends_the_run() -> None:
     load = Load(users=(1,), requests=1, rounds=5, minutes=0.0)
     with stub() as server, pytest.raises(ValueError, match="no round was over"):
