@@ -17,6 +17,7 @@ from PIL.Image import Image
 
 from bench.tasks.folder import Folder, Manifest
 from bench.tasks.images import Encoded, Padded
+from bench.tasks.micro import asked, sample
 from compress.micro.worlds import MICRO, World
 from compress.samples import ImageSource, Sample
 from evosearch.registry import unknown
@@ -47,6 +48,7 @@ class Task(ABC):
     repository: ClassVar[str] = ""  # of lmms-lab
     submits: ClassVar[bool] = False  # whether there is a server or tool that takes a file
     splits: ClassVar[Mapping[str, tuple[int, ...]]] = {}  # numbers of samples as published; () where unknown
+    asks: ClassVar[tuple[str, ...]] = ()  # families of questions of the miniature; () as the world has it
     headline: ClassVar[tuple[str, ...]] = ()  # sub-scores that stand beside the score
 
     def __post_init__(self) -> None:
@@ -72,13 +74,14 @@ class Task(ABC):
 
     # Samples ------------------------------------------------------------------------------------------------
 
-    @abstractmethod
     def micro(self, n: int, split: str = "test", world: World = MICRO) -> list[Sample]:
-        """The samples of `n` questions of the miniature about scenes of `world`.
+        """The samples of `n` questions of the miniature about scenes of `world`, of `asks` in turn.
 
         Neighbours are about different scenes where the form allows it. A question that is asked several
         times, as MMBench does with its options rotated, is one question and several samples.
         """
+        made = asked(world, self.name, split, n, families=self.asks)
+        return [sample(world, self.name, i, scene, question) for i, (scene, question) in enumerate(made)]
 
     def load(self, data: str | Path, n: int | None = None) -> list[Sample]:
         """Samples of the folder of benchmarks `data`, or of `hub:OWNER`, in the order of the files.

@@ -15,8 +15,6 @@ from collections.abc import Iterator
 
 from bench.tasks.base import SHORT, Task
 from bench.tasks.folder import Folder, read_json, text
-from bench.tasks.micro import asked, sample
-from compress.micro.worlds import MICRO, World
 from compress.samples import ImageSource, Sample
 
 KINDS = ("human", "augmented")
@@ -29,6 +27,7 @@ class ChartQA(Task):
 
     name = "chartqa"
     metric = "relaxed accuracy"
+    asks = ("count",)  # counts: the numbers of the world
     repository = "ChartQA"
     splits = {"test": (2500,), "val": (1920,), "train": (28299,)}
     headline = KINDS
@@ -36,11 +35,6 @@ class ChartQA(Task):
     @property
     def max_new_tokens(self) -> int:
         return {"micro": 6, "llava": 128, "lmms-eval": 16}[self.protocol]
-
-    def micro(self, n: int, split: str = "test", world: World = MICRO) -> list[Sample]:
-        """Counts: the numbers of the world."""
-        made = asked(world, self.name, split, n, families=("count",))
-        return [sample(world, self.name, i, scene, question) for i, (scene, question) in enumerate(made)]
 
     def official_files(self) -> tuple[str, ...]:
         return (f"{self.part}/{self.part}_*.json",)

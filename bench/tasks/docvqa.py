@@ -18,8 +18,6 @@ from pathlib import Path, PurePosixPath
 
 from bench.tasks.base import SHORT, Task
 from bench.tasks.folder import Folder, RawRecord, identifier, read_json, text, texts
-from bench.tasks.micro import asked, sample
-from compress.micro.worlds import MICRO, World
 from compress.samples import ImageSource, Sample
 
 LMMS_LAB = {"val": "validation", "test": "test", "train": "train"}
@@ -31,6 +29,7 @@ class DocVQA(Task):
 
     name = "docvqa"
     metric = "ANLS"
+    asks = ("read",)  # what is printed on the things of the world
     submits = True
     repository = "DocVQA"
     splits = {"val": (5349,), "test": (5188,), "train": (39463,)}
@@ -38,11 +37,6 @@ class DocVQA(Task):
     @property
     def max_new_tokens(self) -> int:
         return {"micro": 6, "llava": 128, "lmms-eval": 32}[self.protocol]
-
-    def micro(self, n: int, split: str = "test", world: World = MICRO) -> list[Sample]:
-        """What is printed on the things of the world."""
-        made = asked(world, self.name, split, n, families=("read",))
-        return [sample(world, self.name, i, scene, question) for i, (scene, question) in enumerate(made)]
 
     def files(self) -> tuple[str, ...]:
         return (f"{self.part}_v1.0.json", f"{self.part}_v1.0_withQT.json")

@@ -22,8 +22,6 @@ import numpy as np
 
 from bench.tasks.base import SHORT, Sums, Task, means, normal
 from bench.tasks.folder import Folder, RawRecord, identifier, read_json, text
-from bench.tasks.micro import asked, sample
-from compress.micro.worlds import MICRO, World
 from compress.samples import ImageSource, Sample
 
 FILES = {
@@ -47,10 +45,6 @@ class GQA(Task):
     @property
     def max_new_tokens(self) -> int:
         return {"micro": 6, "llava": 128, "lmms-eval": 16}[self.protocol]
-
-    def micro(self, n: int, split: str = "test", world: World = MICRO) -> list[Sample]:
-        made = asked(world, self.name, split, n)
-        return [sample(world, self.name, i, scene, question) for i, (scene, question) in enumerate(made)]
 
     def official_files(self) -> tuple[str, ...]:
         return (f"{FILES[self.part]}_questions*",)

@@ -19,9 +19,7 @@ import numpy as np
 
 from bench.tasks.base import Task, normal
 from bench.tasks.choice import Matcher
-from bench.tasks.micro import asked, sample
 from compress.micro.language import LETTERS
-from compress.micro.worlds import MICRO, World
 from compress.samples import ImageSource, Sample
 
 LETTER = "Answer with the option's letter from the given choices directly."
@@ -32,12 +30,9 @@ class MultipleChoice(Task):
     """A question with lettered options; `info["options"]` of a sample holds their texts."""
 
     metric = "accuracy"
+    asks = ("choose",)
     headline: ClassVar[tuple[str, ...]] = (UNREADABLE,)
     rules: ClassVar[Mapping[str, Matcher]] = {}  # by protocol
-
-    def micro(self, n: int, split: str = "test", world: World = MICRO) -> list[Sample]:
-        made = asked(world, self.name, split, n, families=("choose",))
-        return [sample(world, self.name, i, scene, question) for i, (scene, question) in enumerate(made)]
 
     def choice(
         self, id: str, picture: ImageSource, stem: str, options: Sequence[str], answer: str, family: str = "",

@@ -13,8 +13,6 @@ from collections.abc import Iterator, Sequence
 
 from bench.tasks.base import SHORT, Task
 from bench.tasks.folder import Folder, RawRecord, identifier, read_json, text, texts
-from bench.tasks.micro import asked, sample
-from compress.micro.worlds import MICRO, World
 from compress.samples import ImageSource, Sample
 
 RECOGNITION = "text recognition"
@@ -31,6 +29,7 @@ class OCRBench(Task):
 
     name = "ocrbench"
     metric = "accuracy"
+    asks = ("read",)  # what is printed on the things of the world
     repository = "OCRBench"
     splits = {"test": (1000,)}
     headline = (RECOGNITION,)
@@ -38,11 +37,6 @@ class OCRBench(Task):
     @property
     def max_new_tokens(self) -> int:
         return 6 if self.protocol == "micro" else 128
-
-    def micro(self, n: int, split: str = "test", world: World = MICRO) -> list[Sample]:
-        """What is printed on the things of the world."""
-        made = asked(world, self.name, split, n, families=("read",))
-        return [sample(world, self.name, i, scene, question) for i, (scene, question) in enumerate(made)]
 
     def official_files(self) -> tuple[str, ...]:
         return ("OCRBench.json",)
