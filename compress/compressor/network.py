@@ -150,6 +150,9 @@ class Compressor(nn.Module):
             )
         decoder = AutoModel.from_config(self.config)
         self.layers, self.rotary = decoder.layers, decoder.rotary_emb
+        # The kinds of the layers, where a rotary table is asked for by kind.
+        by_kind = "layer_type" in inspect.signature(self.rotary.forward).parameters
+        self._kinds = kinds[:layers] if by_kind else [""] * layers
         for layer in self.layers:
             layer.self_attn.is_causal = False
         self.norm = nn.RMSNorm(self.width, eps=1e-6) if norm else nn.Identity()
@@ -178,13 +181,9 @@ class Compressor(nn.Module):
             positions = positions.expand(3, 1, -1)
         present = batch.present if len(x) > 1 else None  # one sample has no padding
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=x, attention_mask=present)
-        kinds = getattr(self.config, "layer_types", None) if _by_kind(self.rotary) else None
-        angles: dict[str, Any] = {}
+        angles = {kind: self.rotary(x, positions, *filter(None, [kind])) for kind in set(self._kinds)}
         out = x
-        for number, layer in enumerate(self.layers):
-            kind = kinds[number] if kinds else ""
-            if kind not in angles:
-                angles[kind] = self.rotary(x, positions, *([kind] if kind else []))
+        for layer, kind in zip(self.layers, self._kinds, strict=True):
             out = layer(out, attention_mask=mask, position_embeddings=angles[kind])
         hidden = (x + out).gather(1, batch.rows[..., None].expand(-1, -1, self.width))
         hidden = self.norm(hidden.to(self.head.weight))
@@ -359,11 +358,6 @@ def read_description(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(f"{path}: not a compressor's configuration (format 1 is expected)")
     checked(_Described, described, path)
     return described
-
-
-def _by_kind(rotary: nn.Module) -> bool:
-    """Whether a rotary table is asked for by the kind of its layer."""
-    return "layer_type" in inspect.signature(rotary.forward).parameters
 
 
 def _shortened(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:

@@ -14,29 +14,12 @@ class Gemma3(MLLM):
     """
 
     nested = True
-    clip_tower = False
     special_masks = True
     receives = True
 
     @property
-    def decoder(self) -> Any:
-        return self.model.model.language_model
-
-    @property
-    def tower(self) -> Any:
-        return self.model.model.vision_tower
-
-    @property
     def tower_layers(self) -> Any:
         return self.tower.encoder.layers
-
-    @property
-    def tower_depth(self) -> int:
-        return len(self.tower_layers)
-
-    @property
-    def projector(self) -> Any:
-        return self.model.model.multi_modal_projector
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -46,9 +29,6 @@ class Gemma3(MLLM):
     @property
     def image_side(self) -> int:
         return int(self.model.config.vision_config.image_size)
-
-    def tower_cls(self, output: Any) -> Tensor | None:
-        return None
 
     def tower_groups(self, picture: Picture) -> Tensor:
         vision = self.model.config.vision_config

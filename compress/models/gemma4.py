@@ -80,8 +80,7 @@ class Gemma4(Gemma3):
         pictures = []
         for columns, rows in (places.amax(1) + 1).tolist():  # padding is -1
             grid = rows // pooled, columns // pooled
-            patch = torch.arange(grid[0] * grid[1], device=self.index_device)
-            pictures.append(Picture(grid, 1, torch.zeros_like(patch), patch))
+            pictures.append(Picture.of_grid(grid, self.index_device))
         return pictures
 
     def noise(self, ids: Tensor, draw: torch.Generator) -> dict[str, Tensor]:

@@ -38,10 +38,6 @@ class Idefics3(InternVL):
         return self.tower.encoder.layers
 
     @property
-    def tower_depth(self) -> int:
-        return len(self.tower_layers)
-
-    @property
     def projector(self) -> Any:
         return self.model.model.connector
 

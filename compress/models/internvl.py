@@ -24,7 +24,6 @@ class InternVL(MLLM):
     """
 
     processor_parts: tuple[str | type, str] | None = ("InternVLProcessor", "GotOcr2ImageProcessorPil")
-    clip_tower = False
     receives = True
     free_size = True
 
@@ -32,24 +31,8 @@ class InternVL(MLLM):
         return with_values(processor, image_seq_length=self.tile_tokens)
 
     @property
-    def decoder(self) -> Any:
-        return self.model.model.language_model
-
-    @property
-    def tower(self) -> Any:
-        return self.model.model.vision_tower
-
-    @property
     def tower_layers(self) -> Any:
         return self.tower.encoder.layer
-
-    @property
-    def tower_depth(self) -> int:
-        return range(len(self.tower_layers) + 1)[self.model.config.vision_feature_layer]
-
-    @property
-    def projector(self) -> Any:
-        return self.model.model.multi_modal_projector
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -76,9 +59,6 @@ class InternVL(MLLM):
     @property
     def traits(self) -> Traits:
         return replace(super().traits, tiles=True)
-
-    def tower_cls(self, output: Any) -> Tensor | None:
-        return None
 
     def tower_groups(self, picture: Picture) -> Tensor:
         merged = round(1 / self.model.config.downsample_ratio)

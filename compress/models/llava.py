@@ -14,6 +14,7 @@ from compress.models.mllm import MLLM, with_values
 class Llava(MLLM):
     """LLaVA-1.5: CLIP tower with a CLS token, two-layer projector, Llama decoder, one fixed image size."""
 
+    clip_tower = True
     strategy = "default"  # which of the tower's tokens are visual ones: without CLS
 
     def __init__(self, model: PreTrainedModel, processor: Any = None, name: str = ""):
@@ -37,20 +38,8 @@ class Llava(MLLM):
         )
 
     @property
-    def decoder(self) -> Any:
-        return self.model.model.language_model
-
-    @property
-    def tower(self) -> Any:
-        return self.model.model.vision_tower
-
-    @property
     def tower_layers(self) -> Any:
         return self.tower.encoder.layers
-
-    @property
-    def projector(self) -> Any:
-        return self.model.model.multi_modal_projector
 
     @cached_property
     def grid(self) -> tuple[int, int]:
@@ -61,10 +50,6 @@ class Llava(MLLM):
     @property
     def image_side(self) -> int:
         return int(self.model.config.vision_config.image_size)
-
-    @property
-    def tower_depth(self) -> int:
-        return range(len(self.tower_layers) + 1)[self.model.config.vision_feature_layer]
 
     def clip(self, source: str = "") -> Clip:
         config = self.model.config

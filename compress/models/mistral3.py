@@ -68,7 +68,6 @@ class Mistral3(MLLM):
 
     processor_parts = (PixtralProcessor, "PixtralImageProcessorPil")
     image_arguments = ("pixel_values", "image_sizes")
-    clip_tower = False
     free_size = True
 
     def fitted(self, processor: Any) -> Any:
@@ -86,24 +85,8 @@ class Mistral3(MLLM):
         return int(self.model.config.vision_config.patch_size) * self.merged
 
     @property
-    def decoder(self) -> Any:
-        return self.model.model.language_model
-
-    @property
-    def tower(self) -> Any:
-        return self.model.model.vision_tower
-
-    @property
     def tower_layers(self) -> Any:
         return self.tower.transformer.layers
-
-    @property
-    def tower_depth(self) -> int:
-        return range(len(self.tower_layers) + 1)[self.model.config.vision_feature_layer]
-
-    @property
-    def projector(self) -> Any:
-        return self.model.model.multi_modal_projector
 
     @property
     def image_side(self) -> int:
@@ -116,9 +99,6 @@ class Mistral3(MLLM):
         """The largest square, for budgets; images have their own."""
         side = -(-self.image_side // self.unit)
         return side, side
-
-    def tower_cls(self, output: Any) -> Tensor | None:
-        return None
 
     def tokens_of(self, image: Image) -> int:
         check_shape(image.size)
@@ -137,8 +117,7 @@ class Mistral3(MLLM):
         pictures = []
         for height, width in torch.as_tensor(given["image_sizes"]).tolist():
             rows, columns = height // self.unit, width // self.unit
-            patch = torch.arange(rows * columns, device=self.index_device)
-            pictures.append(Picture((rows, columns), 1, torch.zeros_like(patch), patch, (columns,) * rows))
+            pictures.append(Picture.of_grid((rows, columns), self.index_device, (columns,) * rows))
         return pictures
 
     def noise(self, ids: Tensor, draw: torch.Generator) -> dict[str, Tensor]:

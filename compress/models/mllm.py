@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -59,6 +59,12 @@ class Picture:
     def __len__(self) -> int:
         return len(self.tile)
 
+    @classmethod
+    def of_grid(cls, grid: tuple[int, int], device: torch.device, runs: tuple[int, ...] = ()) -> Self:
+        """Of an image of one tile, a token per patch."""
+        patch = torch.arange(grid[0] * grid[1], device=device)
+        return cls(grid, 1, torch.zeros_like(patch), patch, runs)
+
     @cached_property
     def patches(self) -> Tensor:
         """[M] the tokens that are no newlines, ascending."""
@@ -77,7 +83,7 @@ class MLLM(ABC):
     )
     image_arguments: tuple[str, ...] = ("pixel_values",)  # what the processor gives for the tower
     nested: bool = False  # whether the processor wants the images of each prompt in a list
-    clip_tower: bool = True  # whether methods can read the tower, and merge in it
+    clip_tower: bool = False  # whether methods can read the tower, and merge in it
     receives: bool = False  # whether methods can read which attention patches receive, in place of CLS's
     free_size: bool = False  # tokens follow the image's size: what the largest allows says little of others
     mrope: bool = False  # rotary positions of several axes, which are never renumbered
@@ -96,23 +102,8 @@ class MLLM(ABC):
 
     @property
     @abstractmethod
-    def decoder(self) -> Any:
-        """The language model: `.layers`, `.norm`, `.rotary_emb`, `.embed_tokens`, `.config`."""
-
-    @property
-    @abstractmethod
-    def tower(self) -> Any:
-        """The vision encoder."""
-
-    @property
-    @abstractmethod
     def tower_layers(self) -> Any:
-        """Its transformer blocks, each with `layer_norm1` and `self_attn`."""
-
-    @property
-    @abstractmethod
-    def projector(self) -> Any:
-        """The aligner: tower features [I, N, C] -> decoder width [I, N, D]."""
+        """The transformer blocks of the tower, each with `layer_norm1` and `self_attn`."""
 
     @property
     @abstractmethod
@@ -124,14 +115,32 @@ class MLLM(ABC):
     def image_side(self) -> int:
         """Pixels along a side of the largest square image that it sees in full."""
 
-    @property
-    @abstractmethod
-    def tower_depth(self) -> int:
-        """How many of the tower's blocks the projector's input passes."""
+    # What most families share; the others override it -------------------------------------------------------
 
-    @abstractmethod
+    @property
+    def decoder(self) -> Any:
+        """The language model: `.layers`, `.norm`, `.rotary_emb`, `.embed_tokens`, `.config`."""
+        return self.model.model.language_model
+
+    @property
+    def tower(self) -> Any:
+        """The vision encoder."""
+        return self.model.model.vision_tower
+
+    @property
+    def projector(self) -> Any:
+        """The aligner: tower features [I, N, C] -> decoder width [I, N, D]."""
+        return self.model.model.multi_modal_projector
+
+    @property
+    def tower_depth(self) -> int:
+        """How many of the tower's blocks the projector's input passes; all by default."""
+        layer = getattr(self.model.config, "vision_feature_layer", -1)
+        return range(len(self.tower_layers) + 1)[layer]
+
     def tower_cls(self, output: Any) -> Tensor | None:
         """CLS feature [I, C] at the layer the projector reads, from the tower's output; None without CLS."""
+        return None
 
     # What families with `receives` say ----------------------------------------------------------------------
 
@@ -242,8 +251,7 @@ class MLLM(ABC):
 
     @cached_property
     def _tile(self) -> Picture:
-        patch = torch.arange(self.tile_tokens, device=self.index_device)
-        return Picture(self.grid, 1, torch.zeros_like(patch), patch)
+        return Picture.of_grid(self.grid, self.index_device)
 
     def noise(self, ids: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
         """What the processor gives beside `ids` [B, S], here of random pixels: to measure time with.

@@ -22,7 +22,6 @@ class Qwen25VL(MLLM):
 
     processor_parts = ("Qwen2_5_VLProcessor", "Qwen2VLImageProcessorPil")
     image_arguments = ("pixel_values", "image_grid_thw")
-    clip_tower = False
     receives = True
     free_size = True
     mrope = True
@@ -38,20 +37,12 @@ class Qwen25VL(MLLM):
         return with_values(processor, image_processor=pixels)
 
     @property
-    def decoder(self) -> Any:
-        return self.model.model.language_model
-
-    @property
     def tower(self) -> Any:
         return self.model.model.visual
 
     @property
     def tower_layers(self) -> Any:
         return self.tower.blocks
-
-    @property
-    def tower_depth(self) -> int:
-        return len(self.tower_layers)
 
     @property
     def projector(self) -> Any:
@@ -74,9 +65,6 @@ class Qwen25VL(MLLM):
     def image_side(self) -> int:
         vision = self.model.config.vision_config
         return int(self.grid[0] * vision.patch_size * vision.spatial_merge_size)
-
-    def tower_cls(self, output: Any) -> Tensor | None:
-        return None
 
     def tokens_of(self, image: Image) -> int:
         check_shape(image.size)
@@ -115,8 +103,7 @@ class Qwen25VL(MLLM):
         pictures = []
         for _, height, width in given["image_grid_thw"].tolist():
             grid = height // merge, width // merge
-            patch = torch.arange(grid[0] * grid[1], device=self.index_device)
-            pictures.append(Picture(grid, 1, torch.zeros_like(patch), patch))
+            pictures.append(Picture.of_grid(grid, self.index_device))
         return pictures
 
     def noise(self, ids: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
