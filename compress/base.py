@@ -273,7 +273,7 @@ def tower_layer(layer: float, layers: int) -> int:
 def scaled_layer(layer: int, layers: int, paper: int = LAYERS) -> int:
     """The decoder layer, of `layers`, that corresponds to the paper's; at least 1 and below `layers`.
 
-    ValueError for a layer that the paper's decoder has not.
+    ValueError for a layer that the paper's decoder does not have.
     """
     if not 0 <= layer < paper:
         raise ValueError(f"layer {layer}: choose one from 0 to {paper - 1}, as of a decoder with {paper}")

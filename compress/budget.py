@@ -198,7 +198,7 @@ def _dropping(counts: Mapping[int, int], tokens: int) -> dict[int, int]:
 
 
 def check_depths(selector: Selector, tokens: int, keep: int, layers: int) -> dict[int, int]:
-    """The selector's own schedule by ascending depth; ValueError for a layer that the decoder has not."""
+    """The selector's own schedule by ascending depth; ValueError for a layer that it does not have."""
     counts = dict(sorted(selector.schedule(tokens, keep, layers).items()))
     for depth in counts:
         if not VISION <= depth < layers:

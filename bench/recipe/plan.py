@@ -141,7 +141,7 @@ def plan(recipe: Recipe, shop: Workspace) -> Plan:
 
 
 def _check_depths(title: str, selector: Selector, budgets: Iterable[Keep], mllm: MLLM) -> None:
-    """ValueError for a method of a layer that the model has not: no budget could fill its cells."""
+    """ValueError for a method of a layer that the model does not have: no budget could fill its cells."""
     tokens = mllm.visual_tokens
     try:
         for keep in budgets:

@@ -188,7 +188,6 @@ class Choosing(nn.Module):
             mllm,
             {number: _readable(layer, vision) for number, layer in self.tower_modules.items()},
             self.multi_modal_projector,
-            getattr(self, "image_newline", None),
         )
         also = f"; requests may ask for {', '.join(settings.also)}" if settings.also else ""
         logger.info("evocomp: visual tokens are chosen by %s%s", settings.default, also)
@@ -214,11 +213,7 @@ class Choosing(nn.Module):
         embed = self.get_language_model().embed_input_ids
         choices = [self.chosen_by.choice(Asked(name, int(wish[1])), embed) for wish in wishes]
         pictures = mllm.pictures(given)
-        # Those of an image may be padded to as many as another one has.
-        tiles = torch.cat([
-            each[: picture.tiles] if each.ndim == 4 else each[None]
-            for each, picture in zip(pixels, pictures, strict=True)
-        ])  # fmt: skip
+        tiles = torch.stack(list(pixels))
         at_tower = [
             VISION in choice.schedule(picture) for choice, picture in zip(choices, pictures, strict=True)
         ]

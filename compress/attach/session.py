@@ -143,7 +143,7 @@ class _Session:
         self.signature = inspect.signature(mllm.model.forward)
 
     def _check_tower(self, left: int | None) -> None:
-        """ValueError where the method reads of the tower, or does in it, what this model has not."""
+        """ValueError where the method reads or does something in the tower that this model does not have."""
         mllm, selector = self.mllm, self.selector
         name, model = type(selector).__name__, f"{self.mllm.name} ({type(self.mllm).__name__})"
         received = selector.cls == "received"

@@ -143,8 +143,8 @@ def check_tower(mllm: MLLM, selector: Selector) -> None:
         )
     if not mllm.clip_tower and (VISION in depths or selector.tower_layers):
         raise ValueError(
-            f"{name} works on the tokens of a CLIP tower, which {mllm.name} has not: choose a method that "
-            f"acts at the decoder's input"
+            f"{name} works on the tokens of a CLIP tower, which {mllm.name} does not have: choose a method "
+            f"that acts at the decoder's input"
         )
 
 

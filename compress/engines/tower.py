@@ -45,21 +45,14 @@ class EngineLayer(nn.Module):
         return found
 
 
-def lend(
-    mllm: MLLM, layers: Mapping[int, nn.Module], projector: nn.Module, newline: nn.Parameter | None = None
-) -> None:
-    """Put the engine's tower `layers`, by number, and its projector in place of those of an `outline`.
-
-    `newline` is the engine's, for families that have one.
-    """
+def lend(mllm: MLLM, layers: Mapping[int, nn.Module], projector: nn.Module) -> None:
+    """Put the engine's tower `layers`, by number, and its projector in place of those of an `outline`."""
     held: Any = mllm.model.model
     count = len(mllm.tower_layers)
     tower = nn.Module()
     tower.encoder = nn.Module()
     tower.encoder.layers = nn.ModuleList([layers.get(number, nn.Identity()) for number in range(count)])
     held.vision_tower, held.multi_modal_projector = tower, projector
-    if newline is not None:
-        held.image_newline = newline
     held.language_model = _without_weights(held.language_model)
 
 

@@ -43,8 +43,8 @@ def grow(target: nn.Module, source: nn.Module) -> None:
     """Copy a smaller network into a wider one of the same depth, so that it computes the same (Net2Net,
     arXiv:1511.05641).
 
-    Parameters that `source` has not are left alone. New dimensions of the residual stream are zero, new heads
-    and hidden units are not read yet, and RMSNorm, which divides by a mean over more dimensions now, is
+    Parameters that `source` does not have are left alone. New dimensions of the residual stream are zero, new
+    heads and hidden units are not read yet, and RMSNorm, which divides by a mean over more dimensions now, is
     scaled back. What reads the new dimensions keeps its random start, or no gradient would ever wake them.
     """
     with torch.no_grad():
