@@ -27,8 +27,6 @@ from bench.evaluation.origin import Origin
 from bench.evaluation.stats import MARGIN
 from bench.tasks.base import Task
 from bench.tasks.folder import read_json, read_lines
-from compress.micro.worlds import MICRO, World
-from compress.samples import Sample
 from evosearch.registry import listed, unknown
 
 SAMPLES = re.compile(r"(?P<date>.+?)_samples_(?P<task>.+)\.jsonl")
@@ -43,9 +41,6 @@ class Logged(Task):
     """A task of lmms-eval; its score is the mean of a metric over the questions."""
 
     metric = ""
-
-    def micro(self, n: int, split: str = "test", world: World = MICRO) -> list[Sample]:
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
