@@ -21,6 +21,7 @@ from bench.evaluation.cells import read_cells
 from bench.evaluation.history import Times, WorkRecord
 from bench.evaluation.merge import merge
 from bench.recipe import schema, steps
+from bench.recipe.draw import about_one_image
 from bench.recipe.estimate import estimates
 from bench.recipe.oracle import SearchStep, headroom, partners
 from bench.recipe.plan import Plan, plan, validation
@@ -392,6 +393,13 @@ def test_indices_and_compressors_come_from_the_source(
     assert found["indices"].method["indices from"].startswith(tiny.name)
     assert "transferred" in found["compressor"].method["choices"][0]
     assert found["own"].method["choices"] == []
+
+
+def test_the_first_image_with_enough_questions_is_drawn_else_the_one_with_most() -> None:
+    images = [Image.new("L", (side, 1)) for side in (1, 2, 3)]
+    asked = [Sample(str(number), images[at], "?", ()) for number, at in enumerate((0, 1, 2, 1, 2, 2))]
+    assert [one.id for one in about_one_image(asked, 2)] == ["1", "3"]
+    assert [one.id for one in about_one_image(asked, 5)] == ["2", "4", "5"]
 
 
 def test_pictures_are_drawn(tiny: MLLM, tmp_path: Path) -> None:

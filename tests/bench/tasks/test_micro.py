@@ -119,6 +119,17 @@ def test_vizwiz_has_bad_photographs_and_unanswerable_questions(data):
     assert 3 <= answers.count("unanswerable") <= 12
 
 
+@pytest.mark.parametrize(
+    ("task", "family"),
+    [("docvqa", "read"), ("ocrbench", "read"), ("chartqa", "count"), ("ai2d", "choose"), ("mmstar", "choose")],
+)
+@pytest.mark.parametrize("world", [MICRO, BUSY], ids=lambda world: world.name)
+def test_a_miniature_asks_the_family_that_its_benchmark_is_about(task, family, world):
+    made = TASKS[task]().micro(6, world=world)
+    assert len({one.picture_digest for one in made}) == 6
+    assert {one.family for one in made} == {family}
+
+
 def test_a_label_store_key_finds_its_sample_again():
     samples = training_samples(5, start=10)
     found = labelled_samples(f"mixture/{s.id}" for s in samples)
