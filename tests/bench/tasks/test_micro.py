@@ -121,7 +121,7 @@ def test_vizwiz_has_bad_photographs_and_unanswerable_questions(data):
 
 @pytest.mark.parametrize(
     ("task", "family"),
-    [("docvqa", "read"), ("ocrbench", "read"), ("chartqa", "count"), ("ai2d", "choose"), ("mmstar", "choose")],
+    [("docvqa", "read"), ("ocrbench", "read"), ("chartqa", "count"), ("ai2d", "choose"), ("mmmu", "choose")],
 )
 @pytest.mark.parametrize("world", [MICRO, BUSY], ids=lambda world: world.name)
 def test_a_miniature_asks_the_family_that_its_benchmark_is_about(task, family, world):
