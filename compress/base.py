@@ -39,11 +39,13 @@ class View:
     visual: Tensor  # [N, D] the same tokens' aligned embeddings, at any depth >= 0; [0, D] at VISION
     text: Tensor  # [T, D] embeddings of the prompt's other tokens, in order; never the answer
     index: Tensor  # [N] which visual token of the untouched sequence this is; -1 = the whole image
-    grid: tuple[int, int]  # rows x columns of the untouched visual tokens
+    grid: tuple[int, int]  # rows x columns of the untouched visual tokens, of one frame in a video
     before: int = 0  # how many of the T text tokens precede the image
     inputs: Tensor | None = None  # [M, D] embeddings of all visual tokens that left the tower; None at VISION
     context: Tensor | None = None  # [T, C] hidden states of the other tokens at this depth; None at VISION
     crop: Tensor | None = None  # [N] image tile, 0 = thumbnail; None = there is one image only
+    frames: int = 1  # of the untouched video, in time: a token of several frames counts as one; 1 for images
+    frame: Tensor | None = None  # [N] in 0 .. frames - 1, -1 = a newline; None = an image, not a video
     cls_token: Tensor | None = None  # [P, C] the tower's CLS feature of each tile, at VISION
     cls: Callable[[float], Tensor] = (
         _missing  # tower layer -> [H, N] attention of CLS to the patches, softmax with CLS
@@ -53,8 +55,9 @@ class View:
         # then for the patches of its tile
     )
     keys: Callable[[float], Tensor] = _missing  # tower layer -> [N, H, d] keys of the patches, unscaled
+    queries: Callable[[float], Tensor] = _missing  # the same of their queries; only in towers without CLS
     received: Callable[[float], Tensor] = _missing  # tower layer -> [H, N] attention that each patch gets
-    # from all patches of its image, the mean over them; only in towers without CLS
+    # from all patches of its image or frame, the mean over them; only in towers without CLS
     attention: Callable[[int, Sequence[int] | Tensor | None], Tensor] = _missing
     # decoder layer, text rows [R], negative from the end -> [H, R, N], softmax over all; None = rows of all
     # tokens, visual ones included, in the order of the sequence
@@ -65,6 +68,9 @@ class View:
     clip: Callable[[bool], tuple[Tensor, Tensor]] = _missing
     # whether a long question is cut -> [N, P] and [M, P], patches and question in CLIP's joint space, at
     # VISION, for methods with `reads_clip`; M is 1 unless the question is longer than CLIP's text tower reads
+    probe: Callable[[], tuple[Tensor, Tensor]] = _missing
+    # -> [frames, C] what the tower's pooling head makes of each frame, and [N] its attention to the tokens;
+    # only in towers that have such a head
     seed: Callable[[], int] = lambda: (
         0
     )  # 64 bits drawn from pixels and prompt: the same alone and in any batch
