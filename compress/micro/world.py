@@ -102,7 +102,7 @@ def scene(split: str, seed: int, spoil: str | None = None, size: tuple[int, int]
     things: list[Thing] = []
     for i in range(count):
         for _ in range(60):
-            thing = _thing(rng, split, i < numbers, size)
+            thing = draw_thing(rng, split, i < numbers, size)
             if all(_apart(thing, other) for other in things):
                 things.append(thing)
                 break
@@ -185,7 +185,7 @@ def patch_labels(scene: Scene, scale: int = 1) -> tuple[Image.Image, NDArray[np.
     return Image.fromarray(pixels), np.where(cover > 0.02, owner, -1), cover.astype(np.float32)
 
 
-def _thing(rng: np.random.Generator, split: str, number: bool, size: tuple[int, int]) -> Thing:
+def draw_thing(rng: np.random.Generator, split: str, number: bool, size: tuple[int, int]) -> Thing:
     color = list(COLORS)[int(rng.choice(len(COLORS), p=COLOR_WEIGHTS / COLOR_WEIGHTS.sum()))]
     if number:
         rows = rng.choice(_digit_rows(split), size=1 + int(rng.random() < 0.5))
@@ -209,12 +209,12 @@ def _apart(a: Thing, b: Thing) -> bool:
 def _paint(scene: Scene, scale: int) -> tuple[NDArray[np.uint8], list[NDArray[np.float32]]]:
     rng = rng_of(scene.split, scene.seed, 1)
     width, height = scene.size
-    canvas = _background(scene, scale, np.random.default_rng(scene.tone))
+    canvas = background(scene.texture, scene.size, scale, np.random.default_rng(scene.tone))
     masks = []
     for thing in scene.things:
         large = _enlarged(thing, scale)
-        tile, left, top = _number_mask(large) if thing.kind == "number" else shape_mask(large)
-        mask = _placed(tile, left, top, (width * scale, height * scale))
+        tile, left, top = number_mask(large) if thing.kind == "number" else shape_mask(large)
+        mask = placed(tile, left, top, (width * scale, height * scale))
         color = np.array(COLORS[thing.color]) + rng.normal(0, 9, 3)
         shade = np.linspace(rng.uniform(0.85, 1.0), rng.uniform(1.0, 1.1), len(canvas))[:, None, None]
         canvas = canvas * (1 - mask[..., None]) + color * shade * mask[..., None]
@@ -237,8 +237,11 @@ def _enlarged(thing: Thing, scale: int) -> Thing:
     return replace(thing, x=x, y=y, width=width, height=height)
 
 
-def _background(scene: Scene, scale: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    texture, (width, height) = scene.texture, scene.size
+def background(
+    texture: str, size: tuple[int, int], scale: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """The background alone, [height * scale, width * scale, 3]."""
+    width, height = size
     y, x = np.mgrid[0 : height * scale, 0 : width * scale] / scale
     step, phase, turn = rng.uniform(7, 13), rng.uniform(0, 10), rng.uniform(0, np.pi)
     along = x * np.cos(turn) + y * np.sin(turn) + phase
@@ -305,7 +308,7 @@ def shape_mask(thing: Thing, zoom: int = 4) -> tuple[Image.Image, int, int]:
     return tile.resize((side, side), Image.Resampling.BOX), left, top
 
 
-def _number_mask(thing: Thing) -> tuple[Image.Image, int, int]:
+def number_mask(thing: Thing) -> tuple[Image.Image, int, int]:
     images = _digits()[0]
     each, height = max(int(thing.width / len(thing.digits)), 1), int(thing.height)
     strip = Image.new("L", (each * len(thing.digits), height))
@@ -315,7 +318,7 @@ def _number_mask(thing: Thing) -> tuple[Image.Image, int, int]:
     return strip, int(thing.x - thing.width / 2), int(thing.y - thing.height / 2)
 
 
-def _placed(tile: Image.Image, left: int, top: int, size: tuple[int, int]) -> NDArray[np.float32]:
+def placed(tile: Image.Image, left: int, top: int, size: tuple[int, int]) -> NDArray[np.float32]:
     whole = Image.new("L", size)
     whole.paste(tile, (left, top))
     return np.asarray(whole, np.float32) / np.float32(255)

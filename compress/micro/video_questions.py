@@ -1,0 +1,187 @@
+"""Questions about a clip, each with one answer. Most need more than one frame.
+
+One function per family; all take a scene and a generator, and return None when the scene offers nothing to
+ask. A question names the actors that its answer hangs on (`about`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from compress.micro.language import COUNTS
+from compress.micro.questions import KINDS, Question, with_options
+from compress.micro.video_language import TEMPLATES, WAYS, WHEN
+from compress.micro.video_world import Actor, VideoScene
+from compress.micro.world import COLORS, SHAPES
+
+Rng = np.random.Generator
+T = TypeVar("T")
+Named = tuple[int, Actor]
+
+
+def _pick(rng: Rng, items: Sequence[T]) -> T:
+    return items[int(rng.integers(len(items)))]
+
+
+def _say(family: str, rng: Rng, **slots: str) -> str:
+    return _pick(rng, TEMPLATES[family]).format(**slots)
+
+
+def _of_one_kind(scene: VideoScene) -> list[Named]:
+    """The actors whose kind names them."""
+    kinds = Counter(one.kind for one in scene.actors)
+    return [(i, one) for i, one in enumerate(scene.actors) if kinds[one.kind] == 1]
+
+
+def _name(scene: VideoScene, actor: Actor) -> str:
+    """The kind, or color and kind where there are several of one kind (no two of these share a color)."""
+    kinds = Counter(one.kind for one in scene.actors)
+    return actor.kind if kinds[actor.kind] == 1 else f"{actor.thing.color} {actor.kind}"
+
+
+def exist(scene: VideoScene, rng: Rng) -> Question | None:
+    """Is there a red star? Half the answers are no: then things of that kind or of that color are there."""
+    if rng.random() < 0.5:
+        i = int(rng.integers(len(scene.actors)))
+        actor = scene.actors[i]
+        text = _say("exist", rng, x=f"{_pick(rng, actor.colors)} {actor.kind}")
+        return Question(text, "yes", "exist", (i,))
+    there = {(color, one.kind) for one in scene.actors for color in one.colors}
+    kinds = sorted({one.kind for one in scene.actors})
+    absent = [(color, kind) for color in COLORS for kind in kinds if (color, kind) not in there]
+    colors = {color for color, _ in there}
+    near = [pair for pair in absent if pair[0] in colors]
+    color, kind = _pick(rng, near if rng.random() < 0.7 and near else absent)
+    about = tuple(i for i, one in enumerate(scene.actors) if one.kind == kind or color in one.colors)
+    return Question(_say("exist", rng, x=f"{color} {kind}"), "no", "exist", about)
+
+
+def color(scene: VideoScene, rng: Rng) -> Question | None:
+    """What color is the star, which is there for a part of the time?"""
+    pool = [(i, one) for i, one in _of_one_kind(scene) if len(one.colors) == 1]
+    if not pool:
+        return None
+    i, actor = _pick(rng, pool)
+    return Question(_say("color", rng, x=actor.kind), actor.thing.color, "color", (i,))
+
+
+def shape(scene: VideoScene, rng: Rng) -> Question | None:
+    """What shape is the red object? No two objects share a color."""
+    pool = [(i, one) for i, one in enumerate(scene.actors) if one.kind != "number"]
+    i, actor = _pick(rng, pool)
+    return Question(_say("shape", rng, x=_pick(rng, actor.colors)), actor.kind, "shape", (i,))
+
+
+def count(scene: VideoScene, rng: Rng) -> Question | None:
+    """How many stars are there in all, now or later? Zero to three, which differ in color."""
+    kinds = Counter(one.kind for one in scene.actors if one.kind != "number")
+    sizes = sorted({0, *kinds.values()})
+    size = sizes[-1] if rng.random() < 0.4 else _pick(rng, sizes)
+    kind = _pick(rng, [one for one in SHAPES if kinds[one] == size])
+    about = tuple(i for i, one in enumerate(scene.actors) if one.kind == kind)
+    return Question(_say("count", rng, x=kind), COUNTS[size], "count", about)
+
+
+def motion(scene: VideoScene, rng: Rng) -> Question | None:
+    """Which way does the star move?"""
+    pool = [(i, one) for i, one in enumerate(scene.actors) if one.way]
+    if not pool:
+        return None
+    i, actor = _pick(rng, pool)
+    return Question(_say("motion", rng, x=_name(scene, actor)), str(actor.way), "motion", (i,))
+
+
+def order(scene: VideoScene, rng: Rng) -> Question | None:
+    """Which of two things came first, or last? They did not come at one moment."""
+    pool = [(i, one) for i, one in _of_one_kind(scene) if one.kind != "number"]
+    pairs = [(a, b) for a in pool for b in pool if a[1].first != b[1].first]
+    if not pairs:
+        return None
+    (i, a), (j, b) = _pick(rng, pairs)
+    when = _pick(rng, WHEN)
+    earlier = a if a.first < b.first else b
+    answer = earlier if when == "first" else (b if earlier is a else a)
+    return Question(_say("order", rng, when=when, x=a.kind, y=b.kind), answer.kind, "order", (i, j))
+
+
+def entry(scene: VideoScene, rng: Rng) -> Question | None:
+    """Which thing of all came first, or last?"""
+    when = _pick(rng, WHEN)
+    at = [one.first for one in scene.actors]
+    moment = min(at) if when == "first" else max(at)
+    if at.count(moment) > 1:
+        return None
+    answer = scene.actors[at.index(moment)].kind
+    if answer == "number" and rng.random() < 0.7:
+        return None  # a sign often comes last
+    about = tuple(range(len(scene.actors)))
+    return Question(_say("entry", rng, when=when), answer, "entry", about)
+
+
+def change(scene: VideoScene, rng: Rng) -> Question | None:
+    """What color was the star first, or last, which changed its color?"""
+    pool = [(i, one) for i, one in enumerate(scene.actors) if one.then]
+    if not pool:
+        return None
+    i, actor = _pick(rng, pool)
+    when = _pick(rng, WHEN)
+    answer = actor.colors[0 if when == "first" else 1]
+    return Question(_say("change", rng, x=actor.kind, when=when), answer, "change", (i,))
+
+
+def needle(scene: VideoScene, rng: Rng) -> Question | None:
+    """What does the sign say, which is there for one moment? The answer is its digits with spaces between."""
+    for i, actor in enumerate(scene.actors):
+        if actor.kind == "number":
+            return Question(_say("needle", rng), " ".join(actor.thing.text), "needle", (i,))
+    return None
+
+
+def choose(scene: VideoScene, rng: Rng) -> Question | None:
+    """A question with four lettered options; the answer is a letter, `options` are the texts."""
+    asked = [motion, change, count, color, entry, shape]
+    inner = next(q for i in rng.permutation(len(asked)) if (q := asked[i](scene, rng)) is not None)
+    pool = {"motion": WAYS, "count": COUNTS[:4], "entry": KINDS, "shape": KINDS}.get(
+        inner.family, tuple(COLORS)
+    )
+    # What is there to be seen misleads most.
+    there = {one.kind for one in scene.actors} | {hue for one in scene.actors for hue in one.colors}
+    others = [word for word in pool if word != inner.answer]
+    others = [others[i] for i in rng.permutation(len(others))]
+    others = sorted(others, key=lambda word: word not in there)[:3]
+    options = [others[i] for i in rng.permutation(3)]
+    options.insert(int(rng.integers(4)), inner.answer)
+    return with_options(inner, tuple(options), inner.answer)
+
+
+FAMILIES: dict[str, Callable[[VideoScene, Rng], Question | None]] = {
+    "exist": exist, "color": color, "shape": shape, "count": count, "motion": motion, "order": order,
+    "entry": entry, "change": change, "needle": needle, "choose": choose,
+}  # fmt: skip
+# What instruction tuning asks, and how often.
+WEIGHTS = {
+    "exist": 1.5, "color": 1.5, "shape": 1.0, "count": 2.0, "motion": 2.5, "order": 2.5, "entry": 2.0,
+    "change": 2.5, "needle": 2.5, "choose": 1.5,
+}  # fmt: skip
+
+
+def questions_about(scene: VideoScene, rng: Rng) -> list[Question]:
+    """One question of every family that the scene offers."""
+    asked = (ask(scene, rng) for ask in FAMILIES.values())
+    return [question for question in asked if question is not None]
+
+
+def mixture(scene: VideoScene, rng: Rng, n: int) -> list[Question]:
+    """`n` training questions about one scene, families as often as `WEIGHTS` says."""
+    names, share = list(WEIGHTS), np.array(list(WEIGHTS.values()))
+    made: list[Question] = []
+    while len(made) < n:
+        for drawn in rng.choice(len(names), n, p=share / share.sum()).tolist():
+            question = FAMILIES[names[drawn]](scene, rng)
+            if question is not None:
+                made.append(question)
+    return made[:n]

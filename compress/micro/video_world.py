@@ -1,0 +1,219 @@
+"""The world of clips: short videos of things that come, move, change colour and go.
+
+A clip has 16 frames of 96 x 96 pixels, two of each of its 8 moments. The background stays as it is. Three to
+five shapes are there for a part of the time. Half of them cross a part of the image, one may change its
+colour, several may be of one kind. In most clips a sign shows a handwritten number for one moment. A clip
+follows from `(split, seed)` alone; splits draw disjoint digits, as in the micro world.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from compress.micro import world
+from compress.micro.world import (
+    COLORS,
+    SHAPES,
+    SIDE,
+    TEXTURES,
+    Thing,
+    background,
+    draw_thing,
+    number_mask,
+    placed,
+    shape_mask,
+)
+from compress.video import Video
+
+MOMENTS, PER_MOMENT = 8, 2
+FRAMES = MOMENTS * PER_MOMENT
+RATE = 2.0  # frames per second
+CELL = 16  # pixels along a side of a visual token of `micro-video`
+CELLS = SIDE // CELL
+STEPS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+GAP = 2.0  # pixels between two things, at least
+
+
+@dataclass(frozen=True)
+class Actor:
+    """A thing over time. `thing` is how it enters: `first` and `last` are the moments it is there, both
+    included.
+
+    `way` is where it moves, by `speed` pixels a moment. From moment `turn` on it has the color `then`.
+    """
+
+    thing: Thing
+    first: int
+    last: int
+    way: str | None = None
+    speed: float = 0.0
+    turn: int | None = None
+    then: str | None = None
+
+    @property
+    def kind(self) -> str:
+        return self.thing.kind
+
+    @property
+    def colors(self) -> tuple[str, ...]:
+        """One color, or two in the order of time."""
+        return (self.thing.color, self.then) if self.then else (self.thing.color,)
+
+    def at(self, moment: int) -> Thing | None:
+        """The thing at a moment; None when it is not there."""
+        if not self.first <= moment <= self.last:
+            return None
+        dx, dy = STEPS[self.way] if self.way else (0, 0)
+        far = self.speed * (moment - self.first)
+        color = self.then if self.then and self.turn is not None and moment >= self.turn else self.thing.color
+        return replace(self.thing, x=self.thing.x + dx * far, y=self.thing.y + dy * far, color=color)
+
+
+@dataclass(frozen=True)
+class VideoScene:
+    """All that a clip shows."""
+
+    split: str
+    seed: int
+    actors: tuple[Actor, ...]
+    texture: str
+    tone: int
+
+
+def rng_of(split: str, seed: int, purpose: int = 0) -> np.random.Generator:
+    """The random stream of one clip, apart from all streams of the other worlds.
+
+    `purpose` separates what happens (0), pixels (1) and questions (2 and up).
+    """
+    return world.rng_of(split, seed, purpose, apart=(FRAMES, SIDE))
+
+
+def clip(split: str, seed: int) -> VideoScene:
+    """The scene of one seed."""
+    rng = rng_of(split, seed)
+    count = int(rng.integers(3, 6))
+    same = int(rng.choice([1, 2, 3], p=[0.3, 0.35, 0.35]))  # things of one kind
+    kinds = rng.permutation(SHAPES).tolist()
+    kinds = [kinds[0]] * same + kinds[1 : 1 + count - same]
+    hues = rng.permutation(list(COLORS)).tolist()  # no two things begin with one color
+    changes = rng.random() < 0.7 and same < count
+    actors: list[Actor] = []
+    for number, kind in enumerate(kinds):
+        turns = changes and number == count - 1
+        for _ in range(60):
+            actor = _actor(rng, split, kind, hues[number], hues[-1] if turns else None)
+            if all(_apart(actor, other) for other in actors):
+                actors.append(actor)
+                break
+    if rng.random() < 0.8:
+        for _ in range(60):
+            thing = draw_thing(rng, split, True, (SIDE, SIDE))
+            moment = int(rng.integers(MOMENTS))
+            sign = Actor(replace(thing, color=str(rng.choice(hues[count:-1]))), moment, moment)
+            if all(_apart(sign, other) for other in actors):
+                actors.append(sign)
+                break
+    texture = TEXTURES[int(rng.integers(len(TEXTURES)))]
+    order = rng.permutation(len(actors))
+    return VideoScene(split, seed, tuple(actors[i] for i in order), texture, int(rng.integers(1 << 30)))
+
+
+def backwards(scene: VideoScene) -> VideoScene:
+    """The scene of the same clip played backwards, but for noise."""
+    other = {"left": "right", "right": "left", "up": "down", "down": "up"}
+    actors = []
+    for actor in scene.actors:
+        end = actor.at(actor.last)
+        assert end is not None
+        actors.append(
+            Actor(
+                end, MOMENTS - 1 - actor.last, MOMENTS - 1 - actor.first,
+                other[actor.way] if actor.way else None, actor.speed,
+                None if actor.turn is None else MOMENTS - actor.turn,
+                actor.thing.color if actor.then else None,
+            )
+        )  # fmt: skip
+    return replace(scene, actors=tuple(actors))
+
+
+def paint(scene: VideoScene) -> NDArray[np.uint8]:
+    """The frames, [16, 96, 96, 3]."""
+    rng = rng_of(scene.split, scene.seed, 1)
+    ground = background(scene.texture, (SIDE, SIDE), 1, np.random.default_rng(scene.tone)).astype(np.float32)
+    tints = rng.normal(0, 9, (len(scene.actors), 3))
+    shades = np.linspace(rng.uniform(0.85, 1.0), rng.uniform(1.0, 1.1), SIDE)[:, None, None]
+    moments = []
+    for moment in range(MOMENTS):
+        canvas = ground
+        for actor, tint in zip(scene.actors, tints, strict=True):
+            thing = actor.at(moment)
+            if thing is not None:
+                color = ((np.array(COLORS[thing.color]) + tint) * shades).astype(np.float32)
+                canvas = canvas + (color - canvas) * _mask(thing)[..., None]
+        moments.append(canvas)
+    frames = np.repeat(np.stack(moments), PER_MOMENT, 0)
+    frames = frames + 6 * rng.standard_normal(frames.shape, np.float32)
+    return frames.clip(0, 255).astype(np.uint8)
+
+
+def film(scene: VideoScene) -> Video:
+    """The clip: 16 frames, two a second."""
+    frames = tuple(Image.fromarray(frame) for frame in paint(scene))
+    return Video(frames, tuple(number / RATE for number in range(FRAMES)))
+
+
+@lru_cache(maxsize=2048)
+def owners(scene: VideoScene) -> NDArray[np.int16]:
+    """[8, 6, 6] the number of the actor that most of a cell shows at a moment; -1 where no actor is.
+
+    A moment is what two frames show; the cells of 16 x 16 pixels are the visual tokens of `micro-video`.
+    """
+    share = np.zeros((len(scene.actors) + 1, MOMENTS, CELLS, CELLS), np.float32)
+    share[0] = 0.04
+    for number, actor in enumerate(scene.actors):
+        for moment in range(actor.first, actor.last + 1):
+            thing = actor.at(moment)
+            assert thing is not None
+            cells = _mask(thing).reshape(CELLS, CELL, CELLS, CELL)
+            share[number + 1, moment] = cells.mean((1, 3))
+    return (share.argmax(0) - 1).astype(np.int16)
+
+
+def _mask(thing: Thing) -> NDArray[np.float32]:
+    tile, left, top = number_mask(thing) if thing.kind == "number" else shape_mask(thing)
+    return placed(tile, left, top, (SIDE, SIDE))
+
+
+def _actor(rng: np.random.Generator, split: str, kind: str, color: str, then: str | None) -> Actor:
+    """A shape that stands still or moves, there for three to six moments."""
+    side = float(rng.uniform(19, 27))
+    way = list(STEPS)[int(rng.integers(4))] if rng.random() < 0.55 else None
+    stay = int(rng.integers(4 if way or then else 3, 7))
+    first = int(rng.integers(MOMENTS - stay + 1))
+    x, y = rng.uniform(side / 2 + 1, SIDE - side / 2 - 1, 2).tolist()
+    speed = 0.0
+    if way:
+        far = float(rng.uniform(38, SIDE - side - 3))
+        speed = far / (stay - 1)
+        start = float(rng.uniform(side / 2 + 1, SIDE - side / 2 - 1 - far))
+        start = start if way in ("right", "down") else SIDE - start
+        x, y = (start, y) if way in ("left", "right") else (x, start)
+    turn = first + int(rng.integers(2, stay - 1)) if then else None
+    thing = Thing(kind, color, x, y, side, side, float(rng.uniform(-14, 14)))
+    return Actor(thing, first, first + stay - 1, way, speed, turn, then)
+
+
+def _apart(a: Actor, b: Actor) -> bool:
+    """Whether two actors touch at no moment."""
+    for moment in range(max(a.first, b.first), min(a.last, b.last) + 1):
+        one, other = a.at(moment), b.at(moment)
+        assert one is not None and other is not None
+        wide, high = (one.width + other.width) / 2, (one.height + other.height) / 2
+        if abs(one.x - other.x) < wide + GAP and abs(one.y - other.y) < high + GAP:
+            return False
+    return True
