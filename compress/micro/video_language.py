@@ -1,11 +1,12 @@
-"""The words of the clips: those of the micro world, and those for time and motion behind them."""
+"""The words of the clips: those of the micro world that they need, and those for time and motion."""
 
 from __future__ import annotations
 
 from transformers import PreTrainedTokenizerFast
 
 from compress.micro import language as micro
-from compress.micro.language import QWEN_TOKENS, tokenizer_of, words_of
+from compress.micro.language import COUNTS, LETTERS, QWEN_TOKENS, tokenizer_of, words_of
+from compress.micro.world import COLORS, SHAPES, TEXTURES
 
 WAYS = ("left", "right", "up", "down")
 TEMPLATES: dict[str, tuple[str, ...]] = {
@@ -17,14 +18,18 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "order": ("which came {when} , the {x} or the {y} ?",),
     "entry": ("which thing came {when} ?", "what came {when} ?"),
     "change": ("what color was the {x} {when} ?", "which color did the {x} have {when} ?"),
-    "needle": ("what does the sign say ?", "what is the number ?", "read the number ."),
+    "needle": ("what does the sign show ?", "what is on the sign ?"),
 }
 WHEN = ("first", "last")
+EXTRA = ("user", "assistant", "yes", "no", "unanswerable", "and", ",", "object", "objects", "image")
 
 
 def words() -> list[str]:
-    """All words: those of the micro world in its order, then the new ones in order of first use."""
-    return words_of([tuple(micro.words()), WAYS, *TEMPLATES.values(), WHEN])
+    """All words in order of first use: the tokenizer's vocabulary after the special tokens."""
+    return words_of([
+        tuple(COLORS), SHAPES, ("sign",), TEXTURES, COUNTS, LETTERS, EXTRA, WAYS, WHEN,
+        *TEMPLATES.values(),
+    ])  # fmt: skip
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

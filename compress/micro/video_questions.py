@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from compress.micro.language import COUNTS
-from compress.micro.questions import KINDS, Question, with_options
+from compress.micro.questions import Question, with_options
 from compress.micro.video_language import TEMPLATES, WAYS, WHEN
 from compress.micro.video_world import Actor, VideoScene
 from compress.micro.world import COLORS, SHAPES
@@ -31,14 +31,19 @@ def _say(family: str, rng: Rng, **slots: str) -> str:
     return _pick(rng, TEMPLATES[family]).format(**slots)
 
 
+def _shapes(scene: VideoScene) -> list[Named]:
+    """What the questions call objects or things: all but the sign. No two of them share a color."""
+    return [(i, one) for i, one in enumerate(scene.actors) if one.kind != "sign"]
+
+
 def _of_one_kind(scene: VideoScene) -> list[Named]:
-    """The actors whose kind names them."""
+    """The shapes whose kind names them."""
     kinds = Counter(one.kind for one in scene.actors)
-    return [(i, one) for i, one in enumerate(scene.actors) if kinds[one.kind] == 1]
+    return [(i, one) for i, one in _shapes(scene) if kinds[one.kind] == 1]
 
 
 def _name(scene: VideoScene, actor: Actor) -> str:
-    """The kind, or color and kind where there are several of one kind (no two of these share a color)."""
+    """The kind, or color and kind where there are several of one kind."""
     kinds = Counter(one.kind for one in scene.actors)
     return actor.kind if kinds[actor.kind] == 1 else f"{actor.thing.color} {actor.kind}"
 
@@ -46,17 +51,17 @@ def _name(scene: VideoScene, actor: Actor) -> str:
 def exist(scene: VideoScene, rng: Rng) -> Question | None:
     """Is there a red star? Half the answers are no: then things of that kind or of that color are there."""
     if rng.random() < 0.5:
-        i = int(rng.integers(len(scene.actors)))
-        actor = scene.actors[i]
+        i, actor = _pick(rng, _shapes(scene))
         text = _say("exist", rng, x=f"{_pick(rng, actor.colors)} {actor.kind}")
         return Question(text, "yes", "exist", (i,))
-    there = {(color, one.kind) for one in scene.actors for color in one.colors}
-    kinds = sorted({one.kind for one in scene.actors})
+    shapes = _shapes(scene)
+    there = {(color, one.kind) for _, one in shapes for color in one.colors}
+    kinds = sorted({one.kind for _, one in shapes})
     absent = [(color, kind) for color in COLORS for kind in kinds if (color, kind) not in there]
     colors = {color for color, _ in there}
     near = [pair for pair in absent if pair[0] in colors]
     color, kind = _pick(rng, near if rng.random() < 0.7 and near else absent)
-    about = tuple(i for i, one in enumerate(scene.actors) if one.kind == kind or color in one.colors)
+    about = tuple(i for i, one in shapes if one.kind == kind or color in one.colors)
     return Question(_say("exist", rng, x=f"{color} {kind}"), "no", "exist", about)
 
 
@@ -70,18 +75,18 @@ def color(scene: VideoScene, rng: Rng) -> Question | None:
 
 
 def shape(scene: VideoScene, rng: Rng) -> Question | None:
-    """What shape is the red object? No two objects share a color."""
-    pool = [(i, one) for i, one in enumerate(scene.actors) if one.kind != "number"]
-    i, actor = _pick(rng, pool)
+    """What shape is the red object?"""
+    i, actor = _pick(rng, _shapes(scene))
     return Question(_say("shape", rng, x=_pick(rng, actor.colors)), actor.kind, "shape", (i,))
 
 
 def count(scene: VideoScene, rng: Rng) -> Question | None:
     """How many stars are there in all, now or later? Zero to three, which differ in color."""
-    kinds = Counter(one.kind for one in scene.actors if one.kind != "number")
+    kinds = Counter(one.kind for _, one in _shapes(scene))
     sizes = sorted({0, *kinds.values()})
     size = sizes[-1] if rng.random() < 0.4 else _pick(rng, sizes)
-    kind = _pick(rng, [one for one in SHAPES if kinds[one] == size])
+    printed = {one.thing.text for one in scene.actors}
+    kind = _pick(rng, [one for one in SHAPES if kinds[one] == size and one not in printed])
     about = tuple(i for i, one in enumerate(scene.actors) if one.kind == kind)
     return Question(_say("count", rng, x=kind), COUNTS[size], "count", about)
 
@@ -97,7 +102,7 @@ def motion(scene: VideoScene, rng: Rng) -> Question | None:
 
 def order(scene: VideoScene, rng: Rng) -> Question | None:
     """Which of two things came first, or last? They did not come at one moment."""
-    pool = [(i, one) for i, one in _of_one_kind(scene) if one.kind != "number"]
+    pool = _of_one_kind(scene)
     pairs = [(a, b) for a in pool for b in pool if a[1].first != b[1].first]
     if not pairs:
         return None
@@ -110,16 +115,12 @@ def order(scene: VideoScene, rng: Rng) -> Question | None:
 
 def entry(scene: VideoScene, rng: Rng) -> Question | None:
     """Which thing of all came first, or last?"""
-    when = _pick(rng, WHEN)
-    at = [one.first for one in scene.actors]
-    moment = min(at) if when == "first" else max(at)
-    if at.count(moment) > 1:
+    when, shapes = _pick(rng, WHEN), _shapes(scene)
+    moment = (min if when == "first" else max)(one.first for _, one in shapes)
+    came = [one for _, one in shapes if one.first == moment]
+    if len(came) > 1:
         return None
-    answer = scene.actors[at.index(moment)].kind
-    if answer == "number" and rng.random() < 0.7:
-        return None  # a sign often comes last
-    about = tuple(range(len(scene.actors)))
-    return Question(_say("entry", rng, when=when), answer, "entry", about)
+    return Question(_say("entry", rng, when=when), came[0].kind, "entry", tuple(i for i, _ in shapes))
 
 
 def change(scene: VideoScene, rng: Rng) -> Question | None:
@@ -134,10 +135,10 @@ def change(scene: VideoScene, rng: Rng) -> Question | None:
 
 
 def needle(scene: VideoScene, rng: Rng) -> Question | None:
-    """What does the sign say, which is there for one moment? The answer is its digits with spaces between."""
+    """What does the sign show, which is there for one moment? The answer is a color and a shape."""
     for i, actor in enumerate(scene.actors):
-        if actor.kind == "number":
-            return Question(_say("needle", rng), " ".join(actor.thing.text), "needle", (i,))
+        if actor.kind == "sign":
+            return Question(_say("needle", rng), f"{actor.thing.color} {actor.thing.text}", "needle", (i,))
     return None
 
 
@@ -145,7 +146,7 @@ def choose(scene: VideoScene, rng: Rng) -> Question | None:
     """A question with four lettered options; the answer is a letter, `options` are the texts."""
     asked = [motion, change, count, color, entry, shape]
     inner = next(q for i in rng.permutation(len(asked)) if (q := asked[i](scene, rng)) is not None)
-    pool = {"motion": WAYS, "count": COUNTS[:4], "entry": KINDS, "shape": KINDS}.get(
+    pool = {"motion": WAYS, "count": COUNTS[:4], "entry": SHAPES, "shape": SHAPES}.get(
         inner.family, tuple(COLORS)
     )
     # What is there to be seen misleads most.
@@ -164,8 +165,8 @@ FAMILIES: dict[str, Callable[[VideoScene, Rng], Question | None]] = {
 }  # fmt: skip
 # What instruction tuning asks, and how often.
 WEIGHTS = {
-    "exist": 1.5, "color": 1.5, "shape": 1.0, "count": 2.0, "motion": 2.5, "order": 2.5, "entry": 2.0,
-    "change": 2.5, "needle": 2.5, "choose": 1.5,
+    "exist": 0.8, "color": 0.8, "shape": 0.6, "count": 2.0, "motion": 3.0, "order": 3.0, "entry": 2.5,
+    "change": 2.5, "needle": 2.5, "choose": 1.2,
 }  # fmt: skip
 
 

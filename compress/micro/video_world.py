@@ -2,8 +2,8 @@
 
 A clip has 16 frames of 96 x 96 pixels, two of each of its 8 moments. The background stays as it is. Three to
 five shapes are there for a part of the time. Half of them cross a part of the image, one may change its
-colour, several may be of one kind. In most clips a sign shows a handwritten number for one moment. A clip
-follows from `(split, seed)` alone; splits draw disjoint digits, as in the micro world.
+colour, several may be of one kind. In most clips there is a sign for one moment: a white plate on which a
+shape is printed. A clip follows from `(split, seed)` alone.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from compress.micro.world import (
     TEXTURES,
     Thing,
     background,
-    draw_thing,
-    number_mask,
     placed,
     shape_mask,
 )
@@ -36,13 +34,15 @@ RATE = 2.0  # frames per second
 CELL = 16  # pixels along a side of a visual token of `micro-video`
 CELLS = SIDE // CELL
 STEPS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+PLATE, MARGIN = 32, 5  # pixels along a side of a sign, and around what is printed on it
 GAP = 2.0  # pixels between two things, at least
+WHITE = np.float32(245)
 
 
 @dataclass(frozen=True)
 class Actor:
-    """A thing over time. `thing` is how it enters: `first` and `last` are the moments it is there, both
-    included.
+    """A shape or a sign over time. `thing` is how it enters; the text of a sign is the shape on it, and its
+    color is that shape's. `first` and `last` are the moments it is there, both included.
 
     `way` is where it moves, by `speed` pixels a moment. From moment `turn` on it has the color `then`.
     """
@@ -106,17 +106,18 @@ def clip(split: str, seed: int) -> VideoScene:
     for number, kind in enumerate(kinds):
         turns = changes and number == count - 1
         for _ in range(60):
-            actor = _actor(rng, split, kind, hues[number], hues[-1] if turns else None)
+            actor = _actor(rng, kind, hues[number], hues[-1] if turns else None)
             if all(_apart(actor, other) for other in actors):
                 actors.append(actor)
                 break
     if rng.random() < 0.8:
+        printed = str(rng.choice([one for one in SHAPES if one not in kinds]))
         for _ in range(60):
-            thing = draw_thing(rng, split, True, (SIDE, SIDE))
+            x, y = rng.uniform(PLATE / 2 + 1, SIDE - PLATE / 2 - 1, 2).tolist()
             moment = int(rng.integers(MOMENTS))
-            sign = Actor(replace(thing, color=str(rng.choice(hues[count:-1]))), moment, moment)
-            if all(_apart(sign, other) for other in actors):
-                actors.append(sign)
+            plate = Thing("sign", hues[count], x, y, PLATE, PLATE, text=printed)
+            if all(_apart(Actor(plate, moment, moment), other) for other in actors):
+                actors.append(Actor(plate, moment, moment))
                 break
     texture = TEXTURES[int(rng.integers(len(TEXTURES)))]
     order = rng.permutation(len(actors))
@@ -153,6 +154,9 @@ def paint(scene: VideoScene) -> NDArray[np.uint8]:
         for actor, tint in zip(scene.actors, tints, strict=True):
             thing = actor.at(moment)
             if thing is not None:
+                if thing.kind == "sign":
+                    canvas = canvas + (WHITE - canvas) * _mask(thing)[..., None]
+                    thing = _printed(thing)
                 color = ((np.array(COLORS[thing.color]) + tint) * shades).astype(np.float32)
                 canvas = canvas + (color - canvas) * _mask(thing)[..., None]
         moments.append(canvas)
@@ -184,12 +188,23 @@ def owners(scene: VideoScene) -> NDArray[np.int16]:
     return (share.argmax(0) - 1).astype(np.int16)
 
 
+def _printed(sign: Thing) -> Thing:
+    """The shape on a sign."""
+    side = PLATE - 2 * MARGIN
+    return Thing(sign.text, sign.color, sign.x, sign.y, side, side)
+
+
 def _mask(thing: Thing) -> NDArray[np.float32]:
-    tile, left, top = number_mask(thing) if thing.kind == "number" else shape_mask(thing)
+    if thing.kind == "sign":
+        plate = np.zeros((SIDE, SIDE), np.float32)
+        top, left = int(thing.y - PLATE / 2), int(thing.x - PLATE / 2)
+        plate[top : top + PLATE, left : left + PLATE] = 1
+        return plate
+    tile, left, top = shape_mask(thing)
     return placed(tile, left, top, (SIDE, SIDE))
 
 
-def _actor(rng: np.random.Generator, split: str, kind: str, color: str, then: str | None) -> Actor:
+def _actor(rng: np.random.Generator, kind: str, color: str, then: str | None) -> Actor:
     """A shape that stands still or moves, there for three to six moments."""
     side = float(rng.uniform(19, 27))
     way = list(STEPS)[int(rng.integers(4))] if rng.random() < 0.55 else None

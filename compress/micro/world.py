@@ -102,7 +102,7 @@ def scene(split: str, seed: int, spoil: str | None = None, size: tuple[int, int]
     things: list[Thing] = []
     for i in range(count):
         for _ in range(60):
-            thing = draw_thing(rng, split, i < numbers, size)
+            thing = _thing(rng, split, i < numbers, size)
             if all(_apart(thing, other) for other in things):
                 things.append(thing)
                 break
@@ -185,7 +185,7 @@ def patch_labels(scene: Scene, scale: int = 1) -> tuple[Image.Image, NDArray[np.
     return Image.fromarray(pixels), np.where(cover > 0.02, owner, -1), cover.astype(np.float32)
 
 
-def draw_thing(rng: np.random.Generator, split: str, number: bool, size: tuple[int, int]) -> Thing:
+def _thing(rng: np.random.Generator, split: str, number: bool, size: tuple[int, int]) -> Thing:
     color = list(COLORS)[int(rng.choice(len(COLORS), p=COLOR_WEIGHTS / COLOR_WEIGHTS.sum()))]
     if number:
         rows = rng.choice(_digit_rows(split), size=1 + int(rng.random() < 0.5))
@@ -213,7 +213,7 @@ def _paint(scene: Scene, scale: int) -> tuple[NDArray[np.uint8], list[NDArray[np
     masks = []
     for thing in scene.things:
         large = _enlarged(thing, scale)
-        tile, left, top = number_mask(large) if thing.kind == "number" else shape_mask(large)
+        tile, left, top = _number_mask(large) if thing.kind == "number" else shape_mask(large)
         mask = placed(tile, left, top, (width * scale, height * scale))
         color = np.array(COLORS[thing.color]) + rng.normal(0, 9, 3)
         shade = np.linspace(rng.uniform(0.85, 1.0), rng.uniform(1.0, 1.1), len(canvas))[:, None, None]
@@ -308,7 +308,7 @@ def shape_mask(thing: Thing, zoom: int = 4) -> tuple[Image.Image, int, int]:
     return tile.resize((side, side), Image.Resampling.BOX), left, top
 
 
-def number_mask(thing: Thing) -> tuple[Image.Image, int, int]:
+def _number_mask(thing: Thing) -> tuple[Image.Image, int, int]:
     images = _digits()[0]
     each, height = max(int(thing.width / len(thing.digits)), 1), int(thing.height)
     strip = Image.new("L", (each * len(thing.digits), height))

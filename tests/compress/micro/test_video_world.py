@@ -51,7 +51,7 @@ def test_frames_of_one_moment_differ_by_noise_only_and_the_sign_is_in_two_frames
         same = np.abs(frames[0::PER_MOMENT] - frames[1::PER_MOMENT]).mean()
         assert same < 8
         for actor in scene.actors:
-            if actor.kind == "number":
+            if actor.kind == "sign":
                 assert actor.first == actor.last
 
 
