@@ -66,6 +66,7 @@ from compress.micro.recipe.twins import (
     qwen_features,
     qwen_processor,
 )
+from compress.micro.recipe.video_build import VideoRecipe, teach_video, video_processor
 from compress.micro.world import PATCH, SIDE
 from compress.models.loading import WEIGHTS, load
 from compress.parallel.processes import free_port
@@ -193,10 +194,17 @@ def build_busy(recipe: BusyRecipe, work: Path, target: Path, log: Log) -> None:
     wait()
 
 
+def build_video(recipe: VideoRecipe, work: Path, target: Path, log: Log) -> None:
+    """Qwen2.5-VL for clips, from `micro-qwen`; one process trains it, the others wait."""
+    if rank() == 0:
+        save(teach_video(recipe, work, log).half(), video_processor(), target)
+    wait()
+
+
 BUILDERS = {
     "micro": partial(build_micro, MICRO), "micro-next": partial(build_next, NEXT),
     "micro-qwen": partial(build_qwen, QWEN), "micro-wide": partial(build_wide, WIDE),
-    "busy": partial(build_busy, BusyRecipe()),
+    "busy": partial(build_busy, BusyRecipe()), "micro-video": partial(build_video, VideoRecipe()),
 }  # fmt: skip
 
 

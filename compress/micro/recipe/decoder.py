@@ -38,12 +38,14 @@ from compress.micro.world import COLORS, GRID, SHAPES, TEXTURES, rng_of, scene
 class Frame:
     """What stands around the visual tokens of an image, and their positions.
 
-    The tokens in front count from 0, those behind go on after the highest place of a visual token.
+    The tokens in front count from 0, those behind go on after the highest place of a visual token, or at
+    `end`.
     """
 
     before: tuple[int, ...]  # token ids, "<s> user" and what opens an image
     places: Tensor  # [A, N] positions of the visual tokens on one axis, or on the three of M-RoPE
     after: tuple[int, ...] = ()  # token ids, what closes an image
+    end: int | None = None
 
 
 @dataclass(frozen=True)
@@ -230,20 +232,22 @@ def run(
     """Logits [M, V] at the M rows with a target.
 
     `keep` [B, K] names the only visual tokens that are there, `seen` [B, K] bool those of them that are read.
+    `visual` holds all of them, or those of `keep`.
     """
     decoder, frame = pupil.decoder, pupil.frame
     batch = len(visual)
     places = frame.places[:, None].expand(-1, batch, -1)
     if keep is not None:
         places = places.gather(2, keep.expand(len(places), -1, -1))
-        visual = visual.gather(1, keep[..., None].expand(-1, -1, visual.shape[-1]))
+        if visual.shape[1] != keep.shape[1]:
+            visual = visual.gather(1, keep[..., None].expand(-1, -1, visual.shape[-1]))
 
     def said(ids: tuple[int, ...]) -> Tensor:
         return decoder.embed_tokens(torch.tensor(ids, dtype=torch.long)).expand(batch, -1, -1)
 
     embeds = torch.cat([said(frame.before), visual, said(frame.after), decoder.embed_tokens(packed.ids)], 1)
     front = embeds.shape[1] - packed.ids.shape[1]
-    text = int(frame.places.max()) + 1
+    text = frame.end or int(frame.places.max()) + 1
     closing = text + torch.arange(len(frame.after))
     order = text + len(frame.after) + packed.order
     positions = torch.cat(

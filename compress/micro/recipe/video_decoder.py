@@ -1,0 +1,287 @@
+"""The video twin: `micro-qwen` with larger visual tokens learns about clips.
+
+Its tower stays as it is: two frames of one moment are to it an image. A visual token holds 4 x 4 patches
+instead of 2 x 2. The merger starts so that it gives the mean of the four tokens that `micro-qwen` would have,
+so the decoder understands it from the first step on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from compress.micro.language import QWEN_TOKENS
+from compress.micro.language import tokenizer as micro_tokenizer
+from compress.micro.recipe.busy_decoder import follow, lesson, right_answers
+from compress.micro.recipe.decoder import Frame, TrainingModel, pack, run, thin
+from compress.micro.recipe.optim import Optimiser, checkpointed
+from compress.micro.recipe.tower import cut, normalise
+from compress.micro.video_language import tokenizer
+from compress.micro.video_questions import FAMILIES, mixture
+from compress.micro.video_world import (
+    CELLS,
+    MOMENTS,
+    PER_MOMENT,
+    VideoScene,
+    backwards,
+    clip,
+    owners,
+    paint,
+    rng_of,
+)
+from compress.micro.world import SIDE
+
+PATCH = 4  # pixels along a side of a patch of the tower
+MERGE = 4  # patches along a side of a visual token
+PATCHES = SIDE // PATCH
+TOKENS = MOMENTS * CELLS * CELLS
+WINDOW = 32 // (PATCH * MERGE)  # visual tokens along a side of an attention window
+
+
+def new_video(qwen: Any) -> Qwen2_5_VLForConditionalGeneration:
+    """The twin of `micro-qwen` before training: it reads images as that does, in a quarter of the tokens.
+
+    Words that are new start at random. A second is one step of M-RoPE's time axis, as long as a moment.
+    """
+    old, new = micro_tokenizer(QWEN_TOKENS).get_vocab(), tokenizer().get_vocab()
+    config: Any = Qwen2_5_VLConfig(**qwen.config.to_dict())
+    config.text_config.vocab_size = len(new)
+    config.vision_config.spatial_merge_size = MERGE
+    config.vision_config.tokens_per_second = 1
+    config.image_token_id, config.video_token_id = new["<|image_pad|>"], new["<|video_pad|>"]
+    config.vision_start_token_id, config.vision_end_token_id = new["<|vision_start|>"], new["<|vision_end|>"]
+    torch.manual_seed(9)
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    source = dict(qwen.state_dict())
+    with torch.no_grad():
+        for name in ("model.language_model.embed_tokens.weight", "lm_head.weight"):
+            table = model.get_parameter(name)
+            table.normal_(0, float(source[name].std()) if "embed" in name else 0.02)
+            known = source.pop(name)
+            for word in new.keys() & old.keys():
+                table[new[word]] = known[old[word]]
+        merger = model.model.visual.merger
+        _enlarge(merger, qwen.model.visual.merger)
+        for name in merger.state_dict():
+            source.pop(f"model.visual.merger.{name}")
+    model.load_state_dict(source, strict=False)
+    model.model.visual.requires_grad_(False)
+    merger.requires_grad_(True)
+    return model
+
+
+def _enlarge(large: Any, small: Any) -> None:
+    """A merger of 4 x 4 patches that gives the mean of what one of 2 x 2 gives for its quarters."""
+    large.ln_q.weight.copy_(small.ln_q.weight)
+    first, _, last = large.mlp
+    first.weight.zero_(), last.weight.zero_()
+    width, hidden = small.ln_q.weight.numel(), small.mlp[0].weight.shape[0]
+    for quarter in range(4):
+        rows = slice(quarter * hidden, (quarter + 1) * hidden)
+        for part in range(4):
+            place = (quarter // 2 * 2 + part // 2) * MERGE + quarter % 2 * 2 + part % 2
+            first.weight[rows, place * width : (place + 1) * width] = small.mlp[0].weight[
+                :, part * width : (part + 1) * width
+            ]
+        first.bias[rows] = small.mlp[0].bias
+        last.weight[:, rows] = small.mlp[2].weight / 4
+    last.bias.copy_(small.mlp[2].bias)
+
+
+def frame() -> Frame:
+    """What stands around a clip, and M-RoPE's positions as the model's own `get_rope_index` gives them."""
+    index = tokenizer().get_vocab()
+    before = tuple(index[token] for token in ("<s>", "user", "<|vision_start|>"))
+    place = torch.arange(TOKENS)
+    axes = torch.stack([place // CELLS**2, place % CELLS**2 // CELLS, place % CELLS])
+    # The text goes on after the rows and columns; moments do not count.
+    return Frame(before, len(before) + axes, (index["<|vision_end|>"],), len(before) + CELLS)
+
+
+def video(model: Any) -> TrainingModel:
+    """Merger, decoder and head learn."""
+    merger = model.model.visual.merger
+    trained = {"projector": merger, "decoder": model.model.language_model, "head": model.lm_head}
+
+    def project(features: Tensor) -> Tensor:
+        merged: Tensor = merger(features.reshape(-1, features.shape[-1] // MERGE**2))
+        return merged.view(*features.shape[:2], -1)
+
+    return TrainingModel(model, frame(), torch.arange(TOKENS), project, nn.ModuleDict(trained))
+
+
+def video_pixels(frames: Tensor) -> Tensor:
+    """uint8 [16, 96, 96, 3] to what the processor hands the tower: a row to every patch of two frames."""
+    x = normalise(frames).view(MOMENTS, PER_MOMENT, 3, CELLS, MERGE, PATCH, CELLS, MERGE, PATCH)
+    return x.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(MOMENTS * PATCHES**2, -1)
+
+
+@torch.no_grad()
+def see(model: Any, frames: NDArray[np.uint8]) -> Tensor:
+    """What the tower hands the merger of clips [n, 16, 96, 96, 3]: [n, 288, 1024] float16, row by row."""
+    pixels = torch.cat([video_pixels(one) for one in torch.from_numpy(frames)])
+    grid = torch.tensor([[MOMENTS, PATCHES, PATCHES]]).expand(len(frames), -1)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model.model.visual(pixels, grid_thw=grid).last_hidden_state
+    order = torch.from_numpy(cut(np.arange(CELLS**2).reshape(CELLS, CELLS), WINDOW).ravel()).argsort()
+    rows = out.view(len(frames), MOMENTS, CELLS**2, -1)[:, :, order]
+    return rows.reshape(len(frames), TOKENS, -1).half()
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Clips as the frozen tower sees them."""
+
+    scenes: list[VideoScene]
+    features: Tensor  # [n, 288, 1024] float16
+
+
+def shelf(model: Any, split: str, seeds: Sequence[int]) -> Shelf:
+    """Draw and see clips."""
+    scenes = [clip(split, seed) for seed in seeds]
+    parts = [np.stack([paint(one) for one in scenes[i : i + 8]]) for i in range(0, len(scenes), 8)]
+    return Shelf(scenes, torch.cat([see(model, part) for part in parts]))
+
+
+class Words:
+    """The words for what each visual token shows: a shape and a color, or the texture."""
+
+    def __init__(self) -> None:
+        self.index = tokenizer().get_vocab()
+
+    def of(self, scene: VideoScene) -> NDArray[np.int64]:
+        """[288, 2] token ids."""
+        owner = owners(scene)
+        words = np.full((*owner.shape, 2), self.index[scene.texture])
+        for number, actor in enumerate(scene.actors):
+            for moment in range(actor.first, actor.last + 1):
+                thing = actor.at(moment)
+                assert thing is not None
+                rows, columns = np.nonzero(owner[moment] == number)
+                words[moment, rows, columns, 0] = self.index[thing.text or thing.kind]
+                words[moment, rows, columns, 1] = self.index[thing.color]
+        return words.reshape(TOKENS, 2)
+
+
+def pull(visual: Tensor, table: Tensor, words: Tensor, thing: Tensor) -> Tensor:
+    """Pulls visual tokens [B, K, D] towards the embeddings of `words` [B, K, 2]; things weigh more."""
+    logits = 12 * F.normalize(visual, dim=-1) @ F.normalize(table, dim=-1).T
+    said = logits.log_softmax(-1).gather(-1, words).mean(-1)
+    size = visual.norm(dim=-1).log() - table.norm(dim=-1).mean().log().detach()
+    return -(said * torch.where(thing, 2.0, 0.5)).mean() + 0.1 * size.square().mean()
+
+
+def shown(owner: Tensor, count: int, thinned: float, rng: torch.Generator) -> Tensor:
+    """[B, count] which visual tokens of clips are there, at random, those of things first.
+
+    Of a share `thinned` of the clips every thing shows a random part of its tokens of each moment, at least
+    one. `owner` [B, 288] is the number of the actor of a token, -1 for background.
+    """
+    moment = torch.arange(TOKENS) // CELLS**2
+    thing = owner >= 0
+    part = torch.where(thing, owner * MOMENTS + moment, -1)
+    first = thing & thin(part, thinned, rng)
+    score = torch.rand(owner.shape, generator=rng) + first
+    return score.topk(count, dim=1).indices.sort(1).values
+
+
+@dataclass(frozen=True)
+class VideoCourse:
+    """One run of instruction tuning.
+
+    `visual`: how many visual tokens are there, one of these numbers at each step (see `shown`). `text`:
+    tokens of packed questions. Learning rates fall from step `steady` on.
+    `alignment` weighs the pull of visual tokens towards words.
+    """
+
+    name: str
+    steps: int
+    steady: int
+    visual: tuple[int, ...] = (96,)
+    thinned: float = 0.5
+    batch: int = 8
+    questions: int = 18
+    text: int = 208
+    lr: float = 1.5e-3
+    matrix_lr: float = 0.012
+    alignment: float = 0.2
+    seed: int = 61
+
+
+def instruct(
+    pupil: TrainingModel, shelves: Callable[[int], Shelf], course: VideoCourse, checkpoint: Path,
+    log: Callable[[str], None], every: int = 100, check: Callable[[int], None] = lambda step: None,
+) -> None:  # fmt: skip
+    """Train in place; resumes from `checkpoint`. `shelves(step)` gives the clips to draw from at a step.
+
+    Half of the clips are shown backwards.
+    """
+    tok = tokenizer()
+    index, end = tok.get_vocab(), tok.eos_token_id
+    decoder, trained, words = pupil.decoder, pupil.trained, Words()
+    optimiser = Optimiser(
+        trained, lr=course.lr, matrix_lr=course.matrix_lr, total=course.steps, steady=course.steady
+    )
+    if which("c++") or which("g++"):
+        for layer in decoder.layers:
+            layer.compile(dynamic=False)
+    mean = 0.0
+    families: dict[str, float] = {}
+    turned = torch.arange(TOKENS).view(MOMENTS, -1).flip(0).flatten()
+    for step in checkpointed(checkpoint, trained, optimiser, course.steps, every=every):
+        rng = torch.Generator().manual_seed(course.seed * 1_000_003 + step)
+        stock = shelves(step)
+        pick = torch.randint(len(stock.scenes), (course.batch,), generator=rng).tolist()
+        turn = (torch.rand(course.batch, generator=rng) < 0.5).tolist()
+        count = course.visual[int(torch.randint(len(course.visual), (1,), generator=rng))]
+        scenes = [
+            backwards(stock.scenes[i]) if t else stock.scenes[i] for i, t in zip(pick, turn, strict=True)
+        ]
+        stream = 100 + course.seed * 100_000 + step
+        questions = [mixture(one, rng_of("train", one.seed, stream), course.questions) for one in scenes]
+        packed = pack([lesson(asked, index, end) for asked in questions], course.text)
+        owner = torch.from_numpy(np.stack([owners(one).ravel() for one in scenes])).long()
+        keep = shown(owner, count, course.thinned, rng)
+        rows = [turned[k] if t else k for k, t in zip(keep, turn, strict=True)]
+        features = torch.stack([stock.features[i][k] for i, k in zip(pick, rows, strict=True)]).float()
+        named = torch.from_numpy(np.stack([words.of(one) for one in scenes]))
+        named = named.gather(1, keep[..., None].expand(-1, -1, 2))
+        with torch.autocast("cpu", torch.bfloat16):
+            visual = pupil.project(features)
+            logits = run(pupil, visual, packed, keep).float()
+        losses = F.cross_entropy(logits, packed.answers(), reduction="none")
+        loss = (packed.weight() * losses).sum()
+        drawn = pull(visual.float(), decoder.embed_tokens.weight, named, owner.gather(1, keep) >= 0)
+        optimiser.step(loss + course.alignment * drawn, step)
+        mean = loss.item() if mean == 0 else 0.97 * mean + 0.03 * loss.item()
+        follow(families, questions, packed, logits)
+        if step % 25 == 0:
+            shares = " ".join(f"{f} {families[f]:.2f}" for f in FAMILIES if f in families)
+            log(f"{course.name} {step}/{course.steps} loss {mean:.3f} pull {drawn.item():.2f} {shares}")
+        check(step)
+
+
+@torch.no_grad()
+def accuracy(pupil: TrainingModel, held: Shelf, questions: int = 12) -> dict[str, float]:
+    """Share of questions about whole clips that are answered right, by family."""
+    tok = tokenizer()
+    right: dict[str, list[bool]] = {}
+    for start in range(0, len(held.scenes), 10):
+        scenes = held.scenes[start : start + 10]
+        asked = [mixture(one, rng_of(one.split, one.seed, 3), questions) for one in scenes]
+        packed = pack([lesson(some, tok.get_vocab(), tok.eos_token_id) for some in asked])
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = run(pupil, pupil.project(held.features[start : start + 10].float()), packed).float()
+        for family, good in right_answers(asked, packed, logits):
+            right.setdefault(family, []).append(good)
+    return {family: float(np.mean(right[family])) for family in FAMILIES if family in right}
