@@ -69,8 +69,8 @@ class View:
     # whether a long question is cut -> [N, P] and [M, P], patches and question in CLIP's joint space, at
     # VISION, for methods with `reads_clip`; M is 1 unless the question is longer than CLIP's text tower reads
     probe: Callable[[], tuple[Tensor, Tensor]] = _missing
-    # -> [frames, C] what the tower's pooling head makes of each frame, and [N] its attention to the tokens;
-    # only in towers that have such a head
+    # -> [frames, C] what the tower's pooling head makes of each frame, and [N] its attention to the tokens,
+    # softmax; only in towers that have such a head
     seed: Callable[[], int] = lambda: (
         0
     )  # 64 bits drawn from pixels and prompt: the same alone and in any batch

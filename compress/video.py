@@ -22,7 +22,7 @@ class Video:
         if not self.frames:
             raise ValueError("a video needs at least one frame")
         if len(self.times) != len(self.frames):
-            raise ValueError(f"{len(self.frames)} frames and {len(self.times)} times: give one for each frame")
+            raise ValueError(f"{len(self.frames)} frames and {len(self.times)} times: give one for each")
         if any(later <= earlier for earlier, later in pairwise(self.times)):
             raise ValueError("the times of a video's frames must rise")
         if sizes := {frame.size for frame in self.frames} - {self.frames[0].size}:

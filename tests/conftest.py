@@ -46,6 +46,7 @@ red green blue white black circle square star ring one two three four five small
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'] }} : "
     "{% for c in m['content'] %}{% if c['type'] == 'image' %}<image> "
+    "{% elif c['type'] == 'video' %}<video> "
     "{% else %}{{ c['text'] }} {% endif %}{% endfor %}{% endfor %}"
     "{% if add_generation_prompt %}assistant :{% endif %}"
 )
@@ -241,6 +242,7 @@ def build_tiny_qwen(folder: Path, seed: int = 0) -> Path:
     )
     image = f"{names['start']} {names['image_token']} {names['end']} "
     template = TEMPLATE.replace("<image> ", image)
+    template = template.replace("<video> ", image.replace("image", "video"))
     images_only(Qwen2_5_VLProcessor)(pixels, words, chat_template=template).save_pretrained(folder)
     return folder
 

@@ -37,6 +37,7 @@ BENCH_ROOMS = (
 TRANSFORMERS = {  # who may know the library, besides compress/micro, which builds a model with it
     "compress/models/mllm.py",
     "compress/models/clip.py",  # the text tower beside a vision tower
+    "compress/models/frames.py",  # what lies beside the weights
     "compress/models/loading.py",
     "compress/models/llava.py",
     "compress/models/llava_next.py",

@@ -16,7 +16,7 @@ from transformers import Qwen2VLImageProcessorPil
 
 from compress.models.mistral3 import PixtralProcessor
 from compress.models.processors import images_only
-from tests.conftest import TEMPLATE, decoder, sharpen, tokenizer
+from tests.conftest import TEMPLATE, build_tiny_qwen, clip, decoder, sharpen, tokenizer
 
 VISION = {"depth": 4, "num_heads": 4, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2}
 QWEN = {
@@ -48,7 +48,8 @@ def qwen(folder: Path, kind: str, text: dict[str, Any], vision: dict[str, Any]) 
     image = f"{QWEN['vision_start_token']} {QWEN['image_token']} {QWEN['vision_end_token']} "
     named = "Qwen3VL" if kind in ("Qwen3VLMoe", "Qwen3_5") else kind
     made = images_only(getattr(transformers, f"{named}Processor"))
-    return finish(folder, model, made(pixels, words, chat_template=TEMPLATE.replace("<image> ", image)))
+    template = TEMPLATE.replace("<image> ", image).replace("<video> ", image.replace("image", "video"))
+    return finish(folder, model, made(pixels, words, chat_template=template))
 
 
 def qwen2(folder: Path) -> Path:
@@ -76,11 +77,11 @@ def qwen3_moe(folder: Path) -> Path:
     )  # fmt: skip
 
 
-def onevision(folder: Path) -> Path:
+def onevision(folder: Path, head: bool = False) -> Path:
     words = tokenizer({"image_token": "<image>", "video_token": "<video>"})
     vision = {
         "model_type": "siglip_vision_model", "image_size": 32, "patch_size": 4, "hidden_size": 48,
-        "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "vision_use_head": False,
+        "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "vision_use_head": head,
     }  # fmt: skip
     pinpoints = [[32 * rows, 32 * columns] for rows in range(1, 5) for columns in range(1, 5)]
     config = transformers.LlavaOnevisionConfig(
@@ -99,6 +100,28 @@ def onevision(folder: Path) -> Path:
     settings = {"num_image_tokens": 64, "vision_feature_select_strategy": "full"}
     processor = made(pixels, words, chat_template=TEMPLATE, vision_aspect_ratio="anyres_max_1", **settings)
     return finish(folder, model, processor)
+
+
+def next_video(folder: Path) -> Path:
+    words = tokenizer({"image_token": "<image>", "video_token": "<video>"})
+    pinpoints = [[24, 48], [48, 24], [48, 48]]
+    config = transformers.LlavaNextVideoConfig(
+        vision_config=clip(24), text_config={"model_type": "llama", **decoder(words)},
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        video_token_index=words.convert_tokens_to_ids("<video>"), image_grid_pinpoints=pinpoints,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.LlavaNextVideoForConditionalGeneration(config)
+    model.model.image_newline.data.normal_()
+    pixels = transformers.LlavaNextImageProcessorPil(
+        size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24}, image_grid_pinpoints=pinpoints
+    )
+    made = images_only(transformers.LlavaNextVideoProcessor)
+    settings = {
+        "patch_size": 4, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1
+    }  # fmt: skip
+    parts = {"image_processor": pixels, "tokenizer": words}
+    return finish(folder, model, made(**parts, chat_template=TEMPLATE, **settings))
 
 
 def internvl(folder: Path, text: str = "qwen2") -> Path:
@@ -296,6 +319,7 @@ def qwen3_5(folder: Path) -> Path:
 
 BUILDERS: dict[str, Callable[[Path], Path]] = {
     "llava_onevision": onevision,
+    "llava_next_video": next_video,
     "internvl": internvl,
     "internvl-qwen3": internvl35,
     "qwen2_vl": qwen2,
@@ -311,3 +335,14 @@ BUILDERS: dict[str, Callable[[Path], Path]] = {
     "llava with pixtral": pixtral,
 }
 AT_INPUT: dict[str, Callable[[Path], Path]] = {"qwen3_5": qwen3_5}  # where tokens go before the decoder only
+
+
+def qwen25(folder: Path) -> Path:
+    return build_tiny_qwen(folder)
+
+
+VIDEO: dict[str, Callable[[Path], Path]] = {  # that read videos
+    "qwen2_5_vl": qwen25,
+    **{name: BUILDERS[name] for name in ("qwen2_vl", "qwen3_vl", "qwen3_vl_moe", "llava_onevision",
+                                         "llava_next_video")},
+}  # fmt: skip

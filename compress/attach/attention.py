@@ -131,10 +131,17 @@ def received(block: Any, hidden: Tensor, rotary: Sequence[Tensor]) -> Tensor:
 
 def patch_keys(block: Any, hidden: Tensor, rotary: Sequence[Tensor]) -> Tensor:
     """Keys [H, d, M] of the rows of a tower block, before any rotation."""
-    still = [
-        torch.full_like(table, float(number == 0)) for number, table in enumerate(rotary)
-    ]  # cos 1, sin 0
-    return patch_heads(block, hidden, still).key.transpose(1, 2)
+    return patch_heads(block, hidden, _still(rotary)).key.transpose(1, 2)
+
+
+def patch_queries(block: Any, hidden: Tensor, rotary: Sequence[Tensor]) -> Tensor:
+    """Queries [H, d, M] of the rows of a tower block, before any rotation."""
+    return patch_heads(block, hidden, _still(rotary)).query.transpose(1, 2)
+
+
+def _still(rotary: Sequence[Tensor]) -> list[Tensor]:
+    """Tables of the same form that turn nothing: cosines of 1, sines of 0."""
+    return [torch.full_like(table, float(number == 0)) for number, table in enumerate(rotary)]
 
 
 def window(decoder: Any, number: int) -> int | None:

@@ -29,19 +29,20 @@ from transformers import PreTrainedModel
 from compress.attach.attention import window
 from compress.attach.layout import MISCOUNTED, read_layout
 from compress.attach.prefill import Prefill, Record
-from compress.attach.tower import Arguments, TowerSession
+from compress.attach.tower import Arguments, Encoding, Modality, TowerSession
 from compress.base import INPUT, VISION, ClsSelector, Positions, Selector, tower_layer
 from compress.budget import Match, check_match, plan
 from compress.keep import Keep, count_of, read_keep
 from compress.models.caches import Key, cache_in, grown, mark, mark_of
 from compress.models.loading import MLLM, Picture, adapt
 
+ENCODERS: dict[Modality, str] = {"image": "get_image_features", "video": "get_video_features"}
 _attached: WeakSet[nn.Module] = WeakSet()
 
 
 @dataclass
 class Trace:
-    """Records of all prefills inside one `attach`, in order; one per image, so beams have one each."""
+    """Records of all prefills inside one `attach`, in order; one per image or video, and for each beam."""
 
     samples: list[Record] = field(default_factory=list)
 
@@ -61,7 +62,7 @@ def attach(
 
     `keep` is a count of visual tokens for every image, or a ratio that is resolved for each image by itself:
     "11.1%", "1/9", or a float between 0 and 1 (`compress.keep`). An image with fewer tokens than the count
-    keeps all. `match` says what equals the budget: with "equivalent" the mean over decoder layers of the
+    keeps all. A video has one budget for all its frames, like an image. `match` says what equals the budget: with "equivalent" the mean over decoder layers of the
     visual tokens that enter a layer, with "tokens" those left after the method's last stage.
 
     `generate` (greedy, sampling, beams) and plain calls of the model work, at batch 1 and with left padding;
@@ -117,8 +118,8 @@ class _Session:
         self.plans: dict[tuple[int, Match], dict[int, int]] = {}
         # A bad budget fails here, not in a batch; whether an average is in reach may depend on the image.
         self.most = mllm.visual_tokens
-        if mllm.free_size and mllm.processor is None and isinstance(keep, int):
-            self.most = max(self.most, keep)  # only a processor limits the size of its images
+        if isinstance(keep, int) and mllm.free_size and (mllm.video_arguments or mllm.processor is None):
+            self.most = max(self.most, keep)  # nothing limits a video, and only a processor an image
         self.schedule = self.plan(self.most, "tokens" if mllm.free_size else match)
         self.windowed = any(window(mllm.decoder, number) for number in range(mllm.layers))
         self.before_decoder = self._acts_before_decoder()
@@ -136,7 +137,7 @@ class _Session:
         self.trace = Trace()
         self.handles: list[Any] = []
         self.covered: list[tuple[Any, str, Any]] = []  # object, attribute, what stood there of its own
-        self.images: Arguments = {}  # that were encoded for the next call of the model
+        self.visuals: dict[Modality, Arguments] = {}  # that were encoded for the next call of the model
         self.prefills: WeakKeyDictionary[Key, Prefill] = WeakKeyDictionary()  # while a cache is of them
         self.prefill: Prefill | None = None  # of the current call
         self.phase = ""  # "prefill" or "decode" while the model itself is being called
@@ -180,7 +181,9 @@ class _Session:
     def hook(self) -> None:
         mllm, add = self.mllm, self.handles.append
         self._cover(mllm.model, "forward", self._calling)
-        self._cover(mllm.model.base_model, "get_image_features", self._noting)
+        for kind, name in ENCODERS.items():
+            if hasattr(mllm.model.base_model, name):
+                self._cover(mllm.model.base_model, name, partial(self._noting, kind))
         self.tower.hook()
         if self.before_decoder:
             add(mllm.decoder.register_forward_pre_hook(self._decoder, with_kwargs=True))
@@ -209,14 +212,20 @@ class _Session:
 
         return calling
 
-    def _noting(self, encode: Any) -> Any:
-        """Remember what images are made of: `generate` may encode them before it calls the model."""
+    def _noting(self, kind: Modality, encode: Any) -> Any:
+        """Remember what visuals are made of: `generate` may encode them before it calls the model."""
         signature = inspect.signature(encode)
 
         @wraps(encode)
         def noting(*args: Any, **kwargs: Any) -> Any:
-            self.images = signature.bind(*args, **kwargs).arguments
-            return encode(*args, **kwargs)
+            if self.tower.kind is not None:  # videos are encoded as images are, with other names
+                return encode(*args, **kwargs)
+            self.visuals[kind] = signature.bind(*args, **kwargs).arguments
+            self.tower.kind = kind
+            try:
+                return encode(*args, **kwargs)
+            finally:
+                self.tower.kind = None
 
         return noting
 
@@ -310,11 +319,16 @@ class _Session:
             )
 
     def _check_videos(self, ids: Tensor, given: Arguments) -> None:
+        if self.mllm.video_arguments:
+            return
         video, kinds = getattr(self.mllm.model.config, "video_token_id", None), given.get("mm_token_type_ids")
         named = [] if video is None else [(ids == video).any()]
         named += [] if kinds is None else [(kinds == 2).any()]  # frames may have the placeholder of images
         if given.get("pixel_values_videos") is not None or any(named):
-            raise ValueError("videos are not compressed yet: give their frames as images, or no method")
+            raise ValueError(
+                f"videos of {self.mllm.name} ({type(self.mllm).__name__}) are not compressed: give their "
+                f"frames as images, or no method"
+            )
 
     def _check_turn(self, ids: Tensor, mask: Tensor | None) -> None:
         if self.mllm.placeholders(ids).any():
@@ -341,8 +355,12 @@ class _Session:
         host = ids.cpu().numpy()  # to wait for the device once, not for every number that is read
         visual = mllm.placeholders(host)
         placeholders = visual.sum(1).tolist()
-        pictures = mllm.pictures({**self.images, **given, "input_ids": ids}) if any(placeholders) else []
-        self.images = {}
+        noted = {name: value for kind in self.visuals.values() for name, value in kind.items()}
+        pictures = mllm.visuals({**noted, **given, "input_ids": ids}) if any(placeholders) else []
+        self.visuals = {}
+        known = mllm.processor is not None and not all(picture.video for picture in pictures)
+        if known and self.most > mllm.visual_tokens:  # than any image has: the error says how many that is
+            plan(self.selector, mllm.visual_tokens, self.keep, mllm.layers, "tokens")
         tokens = sum(map(len, pictures))
         if sum(placeholders) < tokens:
             raise ValueError(
@@ -351,7 +369,8 @@ class _Session:
                 f"prefill_chunk_size{MISCOUNTED}"
             )
         beams = sum(placeholders) // max(1, tokens)
-        if beams > 1 and given.get("pixel_values") is not None:  # beams share images that were encoded before
+        shown = given.get("pixel_values") is not None or given.get("pixel_values_videos") is not None
+        if beams > 1 and shown:  # beams share images that were encoded before
             raise ValueError(
                 f"input_ids hold {sum(placeholders)} visual tokens, and the images have {tokens}: give every "
                 f"image that the prompts name, once{MISCOUNTED}"
@@ -363,13 +382,19 @@ class _Session:
         schedules = {place: self.plan(len(picture), self.match) for place, picture in found.items()}
         return Prefill(mllm, self.selector, self.positions, ids, layout, found, schedules, self.count_flops)
 
+    def _encoding(self, prefill: Prefill) -> Encoding | None:
+        """What the tower encoded for these prompts."""
+        videos = {picture.video for picture in prefill.pictures.values()}
+        kinds: dict[Modality, bool] = {"image": False, "video": True}
+        return self.tower.encoding_of(*(kind for kind, video in kinds.items() if video in videos))
+
     def _decoder(self, module: nn.Module, args: tuple, kwargs: Arguments) -> tuple[tuple, Arguments] | None:
         prefill = self.prefill
         if not self.phase or prefill is None:
             return None
         if self.phase == "decode":
             return args, prefill.decode_all(kwargs)
-        prefill.signals.receive(self.tower.encoding)
+        prefill.signals.receive(self._encoding(prefill))
         prefill.take_residuals(kwargs)
         return args, prefill.enter_all(kwargs)
 
@@ -389,7 +414,7 @@ class _Session:
         if self.phase == "decode":
             return args, prefill.decode(number, hidden, kwargs)
         if number == 0:
-            prefill.signals.receive(self.tower.encoding)
+            prefill.signals.receive(self._encoding(prefill))
         hidden, kwargs = prefill.enter(number, hidden, kwargs)
         return (hidden, *others), kwargs
 

@@ -18,6 +18,7 @@ from compress.attach.attention import (
     decoder_heads,
     decoder_rows,
     patch_keys,
+    patch_queries,
     received,
     tower_keys,
     window,
@@ -64,8 +65,10 @@ class Signals:
             self.encoding = None
             return
         beams = sum(counts) // len(encoding.pixels)  # rows that share their images
-        own = {place: picture.tiles for place, picture in self.pictures.items() if place[0] % beams == 0}
-        starts = dict(zip(own, accumulate(own.values(), initial=0), strict=False))
+        own = [place for place in self.pictures if place[0] % beams == 0]
+        own.sort(key=lambda place: self.pictures[place].video)  # the tower gets images first
+        ends = accumulate((self.pictures[place].tiles for place in own), initial=0)
+        starts = dict(zip(own, ends, strict=False))
         self.tiles = {(row, image): starts[row - row % beams, image] for row, image in self.pictures}
 
     def read_text(self, hidden: Tensor) -> None:
@@ -154,18 +157,36 @@ class Signals:
                 return self._of_patches(place, layer, patch_keys)[..., index].movedim(-1, 0)
             return by_tile(layer, keys_by_column, 0)[1].movedim(-1, 0)
 
+        def queries(layer: float) -> Tensor:
+            return self._of_patches(place, layer, patch_queries)[..., index].movedim(-1, 0)
+
         def attention_received(layer: float) -> Tensor:
             return self._of_patches(place, layer, received)[:, index]
 
-        several = picture.tiles > 1
+        def probe() -> tuple[Tensor, Tensor]:
+            last, first, frames, attended = self.needed().last, self.tiles[place], [], []
+            assert last is not None
+            for tile in last[first : first + picture.tiles]:
+                pooled, weights = self.mllm.pooled(tile)
+                frames.append(pooled)
+                attended.append(self.mllm.of_tokens(picture, weights))
+            at = picture.tile * len(attended[0]) + picture.patch
+            found = torch.where(at < 0, 0, torch.cat(attended)[at.clamp(min=0)])
+            return torch.stack(frames), found.to(index.device)[index]
+
+        several = picture.tiles > 1 and not picture.video
+        tile = picture.tile.to(index)
         return {
             "grid": picture.grid,
             "before": self.untouched.before[place[0]][self.untouched.runs(place)[0]],
-            "crop": picture.tile.to(index)[index.clamp(min=0)] if several else None,
+            "crop": tile[index.clamp(min=0)] if several else None,
+            "frames": picture.tiles if picture.video else 1,
+            "frame": tile[index.clamp(min=0)] if picture.video else None,
             "cls": attention,
             "scores": scores,
             "keys": keys,
-            **({"received": attention_received} if self.mllm.receives else {}),
+            **({"received": attention_received, "queries": queries} if self.mllm.receives else {}),
+            **({"probe": probe} if self.mllm.pools else {}),
             "seed": partial(self._seed, place),
         }
 
@@ -177,12 +198,11 @@ class Signals:
         key = place, layer, signal
         if key not in self.read:
             picture, block = self.pictures[place], self.mllm.tower_layers[self.mllm.tower_block(layer)]
-            groups = self.mllm.tower_groups(picture)
             tiles = []
             for number in range(picture.tiles):
                 tile = self.tiles[place] + (number + picture.whole) % picture.tiles
-                tiles.append(signal(block, *self._tile(layer, tile))[..., groups].mean(-1))
-            at = picture.tile * len(groups) + picture.patch
+                tiles.append(self.mllm.of_tokens(picture, signal(block, *self._tile(layer, tile))))
+            at = picture.tile * tiles[0].shape[-1] + picture.patch
             found = torch.cat(tiles, -1)[..., at.clamp(min=0)]
             self.read[key] = [torch.where(at < 0, 0, found)]
         return self.read[key][0]

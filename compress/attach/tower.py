@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from compress.base import Merge, Selector, TowerSelector, TowerView
 from compress.models.loading import MLLM
 
 Arguments = dict[str, Any]  # of a layer, by name
+Modality = Literal["image", "video"]  # of what the tower encodes in one run
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Encoding:
     features: Tensor | None  # [I, N, C], for VISION; shorter images end in padding
     crowds: Sequence[Crowd] | None  # per image, what is left of it, where the tower itself shortened it
     flops: Sequence[float]  # per image, that merging in the tower took; empty if nobody counted
+    last: Tensor | None = None  # [I, N, C] what a tower with a pooling head hands it
 
 
 class TowerMerging:
@@ -123,6 +125,7 @@ class _Run:
     flops: list[float] = field(default_factory=list)
     cls: Tensor | None = None
     features: Tensor | None = None
+    last: Tensor | None = None
     layer_input: Tensor | None = None  # of the current layer
     attended: Tensor | None = None  # its merged tokens between attention and MLP, then after it
 
@@ -151,7 +154,8 @@ class TowerSession:
             per_tile = round(share * mllm.tile_tokens)
             self.resolution = self.merger.resolution(mllm.grid, per_tile)
             self.plan = self.merger.tower(mllm.tile_tokens, per_tile, mllm.tower_depth)
-        self._run: _Run | None = None
+        self.kind: Modality | None = None  # of what is encoded now; images where nobody says so
+        self._runs: dict[Modality, _Run] = {}  # the latest of each kind
         self._handles: list[Any] = []
 
     @property
@@ -161,17 +165,31 @@ class TowerSession:
 
     @property
     def encoding(self) -> Encoding | None:
-        """What the latest run encoded; None if there was none since the last `forget`."""
-        run = self._run
-        if run is None:
+        """What the latest run over images encoded; None if there was none since the last `forget`."""
+        return self.encoding_of("image")
+
+    def encoding_of(self, *kinds: Modality) -> Encoding | None:
+        """What the latest runs over these kinds encoded, one after the other; None if one is missing."""
+        runs = [self._runs[kind] for kind in kinds if kind in self._runs]
+        if len(runs) < len(kinds) or not runs:
             return None
+        encodings = [self._encoding(run) for run in runs]
+        return encodings[0] if len(encodings) == 1 else _together(encodings)
+
+    def _encoding(self, run: _Run) -> Encoding:
         shortened = run.features is not None and (self.plan or self.resolution != self.mllm.grid)
         crowds = tuple(run.tokens) if shortened else None
-        return Encoding(run.pixels, dict(run.inputs), run.cls, run.features, crowds, tuple(run.flops))
+        return Encoding(
+            run.pixels, dict(run.inputs), run.cls, run.features, crowds, tuple(run.flops), run.last
+        )
+
+    @property
+    def _run(self) -> _Run | None:
+        return self._runs.get(self.kind or "image")
 
     def forget(self) -> None:
         """The images that were encoded belong to a call that is over."""
-        self._run = None
+        self._runs = {}
 
     def hook(self) -> None:
         mllm, add = self.mllm, self._handles.append
@@ -182,8 +200,9 @@ class TowerSession:
                 add(module.register_forward_pre_hook(partial(self._layer, number), with_kwargs=True))
             if number in self.plan and self.merger is not None:
                 self._hook_merging(number, module, self.merger.merge_after)
-        if self.chooses:
+        if self.chooses or mllm.pools:
             add(mllm.tower.register_forward_hook(self._end))
+        if self.chooses:
             add(mllm.projector.register_forward_pre_hook(self._put_aside))
             add(mllm.projector.register_forward_hook(self._fill))
 
@@ -210,7 +229,7 @@ class TowerSession:
         tiles = self.mllm.tower_pixels(args, kwargs)
         crowds = untouched(self.mllm.grid, self.resolution, len(tiles), tiles[0].device)
         merging = TowerMerging(self.merger, self.plan, self.mllm.grid, crowds) if self.merger else None
-        self._run = _Run(tiles, crowds, merging)
+        self._runs[self.kind or "image"] = _Run(tiles, crowds, merging)
         if self.resolution == self.mllm.grid:
             return args, kwargs
         pixels = torch.stack(list(tiles))
@@ -271,7 +290,9 @@ class TowerSession:
         return merged
 
     def _end(self, module: nn.Module, args: tuple, output: Any) -> None:
-        if self._run is not None:
+        if self._run is not None and self.mllm.pools:
+            self._run.last = output.last_hidden_state
+        if self._run is not None and self.chooses:
             self._run.cls = self.mllm.tower_cls(output)
 
     def _put_aside(self, module: nn.Module, args: tuple) -> tuple[Tensor]:
@@ -282,6 +303,22 @@ class TowerSession:
     def _fill(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         """Fill every placeholder with NaN: the decoder never sees them, and any other use fails visibly."""
         return output.new_full((len(output), self.mllm.tile_tokens, output.shape[-1]), torch.nan)
+
+
+def _together(encodings: Sequence[Encoding]) -> Encoding:
+    """Runs over images and over videos, of which no method has anything at the tower's end, as one."""
+    inputs: dict[float, TowerInput] = {}
+    for layer in encodings[0].inputs:
+        parts = [encoding.inputs[layer] for encoding in encodings]
+        rotary = zip(*(part.rotary for part in parts), strict=True)
+        inputs[layer] = TowerInput(
+            torch.cat([part.hidden for part in parts]),
+            [crowd for part in parts for crowd in part.crowds],
+            tuple(torch.cat(tables) for tables in rotary),
+        )
+    last = [one.last for one in encodings if one.last is not None]
+    tiles = [tile for one in encodings for tile in one.pixels]
+    return Encoding(tiles, inputs, None, None, None, (), torch.cat(last) if last else None)
 
 
 def untouched(

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from PIL.Image import Image
+from compress.video import Visual
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What one side says, after the images that come with it."""
+    """What one side says, after the images and videos that come with it."""
 
     role: Literal["user", "assistant"]
     text: str
-    images: Sequence[Image] = ()
+    images: Sequence[Visual] = ()
 
 
 Conversation = Sequence[Turn]

@@ -9,6 +9,7 @@ from compress.models.idefics3 import Idefics3
 from compress.models.internvl import InternVL
 from compress.models.llava import Llava
 from compress.models.llava_next import LlavaNext
+from compress.models.llava_next_video import LlavaNextVideo
 from compress.models.llava_onevision import LlavaOnevision
 from compress.models.mistral3 import Mistral3
 from compress.models.mllm import MLLM
@@ -21,6 +22,7 @@ from compress.models.smolvlm import SmolVLM
 FAMILIES: dict[str, type[MLLM]] = {
     "llava": Llava,
     "llava_next": LlavaNext,
+    "llava_next_video": LlavaNextVideo,
     "llava_onevision": LlavaOnevision,
     "internvl": InternVL,
     "qwen2_vl": Qwen2VL,
@@ -42,7 +44,6 @@ MISSING: dict[str, str] = {  # what stands between a well-known family and an ad
     "internvl_chat": "its code lies beside its weights and is not run; load the conversion named -hf",
     "kimi_k25": "frames that its tower pools over time are not handled",
     "llama4": "attention in chunks and complex rotary tables are not handled",
-    "llava_next_video": "videos are not handled; give their frames as images to a LLaVA-NeXT",
     "llava_onevision1_5": "its code lies beside its weights and is not run",
     "minicpmv": "its code lies beside its weights and is not run",
     "paligemma": "prompts whose text attends to later text, and positions from 1, are not handled",

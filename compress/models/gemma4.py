@@ -63,7 +63,7 @@ class Gemma4(Gemma3):
     def image_side(self) -> int:
         return self.grid[0] * self.unit
 
-    def tokens_of(self, image: Image) -> int:
+    def _tokens_of(self, image: Image) -> int:
         check_shape(image.size)
         vision = self.model.config.vision_config
         pooled = vision.pooling_kernel_size

@@ -6,10 +6,11 @@ from compress.models.qwen2_5_vl import Qwen25VL
 class Glm4V(Qwen25VL):
     """GLM-4.1V: Qwen2.5-VL's positions, full attention in the tower, partial rotation in the decoder.
 
-    The frames of its videos have the placeholder of images: the kinds of tokens (`mm_token_type_ids`) tell.
+    It reads no videos here: their frames have the placeholder of images.
     """
 
     processor_parts = ("Glm4vProcessor", "Glm4vImageProcessorPil")
+    video_arguments = ()
 
     @property
     def most_pixels(self) -> int:

@@ -59,7 +59,7 @@ class Idefics3(InternVL):
             across = -(-pixels.size["longest_edge"] // pixels.max_image_size["longest_edge"])
         return self.tile_tokens * (across**2 + (across > 1))
 
-    def tokens_of(self, image: Image) -> int:
+    def _tokens_of(self, image: Image) -> int:
         check_shape(image.size)
         pixels = self._processor().image_processor
         tiles, _, _ = pixels.get_number_of_image_patches(image.height, image.width)

@@ -50,7 +50,7 @@ class InternVL(MLLM):
         tiles = TILES if self.processor is None else self.processor.image_processor.max_patches
         return self.tile_tokens * (tiles + (tiles > 1))
 
-    def tokens_of(self, image: Image) -> int:
+    def _tokens_of(self, image: Image) -> int:
         check_shape(image.size)
         pixels = self._processor().image_processor
         tiles = pixels.get_number_of_image_patches(image.height, image.width, {"crop_to_patches": True})

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor
 from transformers.models.llava_next.modeling_llava_next import (
@@ -15,20 +17,24 @@ from transformers.models.llava_next.modeling_llava_next import (
 
 from compress.base import Traits
 from compress.images import check_shape
+from compress.models import frames
 from compress.models.llava import Llava
 from compress.models.mllm import Picture, with_values
+from compress.video import Video
 
 
 class LlavaOnevision(Llava):
-    """LLaVA-OneVision on images: a SigLIP tower without CLS, a thumbnail and crops (anyres), Qwen2 decoder.
+    """LLaVA-OneVision: a SigLIP tower without CLS, a thumbnail and crops (anyres), Qwen2 decoder.
 
     As in LLaVA-NeXT a newline ends every row of the stitched crops. If these have too many tokens the model
-    shrinks them, and a token is then a mean of patches. Several images of a prompt have one tile each.
+    shrinks them, and a token is then a mean of patches. Several images of a prompt have one tile each. The
+    frames of a video have one tile each, halved by interpolation, and one newline at the end.
     """
 
     strategy = "full"
     processor_parts = ("LlavaOnevisionProcessor", "LlavaOnevisionImageProcessorPil")
     image_arguments = ("pixel_values", "image_sizes", "batch_num_images")
+    video_arguments = ("pixel_values_videos",)
     nested = True
     clip_tower = False
     receives = True
@@ -56,7 +62,7 @@ class LlavaOnevision(Llava):
     def visual_tokens(self) -> int:
         return max(len(self._picture(*size)) for size in self.model.config.image_grid_pinpoints)
 
-    def tokens_of(self, image: Image) -> int:
+    def _tokens_of(self, image: Image) -> int:
         check_shape(image.size)
         return len(self._picture(image.height, image.width))
 
@@ -89,6 +95,42 @@ class LlavaOnevision(Llava):
             check_shape((width, height))
             pictures.append(self._picture(height, width) if cropped else self._one_tile)
         return pictures
+
+    @property
+    def frame_grid(self) -> tuple[int, int]:
+        """Rows x columns of the visual tokens of a video's frame."""
+        rows, columns = (math.ceil(side / 2) for side in self.grid)
+        return rows, columns
+
+    def video_inputs(self, videos: Sequence[Video]) -> dict[str, Tensor]:
+        side = self.model.config.vision_config.image_size
+        return frames.stacked(self.name, self._processor(), side, videos)
+
+    def video_prompt(self, video: Video) -> str:
+        rows, columns = self.frame_grid
+        return self.video_token * (len(video.frames) * rows * columns + 1)
+
+    def videos(self, given: Mapping[str, Any]) -> list[Picture]:
+        count, length = given["pixel_values_videos"].shape[:2]
+        found = Picture.of_video(length, self.frame_grid, self.index_device, newline=True)
+        return [found] * count
+
+    def of_tokens(self, picture: Picture, signal: Tensor) -> Tensor:
+        if not picture.video:
+            return super().of_tokens(picture, signal)
+        tiles = signal.float().reshape(-1, 1, *self.grid)
+        halved = F.interpolate(tiles, size=list(self.frame_grid), mode="bilinear")
+        return halved.view(*signal.shape[:-1], -1).to(signal)
+
+    @property
+    def pools(self) -> bool:
+        return bool(getattr(self.tower, "head", None))
+
+    def pooled(self, last: Tensor) -> tuple[Tensor, Tensor]:
+        head = self.tower.head
+        query = head.probe
+        attended, weights = head.attention(query, last[None], last[None])
+        return (attended + head.mlp(head.layernorm(attended)))[0, 0], weights[0, 0]
 
     @cached_property
     def _one_tile(self) -> Picture:

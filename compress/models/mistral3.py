@@ -100,7 +100,7 @@ class Mistral3(MLLM):
         side = -(-self.image_side // self.unit)
         return side, side
 
-    def tokens_of(self, image: Image) -> int:
+    def _tokens_of(self, image: Image) -> int:
         check_shape(image.size)
         shrink = max(1.0, max(image.size) / self.image_side)
         columns, rows = (-(-int(side / shrink) // self.unit) for side in image.size)

@@ -29,7 +29,10 @@ from compress.models.caches import CACHE
 from compress.models.clip import Clip
 from compress.models.conversation import Conversation, Turn, check
 from compress.models.processors import read
+from compress.video import Video, Visual
 from compress.weights import bytes_of, stored
+
+Said = tuple[str, Sequence[str], str]  # role, "image" or "video" for each that comes along, and text
 
 
 @dataclass(frozen=True)
@@ -40,14 +43,17 @@ class Embedded:
     visual: Tensor  # [N] int64, rows of the visual tokens, ascending
     prompt: int  # rows [0, prompt) are the prompt, visual tokens included; the rest is the response
     response: Tensor  # [R] int64 response token ids, end-of-sequence included; empty without a response
-    grid: tuple[int, int]  # rows x columns of the visual tokens
+    grid: tuple[int, int]  # rows x columns of the visual tokens; a video's frames stand below each other
     positions: Tensor  # [S], or [3, S] with M-RoPE
     added: Tensor | None = None  # [n, S, D] what the rows get behind the first n layers, text zeros
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Where the N visual tokens of one image come from: patches of the tower's tiles, and newlines."""
+    """Where the N visual tokens of one image come from: patches of the tower's tiles, and newlines.
+
+    Of a video the frames, in time, are the tiles, and patches are the visual tokens of a frame.
+    """
 
     grid: tuple[int, int]  # rows x columns of patches of a tile
     tiles: int  # that the tower encodes of it; number 0 is the whole image, the others are in its order
@@ -55,6 +61,7 @@ class Picture:
     patch: Tensor  # [N] its patch of that tile, row-major
     runs: tuple[int, ...] = ()  # how many of the N stand together in the prompt, text between; () = all
     whole: int = 0  # where the tower gets the whole image among the tiles: first, or last
+    video: bool = False
 
     def __len__(self) -> int:
         return len(self.tile)
@@ -64,6 +71,18 @@ class Picture:
         """Of an image of one tile, a token per patch."""
         patch = torch.arange(grid[0] * grid[1], device=device)
         return cls(grid, 1, torch.zeros_like(patch), patch, runs)
+
+    @classmethod
+    def of_video(
+        cls, frames: int, grid: tuple[int, int], device: torch.device, *, apart: bool = False,
+        newline: bool = False,
+    ) -> Self:  # fmt: skip
+        """Of a video, a token per patch of its frames; text may stand between these, a newline at the end."""
+        size = grid[0] * grid[1]
+        every = torch.arange(frames * size, device=device)
+        end = every.new_full((int(newline),), -1)
+        tile, patch = torch.cat([every // size, end]), torch.cat([every % size, end])
+        return cls(grid, frames, tile, patch, (size,) * frames if apart else (), video=True)
 
     @cached_property
     def patches(self) -> Tensor:
@@ -82,6 +101,7 @@ class MLLM(ABC):
         None  # classes of processor and image processor, transformers' by name; None = as saved
     )
     image_arguments: tuple[str, ...] = ("pixel_values",)  # what the processor gives for the tower
+    video_arguments: tuple[str, ...] = ()  # the same for videos; none: the family reads no videos
     nested: bool = False  # whether the processor wants the images of each prompt in a list
     clip_tower: bool = False  # whether methods can read the tower, and merge in it
     receives: bool = False  # whether methods can read which attention patches receive, in place of CLS's
@@ -152,6 +172,33 @@ class MLLM(ABC):
         """[P, k] which rows of the tower make each of the P tokens of a tile; CLS is a row too."""
         return torch.arange(self.tile_tokens, device=self.index_device)[:, None]
 
+    def of_tokens(self, picture: Picture, signal: Tensor) -> Tensor:
+        """A signal [..., M] of a tile's rows in the tower as that of its tokens [..., P]: their mean."""
+        return signal[..., self.tower_groups(picture)].mean(-1)
+
+    @property
+    def pools(self) -> bool:
+        """Whether the tower has a pooling head, see `pooled`."""
+        return False
+
+    def pooled(self, last: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the tower's last states [M, C] of a tile, what its pooling head makes [C], its attention [M]."""
+        raise NotImplementedError
+
+    # What families with `video_arguments` say ---------------------------------------------------------------
+
+    def video_inputs(self, videos: Sequence[Video]) -> dict[str, Tensor]:
+        """What the tower gets of videos, by name."""
+        raise NotImplementedError
+
+    def video_prompt(self, video: Video) -> str:
+        """What stands for a video in a prompt, in place of `video_token`: it, for every visual token."""
+        raise NotImplementedError
+
+    def videos(self, given: Mapping[str, Any]) -> list[Picture]:
+        """The videos among the arguments of a call of the model, in the order of their placeholders."""
+        raise NotImplementedError
+
     # What all families share --------------------------------------------------------------------------------
 
     def fitted(self, processor: Any) -> Any:
@@ -184,9 +231,32 @@ class MLLM(ABC):
         """Whether every image has `visual_tokens`, so that a ratio is the same count for all of them."""
         return not self.free_size
 
-    def tokens_of(self, image: Image) -> int:
-        """Visual tokens of this image before any compression; `visual_tokens` where images hardly differ."""
+    def tokens_of(self, visual: Visual) -> int:
+        """Visual tokens of this image or video before any compression.
+
+        Those of an image are `visual_tokens` where images hardly differ. ValueError for a video where the
+        family reads none.
+        """
+        if isinstance(visual, Video):
+            self.check_videos()
+            return self.video_prompt(visual).count(self.video_token)
+        return self._tokens_of(visual)
+
+    def _tokens_of(self, image: Image) -> int:
         return self.visual_tokens
+
+    def check_videos(self) -> None:
+        """ValueError if the family reads no videos."""
+        if not self.video_arguments:
+            raise ValueError(
+                f"{self.name} ({type(self).__name__}) reads no videos: give their frames as images"
+            )
+
+    @property
+    def video_token(self) -> str:
+        """What the chat template writes for a video."""
+        token: str = self._processor().tokenizer.convert_ids_to_tokens(self.video_token_id)
+        return token
 
     @property
     def traits(self) -> Traits:
@@ -210,7 +280,7 @@ class MLLM(ABC):
         return self._said(ids).removeprefix(before).removesuffix(after).strip()
 
     def _said(self, ids: Tensor) -> str:
-        words = ids[ids != self.image_token_id]
+        words = ids[~self.placeholders(ids)]
         text: str = self._processor().tokenizer.decode(words, skip_special_tokens=True)
         return text.strip()
 
@@ -243,6 +313,29 @@ class MLLM(ABC):
             count = len(pixels)
         return [self._tile] * count
 
+    def visuals(self, given: Mapping[str, Any]) -> list[Picture]:
+        """The images and videos among the arguments of a call of the model, in the order of the prompts.
+
+        Beams that share their prompt's images, or its videos, are one prompt.
+        """
+        ids = given["input_ids"].cpu()
+        kinds = torch.where(ids == self.image_token_id, 1, 0)
+        if self.video_token_id is not None:
+            kinds[ids == self.video_token_id] = 2
+        images = self.pictures(given) if (kinds == 1).any() else []
+        videos = self.videos(given) if (kinds == 2).any() else []
+        if not (images and videos):
+            return images or videos
+        beams = max(1, int((kinds > 0).sum()) // sum(map(len, (*images, *videos))))
+        left = {1: iter(images), 2: iter(videos)}
+        found: list[Picture] = []
+        for row in kinds[::beams].tolist():
+            shown, at = [kind for kind in row if kind], 0
+            while at < len(shown) and (picture := next(left[shown[at]], None)) is not None:
+                found.append(picture)
+                at += len(picture)
+        return found
+
     @property
     def index_device(self) -> torch.device:
         """Where indices of visual tokens are kept: with the model, or here if it has no memory."""
@@ -269,8 +362,16 @@ class MLLM(ABC):
         given = {name: inputs[name] for name in self.image_arguments if name in inputs}
         return self.model.base_model.get_image_features(**given)
 
+    def video_features(self, inputs: BatchFeature) -> Any:
+        """The same of the videos."""
+        given = {name: inputs[name] for name in self.video_arguments if name in inputs}
+        return self.model.base_model.get_video_features(**given)
+
     def merge(self, inputs: BatchFeature, features: Any = None) -> Tensor:
-        """Decoder input embeddings [B, S, D] of prepared inputs, visual tokens in place."""
+        """Decoder input embeddings [B, S, D] of prepared inputs, visual tokens in place.
+
+        `features` are those of the images, or of the videos; prompts with both are not supported here.
+        """
         ids = inputs["input_ids"]
         embeds = self.decoder.embed_tokens(ids)
         made = self.image_features(inputs) if features is None else features
@@ -307,7 +408,8 @@ class MLLM(ABC):
 
     def placeholders(self, ids: Any) -> Any:
         """Which of these ids, of a tensor or an array, stand for visual tokens."""
-        return ids == self.image_token_id
+        images, video = ids == self.image_token_id, self.video_token_id
+        return images if video is None else images | (ids == video)
 
     def positions(self, inputs: BatchFeature, response: int) -> Tensor:
         """Positions [S] (M-RoPE: [3, S]) of one prepared sample and a response of that many tokens."""
@@ -316,6 +418,11 @@ class MLLM(ABC):
     @property
     def image_token_id(self) -> int:
         return self.model.config.image_token_id
+
+    @property
+    def video_token_id(self) -> int | None:
+        """None where the family reads no videos."""
+        return self.model.config.video_token_id if self.video_arguments else None
 
     def causal_mask(self, hidden: Tensor, mask: Tensor | None, cache: Any, layer: int) -> Any:
         """What a decoder layer expects as attention mask, for its own cache and the current attention kernel.
@@ -338,8 +445,11 @@ class MLLM(ABC):
         hides = torch.finfo(hidden.dtype).min
         return torch.zeros(seen.shape, dtype=hidden.dtype, device=hidden.device).masked_fill(~seen, hides)
 
-    def prepare(self, images: Sequence[Image], questions: Sequence[str]) -> BatchFeature:
-        """Inputs for `model.generate(**inputs)`: chat format, left padding, on the model's device."""
+    def prepare(self, images: Sequence[Visual], questions: Sequence[str]) -> BatchFeature:
+        """Inputs for `model.generate(**inputs)`: chat format, left padding, on the model's device.
+
+        One image, or one video, for each question.
+        """
         if len(images) != len(questions) or not questions:
             raise ValueError(
                 f"{len(images)} images and {len(questions)} questions: give one image per question"
@@ -354,46 +464,64 @@ class MLLM(ABC):
         """Inputs for the next answer of each conversation, as `prepare` gives them for one question.
 
         All turns are prompt: a method sees an image's tokens, how many text tokens precede it, and the text
-        of all turns, earlier answers included. A budget is of each image.
+        of all turns, earlier answers included. A budget is of each image, and of each video as a whole.
         """
         for number, conversation in enumerate(conversations):
             check(conversation, number)
         turns = [turn for conversation in conversations for turn in conversation]
-        images = [rgb(image) for turn in turns for image in turn.images]
-        inputs = self.encode(images, [self.chat(conversation) for conversation in conversations])
-        if "pixel_values" in inputs:
-            inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
+        visuals = [one if isinstance(one, Video) else rgb(one) for turn in turns for one in turn.images]
+        inputs = self.encode(visuals, [self.chat(conversation) for conversation in conversations])
+        for name in {"pixel_values", "pixel_values_videos"} & inputs.keys():
+            inputs[name] = inputs[name].to(self.model.dtype)
         return inputs.to(self.model.device)
 
-    def encode(self, images: Sequence[Image], prompts: Sequence[str]) -> BatchFeature:
-        """Pixels and ids; the images, in RGB, in the order in which the prompts name them.
+    def encode(self, visuals: Sequence[Visual], prompts: Sequence[str]) -> BatchFeature:
+        """Pixels and ids; images, in RGB, and videos in the order in which the prompts name them.
 
-        ValueError for an image that is too thin, before it is resized.
+        ValueError for an image or frame that is too thin, before it is resized.
         """
-        for image in images:
-            check_shape(image.size)
-        return self._encoded(images, prompts)
+        for visual in visuals:
+            check_shape(visual.size)
+        videos = [one for one in visuals if isinstance(one, Video)]
+        images = [one for one in visuals if not isinstance(one, Video)]
+        if not videos:
+            return self._encoded(images, prompts)
+        left, told = iter(videos), []
+        for prompt in prompts:
+            first, *others = prompt.split(self.video_token)
+            told.append(first + "".join(self.video_prompt(next(left)) + other for other in others))
+        encoded = self._encoded(images, told)
+        if "mm_token_type_ids" in encoded:
+            encoded["mm_token_type_ids"][encoded["input_ids"] == self.video_token_id] = 2
+        encoded.update(self.video_inputs(videos))
+        return encoded
 
     def _encoded(self, images: Sequence[Image], prompts: Sequence[str]) -> BatchFeature:
         processor, given = self._processor(), list[Any](images)
         if self.nested:
             left, counts = iter(images), [prompt.count(processor.image_token) for prompt in prompts]
             given = [[next(left) for _ in range(count)] for count in counts]
-        encoded: BatchFeature = processor(
+        alone = with_values(processor, video_token=None)  # stock ones refuse videos that they did not make
+        encoded: BatchFeature = alone(
             images=given if images else None, text=list(prompts), padding=True, return_tensors="pt"
         )
         return encoded
 
     def prompt(self, question: str) -> str:
         """The question with one image in the chat format of the model."""
-        return self._formatted([("user", 1, question)])
+        return self._formatted([("user", ["image"], question)])
 
     def chat(self, conversation: Conversation) -> str:
         """The conversation, up to the answer that is asked for, in the chat format of the model."""
-        return self._formatted([(turn.role, len(turn.images), turn.text) for turn in conversation])
+        turns: list[Said] = []
+        for turn in conversation:
+            kinds = ["video" if isinstance(one, Video) else "image" for one in turn.images]
+            if "video" in kinds:
+                self.check_videos()
+            turns.append((turn.role, kinds, turn.text))
+        return self._formatted(turns)
 
-    def _formatted(self, turns: Sequence[tuple[str, int, str]]) -> str:
-        """Role, number of images and text of each turn."""
+    def _formatted(self, turns: Sequence[Said]) -> str:
         if not self._takes_parts:
             raise ValueError(
                 f"the chat template of {self.name} does not take content as a list of images and texts: "
@@ -401,18 +529,27 @@ class MLLM(ABC):
             )
         return self._rendered(turns)
 
-    def _rendered(self, turns: Sequence[tuple[str, int, str]]) -> str:
+    def _rendered(self, turns: Sequence[Said]) -> str:
         messages = [
-            {"role": role, "content": [*[{"type": "image"}] * images, {"type": "text", "text": text}]}
-            for role, images, text in turns
+            {"role": role, "content": [*({"type": kind} for kind in kinds), {"type": "text", "text": text}]}
+            for role, kinds, text in turns
         ]
-        return self._processor().apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        said: str = self._processor().apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False
+        )
+        videos = sum(kinds.count("video") for _, kinds, _ in turns)
+        if videos and said.count(self.video_token) != videos:
+            raise ValueError(
+                f"the chat template of {self.name} writes no {self.video_token} for a video: set "
+                f"processor.chat_template to the one of the model's converted checkpoint"
+            )
+        return said
 
     @cached_property
     def _takes_parts(self) -> bool:
         """Whether the chat template writes the token of an image; some expect content to be a text."""
         try:
-            shown = self._rendered([("user", 1, "?")])
+            shown = self._rendered([("user", ["image"], "?")])
         except ValueError:  # there is no template
             raise
         except Exception:  # a template is a program, and fails in its own way
@@ -420,10 +557,11 @@ class MLLM(ABC):
         return shown.count(self._processor().image_token) == 1
 
     @torch.no_grad()
-    def embed(self, image: Image, question: str, response: str | None = None) -> Embedded:
+    def embed(self, image: Visual, question: str, response: str | None = None) -> Embedded:
         """The decoder's input for one sample; a response follows the prompt, with the end token."""
         inputs = self.prepare([image], [question])
-        features = self.image_features(inputs)
+        made = self.video_features if isinstance(image, Video) else self.image_features
+        features = made(inputs)
         embeds = self.merge(inputs, features)[0]
         ids = embeds.new_empty(0, dtype=torch.long)
         if response is not None:
@@ -433,13 +571,15 @@ class MLLM(ABC):
         visual = self.placeholders(inputs["input_ids"][0]).nonzero()[:, 0]
         rows = torch.cat([embeds, self.decoder.embed_tokens(ids)]) if len(ids) else embeds
         positions = self.positions(inputs, len(ids))
-        grid = self.pictures(inputs)[0].grid
+        (picture,) = self.visuals(inputs)
+        rows_each, columns = picture.grid
+        grid = rows_each * (picture.tiles if picture.video else 1), columns
         added = [torch.zeros_like(rows).index_copy(0, visual, each.to(rows)) for each in self.added(features)]
         deep = torch.stack(added) if added else None
         return Embedded(rows, visual, len(embeds), ids, grid, positions, deep)
 
     def answer(
-        self, images: Sequence[Image], questions: Sequence[str], *, max_new_tokens: int = 16
+        self, images: Sequence[Visual], questions: Sequence[str], *, max_new_tokens: int = 16
     ) -> list[str]:
         """Greedy answers, stripped; inside `with attach(...)` with fewer visual tokens."""
         return self._generate(self.prepare(images, questions), max_new_tokens)

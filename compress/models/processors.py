@@ -1,4 +1,4 @@
-"""Processors read from their parts, without videos: processing these would need torchvision."""
+"""Processors read from their parts, without one for videos, which would need torchvision."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import transformers
 from transformers import AutoTokenizer, ProcessorMixin
+
+from compress.models.frames import read_settings
 
 
 class Present(ProcessorMixin):
@@ -20,7 +22,10 @@ class Present(ProcessorMixin):
 
 @cache
 def images_only(kind: Any) -> Any:
-    """A subclass of a processor class, of the same name, that needs no part for videos or sound."""
+    """A subclass of a processor class, of the same name, that needs no part for videos or sound.
+
+    `video_settings` are what is known of videos, see `compress.models.frames`.
+    """
 
     def get_attributes(cls: Any) -> list[str]:
         return ["image_processor", "tokenizer"]
@@ -34,6 +39,7 @@ def images_only(kind: Any) -> Any:
         "get_attributes": classmethod(get_attributes),
         "model_input_names": property(model_input_names),
         "video_processor": None,
+        "video_settings": {},
         "feature_extractor": None,
     }
     return type(kind.__name__, (kind, Present), changed)
@@ -61,4 +67,6 @@ def read(source: str, kind: str | type, pixels: str) -> Any:
     settings = {name: written[name] for name in taken if written.get(name) is not None}
     settings.setdefault("chat_template", tokenizer.chat_template)
     absent = dict.fromkeys(name for name in parts[2:] if name in known)
-    return made(image_processor=images, tokenizer=tokenizer, **absent, **settings)
+    found = made(image_processor=images, tokenizer=tokenizer, **absent, **settings)
+    found.video_settings = read_settings(source)
+    return found

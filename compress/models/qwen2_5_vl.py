@@ -9,7 +9,11 @@ from torch import Tensor
 from transformers import BatchFeature
 
 from compress.images import check_shape
+from compress.models import frames
 from compress.models.mllm import MLLM, Picture, with_values
+from compress.video import Video
+
+POSITIONED = "image_grid_thw", "video_grid_thw", "second_per_grid_ts"  # what positions hang on
 
 
 class Qwen25VL(MLLM):
@@ -17,14 +21,17 @@ class Qwen25VL(MLLM):
 
     Images have as many tokens as their size asks for, between the processor's limits. Methods act at the
     decoder's input and inside the decoder; of the tower they can read the attention that tokens receive.
-    Positions stay as they are: three axes cannot be closed up.
+    Positions stay as they are: three axes cannot be closed up. Two frames of a video are one in the tower,
+    and `frames` of a view counts such pairs.
     """
 
     processor_parts = ("Qwen2_5_VLProcessor", "Qwen2VLImageProcessorPil")
     image_arguments = ("pixel_values", "image_grid_thw")
+    video_arguments: tuple[str, ...] = ("pixel_values_videos", "video_grid_thw")
     receives = True
     free_size = True
     mrope = True
+    frames_apart = False  # whether text stands between the frames of a video
 
     def fitted(self, processor: Any) -> Any:
         vision = self.model.config.vision_config
@@ -66,7 +73,7 @@ class Qwen25VL(MLLM):
         vision = self.model.config.vision_config
         return int(self.grid[0] * vision.patch_size * vision.spatial_merge_size)
 
-    def tokens_of(self, image: Image) -> int:
+    def _tokens_of(self, image: Image) -> int:
         check_shape(image.size)
         pixels = self._processor().image_processor
         patches = pixels.get_number_of_image_patches(image.height, image.width)
@@ -92,7 +99,8 @@ class Qwen25VL(MLLM):
 
     def tower_pixels(self, args: tuple, kwargs: Mapping[str, Any]) -> Sequence[Tensor]:
         pixels, grids = args[0] if args else kwargs["hidden_states"], kwargs.get("grid_thw")
-        sizes = (args[1] if grids is None else grids).prod(-1).tolist()
+        each = (args[1] if grids is None else grids).tolist()
+        sizes = [height * width for times, height, width in each for _ in range(times)]
         tiles: Sequence[Tensor] = pixels.split(sizes)
         return tiles
 
@@ -105,6 +113,61 @@ class Qwen25VL(MLLM):
             grid = height // merge, width // merge
             pictures.append(Picture.of_grid(grid, self.index_device))
         return pictures
+
+    def frame_size(self, video: Video) -> tuple[int, int]:
+        """Width and height of a video's frames after they are resized.
+
+        Limits are of a frame, and all frames have at most nine tenths of `max_video_tokens`: the rule of the
+        authors' own code, which releases of transformers before 5.24 leave out.
+        """
+        vision, settings = self.model.config.vision_config, frames.settings_of(self._processor())
+        unit, together = vision.patch_size * vision.spatial_merge_size, vision.temporal_patch_size
+        size = settings.get("size", self._processor().image_processor.size)
+        least, most = size["shortest_edge"], size["longest_edge"]
+        share = int(settings.get("max_video_tokens", 128_000) * unit**2 * 0.9) * together
+        most = max(min(most, share // len(video.frames)), int(least * 1.05))
+        return frames.fitted_size(video.size, unit, least, most)
+
+    def video_grid(self, video: Video) -> tuple[int, int, int]:
+        """Pairs of frames, rows and columns of a video's visual tokens."""
+        vision = self.model.config.vision_config
+        unit = vision.patch_size * vision.spatial_merge_size
+        width, height = self.frame_size(video)
+        return -(-len(video.frames) // vision.temporal_patch_size), height // unit, width // unit
+
+    def video_inputs(self, videos: Sequence[Video]) -> dict[str, Tensor]:
+        vision, pixels = self.model.config.vision_config, self._processor().image_processor
+        rows, grids = [], []
+        for video in videos:
+            shown = frames.resized(video, self.frame_size(video), pixels.resample)
+            found, grid = frames.patched(
+                frames.normalised(shown, pixels), vision.patch_size, vision.spatial_merge_size,
+                vision.temporal_patch_size,
+            )  # fmt: skip
+            rows.append(found)
+            grids.append(grid)
+        return {
+            "pixel_values_videos": torch.cat(rows), "video_grid_thw": torch.tensor(grids),
+            **self.video_times(videos),
+        }  # fmt: skip
+
+    def video_times(self, videos: Sequence[Video]) -> dict[str, Tensor]:
+        """How far the positions of a video's pairs of frames lie apart, in seconds."""
+        together = self.model.config.vision_config.temporal_patch_size
+        return {"second_per_grid_ts": torch.tensor([together * video.step for video in videos])}
+
+    def video_prompt(self, video: Video) -> str:
+        times, rows, columns = self.video_grid(video)
+        return self.video_token * (times * rows * columns)
+
+    def videos(self, given: Mapping[str, Any]) -> list[Picture]:
+        if given.get("video_grid_thw") is None:
+            raise ValueError("give video_grid_thw, as the processor returns it, with the pixel_values_videos")
+        merge, found = self.model.config.vision_config.spatial_merge_size, []
+        for times, height, width in given["video_grid_thw"].tolist():
+            grid = height // merge, width // merge
+            found.append(Picture.of_video(times, grid, self.index_device, apart=self.frames_apart))
+        return found
 
     def noise(self, ids: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
         vision = self.model.config.vision_config
@@ -121,7 +184,8 @@ class Qwen25VL(MLLM):
         if ids is not None:  # three axes; a fourth before them counts tokens
             latest = ids[-3:].amax((0, 2)) if ids.ndim == 3 else ids.amax(1)
             return latest + 1 - sizes
-        if given.get("mm_token_type_ids") is None or given.get("image_grid_thw") is None:
+        grids = given.get("image_grid_thw"), given.get("video_grid_thw")
+        if given.get("mm_token_type_ids") is None or grids == (None, None):
             return None  # positions are the places; the model may still hold offsets of an earlier prefill
         deltas: Tensor = self.model.model.rope_deltas
         return deltas.view(-1).clone()
@@ -138,9 +202,9 @@ class Qwen25VL(MLLM):
         found, _ = self.model.model.get_rope_index(
             inputs["input_ids"],
             mm_token_type_ids=inputs["mm_token_type_ids"],
-            image_grid_thw=inputs["image_grid_thw"],
             attention_mask=inputs["attention_mask"],
+            **{name: inputs[name] for name in POSITIONED if name in inputs},
         )
-        prompt: Tensor = found[:, 0]
-        after = prompt.max() + 1 + torch.arange(response, device=prompt.device)
-        return torch.cat([prompt, after.expand(3, -1)], 1)
+        prompt: Tensor = found[:, 0]  # ends in text; frames of a video may have later positions
+        after = 1 + torch.arange(response, device=prompt.device)
+        return torch.cat([prompt, prompt[:, -1:] + after], 1)

@@ -6,17 +6,45 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compress.models import frames
 from compress.models.qwen2_5_vl import Qwen25VL
+from compress.video import Video
 
 
 class Qwen3VL(Qwen25VL):
     """Qwen3-VL, with experts too: the tower adds to visual tokens behind first decoder layers (DeepStack).
 
-    What it adds travels with its token: dropped tokens take theirs along, merged ones have the mean.
+    What it adds travels with its token: dropped tokens take theirs along, merged ones have the mean. Before
+    every pair of frames of a video the prompt says when it is shown; a pair may lose all its tokens, and its
+    time stays.
     """
 
     processor_parts = ("Qwen3VLProcessor", "Qwen2VLImageProcessorPil")
-    residuals = ("visual_pos_masks", "deepstack_visual_embeds")
+    residuals: tuple[str, str] | None = ("visual_pos_masks", "deepstack_visual_embeds")
+    frames_apart = True
+
+    def frame_size(self, video: Video) -> tuple[int, int]:
+        """Width and height of a video's frames after they are resized; limits are of all frames together."""
+        vision, settings = self.model.config.vision_config, frames.settings_of(self._processor())
+        unit, count = vision.patch_size * vision.spatial_merge_size, len(video.frames)
+        size = settings.get("size", self._processor().image_processor.size)
+        least, most = size["shortest_edge"], size["longest_edge"]
+        each = min(settings.get("max_video_tokens", 768) * unit**2, most // count)
+        most = max(each, int(least * 1.05)) * count
+        return frames.fitted_size(video.size, unit, least, most, count, vision.temporal_patch_size)
+
+    def video_times(self, videos: Sequence[Video]) -> dict[str, Tensor]:
+        return {}  # the prompt says them
+
+    def video_prompt(self, video: Video) -> str:
+        pairs, rows, columns = self.video_grid(video)
+        together = self.model.config.vision_config.temporal_patch_size
+        times = [*video.times, *video.times[-1:] * (-len(video.times) % together)]
+        spans = [(times[first], times[first + together - 1]) for first in range(0, len(times), together)]
+        tokens = self.video_token * (rows * columns)
+        processor = self._processor()
+        start, end = processor.vision_start_token, processor.vision_end_token
+        return "".join(f"<{(first + last) / 2:.1f} seconds>{start}{tokens}{end}" for first, last in spans)
 
     def added(self, features: Any) -> Sequence[Tensor]:
         return [torch.cat(list(images)) for images in features.deepstack_features]

@@ -30,6 +30,7 @@ from compress.models.llava_next import SIZES
 from compress.models.loading import MLLM, adapt, load
 from compress.models.shapes import SHAPES as PUBLISHED
 from tests.own_selectors import Share, images_of
+from tests.tiny_families import BUILDERS
 
 QUESTIONS = ["what color is the star ?", "how many ?", "is there a red circle above ?", "what shape ?"]
 FAMILIES = ["tiny", "tiny_next", "tiny_next_fixed", "tiny_qwen"]
@@ -458,20 +459,16 @@ def test_the_pipeline_of_transformers_answers_with_fewer_tokens(mllm: MLLM, imag
     assert [round(0.3 * record.tokens) for record in trace.samples] == [trace.samples[0].entering[0]]
 
 
-@pytest.mark.parametrize("way", ["pixels", "tokens"])
-def test_videos_are_refused_rather_than_passed_uncompressed(tiny_qwen: MLLM, pictures, way: str):
-    inputs = tiny_qwen.prepare(pictures[:1], ["how many ?"])
-    if way == "pixels":
-        inputs["pixel_values_videos"] = inputs.pop("pixel_values")
-        inputs["video_grid_thw"] = inputs.pop("image_grid_thw")
-    else:
-        video = tiny_qwen.model.config.video_token_id
-        inputs["input_ids"][inputs["input_ids"] == tiny_qwen.image_token_id] = video
+def test_a_family_that_reads_no_videos_refuses_them_rather_than_pass_them_uncompressed(tmp_path, pictures):
+    """The placeholder of its frames is that of images; the kinds of tokens tell."""
+    mllm = load(str(BUILDERS["glm4v"](tmp_path / "glm")))
+    inputs = mllm.prepare(pictures[:1], ["how many ?"])
+    inputs["mm_token_type_ids"] = 2 * inputs["mm_token_type_ids"]
     with (
-        attach(tiny_qwen, METHODS["fastv"](), 16, match="tokens"),
-        pytest.raises(ValueError, match="videos are not compressed yet: give their frames as images"),
+        attach(mllm, METHODS["fastv"](), 16, match="tokens"),
+        pytest.raises(ValueError, match=r"videos of .* \(Glm4V\) are not compressed: give their frames as"),
     ):
-        tiny_qwen.model(**inputs)
+        mllm.model(**inputs)
 
 
 def test_without_a_processor_an_image_may_have_more_tokens_than_the_usual_maximum(tiny_qwen: MLLM, pictures):
@@ -482,8 +479,8 @@ def test_without_a_processor_an_image_may_have_more_tokens_than_the_usual_maximu
         bare.model(**inputs)  # a count beyond the image keeps all of it
     (picture,) = tiny_qwen.pictures(inputs)
     assert set(trace.samples[0].entering) == {len(picture)}
-    with pytest.raises(ValueError, match="keep="), attach(tiny_qwen, METHODS["grid"](), usual + 1):
-        pass
+    with attach(tiny_qwen, METHODS["grid"](), usual + 1), pytest.raises(ValueError, match="keep="):
+        tiny_qwen.model(**inputs)  # a processor says how many an image may have; only videos have more
 
 
 @torch.no_grad()
