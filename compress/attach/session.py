@@ -62,8 +62,9 @@ def attach(
 
     `keep` is a count of visual tokens for every image, or a ratio that is resolved for each image by itself:
     "11.1%", "1/9", or a float between 0 and 1 (`compress.keep`). An image with fewer tokens than the count
-    keeps all. A video has one budget for all its frames, like an image. `match` says what equals the budget: with "equivalent" the mean over decoder layers of the
-    visual tokens that enter a layer, with "tokens" those left after the method's last stage.
+    keeps all. A video has one budget for all its frames, as an image has. `match` says what equals the
+    budget: with "equivalent" the mean over decoder layers of the visual tokens that enter a layer, with
+    "tokens" those left after the method's last stage.
 
     `generate` (greedy, sampling, beams) and plain calls of the model work, at batch 1 and with left padding;
     logits and caches are shorter where tokens were dropped. A cache goes on from its own prefill, copied,
