@@ -75,10 +75,12 @@ def budgeted(values: dict[str, Any]) -> Conditions:
         "shape": "Published architecture to build with random weights, instead of --model.",
         "depth_slice": "With --shape: number of decoder layers to build.",
         "text": "With --shape: number of text tokens in the prompt.",
+        "frames": "With --shape: number of frames of a video, which is shown in place of an image.",
         "image": "With --model: image file, or micro:SEED for a generated scene.",
         "question": "With --model: question to ask.",
     },
-    types={"depth_slice": click.INT, "text": Count(2)}, defaults={"depth_slice": "all"},
+    types={"depth_slice": click.INT, "text": Count(2), "frames": Count(0)},
+    defaults={"depth_slice": "all", "frames": "an image"},
 )  # fmt: skip
 @option(
     "--accuracy", "scored", type=click.Path(file_okay=False, path_type=Path),

@@ -60,6 +60,11 @@ class RequestCost:
     waits: int  # of the host for the device, in one pass over the prompt
 
 
+def tokens_in(mllm: MLLM, inputs: Mapping[str, Any]) -> int:
+    """Visual tokens of the first of the prompts."""
+    return int(mllm.placeholders(inputs["input_ids"][0]).sum())
+
+
 class LatencyRunner:
     """A model, a prompt for it, and methods by name; `None` is the untouched model.
 
@@ -79,12 +84,17 @@ class LatencyRunner:
     def batch(self) -> int:
         return len(self.inputs["input_ids"])
 
+    @property
+    def tokens(self) -> int:
+        """Visual tokens of a prompt."""
+        return tokens_in(self.mllm, self.inputs)
+
     def schedule(self, cell: LatencyCell) -> dict[int, int]:
         """Depth -> visual tokens left; ValueError for a budget that is impossible."""
         selector, mllm = self.selectors[cell.method], self.mllm
         if selector is None:
             return {}
-        return plan(selector, mllm.visual_tokens, cell.keep, mllm.layers, self.match)
+        return plan(selector, self.tokens, cell.keep, mllm.layers, self.match)
 
     def check(self, cell: LatencyCell) -> None:
         """ValueError if this cell cannot be run."""
@@ -135,7 +145,7 @@ class LatencyRunner:
         mllm, selector = self.mllm, self.selectors[cell.method]
         shape = DecoderShape.of(mllm.decoder.config)
         if selector is None:
-            tokens = mllm.visual_tokens
+            tokens = self.tokens
             text = self.inputs["input_ids"].shape[1] - tokens
             return Ledger(shape, entering({}, tokens, mllm.layers), text)
         with attach(mllm, selector, cell.keep, match=self.match, count_flops=True) as trace:
@@ -170,6 +180,6 @@ class LatencyRunner:
     def _run(self, cell: LatencyCell) -> Eager:
         if cell.mode == "eager":
             return Eager(self.mllm, self.steps)
-        length, tokens = self.inputs["input_ids"].shape[1], self.mllm.visual_tokens
+        length, tokens = self.inputs["input_ids"].shape[1], self.tokens
         left = entering(self.schedule(cell), tokens, self.mllm.layers)[-1]
         return Static(self.mllm, self.steps, self.batch, length - tokens + left, cell.mode)

@@ -21,7 +21,7 @@ from bench.latency.measure import measure
 from bench.latency.modes import MODES
 from bench.latency.power import Driver
 from bench.latency.report import LatencyReport, write
-from bench.latency.request import LatencyCell, LatencyRunner
+from bench.latency.request import LatencyCell, LatencyRunner, tokens_in
 from bench.latency.rounds import Rounds
 from compress.base import Selector
 from compress.budget import Match
@@ -62,20 +62,19 @@ class Conditions:
                 made[spec] = selector_for(spec, self.model, self.compressor if takes else None)
         return made
 
-    def budgets(self, mllm: MLLM) -> list[int]:
-        """Counts of visual tokens; all requests have one image. ValueError for one that drops nothing."""
-        tokens = mllm.visual_tokens
+    def budgets(self, tokens: int, model: str) -> list[int]:
+        """Counts of the `tokens` of each request; ValueError, which names the model, if one drops nothing."""
         counts = list(dict.fromkeys(count_of(keep, tokens) for keep in self.keeps))
         if wrong := [count for count in counts if not 1 <= count < tokens]:
             raise ValueError(
-                f"--keep {wrong[0]}: choose between 1 and {tokens - 1}, below {mllm.name}'s {tokens}"
+                f"--keep {wrong[0]}: choose between 1 and {tokens - 1}, below {model}'s {tokens}"
             )
         return counts
 
-    def cells(self, mllm: MLLM) -> list[LatencyCell]:
+    def cells(self, tokens: int, model: str) -> list[LatencyCell]:
         """Vanilla of every mode, then budget by budget."""
-        budgets = self.budgets(mllm)
-        whole = [LatencyCell(VANILLA, mllm.visual_tokens, mode) for mode in self.modes]
+        budgets = self.budgets(tokens, model)
+        whole = [LatencyCell(VANILLA, tokens, mode) for mode in self.modes]
         return whole + [
             LatencyCell(spec, keep, mode) for keep in budgets for spec in self.methods for mode in self.modes
         ]
@@ -84,17 +83,21 @@ class Conditions:
 @dataclass(frozen=True)
 class RequestOptions:
     """What the model is asked: `question` about `image`, or, with the published architecture `shape` and its
-    random weights, a prompt with `text` random tokens. `depth_slice` builds only its first decoder layers."""
+    random weights, a prompt with `text` random tokens, and with `frames` a video in place of an image.
+    `depth_slice` builds only its first decoder layers."""
 
     shape: str | None = None
     depth_slice: int | None = None
     text: int = 40
+    frames: int = 0
     image: str = "micro:3"
     question: str = "what color is the star ?"
 
     def __post_init__(self) -> None:
         if self.depth_slice is not None and not self.shape:
             raise ValueError("--depth-slice needs --shape (evocomp bench latency --help)")
+        if self.frames and not self.shape:
+            raise ValueError("--frames needs --shape (evocomp bench latency --help)")
 
     def load(self, model: str, device: str, dtype: str, anyres: Anyres) -> MLLM:
         """The model that is timed: `model`, unless there is a shape."""
@@ -105,7 +108,7 @@ class RequestOptions:
     def inputs(self, mllm: MLLM, batch: int = 1) -> dict[str, Any]:
         """Inputs of the model: the same request `batch` times."""
         if self.shape:
-            return dict(random_inputs(mllm, self.text, batch))
+            return dict(random_inputs(mllm, self.text, batch, frames=self.frames))
         return prompt(mllm, self.image, asked(self.question), batch)
 
 
@@ -123,7 +126,8 @@ def run(
 
     With a `folder` every round is kept there, and the tables and pictures of the report are written.
     """
-    cells = conditions.cells(mllm)
+    tokens = tokens_in(mllm, inputs)
+    cells = conditions.cells(tokens, mllm.name)
     selectors = conditions.selectors(mllm)
     told = held(mllm, conditions, inputs)
     methods = {name: of_method(selector) for name, selector in selectors.items() if selector}
@@ -139,7 +143,7 @@ def run(
     facts = environment() | told | Driver(mllm.model.device).facts()
     facts |= {"modes": {mode: MODES[mode] for mode in conditions.modes}, "date": now(), "command": command}
     scores = dict(accuracy or {})
-    report = LatencyReport(measured, cells, facts, VANILLA, mllm.visual_tokens, conditions.batch, scores)
+    report = LatencyReport(measured, cells, facts, VANILLA, tokens, conditions.batch, scores)
     if folder:
         write(report, folder)
     return report
@@ -182,8 +186,8 @@ def held(mllm: MLLM, conditions: Conditions, inputs: Mapping[str, Any]) -> dict[
         "weights": weights,
         "compressor": conditions.compressor or "shipped",
         "parameters": sum(each.numel() for each in mllm.model.parameters()),
-        "visual tokens": mllm.visual_tokens,
-        "text tokens": length - mllm.visual_tokens,
+        "visual tokens": (tokens := tokens_in(mllm, inputs)),
+        "text tokens": length - tokens,
         "new tokens": conditions.steps,
         "batch": conditions.batch,
         "match": conditions.match,

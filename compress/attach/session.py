@@ -357,7 +357,7 @@ class _Session:
         visual = mllm.placeholders(host)
         placeholders = visual.sum(1).tolist()
         noted = {name: value for kind in self.visuals.values() for name, value in kind.items()}
-        pictures = mllm.visuals({**noted, **given, "input_ids": ids}) if any(placeholders) else []
+        pictures = mllm.visuals({**noted, **given, "input_ids": ids}, host) if any(placeholders) else []
         self.visuals = {}
         known = mllm.processor is not None and not all(picture.video for picture in pictures)
         if known and self.most > mllm.visual_tokens:  # than any image has: the error says how many that is

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from compress.models import frames
@@ -46,6 +47,14 @@ class LlavaNextVideo(LlavaNext):
     def video_prompt(self, video: Video) -> str:
         rows, columns = self.frame_grid
         return self.video_token * (len(video.frames) * rows * columns)
+
+    def video_ids(self, frames: int) -> list[int]:
+        rows, columns = self.frame_grid
+        return [self.model.config.video_token_id] * (frames * rows * columns)
+
+    def video_noise(self, ids: Tensor, frames: int, draw: torch.Generator) -> dict[str, Tensor]:
+        side = self.model.config.vision_config.image_size
+        return {"pixel_values_videos": self._pixels((len(ids), frames, 3, side, side), draw)}
 
     def videos(self, given: Mapping[str, Any]) -> list[Picture]:
         count, length = given["pixel_values_videos"].shape[:2]

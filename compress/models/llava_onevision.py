@@ -110,6 +110,14 @@ class LlavaOnevision(Llava):
         rows, columns = self.frame_grid
         return self.video_token * (len(video.frames) * rows * columns + 1)
 
+    def video_ids(self, frames: int) -> list[int]:
+        rows, columns = self.frame_grid
+        return [self.model.config.video_token_id] * (frames * rows * columns + 1)
+
+    def video_noise(self, ids: Tensor, frames: int, draw: torch.Generator) -> dict[str, Tensor]:
+        side = self.model.config.vision_config.image_size
+        return {"pixel_values_videos": self._pixels((len(ids), frames, 3, side, side), draw)}
+
     def videos(self, given: Mapping[str, Any]) -> list[Picture]:
         count, length = given["pixel_values_videos"].shape[:2]
         found = Picture.of_video(length, self.frame_grid, self.index_device, newline=True)

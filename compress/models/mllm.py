@@ -199,6 +199,14 @@ class MLLM(ABC):
         """The videos among the arguments of a call of the model, in the order of their placeholders."""
         raise NotImplementedError
 
+    def video_ids(self, frames: int) -> list[int]:
+        """What stands in a prompt for a video of `frames` frames of random pixels: to measure time with."""
+        raise NotImplementedError
+
+    def video_noise(self, ids: Tensor, frames: int, draw: torch.Generator) -> dict[str, Tensor]:
+        """What the processor gives beside `ids` [B, S] with `video_ids` in each row, of random pixels."""
+        raise NotImplementedError
+
     # What all families share --------------------------------------------------------------------------------
 
     def fitted(self, processor: Any) -> Any:
@@ -313,25 +321,27 @@ class MLLM(ABC):
             count = len(pixels)
         return [self._tile] * count
 
-    def visuals(self, given: Mapping[str, Any]) -> list[Picture]:
+    def visuals(self, given: Mapping[str, Any], ids: NDArray[np.int64] | None = None) -> list[Picture]:
         """The images and videos among the arguments of a call of the model, in the order of the prompts.
 
-        Beams that share their prompt's images, or its videos, are one prompt.
+        `ids` are the call's own on the host, if they are there already. Beams that share their prompt's
+        images, or its videos, are one prompt.
         """
-        ids = given["input_ids"].cpu()
-        kinds = torch.where(ids == self.image_token_id, 1, 0)
+        if ids is None:
+            ids = given["input_ids"].cpu().numpy()
+        shown = np.where(ids == self.image_token_id, 1, 0)
         if self.video_token_id is not None:
-            kinds[ids == self.video_token_id] = 2
-        images = self.pictures(given) if (kinds == 1).any() else []
-        videos = self.videos(given) if (kinds == 2).any() else []
+            shown[ids == self.video_token_id] = 2
+        images = self.pictures(given) if (shown == 1).any() else []
+        videos = self.videos(given) if (shown == 2).any() else []
         if not (images and videos):
             return images or videos
-        beams = max(1, int((kinds > 0).sum()) // sum(map(len, (*images, *videos))))
+        beams = max(1, int((shown > 0).sum()) // sum(map(len, (*images, *videos))))
         left = {1: iter(images), 2: iter(videos)}
         found: list[Picture] = []
-        for row in kinds[::beams].tolist():
-            shown, at = [kind for kind in row if kind], 0
-            while at < len(shown) and (picture := next(left[shown[at]], None)) is not None:
+        for row in shown[::beams]:
+            kinds, at = row[row > 0].tolist(), 0
+            while at < len(kinds) and (picture := next(left[kinds[at]], None)) is not None:
                 found.append(picture)
                 at += len(picture)
         return found

@@ -13,6 +13,7 @@ from compress.models import frames
 from compress.models.mllm import MLLM, Picture, with_values
 from compress.video import Video
 
+NOISE = 16  # visual tokens along a side of a frame of random pixels
 POSITIONED = "image_grid_thw", "video_grid_thw", "second_per_grid_ts"  # what positions hang on
 
 
@@ -133,7 +134,7 @@ class Qwen25VL(MLLM):
         vision = self.model.config.vision_config
         unit = vision.patch_size * vision.spatial_merge_size
         width, height = self.frame_size(video)
-        return -(-len(video.frames) // vision.temporal_patch_size), height // unit, width // unit
+        return self._pairs(len(video.frames)), height // unit, width // unit
 
     def video_inputs(self, videos: Sequence[Video]) -> dict[str, Tensor]:
         vision, pixels = self.model.config.vision_config, self._processor().image_processor
@@ -168,6 +169,26 @@ class Qwen25VL(MLLM):
             grid = height // merge, width // merge
             found.append(Picture.of_video(times, grid, self.index_device, apart=self.frames_apart))
         return found
+
+    def video_ids(self, frames: int) -> list[int]:
+        pairs, config = self._pairs(frames), self.model.config
+        each = [config.video_token_id] * NOISE**2
+        if not self.frames_apart:
+            return each * pairs
+        return [config.vision_start_token_id, *each, config.vision_end_token_id] * pairs
+
+    def video_noise(self, ids: Tensor, frames: int, draw: torch.Generator) -> dict[str, Tensor]:
+        vision, pairs = self.model.config.vision_config, self._pairs(frames)
+        side = NOISE * vision.spatial_merge_size
+        patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        return {
+            "pixel_values_videos": self._pixels((len(ids) * pairs * side**2, patch), draw),
+            "video_grid_thw": torch.tensor([[pairs, side, side]] * len(ids), device=ids.device),
+            "mm_token_type_ids": 2 * (ids == self.video_token_id).int(),
+        }
+
+    def _pairs(self, frames: int) -> int:
+        return -(-frames // self.model.config.vision_config.temporal_patch_size)
 
     def noise(self, ids: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
         vision = self.model.config.vision_config

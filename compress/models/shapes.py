@@ -230,11 +230,12 @@ def _random(
     return model.eval().requires_grad_(False)
 
 
-def random_inputs(mllm: MLLM, text: int, batch: int = 1, seed: int = 0) -> BatchFeature:
+def random_inputs(mllm: MLLM, text: int, batch: int = 1, seed: int = 0, frames: int = 0) -> BatchFeature:
     """Inputs for `model.generate(**inputs)`: noise for an image, `text` random tokens around it.
 
-    One image in each of `batch` prompts, with as many visual tokens as the model has; a fifth of the text
-    stands before it. ValueError for less than 2 tokens of text.
+    One image in each of `batch` prompts, with as many visual tokens as the model has, or with `frames` a
+    video; a fifth of the text stands before it. ValueError for less than 2 tokens of text, and for a video
+    where the family reads none.
     """
     if text < 2:
         raise ValueError(f"{text} text tokens: choose 2 or more")
@@ -244,7 +245,11 @@ def random_inputs(mllm: MLLM, text: int, batch: int = 1, seed: int = 0) -> Batch
     known = [number for number in range(mllm.decoder.config.vocab_size) if number not in special]
     picks = torch.randint(len(known), (text,), generator=draw, device=device)
     words = torch.tensor(known, device=device)[picks]
-    image = torch.full((mllm.visual_tokens,), config.image_token_id, device=device)
+    if frames:
+        mllm.check_videos()
+    shown = mllm.video_ids(frames) if frames else [config.image_token_id] * mllm.visual_tokens
     before = max(1, text // 5)
-    ids = torch.cat([words[:before], image, words[before:]]).expand(batch, -1).contiguous()
-    return BatchFeature({"input_ids": ids, "attention_mask": torch.ones_like(ids), **mllm.noise(ids, draw)})
+    ids = torch.cat([words[:before], torch.tensor(shown, device=device), words[before:]])
+    ids = ids.expand(batch, -1).contiguous()
+    noise = mllm.video_noise(ids, frames, draw) if frames else mllm.noise(ids, draw)
+    return BatchFeature({"input_ids": ids, "attention_mask": torch.ones_like(ids), **noise})

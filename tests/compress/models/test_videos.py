@@ -16,7 +16,8 @@ from compress.base import INPUT, Selection, View
 from compress.labels.fitness import AnswerLoss
 from compress.models import frames
 from compress.models.conversation import Turn
-from compress.models.loading import MLLM, load
+from compress.models.loading import MLLM, adapt, load
+from compress.models.shapes import random_inputs
 from compress.video import Video
 from tests.compress.models.test_battery import at_the_tower, hidden_from, last, logits, made, with_tokens
 from tests.own_selectors import Share, images_of
@@ -327,3 +328,13 @@ def test_sizes_keep_limits_and_shape(size, least, most, count, expected):
 def test_a_video_is_checked_where_it_is_made(shown, times, message: str):
     with pytest.raises(ValueError, match=message):
         Video(tuple(images_of(shown)), times)
+
+
+def test_videos_of_noise_are_as_long_as_their_prompts_say(mllm: MLLM):
+    """To measure time with: every family makes them without a processor."""
+    inputs = random_inputs(adapt(mllm.model), text=7, batch=2, frames=5)
+    (picture, _) = mllm.visuals(inputs)
+    assert len(picture) == len(rows(mllm, inputs)) and picture.tiles in (3, 5)
+    with attach(mllm, METHODS["random"](), "1/4") as trace, torch.no_grad():
+        mllm.model(**inputs)
+    assert [record.tokens for record in trace.samples] == [len(picture)] * 2
