@@ -217,13 +217,13 @@ def check_reach(mllm: MLLM, selector: Selector, keep: Keep, match: Match, larges
     """ValueError for a budget that is out of reach.
 
     Where the tokens of an image follow from its size, `largest` is asked for those of the largest at hand
-    if the model's largest could not be had: `attach` spends the budget on each image.
+    if the model's largest could not be had: `attach` spends the budget on each image, and on each video.
     """
     flops, most = flops_of(DecoderShape.of(mllm.decoder.config)), mllm.visual_tokens
     try:
         solve(selector, most, keep, mllm.layers, match, flops)
     except ValueError:
-        if not mllm.free_size or count_of(keep, most) > most:
+        if not mllm.free_size or count_of(keep, most) > most and not mllm.video_arguments:
             raise
         tokens = largest()
         asked = keep if isinstance(keep, Ratio) else min(keep, tokens)

@@ -46,13 +46,16 @@ def shaped(shape: str, device: str, dtype: str, depth: int | None) -> MLLM:
 
 
 def budget(keep: Keep | None, mllm: MLLM) -> Keep:
-    """Check a budget; None: a ninth of each image's tokens. ValueError if the model has fewer tokens."""
+    """Check a budget; None: a ninth of each image's tokens. ValueError if no image has so many.
+
+    Where the model reads videos any number may be meant.
+    """
     from compress.keep import NINTH, count_of
 
     tokens = mllm.visual_tokens
     if keep is None:
         keep = NINTH.of(tokens) if mllm.one_size else NINTH
-    if count_of(keep, tokens) > tokens:
+    if count_of(keep, tokens) > tokens and not mllm.video_arguments:
         raise ValueError(f"--keep {keep}: choose between 1 and the {tokens} visual tokens of {mllm.name}")
     return keep
 

@@ -29,7 +29,7 @@ from compress.models.loading import MLLM, Picture
 
 @dataclass(frozen=True)
 class Record:
-    """What happened to one image in one prefill; a row without images has one record, of no tokens."""
+    """What happened to one image or video in one prefill; a row without any has one record, of no tokens."""
 
     tokens: int  # visual tokens before compression
     text: int  # tokens of the prompt that belong to no image
@@ -38,6 +38,7 @@ class Record:
     kept: dict[int, list[int]]  # depth -> untouched index of what went on, in order; -1 = the whole image
     merged: dict[int, list[bool]]  # depth -> which of them carry a new value
     selection_flops: float | None  # of the method's own matrix products, two per multiply-add; if asked for
+    frames: int = 0  # of a video, as `View` counts them; 0 for an image
 
 
 @dataclass
@@ -403,6 +404,7 @@ class Prefill:
             kept=kept,
             merged=merged,
             selection_flops=None if self.flops is None else self.flops[place],
+            frames=self.pictures[place].tiles if self.pictures[place].video else 0,
         )
 
     # The stages ---------------------------------------------------------------------------------------------

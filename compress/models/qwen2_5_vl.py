@@ -184,7 +184,7 @@ class Qwen25VL(MLLM):
         return {
             "pixel_values_videos": self._pixels((len(ids) * pairs * side**2, patch), draw),
             "video_grid_thw": torch.tensor([[pairs, side, side]] * len(ids), device=ids.device),
-            "mm_token_type_ids": 2 * (ids == self.video_token_id).int(),
+            "mm_token_type_ids": 2 * self.placeholders(ids).int(),
         }
 
     def _pairs(self, frames: int) -> int:

@@ -98,12 +98,14 @@ def test_images_and_videos_of_a_batch_have_a_budget_each(mllm: MLLM, video: Vide
     inputs = [mllm.prepare_conversations([talk]) for talk in talks]
     together = mllm.prepare_conversations(talks)
     counts = [[len(picture) for picture in mllm.visuals(each)] for each in inputs]
+    pairs = mllm.visuals(inputs[0])[0].tiles
     assert counts[0] == [mllm.tokens_of(video), mllm.visuals(inputs[1])[0].__len__(), mllm.tokens_of(other)]
     for shares in ({INPUT: 0.3}, {INPUT: 0.8, 2: 0.3}):
         with attach(mllm, Share(shares)) as trace:
             found, alone = logits(run(mllm, together)), [run(mllm, each) for each in inputs]
         torch.testing.assert_close(found, torch.cat([logits(each) for each in alone]), atol=3e-5, rtol=1e-5)
         assert [record.tokens for record in trace.samples] == 2 * sum(counts, [])
+        assert [record.frames for record in trace.samples] == 2 * [pairs, 0, pairs, 0, pairs]
         starts = np.cumsum([0, *counts[0]])
         kept = {
             depth: [start + at for start, record in zip(starts, trace.samples[:3], strict=False)
