@@ -77,6 +77,7 @@ setup(
     ],
     extras_require={
         "gpu": ["nvidia-ml-py>=12.560"],  # energy, clocks and driver for evocomp bench latency
+        "video": ["av>=14"],  # video files; folders of pictures and moving pictures need nothing
         "hub": ["datasets>=3.0"],  # evocomp eval --data hub:lmms-lab
         "edge": EDGE,  # evocomp bench edge
         # evocomp bench edge --runtimes llamacpp: is compiled when it is installed, and its C interface moves.
@@ -92,6 +93,7 @@ setup(
         "dev": [
             *EDGE,
             *DOCS,
+            "av>=18",
             "pytest>=8.3",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",

@@ -20,8 +20,7 @@ from bench.report.gallery import show
 from bench.report.inspection import look, strange_words
 from bench.report.pictures import overlay
 from bench.tasks.gqa import GQA
-from bench.tasks.images import open_rgb
-from compress.images import rgb
+from compress.images import open_rgb, rgb
 from compress.micro.worlds import world_of
 from compress.models.loading import MLLM, MODELS
 from compress.samples import Sample

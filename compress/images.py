@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
+import warnings
+from io import BytesIO
 from math import isqrt
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from compress.documents import regular_file
 
 LONGEST = 200  # times its short side may an image be long: resizing a thinner one takes all memory
 SQUARE = 89_478_485  # pixels of a square that an image is padded to; PIL opens no more
+
+
+def open_rgb(source: Path | bytes, name: str, *, turned: bool = True) -> Image.Image:
+    """The image in RGB; ValueError with `name` and the reason if it cannot be had whole.
+
+    More than PIL's limit of pixels (89 million) and a side of more than 200 times the other are refused
+    before any pixel is decoded. `turned` applies the EXIF orientation.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(regular_file(source) if isinstance(source, Path) else BytesIO(source)) as image:
+                return rgb(image, turned=turned)
+    except FileNotFoundError as problem:
+        raise ValueError(f"there is no image at {name}") from problem
+    except (
+        OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning,
+    ) as problem:  # fmt: skip
+        why = "it is none" if isinstance(problem, UnidentifiedImageError) else str(problem)
+        raise ValueError(f"{name} cannot be read as an image ({why})") from problem
 
 
 def rgb(image: Image.Image, *, turned: bool = True) -> Image.Image:

@@ -1,4 +1,4 @@
-"""What travels between data, labelling and evaluation: one image with one question."""
+"""What travels between data, labelling and evaluation: one image or video with one question."""
 
 from __future__ import annotations
 
@@ -11,30 +11,38 @@ from typing import Any, Protocol, overload, runtime_checkable
 from PIL.Image import Image
 
 from compress.images import rgb
+from compress.video import Video, Visual
 
 
-class ImageSource(Protocol):
-    """An image that is opened when it is looked at, and not kept."""
+class VisualSource(Protocol):
+    """An image or a video that is opened when it is looked at, and not kept."""
 
     @property
     def key(self) -> str:
-        """Tells it from other pictures without opening it, the same on every machine."""
+        """Tells it from others without opening it, the same on every machine."""
+
+    def __call__(self) -> Visual:
+        """The image or the frames in RGB; ValueError that says what is wrong."""
+
+
+class ImageSource(VisualSource, Protocol):
+    """A source of an image."""
 
     def __call__(self) -> Image:
         """The image in RGB; ValueError that says what is wrong with it."""
 
 
 @runtime_checkable
-class Scenery(ImageSource, Protocol):
-    """What is yet to be photographed, in the size that is asked for."""
+class Scenery(VisualSource, Protocol):
+    """What is yet to be photographed or filmed, in the size that is asked for."""
 
-    def at(self, side: int) -> Image:
-        """The photograph for a model that sees `side` pixels a side."""
+    def at(self, side: int) -> Visual:
+        """The photograph or film for a model that sees `side` pixels a side."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One question about one image.
+    """One question about one image or video.
 
     `id` is unique inside its task and split, and seeds everything random about the sample. `answers` holds
     one gold response, or ten annotators' for soft accuracy, or none where they are not public; the first is
@@ -43,7 +51,7 @@ class Sample:
     """
 
     id: str
-    picture: Image | ImageSource
+    picture: Visual | VisualSource
     question: str
     answers: tuple[str, ...]
     task: str = ""
@@ -51,19 +59,35 @@ class Sample:
     info: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def visual(self) -> Visual:
+        """The image or the frames in RGB, opened now if they lie in a file."""
+        if isinstance(self.picture, Image):
+            return rgb(self.picture)
+        return self.picture if isinstance(self.picture, Video) else self.picture()
+
+    @property
     def image(self) -> Image:
-        """The image in RGB, opened now if it lies in a file."""
-        return rgb(self.picture) if isinstance(self.picture, Image) else self.picture()
+        """The image in RGB; ValueError for a video, where only an image is of use."""
+        return only_image(self.visual, self.id)
+
+    def visual_at(self, side: int) -> Visual:
+        """The image or video for a model that sees `side` pixels a side; what is there has its own size."""
+        return self.picture.at(side) if isinstance(self.picture, Scenery) else self.visual
 
     def image_at(self, side: int) -> Image:
-        """The image in RGB for a model that sees `side` pixels a side; one that is there has its own size."""
-        return self.picture.at(side) if isinstance(self.picture, Scenery) else self.image
+        """As `visual_at`; ValueError for a video."""
+        return only_image(self.visual_at(side), self.id)
 
     @property
     def picture_digest(self) -> str:
         """Tells the picture from others; one that lies in a file is not opened for it."""
         if isinstance(self.picture, Image):
             return hashlib.sha256(repr(self.picture.size).encode() + self.picture.tobytes()).hexdigest()
+        if isinstance(self.picture, Video):
+            digest = hashlib.sha256(repr((self.picture.size, self.picture.times)).encode())
+            for frame in self.picture.frames:
+                digest.update(frame.tobytes())
+            return digest.hexdigest()
         return hashlib.sha256(self.picture.key.encode()).hexdigest()
 
     @property
@@ -71,6 +95,13 @@ class Sample:
         """Digest of id, question, answers and picture."""
         told = repr((self.id, self.question, self.answers, self.picture_digest))
         return hashlib.sha256(told.encode()).hexdigest()
+
+
+def only_image(visual: Visual, name: str) -> Image:
+    """The image; ValueError with the sample's name for a video."""
+    if isinstance(visual, Video):
+        raise ValueError(f"{name} is about a video, and this works with images only: leave it out")
+    return visual
 
 
 class Catalogue(Sequence[Sample]):

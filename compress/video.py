@@ -1,11 +1,29 @@
-"""A video as models get it: frames that were sampled from it, and when each was shown."""
+"""A video as models get it: frames that were sampled from it, and when each was shown.
+
+    read_video("film.mp4", count=16)        # a file, through PyAV
+    read_video("frames/", rate=0.5, fps=3)  # a folder of pictures, three of which were taken in a second
+
+The first is at second 0, wherever its file starts to count.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import isfinite
+from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL.Image import Image
+
+from compress.documents import regular_file
+from compress.reels import Folder, Reel, Stack, opened
+from evosearch.registry import cut
+
+FRAMES = 32  # of a video, where nothing is said: what evaluation code takes by default
+LARGEST = 4 << 30  # bytes of the frames that are read from one video
 
 
 @dataclass(frozen=True)
@@ -46,3 +64,86 @@ class Video:
 
 
 Visual = Image | Video  # what a question is about
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which frames of a video are taken.
+
+    `count` frames, evenly from the first to the last: numpy's `linspace` over their numbers, cut to whole
+    numbers, as most evaluation code has it. A video of fewer frames gives all of them. With `rate`, as many
+    as the length in seconds times `rate`, at most `count`. Frames that are not shown `between` two seconds,
+    both included, count for nothing. ValueError for values that allow no frame.
+    """
+
+    count: int | None = None  # FRAMES, or with a rate as many as it says
+    rate: float | None = None  # frames per second
+    between: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.count is not None and (not isinstance(self.count, int) or self.count < 1):
+            raise ValueError(f"count={self.count}: take at least one frame, a whole number")
+        if self.rate is not None and not (isfinite(self.rate) and self.rate > 0):
+            raise ValueError(f"rate={self.rate}: give frames per second, more than 0")
+        if self.between is not None and not 0 <= self.between[0] <= self.between[1]:
+            raise ValueError(f"between={self.between}: give two seconds from 0 on, the earlier one first")
+
+    def of(self, times: Sequence[float]) -> list[int]:
+        """The numbers of the frames that are taken of those shown at `times`; ValueError if none is left."""
+        first, last = 0, len(times) - 1
+        if self.between:
+            inside = [at for at, time in enumerate(times) if self.between[0] <= time <= self.between[1]]
+            if not inside:
+                start, end = self.between
+                raise ValueError(
+                    f"no frame is shown from {start:g} to {end:g} s; the last is at {times[-1]:.3g} s"
+                )
+            first, last = inside[0], inside[-1]
+        there = last - first + 1
+        most = there if self.rate else FRAMES
+        number = min(there, most if self.count is None else self.count)
+        if self.rate and there > 1:
+            seconds = (times[last] - times[first]) * there / (there - 1)  # the last one is shown as long
+            number = max(1, min(number, int(seconds * self.rate + 1e-6)))
+        return (first + np.linspace(0, there - 1, number, dtype=int)).tolist()
+
+
+def read_video(
+    source: str | Path | NDArray[np.uint8], *, count: int | None = None, rate: float | None = None,
+    between: tuple[float, float] | None = None, fps: float = 1.0,
+) -> Video:  # fmt: skip
+    """Frames of a video: RGB, upright, and each at its own second from the video's first frame on.
+
+    `source` is a video file (PyAV), a GIF, WebP or PNG that moves, a folder of pictures in natural order
+    (2.png before 10.png), or an array [F, H, W, 3]. Of folders and arrays, `fps` frames are shown in a
+    second. Which frames are taken: see `Sampling`; 32 by default. Of a file no other frames are kept, and of
+    a folder no others are opened.
+
+    ValueError for what is no video or a broken or cut one, for frames that share one time, and for more than
+    4 GiB of frames.
+    """
+    sampling = Sampling(count, rate, between)
+    if not (isfinite(fps) and fps > 0):
+        raise ValueError(f"fps={fps}: give frames per second, more than 0")
+    if isinstance(source, np.ndarray):
+        return _taken(Stack(source, fps), sampling)
+    path = Path(source)
+    if not path.exists():
+        raise ValueError(f"there is no video at {path}: give a file, or a folder of pictures")
+    if path.is_dir():
+        return _taken(Folder(path, fps), sampling)
+    try:
+        with opened(regular_file(path)) as reel:
+            return _taken(reel, sampling)
+    except (OSError, SyntaxError, ValueError, EOFError) as problem:
+        raise ValueError(f"{path} cannot be read as a video ({cut(problem, 200)})") from problem
+
+
+def _taken(reel: Reel, sampling: Sampling) -> Video:
+    (width, height), places = reel.size, sampling.of(reel.times)
+    if (needed := len(places) * width * height * 3) > LARGEST:
+        raise ValueError(
+            f"{len(places):,} frames of {width} x {height} pixels take {needed / 2**30:.1f} GiB, and at most "
+            f"{LARGEST >> 30} are read: take fewer of them (count, rate)"
+        )
+    return Video(tuple(reel.take(places)), tuple(reel.times[place] for place in places))

@@ -132,7 +132,7 @@ def evaluate(
     records: list[Record] = []
 
     def answer(method: Selector, part: Sequence[Sample]) -> tuple[list[str], list[Record]]:
-        images = [one.image_at(mllm.image_side) for one in part]
+        images = [one.visual_at(mllm.image_side) for one in part]
         questions = [one.question for one in part]
         acting = method
         if source:
@@ -232,13 +232,13 @@ def check_reach(mllm: MLLM, selector: Selector, keep: Keep, match: Match, larges
 
 def largest_image(mllm: MLLM, samples: Sequence[Sample]) -> int:
     """Visual tokens of the largest image of the samples."""
-    return max(mllm.tokens_of(one.image_at(mllm.image_side)) for one in samples)
+    return max(mllm.tokens_of(one.visual_at(mllm.image_side)) for one in samples)
 
 
 @torch.no_grad()
 def _prefill(mllm: MLLM, samples: Sequence[Sample], selector: Selector, last: Keep) -> list[Record]:
     """The records of one prefill, what choosing computes counted."""
-    pictures = [one.image_at(mllm.image_side) for one in samples]
+    pictures = [one.visual_at(mllm.image_side) for one in samples]
     inputs = mllm.prepare(pictures, [one.question for one in samples])
     with attach(mllm, selector, last, match="tokens", count_flops=True) as trace:
         mllm.model(**inputs)

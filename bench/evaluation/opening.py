@@ -65,7 +65,7 @@ def open_image(name: str, side: int = 0) -> Image:
 
     A scene is rendered for a model whose images are `side` pixels wide and high.
     """
-    from bench.tasks.images import open_rgb
+    from compress.images import open_rgb
 
     kind, colon, seed = name.partition(":")
     if colon and kind in ("micro", "busy"):

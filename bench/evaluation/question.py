@@ -150,7 +150,7 @@ def choices(
     made: list[Heard] = []
     for start in range(0, len(samples), batch):
         part = samples[start : start + batch]
-        images, asked = [one.image_at(mllm.image_side) for one in part], [one.question for one in part]
+        images, asked = [one.visual_at(mllm.image_side) for one in part], [one.question for one in part]
         scores.clear()
         with attach(mllm, listening, keep) as trace:
             mllm.answer(images, asked, max_new_tokens=1)

@@ -255,7 +255,7 @@ class _Measuring:
 
     def __call__(self, place: int) -> dict[tuple[str, Keep], float]:
         one = self.samples[place]
-        picture = one.image_at(self.mllm.image_side)
+        picture = one.visual_at(self.mllm.image_side)
         loss = AnswerLoss(self.mllm, self.mllm.embed(picture, one.question, one.answers[0]))
         masks = {key[:2]: listed[place] for key, listed in self.kept.items() if key[2] == self.task}
         by_count: dict[int, list[tuple[str, Keep]]] = {}

@@ -20,10 +20,9 @@ from PIL import Image, ImageOps
 from pydantic import Field, TypeAdapter, ValidationError
 
 from bench.evaluation.comparison import Comparison
-from bench.tasks.images import open_rgb
 from compress.documents import Positive, StoredCount, regular_file, said
 from compress.files import replacing
-from compress.images import before_padding
+from compress.images import before_padding, open_rgb
 from compress.models.loading import MLLM, Picture
 from compress.samples import Sample
 from evosearch.registry import cut

@@ -43,7 +43,7 @@ def look(
     """What a method makes of one sample; credit is whether its answer is one of the sample's, if any."""
     with attach(mllm, selector, keep, match=match) as trace:
         (said,) = mllm.answer(
-            [sample.image_at(mllm.image_side)], [sample.question], max_new_tokens=max_new_tokens
+            [sample.visual_at(mllm.image_side)], [sample.question], max_new_tokens=max_new_tokens
         )
     credit = float(normal(said) in map(normal, sample.answers)) if sample.answers else None
     return Answered(method, keep, said, credit, path(trace.samples[0]))
@@ -61,7 +61,7 @@ def strange_words(mllm: MLLM, question: str) -> list[str]:
 
 def spaces(mllm: MLLM, sample: Sample, groupers: Sequence[str], keep: Keep, seed: int) -> dict[str, Grouping]:
     """The groups that each grouper, by `name:option=value,...`, makes of the sample's visual tokens."""
-    embedded = mllm.embed(sample.image_at(mllm.image_side), sample.question, "")
+    embedded = mllm.embed(sample.visual_at(mllm.image_side), sample.question, "")
     return {spec: group_tokens(mllm, embedded, keep, spec, seed) for spec in groupers}
 
 

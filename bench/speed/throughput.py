@@ -39,7 +39,7 @@ def seconds(mllm: MLLM, samples: list[Sample], selector: Selector, keep: int, ba
     with attach(mllm, selector, keep):
         for start in range(0, len(samples), batch):
             part = samples[start : start + batch]
-            images = [one.image_at(mllm.image_side) for one in part]
+            images = [one.visual_at(mllm.image_side) for one in part]
             questions = [one.question for one in part]
             mllm.answer(images, questions, max_new_tokens=NEW_TOKENS)
     return time.perf_counter() - started

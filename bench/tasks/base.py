@@ -13,13 +13,13 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL.Image import Image
 
 from bench.tasks.folder import Folder, Manifest
 from bench.tasks.images import Encoded, Padded
 from bench.tasks.micro import asked, sample
 from compress.micro.worlds import MICRO, World
-from compress.samples import ImageSource, Sample
+from compress.samples import Sample, VisualSource
+from compress.video import Visual
 from evosearch.registry import unknown
 
 Sums = NDArray[np.float64]
@@ -101,12 +101,16 @@ class Task(ABC):
             samples = self.some(samples, n)
         return [replace(one, picture=self.shown(one.picture)) for one in samples]
 
-    def shown(self, picture: Image | ImageSource) -> Image | ImageSource:
-        """The picture as the protocol has it: LLaVA's scripts ignore EXIF, and pad to a square."""
-        if self.protocol == "llava" and isinstance(picture, Encoded):
+    def shown(self, picture: Visual | VisualSource) -> Visual | VisualSource:
+        """The picture as the protocol has it: LLaVA's scripts ignore EXIF, and pad to a square. A video stays
+        as it is.
+        """
+        if not isinstance(picture, Encoded):
+            return picture
+        if self.protocol == "llava":
             picture = picture.as_stored()
         pad = self.image_mode == "pad" or (self.image_mode is None and self.protocol == "llava")
-        return Padded(picture) if pad and not isinstance(picture, Image) else picture
+        return Padded(picture) if pad else picture
 
     def whole(self, folder: Folder) -> list[Sample]:
         """All samples of the split, unchecked; ValueError for files that are missing or of another form."""

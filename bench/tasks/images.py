@@ -9,45 +9,21 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from compress.documents import regular_file
-from compress.images import before_padding, rgb
+from compress.images import before_padding, open_rgb
 from compress.samples import ImageSource
 
 CLIP_MEAN = (122, 116, 104)  # of 255: CLIP's mean colour, cut to whole numbers
 CACHED = 2  # row groups of images in memory
-
-
-def open_rgb(source: Path | bytes, name: str, *, turned: bool = True) -> Image.Image:
-    """The image in RGB; ValueError with `name` and the reason if it cannot be had whole.
-
-    More than PIL's limit of pixels (89 million) and a side of more than 200 times the other are refused
-    before any pixel is decoded. `turned` applies the EXIF orientation.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(regular_file(source) if isinstance(source, Path) else BytesIO(source)) as image:
-                return rgb(image, turned=turned)
-    except FileNotFoundError as problem:
-        raise ValueError(f"there is no image at {name}") from problem
-    except (
-        OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning,
-    ) as problem:  # fmt: skip
-        why = "it is none" if isinstance(problem, UnidentifiedImageError) else str(problem)
-        raise ValueError(f"{name} cannot be read as an image ({why})") from problem
 
 
 @dataclass(frozen=True)

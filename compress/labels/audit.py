@@ -61,7 +61,7 @@ def audit(
     found: list[float] = []
     theirs: dict[str, list[float]] = {kind: [] for kind in against}
     for sample in samples:
-        embedded = mllm.embed(sample.image_at(mllm.image_side), sample.question, sample.answers[0])
+        embedded = mllm.embed(sample.visual_at(mllm.image_side), sample.question, sample.answers[0])
         kept = np.array([labels[sample_key(sample)].kept])
         found.append(float(AnswerLoss(mllm, embedded, positions=config.positions)(kept)[0]))
         for kind, labeller in labellers.items():

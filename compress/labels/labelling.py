@@ -159,7 +159,7 @@ class Labeller:
     def _embedded(self, sample: Sample) -> Embedded:
         if not sample.answers or not sample.answers[0].strip():
             raise ValueError("it has no gold answer to score")
-        picture = sample.image_at(self._mllm.image_side)
+        picture = sample.visual_at(self._mllm.image_side)
         embedded = self._mllm.embed(picture, sample.question, sample.answers[0])
         assert self._config.keep is not None
         tokens = len(embedded.visual)

@@ -41,7 +41,7 @@ class Features(ABC):
 
     def embed(self, sample: Sample) -> Tokens:
         """ValueError for features that are not finite."""
-        embedded = self.mllm.embed(sample.image_at(self.mllm.image_side), sample.question)
+        embedded = self.mllm.embed(sample.visual_at(self.mllm.image_side), sample.question)
         prompt = torch.ones(embedded.prompt, dtype=torch.bool, device=embedded.embeds.device)
         prompt[embedded.visual] = False
         before = int(prompt[: int(embedded.visual[0])].sum())

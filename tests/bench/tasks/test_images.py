@@ -15,7 +15,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from bench.tasks import images
-from bench.tasks.images import CLIP_MEAN, ImageFile, ImageRow, ImageText, Padded, open_rgb
+from bench.tasks.images import CLIP_MEAN, ImageFile, ImageRow, ImageText, Padded
+from compress.images import open_rgb
 from compress.samples import Sample
 
 ORIENTATION = 274  # the EXIF tag
