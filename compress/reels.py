@@ -44,7 +44,7 @@ class Reel(Protocol):
 
 
 @dataclass(frozen=True)
-class Stack:
+class ArrayReel:
     array: NDArray[np.uint8]
     fps: float
 
@@ -68,7 +68,7 @@ class Stack:
         return (Pictures.fromarray(self.array[place]) for place in places)
 
 
-class Folder:
+class FolderReel:
     def __init__(self, path: Path, fps: float):
         named = [one for one in path.iterdir() if one.suffix.lower() in SUFFIXES and one.name[0] != "."]
         if not named:
@@ -110,14 +110,14 @@ def opened(path: Path) -> Iterator[Reel]:
             except (OSError, SyntaxError):
                 picture = None
             if picture:
-                yield _Moving(picture)
+                yield _MovingReel(picture)
                 return
         file.seek(0)
         with _film(file) as film:
             yield film
 
 
-class _Moving:
+class _MovingReel:
     """A picture that moves. Its frames are changes of those before, and are looked at one by one."""
 
     def __init__(self, picture: Any):
@@ -137,7 +137,7 @@ class _Moving:
 
 
 @contextmanager
-def _film(file: IO[bytes]) -> Iterator[_Film]:
+def _film(file: IO[bytes]) -> Iterator[_FileReel]:
     try:
         av = import_module("av")
     except ModuleNotFoundError as problem:
@@ -146,12 +146,12 @@ def _film(file: IO[bytes]) -> Iterator[_Film]:
         ) from problem
     try:
         with av.open(file) as container:
-            yield _Film(container)
+            yield _FileReel(container)
     except av.FFmpegError as problem:
         raise ValueError("it is none, or broken") from problem
 
 
-class _Film:
+class _FileReel:
     """A video file. Its packets are read twice: once for their times, and once for the wanted frames.
 
     Decoding starts at the last key frame before a wanted one, so that most of a long video is skipped.

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from compress.documents import regular_file
-from compress.reels import Folder, Reel, Stack, opened
+from compress.reels import ArrayReel, FolderReel, Reel, opened
 from evosearch.registry import cut
 
 FRAMES = 32  # of a video, where nothing is said: what evaluation code takes by default
@@ -126,12 +126,12 @@ def read_video(
     if not (isfinite(fps) and fps > 0):
         raise ValueError(f"fps={fps}: give frames per second, more than 0")
     if isinstance(source, np.ndarray):
-        return _taken(Stack(source, fps), sampling)
+        return _taken(ArrayReel(source, fps), sampling)
     path = Path(source)
     if not path.exists():
         raise ValueError(f"there is no video at {path}: give a file, or a folder of pictures")
     if path.is_dir():
-        return _taken(Folder(path, fps), sampling)
+        return _taken(FolderReel(path, fps), sampling)
     try:
         with opened(regular_file(path)) as reel:
             return _taken(reel, sampling)

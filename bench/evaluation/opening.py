@@ -70,11 +70,12 @@ def open_image(name: str, side: int = 0) -> Image:
     kind, colon, seed = name.partition(":")
     if colon and kind in ("micro", "busy"):
         from compress.micro.worlds import WORLDS
+        from compress.samples import only_image
 
         if not seed.isdecimal():
             raise ValueError(f"'{name}': write {kind}:SEED with a whole number, for instance {kind}:3")
         world = WORLDS[kind]
-        return world.photograph(world.scene("test", int(seed))).at(side)
+        return only_image(world.photograph(world.scene("test", int(seed))).at(side), name)
     if not Path(name).is_file():
         raise ValueError(
             f"there is no image at {name}: give an image file, or micro:SEED for a generated scene"

@@ -127,7 +127,7 @@ def write_tables(comparison: Comparison, out: Path, facts: Mapping[str, str]) ->
 
 def draw_search(mllm: MLLM, sample: Sample, folder: Path) -> None:
     """The paper's search on one sample: its groups (Figure 2), the kept tokens and the trace of losses."""
-    found = search_sample(mllm, sample.visual_at(mllm.image_side), sample.question, sample.answers[0])
+    found = search_sample(mllm, sample.image_at(mllm.image_side), sample.question, sample.answers[0])
     grid, result = found.embedded.grid, found.result
     folder.mkdir(parents=True, exist_ok=True)
     title = f"{sample.question} -> {sample.answers[0]}"

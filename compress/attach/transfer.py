@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 
 from compress.attach.session import attach
@@ -20,6 +19,7 @@ from compress.base import VISION, Selection, Selector, TowerSelector, View
 from compress.budget import Match, plan
 from compress.keep import Keep
 from compress.models.loading import MLLM
+from compress.video import Visual
 
 
 class Choice(NamedTuple):
@@ -41,7 +41,7 @@ def check_twins(source: MLLM, mllm: MLLM) -> None:
 
 
 def choose(
-    source: MLLM, images: Sequence[Image], questions: Sequence[str], selector: Selector, keep: Keep,
+    source: MLLM, images: Sequence[Visual], questions: Sequence[str], selector: Selector, keep: Keep,
     layers: int, match: Match = "equivalent",
 ) -> Selector:  # fmt: skip
     """Let `selector` choose on `source` what a model of `layers` decoder layers is to keep of these samples.

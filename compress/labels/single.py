@@ -23,7 +23,7 @@ from evosearch import (
 )
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from compress.video import Visual
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ def group_tokens(
 
 def search_sample(
     mllm: MLLM,
-    image: Image,
+    image: Visual,
     question: str,
     answer: str | None = None,
     keep: Keep | str | float = NINTH,
