@@ -221,7 +221,10 @@ class _Session:
         def noting(*args: Any, **kwargs: Any) -> Any:
             if self.tower.kind is not None:  # videos are encoded as images are, with other names
                 return encode(*args, **kwargs)
-            self.visuals[kind] = signature.bind(*args, **kwargs).arguments
+            noted = signature.bind(*args, **kwargs).arguments
+            if kind == "video" and "pixel_values" in noted:  # the name in some releases
+                noted["pixel_values_videos"] = noted.pop("pixel_values")
+            self.visuals[kind] = noted
             self.tower.kind = kind
             try:
                 return encode(*args, **kwargs)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor
+from transformers import BatchFeature
 from transformers.models.llava_next.modeling_llava_next import (
     get_anyres_image_grid_shape,
     image_size_to_num_patches,
@@ -105,6 +106,13 @@ class LlavaOnevision(Llava):
     def video_inputs(self, videos: Sequence[Video]) -> dict[str, Tensor]:
         side = self.model.config.vision_config.image_size
         return frames.stacked(self.name, self._processor(), side, videos)
+
+    def video_features(self, inputs: BatchFeature) -> Any:
+        made = super().video_features(inputs)
+        if made.pooler_output.shape[1] < len(self.videos(inputs)[0]):  # some releases add it later
+            newline = self.model.model.image_newline.expand(len(made.pooler_output), 1, -1)
+            made.pooler_output = torch.cat([made.pooler_output, newline.to(made.pooler_output)], 1)
+        return made
 
     def video_prompt(self, video: Video) -> str:
         rows, columns = self.frame_grid

@@ -374,8 +374,9 @@ class MLLM(ABC):
 
     def video_features(self, inputs: BatchFeature) -> Any:
         """The same of the videos."""
-        given = {name: inputs[name] for name in self.video_arguments if name in inputs}
-        return self.model.base_model.get_video_features(**given)
+        first, *others = self.video_arguments  # some releases name the first like that of images
+        given = {name: inputs[name] for name in others if name in inputs}
+        return self.model.base_model.get_video_features(inputs[first], **given)
 
     def merge(self, inputs: BatchFeature, features: Any = None) -> Tensor:
         """Decoder input embeddings [B, S, D] of prepared inputs, visual tokens in place.

@@ -47,4 +47,5 @@ class Qwen3VL(Qwen25VL):
         return "".join(f"<{(first + last) / 2:.1f} seconds>{start}{tokens}{end}" for first, last in spans)
 
     def added(self, features: Any) -> Sequence[Tensor]:
-        return [torch.cat(list(images)) for images in features.deepstack_features]
+        every = features.deepstack_features  # in parts, or for videos of some releases in one
+        return [each if isinstance(each, Tensor) else torch.cat(list(each)) for each in every]
