@@ -76,6 +76,7 @@ def test_a_stage_that_keeps_all_of_a_video_changes_no_bit(mllm: MLLM, video: Vid
     assert [record.tokens for record in trace.samples] == [mllm.tokens_of(video)] == [len(rows(mllm, inputs))]
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("shares", [{INPUT: 0.3}, {1: 0.4}, {INPUT: 0.7, 1: 0.5, 4: 0.3}], ids=str)
 @pytest.mark.parametrize("count", [6, 5, 1])
 def test_dropping_tokens_of_a_video_equals_hiding_them(mllm: MLLM, shares, count: int):
@@ -90,6 +91,7 @@ def test_dropping_tokens_of_a_video_equals_hiding_them(mllm: MLLM, shares, count
     assert (logits(output) - untouched)[:, 0].abs().max() > 0.01
 
 
+@pytest.mark.versions
 def test_images_and_videos_of_a_batch_have_a_budget_each(mllm: MLLM, video: Video):
     """In any order inside a prompt, and in prompts of their own."""
     image, other = *images_of([(40, 40)]), video_of(6, seed=3, step=0.5)
@@ -118,6 +120,7 @@ def test_images_and_videos_of_a_batch_have_a_budget_each(mllm: MLLM, video: Vide
         torch.testing.assert_close(logits(alone[0]), whole, atol=3e-5, rtol=1e-5)
 
 
+@pytest.mark.versions
 def test_beams_share_their_video(mllm: MLLM, video: Video):
     talks = [[Turn("user", QUESTIONS[0], [video, *images_of([(40, 40)])])],
              [Turn("user", QUESTIONS[1], [video_of(6, seed=3)])]]  # fmt: skip
@@ -170,6 +173,7 @@ def test_a_view_says_which_frame_each_token_is_of(mllm: MLLM, video: Video):
     assert (first[0][:, :size] - first[0][:, size : 2 * size]).abs().max() > 1e-4
 
 
+@pytest.mark.versions
 def test_losses_of_a_video_equal_hiding(mllm: MLLM, video: Video):
     embedded = mllm.embed(video, QUESTIONS[0], "red circle")
     inputs = mllm.prepare([video], QUESTIONS[:1])
