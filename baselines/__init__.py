@@ -5,24 +5,32 @@ from baselines.cover import Cover
 from baselines.dart import DART, DARTInput
 from baselines.divprune import DivPrune
 from baselines.downsample import Downsample
+from baselines.dycoke import DyCoke
+from baselines.evs import EVS
 from baselines.farthest import Farthest
 from baselines.fastervlm import FasterVLM
 from baselines.fastv import FastV
+from baselines.fastvid import FastVID
+from baselines.frames import Frames
 from baselines.globalcom2 import GlobalCom2
 from baselines.gprune import GPrune
 from baselines.grid import Grid
 from baselines.hired import HiRED
+from baselines.holitom import HoliTom
 from baselines.holov import HoloV
+from baselines.llava_scissor import LLaVAScissor
 from baselines.mustdrop import MustDrop
 from baselines.none import KeepAll
 from baselines.pool import Pool
 from baselines.prumerge import PruMerge, PruMergePlus
+from baselines.prunevid import PruneVid
 from baselines.pyramiddrop import PyramidDrop
 from baselines.random import Random
 from baselines.scope import SCOPE
 from baselines.sparsevlm import SparseVLM
 from baselines.tome import ToMe
 from baselines.trim import TRIM
+from baselines.vidcom2 import VidCom2
 from baselines.visionzip import VisionZip
 from baselines.vispruner import VisPruner
 from baselines.vscan import VScan
@@ -35,6 +43,7 @@ METHODS: dict[str, type[Selector]] = {
     "none": KeepAll,
     "random": Random,
     "grid": Grid,
+    "frames": Frames,
     "farthest": Farthest,
     "cover": Cover,
     "words": Words,
@@ -62,6 +71,13 @@ METHODS: dict[str, type[Selector]] = {
     "vscan": VScan,
     "tome": ToMe,
     "mustdrop": MustDrop,
+    "evs": EVS,
+    "vidcom2": VidCom2,
+    "fastvid": FastVID,
+    "holitom": HoliTom,
+    "dycoke": DyCoke,
+    "prunevid": PruneVid,
+    "llava-scissor": LLaVAScissor,
     "evocomp": EvoComp,
     "evocomp+": EvoCompPlus,
 }
@@ -79,24 +95,32 @@ __all__ = [
     "METHODS",
     "Cover",
     "DARTInput",
+    "DyCoke",
+    "EVS",
     "Downsample",
     "EvoComp",
     "EvoCompPlus",
     "Farthest",
     "FastV",
+    "FastVID",
+    "Frames",
     "GPrune",
     "GlobalCom2",
     "Grid",
     "HiRED",
+    "HoliTom",
     "KeepAll",
+    "LLaVAScissor",
     "MustDrop",
     "Pool",
     "PruMerge",
     "PruMergePlus",
+    "PruneVid",
     "PyramidDrop",
     "Random",
     "SparseVLM",
     "ToMe",
+    "VidCom2",
     "VisionZip",
     "Words",
     "WordsCover",

@@ -1,4 +1,4 @@
-"""Images in tiles: what the methods that budget per tile share.
+"""Images in tiles, and videos: what the methods that budget per tile share. A frame is a tile.
 
 Tile 0 is the thumbnail, the others are crops of the image in row-major order. The tokens of the crops stand
 in raster order over the grid that the crops form when they are put together, without padding.
@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from baselines.videos import evenly, frames_of
 from compress.base import View, top_k
 
 GridShape = tuple[int, int]  # rows x columns
@@ -38,24 +39,31 @@ def best_of_each(scores: Tensor, part: Tensor, counts: Tensor) -> Tensor:
 
 
 def chosen_of_each(view: View, keep: int, choose: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """What `choose` takes of every tile, ascending. Tiles share `keep` equally.
+    """What `choose` takes of every tile or frame, ascending. They share `keep` equally.
 
     `choose` gets the rows of a tile and its share, and returns places in these rows.
     """
-    tile = tile_of(view)
-    shares = equal_shares(tile, keep)
-    parts = zip(rows_of_each(tile, len(shares)), shares.tolist(), strict=True)
+    shares = equal_shares(view, keep)
+    parts = zip(rows_of_each(tile_of(view), len(shares)), shares.tolist(), strict=True)
     return torch.cat([rows[choose(rows, share)] for rows, share in parts]).sort().values
 
 
 def tile_of(view: View) -> Tensor:
-    """The tile [N] of each token; 0 for all tokens of an image without crops."""
+    """The tile, or the frame, [N] of each token; 0 for all tokens of an image without crops."""
+    if view.frame is not None:
+        return view.frame
     return torch.zeros_like(view.index) if view.crop is None else view.crop
 
 
-def equal_shares(tile: Tensor, keep: int) -> Tensor:
-    """How many of its tokens each tile [P] keeps, as equally as there are tokens; the first ones one more."""
+def equal_shares(view: View, keep: int) -> Tensor:
+    """How many of its tokens each tile or frame [P] keeps, as equally as there are tokens.
+
+    The first tiles keep one more; the frames that do lie evenly in time.
+    """
+    tile = tile_of(view)
     room = tile[tile >= 0].bincount()  # newlines are of no tile
+    if view.frame is not None:
+        return room.new_tensor(evenly(room.tolist(), min(keep, int(room.sum()))))
     return share_out(torch.ones_like(room), room, keep)
 
 
@@ -79,7 +87,13 @@ def stitched(view: View) -> tuple[GridShape, GridShape]:
 
 
 def places(view: View) -> tuple[Tensor, Tensor]:
-    """Row and column [N] of every token in its tile, without padding; of newlines any."""
+    """Row and column [N] of every token in its tile or frame, without padding; of newlines any."""
+    if view.frame is not None:
+        rows = frames_of(view, "places")
+        place = torch.zeros_like(view.index).index_copy(
+            0, rows.flatten(), torch.arange(rows.shape[1], device=rows.device).repeat(len(rows))
+        )
+        return place // view.grid[1], place % view.grid[1]
     row, column = view.index // view.grid[1], view.index % view.grid[1]
     if view.crop is None or not (view.crop > 0).any():
         return row, column

@@ -26,6 +26,5 @@ class FasterVLM(ClsSelector):
         return ("tiles share the budget equally",) if model.tiles else ()
 
     def select(self, view: View, keep: int) -> Selection:
-        tile = tile_of(view)
         attention = self.attended(view, self.layer).mean(0)
-        return Selection(best_of_each(attention, tile, equal_shares(tile, keep)))
+        return Selection(best_of_each(attention, tile_of(view), equal_shares(view, keep)))

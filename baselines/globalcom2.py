@@ -43,6 +43,11 @@ class GlobalCom2(Selector):
         return () if model.tiles else ("an image without crops is a thumbnail alone",)
 
     def select(self, view: View, keep: int) -> Selection:
+        if view.frame is not None:
+            raise ValueError(
+                "globalcom2 lets the thumbnail of an image in tiles say what its crops keep, and a video has "
+                "none: choose another method, such as vidcom2"
+            )
         view.need_cls("globalcom2")
         read = (
             view.cls(self.layer)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from baselines.crops import best_of_each, rows_of_each, share_out
+from baselines.crops import best_of_each, equal_shares, rows_of_each, share_out, tile_of
 from compress.base import Selection, Selector, Traits, View
 
 
@@ -19,7 +19,7 @@ class GPrune(Selector):
     features alone, drops at the decoder's input; positions stay original. Tokens are linked from cosine
     `similarity` on; every one's norm flows `iterations` times along the softmax of its links; what arrives is
     divided by the number of links. Thumbnail and crops of a tiled image are two graphs that lose the same
-    share; all newlines stay.
+    share; all newlines stay. The frames of a video are a graph each, with equal budgets (ours).
 
     Departures: newlines count, and take half of the budget at most. A link below the threshold is left out of
     the softmax, where the code gives it a score of -5000; its weight is 0 in both.
@@ -35,14 +35,16 @@ class GPrune(Selector):
         return ("an image without crops is one graph",)
 
     def select(self, view: View, keep: int) -> Selection:
-        crop = torch.zeros_like(view.index) if view.crop is None else view.crop
-        newlines, tokens = (crop < 0).nonzero()[: keep // 2, 0], (crop >= 0).nonzero()[:, 0]
-        graph = crop[tokens].clamp(max=1)
+        tile = tile_of(view)
+        newlines, tokens = (tile < 0).nonzero()[: keep // 2, 0], (tile >= 0).nonzero()[:, 0]
+        graph = tile[tokens] if view.crop is None else tile[tokens].clamp(max=1)
         sizes = graph.bincount()
         scores = view.visual.new_empty(len(tokens), dtype=torch.float32)
         for rows in rows_of_each(graph, len(sizes)):
             scores[rows] = self.importance(view.visual[tokens[rows]])
-        kept = tokens[best_of_each(scores, graph, share_out(sizes, sizes, keep - len(newlines)))]
+        left = keep - len(newlines)
+        counts = share_out(sizes, sizes, left) if view.frame is None else equal_shares(view, left)
+        kept = tokens[best_of_each(scores, graph, counts)]
         return Selection(torch.cat([kept, newlines]).sort().values)
 
     def importance(self, features: Tensor) -> Tensor:

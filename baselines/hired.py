@@ -40,6 +40,11 @@ class HiRED(ClsSelector):
         return (self.early, self.late)
 
     def select(self, view: View, keep: int) -> Selection:
+        if view.frame is not None:
+            raise ValueError(
+                "hired shares the budget by the thumbnail of an image in tiles, and a video has none: choose "
+                "another method"
+            )
         late = self.attended(view, self.late).sum(0)
         if view.crop is None:
             return Selection(top_k(late, keep))

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from baselines.grid import bands
+from baselines.lattices import bands, slices
+from baselines.videos import frames_of, merged_into, newlines_of
 from compress.base import INPUT, Selection, Selector, Traits, View
 
 
@@ -17,7 +18,9 @@ class Pool(Selector):
     image are cut into about sqrt(keep) bands and each band into its share of cells, so that the count is
     exact for every budget; where square windows fit (36 or 16 tokens of 12 x 12, 144 or 64 of 24 x 24) it is
     ordinary k x k pooling. Of an image in tiles, a cell is a run of tokens in the order in which the decoder
-    reads them. Acts on the projected tokens; a cell takes the place of its middle token.
+    reads them. Of a video, runs of frames are pooled together, so that cells are as many tokens deep in time
+    as they are wide; newlines all stay, up to half of the budget. Acts on the projected tokens; a cell takes
+    the place of its middle token.
     """
 
     depth: int = INPUT
@@ -26,6 +29,11 @@ class Pool(Selector):
         return ("a cell is a run of tokens in reading order",) if model.tiles else ()
 
     def select(self, view: View, keep: int) -> Selection:
+        if view.frame is not None:
+            grouped, newlines = frames_of(view, "pool"), newlines_of(view, keep)
+            into, middle = boxes(len(grouped), *view.grid, keep - len(newlines))
+            values = means(view.hidden[grouped.flatten()], into, len(middle))
+            return merged_into(view, grouped, newlines, middle, values, into.to(view.index))
         tokens = len(view.hidden)
         rows, columns = view.grid if view.crop is None else (1, tokens)
         if tokens != rows * columns:
@@ -49,6 +57,19 @@ def cells(rows: int, columns: int, keep: int) -> tuple[Tensor, Tensor]:
             into[top:bottom, left:right] = len(middle)
             middle.append((top + bottom) // 2 * columns + (left + right) // 2)
     return into.flatten(), torch.tensor(middle)
+
+
+def boxes(frames: int, rows: int, columns: int, keep: int) -> tuple[Tensor, Tensor]:
+    """The same of a video: a partition of its runs of frames into `keep` boxes, and their middle tokens."""
+    into, middles = torch.empty(frames, rows * columns, dtype=torch.long), [torch.empty(0, dtype=torch.long)]
+    shares, done = slices(frames, rows * columns, keep), 0
+    for number, share in enumerate(shares):
+        start, end = part(frames, len(shares), number)
+        cell, middle = cells(rows, columns, share)
+        into[start:end] = done + cell
+        middles.append(middle + (start + end) // 2 * rows * columns)
+        done += share
+    return into.flatten(), torch.cat(middles)
 
 
 def part(length: int, count: int, number: int) -> tuple[int, int]:

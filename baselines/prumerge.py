@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from baselines.crops import rows_of_each, share_out
+from baselines.crops import equal_shares, rows_of_each, share_out, tile_of
 from compress.base import VISION, Selection, Selector, Traits, View
 
 
@@ -26,7 +26,7 @@ class PruMerge(Selector):
     patches, dropped or not, with their attention as weights that are never normalised (`merging`). The code
     takes the fence over a batch, here it is each image's own, and passes one centre at least. Training-free;
     the published numbers are of fine-tuned models. Tiles of one image are compressed one by one, as HiRED's
-    authors ran it, with budgets in proportion to their patches.
+    authors ran it, with budgets in proportion to their patches; frames of a video with equal ones.
     """
 
     adaptive: bool = False
@@ -47,13 +47,12 @@ class PruMerge(Selector):
 
     def select(self, view: View, keep: int) -> Selection:
         tiles = len(view.need_cls("prumerge"))
-        crop = torch.zeros_like(view.index) if view.crop is None else view.crop
+        owner = tile_of(view)
         scores, keys = view.scores(self.layer), view.keys(self.layer).flatten(1)
-        sizes = crop.bincount(minlength=tiles)
+        sizes = owner.bincount(minlength=tiles)
+        budgets = share_out(sizes, sizes, keep) if view.frame is None else equal_shares(view, keep)
         index, tokens = [], []
-        for tile, (rows, budget) in enumerate(
-            zip(rows_of_each(crop, tiles), share_out(sizes, sizes, keep).tolist(), strict=True)
-        ):
+        for tile, (rows, budget) in enumerate(zip(rows_of_each(owner, tiles), budgets.tolist(), strict=True)):
             if len(rows) and (budget or self.adaptive):
                 attention = self.attention(torch.cat([scores[:, [tile]], scores[:, tiles + rows]], 1))
                 centres = self.centres(attention, budget)

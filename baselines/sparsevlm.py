@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from baselines.peaks import density_peaks
 from compress.base import Selection, Selector, Traits, View, scaled_layer
 
 STAGES, ADAPTIVE_STAGES = (3, 7, 16), (3, 7, 16, 20)  # of 32 layers: after layers 2, 6, 15 (and 19)
@@ -145,26 +146,7 @@ class SparseVLM(Selector):
         order = scores.sort(descending=True, stable=True).indices
         candidates = order[kept : kept + cls.candidates(len(order) - kept)]
         points = hidden[candidates].float()
-        centres, assignment = density_peaks(points, clusters, noise)
+        centres, assignment = density_peaks(points, clusters, clusters, noise)
         members = F.one_hot(assignment, clusters).to(points)  # [C, M]
         merged = members.T @ points / (members.sum(0) + 1e-6)[:, None]
         return Recycled(order[:kept].sort().values, candidates, centres, assignment, merged.to(hidden))
-
-
-def density_peaks(points: Tensor, clusters: int, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """DPC-KNN on the device of `points` [C, width]: centres [M], best first, and assignments [C].
-
-    There are as many neighbours as clusters, of which a point counts itself as one. `noise` in [0, 1), of
-    which the first C are used, is scaled by 1e-6 and added to densities.
-    """
-    apart = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist") / points.shape[1] ** 0.5
-    density = apart.topk(clusters, largest=False).values.square().mean(1).neg().exp()
-    if noise is not None:
-        density = density + 1e-6 * noise[: len(points)].to(density)
-    denser = density > density[:, None]
-    distance = torch.where(denser, apart, apart.max()).amin(1)
-    # Two clusters form around the two closest points, equal in every number: who is first is up to topk.
-    centres = (density * distance).topk(clusters).indices
-    assignment = apart[:, centres].argmin(1)
-    assignment[centres] = torch.arange(clusters, device=points.device)
-    return centres, assignment

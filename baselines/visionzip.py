@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from baselines.crops import rows_of_each, tile_of
+from baselines.videos import evenly
 from compress.base import ClsSelector, Selection, Traits, View, top_k
 
 
@@ -30,8 +32,9 @@ class VisionZip(ClsSelector):
     A contextual token is a sum, as in the official code: the target plus the mean of what joined it. What a
     decoder adds to visual tokens between its layers (DeepStack) is the mean over all of these. Tiles of
     one image are compressed one by one, with equal budgets; the decoder gets all of the thumbnail's tokens,
-    then the crops' dominant patches in raster order, their CLS, and their contextual tokens. Without CLS
-    (`cls=received`) all tokens stand in raster order.
+    then the crops' dominant patches in raster order, their CLS, and their contextual tokens. So are the
+    frames of a video, of which the decoder gets one after the other. Without CLS (`cls=received`) the tokens
+    of an image or video are compressed together, and stand in raster order.
     """
 
     contextual: float = 10 / 64  # share of the budget
@@ -58,15 +61,17 @@ class VisionZip(ClsSelector):
             into = torch.searchsorted(index.values, zipped.joined).where(zipped.joined >= 0, -1)
             return Selection(index.values, tokens[index.indices], into)
         tiles = len(view.need_cls("visionzip"))
-        crop = torch.zeros_like(view.index) if view.crop is None else view.crop
-        parts = []
-        for tile in range(min(tiles, keep)):  # CLS of a tile is a token too: the last tiles may get none
-            rows = (crop == tile).nonzero()[:, 0]
-            budget = keep // tiles + (tile < keep % tiles)
+        budgets = [keep // tiles + (tile < keep % tiles) for tile in range(tiles)]
+        if view.frame is not None:
+            budgets = evenly([keep] * tiles, keep)
+        parts = {}
+        for tile, rows in enumerate(rows_of_each(tile_of(view), tiles)):
+            if not (budget := budgets[tile]):  # CLS of a tile is a token too: some may get none
+                continue
             zipped = self.zip(attention[rows], keys[rows], view.hidden[rows], *self.split(budget))
             zipped = zipped._replace(dominant=rows[zipped.dominant], targets=rows[zipped.targets])
-            parts.append(zipped)
-        return joined(parts, view)
+            parts[tile] = zipped
+        return joined(list(parts.values()), view) if view.frame is None else in_time(parts, view)
 
     def split(self, keep: int) -> tuple[int, int]:
         """Dominant tokens, CLS among them, and contextual ones."""
@@ -112,3 +117,13 @@ def joined(parts: list[Zipped], view: View) -> Selection:
         + [view.cls_token[1 : len(parts)], *(part.merged for part in crops)]
     )
     return Selection(index, tokens)
+
+
+def in_time(parts: dict[int, Zipped], view: View) -> Selection:
+    """What goes on of the frames of a video, by number: CLS of each, its dominant patches, its targets."""
+    assert view.cls_token is not None
+    index, tokens = [], []
+    for frame, part in parts.items():
+        index += [part.dominant.new_full((1,), -1), part.dominant, part.targets]
+        tokens += [view.cls_token[frame : frame + 1], view.hidden[part.dominant], part.merged]
+    return Selection(torch.cat(index), torch.cat(tokens))

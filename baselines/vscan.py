@@ -59,7 +59,7 @@ class VScan(ClsSelector):
         tile, (row, column) = tile_of(view), places(view)
         shallow, deep = (self.attended(view, layer).mean(0) for layer in self.tower_layers)
         newlines = (tile < 0).nonzero()[: keep // 2, 0]
-        shares = equal_shares(tile, keep - len(newlines))
+        shares = equal_shares(view, keep - len(newlines))
         index, tokens = [newlines], [view.hidden[newlines]]
         joined = torch.full_like(tile, -1)  # the kept token that each one is merged into
         for rows, share in zip(rows_of_each(tile, len(shares)), shares.tolist(), strict=True):

@@ -146,6 +146,7 @@ class Selector(ABC):
     adaptive: bool = False  # its own thresholds say how many tokens stay: counts, and `keep`, are 0
     draws: int = 1  # how often an evaluation runs it: more than once if it draws at random
     reads_text: bool = False  # whether the question says what stays
+    video: bool = False  # whether it chooses between the frames of a video, and refuses images
     cls: Literal["own", "received"] = "own"  # whose attention it reads in the tower, see `ClsSelector`
 
     @property

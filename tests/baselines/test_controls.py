@@ -7,7 +7,8 @@ import torch
 
 from baselines.cover import Cover
 from baselines.farthest import Farthest
-from baselines.grid import Grid, lattice
+from baselines.grid import Grid
+from baselines.lattices import lattice
 from baselines.none import KeepAll
 from baselines.random import Random
 from compress.attach.session import attach

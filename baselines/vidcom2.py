@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from baselines.crops import best_of_each, share_out
+from baselines.videos import frames_of, newlines_of
+from compress.base import Selection, Selector, View
+
+WIDTHS = tuple(2.0**power for power in range(-3, 2))  # of the Gaussians whose sum is likeness
+
+
+@dataclass
+class VidCom2(Selector):
+    """Give unusual frames of a video more tokens, and keep those least like their frame and the video.
+
+    "Video Compression Commander: Plug-and-Play Inference Acceleration for Video Large Language Models" (Liu
+    et al., EMNLP 2025, arXiv 2505.14454), the version for LLaVA-OneVision; its rule is also in vLLM. Acts at
+    the decoder's input; positions are contiguous. Of the embeddings the share `channels` that vary least over
+    the video is read, scaled to unit length. Likeness to a mean is a sum of Gaussians of five widths. A
+    frame's budget grows with the softmax, at `temperature`, of how little its tokens are like the mean of the
+    video; inside, the tokens stay that are least like the means of video and frame together.
+
+    Departures: the code rounds the budget of every frame to the nearest number, one at least, so that the
+    total only comes near the budget; here the frames share it out exactly, rounded alike. The code computes
+    in the model's precision, here in float32; for Qwen its positions stay original. Newlines, which the code
+    adds to its budget, all stay, up to half of it.
+    """
+
+    channels: float = 0.5
+    temperature: float = 0.01
+    positions = "compact"
+    video = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.channels <= 1 or self.temperature <= 0:
+            raise ValueError(
+                f"channels={self.channels}, temperature={self.temperature}: choose a share of the channels "
+                "above 0, up to 1, and a temperature above 0"
+            )
+
+    def select(self, view: View, keep: int) -> Selection:
+        rows, newlines = frames_of(view, "vidcom2"), newlines_of(view, keep)
+        frames, places = rows.shape
+        to_video, to_frame = self.likeness(view.hidden[rows])
+        room = torch.full_like(rows[:, 0], places)
+        counts = share_out(self.scales(to_video), room, keep - len(newlines))
+        frame = torch.arange(frames, device=rows.device).repeat_interleave(places)
+        kept = rows.flatten()[best_of_each(-(to_video + to_frame).flatten(), frame, counts)]
+        return Selection(torch.cat([kept, newlines]).sort().values)
+
+    def likeness(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """How far [F, n] tokens of frames [F, n, C] are like the mean of the video, and of their frame."""
+        features = frames.float()
+        spread = features.flatten(0, 1).var(0, unbiased=False)
+        steady = spread.sort(stable=True).indices[: max(1, int(len(spread) * self.channels))]
+        unit = F.normalize(features[..., steady], dim=-1)
+
+        def near(mean: Tensor) -> Tensor:
+            apart = (unit - mean).square().sum(-1)
+            return torch.stack([(-apart / (2 * width)).exp() for width in WIDTHS]).sum(0)
+
+        return near(unit.mean((0, 1))), near(unit.mean(1, keepdim=True))
+
+    def scales(self, likeness: Tensor) -> Tensor:
+        """What frames [F] get in relation to each other, by how like the video their tokens [F, n] are."""
+        unusual = (-likeness.mean(1) / self.temperature).softmax(0)
+        return 1 + unusual - unusual.mean()
