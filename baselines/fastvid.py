@@ -15,7 +15,7 @@ from compress.base import Selection, Selector, View, top_k
 NEIGHBOURS = 4  # of a token, itself among them, that say how dense its surroundings are
 
 
-class Budget(NamedTuple):
+class Shares(NamedTuple):
     salient: list[int]  # tokens of each frame that stay as they are
     centres: list[int]  # tokens of each frame that others are merged into
     alone: int  # centres of a frame that is a segment of its own
@@ -84,7 +84,13 @@ class FastVID(Selector):
     def signals(self, view: View, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Features [F, G] of the frames, and attention [F, n] to their tokens."""
         if self.signal == "head":
-            features, attention = view.probe()
+            try:
+                features, attention = view.probe()
+            except ValueError as problem:
+                raise ValueError(
+                    "fastvid reads the pooling head of the tower, which this model does not have: choose "
+                    "signal=keys, for towers without CLS, or another video method"
+                ) from problem
             return features, attention[rows]
         keys, queries = view.keys(self.layer)[rows].float(), view.queries(self.layer)[rows].float()
         scores = torch.einsum("fhd,fnhd->fhn", queries.mean(1), keys) / keys.shape[-1] ** 0.5
@@ -98,7 +104,7 @@ class FastVID(Selector):
         ends = [*(cut.nonzero()[:, 0] + 1).tolist(), len(features)]
         return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
-    def budget(self, lengths: Counts, places: int, share: int) -> Budget:
+    def budget(self, lengths: Counts, places: int, share: int) -> Shares:
         """What the frames of segments of `lengths` get for a `share` of the `places` tokens of each."""
         alone = int(share * self.context)
         salient = share - alone
@@ -107,9 +113,9 @@ class FastVID(Selector):
             anchors = range(length - 1, -1, -self.step)
             each = min(alone * length // len(anchors), places - salient)
             centres += [each if frame in anchors else 0 for frame in range(length)]
-        return Budget([salient] * len(centres), centres, alone)
+        return Shares([salient] * len(centres), centres, alone)
 
-    def solved(self, lengths: Counts, places: int, keep: int) -> Budget:
+    def solved(self, lengths: Counts, places: int, keep: int) -> Shares:
         """That for the largest share that fits into `keep`; what is left goes to salient tokens."""
         fits = [self.budget(lengths, places, share) for share in range(places + 1)]
         best = [fit for fit in fits if sum(fit.salient) + sum(fit.centres) <= keep][-1]
@@ -119,7 +125,7 @@ class FastVID(Selector):
 
     @staticmethod
     def merged(
-        frames: Tensor, attention: Tensor, lengths: Counts, budget: Budget, weight: float
+        frames: Tensor, attention: Tensor, lengths: Counts, budget: Shares, weight: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What goes on of frames [F, n, C] with attention [F, n] in segments of `lengths`.
 

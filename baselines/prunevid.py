@@ -19,7 +19,7 @@ NEIGHBOURS = 7  # of a token, itself among them, that say how dense its surround
 FEW = 14  # tokens of a part that officially stay as they are
 
 
-class Scene(NamedTuple):
+class Segment(NamedTuple):
     """A window of frames: which places are static in it."""
 
     first: int
@@ -118,13 +118,13 @@ class PruneVid(Selector):
         """Clusters of parts of these sizes in the official code."""
         return [size if size <= FEW else int(size * self.clusters) for size in sizes]
 
-    def scenes_of(self, frames: Tensor, least: int) -> list[Scene]:
+    def scenes_of(self, frames: Tensor, least: int) -> list[Segment]:
         """The windows of frames [F, n, C]; with a budget, of `least` tokens or more after their means."""
         windows = self.windows(frames.float().mean(1))
         alike = [self.alike(frames[first : last + 1]) for first, last in windows]
 
-        def found(threshold: float) -> list[Scene]:
-            return [Scene(*ends, each > threshold) for ends, each in zip(windows, alike, strict=True)]
+        def found(threshold: float) -> list[Segment]:
+            return [Segment(*ends, each > threshold) for ends, each in zip(windows, alike, strict=True)]
 
         def fits(threshold: float) -> bool:
             return sum(sum(scene.sizes) for scene in found(threshold)) >= least
@@ -148,7 +148,7 @@ class PruneVid(Selector):
 
     @staticmethod
     def merged(
-        frames: Tensor, scenes: Sequence[Scene], counts: Sequence[int]
+        frames: Tensor, scenes: Sequence[Segment], counts: Sequence[int]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What goes on of frames [F, n, C], with `counts` for all parts.
 
@@ -174,7 +174,7 @@ class PruneVid(Selector):
         return torch.cat(index), torch.cat(tokens), into.flatten()
 
     @staticmethod
-    def part_of(scenes: Sequence[Scene], index: Tensor, places: int) -> Tensor:
+    def part_of(scenes: Sequence[Segment], index: Tensor, places: int) -> Tensor:
         """The part [N] of each token, by its index [N] into frames of so many places."""
         number, start = torch.empty(scenes[-1].last + 1, places, dtype=torch.long, device=index.device), 0
         for first, last, static in scenes:

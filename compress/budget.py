@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, get_args
 
-from compress.base import LAYERS, VISION, Selector, Traits
+from compress.base import LAYERS, VISION, ClsSelector, Selector, Traits
 from compress.keep import Keep, Ratio, count_of, limit_of, read_keep
 
 Match = Literal["tokens", "equivalent", "flops"]
@@ -111,7 +111,7 @@ def choices_of(selector: Selector, model: Traits) -> tuple[str, ...]:
     if ours != papers:
         here, there = (", ".join(str(depth) for depth in depths if depth > 0) for depths in (ours, papers))
         found.append(f"acts before decoder layers {here} of {model.layers}, the paper's {there} of {LAYERS}")
-    if selector.cls == "received":
+    if selector.cls == "received" and isinstance(selector, ClsSelector):
         found.append("what tokens receive from all tokens of their image stands in for the attention of CLS")
     if model.tiles and VISION not in ours and ours:
         also = ", newlines count as visual tokens" if model.newlines else ""

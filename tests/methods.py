@@ -27,6 +27,8 @@ REPRESENTATIVES = {
     "evocomp": "has a network of its own",
 }
 
+OF_IMAGES = [name for name, method in METHODS.items() if not method.video]  # the others refuse images
+
 
 def make(name: str, mllm: MLLM) -> Selector:
     """The method with its defaults; one that was trained gets an untrained compressor for this model."""

@@ -55,7 +55,11 @@ def question(
     from compress.labels import read_labels
 
     stores = [(str(folder), read_labels(folder)) for folder in labels]
-    named = [name for name in METHODS if name != "none"] if methods == "all" else specs(methods)
+    named = (
+        [name for name, method in METHODS.items() if name != "none" and not method.video]
+        if methods == "all"
+        else specs(methods)
+    )
     selectors = {
         spec: selector_for(spec, model, compressor if takes_compressor(spec) else None) for spec in named
     }

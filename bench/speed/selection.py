@@ -84,7 +84,7 @@ def main(
     mllm = load_model(model, device, dtype, anyres)
     watch = Stopwatch(torch.cuda.synchronize if device.startswith("cuda") else lambda: None)
     selectors: dict[str, Selector] = {}
-    for name in names(methods, "--methods", list(METHODS)):
+    for name in names(methods, "--methods", [name for name, method in METHODS.items() if not method.video]):
         selector = selector_for(name, model)
         try:
             plan(selector, mllm.visual_tokens, keep, mllm.layers)

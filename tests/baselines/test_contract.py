@@ -17,7 +17,7 @@ from baselines import METHODS
 from compress.attach.session import attach
 from compress.budget import entering, plan
 from compress.models.loading import MLLM, MODELS, load
-from tests.methods import REPRESENTATIVES, make, way
+from tests.methods import OF_IMAGES, REPRESENTATIVES, make, way
 
 QUESTIONS = [
     "what color is the star ?",
@@ -25,9 +25,9 @@ QUESTIONS = [
     "is there a red circle above ?",
     "what shape is large ?",
 ]
-COMPRESSING = sorted(set(METHODS) - {"none"})
+COMPRESSING = sorted(set(OF_IMAGES) - {"none"})
 # `make versions` runs the marked ones: how a method acts may depend on transformers, its rule does not
-EVERY = [pytest.param(name, marks=[pytest.mark.versions] * (name in REPRESENTATIVES)) for name in METHODS]
+EVERY = [pytest.param(name, marks=[pytest.mark.versions] * (name in REPRESENTATIVES)) for name in OF_IMAGES]
 IMPOSSIBLE = {  # what methods cannot do on the tiny model, and the nearest that they offer instead
     ("downsample", 143): "132 and 144",
     ("tome", 16): "18 of 144",
@@ -63,7 +63,7 @@ def test_it_says_what_it_does(name: str):
 
 
 def test_every_way_to_act_has_a_representative(tiny: MLLM):
-    methods = {name: make(name, tiny) for name in METHODS}
+    methods = {name: make(name, tiny) for name in OF_IMAGES}
     known = [way(methods[name]) for name in REPRESENTATIVES]
     assert {name for name, method in methods.items() if way(method) not in known} == set()
 
@@ -147,7 +147,7 @@ def test_compression_changes_the_answer(tiny: MLLM, pictures, name: str):
         assert ((run(tiny, inputs, 1) - expected)[:, 0].abs().amax(1) > 0.05).all()
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", OF_IMAGES)
 def test_the_same_run_twice_gives_the_same_tokens_whatever_the_global_seed(tiny: MLLM, pictures, name: str):
     inputs = tiny.prepare(pictures[:2], QUESTIONS[:2])
     method, found = make(name, tiny), []
@@ -172,14 +172,14 @@ def half(tiny_folder: Path) -> MLLM:
     return load(str(tiny_folder), dtype=torch.bfloat16)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", OF_IMAGES)
 def test_half_precision_works(half: MLLM, pictures, name: str):
     with attach(half, make(name, half), 40) as trace:
         logits = run(half, half.prepare(pictures[:2], QUESTIONS[:2]))
     assert torch.isfinite(logits).all() and len(trace.samples) == 2
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", OF_IMAGES)
 def test_no_gradient_and_no_weight_is_touched(tiny: MLLM, pictures, name: str):
     before = tiny.fingerprint()
     with attach(tiny, make(name, tiny), 40):
@@ -210,7 +210,7 @@ def test_lines_of_pixels_are_compressed_like_images(tiny_next: MLLM, name: str):
     assert all(1 <= record.entering[-1] <= 30 for record in trace.samples)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", OF_IMAGES)
 def test_only_methods_that_read_the_text_depend_on_the_question(tiny: MLLM, pictures, name: str):
     chosen = []
     for question in QUESTIONS[0], QUESTIONS[2]:
@@ -221,7 +221,7 @@ def test_only_methods_that_read_the_text_depend_on_the_question(tiny: MLLM, pict
     assert (chosen[0] != chosen[1]) == reading, "reads_text says whether the question counts"
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", OF_IMAGES)
 def test_the_order_of_a_batch_does_not_matter(tiny: MLLM, pictures, name: str):
     with attach(tiny, make(name, tiny), 40) as trace, torch.no_grad():
         tiny.model(**tiny.prepare(pictures, QUESTIONS))

@@ -45,18 +45,35 @@ PUBLISHED = {
     "vscan": {"ratio": 1 / 3, "stage": 16, "window": 0, "shallow": 5 / 24, "deep": -2, "cls": "own"},
     "cdpruner": {"relevance": "clip", "clip": ""},
     "trim": {"adaptive": False, "clip": ""},
+    "frames": {},
+    "evs": {},
+    "vidcom2": {"channels": 0.5, "temperature": 0.01},
+    "fastvid": {
+        "segments": 8, "threshold": 0.9, "context": 0.4, "step": 4, "weight": 0.6, "signal": "head",
+        "layer": -1,
+    },
+    "holitom": {
+        "similarity": 0.8, "weight": 0.6, "neighbours": 7, "window": 1024, "ratio": 0.5, "stage": 18,
+        "layer": -1,
+    },
+    "dycoke": {"last": "kept", "order": "similarity"},
+    "prunevid": {
+        "scenes": 0.25, "similarity": 0.8, "clusters": 0.5, "ratio": 0.4, "layer": 10, "adaptive": False,
+    },
+    "llava-scissor": {"threshold": 0.95, "adaptive": False},
     "evocomp": {"depth": 0},
     "evocomp+": {"layer": 0, "sharpness": 1.0},
 }  # fmt: skip
 # What follows from them: positions of kept tokens, tower layers that are read, where a tower merges.
 COMPACT = {
-    "cdpruner", "divprune", "fastervlm", "globalcom2", "hired", "holov", "mustdrop", "prumerge",
-    "prumerge+", "pyramiddrop", "scope", "sparsevlm", "tome", "trim", "visionzip", "vispruner", "vscan",
+    "cdpruner", "divprune", "dycoke", "fastervlm", "globalcom2", "hired", "holitom", "holov", "llava-scissor",
+    "mustdrop", "prumerge", "prumerge+", "prunevid", "pyramiddrop", "scope", "sparsevlm", "tome", "trim",
+    "vidcom2", "visionzip", "vispruner", "vscan",
 }  # fmt: skip
 TOWER = {
-    "fastervlm": (-2,), "globalcom2": (-1,), "hired": (0, -2), "holov": (-2,), "mustdrop": (-1,),
-    "prumerge": (-1,), "prumerge+": (-1,), "scope": (-2,), "visionzip": (-2,), "vispruner": (-2,),
-    "vscan": (5 / 24, -2),
+    "fastervlm": (-2,), "globalcom2": (-1,), "hired": (0, -2), "holitom": (-1,), "holov": (-2,),
+    "mustdrop": (-1,), "prumerge": (-1,), "prumerge+": (-1,), "scope": (-2,), "visionzip": (-2,),
+    "vispruner": (-2,), "vscan": (5 / 24, -2),
 }  # fmt: skip
 MERGE_AFTER = {"tome": "attention", "mustdrop": "block"}
 

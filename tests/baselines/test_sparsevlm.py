@@ -8,12 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from baselines.sparsevlm import SparseVLM, density_peaks
+from baselines.sparsevlm import SparseVLM
 from compress.attach.session import attach
 from compress.base import View
 from compress.budget import plan
 from compress.models.loading import MLLM
-from evosearch.groupers import dpc_knn
 
 GOLDEN = np.load(
     Path(__file__).parents[2] / "bench" / "fidelity" / "golden" / "sparsevlm.npz"
@@ -141,31 +140,6 @@ def test_the_best_of_the_rest_are_merged_into_their_means_and_come_last():
     members = [hidden[parts.candidates[parts.assignment == cluster]] for cluster in range(2)]
     torch.testing.assert_close(parts.merged, torch.stack([each.mean(0) for each in members]))
     assert parts.assignment[parts.centres].tolist() == [0, 1]
-
-
-def test_two_clumps_are_two_clusters():
-    generator = torch.Generator().manual_seed(0)
-    clumps = torch.tensor([[5.0, 0.0], [-5.0, 0.0], [0.0, 9.0]]).repeat_interleave(6, 0)
-    points = clumps + 0.1 * torch.randn(18, 2, generator=generator)
-    _, assignment = density_peaks(points, 3)
-    assert [len(set(part.tolist())) for part in assignment.split(6)] == [1, 1, 1]
-    assert len(set(assignment.tolist())) == 3
-
-
-def test_a_centre_belongs_to_its_own_cluster_even_among_duplicates():
-    centres, assignment = density_peaks(torch.zeros(5, 2), 2)
-    assert assignment[centres].tolist() == [0, 1]
-
-
-@pytest.mark.parametrize(("points", "clusters"), [(22, 3), (83, 9), (154, 16)])
-def test_clusters_are_those_of_the_reference(points: int, clusters: int):
-    generator = torch.Generator().manual_seed(points)
-    given, noise = torch.randn(points, 8, generator=generator), torch.rand(points, generator=generator)
-    for jitter in (None, noise):
-        reference = dpc_knn(given.numpy(), clusters, clusters, None if jitter is None else jitter.tolist())
-        centres, assignment = density_peaks(given, clusters, jitter)
-        assert centres.tolist() == reference.centres.tolist()
-        assert assignment.tolist() == reference.assignment.tolist()
 
 
 def test_noise_separates_equal_densities_and_is_drawn_from_the_sample():

@@ -27,7 +27,8 @@ def test_our_code_gives_what_the_official_code_gave(subject: str):
     verdicts = list(verify(GOLDEN, {subject: CHECKS[subject]}))
     assert len(verdicts) == len(read_cases(GOLDEN, subject)) > 0
     assert [verdict.difference for verdict in verdicts] == [None] * len(verdicts)
-    assert all(verdict.compared >= 2 for verdict in verdicts)
+    recorded = 1 if subject == "prunevid_llm" else 2  # or more outputs
+    assert all(verdict.compared >= recorded for verdict in verdicts)
 
 
 def test_a_difference_is_named_with_its_place():

@@ -17,6 +17,7 @@ from compress.files import digest_of
 from compress.labels.fitness import AnswerLoss
 from compress.models.loading import MLLM, adapt
 from compress.weights import parts_of, stored
+from tests.methods import OF_IMAGES
 
 QUESTION = "what color is the star ?"
 
@@ -87,7 +88,7 @@ def with_the_same_in_floats(mllm: MLLM) -> MLLM:
 
 
 def methods(mllm: MLLM) -> list[str]:
-    names = [name for name in METHODS if not name.startswith("evocomp")]
+    names = [name for name in OF_IMAGES if not name.startswith("evocomp")]
     if mllm.clip_tower:
         return names
     return [name for name in names if not METHODS[name].tower_layers and name not in ("downsample", "tome")]

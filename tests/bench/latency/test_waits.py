@@ -11,6 +11,7 @@ from compress.attach.session import attach
 from compress.base import Selector
 from compress.compressor.network import Compressor
 from compress.models.loading import MLLM
+from tests.methods import OF_IMAGES
 
 CPU = torch.device("cpu")
 
@@ -39,7 +40,7 @@ def method(name: str, mllm: MLLM) -> Selector:
     return METHODS[name]()
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", OF_IMAGES)
 def test_no_method_waits_for_the_device_token_by_token(tiny: MLLM, pictures, name: str):
     inputs = tiny.prepare(pictures[:1], ["what color is the star ?"])
 

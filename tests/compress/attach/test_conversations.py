@@ -15,7 +15,7 @@ from compress.attach.session import attach
 from compress.base import INPUT, VISION, Selection, View, top_k
 from compress.models.conversation import Turn
 from compress.models.loading import MLLM
-from tests.methods import REPRESENTATIVES, make
+from tests.methods import OF_IMAGES, REPRESENTATIVES, make
 from tests.own_selectors import Share
 
 STEPS = 4
@@ -167,7 +167,7 @@ def check_a_batch(mllm: MLLM, talks, name: str, keep: int) -> None:
     assert trace.samples[:5] == trace.samples[5:]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", OF_IMAGES)
 def test_every_method_gives_the_same_alone_and_in_a_batch(tiny_next: MLLM, talks, name: str):
     check_a_batch(tiny_next, talks, name, 30)
 

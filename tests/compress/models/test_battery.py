@@ -273,6 +273,8 @@ def made(mllm: MLLM, name: str) -> Selector:
         settings["cls"] = "received"
     if name == "cdpruner":
         settings["relevance"] = "decoder"
+    if name == "fastvid" and not mllm.pools:
+        settings["signal"] = "keys"
     return METHODS[name](**settings)
 
 
@@ -307,6 +309,13 @@ def test_every_method_that_the_family_has_signals_for(mllm: MLLM, images):
         with attach(mllm, method, mllm.visual_tokens):
             assert torch.equal(last(mllm, single), untouched), name
         if name == "none":
+            continue
+        if method.video:
+            with (
+                pytest.raises(ValueError, match="frames of a video, and this is an image"),
+                attach(mllm, method, 8, match="tokens"),
+            ):
+                last(mllm, single)
             continue
         with attach(mllm, method, 8, match="tokens", positions="original") as trace:
             together, alone = last(mllm, both)[:1], last(mllm, single)
