@@ -11,7 +11,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 VERSIONS := $(sort $(basename $(notdir $(wildcard tests/versions/*.lock))))
 DECODING := tests/baselines/test_contract.py tests/bench/test_doctor.py tests/compress/attach tests/compress/models
 
-.PHONY: install demo test slow versions test-vllm check lint docs micro clean
+.PHONY: install demo test slow versions test-vllm gpu check lint docs micro clean
 
 install: $(READY)
 
@@ -32,6 +32,10 @@ versions: $(VERSIONS:%=.venv/versions/%/.installed)
 # In an environment of its own, with vLLM for CPUs; not a part of `make check`.
 test-vllm: .venv/vllm/.installed
 	OMP_NUM_THREADS=1 .venv/vllm/bin/python -m pytest tests/serving
+
+# What only a GPU can tell, in at most ten minutes.
+gpu: $(READY)
+	$(BIN)/python -m bench.speed.gpu --out gpu
 
 check:
 	$(MAKE) --jobs 2 lint docs

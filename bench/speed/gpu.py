@@ -1,98 +1,151 @@
-"""Time the shape of LLaVA-NeXT-7B on a GPU: 2880 visual tokens reduced to 640, 320 and 160 by every method.
+"""Measure on a GPU, in at most ten minutes, what a CPU cannot tell.
 
-    python -m bench.speed.gpu --out gpu
+    make gpu
+    python -m bench.speed.gpu --out gpu --device cpu --small    # the same parts in small, to try the script
 
-There are two runs, each with its own folder, and each can be resumed. `eager` times all methods as they are
-evaluated. `fast` times methods that act before the decoder, with fixed caches, compiled, and as CUDA graphs.
-The result is compared with a target: at the smallest budget, prefill with selection six times and the whole
-answer four times as fast as vanilla (paper, Figure 4, on an A100: 4.1 and 2.6). Weights are random, because a
-latency does not depend on them.
+Every part is a command of its own with a time limit; one that fails or takes too long leaves its reason, and
+the others go on. Parts that are finished are not run again. `gpu.json` holds them all, with the commands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
-from bench.console import OutFolder, option, progress, say, whole_numbers
-from bench.evaluation.opening import shaped
-from bench.latency.report import LatencyReport, in_words, read_accuracy
-from bench.latency.run import RANDOM, Conditions, rivals, run
-from compress.models.shapes import random_inputs
-from evosearch.registry import names
+from bench.console import OutFolder, option, say
+from bench.evaluation.environment import environment
+from compress.files import replacing
 
-HOPED = {"prefill with selection": (6.0, 4.1), "total": (4.0, 2.6)}  # times faster: hoped for, in the paper
+TAIL = 2000  # characters of what a part that failed has said
+
+
+@dataclass(frozen=True)
+class Part:
+    """One command, its limit in seconds, and the same in small."""
+
+    told: str
+    command: str
+    seconds: int
+    small: str
+
+
+PARTS = {
+    "equal": Part(
+        "kept tokens and answers against the CPU",
+        "bench.speed.equal --device {device} --model busy -n 16 --out {out}", 90,
+        "bench.speed.equal --device {device} --model micro -n 2 --methods evocomp,fastv --out {out}",
+    ),
+    "forward": Part(
+        "prefill of every family at its published shape",
+        "bench.speed.forward --device {device} --dtype bfloat16 --rounds 3 --out {out}", 120,
+        "bench.speed.forward --device {device} --dtype float32 --shapes qwen3-vl-2b --depth-slice 1 "
+        "--rounds 1 --out {out}",
+    ),
+    "labelling": Part(
+        "labels at 7B",
+        "bench.speed.labelling --shape llava-1.5-7b --device {device} --dtype bfloat16 -n 16 --together 1,16 "
+        "--evaluations 102 --rounds 1 --naive 4 --out {out}", 90,
+        "bench.speed.labelling --model micro --device {device} -n 1 --together 1 --evaluations 8 --rounds 1 "
+        "--naive 1 --out {out}",
+    ),
+    "figure4": Part(
+        "2880 tokens to 640, 320 and 160, eager and as graphs",
+        "bench.speed.figure4 --device {device} --methods fastv,visionzip,divprune,evocomp --repetitions 5 "
+        "--out {out}", 150,
+        "bench.speed.figure4 --device {device} --dtype float32 --shape llava-1.5-7b --depth-slice 1 "
+        "--keep 64 --methods divprune --fast divprune --modes static --new 2 --repetitions 2 --warmup 0 "
+        "--out {out}",
+    ),
+    "selection": Part(
+        "what choosing costs",
+        "bench.speed.selection --model busy --device {device} --keep 64 --rounds 20 --out {out}", 60,
+        "bench.speed.selection --model micro --device {device} --keep 16 --rounds 2 --methods grid,fastv "
+        "--out {out}",
+    ),
+    "batch": Part(
+        "answers at batch 16 against 1",
+        "bench.speed.throughput --model busy --device {device} --batch 1,16,64 -n 128 --rounds 3 --out {out}",
+        60,
+        "bench.speed.throughput --model micro --device {device} --batch 1,4 -n 4 --rounds 1 --out {out}",
+    ),
+    "video": Part(
+        "prefill of 32 frames",
+        "bench.speed.forward --device {device} --dtype bfloat16 --frames 32 --keep 10% --method evs "
+        "--shapes llava-onevision-7b,qwen2.5-vl-7b,qwen3-vl-8b --rounds 3 --out {out}", 90,
+        "bench.speed.forward --device {device} --dtype float32 --frames 2 --keep 10% --method random "
+        "--shapes qwen3-vl-2b --depth-slice 1 --rounds 1 --out {out}",
+    ),
+}  # fmt: skip
+
+
+def done(part: Part, name: str, out: Path, device: str, small: bool, left: float) -> dict[str, Any]:
+    """Run one part: its figures, or why it has none."""
+    place = out / (name if name == "figure4" else f"{name}.json")
+    command = (part.small if small else part.command).format(device=device, out=shlex.quote(str(place)))
+    found: dict[str, Any] = {"told": part.told, "command": f"python -m {command}"}
+    started = time.perf_counter()
+    try:
+        run = subprocess.run(
+            [sys.executable, "-m", *shlex.split(command)], capture_output=True, text=True,
+            timeout=min(part.seconds, left),
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return {**found, "failed": f"it took more than {min(part.seconds, left):.0f} s"}
+    found["seconds"] = time.perf_counter() - started
+    if run.returncode:
+        return {**found, "failed": (run.stderr or run.stdout)[-TAIL:]}
+    return {**found, "said": run.stdout, "figures": figures(place)}
+
+
+def figures(place: Path) -> Any:
+    """What a part has written: one file, or one for each of its runs."""
+    if place.is_file():
+        return json.loads(place.read_text())
+    return {path.parent.name: json.loads(path.read_text()) for path in sorted(place.glob("*/results.json"))}
+
+
+def finished(file: Path) -> dict[str, Any]:
+    """The parts that an earlier run has finished."""
+    if not file.is_file():
+        return {}
+    known: Mapping[str, Any] = json.loads(file.read_text())["parts"]
+    return {name: one for name, one in known.items() if "failed" not in one}
 
 
 @click.command()
-@option("--out", required=True, type=OutFolder(), help="Folder for both runs.")
-@option("--shape", default="llava-next-7b", help="Published architecture to build with random weights.")
-@option("--device", default="cuda", help="Device of the model.")
-@option("--dtype", default="bfloat16", help="Number type of the weights.")
-@option(
-    "--depth-slice", type=int, help="Number of decoder layers to build, for a small machine. Default: all."
-)
-@option(
-    "--keep",
-    "keeps",
-    default="640,320,160",
-    callback=whole_numbers,
-    help="Budgets in visual tokens, separated by commas.",
-)
-@option("--methods", default="all", help="Methods of the eager run, separated by commas.")
-@option("--fast", default="evocomp", help="Methods of the fast run, separated by commas.")
-@option("--modes", default="static,compiled,graphs", help="Execution modes of the fast run.")
-@option("--text", default=40, type=click.IntRange(2), help="Text tokens of the prompt.")
-@option("--new", "steps", default=8, type=click.IntRange(1), help="Tokens to decode.")
-@option("--repetitions", default=30, type=click.IntRange(2), help="Timed rounds.")
-@option("--warmup", default=3, type=click.IntRange(0), help="Warm-up rounds.")
-@option(
-    "--accuracy",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of `evocomp compare --out`, for a plot of accuracy against latency.",
-)
-def main(
-    out: Path, shape: str, device: str, dtype: str, depth_slice: int | None, keeps: list[int], methods: str,
-    fast: str, modes: str, text: int, steps: int, repetitions: int, warmup: int, accuracy: Path | None,
-) -> None:  # fmt: skip
-    """Time all methods on a GPU, and hold the result against what was hoped for."""
-    scored = read_accuracy(accuracy) if accuracy else {}
-    parts = {
-        "eager": (rivals(methods, "", RANDOM), ["eager"]),
-        "fast": (rivals(fast, "", RANDOM), names(modes, "--modes", ["static", "compiled", "graphs"])),
-    }
-    mllm = shaped(shape, device, dtype, depth_slice)
-    inputs = random_inputs(mllm, text)
-    reports = []
-    for part, (chosen, ways) in parts.items():
-        conditions = Conditions(
-            methods=tuple(chosen), keeps=tuple(keeps), modes=tuple(ways), steps=steps,
-            repetitions=repetitions, warmup=warmup, compressor=RANDOM,
-        )  # fmt: skip
-        with progress(part, "rounds") as told:
-            report = run(mllm, conditions, inputs, out / part, accuracy=scored, progress=told)
-        click.echo(in_words(report, f"{mllm.name}, {part}: medians in ms"), nl=False)
-        reports.append(report)
-    for line in verdicts(reports, min(keeps)):
-        click.echo(line)
-    say(f"results.json, tables, raw rounds and pictures are in {out}")
-
-
-def verdicts(reports: Sequence[LatencyReport], keep: int) -> list[str]:
-    """For every stage that something was hoped of: the fastest method at this budget, and whether it does."""
-    said = []
-    rows = [row for report in reports for row in report.rows if row.cell.keep == keep and row.speedups]
-    for stage, (hoped, paper) in HOPED.items() if rows else ():
-        best = max(rows, key=lambda row: row.speedups[stage].low)
-        speedup = best.speedups[stage]
-        reached = "reached" if speedup.low >= hoped else "not reached"
-        said.append(
-            f"{stage} at {keep} tokens: {speedup} times faster ({best.cell.method}, {best.cell.mode}); "
-            f"{hoped:g} hoped for is {reached}, the paper has {paper:g}"
-        )
-    return said
+@option("--out", required=True, type=OutFolder(), help="Folder for gpu.json and what each part writes.")
+@option("--device", default="cuda", help="Device of the models.")
+@option("--small", is_flag=True, help="Run tiny forms of all parts, to try the script.")
+@option("--minutes", default=10.0, type=click.FloatRange(0, min_open=True), help="Time limit of all parts.")
+def main(out: Path, device: str, small: bool, minutes: float) -> None:
+    """Run all parts, the most telling first, as far as the time goes."""
+    out.mkdir(parents=True, exist_ok=True)
+    file, end = out / "gpu.json", time.perf_counter() + 60 * minutes
+    parts = finished(file)
+    for name, part in PARTS.items():
+        if name in parts:
+            say(f"{name}: done before")
+            continue
+        left = end - time.perf_counter()
+        if left < 1:
+            say(f"{name}: no time left; run again")
+            continue
+        parts[name] = done(part, name, out, device, small, left)
+        say(f"{name}: {parts[name].get('failed') or part.told}")
+        with replacing(file) as written:
+            written.write_text(json.dumps({"environment": environment(), "parts": parts}, indent=1))
+    if failed := [name for name in PARTS if "failed" in parts.get(name, {"failed": ""})]:
+        raise SystemExit(f"not measured: {', '.join(failed)}; the reasons are in {file}")
+    say(f"all figures, with their commands, are in {file}")
 
 
 if __name__ == "__main__":

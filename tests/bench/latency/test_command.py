@@ -19,7 +19,7 @@ from bench.cli import main
 from bench.commands.bench import TIMINGS, bench
 from bench.latency.request import LatencyRunner
 from bench.latency.rounds import FILE
-from bench.speed.gpu import main as gpu
+from bench.speed.figure4 import main as figure4
 from compress.models import shapes
 from tests import cli
 
@@ -234,12 +234,12 @@ def test_nothing_possible_is_an_error_with_its_reason(tmp_path: Path):
     assert "keep=5 is out of reach for FastV" in found["impossible"][0]["why"]
 
 
-def test_the_run_for_a_gpu_works_in_small(tmp_path: Path):
+def test_figure_4_works_in_small(tmp_path: Path):
     options = (
         "--shape small --device cpu --dtype float32 --keep 60,20 --fast evocomp --modes static --text 10 "
         "--methods none,fastv:layer=3,queries=last,evocomp --new 2 --repetitions 2 --warmup 0"
     )
-    result = CliRunner().invoke(gpu, [*options.split(), "--out", str(tmp_path)])
+    result = CliRunner().invoke(figure4, [*options.split(), "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["eager", "fast"]
     eager = json.loads((tmp_path / "eager" / "results.json").read_text())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from copy import deepcopy
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -12,6 +13,10 @@ import pytest
 from click.testing import CliRunner
 
 from bench.speed.engine import main as engine
+from bench.speed.equal import main as equal
+from bench.speed.figure4 import main as figure4
+from bench.speed.forward import main as forward
+from bench.speed.gpu import PARTS, Part
 from bench.speed.gpu import main as gpu
 from bench.speed.labelling import main as labelling
 from bench.speed.losses import main as losses
@@ -115,9 +120,44 @@ def test_both_ways_to_a_loss_are_timed_and_agree():
 
 
 @pytest.mark.parametrize(
-    "command", [engine, gpu, labelling, losses, regions, scale, selection, throughput, training]
+    "command",
+    [
+        engine, equal, figure4, forward, gpu, labelling, losses, regions, scale, selection, throughput,
+        training,
+    ],
 )
 def test_the_help_of_an_option_is_a_sentence_that_states_its_default(command: click.Command) -> None:
     for option in command.params:
         assert isinstance(option, click.Option) and option.help and not option.show_default, option.name
         assert option.help.endswith(".") and not re.match(r"(Of|What|So|By) ", option.help), option.help
+
+
+def test_parts_for_a_gpu_stand_alone_and_are_not_run_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One that fails leaves its reason; the next run tries it again, and no other."""
+    few = {name: PARTS[name] for name in ("selection", "batch")}
+    broken = Part("nothing", "", 60, "bench.speed.selection --model nowhere --out {out}")
+    monkeypatch.setattr("bench.speed.gpu.PARTS", {"broken": broken, **few})
+    told = ["--out", str(tmp_path), "--device", "cpu", "--small"]
+    first = CliRunner().invoke(gpu, told)
+    assert first.exit_code == 1 and "not measured: broken" in first.output
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert "nowhere" in found["parts"]["broken"]["failed"] and found["environment"]["torch"]
+    assert set(found["parts"]["selection"]["figures"]["medians_ms"]) == {"grid", "fastv"}
+    monkeypatch.setattr("bench.speed.gpu.PARTS", {"broken": few["batch"], **few})
+    again = CliRunner().invoke(gpu, told)
+    assert again.exit_code == 0 and again.output.count("done before") == 2
+
+
+def test_every_part_for_a_gpu_names_options_that_exist():
+    for part in PARTS.values():
+        for command in (part.command, part.small):
+            module, *options = command.format(device="cpu", out="x").split()
+            main = import_module(module).main
+            main.make_context(module, options)
+
+
+def test_a_device_agrees_with_itself(tmp_path: Path):
+    out = tmp_path / "equal.json"
+    result = CliRunner().invoke(equal, ["-n", "2", "--methods", "grid,evocomp", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert json.loads(out.read_text()) == {name: {"answers": 1, "tokens": 1} for name in ("grid", "evocomp")}
