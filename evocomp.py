@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from baselines import DART as DART
+    from baselines import EVS as EVS
     from baselines import METHODS as METHODS
     from baselines import SCOPE as SCOPE
     from baselines import TRIM as TRIM
@@ -30,28 +31,37 @@ if TYPE_CHECKING:
     from baselines import DARTInput as DARTInput
     from baselines import DivPrune as DivPrune
     from baselines import Downsample as Downsample
+    from baselines import DyCoke as DyCoke
     from baselines import EvoComp as EvoComp
     from baselines import EvoCompPlus as EvoCompPlus
     from baselines import Farthest as Farthest
     from baselines import FasterVLM as FasterVLM
     from baselines import FastV as FastV
+    from baselines import FastVID as FastVID
+    from baselines import Frames as Frames
     from baselines import GlobalCom2 as GlobalCom2
     from baselines import GPrune as GPrune
     from baselines import Grid as Grid
     from baselines import HiRED as HiRED
+    from baselines import HoliTom as HoliTom
     from baselines import HoloV as HoloV
     from baselines import KeepAll as KeepAll
+    from baselines import LLaVAScissor as LLaVAScissor
     from baselines import MustDrop as MustDrop
     from baselines import Pool as Pool
     from baselines import PruMerge as PruMerge
     from baselines import PruMergePlus as PruMergePlus
+    from baselines import PruneVid as PruneVid
     from baselines import PyramidDrop as PyramidDrop
     from baselines import Random as Random
     from baselines import SparseVLM as SparseVLM
     from baselines import ToMe as ToMe
+    from baselines import VidCom2 as VidCom2
     from baselines import VisionZip as VisionZip
     from baselines import VisPruner as VisPruner
     from baselines import VScan as VScan
+    from baselines import Words as Words
+    from baselines import WordsCover as WordsCover
     from bench.evaluation.compare import Entry as Entry
     from bench.evaluation.compare import compare as compare
     from bench.evaluation.compressors import selector_for as selector_for
@@ -83,6 +93,8 @@ if TYPE_CHECKING:
     from compress.samples import Sample as Sample
     from compress.training.config import TrainConfig as TrainConfig
     from compress.training.run import train as train
+    from compress.video import Video as Video
+    from compress.video import read_video as read_video
     from evosearch import Annealing as Annealing
     from evosearch import DpcKnn as DpcKnn
     from evosearch import Evolution as Evolution
@@ -100,10 +112,11 @@ _HOME = Path(__file__).resolve().parent
 _PACKAGES = ("evosearch", "compress", "baselines", "bench")
 _PUBLIC = {
     "baselines": (
-        "DART", "METHODS", "SCOPE", "TRIM", "CDPruner", "Cover", "DARTInput", "DivPrune", "Downsample",
-        "EvoComp", "EvoCompPlus", "Farthest", "FastV", "FasterVLM", "GPrune", "GlobalCom2", "Grid", "HiRED",
-        "HoloV", "KeepAll", "MustDrop", "Pool", "PruMerge", "PruMergePlus", "PyramidDrop", "Random",
-        "SparseVLM", "ToMe", "VScan", "VisPruner", "VisionZip",
+        "DART", "EVS", "METHODS", "SCOPE", "TRIM", "CDPruner", "Cover", "DARTInput", "DivPrune",
+        "Downsample", "DyCoke", "EvoComp", "EvoCompPlus", "Farthest", "FastV", "FastVID", "FasterVLM",
+        "Frames", "GPrune", "GlobalCom2", "Grid", "HiRED", "HoliTom", "HoloV", "KeepAll", "LLaVAScissor",
+        "MustDrop", "Pool", "PruMerge", "PruMergePlus", "PruneVid", "PyramidDrop", "Random", "SparseVLM",
+        "ToMe", "VScan", "VidCom2", "VisPruner", "VisionZip", "Words", "WordsCover",
     ),
     "bench.evaluation.compare": ("Entry", "compare"),
     "bench.evaluation.compressors": ("selector_for",),
@@ -122,6 +135,7 @@ _PUBLIC = {
     "compress.samples": ("Sample",),
     "compress.training.config": ("TrainConfig",),
     "compress.training.run": ("train",),
+    "compress.video": ("Video", "read_video"),
     "evosearch": (
         "Annealing", "DpcKnn", "Evolution", "Grouping", "HillClimb", "KMeans", "Marginals", "RandomGroups",
         "RandomSearch", "Strategy", "Vocabulary", "search",
