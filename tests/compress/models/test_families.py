@@ -604,3 +604,16 @@ def test_a_chat_template_that_expects_texts_is_refused(mllm: MLLM, images, templ
         assert "\n" not in str(told.value)
     with pytest.raises(ValueError, match="chat template of other"):
         other.prepare_conversations([[Turn("user", "how many ?")]])
+
+
+def test_onevision_takes_images_in_one_list_or_in_one_for_each_prompt(tmp_path):
+    """As stock processors do: in one list it counts the images of each prompt."""
+    mllm = load(str(BUILDERS["llava_onevision"](tmp_path / "onevision")))
+    shown, asked = images_of([(60, 30), (26, 34)]), [mllm.prompt(question) for question in QUESTIONS[:2]]
+    counted = []
+    for images in (shown, [[one] for one in shown]):
+        inputs = mllm.processor(images=images, text=asked, padding=True, return_tensors="pt")
+        with attach(mllm, METHODS["divprune"](), 20) as trace, torch.no_grad():
+            mllm.model(**inputs)
+        counted.append([record.tokens for record in trace.samples])
+    assert counted == [[mllm.tokens_of(one) for one in shown]] * 2

@@ -262,6 +262,34 @@ def test_positions_of_qwen25_follow_the_rate(tmp_path):
     assert np.diff(times[1])[:2].tolist() == [2 * per_second] * 2
 
 
+@pytest.mark.parametrize("shares", [{INPUT: 1.0}, {2: 1.0}, {INPUT: 0.4}, {2: 0.4}], ids=str)
+def test_plain_calls_go_on_behind_a_video_that_is_longer_than_its_text(tmp_path, shares):
+    """The model's own calls go on after the last position of all, which is that of the last frames."""
+    mllm = load(str(VIDEO["qwen2_5_vl"](tmp_path / "qwen")))
+    inputs = mllm.prepare([video_of(6, step=9.0)], QUESTIONS[:1])
+    prompt = mllm.positions(inputs, 0)
+    assert prompt.max() > prompt[:, -1].max() + 10
+
+    def two_steps() -> Tensor:
+        with torch.no_grad():
+            first = mllm.model(**inputs, use_cache=True)
+            again = mllm.model(input_ids=torch.tensor([[30]]), past_key_values=first.past_key_values)
+        return torch.cat([first.logits[0, -1:], again.logits[0, -1:]])
+
+    stock = two_steps()
+    with attach(mllm, Share(shares)) as trace:
+        found = two_steps()
+    if 1.0 in shares.values():
+        assert torch.equal(found, stock)
+        return
+    after = torch.full((3, 1), int(prompt.max()) + 1)
+    longer_prompt = {**with_tokens(inputs, torch.tensor([30])), "use_cache": False}
+    longer_prompt["position_ids"] = torch.cat([prompt, after], 1)[:, None]
+    with hidden_from(mllm, trace.samples[0].kept, rows(mllm, inputs)), torch.no_grad():
+        whole = mllm.model(**longer_prompt).logits[0, -2:]
+    torch.testing.assert_close(found, whole, atol=3e-5, rtol=1e-5)
+
+
 def test_recurrent_decoders_read_videos_before_their_first_layer(tmp_path, video: Video):
     mllm = load(str(AT_INPUT["qwen3_5"](tmp_path / "qwen3_5")))
     inputs = mllm.prepare([video, video_of(6, seed=4)], QUESTIONS)
