@@ -173,6 +173,31 @@ def test_a_view_says_which_frame_each_token_is_of(mllm: MLLM, video: Video):
     assert (first[0][:, :size] - first[0][:, size : 2 * size]).abs().max() > 1e-4
 
 
+def test_the_tower_tells_of_images_and_videos_of_a_prompt_each_ones_own(mllm: MLLM, video: Video):
+    """The tower gets images first, whatever comes first in the prompt."""
+    got: list[Tensor] = []
+
+    class Looks(Share):
+        tower_layers = (1,)
+        cls = "received"
+
+        def select(self, view: View, keep: int) -> Selection:
+            got.append(torch.cat([view.received(1), view.keys(1).flatten(1).T]))
+            return super().select(view, keep)
+
+    (image,) = images_of([(40, 40)])
+    shown = [video, image, video_of(6, seed=3)]
+    with attach(mllm, Looks({INPUT: 0.5})), torch.no_grad():
+        mllm.model(**mllm.prepare_conversations([[Turn("user", QUESTIONS[0], shown)]]))
+        for one in shown:
+            mllm.model(**mllm.prepare([one], QUESTIONS[:1]))
+    together, alone = got[:3], got[3:]
+    for found, expected in zip(together, alone, strict=True):
+        if found.shape == expected.shape:  # OneVision cuts an image into crops where it is alone
+            torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    assert [found.shape[1] for found in together[::2]] == [expected.shape[1] for expected in alone[::2]]
+
+
 @pytest.mark.versions
 def test_losses_of_a_video_equal_hiding(mllm: MLLM, video: Video):
     embedded = mllm.embed(video, QUESTIONS[0], "red circle")
