@@ -8,7 +8,7 @@ so the decoder understands it from the first step on.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -25,13 +25,14 @@ from compress.micro.language import tokenizer as micro_tokenizer
 from compress.micro.recipe.busy_decoder import follow, lesson, right_answers
 from compress.micro.recipe.decoder import Frame, TrainingModel, pack, run, thin
 from compress.micro.recipe.optim import Optimiser, checkpointed
-from compress.micro.recipe.tower import cut, normalise
+from compress.micro.recipe.tower import IGNORE, cut, normalise
 from compress.micro.video_language import tokenizer
 from compress.micro.video_questions import FAMILIES, mixture
 from compress.micro.video_world import (
     CELLS,
     MOMENTS,
     PER_MOMENT,
+    STEPS,
     VideoScene,
     backwards,
     clip,
@@ -39,7 +40,7 @@ from compress.micro.video_world import (
     paint,
     rng_of,
 )
-from compress.micro.world import SIDE
+from compress.micro.world import COLORS, SIDE
 
 PATCH = 4  # pixels along a side of a patch of the tower
 MERGE = 4  # patches along a side of a visual token
@@ -111,7 +112,10 @@ def frame() -> Frame:
 def video(model: Any) -> TrainingModel:
     """Merger, decoder and head learn."""
     merger = model.model.visual.merger
-    trained = {"projector": merger, "decoder": model.model.language_model, "head": model.lm_head}
+    trained = {
+        "projector": merger, "decoder": model.model.language_model, "head": model.lm_head,
+        "probe": Probe(model.config.text_config.hidden_size),
+    }  # fmt: skip
 
     def project(features: Tensor) -> Tensor:
         merged: Tensor = merger(features.reshape(-1, features.shape[-1] // MERGE**2))
@@ -181,17 +185,72 @@ def pull(visual: Tensor, table: Tensor, words: Tensor, thing: Tensor) -> Tensor:
     return -(said * torch.where(thing, 2.0, 0.5)).mean() + 0.1 * size.square().mean()
 
 
+ABSENT = -2
+PROBED = 6  # decoder layers before the probe
+
+
+class Probe(nn.Module):
+    """Reads from a visual token of a thing, halfway through the decoder, what time says about it.
+
+    This is its moment, and of its thing the moment it came, which way it moves, the color it came with, and
+    how many things of its kind had come. A decoder learns from questions alone to tell time only slowly.
+    """
+
+    SIZES = (MOMENTS, MOMENTS, 5, len(COLORS), 3)
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(width)
+        self.read = nn.Linear(width, sum(self.SIZES))
+
+    @staticmethod
+    def labels(scene: VideoScene, there: Sequence[int]) -> NDArray[np.int64]:
+        """[288, 5] places; IGNORE where a token does not tell. `there`: the actors that are to be seen."""
+        owner, colors, ways = owners(scene), list(COLORS), list(STEPS)
+        made = np.full((*owner.shape, 5), IGNORE)
+        actors = {number: scene.actors[number] for number in there}
+        for number, actor in actors.items():
+            for moment in range(actor.first, actor.last + 1):
+                kin = [one for one in actors.values() if one.kind == actor.kind and one.first <= moment]
+                way = ways.index(actor.way) if actor.way else 4
+                made[moment][owner[moment] == number] = (
+                    moment, actor.first, way if moment > actor.first else IGNORE,
+                    colors.index(actor.thing.color), len(kin) - 1,
+                )  # fmt: skip
+        return made.reshape(TOKENS, 5)
+
+    def forward(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, list[float]]:
+        """The mean loss, and shares of right readings; hidden [B, K, D], labels [B, K, 5]."""
+        losses, shares = [], []
+        parts = self.read(self.norm(hidden)).split(self.SIZES, -1)
+        for part, label in zip(parts, labels.unbind(-1), strict=True):
+            told = label != IGNORE
+            losses.append(F.cross_entropy(part[told], label[told]))
+            shares.append(float((part[told].argmax(-1) == label[told]).float().mean()))
+        return torch.stack(losses).mean(), shares
+
+
+def some(scene: VideoScene, most: int, rng: torch.Generator) -> tuple[VideoScene, list[int]]:
+    """The scene with so many of its actors, two of them shapes or more, and their numbers in the whole."""
+    shapes = [i for i, one in enumerate(scene.actors) if one.kind != "sign"]
+    first = [shapes[i] for i in torch.randperm(len(shapes), generator=rng)[:2].tolist()]
+    rest = [i for i in torch.randperm(len(scene.actors), generator=rng).tolist() if i not in first]
+    numbers = sorted((first + rest)[:most])
+    return replace(scene, actors=tuple(scene.actors[i] for i in numbers)), numbers
+
+
 def shown(owner: Tensor, count: int, thinned: float, rng: torch.Generator) -> Tensor:
     """[B, count] which visual tokens of clips are there, at random, those of things first.
 
     Of a share `thinned` of the clips every thing shows a random part of its tokens of each moment, at least
-    one. `owner` [B, 288] is the number of the actor of a token, -1 for background.
+    one. `owner` [B, 288] is the number of the actor of a token, -1 for background, `ABSENT` for a thing that
+    is not to be seen.
     """
     moment = torch.arange(TOKENS) // CELLS**2
     thing = owner >= 0
     part = torch.where(thing, owner * MOMENTS + moment, -1)
     first = thing & thin(part, thinned, rng)
-    score = torch.rand(owner.shape, generator=rng) + first
+    score = torch.rand(owner.shape, generator=rng) + first - 2.0 * (owner == ABSENT)
     return score.topk(count, dim=1).indices.sort(1).values
 
 
@@ -201,7 +260,8 @@ class VideoCourse:
 
     `visual`: how many visual tokens are there, one of these numbers at each step (see `shown`). `text`:
     tokens of packed questions. Learning rates fall from step `steady` on.
-    `alignment` weighs the pull of visual tokens towards words.
+    `alignment` weighs the pull of visual tokens towards words, `probe` the loss of the probe.
+    `things`: of how many actors a clip shows tokens, and is asked about, at most; of all by default.
     """
 
     name: str
@@ -215,6 +275,8 @@ class VideoCourse:
     lr: float = 1.5e-3
     matrix_lr: float = 0.012
     alignment: float = 0.2
+    probe: float = 0.5
+    things: tuple[int, ...] = (9,)
     seed: int = 61
 
 
@@ -232,9 +294,12 @@ def instruct(
     optimiser = Optimiser(
         trained, lr=course.lr, matrix_lr=course.matrix_lr, total=course.steps, steady=course.steady
     )
+    probe, caught = trained["probe"], []
+    hook = decoder.layers[PROBED].register_forward_pre_hook(lambda layer, given: caught.append(given[0]))
     if which("c++") or which("g++"):
-        for layer in decoder.layers:
-            layer.compile(dynamic=False)
+        for number, layer in enumerate(decoder.layers):
+            if number != PROBED:  # hooks run outside of what is compiled
+                layer.compile(dynamic=False)
     mean = 0.0
     families: dict[str, float] = {}
     turned = torch.arange(TOKENS).view(MOMENTS, -1).flip(0).flatten()
@@ -247,28 +312,41 @@ def instruct(
         scenes = [
             backwards(stock.scenes[i]) if t else stock.scenes[i] for i, t in zip(pick, turn, strict=True)
         ]
+        most = [course.things[i] for i in torch.randint(len(course.things), (len(pick),), generator=rng)]
+        parts = [some(one, count, rng) for one, count in zip(scenes, most, strict=True)]
         stream = 100 + course.seed * 100_000 + step
-        questions = [mixture(one, rng_of("train", one.seed, stream), course.questions) for one in scenes]
+        questions = [mixture(part, rng_of("train", part.seed, stream), course.questions) for part, _ in parts]
         packed = pack([lesson(asked, index, end) for asked in questions], course.text)
         owner = torch.from_numpy(np.stack([owners(one).ravel() for one in scenes])).long()
+        for row, (_, numbers) in zip(owner, parts, strict=True):
+            row[~torch.isin(row, torch.tensor([-1, *numbers]))] = ABSENT
         keep = shown(owner, count, course.thinned, rng)
         rows = [turned[k] if t else k for k, t in zip(keep, turn, strict=True)]
         features = torch.stack([stock.features[i][k] for i, k in zip(pick, rows, strict=True)]).float()
         named = torch.from_numpy(np.stack([words.of(one) for one in scenes]))
         named = named.gather(1, keep[..., None].expand(-1, -1, 2))
+        labels = [Probe.labels(one, numbers) for one, (_, numbers) in zip(scenes, parts, strict=True)]
+        told = torch.from_numpy(np.stack(labels))
+        told = told.gather(1, keep[..., None].expand(-1, -1, told.shape[-1]))
+        caught.clear()
         with torch.autocast("cpu", torch.bfloat16):
             visual = pupil.project(features)
             logits = run(pupil, visual, packed, keep).float()
+        front = len(pupil.frame.before)
+        read, shares = probe(caught[0][:, front : front + count].float(), told)
         losses = F.cross_entropy(logits, packed.answers(), reduction="none")
         loss = (packed.weight() * losses).sum()
         drawn = pull(visual.float(), decoder.embed_tokens.weight, named, owner.gather(1, keep) >= 0)
-        optimiser.step(loss + course.alignment * drawn, step)
+        optimiser.step(loss + course.alignment * drawn + course.probe * read, step)
         mean = loss.item() if mean == 0 else 0.97 * mean + 0.03 * loss.item()
         follow(families, questions, packed, logits)
         if step % 25 == 0:
-            shares = " ".join(f"{f} {families[f]:.2f}" for f in FAMILIES if f in families)
-            log(f"{course.name} {step}/{course.steps} loss {mean:.3f} pull {drawn.item():.2f} {shares}")
+            known = " ".join(f"{f} {families[f]:.2f}" for f in FAMILIES if f in families)
+            seen = "/".join(f"{share:.2f}" for share in shares)
+            sums = f"loss {mean:.3f} pull {drawn.item():.2f} read {read.item():.2f} {seen}"
+            log(f"{course.name} {step}/{course.steps} {sums} {known}")
         check(step)
+    hook.remove()
 
 
 @torch.no_grad()
