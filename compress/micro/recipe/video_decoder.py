@@ -192,11 +192,12 @@ PROBED = 6  # decoder layers before the probe
 class Probe(nn.Module):
     """Reads from a visual token of a thing, halfway through the decoder, what time says about it.
 
-    This is its moment, and of its thing the moment it came, which way it moves, the color it came with, and
-    how many things of its kind had come. A decoder learns from questions alone to tell time only slowly.
+    This is its moment, row and column, and of its thing: the moment it came, which way it moves, the color it
+    came with, how many things of its kind had come, and in which row and column it came. A decoder learns
+    from questions alone to tell time only slowly.
     """
 
-    SIZES = (MOMENTS, MOMENTS, 5, len(COLORS), 3)
+    SIZES = (MOMENTS, MOMENTS, 5, len(COLORS), 3, CELLS, CELLS, CELLS, CELLS)
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -205,22 +206,25 @@ class Probe(nn.Module):
 
     @staticmethod
     def labels(scene: VideoScene, there: Sequence[int]) -> NDArray[np.int64]:
-        """[288, 5] places; IGNORE where a token does not tell. `there`: the actors that are to be seen."""
+        """[288, 9] places; IGNORE where a token does not tell. `there`: the actors that are to be seen."""
         owner, colors, ways = owners(scene), list(COLORS), list(STEPS)
-        made = np.full((*owner.shape, 5), IGNORE)
+        made = np.full((*owner.shape, len(Probe.SIZES)), IGNORE)
         actors = {number: scene.actors[number] for number in there}
         for number, actor in actors.items():
             for moment in range(actor.first, actor.last + 1):
                 kin = [one for one in actors.values() if one.kind == actor.kind and one.first <= moment]
                 way = ways.index(actor.way) if actor.way else 4
-                made[moment][owner[moment] == number] = (
+                begin = int(actor.thing.y * CELLS / SIDE), int(actor.thing.x * CELLS / SIDE)
+                rows, columns = np.nonzero(owner[moment] == number)
+                made[moment, rows, columns] = (
                     moment, actor.first, way if moment > actor.first else IGNORE,
-                    colors.index(actor.thing.color), len(kin) - 1,
+                    colors.index(actor.thing.color), len(kin) - 1, 0, 0, *begin,
                 )  # fmt: skip
-        return made.reshape(TOKENS, 5)
+                made[moment, rows, columns, 5:7] = np.stack([rows, columns], 1)
+        return made.reshape(TOKENS, -1)
 
     def forward(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, list[float]]:
-        """The mean loss, and shares of right readings; hidden [B, K, D], labels [B, K, 5]."""
+        """The mean loss, and shares of right readings; hidden [B, K, D], labels [B, K, 9]."""
         losses, shares = [], []
         parts = self.read(self.norm(hidden)).split(self.SIZES, -1)
         for part, label in zip(parts, labels.unbind(-1), strict=True):
