@@ -165,8 +165,8 @@ FAMILIES: dict[str, Callable[[VideoScene, Rng], Question | None]] = {
 }  # fmt: skip
 # What instruction tuning asks, and how often.
 WEIGHTS = {
-    "exist": 0.8, "color": 0.8, "shape": 0.6, "count": 2.0, "motion": 3.0, "order": 3.0, "entry": 2.5,
-    "change": 2.5, "needle": 2.5, "choose": 1.2,
+    "exist": 0.7, "color": 0.7, "shape": 0.5, "count": 2.0, "motion": 3.0, "order": 3.0, "entry": 2.0,
+    "change": 2.0, "needle": 2.0, "choose": 3.5,
 }  # fmt: skip
 
 

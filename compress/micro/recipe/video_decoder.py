@@ -158,27 +158,29 @@ def shelf(model: Any, split: str, seeds: Sequence[int]) -> Shelf:
 
 
 class Words:
-    """The words for what each visual token shows: a shape and a color, or the texture."""
+    """The words for what each visual token shows: a shape, its color, and whether it is on a sign, or the
+    texture.
+    """
 
     def __init__(self) -> None:
         self.index = tokenizer().get_vocab()
 
     def of(self, scene: VideoScene) -> NDArray[np.int64]:
-        """[288, 2] token ids."""
+        """[288, 3] token ids."""
         owner = owners(scene)
-        words = np.full((*owner.shape, 2), self.index[scene.texture])
+        words = np.full((*owner.shape, 3), self.index[scene.texture])
         for number, actor in enumerate(scene.actors):
             for moment in range(actor.first, actor.last + 1):
                 thing = actor.at(moment)
                 assert thing is not None
                 rows, columns = np.nonzero(owner[moment] == number)
-                words[moment, rows, columns, 0] = self.index[thing.text or thing.kind]
-                words[moment, rows, columns, 1] = self.index[thing.color]
-        return words.reshape(TOKENS, 2)
+                names = thing.text or thing.kind, thing.color, thing.kind
+                words[moment, rows, columns] = [self.index[name] for name in names]
+        return words.reshape(TOKENS, -1)
 
 
 def pull(visual: Tensor, table: Tensor, words: Tensor, thing: Tensor) -> Tensor:
-    """Pulls visual tokens [B, K, D] towards the embeddings of `words` [B, K, 2]; things weigh more."""
+    """Pulls visual tokens [B, K, D] towards the embeddings of `words` [B, K, 3]; things weigh more."""
     logits = 12 * F.normalize(visual, dim=-1) @ F.normalize(table, dim=-1).T
     said = logits.log_softmax(-1).gather(-1, words).mean(-1)
     size = visual.norm(dim=-1).log() - table.norm(dim=-1).mean().log().detach()
@@ -279,7 +281,7 @@ class VideoCourse:
     lr: float = 1.5e-3
     matrix_lr: float = 0.012
     alignment: float = 0.2
-    probe: float = 0.5
+    probe: float = 2.0
     things: tuple[int, ...] = (9,)
     seed: int = 61
 
@@ -328,7 +330,7 @@ def instruct(
         rows = [turned[k] if t else k for k, t in zip(keep, turn, strict=True)]
         features = torch.stack([stock.features[i][k] for i, k in zip(pick, rows, strict=True)]).float()
         named = torch.from_numpy(np.stack([words.of(one) for one in scenes]))
-        named = named.gather(1, keep[..., None].expand(-1, -1, 2))
+        named = named.gather(1, keep[..., None].expand(-1, -1, named.shape[-1]))
         labels = [Probe.labels(one, numbers) for one, (_, numbers) in zip(scenes, parts, strict=True)]
         told = torch.from_numpy(np.stack(labels))
         told = told.gather(1, keep[..., None].expand(-1, -1, told.shape[-1]))

@@ -9,20 +9,24 @@ from PIL import Image
 
 from compress.micro.recipe import video_decoder
 from compress.micro.recipe.build import build_video
-from compress.micro.recipe.tower import normalise
+from compress.micro.recipe.tower import IGNORE, normalise
 from compress.micro.recipe.twins import qwen
 from compress.micro.recipe.video_build import COURSES, VideoRecipe, video_processor
 from compress.micro.recipe.video_decoder import (
+    ABSENT,
     TOKENS,
+    Probe,
     frame,
     new_video,
     see,
     shown,
+    some,
     video,
     video_pixels,
 )
 from compress.micro.video_language import tokenizer
-from compress.micro.video_world import CELLS, MOMENTS, clip, owners, paint
+from compress.micro.video_world import CELLS, MOMENTS, STEPS, clip, owners, paint
+from compress.micro.world import COLORS
 from compress.models.loading import MODELS, load
 
 pytestmark = pytest.mark.skipif("micro-qwen" not in MODELS, reason="the shipped weights are not built")
@@ -91,6 +95,43 @@ def test_things_are_shown_first_and_each_at_all_its_moments():
         assert read == set(of)
         thinner += len(of) - int((row[keep] >= 0).sum())
     assert thinner > 0
+
+
+def test_what_is_absent_is_not_shown_while_there_is_other_to_show():
+    owner = torch.from_numpy(owners(clip("train", 0)).ravel().astype(int))[None]
+    absent = owner.clone()
+    absent[owner == 1] = ABSENT
+    room = int((absent != ABSENT).sum())
+    kept = shown(absent, room, 0.5, torch.Generator().manual_seed(0))
+    assert (absent[0, kept[0]] != ABSENT).all()
+
+
+def test_a_part_of_a_scene_has_two_shapes_and_says_which_they_are():
+    rng = torch.Generator().manual_seed(0)
+    for seed in range(20):
+        whole = clip("train", seed)
+        for most in (2, 3, 9):
+            part, numbers = some(whole, most, rng)
+            assert part.actors == tuple(whole.actors[i] for i in numbers)
+            assert len(numbers) == min(most, len(whole.actors))
+            assert sum(one.kind != "sign" for one in part.actors) >= 2
+
+
+def test_the_probe_is_told_what_a_token_can_know():
+    scenes = (clip("train", seed) for seed in range(50))
+    scene = next(one for one in scenes if any(actor.way for actor in one.actors))
+    there = [n for n, actor in enumerate(scene.actors) if actor.way or n == 0]
+    labels = Probe.labels(scene, there).reshape(MOMENTS, CELLS, CELLS, -1)
+    owner = owners(scene)
+    assert (labels[~np.isin(owner, there)] == IGNORE).all()
+    for number in there:
+        actor = scene.actors[number]
+        for moment in range(actor.first, actor.last + 1):
+            told = labels[moment][owner[moment] == number]
+            assert (told[:, 0] == moment).all() and (told[:, 1] == actor.first).all()
+            way = list(STEPS).index(actor.way) if actor.way else 4
+            assert (told[:, 2] == (IGNORE if moment == actor.first else way)).all()
+            assert (told[:, 3] == list(COLORS).index(actor.thing.color)).all()
 
 
 @pytest.mark.slow
