@@ -305,12 +305,13 @@ def _bad_images(samples: Sequence[Sample], images: bool) -> list[str]:
     not open.
     """
     from bench.tasks.images import ImageFile
+    from bench.tasks.videos import VideoFile
     from compress.video import Video
 
     pictures = [one.picture for one in samples if not isinstance(one.picture, Image.Image | Video)]
     bad = []
     for picture in {picture.key: picture for picture in pictures}.values():
-        if isinstance(picture, ImageFile) and picture.size is None:
+        if isinstance(picture, ImageFile | VideoFile) and picture.size is None:
             bad.append(f"{picture.name} is missing")
         elif images:
             try:

@@ -16,13 +16,15 @@ def open_tasks(
     model: str = "micro", labelled: bool = True,
 ) -> dict[Task, list[Sample]]:  # fmt: skip
     """Load the tasks with their samples; the miniatures show the world that the model was trained on."""
-    from bench.tasks import BENCHMARKS
+    from bench.tasks import BENCHMARKS, VIDEOS
     from bench.tasks.load import load_tasks
-    from compress.micro.worlds import world_of
+    from compress.micro.worlds import VIDEO, world_of
 
-    wanted = ",".join(BENCHMARKS) if tasks == "all" else tasks
+    world = world_of(model)
+    every = VIDEOS if world is VIDEO and data is None else BENCHMARKS
+    wanted = ",".join(every) if tasks == "all" else tasks
     if not (named := specs(wanted)):
-        raise ValueError(f"--tasks names nothing: write names with commas, or all ({', '.join(BENCHMARKS)})")
+        raise ValueError(f"--tasks names nothing: write names with commas, or all ({', '.join(every)})")
     return load_tasks(
-        named, count, split, data=data, protocol=protocol, labelled=labelled, world=world_of(model)
+        named, count, split, data=data, protocol=protocol, labelled=labelled, world=world
     )

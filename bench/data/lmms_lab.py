@@ -16,9 +16,11 @@ from bench.data.official import (
     mmbench_row,
     mmmu_row,
     mmstar_row,
+    mvbench_rows,
     place_of,
     scienceqa_row,
     textvqa_row,
+    videomme_rows,
     vqav2_row,
 )  # fmt: skip
 from bench.data.writing import WriteSamples, picture_name, seed, stem, write_table
@@ -143,9 +145,22 @@ def _lab_mmmu(folder: Path, samples: Sequence[Sample]) -> None:
     write_table(path, samples, rows, picture_name, "image_1")
 
 
+def _lab_mvbench(folder: Path, samples: Sequence[Sample]) -> None:
+    for kind, rows in mvbench_rows(folder, samples).items():
+        (folder / kind).mkdir()
+        pq.write_table(pa.Table.from_pylist(rows), folder / kind / "train-00000-of-00001.parquet")
+
+
+def _lab_videomme(folder: Path, samples: Sequence[Sample]) -> None:
+    (folder / "videomme").mkdir()
+    rows = videomme_rows(folder, samples)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "videomme" / "test-00000-of-00001.parquet")
+
+
 LMMS_LAB: Mapping[str, WriteSamples] = {
     "gqa": _lab_gqa, "mmbench": _lab_mmbench, "mmbench-cn": _lab_mmbench_cn, "pope": _lab_pope,
     "vqav2": _lab_vqav2, "vizwiz": _lab_vizwiz, "textvqa": _lab_textvqa, "mme": _lab_mme,
     "scienceqa": _lab_scienceqa, "ocrbench": _lab_ocrbench, "chartqa": _lab_chartqa, "docvqa": _lab_docvqa,
-    "ai2d": _lab_ai2d, "mmstar": _lab_mmstar, "mmmu": _lab_mmmu,
+    "ai2d": _lab_ai2d, "mmstar": _lab_mmstar, "mmmu": _lab_mmmu, "mvbench": _lab_mvbench,
+    "video-mme": _lab_videomme,
 }  # fmt: skip

@@ -9,12 +9,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.data.writing import WriteSamples, picture_name, png, seed, stem, write_json, write_table
+from bench.data.writing import (
+    WriteSamples,
+    moving_png,
+    picture_name,
+    png,
+    seed,
+    stem,
+    write_json,
+    write_table,
+)
 from bench.tasks.ai2d import IDS as AI2D_IDS
 from bench.tasks.mmbench import COPY
 from bench.tasks.mme import ROOT as MME_ROOT
+from bench.tasks.mvbench import KINDS as MVBENCH_KINDS
+from bench.tasks.videomme import FILE as VIDEOMME_FILE
+from bench.tasks.videomme import LENGTHS
 from bench.tasks.vqav2 import ANNOTATIONS, QUESTIONS
-from compress.micro.language import LETTERS
+from compress.micro.language import COUNTS, LETTERS
+from compress.micro.video_language import WAYS, WHEN
+from compress.micro.world import COLORS
 from compress.samples import Sample
 
 STRUCTURE = {"color": ("query", "attr"), "shape": ("query", "obj"), "relation": ("verify", "rel")}
@@ -258,8 +272,77 @@ def mmmu_row(number: int, one: Sample) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _mvbench(folder: Path, samples: Sequence[Sample]) -> None:
+    (folder / "json").mkdir()
+    for kind, rows in mvbench_rows(folder, samples).items():
+        write_json(folder / "json" / f"{kind}.json", rows)
+
+
+def mvbench_rows(folder: Path, samples: Sequence[Sample]) -> dict[str, list[dict[str, Any]]]:
+    """Records by kind, with their videos below video/."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for one in samples:
+        kind, name = mvbench_kind(one), f"{seed(one)}.mp4"
+        place = folder / "video" / MVBENCH_KINDS[kind].whole
+        place.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(moving_png(one))
+        row = {
+            "video": name, "question": stem(one), "candidates": list(one.info["options"]),
+            "answer": one.info["options"][place_of(one)],
+        }  # fmt: skip
+        found.setdefault(kind, []).append(row)
+    return found
+
+
+def mvbench_kind(one: Sample) -> str:
+    """The kind that asks what the options say: ways, counts, colours or shapes."""
+    option = one.info["options"][0]
+    if option in WAYS:
+        return "moving_direction"
+    if option in COUNTS:
+        return "moving_count"
+    later = any(word in one.question.split() for word in WHEN)
+    if option in COLORS:
+        return "state_change" if later else "moving_attribute"
+    return "character_order" if later else "object_existence"
+
+
+def _videomme(folder: Path, samples: Sequence[Sample]) -> None:
+    videos: dict[str, dict[str, Any]] = {}
+    for row in videomme_rows(folder, samples):
+        video = {
+            "video_id": row["video_id"], "duration_category": row["duration"],
+            "video_category": row["domain"], "video_subcategory": row["sub_category"], "url": row["url"],
+            "questions": [],
+        }  # fmt: skip
+        asked = {name: row[name] for name in ("question_id", "task_type", "question", "answer")}
+        videos.setdefault(row["video_id"], video)["questions"].append(asked | {"choices": row["options"]})
+    write_json(folder / VIDEOMME_FILE, list(videos.values()))
+
+
+def videomme_rows(folder: Path, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """A record for each question, with its video below data/."""
+    (folder / "data").mkdir()
+    rows: list[dict[str, Any]] = []
+    for number, one in enumerate(samples):
+        name = f"clip{seed(one)}"
+        (folder / "data" / f"{name}.mp4").write_bytes(moving_png(one))
+        options = zip("ABCD", one.info["options"], strict=True)
+        rows.append(
+            {
+                "video_id": f"{number:03d}", "duration": LENGTHS[number % 3], "domain": "Knowledge",
+                "sub_category": "Technology", "url": f"https://www.youtube.com/watch?v={name}",
+                "videoID": name, "question_id": f"{number:03d}-1", "task_type": "Temporal Perception",
+                "question": stem(one), "options": [f"{letter}. {text}" for letter, text in options],
+                "answer": one.answers[0].upper(),
+            }
+        )  # fmt: skip
+    return rows
+
+
 OFFICIAL: Mapping[str, WriteSamples] = {
     "gqa": _gqa, "mmbench": _mmbench, "mmbench-cn": _mmbench_cn, "pope": _pope, "vqav2": _vqav2,
     "vizwiz": _vizwiz, "textvqa": _textvqa, "mme": _mme, "scienceqa": _scienceqa, "ocrbench": _ocrbench,
     "chartqa": _chartqa, "docvqa": _docvqa, "ai2d": _ai2d, "mmstar": _mmstar, "mmmu": _mmmu,
+    "mvbench": _mvbench, "video-mme": _videomme,
 }  # fmt: skip

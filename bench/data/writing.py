@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from compress.samples import Sample
+from compress.video import Video
 
 Rows = Iterable[dict[str, Any]]
 WriteSamples = Callable[[Path, Sequence[Sample]], None]  # into a folder of its own
@@ -21,6 +22,16 @@ GROUP = 64  # rows of a Parquet row group
 def png(sample: Sample) -> bytes:
     file = BytesIO()
     sample.image.save(file, "PNG")
+    return file.getvalue()
+
+
+def moving_png(sample: Sample) -> bytes:
+    """All frames of a video, not a pixel changed, each with the time it is shown."""
+    video = sample.visual
+    assert isinstance(video, Video)
+    first, *others = video.frames
+    file = BytesIO()
+    first.save(file, "PNG", save_all=True, append_images=others, duration=round(1000 * video.step))
     return file.getvalue()
 
 

@@ -178,9 +178,8 @@ def tokens_asked(sample: Sample, tokens: int) -> tuple[Bools, Bools] | None:
     None for images that our code did not draw, for images in tiles and for questions about no thing.
     """
     about, drawn = sample.info.get("about"), scene_of(sample.picture)
-    if not about or drawn is None or tokens != drawn[0].grid ** 2:
+    if not about or drawn is None or tokens != len(owner := drawn[0].owners(drawn[1])):
         return None
-    owner = drawn[0].owners(drawn[1])
     shown = np.isin(owner, list(about))
     return (shown, owner >= 0) if shown.any() else None
 

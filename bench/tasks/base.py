@@ -49,6 +49,7 @@ class Task(ABC):
     submits: ClassVar[bool] = False  # whether there is a server or tool that takes a file
     splits: ClassVar[Mapping[str, tuple[int, ...]]] = {}  # numbers of samples as published; () where unknown
     asks: ClassVar[tuple[str, ...]] = ()  # families of questions of the miniature; () as the world has it
+    videos: ClassVar[bool] = False  # whether its samples are about videos
     headline: ClassVar[tuple[str, ...]] = ()  # sub-scores that stand beside the score
 
     def __post_init__(self) -> None:

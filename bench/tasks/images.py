@@ -49,6 +49,13 @@ class Encoded(ABC):
     def __call__(self) -> Image.Image: ...
 
 
+def check_inside(root: Path, name: str) -> None:
+    """ValueError for the name of a file that leads out of its folder."""
+    place = PurePosixPath(name.replace("\\", "/"))
+    if place.is_absolute() or ".." in place.parts or not place.parts or ":" in place.parts[0]:
+        raise ValueError(f"the name '{name}' leads out of {root}: it is not used")
+
+
 @dataclass(frozen=True)
 class ImageFile(Encoded):
     """A file below the folder `root`, named as the data set names it."""
@@ -57,9 +64,7 @@ class ImageFile(Encoded):
     name: str  # with forward slashes
 
     def __post_init__(self) -> None:
-        place = PurePosixPath(self.name.replace("\\", "/"))
-        if place.is_absolute() or ".." in place.parts or not place.parts or ":" in place.parts[0]:
-            raise ValueError(f"the image name '{self.name}' leads out of {self.root}: it is not used")
+        check_inside(self.root, self.name)
 
     @property
     def path(self) -> Path:

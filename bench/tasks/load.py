@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.tasks import TASKS
+from bench.tasks import TASKS, VIDEOS
 from bench.tasks.base import Task
 from bench.tasks.folder import HUB, Manifest
-from compress.micro.worlds import MICRO, World
+from compress.micro.worlds import MICRO, VIDEO, World
 from compress.samples import Sample
 from evosearch.registry import pick
 
@@ -27,9 +27,9 @@ def load_tasks(
 ) -> dict[Task, list[Sample]]:
     """Tasks by `name` or `name:option=value,...` with the samples of `n` questions each, in the order given.
 
-    Without `data`, miniatures about scenes of `world` (400 questions and split test by default). With it, the
-    folder's or hub's samples (all by default) under `protocol`, by default the one the folder itself names,
-    else llava.
+    Without `data`, miniatures about scenes of `world` (400 questions and split test by default); tasks about
+    videos have clips of their own world. With it, the folder's or hub's samples (all by default) under
+    `protocol`, by default the one the folder itself names, else llava.
     ValueError for unknown names, protocols and splits, for tasks named twice, for bad data (see `Task.load`),
     and, where scores are wanted (`labelled`), for splits whose labels are not public.
     """
@@ -52,7 +52,14 @@ def load_tasks(
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"task '{min(twice)}' is named twice: ask it under one set of options at a time")
     if data is None:
-        return {task: task.micro(n or QUESTIONS, split or "test", world) for task in tasks}
+        still = [task.name for task in tasks if not task.videos]
+        if still and world is VIDEO:
+            raise ValueError(
+                f"task '{still[0]}' is about images, and this model was trained on videos: choose of "
+                f"{', '.join(VIDEOS)}"
+            )
+        worlds = {task: VIDEO if task.videos else world for task in tasks}
+        return {task: task.micro(n or QUESTIONS, split or "test", worlds[task]) for task in tasks}
     loaded = {task: task.load(data, n) for task in tasks}
     for task, samples in loaded.items():
         if labelled and not samples[0].answers:

@@ -37,7 +37,8 @@ def training_sample(number: int, world: World = MICRO, questions: int | None = N
     rng = world.rng_of("train", seed, 2 + turn)
     chosen = world.trained[number % len(world.trained)]
     chinese = chosen in ("choose", "texture") and bool(rng.random() < 0.5)
-    for family in (chosen, "missing", *world.trained):  # not every scene offers a question of each family
+    others = ["missing"] * ("missing" in world.ask)
+    for family in (chosen, *others, *world.trained):  # not every scene offers a question of each family
         if question := world.ask[family](scene, rng, chinese and family == chosen):
             return sample(world, NAME, f"{place}.{turn}" if questions > 1 else place, scene, question)
     raise ValueError(f"the {world.name} world has no question about the training scene {seed}")

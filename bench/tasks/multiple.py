@@ -20,7 +20,7 @@ import numpy as np
 from bench.tasks.base import Task, normal
 from bench.tasks.choice import Matcher
 from compress.micro.language import LETTERS
-from compress.samples import ImageSource, Sample
+from compress.samples import Sample, VisualSource
 
 LETTER = "Answer with the option's letter from the given choices directly."
 UNREADABLE = "unreadable"
@@ -35,8 +35,8 @@ class MultipleChoice(Task):
     rules: ClassVar[Mapping[str, Matcher]] = {}  # by protocol
 
     def choice(
-        self, id: str, picture: ImageSource, stem: str, options: Sequence[str], answer: str, family: str = "",
-        **info: object,
+        self, id: str, picture: VisualSource, stem: str, options: Sequence[str], answer: str,
+        family: str = "", **info: object,
     ) -> Sample:  # fmt: skip
         """A sample; `answer` is a capital letter, or empty where it is not public.
 

@@ -171,6 +171,33 @@ def film(scene: VideoScene) -> Video:
     return Video(frames, tuple(number / RATE for number in range(FRAMES)))
 
 
+@dataclass(frozen=True)
+class Footage:
+    """A clip as a sample's video: filmed when it is looked at, as large as whoever looks can see."""
+
+    scene: VideoScene
+
+    @property
+    def key(self) -> str:
+        return repr(self.scene)
+
+    def __call__(self) -> Video:
+        return self.at(SIDE)
+
+    def at(self, side: int) -> Video:
+        """The clip enlarged to the largest whole multiple that is at most `side` pixels high."""
+        made = _developed(self.scene)
+        if (scale := side // SIDE) < 2:
+            return made
+        size = SIDE * scale, SIDE * scale
+        return replace(made, frames=tuple(one.resize(size, Image.Resampling.NEAREST) for one in made.frames))
+
+
+@lru_cache(maxsize=400)  # benchmarks of 200, half a megabyte each: methods look at the same ones in turn
+def _developed(scene: VideoScene) -> Video:
+    return film(scene)
+
+
 @lru_cache(maxsize=2048)
 def owners(scene: VideoScene) -> NDArray[np.int16]:
     """[8, 6, 6] the number of the actor that most of a cell shows at a moment; -1 where no actor is.

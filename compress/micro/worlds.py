@@ -1,21 +1,29 @@
 """The worlds that our code draws, behind one form: what a benchmark or a data set needs of each.
 
 `MICRO`: 3 to 6 things on one texture. `BUSY`: up to 40 things and signs on several grounds, so that the
-question decides which visual tokens matter.
+question decides which visual tokens matter. `VIDEO`: clips of 16 frames on which things come, move and go.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.micro import busy_language, busy_questions, language, questions, world
+from compress.micro import (
+    busy_language,
+    busy_questions,
+    language,
+    questions,
+    video_questions,
+    video_world,
+    world,
+)
 from compress.micro import busy_world as busy
 from compress.micro.questions import Question
 from compress.samples import Scenery
@@ -25,10 +33,11 @@ Ask = Callable[..., Question | None]  # (scene, generator, chinese=False); `exis
 
 @dataclass(frozen=True)
 class World:
-    """Scenes, photographs of them and questions about them.
+    """Scenes, photographs or films of them, and questions about them.
 
     `scene(split, seed, spoil=None)` draws a scene, `rng_of(split, seed, purpose)` is its random stream, and
-    `owners(scene)` [grid * grid] is the number of the thing that each patch shows (-1: none).
+    `owners(scene)` is the number of the thing that each patch shows (-1: none), [grid * grid] of an image,
+    and that of every moment of a film.
     `ask` has one function per family of questions. `asked` says which families a benchmark asks, in turn, and
     `trained` which the training mixture asks. The families in `whole` need the whole image.
     The mixture has `questions` about each scene. `pools` are the answers that an annotator who is wrong may
@@ -104,18 +113,57 @@ BUSY = World(
         "shape": busy.KINDS, "exist": ("yes", "no"),
     },
 )  # fmt: skip
-WORLDS = {one.name: one for one in (MICRO, BUSY)}
+
+
+def _clip(split: str, seed: int, spoil: str | None = None) -> video_world.VideoScene:
+    return video_world.clip(split, seed)
+
+
+def _owners_of_clip(scene: video_world.VideoScene) -> NDArray[np.int16]:
+    return video_world.owners(scene).ravel()
+
+
+def _in_english(
+    ask: Callable[[Any, np.random.Generator], Question | None], scene: Any, rng: np.random.Generator,
+    chinese: bool = False,
+) -> Question | None:  # fmt: skip
+    return ask(scene, rng)
+
+
+VIDEO = World(
+    "video", video_world.SIDE, video_world.CELLS, _clip, video_world.Footage, video_world.rng_of,
+    _owners_of_clip,
+    ask={name: partial(_in_english, ask) for name, ask in video_questions.FAMILIES.items()},
+    asked={
+        "clips": ("motion", "order", "needle", "change", "count", "entry", "color", "exist"),
+        "mvbench": ("choose",),
+        "video-mme": ("choose",),
+    },
+    trained=(
+        "motion", "order", "needle", "change", "count", "entry", "choose", "color", "exist", "shape",
+        "motion", "choose",
+    ),
+    questions=1,
+    whole=(),
+    pools={},
+)  # fmt: skip
+WORLDS = {one.name: one for one in (MICRO, BUSY, VIDEO)}
 
 
 def scene_of(picture: object) -> tuple[World, Any] | None:
-    """The world and the scene that a picture photographs; None for other images."""
+    """The world and the scene that a picture photographs or films; None for others."""
     if isinstance(picture, world.Photograph):
         return MICRO, picture.scene
     if isinstance(picture, busy.BusyPhotograph):
         return BUSY, picture.scene
+    if isinstance(picture, video_world.Footage):
+        return VIDEO, picture.scene
     return None
 
 
 def world_of(model: str) -> World:
-    """The world that a model, a name or a folder, was trained on: `BUSY` if it is called so, else `MICRO`."""
-    return BUSY if Path(model).name.partition("-")[0] == BUSY.name else MICRO
+    """The world that a model, a name or a folder, was trained on: by what it is called, else `MICRO`."""
+    name = Path(model).name
+    if name.startswith("micro-video"):
+        return VIDEO
+    return BUSY if name.partition("-")[0] == BUSY.name else MICRO

@@ -23,7 +23,7 @@ def test_samples_are_reproducible_and_ids_unique(name, data):
     again = task.micro(24)
     assert len(samples) == len({s.id for s in samples}) == (96 if name.startswith("mmbench") else 24)
     assert all(
-        a.id == b.id and a.question == b.question and a.image == b.image
+        a.id == b.id and a.question == b.question and a.visual == b.visual
         for a, b in zip(samples, again, strict=True)
     )
 
