@@ -51,7 +51,9 @@ def _methods() -> list[Line]:
     for line in _registered("baselines", "METHODS"):
         method = pick(METHODS, line.name, "method", compressor="")
         reads = [words for words, holds in (
-            ("question", method.reads_text), ("CLS", bool(method.tower_layers)),
+            ("frames of a video", method.video), ("question", method.reads_text),
+            ("CLS", bool(method.tower_layers) and method.cls == "own"),
+            ("attention in the tower", bool(method.tower_layers) and method.cls == "received"),
             ("CLIP's text tower", method.reads_clip is not None),
         ) if holds] or ["tokens alone"]  # fmt: skip
         acts = dict.fromkeys(_place(method, depth) for depth in sorted(method.schedule(576, 64, LAYERS)))

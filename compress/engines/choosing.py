@@ -108,8 +108,13 @@ class EngineChoice:
 
 
 def check(mllm: MLLM, selector: Selector, keep: Keep) -> None:
-    """ValueError unless the method acts before the decoder, and leaves as many tokens as it is told."""
+    """ValueError unless the method acts on images, before the decoder, and leaves as many tokens as told."""
     name = type(selector).__name__
+    if selector.video:
+        raise ValueError(
+            f"{name} chooses between the frames of a video, and an engine compresses images: choose a method "
+            f"for images"
+        )
     if selector.adaptive:
         raise ValueError(
             f"{name} decides by itself how many tokens stay, and an engine reserves their places before it "
