@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -59,9 +59,13 @@ class LLaVAScissor(Selector):
     def budgeted(self, frames: Tensor, keep: int) -> tuple[Tensor, Tensor]:
         """`merged` at the threshold of which `keep` groups, or the fewest above, are left; then `keep`."""
         trees = [tree(cosines(frame)) for frame in frames]
-        step = bisect_left(
-            range(STEPS + 1), keep, key=lambda step: len(self.merged(frames, step / STEPS, trees)[0])
-        )  # one step above 1 nothing is merged
+        links = sorted(link for grown in trees for link in grown.link)
+
+        def count(step: int) -> int:
+            of_frames = bisect_right(links, step / STEPS)
+            return of_frames if of_frames < keep else len(self.merged(frames, step / STEPS, trees)[0])
+
+        step = bisect_left(range(STEPS + 1), keep, key=count)  # one step above 1 nothing is merged
         return self.merged(frames, step / STEPS, trees, keep)
 
     @staticmethod

@@ -69,3 +69,14 @@ def test_the_threshold_alone_decides_if_it_is_adaptive():
     found = LLaVAScissor(adaptive=True).select(view, 0)
     assert len(found.index) == 13 and found.index[-1] == 48
     torch.testing.assert_close(found.tokens[:12], frames[0])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_budget_has_a_threshold_that_leaves_enough_next_to_one_that_does_not(seed: int):
+    frames = torch.randn(4, 12, 6, generator=torch.Generator().manual_seed(seed))
+    left = [0, *(len(LLaVAScissor.merged(frames, step / 128)[0]) for step in range(129)), 48]
+    for keep in (1, 17, 46):
+        leaders, _ = LLaVAScissor().budgeted(frames, keep)
+        allowed = [step for step in range(130) if left[step] < keep <= left[step + 1]]
+        possible = [LLaVAScissor.merged(frames, step / 128, keep=keep)[0].tolist() for step in allowed]
+        assert leaders.tolist() in possible and len(leaders) == keep
