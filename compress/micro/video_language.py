@@ -13,13 +13,21 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "exist": ("is there a {x} ?", "does the video show a {x} ?", "can you see any {x} here ?"),
     "color": micro.TEMPLATES["color"],
     "shape": micro.TEMPLATES["shape"],
-    "count": ("how many {x} are there in all ?", "count the {x} in the video ."),
+    "count": (
+        "how many {x} are there in all ?", "how many {x} were there ?", "count the {x} in the video .",
+    ),
     "motion": ("which way does the {x} move ?", "where does the {x} go ?"),
     "order": ("which came {when} , the {x} or the {y} ?",),
     "entry": ("which thing came {when} ?", "what came {when} ?"),
-    "change": ("what color was the {x} {when} ?", "which color did the {x} have {when} ?"),
+    "change first": (
+        "what color was the {x} first ?", "which color did the {x} have first ?",
+        "what color was the {x} before ?",
+    ),
+    "change last": (
+        "what color was the {x} last ?", "which color did the {x} have last ?", "what color is the {x} now ?",
+    ),
     "needle": ("what does the sign show ?", "what is on the sign ?"),
-}
+}  # fmt: skip
 WHEN = ("first", "last")
 EXTRA = ("user", "assistant", "yes", "no", "unanswerable", "and", ",", "object", "objects", "image")
 

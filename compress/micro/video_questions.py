@@ -131,7 +131,7 @@ def change(scene: VideoScene, rng: Rng) -> Question | None:
     i, actor = _pick(rng, pool)
     when = _pick(rng, WHEN)
     answer = actor.colors[0 if when == "first" else 1]
-    return Question(_say("change", rng, x=actor.kind, when=when), answer, "change", (i,))
+    return Question(_say(f"change {when}", rng, x=actor.kind), answer, "change", (i,))
 
 
 def needle(scene: VideoScene, rng: Rng) -> Question | None:
@@ -144,8 +144,9 @@ def needle(scene: VideoScene, rng: Rng) -> Question | None:
 
 def choose(scene: VideoScene, rng: Rng) -> Question | None:
     """A question with four lettered options; the answer is a letter, `options` are the texts."""
-    asked = [motion, change, count, color, entry, shape]
-    inner = next(q for i in rng.permutation(len(asked)) if (q := asked[i](scene, rng)) is not None)
+    asked = [motion, change, entry, count, color, shape]
+    turns = rng.choice(len(asked), len(asked), replace=False, p=[0.3, 0.2, 0.2, 0.14, 0.08, 0.08])
+    inner = next(q for i in turns if (q := asked[i](scene, rng)) is not None)
     pool = {"motion": WAYS, "count": COUNTS[:4], "entry": SHAPES, "shape": SHAPES}.get(
         inner.family, tuple(COLORS)
     )
@@ -165,8 +166,8 @@ FAMILIES: dict[str, Callable[[VideoScene, Rng], Question | None]] = {
 }  # fmt: skip
 # What instruction tuning asks, and how often.
 WEIGHTS = {
-    "exist": 0.7, "color": 0.7, "shape": 0.5, "count": 2.0, "motion": 3.0, "order": 3.0, "entry": 2.0,
-    "change": 2.0, "needle": 2.0, "choose": 3.5,
+    "exist": 0.5, "color": 0.4, "shape": 0.3, "count": 1.5, "motion": 2.5, "order": 3.0, "entry": 1.5,
+    "change": 1.5, "needle": 2.5, "choose": 7.0,
 }  # fmt: skip
 
 

@@ -127,7 +127,7 @@ def test_an_answer_about_time_is_what_the_tracks_say(scenes: list[VideoScene]) -
                 assert question.answer == (earlier if "first" in said else later).kind
             if question.family == "change":
                 actor = by_kind[said[said.index("the") + 1]]
-                at = actor.at(actor.first if "first" in said else actor.last)
+                at = actor.at(actor.first if {"first", "before"} & {*said} else actor.last)
                 assert at is not None
                 assert question.answer == at.color
             if question.family == "motion":
