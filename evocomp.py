@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from baselines import DART as DART
     from baselines import EVS as EVS
     from baselines import METHODS as METHODS
+    from baselines import PACT as PACT
     from baselines import SCOPE as SCOPE
     from baselines import TRIM as TRIM
     from baselines import CDPruner as CDPruner
@@ -112,7 +113,7 @@ _HOME = Path(__file__).resolve().parent
 _PACKAGES = ("evosearch", "compress", "baselines", "bench")
 _PUBLIC = {
     "baselines": (
-        "DART", "EVS", "METHODS", "SCOPE", "TRIM", "CDPruner", "Cover", "DARTInput", "DivPrune",
+        "DART", "EVS", "METHODS", "PACT", "SCOPE", "TRIM", "CDPruner", "Cover", "DARTInput", "DivPrune",
         "Downsample", "DyCoke", "EvoComp", "EvoCompPlus", "Farthest", "FastV", "FastVID", "FasterVLM",
         "Frames", "GPrune", "GlobalCom2", "Grid", "HiRED", "HoliTom", "HoloV", "KeepAll", "LLaVAScissor",
         "MustDrop", "Pool", "PruMerge", "PruMergePlus", "PruneVid", "PyramidDrop", "Random", "SparseVLM",

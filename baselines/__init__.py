@@ -21,6 +21,7 @@ from baselines.holov import HoloV
 from baselines.llava_scissor import LLaVAScissor
 from baselines.mustdrop import MustDrop
 from baselines.none import KeepAll
+from baselines.pact import PACT
 from baselines.pool import Pool
 from baselines.prumerge import PruMerge, PruMergePlus
 from baselines.prunevid import PruneVid
@@ -54,6 +55,7 @@ METHODS: dict[str, type[Selector]] = {
     "dart": DART,
     "dart-input": DARTInput,
     "sparsevlm": SparseVLM,
+    "pact": PACT,
     "pyramiddrop": PyramidDrop,
     "hired": HiRED,
     "prumerge": PruMerge,
@@ -83,6 +85,7 @@ METHODS: dict[str, type[Selector]] = {
 }
 
 __all__ = [
+    "PACT",
     "TRIM",
     "CDPruner",
     "VScan",

@@ -31,7 +31,7 @@ class View:
     `tower_layers`, at any depth, for the view's own tokens; a token that stands for the whole image has CLS's
     values. In a tower without CLS `received` and `keys` serve, in place of each layer, the one nearest to it
     in which all patches of an image attend to each other; a token of several patches has their mean.
-    `attention` and `decoder_keys` serve the layers depth - 1 and depth.
+    `attention`, `decoder_keys` and `unrotated` serve the layers depth - 1 and depth.
     """
 
     depth: int
@@ -63,6 +63,9 @@ class View:
     # tokens, visual ones included, in the order of the sequence
     decoder_keys: Callable[[int], tuple[Tensor, Tensor]] = _missing
     # decoder layer -> [N, H, d] and [T, H, d], visual and other tokens' keys, rotated; H are the key heads
+    unrotated: Callable[[int], tuple[Tensor, Tensor, Tensor]] = _missing
+    # decoder layer -> queries [M, H, d] and keys [M, G, d] of all tokens up to the last visual one, before
+    # any rotation, scaled so that their products are logits, and [N] which of the M rows are visual
     norm: Callable[[Tensor], Tensor] = _missing  # the decoder's final norm
     projected: Callable[[], Tensor] = _missing  # -> [N, D] what the projector makes of `hidden`, at VISION
     clip: Callable[[bool], tuple[Tensor, Tensor]] = _missing
@@ -148,6 +151,7 @@ class Selector(ABC):
     reads_text: bool = False  # whether the question says what stays
     video: bool = False  # whether it chooses between the frames of a video, and refuses images
     cls: Literal["own", "received"] = "own"  # whose attention it reads in the tower, see `ClsSelector`
+    attends_by_size: bool = False  # whether decoder layers attend to a token by how many joined it: `into`
 
     @property
     def tower_layers(self) -> tuple[float, ...]:

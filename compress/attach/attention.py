@@ -131,17 +131,17 @@ def received(block: Any, hidden: Tensor, rotary: Sequence[Tensor]) -> Tensor:
 
 def patch_keys(block: Any, hidden: Tensor, rotary: Sequence[Tensor]) -> Tensor:
     """Keys [H, d, M] of the rows of a tower block, before any rotation."""
-    return patch_heads(block, hidden, _still(rotary)).key.transpose(1, 2)
+    return patch_heads(block, hidden, still(tuple(rotary))).key.transpose(1, 2)
 
 
 def patch_queries(block: Any, hidden: Tensor, rotary: Sequence[Tensor]) -> Tensor:
     """Queries [H, d, M] of the rows of a tower block, before any rotation."""
-    return patch_heads(block, hidden, _still(rotary)).query.transpose(1, 2)
+    return patch_heads(block, hidden, still(tuple(rotary))).query.transpose(1, 2)
 
 
-def _still(rotary: Sequence[Tensor]) -> list[Tensor]:
-    """Tables of the same form that turn nothing: cosines of 1, sines of 0."""
-    return [torch.full_like(table, float(number == 0)) for number, table in enumerate(rotary)]
+def still(tables: Tables) -> Tables:
+    """Rotary tables of the same form that turn nothing: cosines of 1, sines of 0."""
+    return tuple(torch.full_like(table, float(number == 0)) for number, table in enumerate(tables))
 
 
 def window(decoder: Any, number: int) -> int | None:
@@ -153,17 +153,21 @@ def window(decoder: Any, number: int) -> int | None:
 
 
 def decoder_rows(
-    layer: Any, hidden: Tensor, tables: Tables, rows: Sequence[int] | Tensor, seen: Tensor | None = None
-) -> Tensor:
+    layer: Any, hidden: Tensor, tables: Tables, rows: Sequence[int] | Tensor, seen: Tensor | None = None,
+    size: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Attention [H, R, L] of the chosen rows of one unpadded sequence in a decoder layer.
 
     hidden [L, D] is the layer's input, `tables` its rotary tables, rows [R] count from 0; `seen` [R, L] bool
-    is what they see, all rows up to their own if not given. Softmax in float32.
+    is what they see, all rows up to their own if not given; `size` [L] is how many tokens each row stands
+    for. Softmax in float32.
     """
     where = torch.as_tensor(rows, device=hidden.device)
     if seen is None:
         seen = torch.arange(len(hidden), device=hidden.device) <= where[:, None]
     scores = decoder_heads(layer, hidden, tables).scores(where)
+    if size is not None:
+        scores = scores + size.log()
     return scores.masked_fill(~seen, -torch.inf).softmax(-1, dtype=torch.float32)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ class Layout:
     index: list[list[Tensor]]  # [N] per sample and run, which token of its image each one is; -1 = all
     owner: list[list[int]]  # per sample and run, which image it belongs to, from 0 without gaps
     device: torch.device
+    size: Tensor | None = None  # [B, length] how many tokens attention takes each row for; None = one each
 
     @property
     def places(self) -> list[Place]:
@@ -87,6 +88,7 @@ class Layout:
             [self.index[row] for row in rows],
             [self.owner[row] for row in rows],
             self.device,
+            None if self.size is None else self.size[list(rows)],
         )
 
     @property
@@ -116,8 +118,21 @@ class Layout:
             rows.append(self._woven(sample, kept))
             index.append(after)
         sizes = [len(row) for row in rows]
-        after_all = Layout(max(sizes), sizes, self.before, index, self.owner, self.device)
-        return after_all, pad_sequence(rows, batch_first=True, padding_side="left")
+        found = pad_sequence(rows, batch_first=True, padding_side="left")
+        size = None if self.size is None else self.size.gather(1, found)
+        return Layout(max(sizes), sizes, self.before, index, self.owner, self.device, size), found
+
+    def joined(self, place: Place, into: Tensor, after: Layout) -> Layout:
+        """The layout `after` this one was shortened, whose tokens of one image attention takes for as many
+        as joined each: `into` [N] in 0 .. K - 1, -1 = none."""
+        sample, kept, into = place[0], after.visual(place), into.to(self.device)
+        before = torch.ones(len(into), device=self.device)
+        if self.size is not None:
+            before = self.size[sample, self.visual(place)]
+        size = before.new_ones(len(self.sizes), after.length) if after.size is None else after.size.clone()
+        counts = before.new_zeros(len(kept) + 1).index_add(0, into % (len(kept) + 1), before)
+        size[sample, kept] = counts[:-1]
+        return replace(after, size=size)
 
     def run_of(self, place: Place, rows: Tensor) -> Tensor:
         """Which of its image's runs each of the tokens `rows` [K] of an image stands in; -1 is in the first.

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from compress.attach.attention import window
 from compress.attach.flops import counting
@@ -175,11 +176,12 @@ class Prefill:
         if self.mllm.special_masks:
             key = "mask", id(layout), id(mask)
             if key not in self.shared:
-                self.shared[key] = mask, None if mask is None else self._gathered_mask(mask, layout)
+                fitting = None if mask is None else self._gathered_mask(mask, layout)
+                self.shared[key] = mask, self._weighed(fitting, state.hidden, layout)
             return {**found, "attention_mask": self.shared[key][1]}
         key = "causal", id(layout), self.windows[number]
         if key not in self.shared:
-            self.shared[key] = self._causal(number, state.hidden, layout.mask(), given)
+            self.shared[key] = self._causal(number, state.hidden, layout, given)
         near = self._in_window(number, state.hidden, layout, layout, given)
         return {**found, "attention_mask": self.shared[key], **near}
 
@@ -288,12 +290,13 @@ class Prefill:
         if layout is self.untouched and cache is layout:
             return given
         near = self._in_window(number, hidden, layout, cache, given)
-        if self.positions == "original" and not cache.padded and hidden.shape[1] == 1:
+        alike = not cache.padded and cache.size is None
+        if self.positions == "original" and alike and hidden.shape[1] == 1:
             # A row that sees all there is, if the layer has no window.
             return {**given, "attention_mask": None, "position_ids": None, **near}
         key = id(layout), id(cache), self.windows[number], hidden.device  # windows hold fewer keys
         if key not in self.shared:
-            mask = self._causal(number, hidden, cache.mask(self.decoded), given)
+            mask = self._causal(number, hidden, cache, given)
             arguments = {"attention_mask": mask, "position_ids": None}
             if self.positions == "compact":
                 ids = self._closed_up(layout, given["position_ids"])
@@ -337,7 +340,8 @@ class Prefill:
             padding = cache.mask(self.decoded)
             if padding is not None:
                 seen = seen & padding[:, None, -columns:]
-            self.shared[key] = {"attention_mask": self.mllm.attention_mask(hidden, seen)}
+            mask = self._weighed(self.mllm.attention_mask(hidden, seen), hidden, cache)
+            self.shared[key] = {"attention_mask": mask}
         return self.shared[key]
 
     def _closed_up(self, layout: Layout, ids: Tensor) -> Tensor:
@@ -528,6 +532,10 @@ class Prefill:
                 hidden[place[0], after.visual(place)] = selection.tokens.to(hidden)
             if place in self.residuals:
                 self.residuals[place] = [_of_selection(selection, each) for each in self.residuals[place]]
+        if self.selector.attends_by_size:
+            for place, selection in chosen.items():
+                if selection.into is not None:
+                    after = state.layout.joined(place, selection.into, after)
         before = self.rows.get(id(state.layout))
         self.rows[id(after)] = rows if before is None else before[batch, rows]
         return State(hidden, after)
@@ -543,8 +551,26 @@ class Prefill:
         mask = now.get("attention_mask") if self.mllm.special_masks else None
         return LayerInput(state.hidden, now["position_embeddings"], mask)
 
-    def _causal(self, number: int, hidden: Tensor, mask: Tensor | None, given: Arguments) -> Any:
-        return self.mllm.causal_mask(hidden, mask, cache_in(given), number)
+    def _causal(self, number: int, hidden: Tensor, layout: Layout, given: Arguments) -> Any:
+        """The mask of a decoder layer whose cache holds `layout` of the prefill, for new rows [B, n, D]."""
+        mask = self.mllm.causal_mask(hidden, layout.mask(self.decoded), cache_in(given), number)
+        return self._weighed(mask, hidden, layout)
+
+    def _weighed(self, mask: Any, hidden: Tensor, layout: Layout) -> Any:
+        """An attention mask of new rows [B, n, D], and the logarithm of the sizes of the layout's rows.
+
+        The result is added to the logits. The mask stays as it is in a layout without sizes.
+        """
+        if layout.size is None:
+            return mask
+        bias = F.pad(layout.size.log(), (0, self.decoded)).to(hidden)
+        count, columns = hidden.shape[1], bias.shape[1] if mask is None else mask.shape[-1]
+        if mask is None:
+            mask = torch.ones(count, columns, dtype=torch.bool, device=hidden.device).tril(columns - count)
+        if mask.dtype == torch.bool:
+            hides = torch.finfo(hidden.dtype).min
+            mask = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, hides)
+        return mask + bias[:, None, None, -columns:]  # old keys may have left the cache
 
     def _position(self, layout: Layout, given: Arguments) -> Tensor:
         """Position [B, 1] of the first token of each sample."""

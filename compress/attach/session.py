@@ -126,6 +126,12 @@ class _Session:
         self.before_decoder = self._acts_before_decoder()
         left = self.schedule.get(VISION)
         self._check_tower(left)
+        kernel = mllm.decoder.config._attn_implementation
+        if selector.attends_by_size and kernel not in ("sdpa", "eager"):
+            raise ValueError(
+                f"{type(selector).__name__} adds the sizes of tokens to attention logits, which {kernel} "
+                f"does not take: load {mllm.name} with attn_implementation='sdpa' or 'eager'"
+            )
         if selector.reads_clip is not None:
             mllm.clip(selector.reads_clip)
         recurrent = [number for number in range(mllm.layers) if mllm.recurrent(number)]
@@ -177,7 +183,9 @@ class _Session:
         plain = self.mllm.decoder.config._attn_implementation in ("sdpa", "eager")
         # The decoder itself would count its window on the shorter sequence.
         ahead = self.windowed and self.positions == "original"
-        return plain and not ahead and not self.mllm.special_masks and max(stages, default=INPUT) <= INPUT
+        # The decoder's own masks hide tokens, and do no more.
+        special = self.mllm.special_masks or self.selector.attends_by_size
+        return plain and not ahead and not special and max(stages, default=INPUT) <= INPUT
 
     def hook(self) -> None:
         mllm, add = self.mllm, self.handles.append

@@ -20,6 +20,7 @@ from compress.attach.attention import (
     patch_keys,
     patch_queries,
     received,
+    still,
     tower_keys,
     window,
 )
@@ -125,6 +126,7 @@ class Signals:
             context=hidden[sample, layout.text(sample)],
             attention=partial(self._attention, place, layout, inputs),
             decoder_keys=partial(self._decoder_keys, place, layout, inputs),
+            unrotated=partial(self._unrotated, place, layout, inputs),
             norm=self.mllm.decoder.norm,
             **self._anywhere(place, index),
         )
@@ -277,7 +279,8 @@ class Signals:
             order = torch.arange(len(at), device=at.device)
             seen = (order <= asked[:, None]) & (at[asked, None] - at < sees)
         layers = self.mllm.decoder.layers
-        weights = decoder_rows(layers[layer], given.hidden, given.tables, asked, seen)
+        size = None if layout.size is None else layout.size[sample, start:]
+        weights = decoder_rows(layers[layer], given.hidden, given.tables, asked, seen, size)
         return weights[..., visual - start]
 
     def _decoder_keys(
@@ -288,6 +291,15 @@ class Signals:
         keys = decoder_heads(self.mllm.decoder.layers[layer], given.hidden, given.tables).key.transpose(0, 1)
         start = layout.first(sample)
         return keys[layout.visual(place) - start], keys[layout.text(sample) - start]
+
+    def _unrotated(
+        self, place: Place, layout: Layout, inputs: Inputs, layer: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        given = self._decoder_input(place[0], layout, inputs, layer)
+        visual = layout.visual(place) - layout.first(place[0])
+        heads = decoder_heads(self.mllm.decoder.layers[layer], given.hidden, still(given.tables))
+        query, key = (each[:, : int(visual[-1]) + 1].transpose(0, 1) for each in (heads.query, heads.key))
+        return query * heads.scaling, key, visual
 
     @staticmethod
     def _decoder_input(sample: int, layout: Layout, inputs: Inputs, layer: int) -> LayerInput:
@@ -305,7 +317,7 @@ class Signals:
         mask = given.mask
         if mask is not None:
             mask = mask[sample if len(mask) > 1 else 0][:, first:, first:]
-            mask = mask if mask.dtype == torch.bool else mask == 0
+            mask = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
         return LayerInput(given.hidden[sample, first:], own(given.tables), mask)
 
     def _seed(self, place: Place) -> int:

@@ -23,6 +23,7 @@ PUBLISHED = {
     "dart": {"layer": 2, **DART},
     "dart-input": {"layer": 0, **DART},
     "sparsevlm": {"adaptive": False, "scale": 13.5, "bias": 0.0, "noise": False},
+    "pact": {"layer": 4, "kept": 0.55, "cutoff": 0.21, "recovery": 1.5, "adaptive": False},
     "pyramiddrop": {"stages": "2/10/20", "ratio": 0.5, "adaptive": False},
     "hired": {"alpha": 0.5, "crop_mapping": "flat_chunks", "early": 0, "late": -2, "cls": "own"},
     "prumerge": PRUMERGE,

@@ -20,6 +20,7 @@ from compress.models.loading import MLLM, MODELS, load, outline
 NOTHING = Asked("none", None)
 NO = {  # why methods do not run in the engine on the busy model
     "fastv": "inside the decoder", "dart": "inside the decoder", "sparsevlm": "inside the decoder",
+    "pact": "inside the decoder",
     "pyramiddrop": "inside the decoder", "mustdrop": "inside the decoder", "vscan": "inside the decoder",
     "tome": "inside the tower", "downsample": "inside the tower",
     **{name: "frames of a video" for name, method in METHODS.items() if method.video},

@@ -9,6 +9,8 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from compress.attach.attention import cls_scores, decoder_rows, tower_keys
+from compress.attach.session import attach
+from compress.base import Selection, Selector, View
 from compress.models.loading import MLLM
 
 
@@ -59,3 +61,33 @@ def test_decoder_rows_equal_eager_attention(tiny: MLLM, eager, layer: int):
     expected = decoder.attentions[layer][0][:, [0, 70, -1]]
     assert expected.std() > 1e-3
     torch.testing.assert_close(rows, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny_qwen"])
+def test_queries_and_keys_without_rotation_are_what_the_layer_projects(name: str, pictures, request):
+    """Of all rows up to the last visual one; products are logits."""
+    mllm: MLLM = request.getfixturevalue(name)
+    questions, read = ["how many ?", "is there a red circle above ?"], []
+
+    class Reads(Selector):
+        def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
+            return {2: keep}
+
+        def select(self, view: View, keep: int) -> Selection:
+            read.append(view.unrotated(2))
+            return Selection(torch.arange(keep))
+
+    inputs = mllm.prepare(pictures[:2], questions)
+    with attach(mllm, Reads(), 20, match="tokens"), torch.no_grad():
+        mllm.model(**inputs)
+    for number, (queries, keys, visual) in enumerate(read):
+        own = mllm.prepare(pictures[number : number + 1], questions[number : number + 1])
+        rows = mllm.placeholders(own["input_ids"][0]).nonzero()[:, 0]
+        attention = mllm.decoder.layers[2].self_attn
+        with torch.no_grad():
+            hidden = mllm.model(**own, output_hidden_states=True).hidden_states[2][0, : int(rows[-1]) + 1]
+            normed = mllm.decoder.layers[2].input_layernorm(hidden)
+            query, key = attention.q_proj(normed), attention.k_proj(normed)
+        assert torch.equal(visual, rows)
+        torch.testing.assert_close(queries.flatten(1) / attention.scaling, query, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(keys.flatten(1), key, atol=1e-5, rtol=1e-5)
