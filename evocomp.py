@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from baselines import FasterVLM as FasterVLM
     from baselines import FastV as FastV
     from baselines import FastVID as FastVID
+    from baselines import FlowCut as FlowCut
     from baselines import Frames as Frames
     from baselines import GlobalCom2 as GlobalCom2
     from baselines import GPrune as GPrune
@@ -115,9 +116,9 @@ _PUBLIC = {
     "baselines": (
         "DART", "EVS", "METHODS", "PACT", "SCOPE", "TRIM", "CDPruner", "Cover", "DARTInput", "DivPrune",
         "Downsample", "DyCoke", "EvoComp", "EvoCompPlus", "Farthest", "FastV", "FastVID", "FasterVLM",
-        "Frames", "GPrune", "GlobalCom2", "Grid", "HiRED", "HoliTom", "HoloV", "KeepAll", "LLaVAScissor",
-        "MustDrop", "Pool", "PruMerge", "PruMergePlus", "PruneVid", "PyramidDrop", "Random", "SparseVLM",
-        "ToMe", "VScan", "VidCom2", "VisPruner", "VisionZip", "Words", "WordsCover",
+        "FlowCut", "Frames", "GPrune", "GlobalCom2", "Grid", "HiRED", "HoliTom", "HoloV", "KeepAll",
+        "LLaVAScissor", "MustDrop", "Pool", "PruMerge", "PruMergePlus", "PruneVid", "PyramidDrop", "Random",
+        "SparseVLM", "ToMe", "VScan", "VidCom2", "VisPruner", "VisionZip", "Words", "WordsCover",
     ),
     "bench.evaluation.compare": ("Entry", "compare"),
     "bench.evaluation.compressors": ("selector_for",),

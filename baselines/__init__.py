@@ -11,6 +11,7 @@ from baselines.farthest import Farthest
 from baselines.fastervlm import FasterVLM
 from baselines.fastv import FastV
 from baselines.fastvid import FastVID
+from baselines.flowcut import FlowCut
 from baselines.frames import Frames
 from baselines.globalcom2 import GlobalCom2
 from baselines.gprune import GPrune
@@ -73,6 +74,7 @@ METHODS: dict[str, type[Selector]] = {
     "vscan": VScan,
     "tome": ToMe,
     "mustdrop": MustDrop,
+    "flowcut": FlowCut,
     "evs": EVS,
     "vidcom2": VidCom2,
     "fastvid": FastVID,
@@ -106,6 +108,7 @@ __all__ = [
     "Farthest",
     "FastV",
     "FastVID",
+    "FlowCut",
     "Frames",
     "GPrune",
     "GlobalCom2",

@@ -128,17 +128,22 @@ class TowerView:
     index: Tensor  # [N] which patch of the untouched image each one is, or represents
     grid: tuple[int, int]  # rows x columns of the untouched patches
     keys: Callable[[], Tensor] = _missing  # -> [N, H, d] keys of this layer's attention, unscaled
+    values: Callable[[], Tensor] = _missing  # -> [1 + N, H, d] its values, that of CLS first
+    cls: Callable[[], Tensor] = _missing  # -> [H, N] attention of CLS to the patches, softmax with CLS
+    left: int = 0  # layers behind this one in which the method merges
+    carried: Tensor | None = None  # [N, ...] `Merge.carry` of the layer before in which it merged
 
 
 @dataclass(frozen=True)
 class Merge:
-    """A partition of N tokens into K: token i joins `into[i]`, whose place is that of row `index[k]`.
+    """What becomes of N tokens: token i joins `into[i]`, whose place is that of row `index[k]`.
 
     Values are means weighted by size, and sizes add up; the contract computes both.
     """
 
     index: Tensor  # [K] a row that joins k, in the order in which the tokens go on
-    into: Tensor  # [N] in 0 .. K - 1, every one at least once
+    into: Tensor  # [N] in 0 .. K - 1, every one at least once; -1 = the token is dropped
+    carry: Tensor | None = None  # [K, ...] what the method wants to know of these tokens when it merges again
 
 
 class Selector(ABC):
@@ -244,6 +249,7 @@ class TowerSelector(Selector):
     depth: int = VISION
     merge_after: Literal["attention", "block"] = "attention"  # where in a tower layer `merge` acts
     proportional: bool = False  # whether later tower layers attend to a merged token by its size
+    image_decides: bool = False  # whether `merge` may leave more than it is asked for, but in the last layer
 
     def resolution(self, grid: tuple[int, int], keep: int) -> tuple[int, int]:
         """Rows x columns of patches that the tower sees: below `grid`, the image is scaled down before it.

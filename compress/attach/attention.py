@@ -26,10 +26,11 @@ QUERIES = 256
 
 @dataclass(frozen=True)
 class Heads:
-    """What a layer's attention compares: queries and keys of one sequence, rotated, of grouped heads."""
+    """What a layer's attention reads of one sequence: queries and keys, rotated, and values, in heads."""
 
     query: Tensor  # [H, L, d]
     key: Tensor  # [H_kv, L, d]
+    value: Tensor  # [H_kv, L, d]
     scaling: float
     cap: float | None  # of scaled scores, which tanh bends below it
 
@@ -44,8 +45,8 @@ class _TappedError(Exception):
     """Carries what an attention kernel was called with out of a layer's forward."""
 
 
-def _tap(module: Any, query: Tensor, key: Tensor, *_: Any, **options: Any) -> NoReturn:
-    raise _TappedError(query, key, options)
+def _tap(module: Any, query: Tensor, key: Tensor, value: Tensor, *_: Any, **options: Any) -> NoReturn:
+    raise _TappedError(query, key, value, options)
 
 
 TAP = "evocomp_tap"
@@ -53,7 +54,7 @@ AttentionInterface.register(TAP, _tap)
 
 
 def tapped(layer: Any, hidden: Tensor, **given: Any) -> Heads:
-    """Queries and keys of one sequence in a layer of a tower or decoder, as its kernel gets them.
+    """Queries, keys and values of one sequence in a layer of a tower or decoder, as its kernel gets them.
 
     hidden is [1, L, D], or [L, D] for a layer that gets the images of a batch in one row. `given` are further
     arguments of the layer, such as position_embeddings [1, L, ...]. The layer itself is left alone: shallow
@@ -67,8 +68,8 @@ def tapped(layer: Any, hidden: Tensor, **given: Any) -> Heads:
     try:
         probe.forward(hidden, **given)
     except _TappedError as found:
-        query, key, options = found.args
-        return Heads(query[0], key[0], options["scaling"], options.get("softcap"))
+        query, key, value, options = found.args
+        return Heads(query[0], key[0], value[0], options["scaling"], options.get("softcap"))
     raise ValueError(f"the attention of {type(layer).__name__} cannot be read: it calls no known kernel")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from compress.attach.attention import tower_keys
+from compress.attach.attention import Heads, tapped
 from compress.attach.flops import counting
 from compress.base import Merge, Selector, TowerSelector, TowerView
 from compress.models.loading import MLLM
@@ -32,6 +32,7 @@ class Crowd:
 
     index: Tensor  # [N] which patch of the untouched image each one is, or represents
     size: Tensor  # [N] how many patches it stands for
+    carried: Tensor | None = None  # [N, ...] what the method noted of them
 
     def __len__(self) -> int:
         return len(self.index)
@@ -102,16 +103,23 @@ class TowerMerging:
         keep = self.plan[layer]
         if keep >= len(crowd):
             return rows[: 1 + len(crowd)], crowd
-        keys = partial(lambda: tower_keys(module, before)[1:])
-        view = TowerView(layer, hidden, size, index, self.grid, keys)
+        left = sum(later > layer for later in self.plan)
+        heads = cache(partial(tapped, module, before[None], attention_mask=None))
+        view = TowerView(
+            layer, hidden, size, index, self.grid, left=left, carried=crowd.carried,
+            keys=lambda: heads().key.transpose(0, 1)[1:],
+            values=lambda: heads().value.transpose(0, 1),
+            cls=cache(lambda: cls_attention(heads())),
+        )  # fmt: skip
         chosen = self.selector.merge(view, keep)
         tokens, sizes = join(chosen, hidden, size)
-        if keep and len(tokens) != keep:
+        free = self.selector.image_decides and left
+        if len(tokens) < keep or keep and len(tokens) > keep and not free:
             name = type(self.selector).__name__
             raise ValueError(
                 f"{name} merged into {len(tokens)} tokens at tower layer {layer}, asked for {keep}"
             )
-        return torch.cat([cls, tokens]), Crowd(index[chosen.index], sizes)
+        return torch.cat([cls, tokens]), Crowd(index[chosen.index], sizes, chosen.carry)
 
 
 @dataclass
@@ -339,12 +347,21 @@ def centres(grid: tuple[int, int], smaller: tuple[int, int], device: torch.devic
     return (row[:, None] * grid[1] + column).flatten()
 
 
+def cls_attention(heads: Heads) -> Tensor:
+    """Attention [H, N] of CLS, the first row, to the others, float32."""
+    return heads.scores(slice(1))[:, 0].softmax(-1, dtype=torch.float32)[:, 1:]
+
+
 def join(merge: Merge, values: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
     """Means [K, C] of `values` [N, C] weighted by `size` [N], and the sizes' sums [K]."""
-    sizes = size.new_zeros(len(merge.index)).index_add(0, merge.into, size)
-    weighted = values.float() * size[:, None]
-    total = weighted.new_zeros(len(merge.index), values.shape[1]).index_add(0, merge.into, weighted)
+    count = len(merge.index)
+    into = merge.into % (count + 1)  # what is dropped is summed up in a last row
+
+    def added(each: Tensor) -> Tensor:
+        return each.new_zeros(count + 1, *each.shape[1:]).index_add(0, into, each)[:count]
+
+    sizes, total = added(size), added(values.float() * size[:, None])
     # Not bincount, for whose length a GPU would be waited for.
-    alone = torch.zeros_like(merge.index).index_add(0, merge.into, torch.ones_like(merge.into)) == 1
+    alone = added(torch.ones_like(into)) == 1
     # A token that nothing joined stays the same to the last bit.
     return torch.where(alone[:, None], values[merge.index], (total / sizes[:, None]).to(values)), sizes

@@ -36,6 +36,7 @@ PUBLISHED = {
         "window": 3, "key_rate": 0.08, "similarity": 0.8, "global_threshold": 0.001,
         "individual_threshold": 0.001, "adaptive": False, "stages": "all",
     },
+    "flowcut": {},
     "divprune": {},
     "fastervlm": {"layer": -2, "cls": "own"},
     "vispruner": {"important": 0.5, "layer": -2, "cls": "own"},
@@ -67,16 +68,16 @@ PUBLISHED = {
 }  # fmt: skip
 # What follows from them: positions of kept tokens, tower layers that are read, where a tower merges.
 COMPACT = {
-    "cdpruner", "divprune", "dycoke", "fastervlm", "globalcom2", "hired", "holitom", "holov", "llava-scissor",
-    "mustdrop", "prumerge", "prumerge+", "prunevid", "pyramiddrop", "scope", "sparsevlm", "tome", "trim",
-    "vidcom2", "visionzip", "vispruner", "vscan",
+    "cdpruner", "divprune", "dycoke", "fastervlm", "flowcut", "globalcom2", "hired", "holitom", "holov",
+    "llava-scissor", "mustdrop", "prumerge", "prumerge+", "prunevid", "pyramiddrop", "scope",
+    "sparsevlm", "tome", "trim", "vidcom2", "visionzip", "vispruner", "vscan",
 }  # fmt: skip
 TOWER = {
     "fastervlm": (-2,), "globalcom2": (-1,), "hired": (0, -2), "holitom": (-1,), "holov": (-2,),
     "mustdrop": (-1,), "prumerge": (-1,), "prumerge+": (-1,), "scope": (-2,), "visionzip": (-2,),
     "vispruner": (-2,), "vscan": (5 / 24, -2),
 }  # fmt: skip
-MERGE_AFTER = {"tome": "attention", "mustdrop": "block"}
+MERGE_AFTER = {"tome": "attention", "mustdrop": "block", "flowcut": "block"}
 
 
 def test_every_method_of_a_paper_is_listed():

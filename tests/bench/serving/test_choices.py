@@ -22,7 +22,7 @@ NO = {  # why methods do not run in the engine on the busy model
     "fastv": "inside the decoder", "dart": "inside the decoder", "sparsevlm": "inside the decoder",
     "pact": "inside the decoder",
     "pyramiddrop": "inside the decoder", "mustdrop": "inside the decoder", "vscan": "inside the decoder",
-    "tome": "inside the tower", "downsample": "inside the tower",
+    "tome": "inside the tower", "flowcut": "inside the tower", "downsample": "inside the tower",
     **{name: "frames of a video" for name, method in METHODS.items() if method.video},
     **dict.fromkeys(("prumerge", "prumerge+", "globalcom2"), "layer -1, and the engine builds 3 of 4"),
 }  # fmt: skip

@@ -117,6 +117,34 @@ def test_a_merged_token_is_the_mean_by_size():
     assert tokens.tolist() == [[(2 * 1 + 4) / 3], [7.0]] and sizes.tolist() == [3, 1]
 
 
+def test_a_dropped_token_joins_nothing():
+    merge = Merge(torch.tensor([2, 0]), torch.tensor([1, -1, 0, 1]))
+    values, size = torch.tensor([[1.0], [4.0], [7.0], [5.0]]), torch.tensor([1.0, 2.0, 1.0, 3.0])
+    tokens, sizes = join(merge, values, size)
+    assert tokens.tolist() == [[7.0], [4.0]] and sizes.tolist() == [1, 4]
+
+
+@pytest.mark.parametrize(("decides", "extra"), [(False, 5), (True, 5), (True, 0)])
+def test_counts_are_exact_but_where_the_image_decides_before_the_last_layer(
+    tiny: MLLM, pictures, decides: bool, extra: int
+):
+    class Loose(Neighbours):
+        image_decides = decides
+
+        def merge(self, view: TowerView, keep: int) -> Merge:
+            return super().merge(view, keep + (extra if view.layer == 2 or not decides else 5))
+
+    inputs = tiny.prepare(pictures[:1], QUESTIONS[:1])
+    with attach(tiny, Loose(), 64) as trace, torch.no_grad():
+        if extra:
+            at = "layer 2, asked for 64" if decides else "layer 0, asked for 104"
+            with pytest.raises(ValueError, match=f"Loose merged into .* at tower {at}"):
+                tiny.model(**inputs)
+            return
+        tiny.model(**inputs)
+    assert trace.samples[0].entering == [64] * tiny.layers
+
+
 def test_centres_of_a_smaller_grid():
     assert centres((4, 4), (2, 2), CPU).tolist() == [5, 7, 13, 15]
     assert centres((3, 3), (3, 3), CPU).tolist() == list(range(9))
