@@ -1,4 +1,4 @@
-"""`evocomp ask`: one question about one image."""
+"""`evocomp ask`: one question about one image or video."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.options import Count, OutFile, as_json, keep_option
+from bench.commands.options import Count, OutFile, as_json, keep_option, video_options
 from bench.console import model_options, option, say, show_json
-from bench.evaluation.opening import asked, budget, load_model, open_image
+from bench.evaluation.opening import asked, budget, load_model, open_visual, told_video
 
 if TYPE_CHECKING:
     from compress.budget import Match
@@ -35,24 +35,27 @@ if TYPE_CHECKING:
     help="Which token count --keep sets: the mean over layers (equivalent), or that after the last stage "
     "(tokens).",
 )
+@video_options
 @option("--max-new-tokens", type=Count(1), default=16, help="Maximum length of the answer, in tokens.")
 @option("--out", type=OutFile(".png"), help="PNG file to draw the kept tokens to. Default: draw nothing.")
 @model_options
 @as_json
 def ask(
     image: str, question: str, method: str, compressor: str | None, keep: Keep | None, match: Match,
-    max_new_tokens: int, out: Path | None, model: str, device: str, dtype: str, anyres: Anyres,
-    machine: bool,
+    frames: int | None, rate: float | None, max_new_tokens: int, out: Path | None, model: str, device: str,
+    dtype: str, anyres: Anyres, machine: bool,
 ) -> None:  # fmt: skip
     """Answer QUESTION about IMAGE with few visual tokens.
 
-    IMAGE is a file, or micro:SEED for a generated scene.
+    IMAGE is a file, or micro:SEED for a generated scene. A video file and a folder of frames are videos, and
+    with --frames or --rate so is a GIF. Videos need a model that reads them.
 
     \b
-    Example:
+    Examples:
+      evocomp ask film.mp4 "what is on the sign ?" --model micro-video --frames 16 --keep 10%
       evocomp ask micro:3 "what color is the star ?" --keep 16 --out kept.png
     """
-    picture, question = open_image(image), asked(question)
+    picture, question = open_visual(image, 0, frames, rate), asked(question)
     from bench.evaluation.compressors import selector_for
     from bench.evaluation.evaluate import path
     from bench.report.gallery import show
@@ -60,11 +63,14 @@ def ask(
     from bench.report.pictures import overlay, save
     from compress.attach.session import attach
     from compress.samples import Sample
+    from compress.video import Video
 
     selector = selector_for(method, model, compressor)
     mllm = load_model(model, device, dtype, anyres)
-    picture = open_image(image, mllm.image_side)  # it was opened before only to be sure that it can be
+    picture = open_visual(image, mllm.image_side, frames, rate)  # before, only to be sure that it opens
     keep = budget(keep, mllm)
+    if told := told_video(picture, frames):
+        say(told)
     unknown = strange_words(mllm, question)
     if unknown:
         say(f"note: the model has no word for {', '.join(unknown)}")
@@ -85,6 +91,7 @@ def ask(
                 "answer": answer, "method": method, "keep": keep, "tokens": record.tokens,
                 "entering": record.entering, "kept": kept, "seconds": seconds,
                 "picture": str(out) if out else None,
+                "times": list(picture.times) if isinstance(picture, Video) else None,
             }
         )  # fmt: skip
         return

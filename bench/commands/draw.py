@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bench.commands.options import SEED, Count, OutFile, keep_option, keeps_option
+from bench.commands.options import SEED, Count, OutFile, keep_option, keeps_option, video_options
 from bench.console import model_options, option, progress, say
-from bench.evaluation.opening import asked, budget, load_model, open_image
+from bench.evaluation.opening import asked, budget, load_model, open_visual
 from evosearch.registry import specs
 
 if TYPE_CHECKING:
@@ -57,22 +57,25 @@ def draw() -> None:
 @keeps_option("48,32,16")
 @option("--compressor", help="Folder or hub name of a trained compressor. Default: the shipped one.")
 @option("--answer", help="Correct answer to one question; marks right and wrong answers. Default: no marks.")
+@video_options
 @out_option("kept.png")
 @model_options
 def kept(
     image: str, questions: tuple[str, ...], methods: str, keeps: list[Keep], compressor: str | None,
-    answer: str | None, out: Path, model: str, device: str, dtype: str, anyres: Anyres,
+    answer: str | None, frames: int | None, rate: float | None, out: Path, model: str, device: str,
+    dtype: str, anyres: Anyres,
 ) -> None:  # fmt: skip
     """Draw the tokens that several methods keep at several budgets (paper, Figures 5 and 6).
 
-    IMAGE is a file, or micro:SEED or busy:SEED for a generated scene. Each method has a column. Merged tokens
+    IMAGE is an image or video file, a folder of frames, or micro:SEED, busy:SEED or video:SEED for a
+    generated scene. A video is drawn as a film strip. Each method has a column. Merged tokens
     have a coloured corner. With several questions, each question has a row.
 
     \b
     Example:
       evocomp draw kept micro:3 "what color is the star ?" --methods fastv,evocomp --keep 48,16
     """
-    picture, questions = open_image(image), tuple(map(asked, questions))
+    picture, questions = open_visual(image, 0, frames, rate), tuple(map(asked, questions))
     if answer and len(questions) > 1:
         raise ValueError("--answer is for one question: leave it out")
     from baselines import KeepAll
@@ -88,7 +91,7 @@ def kept(
         spec: selector_for(spec, model, compressor if takes_compressor(spec) else None) for spec in named
     }
     mllm = load_model(model, device, dtype, anyres)
-    picture = open_image(image, mllm.image_side)  # it was opened before only to be sure that it can be
+    picture = open_visual(image, mllm.image_side, frames, rate)  # before, only to be sure that it opens
     for keep in keeps:
         budget(keep, mllm)
     samples = [Sample(image, picture, question, (answer,) if answer else ()) for question in questions]
@@ -117,28 +120,31 @@ def kept(
 )
 @keep_option("Groups")
 @option("--seed", default=0, type=SEED, help="Random seed.")
+@video_options
 @out_option("groups.png")
 @model_options
 def groups(
-    image: str, question: str, groupers: str, keep: Keep | None, seed: int, out: Path, model: str,
+    image: str, question: str, groupers: str, keep: Keep | None, seed: int,
+    frames: int | None, rate: float | None, out: Path, model: str,
     device: str, dtype: str, anyres: Anyres,
 ) -> None:  # fmt: skip
     """Draw the groups that several groupers make; a search keeps one token per group (paper, Figure 2).
 
-    IMAGE is a file, or micro:SEED for a generated scene. `evocomp search --out` also marks the kept tokens.
+    IMAGE is an image or video file, a folder of frames, or micro:SEED for a generated scene. `evocomp search
+    --out` also marks the kept tokens.
 
     \b
     Example:
       evocomp draw groups micro:3 "what color is the star ?" --groupers vocabulary,dpc-knn --keep 16
     """
-    picture, question = open_image(image), asked(question)
+    picture, question = open_visual(image, 0, frames, rate), asked(question)
     from bench.report.figures import grouped
     from bench.report.gallery import show
     from bench.report.inspection import spaces
     from compress.samples import Sample
 
     mllm = load_model(model, device, dtype, anyres)
-    picture = open_image(image, mllm.image_side)  # it was opened before only to be sure that it can be
+    picture = open_visual(image, mllm.image_side, frames, rate)  # before, only to be sure that it opens
     sample = Sample(image, picture, question, ())
     found = spaces(mllm, sample, specs(groupers), budget(keep, mllm), seed)
     written(grouped(show(sample, mllm), found), out)
@@ -157,21 +163,23 @@ def groups(
 @keep_option("Tokens to keep")
 @option("--evaluations", type=Count(1), default=408, help="Maximum number of candidates per search.")
 @option("--seeds", type=Count(1), default=3, help="Number of searches per strategy.")
+@video_options
 @out_option("search.png")
 @model_options
 def searches(
     image: str, question: str, answer: str | None, strategies: str, grouper: str, keep: Keep | None,
-    evaluations: int, seeds: int, out: Path, model: str, device: str, dtype: str, anyres: Anyres,
+    evaluations: int, seeds: int, frames: int | None, rate: float | None, out: Path, model: str, device: str,
+    dtype: str, anyres: Anyres,
 ) -> None:  # fmt: skip
     """Draw the best loss over evaluations for several search strategies, on one sample.
 
-    IMAGE is a file, or micro:SEED for a generated scene.
+    IMAGE is an image or video file, a folder of frames, or micro:SEED for a generated scene.
 
     \b
     Example:
       evocomp draw search micro:3 "what color is the star ?" --strategies evolution,hill-climb --seeds 2
     """
-    picture, question = open_image(image), asked(question)
+    picture, question = open_visual(image, 0, frames, rate), asked(question)
     from bench.report.figures import traces
     from compress.labels.single import search_sample
     from evosearch import STRATEGIES, pick
@@ -180,7 +188,7 @@ def searches(
     for spec in named:
         pick(STRATEGIES, spec, "strategy")  # a wrong name is an error before the work
     mllm = load_model(model, device, dtype, anyres)
-    picture = open_image(image, mllm.image_side)  # it was opened before only to be sure that it can be
+    picture = open_visual(image, mllm.image_side, frames, rate)  # before, only to be sure that it opens
     books: dict[str, list[Logbook]] = {}
     with progress("search", "searches") as report:
         for spec in named:

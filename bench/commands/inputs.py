@@ -25,6 +25,4 @@ def open_tasks(
     wanted = ",".join(every) if tasks == "all" else tasks
     if not (named := specs(wanted)):
         raise ValueError(f"--tasks names nothing: write names with commas, or all ({', '.join(every)})")
-    return load_tasks(
-        named, count, split, data=data, protocol=protocol, labelled=labelled, world=world
-    )
+    return load_tasks(named, count, split, data=data, protocol=protocol, labelled=labelled, world=world)

@@ -117,6 +117,23 @@ def keeps_option(default: str) -> Callable[[F], F]:
     )  # fmt: skip
 
 
+def video_options(command: F) -> F:
+    """--frames and --rate, for commands that take a video in place of an image."""
+    for add in (
+        option(
+            "--rate", type=click.FloatRange(min=0, min_open=True),
+            help="Frames per second to take of a video, at most --frames. Default: as --frames says.",
+        ),
+        option(
+            "--frames", type=Count(1),
+            help="Frames to take of a video, evenly from the first to the last. Default: 32, or what --rate "
+            "says.",
+        ),
+    ):  # fmt: skip
+        command = add(command)
+    return command
+
+
 class BatchSize(click.ParamType):
     """A whole number from 1, or None for auto."""
 

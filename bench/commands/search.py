@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.options import SEED, Count, as_json, keep_option
+from bench.commands.options import SEED, Count, as_json, keep_option, video_options
 from bench.console import OutFolder, model_options, option, progress, say, show_json, show_table
-from bench.evaluation.opening import asked, budget, load_model, open_image
+from bench.evaluation.opening import asked, budget, load_model, open_visual
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     default="original",
     help="Position ids of kept tokens: original, or renumbered without gaps (compact).",
 )
+@video_options
 @option("--seed", default=0, type=SEED, help="Random seed.")
 @option(
     "--out", type=OutFolder(), help="Folder for groups.png, kept.png and trace.png. Default: draw nothing."
@@ -50,25 +51,27 @@ if TYPE_CHECKING:
 @as_json
 def search(
     image: str, question: str, answer: str | None, keep: Keep | None, grouper: str, strategy: str,
-    evaluations: int, patience: int | None, positions: str, seed: int, out: Path | None,
+    evaluations: int, patience: int | None, positions: str,
+    frames: int | None, rate: float | None, seed: int, out: Path | None,
     model: str, device: str, dtype: str, anyres: Anyres, machine: bool,
 ) -> None:  # fmt: skip
     """Search for the visual tokens of IMAGE that let the model answer QUESTION with the lowest loss.
 
-    IMAGE is a file, or micro:SEED for a generated scene.
+    IMAGE is an image or video file, a folder of frames, or micro:SEED for a generated scene.
 
     \b
     Example:
       evocomp search micro:3 "what color is the star ?" --strategy hill-climb --out found
     """
-    picture, question = open_image(image), asked(question)
+    picture, question = open_visual(image, 0, frames, rate), asked(question)
     mllm = load_model(model, device, dtype, anyres)
-    picture = open_image(image, mllm.image_side)  # it was opened before only to be sure that it can be
+    picture = open_visual(image, mllm.image_side, frames, rate)  # before, only to be sure that it opens
     from bench.evaluation.evaluate import Stage
     from bench.report.gallery import show
     from bench.report.pictures import groups, overlay, save, trace
     from compress.labels.single import search_sample
     from compress.samples import Sample
+    from compress.video import Video
 
     with progress("search", "evaluations") as report:
         outcome = search_sample(
@@ -86,7 +89,8 @@ def search(
             "kept": overlay(shown, Stage(0, tuple(found.indices.tolist()))),
             "trace": trace(found.logbook),
         }
-        if len(shown.panels) == 1:  # else a place is in two groups: of its crop and of the small image
+        if len(shown.panels) == 1 and not isinstance(picture, Video):
+            # A place in tiles is in two groups: of its crop and of the small image.
             drawn["groups"] = groups(picture, embedded.grid, outcome.groups, found.indices)
         for name, one in drawn.items():
             files[name] = str(out / f"{name}.png")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from compress.keep import Keep
     from compress.models.loading import MLLM, Anyres
+    from compress.video import Visual
 
 
 def load_model(model: str, device: str = "cpu", dtype: str = "float32", anyres: Anyres = "native") -> MLLM:
@@ -60,30 +61,60 @@ def budget(keep: Keep | None, mllm: MLLM) -> Keep:
     return keep
 
 
-def open_image(name: str, side: int = 0) -> Image:
-    """Open an image file, or render a scene: `micro:SEED` or `busy:SEED`. ValueError if neither works.
+SUFFIXES = tuple(".mp4 .m4v .mov .mkv .webm .avi .ts .mpg .mpeg .wmv .flv .ogv".split())  # of videos
 
-    A scene is rendered for a model whose images are `side` pixels wide and high.
+
+def open_visual(name: str, side: int = 0, frames: int | None = None, rate: float | None = None) -> Visual:
+    """Open an image file or a video, or render a scene: `micro:SEED`, `busy:SEED` or `video:SEED`.
+
+    A folder of pictures and a file with a video's suffix are videos; with `frames` or `rate` every file is
+    one, a moving GIF for instance. Frames are taken as by `read_video`. A scene is rendered for a model whose
+    images are `side` pixels wide and high. ValueError for what is none of these.
     """
     from compress.images import open_rgb
+    from compress.video import read_video
 
     kind, colon, seed = name.partition(":")
-    if colon and kind in ("micro", "busy"):
+    if colon and kind in ("micro", "busy", "video"):
         from compress.micro.worlds import WORLDS
-        from compress.samples import only_image
 
         if not seed.isdecimal():
             raise ValueError(f"'{name}': write {kind}:SEED with a whole number, for instance {kind}:3")
+        if frames or rate:
+            raise ValueError(f"{name}: a scene has its own frames; leave out --frames and --rate")
         world = WORLDS[kind]
-        return only_image(world.photograph(world.scene("test", int(seed))).at(side), name)
-    if not Path(name).is_file():
+        return world.photograph(world.scene("test", int(seed))).at(side)
+    path = Path(name)
+    if frames or rate or path.is_dir() or path.suffix.lower() in SUFFIXES:
+        return read_video(path, count=frames, rate=rate)
+    if not path.is_file():
         raise ValueError(
-            f"there is no image at {name}: give an image file, or micro:SEED for a generated scene"
+            f"there is no image at {name}: give an image or video file, or micro:SEED for a generated scene"
         )
     try:
-        return open_rgb(Path(name), name)
+        return open_rgb(path, name)
     except ValueError as problem:
         raise ValueError(f"{problem}: give a PNG, JPEG or WebP file") from problem
+
+
+def open_image(name: str, side: int = 0) -> Image:
+    """As `open_visual`; ValueError for a video."""
+    from compress.samples import only_image
+
+    return only_image(open_visual(name, side), name)
+
+
+def told_video(visual: Visual, frames: int | None = None) -> str:
+    """Which frames of a video are read, for people; empty for an image."""
+    from compress.video import Video
+
+    if not isinstance(visual, Video):
+        return ""
+    times, few = visual.times, frames and len(visual.times) < frames
+    return (
+        f"{len(times)} frames from {times[0]:.1f} to {times[-1]:.1f} s, {visual.step:.2f} s apart"
+        f"{f' (it has no more; {frames} were asked for)' if few else ''}"
+    )
 
 
 def asked(question: str) -> str:

@@ -1,7 +1,8 @@
-"""Batches of prompts with any number of images, answered or scored by a compressed model."""
+"""Batches of prompts with any number of images and videos, answered or scored by a compressed model."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,7 +10,6 @@ from logging import getLogger
 from typing import Any
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
@@ -20,9 +20,10 @@ from compress.base import Positions, Selector
 from compress.budget import Match
 from compress.keep import Keep
 from compress.models.loading import MLLM
+from compress.video import Video, Visual
 from evosearch.registry import cut
 
-MARK = "<image>"  # where lmms-eval's texts want an image
+MARKS = re.compile("<(?:image|video)>")  # where lmms-eval's texts want an image or a video
 LENGTH = 1024  # new tokens where a task does not say, as lmms-eval's own models have it
 SAMPLING = "temperature", "top_p", "top_k"
 PASSED = "num_beams", "min_new_tokens", "repetition_penalty", "no_repeat_ngram_size", "length_penalty"
@@ -32,10 +33,10 @@ READ = {"max_new_tokens", "do_sample", "until", *SAMPLING, *PASSED, *SEVERAL}
 
 @dataclass(frozen=True)
 class Prompt:
-    """A question in the model's chat format; the text names its images in their order."""
+    """A question in the model's chat format; the text names its images and videos in their order."""
 
     text: str
-    images: tuple[Image, ...]
+    visuals: tuple[Visual, ...]
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Decoding:
 
 @dataclass
 class Asker:
-    """A model under a method and its budget; `records` tell what became of every image so far."""
+    """A model under a method and its budget; `records` tell what became of every image and video so far."""
 
     mllm: MLLM
     selector: Selector
@@ -84,24 +85,35 @@ class Asker:
     positions: Positions | None = None
     records: list[Record] = field(default_factory=list)
 
-    def prompt(self, context: str, images: Sequence[Image]) -> Prompt:
-        """One user turn: the images where the text says `<image>`, or before it where it does not say.
+    def prompt(self, context: str, visuals: Sequence[Visual]) -> Prompt:
+        """One user turn: images and videos where the text says `<image>` or `<video>`, or before it where it
+        does not say.
 
-        ValueError where it says so more or less often than there are images.
+        ValueError where it says so more or less often than there are, and for a video that the model does
+        not read.
         """
-        marks = context.count(MARK)
-        if marks not in (0, len(images)):
-            raise ValueError(f"the text names {marks} images and {len(images)} are given: {cut(context)!r}")
+        marks = len(MARKS.findall(context))
+        if marks not in (0, len(visuals)):
+            raise ValueError(
+                f"the text names {marks} images or videos and {len(visuals)} are given: {cut(context)!r}"
+            )
+        if any(isinstance(one, Video) for one in visuals):
+            self.mllm.check_videos()
         processor = self.mllm.processor
+        kinds = [{"type": "video" if isinstance(one, Video) else "image"} for one in visuals]
         # A text that holds the model's own placeholders stays whole: templates may put images first.
-        texts = [context] if processor.image_token == MARK else context.split(MARK)
-        content: list[dict[str, str]] = [{"type": "image"}] * (len(images) - marks)
+        own = MARKS.fullmatch(processor.image_token) and all(one["type"] == "image" for one in kinds)
+        texts = [MARKS.sub(processor.image_token, context)] if own else MARKS.split(context)
+        left = iter(kinds)
+        content: list[dict[str, str]] = [next(left) for _ in range(len(kinds) - marks)]
         for number, text in enumerate(texts):
-            content += [{"type": "image"}] * (number > 0)
+            content += [next(left)] if number else []
             content += [{"type": "text", "text": text}] * bool(text)
         turns = [{"role": "user", "content": content}]
         written = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        return Prompt(written, tuple(image.convert("RGB") for image in images))
+        return Prompt(
+            written, tuple(one if isinstance(one, Video) else one.convert("RGB") for one in visuals)
+        )
 
     def answer(self, prompts: Sequence[Prompt], decoding: Decoding) -> list[Generation]:
         """Answers of one batch, each cut before the first of the stop strings."""
@@ -148,24 +160,25 @@ class Asker:
         return torch.tensor([*ids, tokenizer.eos_token_id], device=self.mllm.model.device)
 
     def _inputs(self, prompts: Sequence[Prompt]) -> Mapping[str, Tensor]:
-        images = [image for prompt in prompts for image in prompt.images]
+        visuals = [visual for prompt in prompts for visual in prompt.visuals]
         texts = [prompt.text for prompt in prompts]
-        if not images:
+        if not visuals:
             inputs = self.mllm.processor.tokenizer(texts, padding=True, return_tensors="pt")
         else:
-            inputs = self.mllm.encode(images, texts)
-            inputs["pixel_values"] = inputs["pixel_values"].to(self.mllm.model.dtype)
+            inputs = self.mllm.encode(visuals, texts)
+            for name in {"pixel_values", "pixel_values_videos"} & inputs.keys():
+                inputs[name] = inputs[name].to(self.mllm.model.dtype)
         return inputs.to(self.mllm.model.device)
 
     @contextmanager
     def _compressing(self, prompts: Sequence[Prompt]) -> Iterator[None]:
         """The method on the model, unless there is nothing to compress."""
-        if not any(prompt.images for prompt in prompts):
+        if not any(prompt.visuals for prompt in prompts):
             yield
             return
         with attach(self.mllm, self.selector, self.keep, match=self.match, positions=self.positions) as trace:
             yield
-        self.records += [one for one in trace.samples if one.tokens]  # prompts without images have one too
+        self.records += [one for one in trace.samples if one.tokens]  # prompts of text alone have one too
 
 
 class _Said:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
 from itertools import groupby
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -21,12 +22,14 @@ from PIL.Image import Image
 from bench.console import progress
 from bench.evaluation.compressors import selector_for
 from bench.evaluation.environment import check_device
-from bench.evaluation.opening import budget
+from bench.evaluation.opening import SUFFIXES, budget
 from bench.lmms.asking import Asker, Decoding, Prompt
 from compress.base import Positions
 from compress.budget import Match
+from compress.images import open_rgb
 from compress.keep import read_keep
 from compress.models.loading import load, quiet
+from compress.video import FRAMES, Sampling, Visual, read_video
 from evosearch.registry import unknown
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -35,10 +38,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class CompressedModel(lmms):
     """Any model of evocomp under any of its methods; `--model_args` are those of `evocomp ask`.
 
-    `keep` visual tokens of each image per decoder layer (`match=equivalent`), or after the last stage
-    (`match=tokens`): a count, or a ratio of the image's own tokens (11.1%, 1/9); a ninth by
-    default. With several processes (accelerate, torchrun) each has its own copy of the model and answers its
-    share.
+    `keep` visual tokens of each image or video per decoder layer (`match=equivalent`), or after the last
+    stage (`match=tokens`): a count, or a ratio of the image's own tokens (11.1%, 1/9); a ninth by default.
+    Of a video `max_num_frames` frames are read, evenly; with `fps`, as many as its length says, at most.
+    With several processes (accelerate, torchrun) each has its own copy of the model and answers its share.
     """
 
     is_simple = True
@@ -53,6 +56,8 @@ class CompressedModel(lmms):
         positions: Positions | None = None,
         anyres: Any = "native",
         dtype: str = "float32",
+        max_num_frames: int = FRAMES,
+        fps: float | None = None,
         device: str | None = None,
         batch_size: int | str = 1,
         **others: object,
@@ -75,6 +80,7 @@ class CompressedModel(lmms):
         selector = selector_for(method.replace(";", ","), pretrained, compressor)
         mllm = load(pretrained, device=str(self.device), dtype=DTYPES[dtype], anyres=anyres)
         asked = budget(None if keep is None else read_keep(keep), mllm)
+        self.sampling = Sampling(int(max_num_frames), None if fps is None else float(fps))
         self.asker = Asker(mllm, selector, asked, match, positions)
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
@@ -131,13 +137,21 @@ class CompressedModel(lmms):
         return self.task_dict[task][split][doc_id]
 
     def _prompt(self, context: str, _: Any, doc_to_visual: Any, doc_id: int, task: str, split: str) -> Prompt:
-        visuals = doc_to_visual(self._document(doc_id, task, split)) or []
-        for one in visuals:
-            if not isinstance(one, Image):
-                raise ValueError(
-                    f"{task} shows a {type(one).__name__}: evocomp reads images, neither video nor sound"
-                )
-        return self.asker.prompt(context, visuals)
+        shown = doc_to_visual(self._document(doc_id, task, split)) or []
+        return self.asker.prompt(context, [self._opened(one, task) for one in shown])
+
+    def _opened(self, shown: Any, task: str) -> Visual:
+        """The image or video that a task shows: as it is, or by its path. Sound is refused."""
+        if isinstance(shown, Image):
+            return shown
+        if not isinstance(shown, str | Path):
+            raise ValueError(
+                f"{task} shows a {type(shown).__name__}: evocomp reads images and the paths of videos"
+            )
+        path = Path(shown)
+        if path.is_dir() or path.suffix.lower() in (*SUFFIXES, ".gif"):
+            return read_video(path, count=self.sampling.count, rate=self.sampling.rate)
+        return open_rgb(path, str(path))
 
     def _continuation(self, _: str, target: Any, __: Any, doc_id: int, task: str, split: str) -> str:
         return str(target(self._document(doc_id, task, split)) if callable(target) else target)

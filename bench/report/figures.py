@@ -102,11 +102,12 @@ def by_question(shown: Sequence[SampleImage], runs: Sequence[Sequence[Answered]]
 def grouped(shown: SampleImage, spaces: Mapping[str, Grouping]) -> Figure:
     """The groups that several groupers make of one image, a colour each (paper Figure 2)."""
     panel = shown.panels[-1]
-    cell = max(2, 384 // max(panel.rows, panel.columns))
+    rows, columns = panel.grid
+    cell = max(2, 384 * min(2, panel.frames) // max(rows, columns))
     drawn = {}
     for name, space in spaces.items():
-        image = shown.image.resize((panel.columns * cell, panel.rows * cell))
-        drawn[name] = groups(image, (panel.rows, panel.columns), _inside(space, panel), cell=cell)
+        image = shown.image.resize((columns * cell, rows * cell))
+        drawn[name] = groups(image, (rows, columns), _inside(space, panel), cell=cell)
     plain = overlay(shown, None)
     figure, (row,) = _pictures(1, 1 + len(drawn), next(iter(drawn.values()), plain).size, shown.question)
     _draw(row[0], plain, f"{shown.tokens} tokens", None)
@@ -118,7 +119,7 @@ def grouped(shown: SampleImage, spaces: Mapping[str, Grouping]) -> Figure:
 def _inside(space: Grouping, panel: Panel) -> Grouping:
     """The groups as cells of one panel, without those that lie elsewhere."""
     placed = (tuple(panel.places(group)) for group in space.groups)
-    return Grouping(tuple(group for group in placed if group), panel.rows * panel.columns)
+    return Grouping(tuple(group for group in placed if group), panel.grid[0] * panel.grid[1])
 
 
 def traces(logbooks: Mapping[str, Sequence[Logbook]], title: str = "", full: float | None = None) -> Figure:

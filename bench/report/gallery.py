@@ -25,51 +25,73 @@ from compress.files import replacing
 from compress.images import before_padding, open_rgb
 from compress.models.loading import MLLM, Picture
 from compress.samples import Sample
+from compress.video import Video
 from evosearch.registry import cut
 
 LIMIT = 200  # samples of a task
 PIXELS = 288  # the longest side of their pictures
+FILM = 144  # the longest side of a frame of a video
+PANEL = ("start", "rows", "columns", "stride")
 CELL = pa.int32()
-ROW = pa.schema(
-    [
-        pa.field("sample", pa.string(), nullable=False),
-        pa.field("family", pa.string(), nullable=False),
-        pa.field("question", pa.string(), nullable=False),
-        pa.field("answers", pa.list_(pa.string()), nullable=False),
-        pa.field("picture", pa.binary(), nullable=False),  # JPEG
-        pa.field(
-            "panels",
-            pa.list_(pa.struct([("start", CELL), ("rows", CELL), ("columns", CELL), ("stride", CELL)])),
-            nullable=False,
-        ),
-    ]
-)
+
+
+def _schema(panel: Sequence[str]) -> pa.Schema:
+    return pa.schema(
+        [
+            pa.field("sample", pa.string(), nullable=False),
+            pa.field("family", pa.string(), nullable=False),
+            pa.field("question", pa.string(), nullable=False),
+            pa.field("answers", pa.list_(pa.string()), nullable=False),
+            pa.field("picture", pa.binary(), nullable=False),  # JPEG
+            pa.field("panels", pa.list_(pa.struct([(name, CELL) for name in panel])), nullable=False),
+        ]
+    )
+
+
+ROW, BEFORE_VIDEOS = _schema((*PANEL, "frames", "across")), _schema(PANEL)
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Tokens that cover the picture in rows and columns; `stride` is one more than these with newlines."""
+    """Tokens that cover the picture in rows and columns; `stride` is one more than these with newlines.
+
+    A video has these for each of its `frames`, of which `across` stand beside each other in the picture.
+    """
 
     start: StoredCount
     rows: Positive
     columns: Positive
     stride: Positive
+    frames: Positive = 1
+    across: Positive = 1
 
     @property
     def stop(self) -> int:
-        return self.start + self.rows * self.stride
+        return self.start + self.frames * self.rows * self.stride
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows x columns of cells in the picture."""
+        return self.rows * -(-self.frames // self.across), self.columns * self.across
 
     def places(self, tokens: Collection[int]) -> list[int]:
         """Which cells of this panel, row by row, some tokens are; none for other panels' and newlines."""
         inside = (
             divmod(token - self.start, self.stride) for token in tokens if self.start <= token < self.stop
         )
-        return [row * self.columns + column for row, column in inside if column < self.columns]
+        found = []
+        for line, column in inside:
+            frame, row = divmod(line, self.rows)
+            if column < self.columns:
+                below, beside = divmod(frame, self.across)
+                wide = self.columns * self.across
+                found.append((below * self.rows + row) * wide + beside * self.columns + column)
+        return found
 
 
 @dataclass(frozen=True)
 class SampleImage:
-    """A sample with the picture that its tokens cover."""
+    """A sample with the picture that its tokens cover: of a video, a film strip."""
 
     sample: str
     family: str
@@ -118,21 +140,26 @@ def telling(pictures: Sequence[Hashable], credits: Sequence[Sequence[float]], li
 
 def show(sample: Sample, mllm: MLLM) -> SampleImage:
     """The sample as the model's tokens cover it."""
-    image = sample.image_at(mllm.image_side)
-    (picture,) = mllm.pictures(mllm.prepare([image], [sample.question]))
+    visual = sample.visual_at(mllm.image_side)
+    (picture,) = mllm.visuals(mllm.prepare([visual], [sample.question]))
     layout = panels(picture)
-    return SampleImage(
-        sample.id, sample.family, sample.question, sample.answers, jpeg(covered(image, layout)), layout
-    )
+    if isinstance(visual, Video):
+        cropped = bool(getattr(mllm.processor.image_processor, "do_center_crop", False))
+        drawn = film_strip(visual, layout[0], cropped)
+    else:
+        drawn = covered(visual, layout)
+    return SampleImage(sample.id, sample.family, sample.question, sample.answers, jpeg(drawn), layout)
 
 
 def panels(picture: Picture) -> tuple[Panel, ...]:
     """Where the tokens of an image lie on it.
 
-    A single tile is a grid. Of several, the first is the whole image, and the others are stitched together,
-    row by row, with a newline after each row or without newlines.
+    A single tile is a grid, and so is each frame of a video. Of several tiles, the first is the whole image,
+    and the others are stitched together, row by row, with a newline after each row or without newlines.
     """
     rows, columns = picture.grid
+    if picture.video:
+        return (Panel(0, rows, columns, columns, picture.tiles, 4 if picture.tiles <= 16 else 8),)
     first = Panel(0, rows, columns, columns)
     if picture.tiles == 1:
         return (first,)
@@ -160,6 +187,24 @@ def covered(image: Image.Image, layout: Sequence[Panel]) -> Image.Image:
         whole = before_padding(whole)
         whole = ImageOps.pad(whole, (max(whole.size), max(whole.size)))
     return whole.resize(size, Image.Resampling.LANCZOS)
+
+
+def film_strip(video: Video, panel: Panel, cropped: bool = False) -> Image.Image:
+    """The frames in lines of `across`, each as its tokens cover it; of several frames to a token the first.
+
+    A processor resizes a frame to its grid, or crops it to that (`cropped`).
+    """
+    each = -(-len(video.frames) // panel.frames)
+    cell = min(FILM, max(video.size)) / max(panel.rows, panel.columns)
+    width, height = max(1, round(panel.columns * cell)), max(1, round(panel.rows * cell))
+    lines = -(-panel.frames // panel.across)
+    strip = Image.new("RGB", (width * panel.across, height * lines), "white")
+    for number in range(panel.frames):
+        frame = video.frames[min(number * each, len(video.frames) - 1)]
+        fit = ImageOps.fit if cropped else Image.Image.resize
+        below, beside = divmod(number, panel.across)
+        strip.paste(fit(frame, (width, height), Image.Resampling.LANCZOS), (beside * width, below * height))
+    return strip
 
 
 def jpeg(image: Image.Image) -> bytes:
@@ -190,7 +235,7 @@ def read_gallery(folder: Path) -> Gallery:
             raise ValueError(
                 f"{path}: unreadable ({why}); delete it, and compare again: no cell is computed twice"
             ) from problem
-        if not table.schema.equals(ROW):
+        if not any(table.schema.equals(form) for form in (ROW, BEFORE_VIDEOS)):
             raise ValueError(f"{path}: no samples of a comparison; results need a folder of their own")
         shown = [_shown(row, f"{path}, row {place}") for place, row in enumerate(table.to_pylist())]
         found[path.stem] = {one.sample: one for one in shown}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from bench.evaluation.comparison import Comparison
     from bench.evaluation.evaluate import Stage
-    from bench.report.gallery import SampleImage
+    from bench.report.gallery import Panel, SampleImage
     from evosearch import Grouping
 
 GridShape = tuple[int, int]  # rows x columns
@@ -89,19 +89,20 @@ def kept_tokens(
 def overlay(shown: SampleImage, stage: Stage | None, size: int = 384) -> Image.Image:
     """The sample's picture with what one stage kept, `size` pixels long; None: everything, untouched.
 
-    An image in tiles is there twice: under its thumbnail's tokens and under those of its crops.
+    An image in tiles is there twice: under its thumbnail's tokens and under those of its crops. A video is a
+    film strip, twice as long.
     """
     drawn = []
     for number, panel in enumerate(shown.panels):
-        grid = panel.rows, panel.columns
-        cell = max(2, size // max(grid))
-        image = shown.image.resize(
-            (panel.columns * cell, panel.rows * cell), _kernel(shown.image.width, size)
-        )
+        grid = panel.grid
+        cell = max(2, size * min(2, panel.frames) // max(grid))
+        image = shown.image.resize((grid[1] * cell, grid[0] * cell), _kernel(shown.image.width, size))
         if stage:
             kept = panel.places(stage.kept)
             whole = [-1] * (stage.kept.count(-1) if number == 0 else 0)
             image = kept_tokens(image, grid, [*kept, *whole], merged=panel.places(stage.merged), cell=cell)
+        if panel.frames > 1:
+            _cut_frames(image, panel, cell)
         drawn.append(image)
     if len(drawn) == 1:
         return drawn[0]
@@ -113,6 +114,18 @@ def overlay(shown: SampleImage, stage: Stage | None, size: int = 384) -> Image.I
         sheet.paste(one, (left, 0))
         left += one.width + gap
     return sheet
+
+
+def _cut_frames(strip: Image.Image, panel: Panel, cell: int) -> None:
+    """White lines between the frames of a film strip, which end it where no frame follows."""
+    draw = ImageDraw.Draw(strip)
+    width, height = panel.columns * cell, panel.rows * cell
+    for left in range(width, strip.width, width):
+        draw.line((left, 0, left, strip.height), fill=OUTLINE, width=3)
+    for top in range(height, strip.height, height):
+        draw.line((0, top, strip.width, top), fill=OUTLINE, width=3)
+    if last := panel.frames % panel.across:
+        draw.rectangle((last * width, strip.height - height, *strip.size), fill=OUTLINE)
 
 
 def groups(

@@ -14,6 +14,7 @@ from baselines.fastv import FastV
 from bench.lmms.asking import Asker, Decoding
 from compress.base import Selection, Selector, View
 from compress.models.loading import MLLM, load
+from compress.video import Video
 
 GREEDY = Decoding.of({"max_new_tokens": 4, "min_new_tokens": 4})
 SHAPES = [(48, 48), (60, 30), (20, 70)]  # width, height
@@ -57,10 +58,40 @@ def test_images_come_first_unless_the_text_says_where(mllm: MLLM, images):
 
 def test_a_text_that_names_more_or_fewer_images_is_refused(tiny: MLLM, images):
     asker = Asker(tiny, KeepAll(), 144)
-    with pytest.raises(ValueError, match="the text names 2 images and 1 are given: '<image> or <image>"):
+    with pytest.raises(
+        ValueError, match="names 2 images or videos and 1 are given: '<image> or <image>"
+    ):
         asker.prompt("<image> or <image> ?", images[:1])
-    with pytest.raises(ValueError, match="the text names 1 images and 0 are given"):
+    with pytest.raises(ValueError, match="the text names 1 images or videos and 0 are given"):
         asker.prompt("<image> ?", [])
+
+
+def test_videos_and_images_in_one_batch_equal_their_prompts_one_by_one(tiny_qwen: MLLM, images):
+    asker = Asker(tiny_qwen, First(), 4)
+    film = Video(tuple(image.resize((56, 56)) for image in images), (0.0, 0.5, 1.0))
+    prompts = [
+        asker.prompt("what color is the star ?", [film]),
+        asker.prompt("is <image> in the <video> ?", [images[0], film]),
+        asker.prompt("how many ?", images[:1]),
+    ]
+    token = tiny_qwen.video_token
+    assert [prompt.text.count(token) for prompt in prompts] == [1, 1, 0]
+    placed = prompts[1].text
+    assert placed.index(tiny_qwen.processor.image_token) < placed.index("in the") < placed.index(token)
+    together = asker.answer(prompts, GREEDY)
+    seen = [(record.frames, record.tokens) for record in asker.records]
+    assert [frames for frames, _ in seen] == [2, 0, 2, 0]  # two frames to a token, the last one twice
+    asker.records.clear()
+    assert together == [asker.answer([prompt], GREEDY)[0] for prompt in prompts]
+    assert [(record.frames, record.tokens) for record in asker.records] == seen
+    losses = asker.loss(prompts[:1], ["red circle"])
+    assert losses[0][0] > 0
+
+
+def test_a_video_is_refused_where_the_model_reads_none(tiny: MLLM, images):
+    film = Video((images[0],), (0.0,))
+    with pytest.raises(ValueError, match="reads no videos: give their frames as images"):
+        Asker(tiny, KeepAll(), 144).prompt("what ?", [film])
 
 
 def test_a_batch_of_any_numbers_of_images_equals_its_prompts_one_by_one(mllm: MLLM, images):

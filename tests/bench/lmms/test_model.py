@@ -140,14 +140,35 @@ def test_continuations_are_scored_whether_written_or_computed_from_the_document(
 
 
 def test_what_cannot_be_asked_is_refused_by_name(model: Any):
-    model.task_dict["film"] = {"test": [{"images": ["film.mp4"]}]}
-    film = Request(("what ?", GREEDY, lambda row: row["images"], 0, "film", "test"))
-    with pytest.raises(ValueError, match="film shows a str: evocomp reads images, neither video nor sound"):
-        model.generate_until([film])
+    model.task_dict["sound"] = {"test": [{"images": [{"array": [0.0]}]}]}
+    sound = Request(("what ?", GREEDY, lambda row: row["images"], 0, "sound", "test"))
+    with pytest.raises(ValueError, match="sound shows a dict: evocomp reads images and the paths of videos"):
+        model.generate_until([sound])
     with pytest.raises(ValueError, match="task asks without a document, as acc_mutual_info does"):
         model.loglikelihood([Request(("", "yes"))])
     with pytest.raises(NotImplementedError, match="one round: tasks with output_type generate_until"):
         model.generate_until_multi_round([])
+
+
+def test_videos_are_read_from_their_paths(plug_in: Any, tiny_qwen: MLLM, pictures, tmp_path: Path):
+    """A folder of frames, a GIF and the path of an image; a file that is none is named."""
+    (tmp_path / "film").mkdir()
+    for number, picture in enumerate(pictures):
+        picture.save(tmp_path / "film" / f"{number}.png")
+    pictures[0].save(tmp_path / "film.gif", save_all=True, append_images=pictures[1:], duration=500)
+    (tmp_path / "broken.mp4").write_bytes(b"")
+    made = plug_in.CompressedModel.create_from_arg_string(
+        f"pretrained={tiny_qwen.name},method=grid,keep=3,max_num_frames=2", {"device": "cpu"}
+    )
+    shown = ["film", "film.gif", "film/0.png", "broken.mp4", "nothing.mp4"]
+    made.task_dict = {"task": {"test": [{"images": [str(tmp_path / name)]} for name in shown]}}
+    made.generate_until([request(doc, "what color ?", dict(GREEDY)) for doc in (0, 1, 2)])
+    assert [record.frames for record in made.asker.records] == [1, 1, 0]  # two frames to a token
+    for doc, why in (3, r"broken.mp4 cannot be read as a video \(it is empty"), (4, "there is no video at"):
+        with pytest.raises(ValueError, match=why):
+            made.generate_until([request(doc, "what color ?", dict(GREEDY))])
+    with pytest.raises(ValueError, match="count=0: take at least one frame"):
+        plug_in.CompressedModel(pretrained=tiny_qwen.name, max_num_frames=0, device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from bench.evaluation.evaluate import Stage
 from bench.report.gallery import (
+    BEFORE_VIDEOS,
+    PANEL,
     PIXELS,
     Panel,
     covered,
+    film_strip,
     joined,
     panels,
     read_gallery,
@@ -21,8 +25,10 @@ from bench.report.gallery import (
     telling,
 )
 from bench.report.gallery import Gallery as Shelf
+from bench.report.pictures import overlay
 from compress.models.loading import MLLM
 from compress.samples import Sample
+from compress.video import Video
 
 QUESTION = "what is the color ?"
 SIZES = [(48, 48), (90, 30), (25, 70)]
@@ -77,6 +83,54 @@ def test_the_picture_of_one_tile_is_the_crop_that_the_model_sees() -> None:
     whole = covered(wide, (Panel(0, 5, 5, 5), Panel(25, 2, 6, 7)))
     assert whole.size == (PIXELS, PIXELS // 3)
     assert len(whole.getcolors() or []) >= 2
+
+
+def test_a_video_is_a_film_strip_of_its_frames() -> None:
+    panel = Panel(0, 2, 3, 3, 5, 4)  # 5 frames of 2 x 3 tokens, 4 beside each other
+    assert (panel.grid, panel.stop) == ((4, 12), 30)
+    assert panel.places([0, 4, 7, 24, 29, 30]) == [0, 13, 4, 24, 38]
+    assert sorted(panel.places(range(24))) == list(range(24))
+    colors = ["red", "lime", "blue", "white", "yellow"]
+    video = Video(tuple(Image.new("RGB", (30, 20), color) for color in colors), (0, 1, 2, 3, 4))
+    strip = film_strip(video, panel)
+    assert strip.size == (120, 40)
+    assert [strip.getpixel((15 + 30 * n, 10)) for n in range(3)] == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    assert [strip.getpixel((15 + 30 * n, 30)) for n in range(2)] == [(255, 255, 0), (255, 255, 255)]
+
+
+def test_of_several_frames_to_a_token_the_first_is_shown() -> None:
+    video = Video(tuple(Image.new("L", (8, 8), 40 * n).convert("RGB") for n in range(5)), (0, 1, 2, 3, 4))
+    strip = film_strip(video, Panel(0, 2, 2, 2, 3, 4))
+    assert [strip.getpixel((4 + 8 * n, 4))[0] for n in range(4)] == [0, 80, 160, 255]  # type: ignore[index]
+
+
+def test_a_video_is_shown_as_the_model_reads_it(tiny_qwen: MLLM) -> None:
+    video = Video(tuple(Image.new("RGB", (56, 28), (50 * n, 0, 0)) for n in range(4)), (0, 1, 2, 3))
+    shown = show(Sample("clip", video, "what is it ?", ("red",)), tiny_qwen)
+    (panel,) = shown.panels
+    assert (panel.frames, panel.across) == (2, 4)
+    assert shown.tokens == tiny_qwen.tokens_of(video) == panel.frames * panel.rows * panel.columns
+    last = [shown.tokens - 1]
+    drawn = overlay(shown, Stage(0, tuple(last)), 600)
+    plain = overlay(shown, None, 600)
+    assert drawn.size == plain.size
+    wide, side = drawn.width // 4, drawn.width // 4 // panel.columns
+    kept = 2 * wide - side + 4, drawn.height - side + 4, 2 * wide - 4, drawn.height - 4  # of the second frame
+    assert drawn.crop(kept).tobytes() == plain.crop(kept).tobytes()
+    dropped = wide + 4, 4, 2 * wide - side - 4, drawn.height - 4
+    assert drawn.crop(dropped).tobytes() != plain.crop(dropped).tobytes()
+    nothing = 2 * wide + 4, 0, *drawn.size
+    assert set(drawn.crop(nothing).getdata()) == {(255, 255, 255)}
+
+
+def test_samples_from_before_videos_are_read(gallery: Shelf, tmp_path: Path) -> None:
+    save_gallery(gallery, tmp_path)
+    path = tmp_path / "samples" / "gqa.parquet"
+    rows = pq.read_table(path).to_pylist()
+    for row in rows:
+        row["panels"] = [{name: panel[name] for name in PANEL} for panel in row["panels"]]
+    pq.write_table(pa.Table.from_pylist(rows, BEFORE_VIDEOS), path)
+    assert read_gallery(tmp_path)["gqa"] == gallery["gqa"]
 
 
 def test_telling_samples_are_those_on_which_the_runs_differ() -> None:
