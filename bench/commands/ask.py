@@ -51,8 +51,7 @@ def ask(
     with --frames or --rate so is a GIF. Videos need a model that reads them.
 
     \b
-    Examples:
-      evocomp ask film.mp4 "what is on the sign ?" --model micro-video --frames 16 --keep 10%
+    Example:
       evocomp ask micro:3 "what color is the star ?" --keep 16 --out kept.png
     """
     picture, question = open_visual(image, 0, frames, rate), asked(question)
@@ -69,8 +68,6 @@ def ask(
     mllm = load_model(model, device, dtype, anyres)
     picture = open_visual(image, mllm.image_side, frames, rate)  # before, only to be sure that it opens
     keep = budget(keep, mllm)
-    if told := told_video(picture, frames):
-        say(told)
     unknown = strange_words(mllm, question)
     if unknown:
         say(f"note: the model has no word for {', '.join(unknown)}")
@@ -96,6 +93,8 @@ def ask(
         )  # fmt: skip
         return
     click.echo(answer)
+    if told := told_video(picture, frames):
+        say(told)
     say(f"{len(kept)} of {record.tokens} visual tokens after the last stage, {seconds * 1e3:.0f} ms")
     if out:
         say(f"drawn in {out}")

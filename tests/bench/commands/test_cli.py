@@ -862,7 +862,7 @@ def test_the_trace_of_a_mistake_can_be_seen() -> None:
 def test_an_error_of_our_own_is_one_line_that_names_its_trace(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("bench.commands.ask.open_image", lambda name: 1 / 0)
+    monkeypatch.setattr("bench.commands.ask.open_visual", lambda *told: 1 / 0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     line = refused(*ASK, status=1)
     assert "internal error (ZeroDivisionError: division by zero)" in line
@@ -876,10 +876,10 @@ def test_an_error_of_our_own_is_one_line_that_names_its_trace(
 
 
 def test_memory_that_ran_out_is_not_an_error_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(name: str) -> None:
+    def full(*told: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes")
 
-    monkeypatch.setattr("bench.commands.ask.open_image", full)
+    monkeypatch.setattr("bench.commands.ask.open_visual", full)
     assert "out of memory: use fewer samples" in refused(*ASK)
 
 

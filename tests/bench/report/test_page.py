@@ -118,7 +118,7 @@ def test_text_from_samples_and_names_cannot_become_markup(comparison: Comparison
 
 def test_the_browser_of_samples_has_all_that_it_draws(comparison: Comparison, page: str) -> None:
     data = data_of(page)
-    assert data["layouts"] == [[[0, 4, 4, 4]]]
+    assert data["layouts"] == [[[0, 4, 4, 4, 1, 1]]]
     assert data["runs"][0] == {"method": "none", "keep": 16}
     assert [tuple(run.values()) for run in data["runs"][1:]] == [(m, k) for k in KEEPS for m in METHODS]
     assert [task["name"] for task in data["tasks"]] == ["gqa", "vqav2"]
