@@ -68,7 +68,7 @@ class Shard:
 
 
 def label(
-    model: MLLM | Callable[[], MLLM],
+    model: MLLM | Callable[..., MLLM],
     samples: Sequence[Sample],
     folder: str | os.PathLike[str],
     config: LabelConfig | None = None,
@@ -85,9 +85,9 @@ def label(
     """Label `samples` into the store at `folder`; those it holds already are skipped, so a rerun resumes.
 
     The label of a sample depends on the model, the configuration and the sample alone, not on order,
-    `workers`, `engine` (this machine by default) or interruptions. `model` may be a function that
-    loads it, and must be for workers elsewhere. `shard` restricts the run to a part of the samples. `data`
-    is what else the labels depend on, stored with the settings.
+    `workers`, `engine` (this machine by default) or interruptions. `model` may be a function that loads it,
+    and must be for workers elsewhere: it takes a `device` if they have one each. `shard` restricts the run to
+    a part of the samples. `data` is what else the labels depend on, stored with the settings.
 
     A worker labels `together` samples at a time, whose candidates share batches of `rows` decoder rows: a
     matter of speed and memory. Both follow the model's device; one sample where that is not known here.
@@ -113,7 +113,7 @@ def label(
 
 
 def gather(
-    make: Callable[[], Work],
+    make: Callable[..., Work],
     samples: Sequence[Sample],
     folder: str | os.PathLike[str],
     *,
@@ -156,8 +156,8 @@ def _todo(
 class _PackedWork:
     """A work whose jobs are several samples: the label of each, None for those to be tried alone."""
 
-    def __init__(self, make: Callable[[], Any]):
-        self._work = make()
+    def __init__(self, make: Callable[..., Any], **place: str):
+        self._work = make(**place)
         self.about, self.forks, self.machine = self._work.about, self._work.forks, self._work.machine
 
     def __call__(self, pack: tuple[Sample, ...]) -> tuple[Label | None, ...]:
@@ -245,6 +245,8 @@ def _fill(
         )
 
 
-def _labeller(model: MLLM | Callable[[], MLLM], config: LabelConfig, rows: int | None) -> Labeller:
+def _labeller(
+    model: MLLM | Callable[..., MLLM], config: LabelConfig, rows: int | None, **place: str
+) -> Labeller:
     keep_freed()
-    return Labeller(model if isinstance(model, MLLM) else model(), config, rows=rows)
+    return Labeller(model if isinstance(model, MLLM) else model(**place), config, rows=rows)

@@ -6,7 +6,6 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from compress.labels.fitness import POSITIONS, AnswerLosses, TokenBudget
 from compress.labels.kinds import KINDS, ChosenMask, Kind, Problem
 from compress.labels.store import CODE, Label
 from compress.models.loading import MLLM, Embedded
+from compress.parallel.engine import machine_of
 from compress.samples import Sample
 from evosearch import GROUPERS, STRATEGIES, pick, together
 from evosearch.registry import cut, find, parse
@@ -119,8 +119,7 @@ class Labeller:
             CODE: fingerprint(*code_of(mllm, config)),
         }
         self.forks = device.type == "cpu"
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        self.machine = f"{name}, torch {torch.__version__}, transformers {version('transformers')}"
+        self.machine = machine_of(device)
 
     def __call__(self, sample: Sample) -> Label:
         """ValueError that names the sample if it cannot be labelled."""

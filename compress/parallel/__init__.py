@@ -6,6 +6,7 @@ from compress.lazy import lazy
 
 if TYPE_CHECKING:
     from compress.parallel.cluster import Cluster as Cluster
+    from compress.parallel.devices import Devices as Devices
     from compress.parallel.engine import ATTEMPTS as ATTEMPTS
     from compress.parallel.engine import Engine as Engine
     from compress.parallel.engine import Failure as Failure
@@ -17,6 +18,7 @@ __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "cluster": ("Cluster",),
+        "devices": ("Devices",),
         "engine": ("ATTEMPTS", "WorkerPool", "Engine", "Failure", "Work"),
         "local": ("Local",),
     },

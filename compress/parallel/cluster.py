@@ -14,7 +14,18 @@ from typing import Any, ClassVar
 import torch
 from threadpoolctl import threadpool_limits
 
-from compress.parallel.engine import ATTEMPTS, LONGEST, Failure, Work, told
+from compress.parallel.engine import (
+    ATTEMPTS,
+    LONGEST,
+    Failure,
+    JobError,
+    PendingJob,
+    Work,
+    attempt,
+    check_agreement,
+    retry_for,
+    told,
+)
 
 DEPTH = 2  # jobs that a worker has at a time: the next one is there when the first is done
 POLL = 5.0  # seconds
@@ -42,7 +53,7 @@ class Cluster:
     patience: float = 600.0
 
     @contextmanager
-    def open(self, make: Callable[[], Work], workers: int) -> Iterator[ClusterPool]:
+    def open(self, make: Callable[..., Work], workers: int) -> Iterator[ClusterPool]:
         if workers < 1:
             raise ValueError(f"workers={workers}: choose 1 or more")
         ray = _ray()
@@ -79,11 +90,8 @@ class Cluster:
 
 
 @dataclass(eq=False)
-class _PendingJob:
-    job: Any
+class _PendingJob(PendingJob):
     again: bool = False  # then it gets a worker alone, so that it is clear who is to blame
-    reasons: list[str] = field(default_factory=list)
-    nodes: set[str] = field(default_factory=set)  # where it failed
 
 
 @dataclass(eq=False)
@@ -98,7 +106,7 @@ class _ClusterWorker:
 class ClusterPool:
     """Actors that are ready, and those that wait for a place in the cluster."""
 
-    def __init__(self, ray: Any, make: Callable[[], Work], engine: Cluster):
+    def __init__(self, ray: Any, make: Callable[..., Work], engine: Cluster):
         self._ray, self._engine = ray, engine
         self._make = ray.put(make)  # pickled once
         # The driver owns every retry: Ray's own would loop for ever on a job that kills its worker.
@@ -161,12 +169,7 @@ class ClusterPool:
 
     def _retry_for(self, hand: _ClusterWorker) -> _PendingJob | None:
         """A task to try again on this worker, alone: not one that failed on its node, unless on all."""
-        nodes = {one.node for one in self._hands}
-        for task in self._retries:
-            if hand.node not in task.nodes or task.nodes >= nodes:
-                self._retries.remove(task)
-                return task
-        return None
+        return retry_for(self._retries, hand.node, {one.node for one in self._hands})
 
     # Coming back --------------------------------------------------------------------------------------------
 
@@ -196,18 +199,18 @@ class ClusterPool:
         try:
             outcome = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as problem:
-            outcome = _JobError(self._why(problem), worker_is_sound=False)
+            outcome = JobError(self._why(problem), worker_is_sound=False)
         except self._ray.exceptions.RayError as problem:
             if hand.tasks:  # the next one may have killed it before the result of this one was sent
                 self._retry(task)
                 self._replace(hand)
                 return
-            outcome = _JobError(self._why(problem), worker_is_sound=False)
-        if not isinstance(outcome, _JobError):
+            outcome = JobError(self._why(problem), worker_is_sound=False)
+        if not isinstance(outcome, JobError):
             yield task.job, outcome
             return
         task.reasons.append(outcome.reason)
-        task.nodes.add(hand.node)
+        task.places.add(hand.node)
         if not outcome.worker_is_sound:
             self._replace(hand)
         if len(task.reasons) >= ATTEMPTS:
@@ -253,9 +256,7 @@ class ClusterPool:
     def _agree(self, about: Any) -> None:
         if self._about is None:
             self._about = about
-        if differing := [key for key in about if about[key] != self._about.get(key)]:
-            listed = "; ".join(f"{key} is {about[key]!r}, not {self._about.get(key)!r}" for key in differing)
-            raise ValueError(f"a worker differs from the first: {listed}")
+        check_agreement(self._about, about)
 
     def _replace(self, hand: _ClusterWorker) -> None:
         """Start another worker; what waited for this one is tried again, and not blamed."""
@@ -266,31 +267,18 @@ class ClusterPool:
         self._spawn()
 
 
-@dataclass(frozen=True)
-class _JobError:
-    """An attempt that failed. After anything but a ValueError its process is not trusted any more: a CUDA
-    error, for instance, spoils all that follows.
-    """
-
-    reason: str
-    worker_is_sound: bool
-
-
 class _Worker:
     """The actor. `start` and not `__init__` makes the work, so that its errors arrive as they are."""
 
-    def start(self, make: Callable[[], Work]) -> tuple[Any, str, str]:
+    def start(self, make: Callable[..., Work]) -> tuple[Any, str, str]:
         torch.set_num_threads(1)  # the number of threads may change the last bits of a result
         threadpool_limits(1)
         self._work = make()
         node = _ray().get_runtime_context().get_node_id()
         return self._work.about, self._work.machine, node
 
-    def run(self, job: Any) -> Any | _JobError:
-        try:
-            return self._work(job)
-        except Exception as problem:  # whatever it is, it is this job's, and is stored with it
-            return _JobError(told(problem), isinstance(problem, ValueError))
+    def run(self, job: Any) -> Any | JobError:
+        return attempt(self._work, job)
 
 
 def _ray() -> Any:

@@ -23,14 +23,14 @@ class Local:
     elsewhere: ClassVar[bool] = False
 
     @contextmanager
-    def open(self, make: Callable[[], Work], workers: int) -> Iterator[LocalPool]:
+    def open(self, make: Callable[..., Work], workers: int) -> Iterator[LocalPool]:
         if workers < 1:
             raise ValueError(f"workers={workers}: choose 1 or more")
         work = make()
         if workers > 1 and not work.forks:
             raise ValueError(
                 f"workers={workers}: choose 1, or more with a model on the CPU (this one: {work.machine}); "
-                f"for several devices choose the engine ray, or a shard of the data per device"
+                f"for several devices name them (--devices), or choose the engine ray"
             )
         yield LocalPool(work, workers)
 

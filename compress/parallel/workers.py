@@ -91,12 +91,17 @@ _work: Callable[[Any], Any] | None = None  # of a worker process, set once when 
 
 def _start(work: Callable[[Any], Any]) -> None:
     global _work
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    serve_parent()
+    _work = work
+
+
+def serve_parent() -> None:
+    """Make this process a worker of its parent: it ends with it, leaves Ctrl-C to it, and has one thread."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the parent's handler may wait for what is not here
     threading.Thread(target=exit_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # the number of threads may change the last bits of a result
     threadpool_limits(1)
-    _work = work
 
 
 def _call(job: Any) -> Any:

@@ -1,0 +1,282 @@
+"""The engine of several devices of this machine: a process for each, which loads the model there itself."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import signal
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, ClassVar
+
+import torch
+
+from compress.parallel.engine import (
+    ATTEMPTS,
+    Failure,
+    JobError,
+    PendingJob,
+    Work,
+    attempt,
+    check_agreement,
+    retry_for,
+    told,
+)
+from compress.parallel.workers import serve_parent
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Work in new processes of this machine, one for each of `devices`, as they become free.
+
+    Devices are of one kind: "cuda:0" and "cuda:1", or "cpu" several times. `make` is called with the device
+    of its worker. A job whose worker dies or fails is tried on another device if there is one, and a new
+    worker is started. A program that uses it must not start by itself when it is imported (`if __name__ ==
+    "__main__"`).
+    """
+
+    name: ClassVar[str] = "devices"
+    elsewhere: ClassVar[bool] = True
+
+    devices: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        try:
+            kinds = {torch.device(one).type for one in self.devices}
+        except RuntimeError as problem:
+            raise ValueError(
+                f"devices={','.join(self.devices)}: write names as cuda:0,cuda:1 or cpu,cpu ({problem})"
+            ) from problem
+        if len(kinds) != 1:
+            raise ValueError(
+                f"devices={','.join(self.devices)}: name one device or more, all of one kind, for instance "
+                f"cuda:0,cuda:1"
+            )
+
+    @contextmanager
+    def open(self, make: Callable[..., Work], workers: int) -> Iterator[DevicePool]:
+        if workers not in (1, len(self.devices)):
+            raise ValueError(
+                f"workers={workers}: there is one for each of the {len(self.devices)} devices; leave it out"
+            )
+        pool = DevicePool(_pickled(make))
+        try:
+            pool.start(self.devices)
+            yield pool
+        finally:
+            pool.stop()
+
+
+@dataclass(eq=False)
+class _DeviceWorker:
+    """A worker as the driver sees it."""
+
+    device: str
+    process: BaseProcess
+    pipe: Connection
+    ready: bool = False
+    pending: PendingJob | None = None
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+class DevicePool:
+    """Processes with a device each; one job at a time, so that it is clear which one killed its worker."""
+
+    def __init__(self, make: bytes):
+        self._make = make
+        self._workers: list[_DeviceWorker] = []
+        self._retries: deque[PendingJob] = deque()
+        self._refused: Counter[str] = Counter()  # starts in a row that failed, by device
+        self._machines: set[str] = set()
+        self._about: Any = None
+
+    @property
+    def about(self) -> Any:
+        return self._about
+
+    @property
+    def machines(self) -> tuple[str, ...]:
+        return tuple(sorted(self._machines))
+
+    def start(self, devices: Iterable[str]) -> None:
+        """Start a worker on each device; ValueError or OSError if one of them cannot work."""
+        for device in devices:
+            self._spawn(device)
+        while not all(one.ready for one in self._workers):
+            for worker in self._heard_of():
+                if reason := self._welcome(worker):
+                    raise OSError(f"no worker could start on {worker.device}: {reason}")
+
+    def stop(self) -> None:
+        for worker in self._workers:
+            worker.end()
+        self._workers.clear()
+
+    def each(self, jobs: Iterable[Any]) -> Generator[tuple[Any, Any | Failure], None, None]:
+        new = (PendingJob(job) for job in jobs)
+        while True:
+            exhausted = self._hand_out(new)
+            if exhausted and not self._retries and not any(one.pending for one in self._workers):
+                return
+            for worker in self._heard_of():
+                if worker.ready:
+                    yield from self._collect(worker)
+                elif reason := self._welcome(worker):
+                    self._start_again(worker, reason)
+
+    def _hand_out(self, new: Iterator[PendingJob]) -> bool:
+        """Give a job to every worker that has none; whether there are no new ones left."""
+        exhausted = False
+        for worker in [one for one in self._workers if one.ready and not one.pending]:
+            devices = {one.device for one in self._workers}
+            pending = retry_for(self._retries, worker.device, devices) or next(new, None)
+            if pending is None:
+                exhausted = True
+                continue
+            try:
+                worker.pipe.send(pending.job)
+            except OSError:  # it died with nothing to do: no fault of this job
+                self._retries.append(pending)
+                self._replace(worker)
+            else:
+                worker.pending = pending
+        return exhausted
+
+    def _heard_of(self) -> list[_DeviceWorker]:
+        """Workers that have something to say or have ended, once there are any."""
+        listened = {one.pipe: one for one in self._workers if one.pending or not one.ready}
+        return [listened[pipe] for pipe in wait(list(listened))]  # type: ignore[index]
+
+    def _collect(self, worker: _DeviceWorker) -> Iterator[tuple[Any, Any | Failure]]:
+        """The job of a worker that has done it, or given it up."""
+        pending, worker.pending = worker.pending, None
+        assert pending
+        outcome = _said_by(worker)
+        if not isinstance(outcome, JobError):
+            yield pending.job, outcome
+            return
+        pending.reasons.append(outcome.reason)
+        pending.places.add(worker.device)
+        if not outcome.worker_is_sound:
+            self._replace(worker)
+        if len(pending.reasons) >= ATTEMPTS:
+            yield pending.job, Failure(tuple(pending.reasons))
+        else:
+            self._retries.append(pending)
+
+    # Coming and going ---------------------------------------------------------------------------------------
+
+    def _spawn(self, device: str) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork could not use a GPU
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, device), daemon=True)
+        with _without_interrupts():
+            process.start()
+        theirs.close()
+        self._workers.append(_DeviceWorker(device, process, ours))
+
+    def _welcome(self, worker: _DeviceWorker) -> str:
+        """Hear what a worker that starts has to say; why it cannot work, or nothing."""
+        said = _said_by(worker)
+        if isinstance(said, _Hello):  # sent only now: who waits for imports would wait for each in turn
+            try:
+                worker.pipe.send_bytes(self._make)
+            except OSError:
+                return _end_of(worker)
+            return ""
+        if isinstance(said, JobError):
+            return said.reason
+        about, machine = said
+        self._about = self._about or about
+        try:
+            check_agreement(self._about, about)
+        except ValueError as problem:
+            return str(problem)
+        worker.ready = True
+        self._refused[worker.device] = 0
+        self._machines.add(machine)
+        return ""
+
+    def _start_again(self, worker: _DeviceWorker, reason: str) -> None:
+        """Replace a worker that could not start, until it is clear that its device is lost."""
+        self._refused[worker.device] += 1
+        if self._refused[worker.device] < ATTEMPTS:
+            self._replace(worker)
+            return
+        worker.end()
+        self._workers.remove(worker)
+        if not self._workers:
+            raise OSError(f"no worker is left ({reason}); what is finished is kept: run again")
+
+    def _replace(self, worker: _DeviceWorker) -> None:
+        worker.end()
+        self._workers.remove(worker)
+        self._spawn(worker.device)
+
+
+class _Hello:
+    """A worker has started and waits for its work."""
+
+
+def _said_by(worker: _DeviceWorker) -> Any | JobError:
+    try:
+        return worker.pipe.recv()
+    except (EOFError, OSError):
+        return JobError(_end_of(worker), worker_is_sound=False)
+
+
+def _end_of(worker: _DeviceWorker) -> str:
+    worker.process.join()
+    if (status := worker.process.exitcode or 0) < 0:
+        return "its worker was killed, perhaps for lack of memory"
+    return f"its worker ended with status {status}"
+
+
+def _pickled(make: Callable[..., Work]) -> bytes:
+    try:
+        return pickle.dumps(make)
+    except (pickle.PicklingError, AttributeError, TypeError) as problem:
+        raise ValueError(
+            f"the work cannot be sent to other processes ({problem}): define its classes and functions at "
+            f"the top of a module that can be imported"
+        ) from problem
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Start processes inside: Ctrl-C never reaches them, not even before they can say that they ignore it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(pipe: Connection, device: str) -> None:
+    """What a worker does: make its work on its device, then job by job."""
+    serve_parent()
+    pipe.send(_Hello())
+    try:
+        work: Work = pickle.loads(pipe.recv_bytes())(device=device)
+        pipe.send((work.about, work.machine))
+    except Exception as problem:  # the driver says it
+        pipe.send(JobError(told(problem), worker_is_sound=False))
+        return
+    while True:
+        job = pipe.recv()
+        outcome = attempt(work, job)
+        try:
+            pipe.send(outcome)
+        except (pickle.PicklingError, AttributeError, TypeError) as problem:
+            pipe.send(JobError(told(problem), worker_is_sound=True))
