@@ -12,18 +12,18 @@ from bench.commands.options import (
     BATCH,
     MARGIN,
     MATCH,
-    PROCESSES,
     SOURCE,
     Amount,
     BatchSize,
-    Count,
+    Crew,
     as_json,
     data_options,
+    engine_options,
     keeps_option,
     options_of,
 )
 from bench.console import OutFolder, model_options, option, progress, say, show_json
-from bench.evaluation.opening import load_model
+from bench.evaluation.opening import Loader, load_model
 from bench.report.terminal import show_comparison
 
 if TYPE_CHECKING:
@@ -52,12 +52,9 @@ def budgeted(values: dict[str, Any]) -> CompareOptions:
         "source": SOURCE,
         "positions": "Position ids of kept tokens: original, or renumbered without gaps (compact).",
         "batch": BATCH,
-        "workers": "Number of processes. Results do not depend on it.",
     },
     names={"source": "--indices-from"},
-    types={
-        "margin": Amount(0, min_open=True), "batch": BatchSize(), "workers": Count(1, PROCESSES),
-    },
+    types={"margin": Amount(0, min_open=True), "batch": BatchSize()},
     defaults={
         "reference": "the last one",
         "difficulty": "downsample, if it is compared",
@@ -72,19 +69,23 @@ def budgeted(values: dict[str, Any]) -> CompareOptions:
 @option(
     "--out", type=OutFolder(), help="Folder for results, tables and the report. An existing one is resumed."
 )
+@engine_options
 @model_options
 @as_json
 @click.pass_obj
 def compare(
     command: str, options: CompareOptions, tasks: str, count: int | None, data: str | None,
-    protocol: str | None, split: str | None, out: Path | None, model: str, device: str, dtype: str,
-    anyres: Anyres, machine: bool,
+    protocol: str | None, split: str | None, out: Path | None, crew: Crew, model: str, device: str,
+    dtype: str, anyres: Anyres, machine: bool,
 ) -> None:  # fmt: skip
     """Score several methods at equal budgets; the first row is the untouched model.
 
     Every finished cell is kept in --out. Run the same command again to resume after an interruption, or with
     more methods, budgets or tasks to extend the table. Rows with --indices-from have names of their own, so
     one folder can hold a method with and without it.
+
+    With --devices or --engine ray, every worker loads the model onto its device. The command itself loads it
+    onto the CPU, and does not run it. Long cells are divided among workers.
 
     \b
     Example:
@@ -96,10 +97,14 @@ def compare(
 
     selectors = options.selectors(model)
     opened = open_tasks(tasks, count, data, protocol, split, model=model)
-    mllm = load_model(model, device, dtype, anyres)
+    loads = Loader(model, crew.device, dtype, anyres) if crew.engine.elsewhere else None
+    mllm = load_model(model, "cpu" if loads else device, dtype, anyres)
     source = load_model(options.source, device, dtype, anyres) if options.source else None
     with progress("compare", "cells") as report:
-        found = options.run(mllm, source, selectors, opened, out, progress=report, say=say)
+        found = options.run(
+            mllm, source, selectors, opened, out, engine=crew.engine, workers=crew.workers, loads=loads,
+            progress=report, say=say,
+        )  # fmt: skip
     if out:
         write(found, mllm, out, Origin(f"{mllm.name}: methods at equal budgets", {}, [command]))
     if machine:

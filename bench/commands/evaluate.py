@@ -75,7 +75,7 @@ def evaluate(
     other = load_model(source, device, dtype, anyres) if source else None
     facts = of_entry(selector, mllm, other)
     name = by_source(method, source) if source else method
-    batches = Batches.of(batch, mllm)
+    batches = Batches.of(batch, mllm.model.device.type)
     rows, written = [], []
     for task, samples in opened.items():
         with progress(task.name) as report:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,15 +10,14 @@ import click
 
 from bench.commands.instructions import choice_options, file_options, open_instructions
 from bench.commands.labels import cell
-from bench.commands.options import PROCESSES, SEED, Amount, Count, KeepType, as_json, options_of
+from bench.commands.options import SEED, Count, Crew, KeepType, as_json, engine_options, options_of
 from bench.console import OutFolder, model_options, option, progress, say, show_json, show_table
-from bench.evaluation.opening import load_model
+from bench.evaluation.opening import Loader
 
 if TYPE_CHECKING:
     from bench.data.instructions import Turns
     from compress.labels.labelling import LabelConfig
     from compress.models.loading import Anyres
-    from compress.parallel import Engine
     from compress.samples import Sample
 
 
@@ -49,19 +47,7 @@ if TYPE_CHECKING:
     types={"keep": KeepType(), "seed": SEED, "positions": click.Choice(["original", "compact"])},
     defaults={"keep": "1/9", "strategy": "that of the kind"},
 )  # fmt: skip
-@option(
-    "--engine", type=click.Choice(["local", "ray"]), default="local",
-    help="Where workers run: processes of this machine, or actors of a Ray cluster. Labels do not depend on "
-    "it.",
-)  # fmt: skip
-@option(
-    "--workers", default=1, type=Count(1, PROCESSES),
-    help="Number of worker processes or actors. Labels do not depend on it.",
-)  # fmt: skip
-@option(
-    "--address", help="Address of a running Ray cluster: HOST:PORT or auto. Default: start a local cluster."
-)
-@option("--gpus", type=Amount(0), help="GPUs per Ray worker. Default: 1 with --device cuda; otherwise 0.")
+@engine_options
 @option("--shard", default="0/1", help="Label only part i of n, as 0/4; parts may share --out.")
 @option("--again", is_flag=True, help="Retry samples in quarantine.")
 @option(
@@ -79,7 +65,7 @@ def label(
     config: LabelConfig, out: Path, count: int | None, start: int | None, questions: str | None,
     data: Path | None,
     images: Path | None, manifest: Path | None, sources: str | None, rules: Path | None, turns: Turns,
-    engine: str, workers: int, address: str | None, gpus: float | None, shard: str, again: bool,
+    crew: Crew, shard: str, again: bool,
     together: int | None, rows: int | None,
     model: str, device: str, dtype: str, anyres: Anyres, machine: bool,
 ) -> None:  # fmt: skip
@@ -94,13 +80,12 @@ def label(
     """
     from bench.report.stores import summarise
     from compress.files import locked
-    from compress.labels.campaign import Shard
+    from compress.labels.campaign import Shard, usual_together
     from compress.labels.campaign import label as run
     from compress.labels.store import SHARED
 
     part = Shard.of_text(shard)
     click.get_current_context().with_resource(locked(out, part.name, SHARED))
-    place = open_engine(engine, address, gpus, device)
     if data is None:
         given = {"--images": images, "--manifest": manifest, "--sources": sources, "--rules": rules}
         for option, value in given.items():
@@ -119,11 +104,11 @@ def label(
                 raise ValueError(f"{option} needs the micro mixture, not --data: leave it out")
         samples = open_instructions(data, images, manifest, sources, rules, turns, config.seed, count)
         about = samples.about
-    loads = partial(load_model, there(model), device, dtype, anyres)
+    loads = Loader(model, crew.device, dtype, anyres)
     with progress(f"label ({config.kind})") as report:
         store = run(
-            loads, samples, out, config, engine=place, workers=workers, shard=part, data=about, again=again,
-            together=together, rows=rows, progress=report,
+            loads, samples, out, config, engine=crew.engine, workers=crew.workers, shard=part, data=about,
+            again=again, together=together or usual_together(loads.kind), rows=rows, progress=report,
         )  # fmt: skip
     if store.quarantine:
         say(f"{len(store.quarantine)} samples are in quarantine: evocomp labels quarantine {out}")
@@ -134,24 +119,6 @@ def label(
     show_table(["label store", str(out)], [[name, cell(value)] for name, value in summary.items()])
     of = "" if data is None else f" --data {data} --images {images}"
     say(f"train on it: evocomp train --labels {out}{of} --out compressor")
-
-
-def open_engine(name: str, address: str | None, gpus: float | None, device: str) -> Engine:
-    """The engine that the options name."""
-    from compress.parallel import Cluster, Local
-
-    if name == "ray":
-        return Cluster(address, float(device.startswith("cuda")) if gpus is None else gpus)
-    if address is not None or gpus is not None:
-        raise ValueError(f"{'--address' if address is not None else '--gpus'} needs --engine ray")
-    return Local()
-
-
-def there(model: str) -> str:
-    """The model's name for workers that start in another folder."""
-    from compress.models.loading import MODELS
-
-    return str(Path(model).absolute()) if model not in MODELS and Path(model).is_dir() else model
 
 
 COMMANDS = {"label": label}

@@ -18,6 +18,7 @@ from evosearch.registry import cut
 
 if TYPE_CHECKING:
     from compress.keep import Keep
+    from compress.parallel import Engine
 
 
 MOST = 10**9  # of samples, tokens, rounds and the like
@@ -163,6 +164,84 @@ def source_option(command: F) -> F:
 
 def as_json(command: F) -> F:
     return option("--json", "machine", is_flag=True, help="Print JSON instead of a table.")(command)
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Who works: as many workers of an engine, each with a `device`."""
+
+    engine: Engine
+    workers: int
+    device: str
+
+
+def engine_options(command: F) -> F:
+    """--engine, --workers, --devices, --address and --gpus, handed on as `crew`; they go with --device."""
+
+    @wraps(command)
+    def with_crew(
+        *positional: Any, engine: str, workers: int | None, devices: str | None, address: str | None,
+        gpus: float | None, **values: Any,
+    ) -> Any:  # fmt: skip
+        given = click.get_current_context().get_parameter_source("device")
+        if devices and given is not click.core.ParameterSource.DEFAULT:
+            raise ValueError("--devices and --device: give one of them")
+        crew = open_crew(engine, workers, devices, address, gpus, values["device"])
+        return command(*positional, crew=crew, **values)
+
+    found: Any = with_crew
+    for add in (
+        option(
+            "--gpus", type=Amount(0),
+            help="GPUs per Ray worker. Default: 1 with --device cuda; otherwise 0.",
+        ),
+        option(
+            "--address",
+            help="Address of a running Ray cluster: HOST:PORT or auto. Default: start a local cluster.",
+        ),
+        option(
+            "--devices", metavar="LIST",
+            help="Devices of this machine, separated by commas, with a worker process for each: "
+            "cuda:0,cuda:1,... Default: --device alone.",
+        ),
+        option(
+            "--workers", type=Count(1, PROCESSES),
+            help="Number of worker processes or actors. Results do not depend on it. Default: 1; with "
+            "--devices: one for each.",
+        ),
+        option(
+            "--engine", type=click.Choice(["local", "ray"]), default="local",
+            help="Where workers run: processes of this machine, or actors of a Ray cluster. Results do not "
+            "depend on it.",
+        ),
+    ):  # fmt: skip
+        found = add(found)
+    return found
+
+
+def open_crew(
+    engine: str, workers: int | None, devices: str | None, address: str | None, gpus: float | None,
+    device: str,
+) -> Crew:  # fmt: skip
+    """The workers that the options name."""
+    from compress.parallel import Cluster, Devices, Local
+
+    if engine == "ray":
+        if devices:
+            raise ValueError("--devices needs --engine local: Ray's workers take --gpus of their nodes")
+        share = float(device.startswith("cuda")) if gpus is None else gpus
+        return Crew(Cluster(address, share), workers or 1, device)
+    for name, value in (("--address", address), ("--gpus", gpus)):
+        if value is not None:
+            raise ValueError(f"{name} needs --engine ray")
+    if not devices:
+        return Crew(Local(), workers or 1, device)
+    listed = tuple(one.strip() for one in devices.split(",") if one.strip())
+    if workers not in (None, len(listed)):
+        raise ValueError(
+            f"--workers {workers}: there is one for each of the {len(listed)} --devices; leave it out"
+        )
+    return Crew(Devices(listed), len(listed), listed[0] if listed else device)
 
 
 class OutFile(click.Path):

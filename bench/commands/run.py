@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.options import PROCESSES, Count, as_json, batch_option
+from bench.commands.options import Crew, as_json, batch_option, engine_options
 from bench.console import OutFolder, model_options, option, progress, say, show_json, show_table
-from bench.evaluation.opening import load_model
+from bench.evaluation.opening import Loader, load_model
 
 if TYPE_CHECKING:
     from bench.recipe.estimate import Estimate
@@ -39,17 +39,15 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @option("--fresh", is_flag=True, help="Search all labels again, including those that ship with the package.")
 @option("--dry-run", is_flag=True, help="Print the steps and the work that is left, and stop.")
-@option(
-    "--out", default="runs", type=OutFolder(locks=False), help="Folder of all runs; they share steps."
-)
-@option("--workers", default=1, type=Count(1, PROCESSES), help="Number of processes.")
+@option("--out", default="runs", type=OutFolder(locks=False), help="Folder of all runs; they share steps.")
 @batch_option
+@engine_options
 @model_options
 @as_json
 @click.pass_context
 def run(
     context: click.Context, recipe: str, data: str | None, changes: tuple[str, ...], rows: tuple[str, ...],
-    features: Where | None, fresh: bool, dry_run: bool, out: Path, workers: int, batch: int | None,
+    features: Where | None, fresh: bool, dry_run: bool, out: Path, batch: int | None, crew: Crew,
     model: str, device: str, dtype: str, anyres: Anyres, machine: bool,
 ) -> None:  # fmt: skip
     """Run RECIPE, a shipped one (evocomp list recipes) or a YAML file, to make its table or figure.
@@ -59,6 +57,9 @@ def run(
     table.tex, with the paper's numbers beside the measured ones. Without --model, the recipe's own model is
     used. For a model that is not shipped, the compressor is trained with the paper's settings for the model's
     family, and TextVQA of --data selects the epoch.
+
+    With --devices or --engine ray, their workers label and answer. All else (training, answers with searched
+    masks, losses, timings) is done by the command itself, on the first of --devices or on --device.
 
     \b
     Example:
@@ -83,12 +84,15 @@ def run(
 
     @cache
     def load(name: str) -> MLLM:
-        return load_model(name, device, dtype, anyres)
+        return load_model(name, crew.device, dtype, anyres)
+
+    def loads(name: str) -> Loader:
+        return Loader(name, crew.device, dtype, anyres)
 
     full = wanted.model not in MODELS or (wanted.source or wanted.model) not in MODELS
     shop = Workspace(
-        out, load, cache(lambda name: load(name).fingerprint()), workers, batch, anyres,
-        features or ("disk" if full else "memory"), not fresh,
+        out, load, cache(lambda name: load(name).fingerprint()), crew.workers, crew.engine, loads, batch,
+        anyres, features or ("disk" if full else "memory"), not fresh,
     )  # fmt: skip
     planned = plan(wanted, shop)
     if dry_run:
@@ -114,6 +118,7 @@ def record(one: Estimate) -> dict[str, object]:
     return {
         "step": step.folder.name, "title": step.title, "model": step.model, "units": step.units,
         "finished": step.finished, "forwards": one.forwards, "seconds": one.seconds,
+        "workers": step.workers, "measured with": one.measured or step.workers,
         "settings": getattr(step, "about", None),
     }  # fmt: skip
 
@@ -131,7 +136,7 @@ def show_plan(told: list[Estimate]) -> None:
         [
             [
                 one.step.folder.name, one.step.title, one.state, f"{one.forwards:,.0f}",
-                "" if one.step.done else duration(one.seconds),
+                "" if one.step.done else duration(one.seconds) + ("*" if one.measured else ""),
             ]
             for one in told
         ],
@@ -145,6 +150,8 @@ def show_plan(told: list[Estimate]) -> None:
         f"{len(told)} steps, {sum(one.step.done for one in told)} done; "
         f"{sum(one.forwards for one in told):,.0f} forwards, {time}"
     )
+    if any(one.measured for one in told):
+        click.echo("* measured with another number of workers, and divided by that of this command")
     if unknown:
         click.echo("times are known once a step of the same kind has run in --out")
 

@@ -8,7 +8,6 @@ from typing import TypeVar
 
 import torch
 
-from compress.models.loading import MLLM
 from compress.parallel.memory import ran_out
 
 Item = TypeVar("Item")
@@ -25,11 +24,11 @@ class Batches:
     automatic: bool = False
 
     @classmethod
-    def of(cls, size: int | None, mllm: MLLM) -> Batches:
-        """Batches of this size; None: automatic ones, which begin with a size for the model's device."""
+    def of(cls, size: int | None, device: str) -> Batches:
+        """Batches of this size; None: automatic ones, which begin with a size for the kind of device."""
         if size:
             return cls(size)
-        return cls(START_CPU if mllm.model.device.type == "cpu" else START, automatic=True)
+        return cls(START_CPU if device == "cpu" else START, automatic=True)
 
     def over(self, items: Sequence[Item], work: Callable[[Sequence[Item]], R]) -> Iterator[R]:
         """What `work` makes of the items, each of them once and in order, a batch at a time.

@@ -65,13 +65,14 @@ class CellKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the grid: its outcome, or why there is none."""
+    """One cell of the grid: its outcome, or why there is none; `failed` if another try might have one."""
 
     key: CellKey
     protocol: Facts
     method: Facts  # what the name stood for
     outcome: Outcome | None
     impossible: str = ""
+    failed: bool = False
 
 
 def read_cells(folder: Path) -> list[Cell]:
@@ -111,11 +112,12 @@ class Cells:
         return key in self.found and self.found[key].outcome is not None
 
     def add(
-        self, key: CellKey, samples: Sequence[Sample], outcome: Outcome | None, impossible: str = ""
-    ) -> None:
+        self, key: CellKey, samples: Sequence[Sample], outcome: Outcome | None, impossible: str = "",
+        *, failed: bool = False,
+    ) -> None:  # fmt: skip
         """Keep a cell, on disk at once; OSError, and no trace of it, if it cannot be written."""
         own, protocol = self._methods[key.method], self._facts(key.task)
-        self.found[key] = cell = Cell(key, protocol, own, outcome, impossible)
+        self.found[key] = cell = Cell(key, protocol, own, outcome, impossible, failed)
         if self._folder:
             path = self._folder / "cells" / _name(key)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,6 +147,8 @@ def _table(cell: Cell, samples: Sequence[Sample]) -> pa.Table:
         "format": FORMAT, "key": list(cell.key), "protocol": dict(cell.protocol), "method": dict(cell.method),
         "impossible": cell.impossible, "outcome": None,
     }  # fmt: skip
+    if cell.failed:
+        meta["failed"] = True
     rows: list[dict[str, Any]] = []
     if outcome := cell.outcome:
         meta["outcome"] = {
@@ -190,6 +194,7 @@ class _CellDocument(Document):
     protocol: dict[str, Any]
     method: dict[str, Any]
     impossible: str
+    failed: bool = False
     outcome: _OutcomeDocument | None
 
 
@@ -213,7 +218,7 @@ def _read(path: Path) -> Cell:
 def _cell(told: _CellDocument, table: pa.Table, path: Path) -> Cell:
     key = CellKey(*told.key)
     if (about := told.outcome) is None:
-        return Cell(key, told.protocol, told.method, None, told.impossible)
+        return Cell(key, told.protocol, told.method, None, told.impossible, told.failed)
     for name in table.column_names:
         if name not in ("keep", "ratio") and _has_nulls(table[name]):
             raise ValueError(f"{path}: the column {name} has nulls, which are not allowed")

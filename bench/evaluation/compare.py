@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from functools import cache, partial
 from pathlib import Path
 
 from baselines import KeepAll
 from bench.evaluation.batches import Batches
 from bench.evaluation.cells import CellKey, Cells
+from bench.evaluation.cellwork import CellSettings, CellWork, Refusal, answered
+from bench.evaluation.cellwork import Entry as Entry
 from bench.evaluation.comparison import VANILLA, Comparison, Group, assemble, check_margin
-from bench.evaluation.evaluate import Outcome, check_reach, evaluate, largest_image
-from bench.evaluation.protocol import of_entry, of_run, of_task
+from bench.evaluation.evaluate import AnsweredPart, check_reach, largest_image, score
+from bench.evaluation.opening import Loader
+from bench.evaluation.protocol import OF_MODEL, Facts, differences, of_entry, of_run, of_task
 from bench.evaluation.stats import MARGIN
 from bench.tasks import Task
 from compress.attach.transfer import check_twins
-from compress.base import Positions, Selector
+from compress.base import Positions
 from compress.budget import Match
 from compress.files import locked
 from compress.keep import Keep, count_of, read_keep
 from compress.models.loading import MLLM
-from compress.parallel.workers import each
+from compress.parallel.engine import Engine
+from compress.parallel.local import Local
 from compress.progress import Progress
 from compress.samples import Sample
 
 DIFFICULTY = "downsample"  # what it answers needs no clever method
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One method of a comparison, and the name its rows carry; it may choose on another model, `source`."""
-
-    name: str
-    selector: Selector
-    source: MLLM | None = None
 
 
 def compare(
@@ -51,6 +45,8 @@ def compare(
     match: Match = "equivalent",
     positions: Positions | None = None,
     workers: int = 1,
+    engine: Engine | None = None,
+    loads: Loader | None = None,
     folder: Path | None = None,
     progress: Progress = lambda done, total: None,
     say: Callable[[str], object] = lambda text: None,
@@ -62,21 +58,24 @@ def compare(
     interval lies within `margin` points of a rival's are marked as equivalent to it. Budgets are counts
     of visual tokens or ratios of each image's (`compress.keep`), spent as `match` has it. With a `folder`
     every finished cell is kept there, and computed again only if the code that made it has changed
-    (`compress.fingerprint`); `say` is told how many cells that concerns. Results do not depend on `workers`
-    (processes of one thread; a model on a GPU takes one). `batch` as in `evaluate`.
+    (`compress.fingerprint`); `say` is told how many cells that concerns. `batch` as in `evaluate`.
 
-    A budget that a method cannot reach leaves its cells empty, with the reason. ValueError, before anything
-    is computed, without entries, budgets or tasks, for a budget that no method can reach, and for a folder of
-    another protocol or that another process writes to.
+    Results do not depend on `workers`, on the `engine` that they belong to (this machine by default, where a
+    model on a GPU takes one), or on interruptions. For workers elsewhere `loads` loads the same model; `mllm`
+    is then only looked at, and may be on another device.
+
+    A budget that a method cannot reach leaves its cells empty, with the reason, and so does what fails three
+    times. ValueError if the untouched model fails, and, before anything is computed, without entries, budgets
+    or tasks, for a budget that no method can reach, and for a folder of another protocol or that another
+    process writes to.
     """
     if not entries or not keeps or not data:
         raise ValueError("nothing to compare: give at least one method, one budget and one task")
     names = [VANILLA, *(one.name for one in entries)]
     if repeated := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"'{repeated.pop()}' names two rows: give every method a name of its own")
-    if workers < 1 or (workers > 1 and mllm.model.device.type != "cpu"):
-        where = mllm.model.device
-        raise ValueError(f"workers={workers}: choose 1, or more with a model on the CPU (this one: {where})")
+    engine = engine or Local()
+    check_engine(engine, entries, loads)
     check_margin(margin)
     tokens = mllm.visual_tokens
     budgets = [read_keep(keep) for keep in keeps]
@@ -88,7 +87,10 @@ def compare(
             check_twins(one.source, mllm)
     named = {one.name: one for one in (Entry(VANILLA, KeepAll()), *entries)}
     batches = Batches(batch) if isinstance(batch, int) else batch
-    protocol = of_run(mllm, batch=batches.size, match=match, positions=positions)
+    there = loads if engine.elsewhere else None
+    kind = there.kind if there else None
+    protocol = of_run(mllm, batch=batches.size, match=match, positions=positions, device=kind)
+    about = {name: protocol[name] for name in OF_MODEL}
     for task, samples in data.items():
         protocol |= of_task(task, samples)
     facts = {name: of_entry(one.selector, mllm, one.source) for name, one in named.items()}
@@ -102,20 +104,29 @@ def compare(
     _check_any(grid, reasons)
 
     by_name = {task.name: (task, samples) for task, samples in data.items()}
+    settings = CellSettings(named, by_name, batches, match, positions)
     todo = [key for key in [*whole, *grid] if key not in reasons and not cells.finished(key)]
     done, total = len(whole) + len(grid) - len(todo), len(whole) + len(grid)
-    with (
-        locked(folder) if folder else nullcontext(),
-        closing(each(CellWork(mllm, named, by_name, batches, match, positions), todo, workers)) as made,
-    ):
+    with ExitStack() as held:
+        if folder:
+            held.enter_context(locked(folder))
+        made: Iterator[tuple[CellKey, list[AnsweredPart] | Refusal]] = iter(())
+        if todo:
+            make = partial(CellWork.made, there or mllm, settings, about)
+            crew = held.enter_context(engine.open(make, workers))
+            check_workers(crew.about, about)
+            made = held.enter_context(closing(answered(crew, todo, settings)))
         for key, reason in reasons.items():
             cells.add(key, (), None, reason)
         progress(done, total)
         for key, found in made:
-            if isinstance(found, Outcome):
-                cells.add(key, by_name[key.task][1], found)
+            task, samples = by_name[key.task]
+            if not isinstance(found, Refusal):
+                cells.add(key, samples, score(mllm, task, samples, found))
+            elif key.method == VANILLA:
+                raise ValueError(found.reason)
             else:
-                cells.add(key, (), None, found)
+                cells.add(key, (), None, found.reason, failed=found.failed)
             done += 1
             progress(done, total)
     _check_any(grid, {key: cell.impossible for key, cell in cells.found.items() if cell.outcome is None})
@@ -129,6 +140,28 @@ def compare(
         match=match,
         samples={task.name: samples for task, samples in data.items()},
     )
+
+
+def check_engine(engine: Engine, entries: Sequence[Entry], loads: Loader | None) -> None:
+    """ValueError for what workers elsewhere cannot do."""
+    if not engine.elsewhere:
+        return
+    if loads is None:
+        raise ValueError(
+            f"engine {engine.name}: its workers load the model themselves, so give `loads`, for instance "
+            f"Loader('micro')"
+        )
+    if chosen := next((one for one in entries if one.source), None):
+        raise ValueError(
+            f"engine {engine.name}: {chosen.name} selects on another model, which only one machine with one "
+            f"device can do: leave out --indices-from, or --engine and --devices"
+        )
+
+
+def check_workers(theirs: Facts, ours: Facts) -> None:
+    """ValueError for workers that would answer with something else than what the results say."""
+    if other := differences(theirs, ours, ("for the workers", "for the driver")):
+        raise ValueError(f"the workers do not fit this comparison: {'; '.join(other)}")
 
 
 def _out_of_reach(
@@ -154,28 +187,3 @@ def _check_any(grid: Sequence[CellKey], impossible: Mapping[CellKey, str]) -> No
     """ValueError, with every reason, if no cell of the grid is possible."""
     if all(key in impossible for key in grid):
         raise ValueError("; ".join(dict.fromkeys(impossible[key] for key in grid)))
-
-
-@dataclass(frozen=True)
-class CellWork:
-    """From a place in the grid to its outcome, or to the reason why there can be none."""
-
-    mllm: MLLM
-    entries: Mapping[str, Entry]
-    data: Mapping[str, tuple[Task, Sequence[Sample]]]
-    batches: Batches
-    match: Match
-    positions: Positions | None
-
-    def __call__(self, key: CellKey) -> Outcome | str:
-        task, samples = self.data[key.task]
-        entry = self.entries[key.method]
-        try:
-            return evaluate(
-                self.mllm, task, samples, entry.selector, key.keep, batch=self.batches, match=self.match,
-                positions=self.positions, source=entry.source,
-            )  # fmt: skip
-        except ValueError as problem:
-            if key.method == VANILLA:
-                raise
-            return str(problem)

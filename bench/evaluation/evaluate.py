@@ -1,10 +1,10 @@
-"""Answers of one method at one budget on one benchmark: scored, with what every sample kept and cost."""
+"""AnsweredPart of one method at one budget on one benchmark: scored, with what every sample kept and cost."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from statistics import fmean
@@ -92,6 +92,16 @@ class Outcome:
         return self.ledger
 
 
+@dataclass(frozen=True)
+class AnsweredPart:
+    """What a model said to samples in one draw, in their order, and what went on of each of them."""
+
+    predictions: Sequence[str]
+    records: Sequence[Record]
+    batch: int  # samples that went through the model at a time, at the end
+    seconds: float
+
+
 def evaluate(
     mllm: MLLM,
     task: Task,
@@ -118,37 +128,86 @@ def evaluate(
         raise ValueError(f"{task.name}: no samples to evaluate; ask for at least one")
     if source:
         check_twins(source, mllm)
-        if match == "flops":
-            raise ValueError(
-                "--match flops: the cost of selecting on another model cannot be counted here; choose "
-                "equivalent or tokens"
-            )
+        check_match_of_twins(match)
     chosen = selector or KeepAll()  # keeps the trace, changes no bit
     budget = mllm.visual_tokens if keep is None else read_keep(keep)
     batches = Batches(batch) if isinstance(batch, int) else batch
     started = time.perf_counter()
     asked, held = spend(mllm, samples, chosen, budget, match, batches)
-    predictions: list[str] = []  # of all draws, one after the other
+    made: list[AnsweredPart] = []
+    for number in range(chosen.draws):
+        before = number * len(samples)
+
+        def report(done: int, total: int, before: int = before) -> None:
+            if progress:
+                progress(before + done, total * chosen.draws)
+
+        made.append(
+            answer(
+                mllm, task, samples, chosen.drawn(number), asked, batches=batches, match=held,
+                positions=positions, source=source, before=before, progress=report,
+            )
+        )  # fmt: skip
+    return replace(score(mllm, task, samples, made), seconds=time.perf_counter() - started)
+
+
+def check_match_of_twins(match: Match) -> None:
+    """ValueError for a cost that cannot be held equal where another model selects."""
+    if match == "flops":
+        raise ValueError(
+            "--match flops: the cost of selecting on another model cannot be counted here; choose "
+            "equivalent or tokens"
+        )
+
+
+def answer(
+    mllm: MLLM,
+    task: Task,
+    samples: Sequence[Sample],
+    selector: Selector,
+    keep: Keep,
+    *,
+    batches: Batches,
+    match: Match,
+    positions: Positions | None = None,
+    source: MLLM | None = None,
+    before: int = 0,
+    progress: Progress | None = None,
+) -> AnsweredPart:
+    """Answer samples greedily under one draw of a method, at a budget that `spend` gave.
+
+    `before` is how many answers of the same evaluation come before these: only its first ones are counted.
+    """
+    started = time.perf_counter()
+    predictions: list[str] = []
     records: list[Record] = []
 
-    def answer(method: Selector, part: Sequence[Sample]) -> tuple[list[str], list[Record]]:
+    def ask(part: Sequence[Sample]) -> tuple[list[str], list[Record]]:
         images = [one.visual_at(mllm.image_side) for one in part]
         questions = [one.question for one in part]
-        acting = method
+        acting = selector
         if source:
-            acting = choose(source, images, questions, method, asked, mllm.layers, held)
-        counted = len(records) < COUNTED  # counting takes as long as choosing, on small models
-        with attach(mllm, acting, asked, match=held, positions=positions, count_flops=counted) as trace:
+            acting = choose(source, images, questions, selector, keep, mllm.layers, match)
+        counted = before + len(records) < COUNTED  # counting takes as long as choosing, on small models
+        with attach(mllm, acting, keep, match=match, positions=positions, count_flops=counted) as trace:
             said = mllm.answer(images, questions, max_new_tokens=task.max_new_tokens)
         return said, trace.samples
 
-    for number in range(chosen.draws):
-        for said, traced in batches.over(samples, partial(answer, chosen.drawn(number))):
-            predictions += said
-            records += traced
-            if progress:
-                progress(len(predictions), len(samples) * chosen.draws)
-    seconds = time.perf_counter() - started
+    for said, traced in batches.over(samples, ask):
+        predictions += said
+        records += traced
+        if progress:
+            progress(len(predictions), len(samples))
+    return AnsweredPart(predictions, records, batches.size, time.perf_counter() - started)
+
+
+def score(mllm: MLLM, task: Task, samples: Sequence[Sample], made: Sequence[AnsweredPart]) -> Outcome:
+    """Score the answers to all samples: those of the first draw in the samples' order, then of the next.
+
+    Nothing is asked: `mllm` says the shape of the decoder.
+    """
+    predictions = [said for one in made for said in one.predictions]
+    records = [record for one in made for record in one.records]
     count = len(samples)
     drawn = [predictions[start : start + count] for start in range(0, len(predictions), count)]
     credit = np.mean([task.credit(samples, said) for said in drawn], axis=0)
@@ -169,9 +228,9 @@ def evaluate(
         score=float(task.value(sums.sum(0))),
         ledger=_ledger(mllm, records),
         stages=tuple(sorted({depth for record in records for depth in record.kept})),
-        seconds=seconds,
+        seconds=sum(one.seconds for one in made),
         subscores={name: fmean(one[name] for one in subscores) for name in subscores[0]},
-        batch=batches.size,
+        batch=min(one.batch for one in made),
         draws=tuple(float(task.value(one.sum(0))) for one in each),
     )
 

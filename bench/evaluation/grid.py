@@ -10,12 +10,13 @@ from bench.evaluation.batches import Batches
 from bench.evaluation.compare import DIFFICULTY, Entry, compare
 from bench.evaluation.comparison import VANILLA, Comparison
 from bench.evaluation.compressors import buildable, selector_for, takes_compressor
-from bench.evaluation.opening import by_source
+from bench.evaluation.opening import Loader, by_source
 from bench.tasks import Task
 from compress.base import Positions, Selector
 from compress.budget import Match
 from compress.keep import Keep
 from compress.models.loading import MLLM
+from compress.parallel.engine import Engine
 from compress.progress import Progress
 from compress.samples import Sample
 from evosearch.registry import specs
@@ -40,7 +41,6 @@ class CompareOptions:
     source: str | None = None
     positions: Positions | None = None
     batch: int | None = None
-    workers: int = 1
 
     def selectors(self, model: str) -> dict[str, Selector]:
         """Methods by their specs, which select on `source` or on `model`; ValueError for options that do not
@@ -66,9 +66,14 @@ class CompareOptions:
     def run(
         self, mllm: MLLM, source: MLLM | None, selectors: Mapping[str, Selector],
         data: Mapping[Task, Sequence[Sample]], folder: Path | None = None, *,
+        engine: Engine | None = None, workers: int = 1, loads: Loader | None = None,
         progress: Progress = lambda done, total: None, say: Callable[[str], object] = lambda text: None,
     ) -> Comparison:  # fmt: skip
-        """`compare` with these selectors; `source` is the loaded model that selects, None: `mllm` itself."""
+        """`compare` with these selectors; `source` is the loaded model that selects, None: `mllm` itself.
+
+        Workers of an `engine` elsewhere load their model by `loads`.
+        """
+        kind = loads.kind if loads else mllm.model.device.type
 
         def named(spec: str) -> str:
             return by_source(spec, self.source) if self.source else spec
@@ -77,6 +82,6 @@ class CompareOptions:
             mllm, [Entry(named(spec), selector, source) for spec, selector in selectors.items()],
             self.keeps, data, reference=named(self.reference or [*selectors][-1]),
             difficulty=named(self.difficulty or DIFFICULTY), margin=self.margin,
-            batch=Batches.of(self.batch, mllm), match=self.match, positions=self.positions,
-            workers=self.workers, folder=folder, progress=progress, say=say,
+            batch=Batches.of(self.batch, kind), match=self.match, positions=self.positions,
+            workers=workers, engine=engine, loads=loads, folder=folder, progress=progress, say=say,
         )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,30 @@ def load_model(model: str, device: str = "cpu", dtype: str = "float32", anyres: 
     quiet()
     check_device(device)
     return load(model, device=device, dtype=getattr(torch, dtype), anyres=anyres)
+
+
+@dataclass(frozen=True)
+class Loader:
+    """How workers in other processes load a model: by `load_model`, each on the device that it is given."""
+
+    model: str
+    device: str = "cpu"
+    dtype: str = "float32"
+    anyres: Anyres = "native"
+
+    def __post_init__(self) -> None:
+        from compress.models.loading import MODELS
+
+        if self.model not in MODELS and Path(self.model).is_dir():  # workers may start in another folder
+            object.__setattr__(self, "model", str(Path(self.model).absolute()))
+
+    @property
+    def kind(self) -> str:
+        """Of device."""
+        return self.device.partition(":")[0]
+
+    def __call__(self, device: str | None = None) -> MLLM:
+        return load_model(self.model, device or self.device, self.dtype, self.anyres)
 
 
 def shaped(shape: str, device: str, dtype: str, depth: int | None) -> MLLM:

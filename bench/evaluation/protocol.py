@@ -21,17 +21,27 @@ from compress.weights import parts_of
 from evosearch.registry import find
 
 Facts = Mapping[str, Any]  # ready for JSON
+OF_MODEL = ("model", "visual tokens", "dtype", "device", "prompt")
 CODE = "code"  # the fact that is a fingerprint of code: nobody can choose it
 
 
-def of_run(mllm: MLLM, *, batch: int, match: Match, positions: Positions | None) -> dict[str, Any]:
-    """What all tasks of a run share."""
+def of_model(mllm: MLLM, device: str | None = None) -> dict[str, Any]:
+    """What all processes that answer for one table share; `device` is the kind of theirs, if not here."""
     return {
         "model": mllm.fingerprint()[:16],
         "visual tokens": mllm.visual_tokens,
         "dtype": str(mllm.model.dtype).removeprefix("torch."),
-        "device": mllm.model.device.type,
+        "device": device or mllm.model.device.type,
         "prompt": mllm.prompt("?"),
+    }
+
+
+def of_run(
+    mllm: MLLM, *, batch: int, match: Match, positions: Positions | None, device: str | None = None
+) -> dict[str, Any]:
+    """What all tasks of a run share."""
+    return {
+        **of_model(mllm, device),
         "match": match,
         "positions": positions or "each method's own",
         "batch": batch,

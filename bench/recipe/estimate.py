@@ -12,11 +12,14 @@ from bench.recipe.steps import RECORD, Step, Workspace, read_record
 @dataclass(frozen=True)
 class Estimate:
     """What is left of a step. `seconds` is None if no such step was timed yet: of its kind, on the same
-    model, device and number of processes."""
+    model and device. `measured` is the number of workers that were timed, if it is another one: the time is
+    then for workers that are as fast as those each.
+    """
 
     step: Step
     forwards: float
     seconds: float | None
+    measured: int | None = None
 
     @property
     def state(self) -> str:
@@ -34,25 +37,34 @@ def estimates(steps: Sequence[Step], shop: Workspace) -> list[Estimate]:
     return [_estimate(step, shop, rates) for step in steps]
 
 
-def _estimate(step: Step, shop: Workspace, rates: Mapping[tuple[str, ...], float]) -> Estimate:
+def _estimate(step: Step, shop: Workspace, rates: Mapping[tuple[str, ...], Mapping[int, float]]) -> Estimate:
     forwards = (step.units - step.finished) * step.forwards
-    device = shop.load(step.model).model.device.type
-    rate = rates.get((step.kind, shop.fingerprint(step.model)[:16], device, str(shop.workers)))
     if step.done:
         return Estimate(step, forwards, 0.0)
-    return Estimate(step, forwards, None if rate is None else forwards * rate)
+    device = shop.load(step.model).model.device.type
+    found = rates.get((step.kind, shop.fingerprint(step.model)[:16], device))
+    if not found:
+        return Estimate(step, forwards, None)
+    measured = min(found, key=lambda workers: (abs(workers - step.workers), workers))
+    seconds = forwards * found[measured] * measured / step.workers
+    return Estimate(step, forwards, seconds, None if measured == step.workers else measured)
 
 
-def _rates(shop: Workspace) -> dict[tuple[str, ...], float]:
-    """Seconds per forward by kind, model, device and workers, over all that was noted here."""
-    spent: dict[tuple[str, ...], list[float]] = {}
+def _rates(shop: Workspace) -> dict[tuple[str, ...], dict[int, float]]:
+    """Seconds per forward by kind, model and device, then by workers, over all that was noted here."""
+    spent: dict[tuple[str, ...], dict[int, list[float]]] = {}
     for path in sorted((shop.folder / "steps").glob(f"*/{RECORD}")):
         kind = read_record(path).kind
         for one in Times.read(path.parent).work:
-            total = spent.setdefault((kind, one.model, one.device, str(one.workers)), [0.0, 0.0])
+            by_workers = spent.setdefault((kind, one.model, one.device), {})
+            total = by_workers.setdefault(one.workers, [0.0, 0.0])
             total[0] += one.seconds
             total[1] += one.forwards
-    return {key: seconds / forwards for key, (seconds, forwards) in spent.items() if forwards}
+    return {
+        key: rates
+        for key, by_workers in spent.items()
+        if (rates := {n: seconds / forwards for n, (seconds, forwards) in by_workers.items() if forwards})
+    }
 
 
 def duration(seconds: float | None) -> str:

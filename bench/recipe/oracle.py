@@ -73,6 +73,10 @@ class SearchStep(Step):
     def finished(self) -> int:
         return sum(self.answers.sizes[cell.key.task] for cell in read_cells(self.folder) if cell.outcome)
 
+    @property
+    def workers(self) -> int:
+        return self.shop.here
+
     def work(self, report: Progress) -> None:
         mllm = self.shop.load(self.model)
         told = {name: value for name, value in self.answers.facts.items() if name != "vanilla"}
@@ -83,7 +87,7 @@ class SearchStep(Step):
         done = self.finished
         report(done, self.units)
         work = _Answering(self, mllm, tasks)
-        with closing(each(work, todo, self.shop.workers)) as made:
+        with closing(each(work, todo, self.workers)) as made:
             for key, outcome in made:
                 cells.add(key, tasks[key.task][1], outcome)
                 done += self.answers.sizes[key.task]
@@ -189,6 +193,10 @@ class LossesStep(Step):
     def forwards(self) -> float:
         return 2.0 + (len(self.answers.candidates) + len(self.others)) * len(self.answers.keeps)
 
+    @property
+    def workers(self) -> int:
+        return self.shop.here
+
     def work(self, report: Progress) -> None:
         mllm = self.shop.load(self.model)
         kept = self._kept()
@@ -196,7 +204,7 @@ class LossesStep(Step):
         done = 0
         for task, samples in self.answers.data.items():
             jobs = list(range(len(samples)))
-            made = dict(each(_Measuring(mllm, samples, kept, task.name), jobs, self.shop.workers))
+            made = dict(each(_Measuring(mllm, samples, kept, task.name), jobs, self.workers))
             rows = {place for one in made.values() for place in one}
             for row, keep in sorted(rows):
                 listed = [made[place][row, keep] for place in jobs]

@@ -92,8 +92,11 @@ def plan(recipe: Recipe, shop: Workspace) -> Plan:
     if recipe.paper:
         Paper.of(recipe.paper)
     mllm = shop.load(recipe.model)
-    if shop.workers > 1 and (device := mllm.model.device.type) != "cpu":
-        raise ValueError(f"workers={shop.workers}: choose 1, or more with models on the CPU (here: {device})")
+    if shop.here > 1 and (device := mllm.model.device.type) != "cpu":
+        raise ValueError(
+            f"workers={shop.here}: choose 1, or more with models on the CPU (here: {device}); for several "
+            f"devices name them: --devices"
+        )
     world = world_of(recipe.model)
     data = load_tasks(
         recipe.tasks, recipe.n, recipe.split, data=recipe.data, protocol=recipe.protocol, world=world
@@ -122,6 +125,11 @@ def plan(recipe: Recipe, shop: Workspace) -> Plan:
                 chooser = recipe.source if row.learns.source_gives == "indices" else None
                 depth = row.learns.layer(mllm.layers)
                 candidates.append(trained(step, name, row.learns.selects, depth, row.positions, chooser))
+    if shop.engine.elsewhere and any(one.source for one in candidates):
+        raise ValueError(
+            f"engine {shop.engine.name}: rows of this recipe select on another model, which only one machine "
+            f"with one device can do: leave out --engine and --devices"
+        )
     answers = AnswerStep(shop, "answer", recipe.model, tuple(candidates), tuple(budgets), data, recipe.match)
     oracle = {name: row for name, row in recipe.rows.items() if row.searched}
     if oracle and recipe.match != "tokens":

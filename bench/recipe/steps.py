@@ -13,7 +13,7 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,6 +28,7 @@ from bench.evaluation.comparison import VANILLA
 from bench.evaluation.compressors import SHIPPED
 from bench.evaluation.environment import environment
 from bench.evaluation.history import Times, WorkRecord, now, put_json
+from bench.evaluation.opening import Loader
 from bench.evaluation.protocol import Facts, apart_from_code, of_method, of_run, of_task
 from bench.evaluation.validation import scored
 from bench.tasks import Task
@@ -39,9 +40,12 @@ from compress.files import digest_of
 from compress.fingerprint import fingerprint
 from compress.keep import NINTH, Keep
 from compress.labels import Label, LabelConfig, Labeller, LabelStore, label, read_labels, sample_key
+from compress.labels.campaign import usual_together
 from compress.labels.labelling import code_of
 from compress.labels.store import schema, write_shard
 from compress.models.loading import MLLM, MODELS, Anyres
+from compress.parallel.engine import Engine
+from compress.parallel.local import Local
 from compress.progress import Bar, Progress
 from compress.samples import Sample
 from compress.training.config import FAMILY_PRESETS, paper_settings
@@ -60,19 +64,33 @@ TEXT = 24.0  # usual text tokens of a prompt
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where steps work and with what: `load` gives a model by name, always the same one."""
+    """Where steps work and with what: `load` gives a model by name, always the same one.
+
+    Workers of an `engine` elsewhere label and answer, and `loads` says how they load a model by name. All
+    else is done here, by `here` processes.
+    """
 
     folder: Path
     load: Callable[[str], MLLM]
     fingerprint: Callable[[str], str]
     workers: int = 1
+    engine: Engine = field(default_factory=Local)
+    loads: Callable[[str], Loader] | None = None
     batch: int | None = None  # None: by the device
     anyres: Anyres = "native"  # with which models are loaded
     features: Where = "memory"  # where embeddings stay while a compressor is trained
     shipped: bool = True  # whether labels that the package ships are taken instead of searching them again
 
+    @property
+    def here(self) -> int:
+        return 1 if self.engine.elsewhere else self.workers
+
+    def loader(self, model: str) -> Loader | None:
+        """How workers elsewhere load a model; None if there are none."""
+        return self.loads(model) if self.loads and self.engine.elsewhere else None
+
     def batches(self, model: str) -> Batches:
-        return Batches.of(self.batch, self.load(model))
+        return Batches.of(self.batch, self.load(model).model.device.type)
 
 
 @dataclass(frozen=True)
@@ -126,6 +144,11 @@ class Step(ABC):
         """Forwards of the model in one unit: what times of steps with other settings are compared by."""
         return 1.0
 
+    @property
+    def workers(self) -> int:
+        """How many processes share the work."""
+        return 1
+
     @abstractmethod
     def work(self, report: Progress) -> None:
         """Do what is left."""
@@ -161,7 +184,7 @@ class Step(ABC):
             units=self.units - before,
             forwards=(self.units - before) * self.forwards,
             seconds=time.perf_counter() - started,
-            workers=self.shop.workers,
+            workers=self.workers,
             model=self.shop.fingerprint(self.model)[:16],
             device=self.shop.load(self.model).model.device.type,
             date=now(),
@@ -286,10 +309,16 @@ class LabelStep(Step):
         searched = self.resolved.strategy or self.resolved.kind.startswith("group-attribution")
         return 2.0 + (self.resolved.evaluations if searched else 1)
 
+    @property
+    def workers(self) -> int:
+        return self.shop.workers
+
     def work(self, report: Progress) -> None:
+        shop = self.shop
         label(
-            self.shop.load(self.name), self.samples, self.folder, self.config, workers=self.shop.workers,
-            progress=report,
+            shop.loader(self.name) or shop.load(self.name), self.samples, self.folder, self.config,
+            workers=self.workers, engine=shop.engine,
+            together=usual_together(shop.load(self.name).model.device.type), progress=report,
         )  # fmt: skip
 
     def store(self) -> LabelStore:
@@ -447,8 +476,12 @@ class AnswerStep(Step):
 
     @property
     def finished(self) -> int:
-        there = {cell.key for cell in read_cells(self.folder) if cell.outcome or cell.impossible}
+        there = {cell.key for cell in read_cells(self.folder) if cell.outcome or not cell.failed}
         return sum(self.sizes[key.task] for key in self.grid if key in there)
+
+    @property
+    def workers(self) -> int:
+        return self.shop.workers
 
     def work(self, report: Progress) -> None:
         mllm = self.shop.load(self.name)
@@ -458,8 +491,8 @@ class AnswerStep(Step):
         ]
         compare(
             mllm, entries or [Entry("untouched", KeepAll())], self.keeps, self.data, difficulty=None,
-            batch=self.shop.batches(self.name), match=self.match, workers=self.shop.workers,
-            folder=self.folder, progress=report,
+            batch=self.shop.batches(self.name), match=self.match, workers=self.workers,
+            engine=self.shop.engine, loads=self.shop.loader(self.name), folder=self.folder, progress=report,
         )  # fmt: skip
 
     def cells(self) -> dict[tuple[str, int], dict[tuple[Keep, str], Cell]]:

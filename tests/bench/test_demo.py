@@ -49,7 +49,7 @@ def test_it_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise AssertionError("searched or asked again")
 
     monkeypatch.setattr("compress.labels.labelling.Labeller.many", again)
-    monkeypatch.setattr("bench.evaluation.compare.CellWork.__call__", again)
+    monkeypatch.setattr("bench.evaluation.cellwork.CellWork.__call__", again)
     second = CliRunner().invoke(main, given)
 
     assert (first.exit_code, second.exit_code) == (0, 0), second.output

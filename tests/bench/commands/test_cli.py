@@ -25,7 +25,7 @@ from bench.cli import COMMANDS, FORMER, GROUPS, LISTS, main
 from bench.commands.options import Amount
 from bench.console import _bar, _lines
 from bench.evaluation.compressors import buildable
-from bench.evaluation.evaluate import evaluate
+from bench.evaluation.evaluate import answer, evaluate
 from bench.evaluation.opening import open_image
 from bench.tasks import TASKS
 from bench.tasks.mixture import training_samples
@@ -374,7 +374,7 @@ def test_compare_resumes_and_refuses_other_settings(tmp_path: Path, monkeypatch:
     first = parsed(*command)
     before = content(tmp_path / "out" / "cells")
     with monkeypatch.context() as patched:
-        patched.setattr("bench.evaluation.compare.evaluate", lambda *given, **options: 1 / 0)
+        patched.setattr("bench.evaluation.cellwork.answer", lambda *given, **options: 1 / 0)
         again = parsed(*command)
     assert again == first
     assert "batch is 16 there and 8 here" in refused(*command, "--batch", 8)
@@ -390,14 +390,22 @@ def test_ctrl_c_while_comparing_keeps_finished_cells(tmp_path: Path, monkeypatch
         calls.append(given)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return evaluate(*given, **options)
+        return answer(*given, **options)
 
     command = (*GRID, "--methods", "farthest,grid", "--out", tmp_path / "out")
     with monkeypatch.context() as patched:
-        patched.setattr("bench.evaluation.compare.evaluate", interrupted)
+        patched.setattr("bench.evaluation.cellwork.answer", interrupted)
         assert "run label, train, run or compare --out again to resume" in refused(*command, status=130)
     assert len(list((tmp_path / "out" / "cells").glob("*.parquet"))) == 3
     assert len(parsed(*command)["rows"]) == 10
+
+
+@pytest.mark.slow
+def test_compare_on_devices_prints_what_one_process_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = (*GRID, "--methods", "farthest,random", "--match", "flops", "--batch", 2)
+    whole = parsed(*command)
+    monkeypatch.setattr("bench.evaluation.cellwork.PART", 3)
+    assert parsed(*command, "--devices", "cpu,cpu") == whole
 
 
 def test_compare_shows_hard_questions_and_empty_cells() -> None:
@@ -518,6 +526,19 @@ MISTAKES: list[tuple[tuple[object, ...], str]] = [
     ((*LABEL, "--shard", "4/4"), "shard 4/4: choose i/n with i from 0 to n - 1"),
     ((*LABEL, "--address", "auto"), "--address needs --engine ray"),
     ((*LABEL, "--gpus", 1), "--gpus needs --engine ray"),
+    ((*COMPARE, "random", "--address", "auto"), "--address needs --engine ray"),
+    ((*COMPARE, "random", "--devices", "cpu,cpu", "--device", "cpu"), "--devices and --device: give one of"),
+    ((*COMPARE, "random", "--devices", "cpu,cpu", "--workers", 3), "one for each of the 2 --devices"),
+    ((*COMPARE, "random", "--devices", "cpu", "--engine", "ray"), "--devices needs --engine local"),
+    ((*COMPARE, "random", "--devices", "cpu,cuda:1"), "name one device or more, all of one kind"),
+    (
+        (*COMPARE, "random", "--devices", "cpu,cpu", "--indices-from", "micro"),
+        "selects on another model, which only one machine with one device can do",
+    ),
+    (
+        ("run", "table3", "--devices", "cpu,cpu", "--dry-run"),
+        "rows of this recipe select on another model, which only one machine with one device can do",
+    ),
     ((*LABEL, "--images", "{out}"), "--images needs --data"),
     ((*LABEL, "--rules", "{out}"), "--rules needs --data"),
     ((*TRAIN, "--images", "{out}"), "--images needs --data"),
@@ -588,7 +609,7 @@ def test_mistakes_get_one_line(
 
 
 def test_an_impossible_budget_is_refused_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.evaluation.compare.evaluate", lambda *given, **options: 1 / 0)
+    monkeypatch.setattr("bench.evaluation.cellwork.answer", lambda *given, **options: 1 / 0)
     assert "out of reach" in refused(*COMPARE, "fastv", "--keep", "12,11")
 
 

@@ -20,13 +20,13 @@ from baselines.fastv import FastV
 from baselines.grid import Grid
 from baselines.random import Random
 from baselines.visionzip import VisionZip
-from bench.evaluation import compare as module
-from bench.evaluation import history
+from bench.evaluation import cellwork, history
 from bench.evaluation.batches import Batches
 from bench.evaluation.cells import META, CellKey, read_cells
+from bench.evaluation.cellwork import CellPart, CellWork
 from bench.evaluation.compare import Entry, compare
 from bench.evaluation.comparison import Comparison
-from bench.evaluation.evaluate import evaluate, spend
+from bench.evaluation.evaluate import answer, evaluate, spend
 from bench.evaluation.history import Times
 from bench.evaluation.ledger import DecoderShape, Ledger
 from bench.evaluation.origin import Origin
@@ -76,12 +76,15 @@ def grid(mllm: MLLM, data: dict[Task, list[Sample]], folder: Path | None = None,
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int | None]]:
     """Method and budget of every cell that is really computed."""
     made: list[tuple[str, int | None]] = []
+    call = CellWork.__call__
 
-    def noted(mllm: MLLM, task: Task, samples: Any, selector: Selector, keep: int, **options: Any) -> Any:
-        made.append((type(selector).__name__, keep))
-        return evaluate(mllm, task, samples, selector, keep, **options)
+    def noted(self: CellWork, part: CellPart) -> Any:
+        if part.draw == part.start == 0:
+            selector = self.settings.entries[part.key.method].selector
+            made.append((type(selector).__name__, part.key.keep))
+        return call(self, part)
 
-    monkeypatch.setattr(module, "evaluate", noted)
+    monkeypatch.setattr(CellWork, "__call__", noted)
     return made
 
 
@@ -164,7 +167,7 @@ def test_nothing_to_compare_is_refused(tiny: MLLM, data: Any) -> None:
     for name in ("grid", "none"):
         with pytest.raises(ValueError, match=f"'{name}' names two rows"):
             grid(tiny, data, entries=(*ENTRIES, Entry(name, FastV())))
-    with pytest.raises(ValueError, match="workers=0: choose 1, or more"):
+    with pytest.raises(ValueError, match="workers=0: choose 1 or more"):
         grid(tiny, data, workers=0)
 
 
@@ -223,6 +226,8 @@ def test_a_killed_grid_resumes_to_the_same_comparison(
 def test_a_folder_that_was_stopped_at_many_moments_ends_identical_byte_for_byte(
     tiny: MLLM, data: Any, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(cellwork, "PART", 1)  # a batch of four, and one of the other two
+
     def run(folder: Path) -> None:
         found = grid(tiny, data, folder, workers=workers, entries=(*ENTRIES, Entry("third", Third())))
         write(found, tiny, folder, Origin("a test", {}, ["evocomp compare"]))
@@ -404,9 +409,9 @@ def test_what_stops_vanilla_stops_the_grid(tiny: MLLM, data: Any, monkeypatch: p
     def failing(mllm: MLLM, task: Task, samples: Any, selector: Selector, keep: int, **options: Any) -> Any:
         if keep == 144:
             raise ValueError("image 3 is broken")
-        return evaluate(mllm, task, samples, selector, keep, **options)
+        return answer(mllm, task, samples, selector, keep, **options)
 
-    monkeypatch.setattr(module, "evaluate", failing)
+    monkeypatch.setattr(cellwork, "answer", failing)
     with pytest.raises(ValueError, match="image 3 is broken"):
         grid(tiny, data)
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.evaluation import compare as comparing
+from bench.evaluation import cellwork
 from bench.evaluation.cells import read_cells
 from bench.evaluation.history import Times, WorkRecord
 from bench.evaluation.merge import merge
@@ -263,21 +263,21 @@ def test_another_model_takes_nothing_either(tiny: MLLM, tiny_wide: MLLM, finishe
 
 def test_a_kill_loses_one_cell_at_most(tiny: MLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = recipe(rows={"grid": {"method": "grid"}, "random": {"method": "random"}}, reference=None)
-    evaluate, computed = comparing.evaluate, [0]
+    answer, computed = cellwork.answer, [0]
 
     def killed(*given: Any, **options: Any) -> Any:
         computed[0] += 1
         if computed[0] == 3:
             raise KeyboardInterrupt
-        return evaluate(*given, **options)
+        return answer(*given, **options)
 
-    monkeypatch.setattr(comparing, "evaluate", killed)
+    monkeypatch.setattr(cellwork, "answer", killed)
     with pytest.raises(KeyboardInterrupt):
         worked(plan(asked, shop(tiny, tmp_path)))
     half = plan(asked, shop(tiny, tmp_path)).answers
     assert (half.finished, half.units, half.done) == (6, 9, False)
     worked(plan(asked, shop(tiny, tmp_path)))
-    assert computed[0] == 4
+    assert computed[0] == 3 + 5  # random draws five times
 
 
 def test_seeds_are_averaged_and_kept_apart(tiny: MLLM, tmp_path: Path) -> None:
@@ -308,6 +308,12 @@ def test_estimates_tell_what_is_left_by_rates_measured_in_the_folder(
     records = finished_answers(folder)
     rate = sum(one.seconds for one in records) / sum(one.forwards for one in records)
     assert answer.seconds == pytest.approx(answer.forwards * rate)
+    eight = replace(shop(tiny, folder), workers=8)
+    divided = estimates(plan(recipe(n=4, seeds=[7]), eight).steps, eight)
+    kinds = {one.step.kind: one for one in divided}
+    assert kinds["answer"].seconds == pytest.approx(kinds["answer"].forwards * rate / 8)
+    assert (kinds["answer"].measured, kinds["train"].measured) == (1, None)  # nobody shares a training
+    assert kinds["train"].seconds
 
 
 def test_a_layer_that_no_model_has_is_refused_before_the_work(tiny: MLLM, tmp_path: Path) -> None:
