@@ -119,7 +119,7 @@ class Qwen25VL(MLLM):
         """Width and height of a video's frames after they are resized.
 
         Limits are of a frame, and all frames have at most nine tenths of `max_video_tokens`: the rule of the
-        authors' own code, which releases of transformers before 5.24 leave out.
+        authors' own code, and of transformers with `cap_pixels_per_frame=True`.
         """
         vision, settings = self.model.config.vision_config, frames.settings_of(self._processor())
         unit, together = vision.patch_size * vision.spatial_merge_size, vision.temporal_patch_size
