@@ -1,4 +1,4 @@
-"""A page in the browser on which one tries methods on images of one's own."""
+"""A page in the browser on which one tries methods on images and videos of one's own."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from bench.report.inspection import look, strange_words
 from bench.report.pictures import overlay
 from bench.tasks.gqa import GQA
 from compress.images import open_rgb, rgb
-from compress.micro.worlds import world_of
+from compress.micro.worlds import VIDEO, world_of
 from compress.models.loading import MLLM, MODELS
 from compress.samples import Sample
+from compress.video import Video, Visual, read_video
 from evosearch.registry import cut
 
+FILMED = 16  # frames of a video
 SCENES = 48  # made ones, with a question each, for the models of the micro world
 ANSWERS = ["method", "answer", "tokens left", "seconds"]
 
@@ -48,13 +50,16 @@ class Desk:
     max_new_tokens: int = 16
     untouched: dict[tuple[str, str], tuple[Answered, float]] = field(default_factory=dict)
 
-    def reply(self, image: Image | None, question: str, method: str, keep: int) -> Reply:
+    def reply(self, image: Visual | None, question: str, method: str, keep: int) -> Reply:
         """The method's answer beside the untouched model's, with what was kept; ValueError for bad input."""
         if image is None:
             raise ValueError("there is no image: drop one, or draw a scene")
+        if isinstance(image, Video):
+            self.mllm.check_videos()
         if not question.strip():
             raise ValueError("the question is empty: ask something about the image")
-        sample = Sample("asked", rgb(image), question.strip(), ())
+        visual = image if isinstance(image, Video) else rgb(image)
+        sample = Sample("asked", visual, question.strip(), ())
         key = sample.picture_digest, sample.question
         if key not in self.untouched:
             self.untouched = {key: self._timed(sample, VANILLA, self.mllm.visual_tokens)}
@@ -99,6 +104,13 @@ def uploaded(sent: Mapping[str, Any] | None) -> Image | None:
     return open_rgb(content, shown)
 
 
+def filmed(sent: Mapping[str, Any] | None, frames: int) -> Video | None:
+    """The video that a page sent as a file; ValueError with its name if it is none."""
+    if sent is None:
+        return None
+    return read_video(sent["path"], count=frames)
+
+
 def build(desk: Desk, methods: list[str]) -> Any:
     """The page, as gradio's Blocks; ValueError without gradio."""
     try:
@@ -107,14 +119,18 @@ def build(desk: Desk, methods: list[str]) -> Any:
         raise ValueError("the app needs gradio: pip install 'evocomp[app]'") from problem
 
     mllm = desk.mllm
-    scenes = GQA().micro(SCENES, world=world_of(mllm.name)) if mllm.name in MODELS else []
+    world = world_of(mllm.name)
+    scenes = GQA().micro(SCENES, world=world) if mllm.name in MODELS and world is not VIDEO else []
     keep = max(1, round(mllm.visual_tokens / 9))
+    most = mllm.visual_tokens * (FILMED if mllm.video_arguments else 1)
 
     def answer(
-        sent: dict[str, Any] | None, question: str | None, method: str | None, keep: float
-    ) -> tuple[Image, list, str]:
+        sent: dict[str, Any] | None, film: dict[str, Any] | None, question: str | None, method: str | None,
+        keep: float,
+    ) -> tuple[Image, list, str]:  # fmt: skip
         try:
-            reply = desk.reply(uploaded(sent), question or "", method or "", int(keep))
+            visual = filmed(film, FILMED) or uploaded(sent)
+            reply = desk.reply(visual, question or "", method or "", int(keep))
         except ValueError as problem:
             raise gr.Error(str(problem), print_exception=False) from problem
         return reply.picture, reply.rows, reply.notes
@@ -133,11 +149,12 @@ def build(desk: Desk, methods: list[str]) -> Any:
                 image = gr.Image(
                     type="pil", label="Image", value=scenes[0].image_at(mllm.image_side) if scenes else None
                 )
+                film = gr.Video(
+                    label=f"Or a video, {FILMED} frames of it", visible=bool(mllm.video_arguments)
+                )
                 question = gr.Textbox(label="Question", value=scenes[0].question if scenes else "")
                 method = gr.Dropdown(methods, value=methods[-1], label="Method", allow_custom_value=True)
-                budget = gr.Slider(
-                    1, mllm.visual_tokens, keep, step=1, label="Budget, visual tokens per decoder layer"
-                )
+                budget = gr.Slider(1, most, keep, step=1, label="Budget, visual tokens per decoder layer")
                 with gr.Row():
                     ask = gr.Button("Answer", variant="primary")
                     another = gr.Button("Another scene", visible=bool(scenes))
@@ -146,7 +163,7 @@ def build(desk: Desk, methods: list[str]) -> Any:
                 table = gr.Dataframe(headers=ANSWERS, label="Answers", interactive=False)
                 notes = gr.Markdown()
         number = gr.State(1)
-        given, told = [image, question, method, budget], [kept, table, notes]
+        given, told = [image, film, question, method, budget], [kept, table, notes]
         # A model takes one method at a time. Inputs come as they were sent: gradio would open the image
         # itself, and say no more than Error where it cannot.
         one = {"concurrency_limit": 1, "concurrency_id": "model", "preprocess": False}

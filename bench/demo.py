@@ -110,6 +110,8 @@ def run(mllm: MLLM, out: Path, *, fresh: int, n: int, workers: int, bar: Bar) ->
     Everything is written below `out`; labels, checkpoints and cells found there are continued.
     """
     world = world_of(mllm.name)
+    if world.name not in SCRIPTS:
+        raise ValueError(f"there is no demo of {mllm.name}: choose a model of {' or '.join(SCRIPTS)}")
     script = SCRIPTS[world.name]
     seconds: dict[str, float] = {}
     started = time.perf_counter()

@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from bench.app import ANSWERS, Desk, build, uploaded
+from bench.app import ANSWERS, Desk, build, filmed, uploaded
 from bench.evaluation.compressors import selector_for
 from bench.evaluation.opening import open_image
 from bench.report.gallery import show
 from bench.report.inspection import look
 from bench.report.pictures import overlay
-from compress.models.loading import load
+from compress.models.loading import MLLM, load
 from compress.samples import Sample
+from compress.video import Video
 
 QUESTION = "what color is the star ?"
 
@@ -51,6 +52,24 @@ def test_the_untouched_model_answers_a_question_once(desk: Desk) -> None:
     assert len(desk.untouched) == 1
     desk.reply(open_image("micro:5"), QUESTION, "grid", 9)
     assert len(desk.untouched) == 1, "only the last question is kept"
+
+
+def test_a_video_is_answered_about_as_an_image_is(tiny_qwen: MLLM, pictures, tmp_path: Path) -> None:
+    path = tmp_path / "film.gif"
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=500)
+    video = filmed({"path": str(path)}, 3)
+    assert video is not None and video.times == (0, 0.5, 1.5)
+    reply = Desk(tiny_qwen).reply(video, QUESTION, "grid", 2)
+    assert reply.rows[0][2] == f"{tiny_qwen.tokens_of(video)}" and reply.rows[1][2] == "2"
+    assert filmed(None, 3) is None
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"empty.mp4 cannot be read as a video \(it is empty"):
+        filmed({"path": str(tmp_path / "empty.mp4")}, 3)
+
+
+def test_a_model_that_reads_no_videos_says_so(desk: Desk) -> None:
+    with pytest.raises(ValueError, match="reads no videos"):
+        desk.reply(Video((Image.new("RGB", (9, 9)),), (0,)), QUESTION, "grid", 9)
 
 
 @pytest.mark.parametrize(
