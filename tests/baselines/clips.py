@@ -32,6 +32,7 @@ def clip(
         drawn(total, 2, 8), drawn(total, 2, 8), (drawn(count, 6), drawn(total)), drawn(2, count + total)
     )  # fmt: skip
     decoder_keys = drawn(total, 2, 8), drawn(5, 2, 8)
+    unrotated = drawn(2 + total, 2, 8), drawn(2 + total, 2, 8), 2 + torch.arange(total)
     return View(
         depth=INPUT,
         hidden=hidden,
@@ -52,6 +53,7 @@ def clip(
         queries=lambda layer: queries,
         attention=lambda layer, asked: rows[:, : 5 + total if asked is None else len(asked)],
         decoder_keys=lambda layer: decoder_keys,
+        unrotated=lambda layer: unrotated,
         norm=lambda states: states,
         projected=lambda: hidden,
         clip=lambda truncate: (hidden, hidden[:1] + 1),
