@@ -103,8 +103,8 @@ def chosen(values: dict[str, Any]) -> TrainConfig:
 )  # fmt: skip
 @option(
     "--validate",
-    help="Task that selects the epoch; none: a held-out tenth of the labels. Default: textvqa; with --data "
-    "and no --validate-data: none.",
+    help="Task that selects the epoch; none: a held-out tenth of the labels. Default: textvqa, or clips for "
+    "micro-video; with --data and no --validate-data: none.",
 )  # fmt: skip
 @option(
     "--validate-data", metavar="DIR",
@@ -150,11 +150,13 @@ def train(
       evocomp train --labels labels --out compressor --epochs 10
     """
     from compress.files import locked
+    from compress.micro.worlds import VIDEO, world_of
     from compress.parallel.processes import first_here, together
 
+    usual = "clips" if world_of(model) is VIDEO else "textvqa"
     order = TrainingJob(
         labels, data, images, out, config,
-        validate or ("textvqa" if data is None or validate_data else "none"), validate_samples, validate_data,
+        validate or (usual if data is None or validate_data else "none"), validate_samples, validate_data,
         model, device, dtype, anyres,
         features, cache, micro_batch, checkpoint_every,
     )  # fmt: skip
