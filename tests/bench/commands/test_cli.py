@@ -401,6 +401,7 @@ def test_ctrl_c_while_comparing_keeps_finished_cells(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_compare_on_devices_prints_what_one_process_does(monkeypatch: pytest.MonkeyPatch) -> None:
     command = (*GRID, "--methods", "farthest,random", "--match", "flops", "--batch", 2)
     whole = parsed(*command)

@@ -224,6 +224,7 @@ def stop_driver(moment: int, model: Path, folder: Path, engine: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # five processes import everything
 def test_two_devices_make_the_same_files_although_driver_and_worker_are_killed(
     tiny: MLLM, tiny_folder: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +260,7 @@ def cluster() -> Iterator[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # five processes import everything
 def test_a_cluster_makes_the_same_files_although_driver_and_worker_are_killed(
     tiny: MLLM, tiny_folder: Path, whole: dict[str, bytes], tmp_path: Path, cluster: str,
     monkeypatch: pytest.MonkeyPatch,
