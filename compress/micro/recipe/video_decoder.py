@@ -157,7 +157,7 @@ def shelf(model: Any, split: str, seeds: Sequence[int]) -> Shelf:
     return Shelf(scenes, torch.cat([see(model, part) for part in parts]))
 
 
-class Words:
+class ShownWords:
     """The words for what each visual token shows: a shape, its color, and whether it is on a sign, or the
     texture.
     """
@@ -296,7 +296,7 @@ def instruct(
     """
     tok = tokenizer()
     index, end = tok.get_vocab(), tok.eos_token_id
-    decoder, trained, words = pupil.decoder, pupil.trained, Words()
+    decoder, trained, words = pupil.decoder, pupil.trained, ShownWords()
     optimiser = Optimiser(
         trained, lr=course.lr, matrix_lr=course.matrix_lr, total=course.steps, steady=course.steady
     )
