@@ -13,7 +13,7 @@ from bench.evaluation.cells import CellKey, Cells
 from bench.evaluation.cellwork import CellSettings, CellWork, Refusal, answered
 from bench.evaluation.cellwork import Entry as Entry
 from bench.evaluation.comparison import VANILLA, Comparison, Group, assemble, check_margin
-from bench.evaluation.evaluate import AnsweredPart, check_reach, largest_image, score
+from bench.evaluation.evaluate import AnsweredPart, check_reach, largest_image, score, whole_of
 from bench.evaluation.opening import Loader
 from bench.evaluation.protocol import OF_MODEL, Facts, differences, of_entry, of_run, of_task
 from bench.evaluation.stats import MARGIN
@@ -77,10 +77,10 @@ def compare(
     engine = engine or Local()
     check_engine(engine, entries, loads)
     check_margin(margin)
-    tokens = mllm.visual_tokens
+    tokens = whole_of(mllm, data)
     budgets = [read_keep(keep) for keep in keeps]
     for keep in budgets:
-        if count_of(keep, tokens) > tokens and not mllm.video_arguments:  # a video may have any number
+        if count_of(keep, tokens) > tokens and not any(task.videos for task in data):  # they differ
             raise ValueError(f"keep={keep}: choose between 1 and the {tokens} visual tokens of this image")
     for one in entries:
         if one.source:

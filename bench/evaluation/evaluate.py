@@ -289,6 +289,12 @@ def check_reach(mllm: MLLM, selector: Selector, keep: Keep, match: Match, larges
         solve(selector, tokens, asked, mllm.layers, match, flops)
 
 
+def whole_of(mllm: MLLM, data: Mapping[Task, Sequence[Sample]]) -> int:
+    """Visual tokens of an image, or of the largest of the first videos of tasks about videos."""
+    first = [samples[0].visual_at(mllm.image_side) for task, samples in data.items() if task.videos]
+    return max(map(mllm.tokens_of, first), default=mllm.visual_tokens)
+
+
 def largest_image(mllm: MLLM, samples: Sequence[Sample]) -> int:
     """Visual tokens of the largest image of the samples."""
     return max(mllm.tokens_of(one.visual_at(mllm.image_side)) for one in samples)

@@ -9,6 +9,7 @@ from typing import Any
 from bench.evaluation.cells import Cell, CellKey, Cells
 from bench.evaluation.comparison import VANILLA, Comparison, Group, assemble
 from bench.evaluation.environment import environment
+from bench.evaluation.evaluate import whole_of
 from bench.evaluation.history import CommandRun, Times, put_json
 from bench.evaluation.origin import Origin
 from bench.recipe.draw import draw
@@ -68,7 +69,7 @@ def tell(plan: Plan, command: str) -> RecipeReport:
     paper = Paper.of(recipe.paper) if recipe.paper and recipe.rows else None
     told = RecipeReport(
         recipe=recipe, command=command, facts=of_model(plan.mllm), machine=environment(),
-        tokens=plan.mllm.visual_tokens, tasks=names, paper=paper,
+        tokens=whole_of(plan.mllm, plan.answers.data), tasks=names, paper=paper,
     )  # fmt: skip
     if not recipe.rows:
         return told
@@ -145,7 +146,7 @@ def compared(plan: Plan) -> Comparison:
     if reference and several and (reference, plan.recipe.seeds[0]) in plan.trains:
         reference = f"{reference}, seed {plan.recipe.seeds[0]}"
     return assemble(
-        list(plan.answers.data), [Group(cells, plan.mllm.visual_tokens)], list(plan.budgets),
+        list(plan.answers.data), [Group(cells, whole_of(plan.mllm, plan.answers.data))], list(plan.budgets),
         reference=reference, match=plan.recipe.match, samples=data,
     )  # fmt: skip
 

@@ -27,6 +27,7 @@ from bench.evaluation.compare import Entry, compare
 from bench.evaluation.comparison import VANILLA
 from bench.evaluation.compressors import SHIPPED
 from bench.evaluation.environment import environment
+from bench.evaluation.evaluate import whole_of
 from bench.evaluation.history import Times, WorkRecord, now, put_json
 from bench.evaluation.opening import Loader
 from bench.evaluation.protocol import Facts, apart_from_code, of_method, of_run, of_task
@@ -459,7 +460,7 @@ class AnswerStep(Step):
 
     @cached_property
     def grid(self) -> list[CellKey]:
-        whole = self.shop.load(self.name).visual_tokens
+        whole = whole_of(self.shop.load(self.name), self.data)
         return [
             *(CellKey(VANILLA, whole, task.name) for task in self.data),
             *(CellKey(one.name, keep, task.name)

@@ -26,14 +26,14 @@ from bench.evaluation.cells import META, CellKey, read_cells
 from bench.evaluation.cellwork import CellPart, CellWork
 from bench.evaluation.compare import Entry, compare
 from bench.evaluation.comparison import Comparison
-from bench.evaluation.evaluate import answer, evaluate, spend
+from bench.evaluation.evaluate import answer, evaluate, spend, whole_of
 from bench.evaluation.history import Times
 from bench.evaluation.ledger import DecoderShape, Ledger
 from bench.evaluation.origin import Origin
 from bench.report.forms import markdown
 from bench.report.gallery import read_gallery
 from bench.report.outputs import write
-from bench.tasks import GQA, Task
+from bench.tasks import GQA, TASKS, Task
 from bench.tasks.load import load_tasks
 from compress.base import INPUT, Selection, Selector, View
 from compress.keep import Ratio
@@ -545,3 +545,11 @@ def test_tasks_are_loaded_by_name() -> None:
     assert isinstance(task, GQA) and len(samples) == 3
     with pytest.raises(ValueError, match="n=0"):
         load_tasks(["gqa"], 0)
+
+
+def test_the_whole_of_a_task_about_videos_is_that_of_its_first_video(tiny_qwen: MLLM):
+    """The largest image says nothing of a video."""
+    clips, gqa = TASKS["clips"](), TASKS["gqa"]()
+    film = clips.micro(1)
+    assert whole_of(tiny_qwen, {gqa: gqa.micro(1)}) == tiny_qwen.visual_tokens
+    assert whole_of(tiny_qwen, {clips: film}) == tiny_qwen.tokens_of(film[0].visual_at(tiny_qwen.image_side))
