@@ -84,7 +84,9 @@ def credits(pupil, exam: Exam, change=lambda frames, other: frames, keep=None) -
         packed = pack([lesson(q, tok.get_vocab(), tok.eos_token_id) for q in asked])
         for family, good in right_answers(asked, packed, run(pupil, visual, packed, kept)):
             right.setdefault(family, []).append(good)
-    return {family: 100 * float(np.mean(right[family])) for family in FAMILIES}
+    shares = {family: 100 * float(np.mean(right[family])) for family in FAMILIES}
+    print(f"mean {mean(shares):.1f}", *(f"{family} {share:.0f}" for family, share in shares.items()))
+    return shares
 
 
 @pytest.fixture(scope="module")
