@@ -84,7 +84,7 @@ class PACT(Selector):
     def cluster(self, distance: Tensor, keep: int) -> tuple[Tensor, float]:
         """Ascending centres [K] from distances [F, F], and their cutoff; with `keep` 0 it is the official."""
         order = (-(distance / 2).square()).exp().sum(1).sort(descending=True, stable=True).indices
-        ordered = distance[order[:, None], order].cpu().numpy()  # the loop over candidates is on the host
+        ordered = distance[order[:, None], order].float().cpu().numpy()  # the loop is on the host
         cutoff = self.cutoff
         if keep:
             apart = np.unique(ordered[np.triu_indices(len(ordered))])

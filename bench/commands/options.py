@@ -122,7 +122,7 @@ def video_options(command: F) -> F:
     """--frames and --rate, for commands that take a video in place of an image."""
     for add in (
         option(
-            "--rate", type=click.FloatRange(min=0, min_open=True),
+            "--rate", type=Amount(0, min_open=True),
             help="Frames per second to take of a video, at most --frames. Default: as --frames says.",
         ),
         option(

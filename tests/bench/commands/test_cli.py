@@ -478,7 +478,7 @@ def test_images_that_cannot_be_read(command: str, tmp_path: Path) -> None:
         assert f"{name} cannot be read as an image" in message
         assert "PNG, JPEG or WebP" in message
     assert "there is no image at" in refused(command, tmp_path / "missing.png", STAR[1])
-    assert "there is no image at" in refused(command, tmp_path, STAR[1])
+    assert "cut.png cannot be read as an image" in refused(command, tmp_path, STAR[1])  # a video's frame
     assert "micro:SEED" in refused(command, "micro:star", STAR[1])
 
 
