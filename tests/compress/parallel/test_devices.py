@@ -91,6 +91,7 @@ def test_devices_that_cannot_work_are_named_at_once(tmp_path: Path) -> None:
 
 
 DRIVER = """
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -98,6 +99,7 @@ sys.path[:0] = [{root!r}]
 from compress.parallel import Devices
 from tests.compress.parallel.squares import square
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     with Devices(("cpu", "cpu")).open(partial(square, Path({folder!r})), 2) as crew:
         for _, (_, process) in crew.each(range(20, 10**6)):
             print(process, flush=True)
