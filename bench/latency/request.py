@@ -76,6 +76,7 @@ class LatencyRunner:
         match: Match = "equivalent", clock: ClockKind = "wall",
     ):  # fmt: skip
         self.mllm, self.selectors, self.inputs = mllm, selectors, inputs
+        self.tokens = tokens_in(mllm, inputs)  # visual ones of a prompt
         self.steps, self.match = steps, match
         self.clock, self.now = clock_of(mllm.model.device, clock), NOW[clock]
         self.runs: dict[LatencyCell, Eager] = {}
@@ -83,11 +84,6 @@ class LatencyRunner:
     @property
     def batch(self) -> int:
         return len(self.inputs["input_ids"])
-
-    @property
-    def tokens(self) -> int:
-        """Visual tokens of a prompt."""
-        return tokens_in(self.mllm, self.inputs)
 
     def schedule(self, cell: LatencyCell) -> dict[int, int]:
         """Depth -> visual tokens left; ValueError for a budget that is impossible."""

@@ -56,6 +56,14 @@ def check_inside(root: Path, name: str) -> None:
         raise ValueError(f"the name '{name}' leads out of {root}: it is not used")
 
 
+def bytes_in(path: Path) -> int | None:
+    """Bytes of a file; None if there is none, as under a name that no file can have."""
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except (OSError, ValueError):
+        return None
+
+
 @dataclass(frozen=True)
 class ImageFile(Encoded):
     """A file below the folder `root`, named as the data set names it."""
@@ -72,11 +80,8 @@ class ImageFile(Encoded):
 
     @property
     def size(self) -> int | None:
-        """Bytes of the file; None if there is none, as under a name that no file can have."""
-        try:
-            return self.path.stat().st_size if self.path.is_file() else None
-        except (OSError, ValueError):
-            return None
+        """Bytes of the file; None if there is none."""
+        return bytes_in(self.path)
 
     @property
     def place(self) -> str:

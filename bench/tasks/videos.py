@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.tasks.base import Sums
 from bench.tasks.folder import Folder, Hub
-from bench.tasks.images import check_inside
+from bench.tasks.images import bytes_in, check_inside
 from bench.tasks.multiple import MultipleChoice
 from compress.micro.worlds import VIDEO, World
 from compress.samples import Sample
@@ -38,11 +38,9 @@ class VideoFile:
     def size(self) -> int | None:
         """Bytes of the file, or number of the folder's files; None if there is none."""
         try:
-            if self.path.is_dir():
-                return sum(1 for _ in self.path.iterdir())
-            return self.path.stat().st_size if self.path.is_file() else None
-        except (OSError, ValueError):
-            return None
+            return sum(1 for _ in self.path.iterdir())
+        except (OSError, ValueError):  # it is no folder
+            return bytes_in(self.path)
 
     @property
     def key(self) -> str:

@@ -209,12 +209,11 @@ class ClusterPool:
         if not isinstance(outcome, JobError):
             yield task.job, outcome
             return
-        task.reasons.append(outcome.reason)
-        task.places.add(hand.node)
+        failure = task.failed(outcome, hand.node)
         if not outcome.worker_is_sound:
             self._replace(hand)
-        if len(task.reasons) >= ATTEMPTS:
-            yield task.job, Failure(tuple(task.reasons))
+        if failure:
+            yield task.job, failure
         else:
             self._retry(task)
 

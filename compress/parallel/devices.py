@@ -163,12 +163,11 @@ class DevicePool:
         if not isinstance(outcome, JobError):
             yield pending.job, outcome
             return
-        pending.reasons.append(outcome.reason)
-        pending.places.add(worker.device)
+        failure = pending.failed(outcome, worker.device)
         if not outcome.worker_is_sound:
             self._replace(worker)
-        if len(pending.reasons) >= ATTEMPTS:
-            yield pending.job, Failure(tuple(pending.reasons))
+        if failure:
+            yield pending.job, failure
         else:
             self._retries.append(pending)
 

@@ -116,6 +116,13 @@ class PendingJob:
     places: set[str] = field(default_factory=set)  # where it failed
 
 
+    def failed(self, error: JobError, place: str) -> Failure | None:
+        """Note an attempt that failed; a failure of the job if it was the last."""
+        self.reasons.append(error.reason)
+        self.places.add(place)
+        return Failure(tuple(self.reasons)) if len(self.reasons) >= ATTEMPTS else None
+
+
 Pending = TypeVar("Pending", bound=PendingJob)
 
 
