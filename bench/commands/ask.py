@@ -10,7 +10,7 @@ import click
 
 from bench.commands.options import Count, OutFile, as_json, keep_option, video_options
 from bench.console import model_options, option, say, show_json
-from bench.evaluation.opening import asked, budget, load_model, open_visual, told_video
+from bench.evaluation.opening import asked, budget, drawn_at, load_model, open_visual, told_video
 
 if TYPE_CHECKING:
     from compress.budget import Match
@@ -66,7 +66,7 @@ def ask(
 
     selector = selector_for(method, model, compressor)
     mllm = load_model(model, device, dtype, anyres)
-    picture = open_visual(image, mllm.image_side, frames, rate)  # before, only to be sure that it opens
+    picture = drawn_at(image, picture, mllm.image_side)
     keep = budget(keep, mllm)
     unknown = strange_words(mllm, question)
     if unknown:

@@ -10,7 +10,7 @@ import click
 
 from bench.commands.options import SEED, Count, OutFile, keep_option, keeps_option, video_options
 from bench.console import model_options, option, progress, say
-from bench.evaluation.opening import asked, budget, load_model, open_visual
+from bench.evaluation.opening import asked, budget, drawn_at, load_model, open_visual
 from evosearch.registry import specs
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def kept(
         spec: selector_for(spec, model, compressor if takes_compressor(spec) else None) for spec in named
     }
     mllm = load_model(model, device, dtype, anyres)
-    picture = open_visual(image, mllm.image_side, frames, rate)  # before, only to be sure that it opens
+    picture = drawn_at(image, picture, mllm.image_side)
     for keep in keeps:
         budget(keep, mllm)
     samples = [Sample(image, picture, question, (answer,) if answer else ()) for question in questions]
@@ -144,7 +144,7 @@ def groups(
     from compress.samples import Sample
 
     mllm = load_model(model, device, dtype, anyres)
-    picture = open_visual(image, mllm.image_side, frames, rate)  # before, only to be sure that it opens
+    picture = drawn_at(image, picture, mllm.image_side)
     sample = Sample(image, picture, question, ())
     found = spaces(mllm, sample, specs(groupers), budget(keep, mllm), seed)
     written(grouped(show(sample, mllm), found), out)
@@ -188,7 +188,7 @@ def searches(
     for spec in named:
         pick(STRATEGIES, spec, "strategy")  # a wrong name is an error before the work
     mllm = load_model(model, device, dtype, anyres)
-    picture = open_visual(image, mllm.image_side, frames, rate)  # before, only to be sure that it opens
+    picture = drawn_at(image, picture, mllm.image_side)
     books: dict[str, list[Logbook]] = {}
     with progress("search", "searches") as report:
         for spec in named:

@@ -9,7 +9,7 @@ import click
 
 from bench.commands.options import SEED, Count, as_json, keep_option, video_options
 from bench.console import OutFolder, model_options, option, progress, say, show_json, show_table
-from bench.evaluation.opening import asked, budget, load_model, open_visual
+from bench.evaluation.opening import asked, budget, drawn_at, load_model, open_visual
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,7 +65,7 @@ def search(
     """
     picture, question = open_visual(image, 0, frames, rate), asked(question)
     mllm = load_model(model, device, dtype, anyres)
-    picture = open_visual(image, mllm.image_side, frames, rate)  # before, only to be sure that it opens
+    picture = drawn_at(image, picture, mllm.image_side)
     from bench.evaluation.evaluate import Stage
     from bench.report.gallery import show
     from bench.report.pictures import groups, overlay, save, trace

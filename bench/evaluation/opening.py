@@ -99,8 +99,8 @@ def open_visual(name: str, side: int = 0, frames: int | None = None, rate: float
     from compress.images import open_rgb
     from compress.video import read_video
 
-    kind, colon, seed = name.partition(":")
-    if colon and kind in ("micro", "busy", "video"):
+    kind, _, seed = name.partition(":")
+    if _is_scene(name):
         from compress.micro.worlds import WORLDS
 
         if not seed.isdecimal():
@@ -120,6 +120,15 @@ def open_visual(name: str, side: int = 0, frames: int | None = None, rate: float
         return open_rgb(path, name)
     except ValueError as problem:
         raise ValueError(f"{problem}: give a PNG, JPEG or WebP file") from problem
+
+
+def _is_scene(name: str) -> bool:
+    return name.startswith(("micro:", "busy:", "video:"))
+
+
+def drawn_at(name: str, visual: Visual, side: int) -> Visual:
+    """What `open_visual` gave, for a model that sees `side` pixels: a scene is drawn anew, a file stays."""
+    return open_visual(name, side) if _is_scene(name) else visual
 
 
 def open_image(name: str, side: int = 0) -> Image:

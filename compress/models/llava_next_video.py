@@ -1,18 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import torch
 from torch import Tensor
 
-from compress.models import frames
 from compress.models.llava_next import LlavaNext
 from compress.models.mllm import Picture, squares
-from compress.video import Video
+from compress.models.stacked import StackedVideos
 
 
-class LlavaNextVideo(LlavaNext):
+class LlavaNextVideo(StackedVideos, LlavaNext):
     """LLaVA-NeXT-Video: LLaVA-NeXT, and videos of which 2 x 2 patches of a frame are pooled to a token.
 
     They are pooled before the projector, so methods that work in the tower have no place here: methods act at
@@ -20,7 +15,6 @@ class LlavaNextVideo(LlavaNext):
     """
 
     processor_parts = ("LlavaNextVideoProcessor", "LlavaNextImageProcessorPil")
-    video_arguments = ("pixel_values_videos",)
     clip_tower = False
     receives = True
     free_size = True
@@ -36,26 +30,5 @@ class LlavaNextVideo(LlavaNext):
 
     @property
     def frame_grid(self) -> tuple[int, int]:
-        """Rows x columns of the visual tokens of a video's frame."""
         rows, columns = (side // self._stride for side in self.grid)
         return rows, columns
-
-    def video_inputs(self, videos: Sequence[Video]) -> dict[str, Tensor]:
-        side = self.model.config.vision_config.image_size
-        return frames.stacked(self.name, self._processor(), side, videos)
-
-    def video_prompt(self, video: Video) -> str:
-        rows, columns = self.frame_grid
-        return self.video_token * (len(video.frames) * rows * columns)
-
-    def video_ids(self, frames: int) -> list[int]:
-        rows, columns = self.frame_grid
-        return [self.model.config.video_token_id] * (frames * rows * columns)
-
-    def video_noise(self, ids: Tensor, frames: int, draw: torch.Generator) -> dict[str, Tensor]:
-        side = self.model.config.vision_config.image_size
-        return {"pixel_values_videos": self._pixels((len(ids), frames, 3, side, side), draw)}
-
-    def videos(self, given: Mapping[str, Any]) -> list[Picture]:
-        count, length = given["pixel_values_videos"].shape[:2]
-        return [Picture.of_video(length, self.frame_grid, self.index_device)] * count

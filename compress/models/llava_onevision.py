@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -18,13 +18,11 @@ from transformers.models.llava_next.modeling_llava_next import (
 
 from compress.base import Traits
 from compress.images import check_shape
-from compress.models import frames
-from compress.models.llava import Llava
 from compress.models.mllm import Picture, with_values
-from compress.video import Video
+from compress.models.stacked import StackedVideos
 
 
-class LlavaOnevision(Llava):
+class LlavaOnevision(StackedVideos):
     """LLaVA-OneVision: a SigLIP tower without CLS, a thumbnail and crops (anyres), Qwen2 decoder.
 
     As in LLaVA-NeXT a newline ends every row of the stitched crops. If these have too many tokens the model
@@ -35,7 +33,7 @@ class LlavaOnevision(Llava):
     strategy = "full"
     processor_parts = ("LlavaOnevisionProcessor", "LlavaOnevisionImageProcessorPil")
     image_arguments = ("pixel_values", "image_sizes", "batch_num_images")
-    video_arguments = ("pixel_values_videos",)
+    video_newline = True
     nested = True
     clip_tower = False
     receives = True
@@ -99,13 +97,8 @@ class LlavaOnevision(Llava):
 
     @property
     def frame_grid(self) -> tuple[int, int]:
-        """Rows x columns of the visual tokens of a video's frame."""
         rows, columns = (math.ceil(side / 2) for side in self.grid)
         return rows, columns
-
-    def video_inputs(self, videos: Sequence[Video]) -> dict[str, Tensor]:
-        side = self.model.config.vision_config.image_size
-        return frames.stacked(self.name, self._processor(), side, videos)
 
     def video_features(self, inputs: BatchFeature) -> Any:
         made = super().video_features(inputs)
@@ -113,23 +106,6 @@ class LlavaOnevision(Llava):
             newline = self.model.model.image_newline.expand(len(made.pooler_output), 1, -1)
             made.pooler_output = torch.cat([made.pooler_output, newline.to(made.pooler_output)], 1)
         return made
-
-    def video_prompt(self, video: Video) -> str:
-        rows, columns = self.frame_grid
-        return self.video_token * (len(video.frames) * rows * columns + 1)
-
-    def video_ids(self, frames: int) -> list[int]:
-        rows, columns = self.frame_grid
-        return [self.model.config.video_token_id] * (frames * rows * columns + 1)
-
-    def video_noise(self, ids: Tensor, frames: int, draw: torch.Generator) -> dict[str, Tensor]:
-        side = self.model.config.vision_config.image_size
-        return {"pixel_values_videos": self._pixels((len(ids), frames, 3, side, side), draw)}
-
-    def videos(self, given: Mapping[str, Any]) -> list[Picture]:
-        count, length = given["pixel_values_videos"].shape[:2]
-        found = Picture.of_video(length, self.frame_grid, self.index_device, newline=True)
-        return [found] * count
 
     def of_tokens(self, picture: Picture, signal: Tensor) -> Tensor:
         if not picture.video:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from bench.evaluation.opening import drawn_at, open_visual
 from compress.models.loading import MLLM
 from tests.cli import refused, run
 
@@ -62,3 +63,13 @@ def test_what_is_no_video_is_refused(films: Path, tiny_folder: Path) -> None:
     assert "reads no videos: give their frames as images" in line(films / "frames")
     assert "a scene has its own frames; leave out --frames" in line("micro:3", "--frames", "4")
     assert "give an image or video file" in line(films / "nothing.png")
+
+
+def test_a_file_is_read_once_and_a_scene_is_drawn_for_the_model(tmp_path: Path):
+    """Commands open what they are given before they load a model, whose side only scenes follow."""
+    path = tmp_path / "picture.png"
+    Image.new("RGB", (40, 30)).save(path)
+    opened = open_visual(str(path))
+    assert drawn_at(str(path), opened, 192) is opened
+    scene = open_visual("micro:3")
+    assert drawn_at("micro:3", scene, 192).size == (192, 192) != scene.size
