@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,6 +41,13 @@ from compress.models.processors import images_only
 
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for processes that tests start
+
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # modules and thousands of tests stay: no later collection has to look at them
+
 
 WORDS = """user assistant : ? what is the a an in of to left right color shape how many are there yes no
 red green blue white black circle square star ring one two three four five small large above below""".split()

@@ -134,18 +134,21 @@ def test_the_help_of_an_option_is_a_sentence_that_states_its_default(command: cl
 
 def test_parts_for_a_gpu_stand_alone_and_are_not_run_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """One that fails leaves its reason; the next run tries it again, and no other."""
-    few = {name: PARTS[name] for name in ("selection", "batch")}
-    broken = Part("nothing", "", 60, "bench.speed.selection --model nowhere --out {out}")
-    monkeypatch.setattr("bench.speed.gpu.PARTS", {"broken": broken, **few})
+    made = tmp_path / "made.json"
+    made.write_text('{"rate": 1.0}')
+    real = {"selection": PARTS["selection"]}
+    broken, mended = (Part("nothing", "", 60, f"json.tool {file} {{out}}") for file in ("nowhere", made))
+    monkeypatch.setattr("bench.speed.gpu.PARTS", {"broken": broken, **real})
     told = ["--out", str(tmp_path), "--device", "cpu", "--small"]
     first = CliRunner().invoke(gpu, told)
     assert first.exit_code == 1 and "not measured: broken" in first.output
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert "nowhere" in found["parts"]["broken"]["failed"] and found["environment"]["torch"]
     assert set(found["parts"]["selection"]["figures"]["medians_ms"]) == {"grid", "fastv"}
-    monkeypatch.setattr("bench.speed.gpu.PARTS", {"broken": few["batch"], **few})
+    monkeypatch.setattr("bench.speed.gpu.PARTS", {"broken": mended, **real})
     again = CliRunner().invoke(gpu, told)
-    assert again.exit_code == 0 and again.output.count("done before") == 2
+    assert again.exit_code == 0 and again.output.count("done before") == 1
+    assert json.loads((tmp_path / "gpu.json").read_text())["parts"]["broken"]["figures"] == {"rate": 1.0}
 
 
 def test_every_part_for_a_gpu_names_options_that_exist():
