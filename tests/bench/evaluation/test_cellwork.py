@@ -52,6 +52,7 @@ def table(mllm: MLLM, folder: Path, *more: Entry, **options: Any) -> dict[str, b
 # One process ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("match", ["equivalent", "flops"])
 def test_parts_make_the_same_files_as_whole_cells(
     tiny: MLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, match: Match
@@ -190,6 +191,7 @@ def cells(files: dict[str, bytes]) -> dict[str, bytes]:
     return kept | {"results.json": json.dumps(told).encode()}
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_not_noticed(
     tiny: MLLM, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

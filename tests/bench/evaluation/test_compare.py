@@ -222,6 +222,7 @@ def test_a_killed_grid_resumes_to_the_same_comparison(
     assert grid(tiny, data, tmp_path) == grid(tiny, data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_folder_that_was_stopped_at_many_moments_ends_identical_byte_for_byte(
     tiny: MLLM, data: Any, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch

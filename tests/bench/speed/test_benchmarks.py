@@ -27,6 +27,8 @@ from bench.speed.throughput import main as throughput
 from bench.speed.training import main as training
 from compress.models.shapes import SHAPES
 
+pytestmark = pytest.mark.slow  # each of them runs a benchmark
+
 
 def test_selection_is_timed_for_every_method_that_reaches_the_budget(tmp_path: Path):
     out = tmp_path / "selection.json"

@@ -68,6 +68,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(campaign, "SHARD_ROWS", 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_twenty_five_kills_at_random_moments_lose_and_double_nothing(tmp_path: Path, workers: int) -> None:
     samples = Many(300)

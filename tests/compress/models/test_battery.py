@@ -284,6 +284,7 @@ def at_the_tower(mllm: MLLM, method: Selector) -> bool:
     return reads or VISION in method.schedule(mllm.visual_tokens, 8, mllm.layers)
 
 
+@pytest.mark.slow
 def test_every_method_that_the_family_has_signals_for(mllm: MLLM, images):
     """Keep-all is bitwise, a batch equals its samples, and what only drops equals hiding."""
     asked = list(zip(images[1:3], QUESTIONS[:2], strict=True))

@@ -14,6 +14,7 @@ pytest.importorskip("onnxscript")
 TOLERANCES = {"W32A32KV32": 1e-4, "W4A32KV32": 1e-4, "W4A8KV8": 6e-2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "tolerance"), TOLERANCES.items())
 def test_logits_are_those_of_the_same_weights_in_torch(
     precision: str, tolerance: float, folder, in_torch, prompt, say
