@@ -68,10 +68,9 @@ def search(
     picture = drawn_at(image, picture, mllm.image_side)
     from bench.evaluation.evaluate import Stage
     from bench.report.gallery import show
-    from bench.report.pictures import groups, overlay, save, trace
+    from bench.report.pictures import grouping, overlay, save, trace
     from compress.labels.single import search_sample
     from compress.samples import Sample
-    from compress.video import Video
 
     with progress("search", "evaluations") as report:
         outcome = search_sample(
@@ -87,11 +86,9 @@ def search(
         shown = show(Sample(image, picture, question, ()), mllm)
         drawn: dict[str, Image | Figure] = {
             "kept": overlay(shown, Stage(0, tuple(found.indices.tolist()))),
+            "groups": grouping(shown, outcome.groups, found.indices.tolist()),
             "trace": trace(found.logbook),
         }
-        if len(shown.panels) == 1 and not isinstance(picture, Video):
-            # A place in tiles is in two groups: of its crop and of the small image.
-            drawn["groups"] = groups(picture, embedded.grid, outcome.groups, found.indices)
         for name, one in drawn.items():
             files[name] = str(out / f"{name}.png")
             save(one, out / f"{name}.png")

@@ -11,8 +11,8 @@ from PIL.Image import Image
 
 from bench.evaluation.comparison import VANILLA, Comparison
 from bench.evaluation.evaluate import Stage
-from bench.report.gallery import Panel, SampleImage
-from bench.report.pictures import INK, LINES, MARKS, MUTED, groups, overlay, styled
+from bench.report.gallery import SampleImage
+from bench.report.pictures import INK, LINES, MARKS, MUTED, grouping, overlay, styled
 from compress.keep import Keep, budget_name, in_order
 from evosearch import Grouping
 
@@ -101,25 +101,13 @@ def by_question(shown: Sequence[SampleImage], runs: Sequence[Sequence[Answered]]
 
 def grouped(shown: SampleImage, spaces: Mapping[str, Grouping]) -> Figure:
     """The groups that several groupers make of one image, a colour each (paper Figure 2)."""
-    panel = shown.panels[-1]
-    rows, columns = panel.grid
-    cell = max(2, 384 * min(2, panel.frames) // max(rows, columns))
-    drawn = {}
-    for name, space in spaces.items():
-        image = shown.image.resize((columns * cell, rows * cell))
-        drawn[name] = groups(image, (rows, columns), _inside(space, panel), cell=cell)
+    drawn = {name: grouping(shown, space) for name, space in spaces.items()}
     plain = overlay(shown, None)
     figure, (row,) = _pictures(1, 1 + len(drawn), next(iter(drawn.values()), plain).size, shown.question)
     _draw(row[0], plain, f"{shown.tokens} tokens", None)
     for axes, (name, picture) in zip(row[1:], drawn.items(), strict=True):
         _draw(axes, picture, f"{name}: {len(spaces[name].groups)} groups", None)
     return figure
-
-
-def _inside(space: Grouping, panel: Panel) -> Grouping:
-    """The groups as cells of one panel, without those that lie elsewhere."""
-    placed = (tuple(panel.places(group)) for group in space.groups)
-    return Grouping(tuple(group for group in placed if group), panel.grid[0] * panel.grid[1])
 
 
 def traces(logbooks: Mapping[str, Sequence[Logbook]], title: str = "", full: float | None = None) -> Figure:

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from compress.files import replacing
 from compress.keep import Ratio, count_of
+from evosearch import Grouping
 
 if TYPE_CHECKING:
     from deap.tools import Logbook
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from bench.evaluation.comparison import Comparison
     from bench.evaluation.evaluate import Stage
     from bench.report.gallery import Panel, SampleImage
-    from evosearch import Grouping
 
 GridShape = tuple[int, int]  # rows x columns
 Box = tuple[int, int, int, int]
@@ -162,6 +162,26 @@ def groups(
         dot = (x - radius, y - radius, x + radius, y + radius)
         draw.ellipse(dot, fill=OUTLINE, outline=SHADE, width=max(1, cell // 16))
     return picture
+
+
+def grouping(
+    shown: SampleImage, space: Grouping, kept: Collection[int] | None = None, size: int = 384
+) -> Image.Image:
+    """The groups of a sample's tokens on its picture, `size` pixels long; those `kept` have a dot.
+
+    Of an image in tiles the crops are drawn, whose tokens lie on it once. A video is a film strip, twice as
+    long.
+    """
+    panel = shown.panels[-1]
+    grid = panel.grid
+    cell = max(2, size * min(2, panel.frames) // max(grid))
+    placed = (tuple(panel.places(group)) for group in space.groups)
+    inside = Grouping(tuple(group for group in placed if group), grid[0] * grid[1])
+    image = shown.image.resize((grid[1] * cell, grid[0] * cell))
+    drawn = groups(image, grid, inside, None if kept is None else panel.places(kept), cell=cell)
+    if panel.frames > 1:
+        _cut_frames(drawn, panel, cell)
+    return drawn
 
 
 def color(number: int) -> tuple[int, int, int]:

@@ -50,6 +50,11 @@ def test_the_frames_are_told_and_drawn(films: Path, tiny_qwen: MLLM, tmp_path: P
     drawn = run("draw", "kept", films / "frames", QUESTION, "--methods", "grid", *command[:2], "--keep", "2",
                 "--out", tmp_path / "methods.png")  # fmt: skip
     assert drawn.exit_code == 0, drawn.output
+    found = run("search", films / "frames", QUESTION, *command[:2], "--answer", "red", "--keep", "2",
+                "--evaluations", "4", "--strategy", "random", "--out", tmp_path / "found")  # fmt: skip
+    assert found.exit_code == 0, found.output
+    shapes = [Image.open(tmp_path / "found" / f"{name}.png").size for name in ("groups", "kept")]
+    assert shapes[0] == shapes[1] and shapes[0][0] > 2 * shapes[0][1]
 
 
 def test_what_is_no_video_is_refused(films: Path, tiny_folder: Path) -> None:

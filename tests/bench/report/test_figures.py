@@ -20,7 +20,7 @@ from bench.evaluation.evaluate import Stage
 from bench.report.figures import Answered, answered, by_question, grouped, side_by_side, traces, training
 from bench.report.gallery import Gallery, Panel, SampleImage, jpeg, show
 from bench.report.inspection import curves, look, spaces, strange_words
-from bench.report.pictures import MERGED, OUTLINE, groups, overlay, save
+from bench.report.pictures import MERGED, OUTLINE, grouping, groups, overlay, save
 from compress.models.loading import MLLM
 from compress.samples import Sample
 from evosearch import Grouping
@@ -142,6 +142,19 @@ def test_groups_are_drawn_on_the_crops_without_tokens_that_lie_elsewhere() -> No
     on_crops = Grouping(((0, 1), (4,), (8, 15)), items=16)
     expected = groups(plain(TILED).image, (4, 4), on_crops, cell=96)
     assert (pixels(figure.axes[1]) == np.asarray(expected)).all()
+
+
+def test_groups_of_a_video_are_drawn_on_its_film_strip_with_dots_on_what_was_kept() -> None:
+    """Three frames of 1 x 2 tokens, two beside each other; one group spans them, one is in the last."""
+    film = plain((Panel(0, 1, 2, 2, 3, 2),))
+    picture = grouping(film, Grouping(((0, 2, 4), (5,)), items=6), [4, 5], size=64)
+    assert picture.size == (128, 64)
+    first, second, third, last = (pixel(picture, *place) for place in ((8, 8), (72, 8), (4, 36), (36, 36)))
+    assert first == second == third != last
+    assert pixel(picture, 16, 48) == pixel(picture, 48, 48) == OUTLINE != pixel(picture, 16, 16)
+    assert pixel(picture, 64, 16) == OUTLINE  # between two frames
+    assert pixel(picture, 100, 50) == OUTLINE  # no frame follows
+    assert max(pixel(picture, 48, 16)) < 70  # a token of no group
 
 
 def logbook(*best: float) -> Logbook:
