@@ -272,7 +272,7 @@ def mistral3(folder: Path) -> Path:
     return pixtral(folder, merged=2)
 
 
-def gemma4(folder: Path) -> Path:
+def gemma4(folder: Path, **settings: Any) -> Path:
     names = {
         "image_token": "<|image|>", "boi_token": "<|image>", "eoi_token": "<image|>",
         "audio_token": "<|audio|>", "boa_token": "<|audio>", "eoa_token": "<audio|>", "video": "<|video|>",
@@ -284,10 +284,8 @@ def gemma4(folder: Path) -> Path:
         "position_embedding_size": 64,
     }  # fmt: skip
     kinds = ["full_attention" if number % 3 == 2 else "sliding_attention" for number in range(6)]
-    text = decoder(
-        words, head_dim=16, global_head_dim=16, sliding_window=24, layer_types=kinds,
-        hidden_size_per_layer_input=0, use_bidirectional_attention="vision",
-    )  # fmt: skip
+    own = {"hidden_size_per_layer_input": 0, "use_bidirectional_attention": "vision", **settings}
+    text = decoder(words, head_dim=16, global_head_dim=16, sliding_window=24, layer_types=kinds, **own)
     ids = {f"{name}_id": words.convert_tokens_to_ids(names[name]) for name in list(names)[:6]}
     ids["video_token_id"] = words.convert_tokens_to_ids("<|video|>")
     config = transformers.Gemma4Config(text_config=text, vision_config=vision, audio_config=None, **ids)

@@ -103,6 +103,12 @@ def with_tokens(inputs: Mapping[str, Tensor], new: Tensor) -> dict[str, Tensor]:
     return made
 
 
+def test_images_are_read_by_pil_with_and_without_torchvision(mllm: MLLM):
+    """Pixels are then the same. Parts for videos, which stock classes build with torchvision, are absent."""
+    assert type(mllm.processor.image_processor).__name__.endswith("Pil")
+    assert getattr(mllm.processor, "video_processor", None) is None
+
+
 @pytest.mark.parametrize("depth", [INPUT, 2])
 def test_a_stage_that_keeps_all_changes_no_bit(mllm: MLLM, images, depth: int):
     inputs = mllm.prepare(images, QUESTIONS)

@@ -606,6 +606,14 @@ def test_a_chat_template_that_expects_texts_is_refused(mllm: MLLM, images, templ
         other.prepare_conversations([[Turn("user", "how many ?")]])
 
 
+def test_a_processor_without_chat_template_is_refused(mllm: MLLM, images):
+    processor = copy(mllm.processor)
+    processor.chat_template = None
+    other = adapt(mllm.model, processor, "other")
+    with pytest.raises(ValueError, match="chat_template|chat template"):
+        other.prepare(images[:1], QUESTIONS[:1])
+
+
 def test_onevision_takes_images_in_one_list_or_in_one_for_each_prompt(tmp_path):
     """As stock processors do: in one list it counts the images of each prompt."""
     mllm = load(str(BUILDERS["llava_onevision"](tmp_path / "onevision")))

@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from compress.models.families import FAMILIES, MISSING
 from compress.models.loading import MLLM, adapt, family_of, load
+from tests.tiny_families import gemma4
 
 QUESTIONS = ["what color is the star ?", "how many ?"]
 
@@ -189,3 +190,14 @@ def test_a_known_family_without_an_adapter_is_refused_with_what_is_missing(famil
     with pytest.raises(ValueError, match=f"it is a '{family}' model; {why}; supported: ") as told:
         load(str(tmp_path))
     assert "\n" not in str(told.value) and family not in FAMILIES
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 300}, {"num_kv_shared_layers": 2}],
+    ids=["per-layer inputs", "shared keys"],
+)
+def test_a_small_gemma_4_is_refused(settings: dict[str, int], tmp_path: Path):
+    """Its layers are handed inputs of their own, by position, and its last ones reuse keys of others."""
+    with pytest.raises(ValueError, match="is a small Gemma 4, whose layers have inputs of their own"):
+        load(str(gemma4(tmp_path / "gemma", **settings)))
