@@ -40,24 +40,31 @@ FORMS = {suffix: form for form, suffix in SUFFIXES.items()}
 )  # fmt: skip
 @option("--margin", type=Amount(0, min_open=True), help=f"{MARGIN} Default: that of the first folder.")
 @option(
-    "--from-lmms", is_flag=True,
+    "--from-lmms", "suite", flag_value="lmms-eval",
     help="FOLDERS are output folders of lmms-eval (with --log_samples), or NAME=FOLDER; the first is the "
     "baseline.",
 )  # fmt: skip
 @option(
+    "--from-vlmevalkit", "suite", flag_value="vlmevalkit",
+    help="FOLDERS are folders outputs/MODEL of VLMEvalKit, or NAME=FOLDER; the first is the baseline.",
+)  # fmt: skip
+@option(
     "--images", multiple=True, metavar="TASK=FILES",
-    help="With --from-lmms: Parquet file or folder of the task's data set, to draw questions about one image "
-    "together.",
+    help="With another suite: data set of the task (Parquet file or folder; of VLMEvalKit the TSV file), to "
+    "draw questions about one image together.",
 )  # fmt: skip
 @option(
     "--metric", multiple=True, metavar="TASK=NAME",
-    help="With --from-lmms: metric of the task. Default: the first that all questions have.",
+    help="With another suite: metric of the task. Default: the first that all questions have.",
 )  # fmt: skip
-@option("--mixed", is_flag=True, help="Also join folders with different protocols, and list the differences.")
+@option(
+    "--mixed", is_flag=True,
+    help="Also join folders with different protocols or prompts, and list the differences.",
+)  # fmt: skip
 @as_json
 def report(
     folders: tuple[Path, ...], form: str | None, out: Path | None, title: str, samples: int,
-    reference: str | None, difficulty: str | None, margin: float | None, from_lmms: bool,
+    reference: str | None, difficulty: str | None, margin: float | None, suite: str | None,
     images: tuple[str, ...], metric: tuple[str, ...], mixed: bool, machine: bool,
 ) -> None:  # fmt: skip
     """Show finished comparisons, the folders of `evocomp compare --out` or `evocomp demo`, in one report.
@@ -82,19 +89,20 @@ def report(
         check_file(path, form)
     elif out:
         OutFolder().convert(out, None, click.get_current_context())
-    if from_lmms:
-        from bench.evaluation.logs import read_logs
+    if suite:
+        from bench.evaluation.graded import compare_runs
         from bench.evaluation.stats import MARGIN as POINTS
+        from bench.evaluation.suites import SUITES
 
         runs = {name: Path(path) for name, path in pairs([_named(str(one)) for one in folders], "run")}
-        found, origin = read_logs(
-            runs, images={task: Path(path) for task, path in pairs(images, "--images")},
+        found, origin = compare_runs(
+            SUITES[suite](), runs, images={task: Path(path) for task, path in pairs(images, "--images")},
             metrics=dict(pairs(metric, "--metric")), reference=reference, difficulty=difficulty,
-            margin=margin or POINTS, title=title,
+            margin=margin or POINTS, title=title, mixed=mixed,
         )  # fmt: skip
         folders = ()
     elif images or metric:
-        raise click.UsageError("--images and --metric go with --from-lmms")
+        raise click.UsageError("--images and --metric go with --from-lmms or --from-vlmevalkit")
     else:
         found, origin = merged(
             folders, title, reference=reference, difficulty=difficulty, margin=margin, mixed=mixed
@@ -105,7 +113,7 @@ def report(
         put(path, FORMATS[form](made))
         say(f"{path}, {path.stat().st_size / 2**20:.1f} MiB")
         return
-    facts = origin.facts if from_lmms else {"folders": ", ".join(map(str, folders))}
+    facts = origin.facts if suite else {"folders": ", ".join(map(str, folders))}
     if out:
         out.mkdir(parents=True, exist_ok=True)
         write_tables(found, out, facts)

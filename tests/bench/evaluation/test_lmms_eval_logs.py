@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from PIL import Image
 
 from bench.cli import main
 from bench.evaluation.comparison import VANILLA
-from bench.evaluation.logs import read_logs
+from bench.evaluation.graded import compare_runs
+from bench.evaluation.lmms_eval_logs import LmmsEval
 from bench.evaluation.stats import mcnemar
 from bench.report.table import notes, table_rows
 
+compared = partial(compare_runs, LmmsEval())
 RIGHT = [1, 1, 1, 0, 1, 1, 0, 1]
 WORSE = [1, 0, 0, 0, 1, 0, 0, 0]
 
@@ -70,7 +73,7 @@ def images(folder: Path, colors: Sequence[str]) -> Path:
 
 
 def test_scores_shares_and_tests_are_those_of_the_questions(runs: dict[str, Path]) -> None:
-    found, origin = read_logs(runs, reference="fastv")
+    found, origin = compared(runs, reference="fastv")
     whole, row = found.rows
     assert (whole.method, whole.scores, row.method, row.scores) == (
         VANILLA,
@@ -89,8 +92,8 @@ def test_scores_shares_and_tests_are_those_of_the_questions(runs: dict[str, Path
 def test_questions_about_one_image_change_sides_together(runs: dict[str, Path], tmp_path: Path) -> None:
     """With two questions to each image, four discordant questions lie on three images: p is 1/4, not 1/8."""
     folder = images(tmp_path / "data", ["red", "blue", "blue", "red", "green", "green", "white", "white"])
-    alone, _ = read_logs(runs)
-    found, _ = read_logs(runs, images={"pope": folder})
+    alone, _ = compared(runs)
+    found, _ = compared(runs, images={"pope": folder})
     names = found.outcomes["fastv", 0, "pope"].images
     assert len(set(names)) == 4 and names[0] == names[3] != names[1] == names[2]
     assert found.rows[1].vanilla and alone.rows[1].vanilla
@@ -100,14 +103,45 @@ def test_questions_about_one_image_change_sides_together(runs: dict[str, Path], 
     assert not any("intervals are too narrow" in line for line in notes(found))
 
 
+def test_images_count_by_content_and_where_there_is_none_by_name(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    """lmms-lab's POPE has a column `image_source` before the images, GQA's questions have only `imageId`."""
+    pictures = pq.read_table(images(tmp_path / "data", ["red", "blue", "blue", "red"] * 2))
+    both = tmp_path / "both.parquet"
+    pq.write_table(pictures.add_column(0, "image_source", pa.array(map(str, range(8)))), both)
+    names = compared(runs, images={"pope": both})[0].outcomes["fastv", 0, "pope"].images
+    assert len(set(names)) == 2 and names[0] == names[3] != names[1]
+    pq.write_table(pa.table({"imageId": ["n1", "n2", "n2", "n1", "n3", None, None, "n4"]}), both)
+    names = compared(runs, images={"pope": both})[0].outcomes["fastv", 0, "pope"].images
+    assert len(set(names)) == 6 and names[0] == names[3] and names[1] == names[2] and names[5] != names[6]
+    pq.write_table(pa.table({"question": ["what ?"] * 8}), both)
+    with pytest.raises(ValueError, match="both.parquet: there is no column of images or videos"):
+        compared(runs, images={"pope": both})
+
+
+def test_questions_about_one_video_are_known_where_the_task_names_its_cluster(tmp_path: Path) -> None:
+    def form(credit: float) -> dict[str, Any]:
+        return {"videomme_perception_score": {"score": credit, "videoID": "abc"}}
+
+    runs = {name: write(tmp_path / name, RIGHT, "videomme", form=form) for name in ("a", "b")}
+    for folder in runs.values():
+        (path,) = folder.rglob("*_results.json")
+        told = json.loads(path.read_text()) | {"configs": {"videomme": {"cluster_key": "videoID"}}}
+        path.write_text(json.dumps(told))
+    found, _ = compared(runs)
+    assert set(found.outcomes["b", 0, "videomme"].images) == {"abc"}
+    assert not any("intervals are too narrow" in line for line in notes(found))
+
+
 def test_too_few_images_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--images pope: 2 rows, but the log has doc_id 7"):
-        read_logs(runs, images={"pope": images(tmp_path / "data", ["red", "blue"])})
+    with pytest.raises(ValueError, match="--images pope: it has 2 rows, but none for question 2 of the log"):
+        compared(runs, images={"pope": images(tmp_path / "data", ["red", "blue"])})
 
 
 def test_hard_questions_are_those_that_a_run_misses(runs: dict[str, Path], tmp_path: Path) -> None:
     runs["downsample"] = write(tmp_path / "down", [1, 1, 0, 0, 1, 1, 0, 0])
-    found, _ = read_logs(runs, difficulty="downsample")
+    found, _ = compared(runs, difficulty="downsample")
     (one,) = found.difficulty
     assert (one.easy, one.hard) == (4, 4) and one.scores == {VANILLA: 50, "fastv": 0, "downsample": 0}
 
@@ -123,7 +157,7 @@ def test_hard_questions_are_those_that_a_run_misses(runs: dict[str, Path], tmp_p
 )
 def test_metrics_are_numbers_or_have_a_score(form: Any, score: float, tmp_path: Path) -> None:
     folders = {name: write(tmp_path / name, RIGHT, form=form) for name in ("a", "b")}
-    found, _ = read_logs(folders)
+    found, _ = compared(folders)
     assert found.rows[0].scores == {"pope": score}
 
 
@@ -135,12 +169,12 @@ def test_another_metric_may_be_chosen_if_more_is_better_and_it_is_a_share(tmp_pa
     with pytest.raises(
         ValueError, match="points is from 0 to 3.*--metric pope=NAME .there are points, acc, loss"
     ):
-        read_logs(folders)
+        compared(folders)
     with pytest.raises(ValueError, match="loss is from 0 to 1.*more must be better"):
-        read_logs(folders, metrics={"pope": "loss"})
+        compared(folders, metrics={"pope": "loss"})
     with pytest.raises(ValueError, match="unknown metric 'f1'"):
-        read_logs(folders, metrics={"pope": "f1"})
-    assert read_logs(folders, metrics={"pope": "acc"})[0].metrics == {"pope": "acc"}
+        compared(folders, metrics={"pope": "f1"})
+    assert compared(folders, metrics={"pope": "acc"})[0].metrics == {"pope": "acc"}
 
 
 def test_the_harness_s_own_score_is_told_where_it_is_no_mean(tmp_path: Path) -> None:
@@ -148,11 +182,39 @@ def test_the_harness_s_own_score_is_told_where_it_is_no_mean(tmp_path: Path) -> 
         name: write(tmp_path / name, RIGHT, own={"pope_accuracy": own})
         for name, own in (("a", 0.75), ("b", 0.8571))
     }
-    lines = [line for line in notes(read_logs(folders)[0]) if "lmms-eval's own score" in line]
+    lines = [line for line in notes(compared(folders)[0]) if "lmms-eval's own score" in line]
     assert lines == [
         "pope of b: the mean of pope_accuracy is 75.00 %, lmms-eval's own score 0.8571, which it does not "
         "compute as a mean."
     ]
+
+
+def test_own_scores_may_be_in_percent(tmp_path: Path) -> None:
+    folders = {
+        name: write(tmp_path / name, RIGHT, own={"pope_accuracy": own})
+        for name, own in (("a", 75), ("b", 85))
+    }
+    (line,) = [line for line in notes(compared(folders)[0]) if "lmms-eval's own score" in line]
+    assert "pope of b" in line and "own score 85" in line
+
+
+def test_a_run_among_others_is_named_by_its_results(tmp_path: Path) -> None:
+    """Two calls with one --output_path lie in one folder."""
+    write(tmp_path / "fastv", RIGHT, date="20261129_101500")
+    write(tmp_path / "fastv", WORSE, date="20261129_111500")
+    first, second = sorted((tmp_path / "fastv").rglob("*_results.json"))
+    found, _ = compared({"a": first, "b": second})
+    assert [row.scores["pope"] for row in found.rows] == [75, 25]
+
+
+def test_newest_logs_of_different_models_are_refused(runs: dict[str, Path]) -> None:
+    write(runs["fastv"], RIGHT, "gqa", date="20261130_101500")
+    path = runs["fastv"] / "evocomp" / "20261130_101500_results.json"
+    path.write_text(path.read_text().replace("method=fastv", "method=random"))
+    with pytest.raises(
+        ValueError, match="different runs .pope: method=fastv; gqa: method=random.*results.json"
+    ):
+        compared(runs)
 
 
 def test_other_questions_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -160,16 +222,24 @@ def test_other_questions_are_refused(runs: dict[str, Path], tmp_path: Path) -> N
     with pytest.raises(
         ValueError, match="untouched and short did not answer the same questions: 8 and 5, 5 in"
     ):
-        read_logs(runs)
+        compared(runs)
     runs["short"] = write(tmp_path / "other", RIGHT, doc_hash="x")
-    with pytest.raises(ValueError, match="the doc_hash of doc_id 0 differs"):
-        read_logs(runs)
+    with pytest.raises(ValueError, match="the doc_hash of question 0 differs"):
+        compared(runs)
+
+
+def test_other_prompts_are_refused_unless_mixed(runs: dict[str, Path], tmp_path: Path) -> None:
+    runs["short"] = write(tmp_path / "short", RIGHT, input="Is there a dog? Answer:")
+    with pytest.raises(ValueError, match="other words .question 0: 'Is there a dog.' and .* add --mixed"):
+        compared(runs)
+    found, _ = compared(runs, mixed=True)
+    assert any("short was asked 8 questions in other words than untouched" in line for line in notes(found))
 
 
 def test_the_newest_log_counts_and_missing_tasks_are_dashes(runs: dict[str, Path]) -> None:
     write(runs["untouched"], [1] * 8, date="20261130_101500")
     write(runs["untouched"], RIGHT, "gqa", form=lambda credit: {"exact_match": credit})
-    found, _ = read_logs(runs)
+    found, _ = compared(runs)
     assert found.rows[0].scores == {"gqa": 75, "pope": 100}
     assert found.rows[1].scores == {"pope": 25} and found.rows[1].average is None
     assert any("fastv at 0: not run (gqa)" in line for line in notes(found))
@@ -180,15 +250,15 @@ def test_broken_logs_are_refused(runs: dict[str, Path]) -> None:
     line = path.read_text().splitlines()[0]
     path.write_text(f"{line}\n{line}\n")
     with pytest.raises(ValueError, match="line 2: doc_id 0 is there twice"):
-        read_logs(runs)
+        compared(runs)
     path.write_text('{"target": "yes"}\n')
     with pytest.raises(ValueError, match="line 1: doc_id is None"):
-        read_logs(runs)
+        compared(runs)
     path.unlink()
     with pytest.raises(ValueError, match="no logs here"):
-        read_logs(runs)
+        compared(runs)
     with pytest.raises(ValueError, match="one run alone"):
-        read_logs({"untouched": runs["untouched"]})
+        compared({"untouched": runs["untouched"]})
 
 
 def test_the_command_prints_and_writes_what_it_does_of_our_own_results(
@@ -205,7 +275,7 @@ def test_the_command_prints_and_writes_what_it_does_of_our_own_results(
         assert "fastv" in (tmp_path / name).read_text()
     wrote = CliRunner().invoke(main, [*call, "--format", "table", "--out", str(tmp_path / "all")])
     assert wrote.exit_code == 0 and (tmp_path / "all" / "results.json").is_file()
-    assert table_rows(read_logs(runs)[0])[1][:3] == ["fastv", "–", "25.0"]
+    assert table_rows(compared(runs)[0])[1][:3] == ["fastv", "–", "25.0"]
 
 
 def test_runs_may_be_named(runs: dict[str, Path]) -> None:

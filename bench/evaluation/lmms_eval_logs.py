@@ -1,0 +1,182 @@
+"""Runs of lmms-eval, from what `lmms-eval eval --log_samples --output_path RUN` left behind.
+
+    RUN/model/20261129_101500_samples_pope.jsonl    a line per question: doc_id, target, answer, metrics
+    RUN/model/20261129_101500_results.json          model, arguments, and the harness's own scores
+
+A metric of a line is a number, or an object with a `score`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bench.evaluation.graded import GradedQuestion, GradedRun, GradedTask, Place, Suite
+from bench.tasks.folder import read_json, read_lines
+
+SAMPLES = re.compile(r"(?P<date>.+?)_samples_(?P<task>.+)\.jsonl")
+RESULTS = "_results.json"
+NO_METRIC = {
+    "doc_id", "doc", "target", "resps", "filtered_resps", "doc_hash", "prompt_hash", "target_hash", "input",
+    "arguments", "token_counts", "input_media", "submission",
+}  # fmt: skip
+SAME = "doc_hash", "target"  # 0.7 writes one doc_hash for all questions, so prompts are compared as well
+UNKNOWN = None, "", "unknown@unknown"
+
+
+class LmmsEval(Suite):
+    name: ClassVar[str] = "lmms-eval"
+    files: ClassVar[str] = "Parquet file or folder"
+
+    def read(self, name: str, path: Path) -> GradedRun:
+        """The newest log of every task below a folder, or the logs of one run by its results.json or one of
+        its logs.
+
+        ValueError for none, for what cannot be read, and for newest logs of different models or arguments.
+        """
+        paths: dict[str, Path] = {}
+        for one in sorted(_logs(path), key=lambda one: one.name):
+            if found := SAMPLES.fullmatch(one.name):
+                paths[found["task"]] = one
+        if not paths:
+            raise ValueError(
+                f"{path}: no logs here (*_samples_*.jsonl): run lmms-eval with --log_samples and "
+                f"--output_path, and give that folder"
+            )
+        tasks, facts, owner = {}, dict[str, str](), dict[str, str]()
+        for task, one in paths.items():
+            results = one.with_name(one.name.split("_samples_")[0] + RESULTS)
+            told = read_json(results) if results.is_file() else {}
+            if not isinstance(told, dict):
+                raise ValueError(f"{results}: this is no results.json of lmms-eval")
+            of_task = _facts(told)
+            for key in of_task.keys() & facts.keys() & {"model", "arguments"}:
+                if facts[key] != of_task[key]:
+                    raise ValueError(
+                        f"{path}: the newest logs are of different runs ({owner[key]}: {facts[key]}; "
+                        f"{task}: {of_task[key]}): give the results.json of one, NAME=.../DATE{RESULTS}"
+                    )
+            facts |= of_task
+            owner |= dict.fromkeys(of_task, task)
+            tasks[task] = _task(one, told, task)
+        return GradedRun(name, dict(sorted(tasks.items())), facts)
+
+    def images(self, path: Path) -> Mapping[Place, str]:
+        """Of lmms-lab's rows, in the order of the files, which doc_id counts: a digest of the first image or
+        video, or where there is none, of its name.
+        """
+        files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+        found: list[str] = []
+        try:
+            for one in files:
+                with pq.ParquetFile(one) as file:
+                    column = _image_column(one, file.schema_arrow)
+                    for group in range(file.num_row_groups):
+                        for value in file.read_row_group(group, columns=[column])[column].to_pylist():
+                            found.append(_digest(value, len(found)))
+        except (pa.ArrowException, OSError) as problem:
+            raise ValueError(f"{path}: not whole Parquet files ({problem})") from problem
+        if not found:
+            raise ValueError(f"{path}: there are no Parquet files")
+        return dict(enumerate(found))
+
+
+def _logs(path: Path) -> Iterator[Path]:
+    """All logs below a folder, or those with the date of one file."""
+    if path.is_file() and path.name.endswith(RESULTS):
+        yield from path.parent.glob(f"{path.name.removesuffix(RESULTS)}_samples_*.jsonl")
+    elif path.is_file():
+        yield path
+    else:
+        yield from path.rglob("*_samples_*.jsonl")
+
+
+def _task(path: Path, told: Mapping[str, Any], task: str) -> GradedTask:
+    better = (told.get("higher_is_better") or {}).get(task) or {}
+    own = {
+        key.partition(",")[0]: float(value)
+        for key, value in ((told.get("results") or {}).get(task) or {}).items()
+        if isinstance(value, int | float) and "_stderr" not in key
+    }
+    cluster = ((told.get("configs") or {}).get(task) or {}).get("cluster_key")
+    return GradedTask(
+        {place: _question(row, cluster) for place, row in _rows(path).items()}, own,
+        frozenset(key for key, up in better.items() if up is False),
+    )  # fmt: skip
+
+
+def _rows(path: Path) -> dict[Place, Mapping[str, Any]]:
+    rows: dict[Place, Mapping[str, Any]] = {}
+    for number, row in enumerate(read_lines(path), 1):
+        place = row.get("doc_id")
+        if not isinstance(place, int) or place < 0:
+            raise ValueError(f"{path}, line {number}: doc_id is {place!r}, but it must be a whole number")
+        if place in rows:
+            raise ValueError(
+                f"{path}, line {number}: doc_id {place} is there twice. Of a task with several filters "
+                f"lmms-eval logs each question once for each, and does not say for which"
+            )
+        rows[place] = row
+    if not rows:
+        raise ValueError(f"{path}: there are no samples in it")
+    return rows
+
+
+def _question(row: Mapping[str, Any], cluster: str | None) -> GradedQuestion:
+    told = {name: value for name, value in row.items() if name not in NO_METRIC}
+    grades = {name: _number(value) for name, value in told.items()}
+    groups = [value[cluster] for value in told.values() if isinstance(value, dict) and cluster in value]
+    said = row.get("filtered_resps")
+    while isinstance(said, list) and said:
+        said = said[0]
+    return GradedQuestion(
+        {name: value for name, value in grades.items() if value is not None}, str(said),
+        {fact: str(row[fact]) for fact in SAME if row.get(fact) is not None},
+        image=str(groups[0]) if groups else "", prompt=str(row.get("input") or ""),
+    )  # fmt: skip
+
+
+def _facts(told: Mapping[str, Any]) -> dict[str, str]:
+    config = told.get("config") or {}
+    found = {
+        "model": told.get("model_name") or told.get("model_source") or config.get("model"),
+        "arguments": config.get("model_args"), "batch size": config.get("batch_size"),
+        "lmms-eval": told.get("lmms_eval_version"), "transformers": told.get("transformers_version"),
+        "git": told.get("git_hash"),
+    }  # fmt: skip
+    return {key: str(value) for key, value in found.items() if value not in UNKNOWN}
+
+
+def _number(value: object) -> float | None:
+    """A metric of a line: a number, or the `score` of an object."""
+    if isinstance(value, dict):
+        value = value.get("score")
+    return float(value) if isinstance(value, bool | int | float) else None
+
+
+def _image_column(path: Path, schema: pa.Schema) -> str:
+    """The first column of images or videos, else of their names (`imageId`, `videoID`)."""
+    names = [one for one in schema.names if one.lower().startswith(("image", "video"))]
+    named = pa.types.is_string, pa.types.is_large_string
+    contents = [one for one in names if not any(check(schema.field(one).type) for check in named)]
+    if not names:
+        raise ValueError(f"{path}: there is no column of images or videos")
+    return (contents or names)[0]
+
+
+def _digest(value: object, row: int) -> str:
+    """Equal for equal images; a row without one has a digest of its own."""
+    while isinstance(value, list) and value:
+        value = value[0]
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    if not value:
+        value = f"row {row}"
+    content = value if isinstance(value, bytes) else str(value).encode()
+    return hashlib.sha256(content).hexdigest()[:16]
