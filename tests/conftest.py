@@ -179,13 +179,13 @@ def build_tiny(folder: Path, seed: int = 0, special: Mapping[str, Any] = Mapping
     return folder
 
 
-def build_tiny_next(folder: Path, seed: int = 0) -> Path:
+def build_tiny_next(folder: Path, seed: int = 0, special: Mapping[str, Any] = MappingProxyType({})) -> Path:
     """Save a LLaVA-NeXT of random weights: tiles of 36 patches, at most four of them and a thumbnail."""
     words = tokenizer()
     pinpoints = [[24, 48], [48, 24], [48, 48], [72, 24], [24, 72]]
     config = LlavaNextConfig(
         vision_config=clip(24),
-        text_config=LlamaConfig(**decoder(words)),
+        text_config=LlamaConfig(**decoder(words, **special)),
         image_token_index=words.convert_tokens_to_ids("<image>"),
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
@@ -214,7 +214,7 @@ def build_tiny_next(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def build_tiny_qwen(folder: Path, seed: int = 0) -> Path:
+def build_tiny_qwen(folder: Path, seed: int = 0, special: Mapping[str, Any] = MappingProxyType({})) -> Path:
     """Save a Qwen2.5-VL of random weights: a window-attention tower, M-RoPE, images of any size."""
     names = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
     names |= {"start": "<|vision_start|>", "end": "<|vision_end|>"}
@@ -222,7 +222,7 @@ def build_tiny_qwen(folder: Path, seed: int = 0) -> Path:
     ids = {name: words.convert_tokens_to_ids(token) for name, token in names.items()}
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
     config = Qwen2_5_VLConfig(
-        text_config=decoder(words, bos_token_id=None, rope_parameters=rope),
+        text_config=decoder(words, **{"bos_token_id": None, "rope_parameters": rope, **special}),
         vision_config={
             "depth": 4,
             "hidden_size": 48,

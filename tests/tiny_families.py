@@ -52,14 +52,13 @@ def qwen(folder: Path, kind: str, text: dict[str, Any], vision: dict[str, Any]) 
     return finish(folder, model, made(pixels, words, chat_template=template))
 
 
-def qwen2(folder: Path) -> Path:
+def qwen2(folder: Path, **text: Any) -> Path:
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
-    return qwen(
-        folder, "Qwen2VL", {"rope_parameters": rope}, {"embed_dim": 48, "hidden_size": 64, "mlp_ratio": 2}
-    )
+    vision = {"embed_dim": 48, "hidden_size": 64, "mlp_ratio": 2}
+    return qwen(folder, "Qwen2VL", {"rope_parameters": rope, **text}, vision)
 
 
-def qwen3(folder: Path, kind: str = "Qwen3VL", **experts: Any) -> Path:
+def qwen3(folder: Path, kind: str = "Qwen3VL", **text: Any) -> Path:
     rope = {
         "rope_type": "default", "rope_theta": 1e4, "mrope_section": [3, 3, 2], "mrope_interleaved": True
     }  # fmt: skip
@@ -67,7 +66,7 @@ def qwen3(folder: Path, kind: str = "Qwen3VL", **experts: Any) -> Path:
         "hidden_size": 48, "intermediate_size": 96, "out_hidden_size": 64, "num_position_embeddings": 64,
         "deepstack_visual_indexes": [0, 1, 2],
     }  # fmt: skip
-    return qwen(folder, kind, {"rope_parameters": rope, "head_dim": 16, **experts}, vision)
+    return qwen(folder, kind, {"rope_parameters": rope, "head_dim": 16, **text}, vision)
 
 
 def qwen3_moe(folder: Path) -> Path:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
+from typing import Any
 
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from compress.keep import Keep
 from compress.models.loading import MLLM, outline
 from compress.models.mllm import Picture
 
-SUPPORTED = ("llava",)  # families with a class for the engine
+SUPPORTED = ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")  # with a class for the engine
 
 
 def _nothing(ids: Tensor) -> Tensor:
@@ -48,9 +49,9 @@ class Methods:
         assert asked.keep is not None
         return EngineChoice(self.mllm, self.selectors[asked.method], asked.keep, embed)
 
-    def picture(self, width: int, height: int) -> Picture:
-        """The visual tokens of an image of this size."""
-        (found,) = self.mllm.pictures({"pixel_values": [None], "image_sizes": [[height, width]]})
+    def picture(self, prepared: Mapping[str, Any]) -> Picture:
+        """The visual tokens of one image; `prepared` is what the processor made of it, by name."""
+        (found,) = self.mllm.pictures({name: value[None] for name, value in prepared.items()})
         return found
 
 
@@ -58,7 +59,9 @@ def runs(mllm: MLLM, selector: Selector, keep: Keep) -> None:
     """ValueError, with the reason, unless a method can run in the engine on this model at this budget."""
     family = mllm.model.config.model_type
     if family not in SUPPORTED:
-        raise ValueError(f"{family} has no class for vLLM; there is one for {' and '.join(SUPPORTED)}")
+        raise ValueError(f"{family} has no class for vLLM; there are some for {', '.join(SUPPORTED)}")
+    if family == "llava_next" and mllm.one_size:
+        raise ValueError("vLLM gives an image as many tiles as its shape asks for: leave anyres at 'native'")
     check(mllm, selector, keep)
     check_tower(mllm, selector)
     built = mllm.tower_depth

@@ -7,6 +7,7 @@ caches embeddings and prefixes. The model then chooses among the tokens of its o
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,11 @@ from vllm.model_executor.models.llava import (
     _build_llava_or_pixtral_hf_info,
     _build_llava_or_pixtral_hf_processor,
 )
+from vllm.model_executor.models.llava_next import (
+    LlavaNextForConditionalGeneration,
+    LlavaNextMultiModalProcessor,
+    LlavaNextProcessingInfo,
+)
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.parse import ImageProcessorItems
@@ -31,10 +37,10 @@ from bench.serving.choices import Methods, methods_of
 from bench.serving.settings import FIELD, NONE, Asked, of_request, read
 from compress.attach.tower import Encoding
 from compress.base import VISION
-from compress.engines.choosing import EnginePrompt, Kept, by_image
-from compress.engines.tower import EngineLayer, encode, lend
+from compress.engines.choosing import EngineChoice, EnginePrompt, by_image
+from compress.engines.tower import EngineLayer, encode, lend, named_tower
 from compress.keep import count_of
-from compress.models.mllm import Picture
+from compress.models.mllm import MLLM, Picture
 
 logger = init_logger("vllm.evocomp")
 HEAD = 3  # of an image's field: the method's number, the budget, text tokens before the image; then the text
@@ -105,14 +111,9 @@ class Counting(BaseMultiModalProcessor):
         missing = [number for number, cached in enumerate(mm_is_cached.get("image", ())) if not cached]
         return {**given, FIELD: {**given[FIELD], "images": missing}}
 
-    def _call_hf_processor(self, hf_data: Any, hf_kwargs: Any) -> Any:
-        return super()._call_hf_processor(hf_data, _without(hf_kwargs))
-
-    def _finalize_hf_mm_data(
-        self, hf_data: Any, hf_kwargs: Any, passthrough_data: Any, processed_data: Any = None
-    ) -> Any:
+    def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Any) -> Any:
+        made = super()._apply_hf_processor_main(mm_items, _without(hf_kwargs))
         wish = hf_kwargs.get(FIELD)
-        made = super()._finalize_hf_mm_data(hf_data, _without(hf_kwargs), passthrough_data, processed_data)
         methods = self.methods
         if wish is not None and methods is not None and made.get("pixel_values") is not None:
             pictures = methods.mllm.pictures(made)
@@ -132,21 +133,21 @@ class Counting(BaseMultiModalProcessor):
         whole = super()._get_prompt_updates(mm_items, _without(hf_processor_mm_kwargs), out_mm_kwargs)
         if wish is None or methods is None or "image" not in mm_items:
             return whole
-        images = mm_items["image"]
-        if not isinstance(images, ImageProcessorItems):  # embeddings, of which the caller has chosen
+        if not isinstance(mm_items["image"], ImageProcessorItems):  # embeddings, which the caller chose
             return whole
         choice = methods.choice(Asked(wish["method"], wish["keep"]))
         image = methods.mllm.image_token_id
 
         def places(number: int) -> list[int]:
-            size = images.get_image_size(number)
-            return [image] * choice.count(methods.picture(size.width, size.height))
+            prepared = out_mm_kwargs["image"][number].get_data()
+            return [image] * choice.count(methods.picture(_without(prepared, CARRIED)))
 
-        return [PromptReplacement(modality="image", target=[image], replacement=places)]
+        others = [update for update in whole if update.modality != "image"]
+        return [PromptReplacement(modality="image", target=[image], replacement=places), *others]
 
 
-def _without(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in kwargs.items() if name != FIELD}
+def _without(kwargs: Mapping[str, Any], name: str = FIELD) -> dict[str, Any]:
+    return {each: value for each, value in kwargs.items() if each != name}
 
 
 def carried(methods: Methods, wish: Mapping[str, Any], picture: Picture, number: int) -> Tensor:
@@ -163,9 +164,8 @@ class Choosing(nn.Module):
     """A model that chooses among the tokens of its own tower and projector, where its processor says so."""
 
     config: Any
-    vision_tower: Any
-    multi_modal_projector: Any
     get_language_model: Any
+    chosen_by: Methods | None = None  # what was asked for; not the processor's object, which has no weights
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
@@ -178,48 +178,87 @@ class Choosing(nn.Module):
                 f"--tensor-parallel-size {shards}: the tower and its choice are not split over devices; "
                 f"serve several replicas instead (--data-parallel-size), or ask for no method"
             )
-        # Not the processor's object, which may live in this process: parts of this one are the engine's.
         self.chosen_by = Methods(settings, vllm_config.model_config.model)
-        mllm = self.chosen_by.mllm
-        tower = self.vision_tower.vision_model.encoder.layers
-        self.tower_modules = {number: layer for number, layer in enumerate(tower)}
-        vision = mllm.model.config.vision_config
-        lend(
-            mllm,
-            {number: _readable(layer, vision) for number, layer in self.tower_modules.items()},
-            self.multi_modal_projector,
-        )
+        self._lend(self.chosen_by.mllm)
         also = f"; requests may ask for {', '.join(settings.also)}" if settings.also else ""
         logger.info("evocomp: visual tokens are chosen by %s%s", settings.default, also)
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
         wishes = kwargs.pop(CARRIED, None)
         if wishes is None:
-            return super().embed_multimodal(**kwargs)  # type: ignore[misc]
+            return self._untouched(**kwargs)
+        assert self.chosen_by is not None
         found: list[Tensor | None] = [None] * len(wishes)
         methods = [int(wish[0]) for wish in wishes]
         for method in dict.fromkeys(methods):
             rows = [row for row, each in enumerate(methods) if each == method]
-            given = {name: _rows(value, rows) for name, value in kwargs.items() if value is not None}
+            given = self._of_images({name: each for name, each in kwargs.items() if each is not None}, rows)
+            wished = [wishes[row] for row in rows]
+            embed = self.get_language_model().embed_input_ids
             name = self.chosen_by.names[method]
-            for row, kept in zip(rows, self._choose(name, given, [wishes[row] for row in rows]), strict=True):
-                found[row] = kept.embeds
+            choices = [self.chosen_by.choice(Asked(name, int(wish[1])), embed) for wish in wished]
+            for row, embeds in zip(rows, self._choose(choices, given, wished), strict=True):
+                found[row] = embeds
         return found
 
-    def _choose(self, name: str, given: dict[str, Any], wishes: Sequence[Tensor]) -> list[Kept]:
-        """What goes on of images that one method chooses of."""
-        mllm, pixels = self.chosen_by.mllm, given["pixel_values"]
-        device = self.vision_tower.device
-        embed = self.get_language_model().embed_input_ids
-        choices = [self.chosen_by.choice(Asked(name, int(wish[1])), embed) for wish in wishes]
+    def _encode(self, given: Mapping[str, Any]) -> Sequence[Tensor]:
+        """vLLM's own embeddings [N, D] of images."""
+        found: Sequence[Tensor] = super().embed_multimodal(**given)  # type: ignore[misc]
+        return found
+
+    def _untouched(self, **kwargs: Any) -> Any:
+        """What the engine gets of images and videos that no method chooses of."""
+        return self._encode(kwargs)
+
+    def _of_images(self, given: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+        """What was given for some of the images."""
+        return {name: _rows(value, rows) for name, value in given.items()}
+
+    @abstractmethod
+    def _lend(self, mllm: MLLM) -> None:
+        """Let an outline of the model read the engine's modules."""
+
+    @abstractmethod
+    def _choose(
+        self, choices: Sequence[EngineChoice], given: dict[str, Any], wishes: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """What the engine gets of each image that one method chooses of."""
+
+
+def prompt_of(wish: Tensor, device: torch.device) -> EnginePrompt:
+    return EnginePrompt(wish[HEAD:].to(device), int(wish[2]))
+
+
+class ChoosingOfClip(Choosing):
+    """With a CLIP tower, which methods may read, and after which they may act."""
+
+    vision_tower: Any
+    multi_modal_projector: Any
+
+    def _lend(self, mllm: MLLM) -> None:
+        tower = self.vision_tower.vision_model.encoder.layers
+        self.tower_modules = {number: layer for number, layer in enumerate(tower)}
+        vision = mllm.model.config.vision_config
+        layers = {number: _readable(layer, vision) for number, layer in self.tower_modules.items()}
+        named = named_tower(layers, len(mllm.tower_layers))
+        lend(mllm, {"vision_tower": named, "multi_modal_projector": self.multi_modal_projector})
+
+    def _choose(
+        self, choices: Sequence[EngineChoice], given: dict[str, Any], wishes: Sequence[Tensor]
+    ) -> list[Tensor]:
+        mllm = choices[0].mllm
         pictures = mllm.pictures(given)
-        tiles = torch.stack(list(pixels))
+        # Those of an image may be padded to as many as another one has.
+        tiles = torch.cat([
+            each[: picture.tiles] if each.ndim == 4 else each[None]
+            for each, picture in zip(given["pixel_values"], pictures, strict=True)
+        ])  # fmt: skip
         at_tower = [
             VISION in choice.schedule(picture) for choice, picture in zip(choices, pictures, strict=True)
         ]
         whole: Sequence[Tensor | None] = [None] * len(pictures)
         if not all(at_tower):
-            whole = super().embed_multimodal(**given)  # type: ignore[misc]
+            whole = self._encode(given)
         encoding = Encoding(list(tiles), {}, None, None, None, ())
         if any(at_tower):
             read = {layer: mllm.tower_block(layer) for layer in choices[0].selector.tower_layers}
@@ -228,8 +267,8 @@ class Choosing(nn.Module):
         for choice, picture, own, wish, embeds, acts in zip(
             choices, pictures, by_image(encoding, pictures), wishes, whole, at_tower, strict=True
         ):
-            prompt = EnginePrompt(wish[HEAD:].to(device), int(wish[2]))
-            found.append(choice.choose(picture, prompt, own, None if acts else embeds))
+            prompt = prompt_of(wish, tiles.device)
+            found.append(choice.choose(picture, prompt, own, None if acts else embeds).embeds)
         return found
 
     def _tower(self, tiles: Tensor) -> Tensor:
@@ -258,5 +297,16 @@ def _llava_processor(info: Any, dummy_inputs: Any) -> Any:
 @MULTIMODAL_REGISTRY.register_processor(
     _llava_processor, info=_build_llava_or_pixtral_hf_info, dummy_inputs=LlavaDummyInputsBuilder
 )
-class CompressedLlava(Choosing, LlavaForConditionalGeneration):
+class CompressedLlava(ChoosingOfClip, LlavaForConditionalGeneration):
     """LLaVA-1.5 (and, as vLLM has it, Pixtral's conversion, which no method acts on)."""
+
+
+class LlavaNextProcessor(Counting, LlavaNextMultiModalProcessor):
+    """LLaVA-NeXT."""
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    LlavaNextProcessor, info=LlavaNextProcessingInfo, dummy_inputs=LlavaDummyInputsBuilder
+)
+class CompressedLlavaNext(ChoosingOfClip, LlavaNextForConditionalGeneration):
+    """LLaVA-NeXT."""

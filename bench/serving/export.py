@@ -1,7 +1,8 @@
-"""Write a model with the names of weights that engines expect: those of official checkpoints."""
+"""Write a model as engines expect it: with what official checkpoints have."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,11 @@ from safetensors.torch import load_file, save_file
 from compress.models.loading import MODELS
 
 OLD, NEW = "vision_tower.", "vision_tower.vision_model."
+VIDEOS = {  # the class of a processor that engines load, whether there are videos or not
+    "qwen2_vl": "Qwen2VLVideoProcessor",
+    "qwen2_5_vl": "Qwen2VLVideoProcessor",
+    "qwen3_vl": "Qwen3VLVideoProcessor",
+}
 
 
 def renamed(name: str) -> str:
@@ -18,11 +24,21 @@ def renamed(name: str) -> str:
 
 
 def export(source: Path, folder: Path) -> Path:
-    """Copy a model's folder, its weights under the names of official checkpoints; the copy's folder."""
+    """Copy a model's folder, its weights under the names of official checkpoints; the copy's folder.
+
+    A family that reads videos gets a processor for them, if it has none.
+    """
     shutil.copytree(source, folder, dirs_exist_ok=True)
     for path in folder.glob("*.safetensors"):
         weights = load_file(path)
         save_file({renamed(name): tensor for name, tensor in weights.items()}, path, {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    kind, path = VIDEOS.get(config["model_type"]), folder / "video_preprocessor_config.json"
+    if kind is not None and not path.exists():
+        vision = config["vision_config"]
+        sizes = {name: vision[name] for name in ("patch_size", "temporal_patch_size")}
+        merged = {"merge_size": vision["spatial_merge_size"]}
+        path.write_text(json.dumps({"video_processor_type": kind, **sizes, **merged}))
     return folder
 
 

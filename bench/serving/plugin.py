@@ -7,6 +7,10 @@ from __future__ import annotations
 
 CLASSES = {
     "LlavaForConditionalGeneration": "bench.serving.engine:CompressedLlava",
+    "LlavaNextForConditionalGeneration": "bench.serving.engine:CompressedLlavaNext",
+    "Qwen2VLForConditionalGeneration": "bench.serving.qwen:CompressedQwen2VL",
+    "Qwen2_5_VLForConditionalGeneration": "bench.serving.qwen:CompressedQwen25VL",
+    "Qwen3VLForConditionalGeneration": "bench.serving.qwen:CompressedQwen3VL",
 }
 
 

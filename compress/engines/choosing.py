@@ -43,6 +43,7 @@ class Kept:
 
     embeds: Tensor  # [K, D]
     index: Tensor  # [K], -1 = a token that stands for the whole image
+    added: Sequence[Tensor] = ()  # [K, D] what the decoder adds to them behind its first layers
 
 
 class EngineChoice:
@@ -73,13 +74,15 @@ class EngineChoice:
         return schedule.get(INPUT, len(picture))
 
     def choose(
-        self, picture: Picture, prompt: EnginePrompt, encoding: Encoding, embeds: Tensor | None
-    ) -> Kept:
+        self, picture: Picture, prompt: EnginePrompt, encoding: Encoding, embeds: Tensor | None,
+        added: Sequence[Tensor] = (),
+    ) -> Kept:  # fmt: skip
         """What goes on of one image.
 
         `encoding` is the tower's run over its tiles, and `embeds` [N, D] are its projected tokens in the
-        order of the prompt; None for a method that acts at the tower. RuntimeError if the method leaves
-        another number of tokens than `count` says.
+        order of the prompt; None for a method that acts at the tower. `added` [N, D] each is what the decoder
+        adds to them behind its first layers. RuntimeError if the method leaves another number of tokens than
+        `count` says.
         """
         schedule, device = self.schedule(picture), prompt.ids.device
         text = self.embed(prompt.ids)
@@ -95,6 +98,8 @@ class EngineChoice:
             self.mllm, self.selector, self.positions, ids, layout, {place: picture}, {place: schedule}
         )
         prefill.signals.receive(encoding)
+        if self.mllm.residuals is not None and added:
+            prefill.take_residuals({self.mllm.residuals[1]: list(added)})
         entered = prefill.enter_all({"inputs_embeds": hidden})["inputs_embeds"]
         prefill.records(0)  # the form of the method's answer is checked there
         left = prefill.layers[0]
@@ -104,7 +109,7 @@ class EngineChoice:
                 f"{type(self.selector).__name__} left {len(rows)} tokens of an image, and {reserved} places "
                 f"are reserved for it"
             )
-        return Kept(entered[0, rows], left.tokens(place))
+        return Kept(entered[0, rows], left.tokens(place), prefill.residuals.get(place, added))
 
 
 def check(mllm: MLLM, selector: Selector, keep: Keep) -> None:
@@ -128,11 +133,6 @@ def check(mllm: MLLM, selector: Selector, keep: Keep) -> None:
         raise ValueError(
             f"{name} acts inside the decoder, before layer {deepest}, and an engine has one length and one "
             f"cache for all layers: choose a method that acts before the decoder"
-        )
-    if mllm.residuals is not None:
-        raise ValueError(
-            f"the decoder of {mllm.name} adds to visual tokens behind its first layers, which engines do not "
-            f"shorten: choose another model"
         )
 
 

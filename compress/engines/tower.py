@@ -45,15 +45,27 @@ class EngineLayer(nn.Module):
         return found
 
 
-def lend(mllm: MLLM, layers: Mapping[int, nn.Module], projector: nn.Module) -> None:
-    """Put the engine's tower `layers`, by number, and its projector in place of those of an `outline`."""
+def lend(mllm: MLLM, parts: Mapping[str, nn.Module]) -> None:
+    """Put the engine's modules in place of those of an `outline`, by their name in the model.
+
+    The decoder's weights go. What else has no memory gets some where the engine's modules are; its values are
+    not the model's.
+    """
     held: Any = mllm.model.model
-    count = len(mllm.tower_layers)
+    for name, module in parts.items():
+        setattr(held, name, module)
+    held.language_model = _without_weights(held.language_model)
+    device = next(each.device for module in parts.values() for each in module.parameters())
+    for name, parameter in list(held.named_parameters(recurse=False)):
+        setattr(held, name, nn.Parameter(torch.zeros_like(parameter, device=device), requires_grad=False))
+
+
+def named_tower(layers: Mapping[int, nn.Module], count: int) -> nn.Module:
+    """A tower of `count` layers, of which the engine has these, by number."""
     tower = nn.Module()
     tower.encoder = nn.Module()
     tower.encoder.layers = nn.ModuleList([layers.get(number, nn.Identity()) for number in range(count)])
-    held.vision_tower, held.multi_modal_projector = tower, projector
-    held.language_model = _without_weights(held.language_model)
+    return tower
 
 
 def _without_weights(decoder: Any) -> nn.Module:

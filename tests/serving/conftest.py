@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from PIL.Image import Image
+from transformers import AutoImageProcessor
 
 from bench.evaluation.compressors import selector_for
 from bench.evaluation.opening import open_image
@@ -17,6 +18,7 @@ from bench.serving.measure import full_name
 from compress.attach.session import attach
 from compress.models.conversation import Turn
 from compress.models.loading import MLLM, load
+from compress.models.mllm import with_values
 
 WHY = "vLLM is not installed here: make test-vllm"
 SETTINGS = {
@@ -38,6 +40,17 @@ class Ask:
     images: Sequence[Image]
     method: str = ""
     keep: Any = None
+
+
+def same_pixels(source: str) -> MLLM:
+    """A model under transformers that gets its images as vLLM prepares them.
+
+    Where an image is resized, torchvision and PIL differ, and answers of random weights with them.
+    """
+    mllm = load(source)
+    theirs = AutoImageProcessor.from_pretrained(source)
+    mllm.processor = mllm.fitted(with_values(mllm.processor, image_processor=theirs))
+    return mllm
 
 
 @dataclass

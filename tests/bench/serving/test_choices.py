@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from bench.serving.plugin import CLASSES
 from bench.serving.server import environment, executable, serving
 from bench.serving.settings import Asked, Settings
 from compress.models.loading import MLLM, MODELS, load, outline
+from tests.tiny_families import onevision
 
 NOTHING = Asked("none", None)
 NO = {  # why methods do not run in the engine on the busy model
@@ -43,16 +45,38 @@ def test_which_methods_run_in_the_engine(busy: MLLM, name: str) -> None:
         runs(busy, selector, 64)
 
 
-def test_families_without_a_class_are_refused() -> None:
-    with pytest.raises(ValueError, match="qwen2_5_vl has no class for vLLM"):
-        runs(outline(str(MODELS["micro-qwen"])), selector_for("farthest", "micro-qwen"), 5)
+def test_families_without_a_class_are_refused(tmp_path: Path) -> None:
+    folder = str(onevision(tmp_path))
+    with pytest.raises(ValueError, match="llava_onevision has no class for vLLM"):
+        runs(outline(folder), selector_for("farthest", folder), 5)
+
+
+def test_a_fixed_number_of_tiles_is_refused() -> None:
+    mllm = outline(str(MODELS["micro-next"]))
+    mllm.fix_grid()
+    with pytest.raises(ValueError, match="leave anyres at 'native'"):
+        runs(mllm, selector_for("farthest", "micro-next"), 5)
+
+
+@pytest.mark.parametrize("model", ["micro-next", "micro-qwen"])
+def test_other_families_run_what_their_tower_allows(model: str) -> None:
+    mllm = outline(str(MODELS[model]))
+    for name in ("farthest", "divprune", "words"):
+        runs(mllm, selector_for(name, model), 5)
+    if mllm.clip_tower:
+        runs(mllm, selector_for("visionzip", model), 5)
+    else:
+        with pytest.raises(ValueError, match="works on the tokens of a CLIP tower"):
+            runs(mllm, selector_for("visionzip", model), 5)
+    with pytest.raises(ValueError, match="inside the decoder"):
+        runs(mllm, selector_for("fastv", model), 5)
 
 
 def test_a_server_s_methods_are_made_once_and_numbered() -> None:
     settings = Settings(Asked("grid", 64), ("visionzip", "grid"))
     methods = Methods(settings, str(MODELS["busy"]))
     assert methods.names == ["grid", "visionzip"]
-    picture = methods.picture(300, 200)
+    picture = methods.picture({"pixel_values": torch.zeros(3, 192, 192)})
     assert len(picture) == 576
     assert methods.choice(Asked("visionzip", "1/9")).count(picture) == 64
     assert methods.choice(Asked("grid", 576)).count(picture) == 576
@@ -80,6 +104,17 @@ def test_exported_weights_have_official_names_and_are_the_same_model(tmp_path: P
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert servable("owner/name", tmp_path) == "owner/name"
     assert export(folder, tmp_path / "again").is_dir()
+
+
+def test_a_model_of_videos_gets_a_processor_for_them_unless_it_has_one(tmp_path: Path) -> None:
+    path = export(MODELS["micro-qwen"], tmp_path) / "video_preprocessor_config.json"
+    assert json.loads(path.read_text()) == {
+        "video_processor_type": "Qwen2VLVideoProcessor", "patch_size": 4, "temporal_patch_size": 2,
+        "merge_size": 2,
+    }  # fmt: skip
+    path.write_text("{}")
+    export(tmp_path, tmp_path / "again")
+    assert (tmp_path / "again" / path.name).read_text() == "{}"
 
 
 def test_a_server_of_ours_compresses_only_what_is_asked_for() -> None:

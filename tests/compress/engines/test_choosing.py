@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,12 +25,14 @@ from baselines import (
 )
 from bench.evaluation.compressors import random_compressor
 from compress.attach.session import attach
+from compress.attach.tower import Encoding
 from compress.base import Selector
 from compress.engines.choosing import EngineChoice, EnginePrompt, check_tower
 from compress.engines.embedding import collapsed, embed
 from compress.keep import Ratio
 from compress.models.conversation import Turn
 from compress.models.loading import MLLM, load
+from tests.tiny_families import qwen3
 
 QUESTION = "what color is the circle ?"
 
@@ -97,6 +100,21 @@ def test_the_question_says_what_stays(tiny: MLLM, pictures: list[Image]) -> None
 def test_models_with_several_axes_are_refused(tiny_qwen: MLLM, pictures: list[Image]) -> None:
     with pytest.raises(ValueError, match="several axes"):
         embed(tiny_qwen, Farthest(), pictures[:1], QUESTION, 5)
+
+
+@torch.no_grad()
+def test_what_the_decoder_adds_goes_with_its_token(tmp_path: Path, pictures: list[Image]) -> None:
+    mllm = load(str(qwen3(tmp_path)))
+    inputs = mllm.prepare(pictures[:1], [QUESTION])
+    features, (picture,) = mllm.image_features(inputs), mllm.pictures(inputs)
+    rows, added = torch.cat(list(features.pooler_output)), mllm.added(features)
+    ids = collapsed(inputs["input_ids"][0], mllm.image_token_id, [len(picture)])
+    (prompt,) = EnginePrompt.read(ids, mllm.image_token_id)
+    choice = EngineChoice(mllm, Farthest(), 5, mllm.decoder.embed_tokens)
+    kept = choice.choose(picture, prompt, Encoding([rows], {}, None, None, None, ()), rows, added)
+    assert len(kept.index) == 5 and len(kept.added) == len(added) == 3
+    assert torch.equal(kept.embeds, rows[kept.index])
+    assert all(torch.equal(left, each[kept.index]) for left, each in zip(kept.added, added, strict=True))
 
 
 @pytest.mark.parametrize(

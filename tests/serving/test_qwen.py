@@ -1,0 +1,84 @@
+"""Qwen's models in vLLM: kept tokens stay where they were on three axes; tiny models of random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL.Image import Image
+
+from bench.serving.export import export
+from tests import tiny_families
+from tests.conftest import build_tiny_qwen
+from tests.serving.conftest import WHY, Ask, Served, engine, same_pixels
+
+pytest.importorskip("vllm", reason=WHY)
+pytestmark = pytest.mark.timeout(1200)
+
+METHODS = ("farthest", "divprune", "pool", "words")
+CIRCLE, LEFT = "what color is the circle ?", "what shape is left ?"
+
+
+def wide(*section: int, **more: Any) -> dict[str, Any]:
+    """A decoder whose heads are as wide as vLLM's attention on CPUs takes them."""
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": list(section), **more}
+    return {"num_attention_heads": 2, "rope_parameters": rope}
+
+
+def build(family: str, folder: Path) -> Path:
+    if family == "qwen2_5_vl":
+        return build_tiny_qwen(folder, special=wide(4, 6, 6))
+    if family == "qwen2_vl":
+        return tiny_families.qwen2(folder, **wide(4, 6, 6))
+    return tiny_families.qwen3(folder, head_dim=32, **wide(6, 5, 5, mrope_interleaved=True))
+
+
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen2_vl", "qwen3_vl"])
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Served:
+    """Prefixes are cached, and prompts are read in pieces of 32 tokens."""
+    folder = tmp_path_factory.mktemp("models")
+    source = build(request.param, folder / "own")
+    made = engine(
+        str(export(source, folder / "served")), METHODS, max_model_len=512, max_num_batched_tokens=512,
+        max_num_seqs=4, long_prefill_token_threshold=32,
+    )  # fmt: skip
+    return Served(made, same_pixels(str(source)), "")
+
+
+@pytest.fixture
+def shapes(pictures: list[Image]) -> list[Image]:
+    """Wide, high, square and large."""
+    wide, high = pictures[0].crop((0, 0, 48, 24)), pictures[1].crop((0, 0, 20, 48))
+    return [wide, high, pictures[2], pictures[3].resize((80, 60))]
+
+
+@pytest.mark.parametrize("keep", [4, "1/3"])
+@pytest.mark.parametrize("method", METHODS)
+def test_answers_are_those_of_attach(
+    served: Served, shapes: list[Image], method: str, keep: int | str
+) -> None:
+    asks = [Ask(CIRCLE, [image], method, keep) for image in shapes]
+    assert served.answers(asks) == served.expected(asks)
+    before = served.prompts
+    whole = [Ask(CIRCLE, [image]) for image in shapes]
+    assert served.answers(whole) == served.expected(whole)
+    tokens = [served.mllm.tokens_of(image) for image in shapes]
+    left = [keep if isinstance(keep, int) else round(each / 3) for each in tokens]
+    fewer = [one - other for one, other in zip(served.prompts, before, strict=True)]
+    assert fewer == [each - stays for each, stays in zip(tokens, left, strict=True)]
+
+
+def test_several_images_in_a_prompt_and_several_methods_in_a_batch(
+    served: Served, shapes: list[Image]
+) -> None:
+    asks = [Ask(LEFT, shapes[1:], method, 7) for method in METHODS]
+    asks += [Ask(LEFT, [shapes[3], shapes[3], shapes[0]], "words", 5), Ask(LEFT, shapes[:2])]
+    assert served.answers(asks) == served.expected(asks)
+
+
+def test_a_cached_prefix_that_ends_within_an_image(served: Served, shapes: list[Image]) -> None:
+    asks = [Ask(question, [shapes[3]], "farthest", 40) for question in (CIRCLE, LEFT, CIRCLE)]
+    expected = served.expected(asks)
+    assert [served.answers([ask])[0] for ask in asks] == expected
+    assert served.cached[0] > 0
