@@ -105,8 +105,8 @@ def compare_runs(
     `images` name, by task, files of its data set: questions about equal images are drawn together by the
     intervals. `metrics` choose a metric by task (default: the first that all questions have). `mixed` admits
     runs that were asked in other words, with a remark.
-    ValueError for runs that did not answer the same questions or were not graded in the same way, and for
-    metrics that are not between 0 and 1 or of which less is better.
+    ValueError for runs without a task in common, for those that did not answer the same questions or were not
+    graded in the same way, and for metrics that are not between 0 and 1 or of which less is better.
     """
     runs = [suite.read(name, path) for name, path in paths.items()]
     baseline, *others = runs
@@ -119,6 +119,12 @@ def compare_runs(
     for option, chosen in (("--reference", reference), ("--difficulty", difficulty)):
         if chosen is not None and chosen not in [run.name for run in others]:
             raise ValueError(f"{option}: {unknown('run', chosen, [run.name for run in others])}")
+    for run in others:
+        if not run.tasks.keys() & baseline.tasks.keys():
+            raise ValueError(
+                f"{run.name} and {baseline.name} have no task in common: {listed(run.tasks)} and "
+                f"{listed(baseline.tasks)}"
+            )
     tasks: list[Task] = []
     cells: dict[CellKey, Cell] = {}
     remarks = [f"From logs of {suite.name}. {VANILLA} is the run {baseline.name}."]

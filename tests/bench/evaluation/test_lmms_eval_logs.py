@@ -1,4 +1,9 @@
-"""Logs of lmms-eval become a comparison; files are as lmms-eval 0.7.3 writes them."""
+"""Logs of lmms-eval become a comparison.
+
+The folder `lmms-eval-0.7.3` holds logs of that version: its own GQA, MME, MVBench and Video-MME with
+questions about our small worlds, answered by `micro` and `micro-video`. Of MME there are the first 12
+questions, and of results.json what is read.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +29,7 @@ from bench.evaluation.stats import mcnemar
 from bench.report.table import notes, table_rows
 
 compared = partial(compare_runs, LmmsEval())
+RECORDED = Path(__file__).parent / "lmms-eval-0.7.3"
 RIGHT = [1, 1, 1, 0, 1, 1, 0, 1]
 WORSE = [1, 0, 0, 0, 1, 0, 0, 0]
 
@@ -70,6 +76,37 @@ def images(folder: Path, colors: Sequence[str]) -> Path:
     folder.mkdir()
     pq.write_table(pa.Table.from_pylist(rows), folder / "test-00000-of-00001.parquet")
     return folder
+
+
+def test_recorded_logs_of_images_give_lmms_eval_s_scores() -> None:
+    runs = {name: RECORDED / "images" / name for name in ("none", "fastv")}
+    found, origin = compared(runs, difficulty="fastv")
+    assert [row.scores for row in found.rows] == [{"gqa": 100, "mme": 100}, {"gqa": 90, "mme": 100}]
+    assert found.metrics == {"gqa": "exact_match", "mme": "mme_perception_score"}
+    assert [(one.easy, one.hard) for one in found.difficulty] == [(36, 4), (12, 0)]
+    apart = [line for line in notes(found) if "own score" in line]
+    assert [line[:13] for line in apart] == ["mme of none: ", "mme of fastv:"]  # MME's points are no mean
+    assert origin.facts["fastv: arguments"] == "pretrained=micro,method=fastv,keep=36"
+    assert not any("unknown" in value for value in origin.facts.values())
+    outcome = found.outcomes["fastv", 0, "gqa"]
+    assert len(outcome.predictions) == 40 and all(word.isalpha() for word in outcome.predictions)
+
+
+def test_recorded_logs_of_videos_give_lmms_eval_s_scores() -> None:
+    runs = {name: RECORDED / "videos" / name for name in ("none", "words-cover")}
+    found, _ = compared(runs)
+    scores = [{name: round(score, 2) for name, score in row.scores.items()} for row in found.rows]
+    assert [one["videomme"] for one in scores] == [66.67, 77.78]
+    assert [one["mvbench_moving_direction"] for one in scores] == [83.33, 83.33]
+    assert not any("own score" in line for line in notes(found))  # it is in percent there
+    images = found.outcomes["none", 0, "videomme"].images
+    assert len(images) == 18 and all(name.startswith("clip") for name in images)  # the task's cluster_key
+    assert any("an image of its own (mvbench_moving_direction)" in line for line in notes(found))
+
+
+def test_runs_without_a_task_in_common_are_refused() -> None:
+    with pytest.raises(ValueError, match="videos and none have no task in common: mvbench_.* and gqa, mme"):
+        compared({"none": RECORDED / "images" / "none", "videos": RECORDED / "videos" / "none"})
 
 
 def test_scores_shares_and_tests_are_those_of_the_questions(runs: dict[str, Path]) -> None:

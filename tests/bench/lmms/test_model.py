@@ -20,6 +20,7 @@ import bench.lmms
 from baselines.fastv import FastV
 from bench.data.export import export
 from bench.doctor import installation
+from bench.evaluation.compressors import selector_for
 from bench.evaluation.evaluate import evaluate
 from bench.tasks.load import load_tasks
 from compress.models.loading import MLLM, load
@@ -216,28 +217,36 @@ def test_lmms_eval_knows_the_model_by_its_entry_point() -> None:
 
 @pytest.fixture(scope="module")
 def miniatures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the page's example: exported data and its task files."""
+    """The folder of the page's examples: exported data, videos where lmms-eval looks, and task files."""
     folder = tmp_path_factory.mktemp("lmms")
-    export(folder / "benchmarks", ["pope"], 12, "lmms-lab")
+    export(folder / "benchmarks", ["pope", "mvbench"], 12, "lmms-lab")
+    (folder / "cache").mkdir()
+    (folder / "cache" / "mvbench_video").symlink_to("../benchmarks/mvbench/video")
     page = (ROOT / "docs" / "lmms-eval.md").read_text(encoding="utf-8")
     for number, block in enumerate(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)):
         (folder / f"{number}.yaml").write_text(block)
     return folder
 
 
-@pytest.fixture(scope="module")
-def results(miniatures: Path) -> Any:
+def ran(folder: Path, arguments: str, *tasks: str) -> Any:
     """What lmms-eval makes of the page's tasks."""
-    evaluator, tasks = import_module("lmms_eval.evaluator"), import_module("lmms_eval.tasks")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_DATASETS_OFFLINE", "1")
-        patch.setenv("HF_HOME", str(miniatures / "cache"))
-        patch.chdir(miniatures)
+        patch.setenv("HF_HOME", str(folder / "cache"))  # read when MVBench's functions are first imported
+        patch.chdir(folder)
+        evaluator, manager = import_module("lmms_eval.evaluator"), import_module("lmms_eval.tasks")
         return evaluator.simple_evaluate(
-            model="evocomp", model_args="pretrained=micro,method=fastv,keep=64", batch_size=5, device="cpu",
-            tasks=["pope_miniature", "pope_miniature_choice"], bootstrap_iters=0,
-            task_manager=tasks.TaskManager(include_path=str(miniatures), model_name="evocomp"),
+            model="evocomp", model_args=arguments, batch_size=5, device="cpu", tasks=list(tasks),
+            bootstrap_iters=0,
+            task_manager=manager.TaskManager(include_path=str(folder), model_name="evocomp"),
         )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def results(miniatures: Path) -> Any:
+    return ran(
+        miniatures, "pretrained=micro,method=fastv,keep=64", "pope_miniature", "pope_miniature_choice"
+    )
 
 
 @real
@@ -248,6 +257,18 @@ def test_lmms_eval_gets_the_answers_of_evocomp_eval(results: Any, miniatures: Pa
     theirs = {one["doc_id"]: one["filtered_resps"] for one in results["samples"]["pope_miniature"]}
     assert [theirs[number][0] for number in range(12)] == list(ours.predictions)
     assert results["throughput"]["avg_visual_tokens_per_layer"] == pytest.approx(ours.tokens)
+
+
+@real
+def test_a_video_task_of_lmms_eval_gets_the_answers_of_evocomp_eval(miniatures: Path):
+    found = ran(miniatures, "pretrained=micro-video,method=words+cover,keep=29", "mvbench_miniature")
+    ((task, samples),) = load_tasks(["mvbench"], data=str(miniatures / "benchmarks")).items()
+    asked = [one for one in samples if one.family == "moving_direction"]
+    ours = evaluate(load("micro-video"), task, asked, selector_for("words+cover", "micro-video"), 29)
+    rows = sorted(found["samples"]["mvbench_miniature"], key=lambda one: one["doc_id"])
+    assert [one["filtered_resps"][0] for one in rows] == list(ours.predictions) and len(rows) > 1
+    assert found["results"]["mvbench_miniature"]["mvbench_accuracy,none"] == pytest.approx(ours.score)
+    assert found["throughput"]["avg_visual_tokens_per_layer"] == ours.tokens == 29
 
 
 @real
