@@ -73,6 +73,14 @@ def test_pope_s_own_score_is_no_mean() -> None:
     assert lines and all(line.startswith("POPE of ") and "VLMEvalKit's own score" in line for line in lines)
 
 
+def test_scores_of_splits_are_not_taken_for_that_of_all_questions(runs: dict[str, Path]) -> None:
+    sums = "\"split\",\"Overall\"\n\"dev\",\"0.5\"\n\"test\",\"1.0\"\n"
+    (runs["whole"] / "whole_MMStar_acc.csv").write_text(sums)
+    assert not any("own score" in line for line in notes(compared(runs)[0]))
+    (runs["whole"] / "whole_MMStar_acc.csv").write_text(sums.replace("dev", "none"))
+    assert any("MMStar of whole: the mean of hit is 75.00 %" in line for line in notes(compared(runs)[0]))
+
+
 @pytest.mark.parametrize(
     ("dataset", "match", "score"),
     [
