@@ -11,15 +11,17 @@ import click
 
 from bench.commands.inputs import open_tasks
 from bench.commands.options import (
+    Crew,
     as_json,
     batch_option,
     data_options,
+    engine_options,
     keep_option,
     match_option,
     source_option,
 )
 from bench.console import OutFolder, model_options, option, progress, say, show_json, show_table
-from bench.evaluation.opening import budget, by_source, load_model
+from bench.evaluation.opening import Loader, budget, by_source, load_model
 
 if TYPE_CHECKING:
     from bench.evaluation.evaluate import Outcome
@@ -46,15 +48,19 @@ if TYPE_CHECKING:
 )
 @source_option
 @batch_option
+@engine_options
 @model_options
 @as_json
 def evaluate(
     method: str, compressor: str | None, keep: Keep | None, match: Match, tasks: str,
     count: int | None, data: str | None, protocol: str | None, split: str | None, submission: Path | None,
-    source: str | None, batch: int | None, model: str, device: str, dtype: str, anyres: Anyres,
+    source: str | None, batch: int | None, crew: Crew, model: str, device: str, dtype: str, anyres: Anyres,
     machine: bool,
 ) -> None:  # fmt: skip
     """Score one method on benchmarks, and measure its visual tokens per layer.
+
+    Results do not depend on the workers. With --devices or --engine ray, every worker loads the model onto
+    its device. The command itself loads it onto the CPU, and does not run it.
 
     \b
     Example:
@@ -62,7 +68,7 @@ def evaluate(
     """
     from bench.evaluation.batches import Batches
     from bench.evaluation.compressors import selector_for
-    from bench.evaluation.evaluate import evaluate as run
+    from bench.evaluation.divided import evaluate_all
     from bench.evaluation.protocol import of_entry
     from compress.files import replacing
 
@@ -70,22 +76,23 @@ def evaluate(
     opened = open_tasks(tasks, count, data, protocol, split, model=model, labelled=submission is None)
     if submission:
         check_submission(list(opened), count, data)
-    mllm = load_model(model, device, dtype, anyres)
+    loads = Loader(model, crew.device, dtype, anyres) if crew.engine.elsewhere else None
+    mllm = load_model(model, "cpu" if loads else device, dtype, anyres)
     keep = budget(keep, mllm)
     other = load_model(source, device, dtype, anyres) if source else None
     facts = of_entry(selector, mllm, other)
     name = by_source(method, source) if source else method
-    batches = Batches.of(batch, mllm.model.device.type)
-    rows, written = [], []
-    for task, samples in opened.items():
-        with progress(task.name) as report:
-            found = run(
-                mllm, task, samples, selector, keep, batch=batches, match=match, source=other, progress=report
-            )
-        rows.append((task, found))
-        if submission and data:
-            file, content = task.submission(samples, found.predictions, data)
-            submission.mkdir(parents=True, exist_ok=True)
+    batches = Batches.of(batch, loads.kind if loads else mllm.model.device.type)
+    with progress("eval", "answers") as report:
+        found = evaluate_all(
+            mllm, opened, selector, keep, batch=batches, match=match, source=other, engine=crew.engine,
+            workers=crew.workers, loads=loads, progress=report,
+        )  # fmt: skip
+    rows, written = list(found.items()), []
+    if submission and data:
+        submission.mkdir(parents=True, exist_ok=True)
+        for task, outcome in rows:
+            file, content = task.submission(opened[task], outcome.predictions, data)
             with replacing(submission / file) as part:
                 part.write_bytes(content)
             written.append(str(submission / file))

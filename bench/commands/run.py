@@ -58,8 +58,8 @@ def run(
     used. For a model that is not shipped, the compressor is trained with the paper's settings for the model's
     family, and TextVQA of --data selects the epoch.
 
-    With --devices or --engine ray, their workers label and answer. All else (training, answers with searched
-    masks, losses, timings) is done by the command itself, on the first of --devices or on --device.
+    With --devices or --engine ray, their workers label and answer. All else (training, losses, timings) is
+    done by the command itself, on the first of --devices or on --device.
 
     \b
     Example:

@@ -20,7 +20,16 @@ from compress.models.loading import MLLM
 from compress.parallel.engine import Failure, WorkerPool, machine_of
 from compress.samples import Sample
 
-PART = 256  # answers of a part, or some more: workers end together, and a lost one costs little
+PART = 256  # by default: workers end together, and a lost part costs little
+
+
+class CellPart(NamedTuple):
+    """Samples of a cell, in one draw of its method."""
+
+    key: CellKey
+    draw: int
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True)
@@ -31,14 +40,9 @@ class Entry:
     selector: Selector
     source: MLLM | None = None
 
-
-class CellPart(NamedTuple):
-    """Samples of a cell, in one draw of its method."""
-
-    key: CellKey
-    draw: int
-    start: int
-    stop: int
+    def acting(self, part: CellPart) -> Selector:
+        """What chooses tokens in a part of a cell."""
+        return self.selector.drawn(part.draw)
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,12 @@ class CellSettings:
     batches: Batches
     match: Match
     positions: Positions | None
+    part: int | None = None  # answers of a part, or some more
 
     def parts(self, key: CellKey) -> list[CellPart]:
         """A cell in parts whose batches are those of the whole, in the order of its answers."""
         size = self.batches.size
-        step = -(-PART // size) * size
+        step = -(-(self.part or PART) // size) * size
         count = len(self.data[key.task][1])
         return [
             CellPart(key, draw, start, min(start + step, count))
@@ -104,7 +109,7 @@ class CellWork:
                 check_match_of_twins(settings.match)
             keep, match = self._spend(key, samples)
             made = answer(
-                self.mllm, task, samples[part.start : part.stop], entry.selector.drawn(part.draw), keep,
+                self.mllm, task, samples[part.start : part.stop], entry.acting(part), keep,
                 batches=settings.batches, match=match, positions=settings.positions, source=entry.source,
                 before=part.draw * len(samples) + part.start,
             )  # fmt: skip
@@ -149,9 +154,10 @@ class _OpenCell:
 
 
 def answered(
-    crew: WorkerPool, todo: Sequence[CellKey], settings: CellSettings
-) -> Generator[tuple[CellKey, list[AnsweredPart] | Refusal], None, None]:
-    """Cells as they are finished: the answers in order, or why there are none."""
+    crew: WorkerPool, todo: Sequence[CellKey], settings: CellSettings,
+    heard: Callable[[CellPart], object] = lambda part: None,
+) -> Generator[tuple[CellKey, list[AnsweredPart] | Refusal], None, None]:  # fmt: skip
+    """Cells as they are finished: the answers in order, or why there are none; `heard` is told every part."""
     cells: dict[CellKey, _OpenCell] = {}
 
     def jobs() -> Iterator[CellPart]:
@@ -165,6 +171,7 @@ def answered(
 
     with closing(crew.each(jobs())) as results:
         for part, outcome in results:
+            heard(part)
             cell = cells[part.key]
             cell.back[part] = Refusal.after(outcome) if isinstance(outcome, Failure) else outcome
             if cell.complete:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from functools import cache, partial
 from pathlib import Path
 
 from baselines import KeepAll
 from bench.evaluation.batches import Batches
 from bench.evaluation.cells import CellKey, Cells
-from bench.evaluation.cellwork import CellSettings, CellWork, Refusal, answered
+from bench.evaluation.cellwork import CellSettings, Refusal
 from bench.evaluation.cellwork import Entry as Entry
 from bench.evaluation.comparison import VANILLA, Comparison, Group, assemble, check_margin
+from bench.evaluation.divided import answering, check_engine
 from bench.evaluation.evaluate import AnsweredPart, check_reach, largest_image, score, whole_of
 from bench.evaluation.opening import Loader
-from bench.evaluation.protocol import OF_MODEL, Facts, differences, of_entry, of_run, of_task
+from bench.evaluation.protocol import of_entry, of_run, of_task
 from bench.evaluation.stats import MARGIN
 from bench.tasks import Task
 from compress.attach.transfer import check_twins
@@ -87,10 +88,8 @@ def compare(
             check_twins(one.source, mllm)
     named = {one.name: one for one in (Entry(VANILLA, KeepAll()), *entries)}
     batches = Batches(batch) if isinstance(batch, int) else batch
-    there = loads if engine.elsewhere else None
-    kind = there.kind if there else None
+    kind = loads.kind if loads and engine.elsewhere else None
     protocol = of_run(mllm, batch=batches.size, match=match, positions=positions, device=kind)
-    about = {name: protocol[name] for name in OF_MODEL}
     for task, samples in data.items():
         protocol |= of_task(task, samples)
     facts = {name: of_entry(one.selector, mllm, one.source) for name, one in named.items()}
@@ -112,10 +111,7 @@ def compare(
             held.enter_context(locked(folder))
         made: Iterator[tuple[CellKey, list[AnsweredPart] | Refusal]] = iter(())
         if todo:
-            make = partial(CellWork.made, there or mllm, settings, about)
-            crew = held.enter_context(engine.open(make, workers))
-            check_workers(crew.about, about)
-            made = held.enter_context(closing(answered(crew, todo, settings)))
+            made = held.enter_context(answering(mllm, todo, settings, engine, workers, loads))
         for key, reason in reasons.items():
             cells.add(key, (), None, reason)
         progress(done, total)
@@ -140,28 +136,6 @@ def compare(
         match=match,
         samples={task.name: samples for task, samples in data.items()},
     )
-
-
-def check_engine(engine: Engine, entries: Sequence[Entry], loads: Loader | None) -> None:
-    """ValueError for what workers elsewhere cannot do."""
-    if not engine.elsewhere:
-        return
-    if loads is None:
-        raise ValueError(
-            f"engine {engine.name}: its workers load the model themselves, so give `loads`, for instance "
-            f"Loader('micro')"
-        )
-    if chosen := next((one for one in entries if one.source), None):
-        raise ValueError(
-            f"engine {engine.name}: {chosen.name} selects on another model, which only one machine with one "
-            f"device can do: leave out --indices-from, or --engine and --devices"
-        )
-
-
-def check_workers(theirs: Facts, ours: Facts) -> None:
-    """ValueError for workers that would answer with something else than what the results say."""
-    if other := differences(theirs, ours, ("for the workers", "for the driver")):
-        raise ValueError(f"the workers do not fit this comparison: {'; '.join(other)}")
 
 
 def _out_of_reach(

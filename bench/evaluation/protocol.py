@@ -21,7 +21,6 @@ from compress.weights import parts_of
 from evosearch.registry import find
 
 Facts = Mapping[str, Any]  # ready for JSON
-OF_MODEL = ("model", "visual tokens", "dtype", "device", "prompt")
 CODE = "code"  # the fact that is a fingerprint of code: nobody can choose it
 
 

@@ -8,9 +8,8 @@ question.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -20,13 +19,16 @@ from pydantic import NonNegativeFloat
 
 from baselines import Grid
 from bench.evaluation.cells import Cell, CellKey, Cells, read_cells
-from bench.evaluation.evaluate import Outcome, evaluate
+from bench.evaluation.cellwork import CellPart, CellSettings, Entry, Refusal
+from bench.evaluation.divided import answering
+from bench.evaluation.evaluate import score
 from bench.evaluation.protocol import Facts
 from bench.evaluation.stats import mean_interval
 from bench.recipe.steps import AnswerStep, LabelStep, Step, Workspace
 from bench.report.outputs import put
 from bench.tasks import Task
 from compress.attach.transfer import Choice, Replay
+from compress.base import Selector
 from compress.documents import Document, read
 from compress.keep import Keep, StoredKeep, count_of, in_order
 from compress.labels.fitness import AnswerLoss
@@ -75,21 +77,27 @@ class SearchStep(Step):
 
     @property
     def workers(self) -> int:
-        return self.shop.here
+        return self.shop.workers
 
     def work(self, report: Progress) -> None:
-        mllm = self.shop.load(self.model)
+        shop, mllm = self.shop, self.shop.load(self.model)
         told = {name: value for name, value in self.answers.facts.items() if name != "vanilla"}
         method = {"class": "Searched", "other": self.other, "adaptive": False, "labels": self.digest}
         cells = Cells(self.folder, told, {self.row: method})
         tasks = {task.name: (task, samples) for task, samples in self.answers.data.items()}
         todo = [key for keep, task in self.labels if not cells.finished(key := CellKey(self.row, keep, task))]
+        masks = {(key.keep, key.task): self.masks(key.keep, *tasks[key.task]) for key in todo}
+        entry = MaskEntry(self.row, Grid(), masks=masks, tokens=mllm.visual_tokens, grid=mllm.grid)
+        batches = replace(shop.batches(self.model), automatic=False)  # a replay has one order
+        settings = CellSettings({self.row: entry}, tasks, batches, "tokens", None)
         done = self.finished
         report(done, self.units)
-        work = _Answering(self, mllm, tasks)
-        with closing(each(work, todo, self.workers)) as made:
-            for key, outcome in made:
-                cells.add(key, tasks[key.task][1], outcome)
+        with answering(mllm, todo, settings, shop.engine, self.workers, shop.loader(self.model)) as made:
+            for key, parts in made:
+                if isinstance(parts, Refusal):
+                    raise ValueError(f"{self.title}: {parts.reason}")
+                task, samples = tasks[key.task]
+                cells.add(key, samples, score(mllm, task, samples, parts))
                 done += self.answers.sizes[key.task]
                 report(done, self.units)
 
@@ -111,22 +119,16 @@ class SearchStep(Step):
 
 
 @dataclass(frozen=True)
-class _Answering:
-    step: SearchStep
-    mllm: MLLM
-    tasks: Mapping[str, tuple[Task, Sequence[Sample]]]
+class MaskEntry(Entry):
+    """A row whose tokens are given for every sample, by budget and task; all images have one grid."""
 
-    def __call__(self, key: CellKey) -> Outcome:
-        task, samples = self.tasks[key.task]
-        masks = self.step.masks(key.keep, task, samples)
-        given = Replay(Grid(), choices(self.mllm, masks))
-        batch = replace(self.step.shop.batches(self.step.model), automatic=False)  # a replay has one order
-        return evaluate(self.mllm, task, samples, given, key.keep, batch=batch, match="tokens")
+    masks: Mapping[tuple[Keep, str], Sequence[Sequence[int]]] = field(default_factory=dict)
+    tokens: int = 0  # of an image
+    grid: tuple[int, int] = (0, 0)
 
-
-def choices(mllm: MLLM, masks: Sequence[Sequence[int]]) -> Iterator[Choice]:
-    """Masks as what a method would have chosen, for images of one grid."""
-    return (Choice(mllm.visual_tokens, mllm.grid, torch.tensor(mask)) for mask in masks)
+    def acting(self, part: CellPart) -> Selector:
+        masks = self.masks[part.key.keep, part.key.task][part.start : part.stop]
+        return Replay(self.selector, (Choice(self.tokens, self.grid, torch.tensor(mask)) for mask in masks))
 
 
 def partners(samples: Sequence[Sample]) -> list[int]:
