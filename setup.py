@@ -38,6 +38,7 @@ setup(
             "shipped/**/*",
             "fidelity/golden/*.npz",
             "report/*.j2",
+            "report/*.json",
             "recipe/*.yaml",
             "recipe/*.json",
             "data/*.yaml",

@@ -37,6 +37,7 @@ class RecipeReport:
     speedups: Sequence[tuple[str, int, str, float, float | None]] = ()  # row, budget, stage, here, paper
     timed: Sequence[Table] = ()  # medians of the timing steps
     pictures: Sequence[str] = ()  # paths from the page
+    published: Table | None = None  # measured beside what other publications give for the same
 
 
 def header(told: RecipeReport) -> list[str]:
@@ -149,6 +150,8 @@ def markdown(told: RecipeReport) -> str:
         page += [f"![{plain(told.recipe.title)}]({path})", ""]
     if told.verdict:
         page += ["## Beside the paper", "", *(f"- {line}" for line in told.verdict), ""]
+    if told.published:
+        page += ["## Beside other publications", "", told.published.markdown()]
     if told.speedups:
         rows = [
             [row, str(keep), stage, f"{times:.2f}", one(paper)]

@@ -16,12 +16,14 @@ from bench.evaluation.origin import Origin
 from bench.evaluation.protocol import CODE
 from bench.evaluation.stats import DRAWS, LEVEL
 from bench.report.page import ledger
+from bench.report.published import MeasuredRow, beside
 from bench.report.table import one
 from bench.report.tables import Table, plain
 
 MODEL = ("model", "fingerprint", "attention kernel")
 RUN = ("dtype", "device", "visual tokens", "prompt", "positions", "batch")
 TASK = ("protocol", "split", "version", "metric", "n", "new tokens", "image mode", "samples")
+DATA = "data: "  # begins the name of a fact about official files
 COUNTING = (
     "A published budget may be left after the last stage, entering a layer, leaving it, or per tile; "
     "docs/counting.md says for every method which setting here gives its published counts."
@@ -29,8 +31,8 @@ COUNTING = (
 
 
 def card(folder: Path, comparison: Comparison, origin: Origin) -> str:
-    """Markdown: model and prompt, budgets and tokens of every row, tasks, statistics, what differs from the
-    papers, commands and environment. `comparison` and `origin` are those of `folder`.
+    """Markdown: model and prompt, budgets and tokens of every row, tasks, statistics, published numbers, what
+    differs from the papers, commands and environment. `comparison` and `origin` are those of `folder`.
     """
     told = Source.read(folder).protocol
     parts = [
@@ -43,14 +45,19 @@ def card(folder: Path, comparison: Comparison, origin: Origin) -> str:
         _rows(comparison),
         "## Benchmarks",
         _tasks(comparison, told),
+        *_data(origin),
         "## Statistics",
         _statistics(comparison),
+        *_published(comparison, origin, told),
         "## How this differs from the papers",
         _departures(comparison),
         "## Commands",
         _commands(folder, origin),
         "## Environment",
-        _listed({name: value for name, value in origin.facts.items() if name not in MODEL}),
+        _listed({
+            name: value for name, value in origin.facts.items()
+            if name not in MODEL and not name.startswith(DATA)
+        }),
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -81,6 +88,12 @@ def _tasks(comparison: Comparison, told: Mapping[str, Any]) -> str:
     return Table([*names, "digest of the samples"], rows).markdown().strip()
 
 
+def _data(origin: Origin) -> list[str]:
+    """The official files that were read, if there were any."""
+    facts = {name.removeprefix(DATA): value for name, value in origin.facts.items() if name.startswith(DATA)}
+    return ["## Data", _listed(facts)] if facts else []
+
+
 def _statistics(comparison: Comparison) -> str:
     drawn = {key[0]: len(run.draws) for key, run in comparison.outcomes.items() if len(run.draws) > 1}
     trained = dict.fromkeys(row.method for row in comparison.rows if row.trained)
@@ -98,6 +111,17 @@ def _statistics(comparison: Comparison) -> str:
         lines.append(f"One training, one seed: {', '.join(trained)}; intervals do not cover other trainings.")
     lines += [f"Mixed protocols: {line}" for line in comparison.mixed]
     return "\n".join(f"- {plain(line)}" for line in lines)
+
+
+def _published(comparison: Comparison, origin: Origin, told: Mapping[str, Any]) -> list[str]:
+    """What publications give for the same, if there is anything."""
+    rows = [
+        MeasuredRow(row.method, comparison.methods[row.method], row.keep, row.scores)
+        for row in comparison.rows
+        if row.method in comparison.methods
+    ]
+    table = beside(rows, origin.facts.get("model", ""), int(told.get("visual tokens", 0)), told)
+    return ["## Beside published numbers", table.markdown().strip()] if table else []
 
 
 def _departures(comparison: Comparison) -> str:

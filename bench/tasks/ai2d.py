@@ -49,6 +49,9 @@ class AI2D(MultipleChoice):
     def official_files(self) -> tuple[str, ...]:
         return ("questions/*.json",)
 
+    def other_files(self) -> tuple[str, ...]:
+        return (IDS,)
+
     def official(self, folder: Folder) -> Iterator[Sample]:
         """A file of questions per image of ai2d_test_ids.csv, and images/."""
         listed = read_text(folder.find(IDS), 1 << 24).split()

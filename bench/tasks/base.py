@@ -143,6 +143,10 @@ class Task(ABC):
         """Patterns of the files that name this split, as distributed."""
         return ()
 
+    def other_files(self) -> tuple[str, ...]:
+        """Patterns of what `official` reads besides these and pictures: answers, recognised text, splits."""
+        return ()
+
     def lab_files(self) -> tuple[str, ...]:
         """Patterns of the files that name this split, in lmms-lab's layout."""
         return (f"data/{self.part}-*.parquet",)

@@ -56,6 +56,9 @@ class ScienceQA(MultipleChoice):
     def official_files(self) -> tuple[str, ...]:
         return ("problems.json",)
 
+    def other_files(self) -> tuple[str, ...]:
+        return ("pid_splits.json",)
+
     def lab_files(self) -> tuple[str, ...]:
         return (f"ScienceQA-IMG/{LMMS_LAB[self.part]}-*.parquet",)
 

@@ -59,6 +59,9 @@ class TextVQA(Task):
     def official_files(self) -> tuple[str, ...]:
         return (QUESTIONS.format(self.part),)
 
+    def other_files(self) -> tuple[str, ...]:
+        return (LLAVA, OCR.format(self.part)) if self.hinted else ()
+
     def lab_files(self) -> tuple[str, ...]:
         return (f"data/{LMMS_LAB[self.part]}-*.parquet",)
 

@@ -14,6 +14,7 @@ from bench.cli import main
 from bench.evaluation.cells import CellKey, Cells
 from bench.evaluation.evaluate import Outcome
 from bench.evaluation.origin import Origin
+from bench.evaluation.protocol import of_method
 from bench.report.card import departures
 from compress.samples import Sample
 
@@ -42,6 +43,7 @@ def folder(make_outcome: Callable[..., Outcome], tmp_path: Path) -> Path:
         make_outcome("gqa", [1.0] * 6 + [0.0] * 6, entering=[16, 4, 4, 4], images=images),
     )  # fmt: skip
     facts = {"model": "llava", "fingerprint": "abc", "attention kernel": "sdpa"}
+    facts["data: gqa"] = "split testdev: gqa/questions.json, 9 bytes, sha256 0123"
     Origin("A table", facts, ["evocomp compare --keep 4"], reference="fastv:layer=3").save(place)
     return place
 
@@ -60,6 +62,26 @@ def test_a_card_answers_how_it_was_measured(folder: Path) -> None:
     ):  # fmt: skip
         assert line in told.stdout, line
     assert "c0de" not in told.stdout
+    assert "## Data\n\n- gqa: split testdev: gqa/questions.json, 9 bytes, sha256 0123\n\n" in told.stdout
+    assert "Beside published numbers" not in told.stdout
+
+
+def test_a_card_has_published_numbers_of_the_same_model_and_budget(
+    folder: Path, make_outcome: Callable[..., Outcome]
+) -> None:
+    place = folder.parent / "other"
+    run = {**RUN, "visual tokens": 576, "gqa: split": None}
+    methods = {"none": of_method(METHODS["none"]()), "divprune": of_method(METHODS["divprune"]())}
+    cells = Cells(place, run, methods)
+    samples = [Sample(f"gqa-{i}", None, "?", ("right",)) for i in range(12)]  # type: ignore[arg-type]
+    for name, keep in (("none", 576), ("divprune", 64)):
+        made = make_outcome("gqa", [1.0] * 12, entering=[keep] * 4, kept=range(keep))
+        cells.add(CellKey(name, keep, "gqa"), samples, made)
+    facts = {"model": "llava-hf/llava-1.5-7b-hf", "fingerprint": "abc"}
+    Origin("A table", facts, [], reference="divprune").save(place)
+    told = CliRunner().invoke(main, ["card", str(place)], catch_exceptions=False).stdout
+    assert "| divprune | 64 | 100.0 (57.5) |" in told
+    assert "CDPruner, arXiv 2506.10967" in told
 
 
 def test_it_may_be_written_to_a_file(folder: Path, tmp_path: Path) -> None:
