@@ -122,14 +122,19 @@ class DevicePool:
 
     def each(self, jobs: Iterable[Any]) -> Generator[tuple[Any, Any | Failure], None, None]:
         new = (PendingJob(job) for job in jobs)
+        done: list[tuple[Any, Any | Failure]] = []
         while True:
             exhausted = self._hand_out(new)
+            while done:  # only now: workers do not wait for what is made of their results
+                yield done.pop(0)
             if exhausted and not self._retries and not any(one.pending for one in self._workers):
                 return
             for worker in self._heard_of():
                 if worker.ready:
-                    yield from self._collect(worker)
+                    done += self._collect(worker)
                 elif reason := self._welcome(worker):
+                    while done:  # there may be no worker left
+                        yield done.pop(0)
                     self._start_again(worker, reason)
 
     def _hand_out(self, new: Iterator[PendingJob]) -> bool:

@@ -64,7 +64,10 @@ class Engine(Protocol):
     """
 
     name: ClassVar[str]
-    elsewhere: ClassVar[bool]  # whether `make` goes to processes that share nothing with this one
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether `make` goes to processes that share nothing with this one."""
 
     def open(self, make: Callable[..., Work], workers: int) -> AbstractContextManager[WorkerPool]:
         """`workers` of them, gone at the end of the block; ValueError or OSError if there can be none."""
