@@ -58,8 +58,9 @@ def run(
     used. For a model that is not shipped, the compressor is trained with the paper's settings for the model's
     family, and TextVQA of --data selects the epoch.
 
-    With --devices or --engine ray, their workers label and answer. All else (training, losses, timings) is
-    done by the command itself, on the first of --devices or on --device.
+    Labels and answers are divided among all workers. Each training has one, beside other trainings and
+    answers that do not need it. Losses and timings are done by the command itself, on the first of --devices
+    or on --device.
 
     \b
     Example:
@@ -100,7 +101,7 @@ def run(
         if machine:
             show_json([record(one) for one in told])
         else:
-            show_plan(told)
+            show_plan(told, crew.workers)
         return
     folder = work(planned, progress, context.obj)
     if machine:
@@ -123,9 +124,9 @@ def record(one: Estimate) -> dict[str, object]:
     }  # fmt: skip
 
 
-def show_plan(told: list[Estimate]) -> None:
-    """The plan as a table, and its sums."""
-    from bench.recipe.estimate import duration
+def show_plan(told: list[Estimate], workers: int = 1) -> None:
+    """The plan as a table, and its sums for one worker and for all."""
+    from bench.recipe.estimate import duration, in_all
     from bench.recipe.steps import TrainStep
 
     if not told:
@@ -144,7 +145,9 @@ def show_plan(told: list[Estimate]) -> None:
     for about in dict.fromkeys(one.step.about for one in told if isinstance(one.step, TrainStep)):
         click.echo(f"trains: {about}")
     unknown = sum(one.seconds is None for one in told)
-    known = duration(sum(one.seconds or 0 for one in told))
+    known = duration(in_all(told, 1))
+    if workers > 1:
+        known += f" with 1 worker, {duration(in_all(told, workers))} with {workers},"
     time = f"about {known}" + (f" and {unknown} steps of unknown time" if unknown else "")
     click.echo(
         f"{len(told)} steps, {sum(one.step.done for one in told)} done; "

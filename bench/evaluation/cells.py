@@ -119,7 +119,7 @@ class Cells:
         own, protocol = self._methods[key.method], self._facts(key.task)
         self.found[key] = cell = Cell(key, protocol, own, outcome, impossible, failed)
         if self._folder:
-            path = self._folder / "cells" / _name(key)
+            path = self._folder / "cells" / f"{stem_of(key)}.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
             if outcome and outcome.seconds is not None:  # before the cell, so that none is without
                 Times.read(self._folder).took({path.stem: outcome.seconds}).save(self._folder)
@@ -135,11 +135,12 @@ class Cells:
         }
 
 
-def _name(key: CellKey) -> str:
+def stem_of(key: CellKey) -> str:
+    """The name of a cell's file without its suffix, under which times.json has its seconds."""
     words = re.sub(r"[^A-Za-z0-9.]+", "-", key.method).strip("-")[:60]
     digest = sha256(repr(tuple(key)).encode()).hexdigest()[:8]
     keep = str(key.keep).replace("/", "-of-").replace("%", "-percent")
-    return f"{key.task}-{keep}-{words}-{digest}.parquet"
+    return f"{key.task}-{keep}-{words}-{digest}"
 
 
 def _table(cell: Cell, samples: Sequence[Sample]) -> pa.Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from bench.evaluation.comparison import VANILLA, Comparison, Group, assemble, ch
 from bench.evaluation.divided import answering, check_engine
 from bench.evaluation.evaluate import AnsweredPart, check_reach, largest_image, score, whole_of
 from bench.evaluation.opening import Loader
-from bench.evaluation.protocol import of_entry, of_run, of_task
+from bench.evaluation.protocol import Facts, of_entry, of_run, of_task
 from bench.evaluation.stats import MARGIN
 from bench.tasks import Task
 from compress.attach.transfer import check_twins
@@ -70,6 +71,54 @@ def compare(
     or tasks, for a budget that no method can reach, and for a folder of another protocol or that another
     process writes to.
     """
+    prepared = prepare(
+        mllm, entries, keeps, data, batch=batch, match=match, positions=positions, engine=engine, loads=loads,
+        folder=folder, say=say,
+    )  # fmt: skip
+    check_margin(margin)
+    fill(mllm, prepared, workers=workers, engine=engine, loads=loads, progress=progress)
+    return assemble(
+        list(data),
+        [Group({key: prepared.cells.found[key] for key in prepared.keys}, prepared.tokens)],
+        list(dict.fromkeys(key.keep for key in prepared.grid)),
+        reference=reference or entries[0].name,
+        difficulty=difficulty,
+        margin=margin,
+        match=match,
+        samples={task.name: samples for task, samples in data.items()},
+    )
+
+
+@dataclass(frozen=True)
+class PreparedComparison:
+    """A comparison before the work: its cells, and what is known of them.
+
+    `whole` are those of the untouched model, `grid` all others. `reasons` say why a cell cannot be had, as
+    far as that is known before anything is measured.
+    """
+
+    protocol: Facts
+    settings: CellSettings
+    cells: Cells
+    whole: Sequence[CellKey]
+    grid: Sequence[CellKey]
+    reasons: Mapping[CellKey, str]
+    tokens: int  # of the whole image
+    folder: Path | None
+
+    @property
+    def keys(self) -> list[CellKey]:
+        """All cells, in the order of the work."""
+        return [*self.whole, *self.grid]
+
+
+def prepare(
+    mllm: MLLM, entries: Sequence[Entry], keeps: Sequence[Keep | str | float],
+    data: Mapping[Task, Sequence[Sample]], *, batch: int | Batches = 16, match: Match = "equivalent",
+    positions: Positions | None = None, engine: Engine | None = None, loads: Loader | None = None,
+    folder: Path | None = None, say: Callable[[str], object] = lambda text: None,
+) -> PreparedComparison:  # fmt: skip
+    """All that `compare` does before the work; nothing is written. ValueError as there."""
     if not entries or not keeps or not data:
         raise ValueError("nothing to compare: give at least one method, one budget and one task")
     names = [VANILLA, *(one.name for one in entries)]
@@ -77,7 +126,6 @@ def compare(
         raise ValueError(f"'{repeated.pop()}' names two rows: give every method a name of its own")
     engine = engine or Local()
     check_engine(engine, entries, loads)
-    check_margin(margin)
     tokens = whole_of(mllm, data)
     budgets = [read_keep(keep) for keep in keeps]
     for keep in budgets:
@@ -96,27 +144,35 @@ def compare(
     cells = Cells(folder, protocol, facts)
     if cells.stale:
         say(f"{folder}: other code made {len(cells.stale)} cells; those of this table are measured again")
-
     whole = [CellKey(VANILLA, tokens, task.name) for task in data]
     grid = [CellKey(one.name, keep, task.name) for keep in budgets for one in entries for task in data]
     reasons = _out_of_reach(mllm, entries, budgets, data, match)
     _check_any(grid, reasons)
-
     by_name = {task.name: (task, samples) for task, samples in data.items()}
     settings = CellSettings(named, by_name, batches, match, positions)
-    todo = [key for key in [*whole, *grid] if key not in reasons and not cells.finished(key)]
-    done, total = len(whole) + len(grid) - len(todo), len(whole) + len(grid)
+    return PreparedComparison(protocol, settings, cells, whole, grid, reasons, tokens, folder)
+
+
+def fill(
+    mllm: MLLM, prepared: PreparedComparison, *, workers: int = 1, engine: Engine | None = None,
+    loads: Loader | None = None, progress: Progress = lambda done, total: None,
+) -> None:  # fmt: skip
+    """Compute the cells that are left. ValueError if the untouched model fails, or every cell of the grid."""
+    cells, reasons, settings = prepared.cells, prepared.reasons, prepared.settings
+    todo = [key for key in prepared.keys if key not in reasons and not cells.finished(key)]
+    total = len(prepared.keys)
+    done = total - len(todo)
     with ExitStack() as held:
-        if folder:
-            held.enter_context(locked(folder))
+        if prepared.folder:
+            held.enter_context(locked(prepared.folder))
         made: Iterator[tuple[CellKey, list[AnsweredPart] | Refusal]] = iter(())
         if todo:
-            made = held.enter_context(answering(mllm, todo, settings, engine, workers, loads))
+            made = held.enter_context(answering(mllm, todo, settings, engine or Local(), workers, loads))
         for key, reason in reasons.items():
             cells.add(key, (), None, reason)
         progress(done, total)
         for key, found in made:
-            task, samples = by_name[key.task]
+            task, samples = settings.data[key.task]
             if not isinstance(found, Refusal):
                 cells.add(key, samples, score(mllm, task, samples, found))
             elif key.method == VANILLA:
@@ -125,17 +181,8 @@ def compare(
                 cells.add(key, (), None, found.reason, failed=found.failed)
             done += 1
             progress(done, total)
-    _check_any(grid, {key: cell.impossible for key, cell in cells.found.items() if cell.outcome is None})
-    return assemble(
-        list(data),
-        [Group({key: cells.found[key] for key in [*whole, *grid]}, tokens)],
-        budgets,
-        reference=reference or entries[0].name,
-        difficulty=difficulty,
-        margin=margin,
-        match=match,
-        samples={task.name: samples for task, samples in data.items()},
-    )
+    impossible = {key: cell.impossible for key, cell in cells.found.items() if cell.outcome is None}
+    _check_any(prepared.grid, impossible)
 
 
 def _out_of_reach(

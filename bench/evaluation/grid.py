@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.evaluation.batches import Batches
-from bench.evaluation.compare import DIFFICULTY, Entry, compare
+from bench.evaluation.compare import DIFFICULTY, Entry, PreparedComparison, compare, prepare
 from bench.evaluation.comparison import VANILLA, Comparison
 from bench.evaluation.compressors import buildable, selector_for, takes_compressor
 from bench.evaluation.opening import Loader, by_source
@@ -73,15 +74,34 @@ class CompareOptions:
 
         Workers of an `engine` elsewhere load their model by `loads`.
         """
-        kind = loads.kind if loads else mllm.model.device.type
-
-        def named(spec: str) -> str:
-            return by_source(spec, self.source) if self.source else spec
-
+        given = self._given(mllm, source, selectors, data, folder, engine, loads, say)
         return compare(
-            mllm, [Entry(named(spec), selector, source) for spec, selector in selectors.items()],
-            self.keeps, data, reference=named(self.reference or [*selectors][-1]),
-            difficulty=named(self.difficulty or DIFFICULTY), margin=self.margin,
-            batch=Batches.of(self.batch, kind), match=self.match, positions=self.positions,
-            workers=workers, engine=engine, loads=loads, folder=folder, progress=progress, say=say,
+            **given, reference=self._named(self.reference or [*selectors][-1]),
+            difficulty=self._named(self.difficulty or DIFFICULTY), margin=self.margin, workers=workers,
+            progress=progress,
         )  # fmt: skip
+
+    def prepare(
+        self, mllm: MLLM, source: MLLM | None, selectors: Mapping[str, Selector],
+        data: Mapping[Task, Sequence[Sample]], folder: Path | None = None, *, engine: Engine | None = None,
+        loads: Loader | None = None, say: Callable[[str], object] = lambda text: None,
+    ) -> PreparedComparison:  # fmt: skip
+        """As `run`, without the work."""
+        return prepare(**self._given(mllm, source, selectors, data, folder, engine, loads, say))
+
+    def _given(
+        self, mllm: MLLM, source: MLLM | None, selectors: Mapping[str, Selector],
+        data: Mapping[Task, Sequence[Sample]], folder: Path | None, engine: Engine | None,
+        loads: Loader | None, say: Callable[[str], object],
+    ) -> dict[str, Any]:  # fmt: skip
+        """What `compare` and `prepare` both take."""
+        kind = loads.kind if loads else mllm.model.device.type
+        return {
+            "mllm": mllm, "keeps": self.keeps, "data": data, "batch": Batches.of(self.batch, kind),
+            "entries": [Entry(self._named(spec), selector, source) for spec, selector in selectors.items()],
+            "match": self.match, "positions": self.positions, "engine": engine, "loads": loads,
+            "folder": folder, "say": say,
+        }  # fmt: skip
+
+    def _named(self, spec: str) -> str:
+        return by_source(spec, self.source) if self.source else spec

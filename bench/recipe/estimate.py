@@ -6,20 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.evaluation.history import Times
-from bench.recipe.steps import RECORD, Step, Workspace, read_record
+from bench.evaluation.planned import makespan
+from bench.recipe.steps import RECORD, Step, TrainStep, Workspace, read_record
 
 
 @dataclass(frozen=True)
 class Estimate:
     """What is left of a step. `seconds` is None if no such step was timed yet: of its kind, on the same
     model and device. `measured` is the number of workers that were timed, if it is another one: the time is
-    then for workers that are as fast as those each.
+    then for workers that are as fast as those each. `alone` are the seconds of one such worker.
     """
 
     step: Step
     forwards: float
     seconds: float | None
     measured: int | None = None
+    alone: float = 0.0
 
     @property
     def state(self) -> str:
@@ -46,8 +48,23 @@ def _estimate(step: Step, shop: Workspace, rates: Mapping[tuple[str, ...], Mappi
     if not found:
         return Estimate(step, forwards, None)
     measured = min(found, key=lambda workers: (abs(workers - step.workers), workers))
-    seconds = forwards * found[measured] * measured / step.workers
-    return Estimate(step, forwards, seconds, None if measured == step.workers else measured)
+    alone = forwards * found[measured] * measured
+    other = None if measured == step.workers else measured
+    return Estimate(step, forwards, alone / step.workers, other, alone)
+
+
+def in_all(told: Sequence[Estimate], workers: int) -> float:
+    """Seconds of the steps whose time is known, with so many workers: trainings beside each other, but
+    nothing beside them; what only one can do, and what all share, one after the other.
+    """
+    shared = (one.step.workers > 1 for one in told)
+    trains = [one.alone for one in told if isinstance(one.step, TrainStep)]
+    others = (
+        one.alone / (workers if several else 1)
+        for one, several in zip(told, shared, strict=True)
+        if not isinstance(one.step, TrainStep)
+    )
+    return sum(others) + makespan(trains, workers)
 
 
 def _rates(shop: Workspace) -> dict[tuple[str, ...], dict[int, float]]:

@@ -79,6 +79,10 @@ class SearchStep(Step):
     def workers(self) -> int:
         return self.shop.workers
 
+    @property
+    def needs(self) -> Sequence[Step]:
+        return list(self.labels.values())
+
     def work(self, report: Progress) -> None:
         shop, mllm = self.shop, self.shop.load(self.model)
         told = {name: value for name, value in self.answers.facts.items() if name != "vanilla"}
@@ -198,6 +202,10 @@ class LossesStep(Step):
     @property
     def workers(self) -> int:
         return self.shop.here
+
+    @property
+    def needs(self) -> Sequence[Step]:
+        return [self.answers, *self.others]
 
     def work(self, report: Progress) -> None:
         mllm = self.shop.load(self.model)

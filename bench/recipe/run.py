@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,13 @@ from bench.recipe.forms import RecipeReport, latex, markdown
 from bench.recipe.oracle import headroom
 from bench.recipe.paper import Paper, orders, signs, verdict
 from bench.recipe.plan import COMPARISON, PICTURES, Plan
+from bench.recipe.schedule import work_off
 from bench.report.outputs import of_model, put, write
+from bench.report.published import MeasuredRow, beside
 from bench.report.stores import difference, summarise
 from bench.report.table import answered
+from bench.report.tables import Table
+from bench.tasks.provenance import data_facts
 from compress.keep import Keep
 from compress.labels import sample_key
 from compress.progress import Bar
@@ -34,13 +39,12 @@ def run(plan: Plan, bar: Bar, command: str) -> Path:
 
     Everything finished is kept when it is interrupted; the same call goes on.
     """
-    for step in plan.steps:
-        if step not in plan.timed:
-            step.do(bar)
+    work_off([step for step in plan.steps if step not in plan.timed], plan.shop, bar)
     plan.folder.mkdir(parents=True, exist_ok=True)
     comparison = compared(plan) if plan.recipe.rows else None
     if comparison:
-        write(comparison, plan.mllm, plan.folder / COMPARISON, Origin(plan.recipe.title, {}, [command]))
+        facts = data_facts(plan.recipe.data, plan.answers.data)
+        write(comparison, plan.mllm, plan.folder / COMPARISON, Origin(plan.recipe.title, facts, [command]))
     for step in plan.timed:  # they plot the scores of the comparison
         step.do(bar)
     pictures = draw(plan, plan.recipe.draw, comparison) if plan.recipe.draw else []
@@ -86,12 +90,28 @@ def tell(plan: Plan, command: str) -> RecipeReport:
         told.orders = orders(found, paper, names)
         told.signs = signs(found, paper, names, recipe.reference) if recipe.reference else []
         told.verdict = verdict(told.signs, told.orders, paper, plan.mllm.name)
+    told.published = published(plan, cells, told)
     if plan.losses and recipe.reference:
         images = {task.name: [*map(task.image, samples)] for task, samples in plan.answers.data.items()}
         told.headroom = headroom(plan.losses.read(), recipe.reference, [VANILLA, *recipe.rows], images)
     told.speedups = [one for step in plan.timed for one in step.speedups()]
     told.timed = [step.table() for step in plan.timed]
     return told
+
+
+def published(
+    plan: Plan, cells: Mapping[tuple[str, int], Mapping[tuple[Keep, str], Cell]], told: RecipeReport
+) -> Table | None:
+    """Rows that learn nothing beside what other publications give for the same method."""
+    rows = []
+    for (row, _), listed in cells.items():
+        scores: dict[Keep, dict[str, float]] = {}
+        for (keep, task), cell in listed.items():
+            if cell.outcome:
+                scores.setdefault(keep, {})[task] = cell.outcome.score
+        method = next(iter(listed.values())).method
+        rows += [MeasuredRow(row, method, keep, found) for keep, found in scores.items()]
+    return beside(rows, plan.mllm.name, told.tokens, plan.answers.facts)
 
 
 def label_costs(plan: Plan) -> list[dict[str, Any]]:

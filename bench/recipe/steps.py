@@ -13,9 +13,11 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -23,7 +25,8 @@ import pyarrow as pa
 from baselines import METHODS, KeepAll
 from bench.evaluation.batches import Batches
 from bench.evaluation.cells import Cell, CellKey, read_cells
-from bench.evaluation.compare import Entry, compare
+from bench.evaluation.cellwork import Refusal
+from bench.evaluation.compare import Entry, fill, prepare
 from bench.evaluation.comparison import VANILLA
 from bench.evaluation.compressors import SHIPPED
 from bench.evaluation.environment import environment
@@ -47,6 +50,7 @@ from compress.labels.store import schema, write_shard
 from compress.models.loading import MLLM, MODELS, Anyres
 from compress.parallel.engine import Engine
 from compress.parallel.local import Local
+from compress.parallel.workers import each
 from compress.progress import Bar, Progress
 from compress.samples import Sample
 from compress.training.config import FAMILY_PRESETS, paper_settings
@@ -67,8 +71,8 @@ TEXT = 24.0  # usual text tokens of a prompt
 class Workspace:
     """Where steps work and with what: `load` gives a model by name, always the same one.
 
-    Workers of an `engine` elsewhere label and answer, and `loads` says how they load a model by name. All
-    else is done here, by `here` processes.
+    Workers of an `engine` elsewhere label, train and answer, and `loads` says how they load a model by name.
+    All else is done here, by `here` processes.
     """
 
     folder: Path
@@ -150,9 +154,14 @@ class Step(ABC):
         """How many processes share the work."""
         return 1
 
+    @property
+    def needs(self) -> Sequence[Step]:
+        """Steps that must be done before it."""
+        return ()
+
     @abstractmethod
-    def work(self, report: Progress) -> None:
-        """Do what is left."""
+    def work(self, report: Progress) -> float | None:
+        """Do what is left; the seconds that all workers spent, or None where the clock says it."""
 
     @cached_property
     def digest(self) -> str:
@@ -180,12 +189,18 @@ class Step(ABC):
         self.folder.mkdir(parents=True, exist_ok=True)
         before, started = self.finished, time.perf_counter()
         with bar(self.title, self.counted) as report:
-            self.work(report)
+            spent = self.work(report)
+        passed = time.perf_counter() - started
+        self.note(self.units - before, passed if spent is None else spent / self.workers, self.workers)
+        return True
+
+    def note(self, units: int, seconds: float, workers: int) -> None:
+        """Record what is done, and what it took."""
         spent = WorkRecord(
-            units=self.units - before,
-            forwards=(self.units - before) * self.forwards,
-            seconds=time.perf_counter() - started,
-            workers=self.workers,
+            units=units,
+            forwards=units * self.forwards,
+            seconds=seconds,
+            workers=workers,
             model=self.shop.fingerprint(self.model)[:16],
             device=self.shop.load(self.model).model.device.type,
             date=now(),
@@ -194,7 +209,6 @@ class Step(ABC):
         times = Times.read(self.folder)
         replace(times, work=[*times.work, spent]).save(self.folder)
         self._tell()
-        return True
 
     def _tell(self) -> None:
         put_json(self.folder / RECORD, {"kind": self.kind, "title": self.title, "facts": dict(self.facts)})
@@ -332,6 +346,46 @@ class LabelStep(Step):
         return [store[key] for key in map(sample_key, self.samples) if key in store]
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What a worker has trained: the files, if it has no access to the step's folder."""
+
+    files: Mapping[str, bytes]
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class TrainJob:
+    """All of a training but the model. Without a `folder` its files are the result, and it is not resumed."""
+
+    title: str
+    labels: Sequence[Label]
+    samples: Sequence[Sample]
+    config: TrainConfig
+    exam: tuple[Task, Sequence[Sample]] | None
+    keep: Keep
+    features: Where
+    cache: Path | None
+    folder: Path | None
+
+    def run(self, mllm: MLLM, report: Progress | None = None) -> Trained | Refusal:
+        """Train, or say why that cannot be."""
+        started = time.perf_counter()
+        with ExitStack() as held:
+            folder = self.folder or Path(held.enter_context(TemporaryDirectory()))
+            try:
+                train(
+                    mllm, self.labels, self.samples, folder, self.config,
+                    validate=scored(mllm, *self.exam, self.keep) if self.exam else None,
+                    features=self.features, cache=self.cache,
+                    progress=(lambda stage, done, total: report(done, total)) if report else None,
+                )  # fmt: skip
+            except ValueError as problem:
+                return Refusal(str(problem))
+            files = {} if self.folder else {path.name: path.read_bytes() for path in folder.glob("[!.]*")}
+        return Trained(files, time.perf_counter() - started)
+
+
 @dataclass(frozen=True, eq=False)
 class TrainStep(Step):
     """A compressor from labels."""
@@ -397,15 +451,24 @@ class TrainStep(Step):
     def finished(self) -> int:
         return self.units if (self.folder / RECORD).is_file() else 0
 
-    def work(self, report: Progress) -> None:
-        mllm = self.shop.load(self.model)
-        train(
-            mllm, self.labels.labels(), self.labels.samples, self.folder, self.config,
-            validate=scored(mllm, *self.exam, self.keep) if self.exam else None,
-            features=self.shop.features,
-            cache=self.shop.folder / "features" if self.shop.features == "disk" else None,
-            progress=lambda stage, done, total: report(done, total),
+    @property
+    def needs(self) -> Sequence[Step]:
+        return (self.labels,)
+
+    @property
+    def job(self) -> TrainJob:
+        """The training as a job for a worker of this machine, in the step's folder."""
+        disk = self.shop.features == "disk"
+        return TrainJob(
+            self.title, self.labels.labels(), self.labels.samples, self.config, self.exam, self.keep,
+            self.shop.features, self.shop.folder / "features" if disk else None, self.folder,
         )  # fmt: skip
+
+    def work(self, report: Progress) -> None:
+        done = each(partial(self.job.run, self.shop.load(self.model)), [report])  # with one thread
+        for _, outcome in done:
+            if isinstance(outcome, Refusal):
+                raise ValueError(outcome.reason)
 
     def compressor(self) -> Compressor:
         return Compressor.from_pretrained(str(self.folder))
@@ -420,6 +483,7 @@ class Candidate:
     key: str
     make: Callable[[], Selector]
     source: str | None = None  # the model that chooses for it
+    step: TrainStep | None = None  # that trains what it chooses with
 
     @property
     def name(self) -> str:
@@ -484,17 +548,31 @@ class AnswerStep(Step):
     def workers(self) -> int:
         return self.shop.workers
 
-    def work(self, report: Progress) -> None:
-        mllm = self.shop.load(self.name)
+    @property
+    def needs(self) -> Sequence[Step]:
+        return [one.step for one in self.candidates if one.step]
+
+    @property
+    def early(self) -> AnswerStep:
+        """The part that needs no step which is not done yet, in the same folder."""
+        ready = [one for one in self.candidates if one.step is None or one.step.done]
+        return replace(self, title=f"{self.title}: what needs no training", candidates=ready)
+
+    def work(self, report: Progress) -> float:
+        mllm, shop = self.shop.load(self.name), self.shop
         entries = [
-            Entry(one.name, one.make(), self.shop.load(one.source) if one.source else None)
+            Entry(one.name, one.make(), shop.load(one.source) if one.source else None)
             for one in self.candidates
         ]
-        compare(
-            mllm, entries or [Entry("untouched", KeepAll())], self.keeps, self.data, difficulty=None,
-            batch=self.shop.batches(self.name), match=self.match, workers=self.workers,
-            engine=self.shop.engine, loads=self.shop.loader(self.name), folder=self.folder, progress=report,
+        loads = shop.loader(self.name)
+        prepared = prepare(
+            mllm, entries or [Entry("untouched", KeepAll())], self.keeps, self.data,
+            batch=shop.batches(self.name), match=self.match, engine=shop.engine, loads=loads,
+            folder=self.folder,
         )  # fmt: skip
+        fill(mllm, prepared, workers=self.workers, engine=shop.engine, loads=loads, progress=report)
+        made = (cell.outcome for cell in prepared.cells.found.values())
+        return sum(outcome.seconds or 0.0 for outcome in made if outcome)  # of those that were read: none
 
     def cells(self) -> dict[tuple[str, int], dict[tuple[Keep, str], Cell]]:
         """By row and seed, the cells by budget and task; vanilla's under its own name and seed 0."""
@@ -521,7 +599,7 @@ def trained(
             made.positions = positions
         return made
 
-    return Candidate(row, step.config.seed, key, make, source)
+    return Candidate(row, step.config.seed, key, make, source, step)
 
 
 def named(selector: Selector, row: str, positions: Positions | None) -> Candidate:

@@ -400,6 +400,24 @@ def test_ctrl_c_while_comparing_keeps_finished_cells(tmp_path: Path, monkeypatch
     assert len(parsed(*command)["rows"]) == 10
 
 
+def test_a_plan_of_a_comparison_has_its_cells_and_measured_hours_and_does_nothing(tmp_path: Path) -> None:
+    command = (*GRID, "--methods", "farthest,random,fastv", "--keep", "48,12")
+    fresh = printed(*command, "--out", tmp_path / "new", "--dry-run", "--devices", "cpu,cpu")
+    assert "14 cells, 12 left in 28 parts; 168 answers" in fresh  # fastv cannot spend 12
+    assert "12 cells of unknown time" in fresh and "about" not in fresh
+    assert not list(tmp_path.iterdir())
+    small = ("compare", "--methods", "farthest", "--keep", 48, "--tasks", "gqa", "-n", 4)
+    printed(*small, "--out", tmp_path / "a")
+    before = content(tmp_path)
+    told = printed(*command, "--rates", tmp_path / "a", "--dry-run", "--devices", "cpu,cpu")
+    assert "with 1 worker, " in told and " with 2 workers: by measured times" in told
+    assert "6 cells of unknown time" in told  # those of pope
+    cells = parsed(*command, "--rates", tmp_path / "a", "--dry-run")
+    assert sum(one["seconds"] is None for one in cells) == 6 and len(cells) == 14
+    assert content(tmp_path) == before
+    assert "--rates needs --dry-run" in refused(*command, "--rates", tmp_path / "a")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_compare_on_devices_prints_what_one_process_does(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ with locked(folder), locked(folder, "labels"), locked(folder.parent, "new"):
 """
 # Those that take the lock in their own way, or write what several processes share.
 OTHERS = {
+    "compare --out": "not with --dry-run",
     "run --out": "not with --dry-run",
     "train --out": "the first of its processes",
     "train --cache": "shared, each file written at once",

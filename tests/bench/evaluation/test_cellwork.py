@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random as Draw
 from typing import Any
 
 import pytest
@@ -22,17 +26,18 @@ from bench.evaluation import cellwork
 from bench.evaluation.batches import Batches
 from bench.evaluation.cells import CellKey, read_cells
 from bench.evaluation.cellwork import CellPart, CellSettings, Refusal, answered
-from bench.evaluation.compare import Entry, compare
+from bench.evaluation.compare import Entry, compare, fill, prepare
 from bench.evaluation.compressors import buildable, selector_for
 from bench.evaluation.evaluate import AnsweredPart
 from bench.evaluation.opening import Loader
-from bench.evaluation.protocol import of_method
+from bench.evaluation.protocol import of_method, of_model
 from bench.report.forms import markdown
 from bench.report.results import results
+from bench.speed.cells import Stubs
 from bench.tasks import TASKS
 from compress.budget import Match
 from compress.models.loading import MLLM
-from compress.parallel import Cluster, Devices, Failure
+from compress.parallel import Cluster, Devices, Failure, Local
 from tests.bench.evaluation.faulty import Choosy, Deadly, Faulty
 
 ROOT = Path(__file__).parents[3]
@@ -197,6 +202,50 @@ def test_a_worker_that_is_killed_is_not_noticed(
 ) -> None:
     monkeypatch.setattr(cellwork, "PART", 3)
     assert cells(table(tiny, tmp_path / "two", killed_once(tmp_path / "marks"), workers=2)) == whole
+
+
+def waited(mllm: MLLM, folder: Path, workers: int) -> None:
+    """A comparison whose workers answer at once and without the model; all else is real."""
+    task = TASKS["gqa"]()
+    entries = [Entry(f"method {number}", Grid()) for number in range(12)]
+    prepared = prepare(mllm, entries, (9, 8), {task: task.micro(12)}, batch=2, folder=folder)
+    stubs = Stubs(Local(), of_model(mllm), 0.004, mllm.visual_tokens, mllm.layers)
+    fill(mllm, prepared, workers=workers, engine=stubs)
+
+
+def cell_files(folder: Path) -> list[Path]:
+    return list((folder / "cells").glob("*.parquet"))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_twenty_kills_at_random_moments_lose_and_double_nothing(
+    tiny: MLLM, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cellwork, "PART", 4)
+    waited(tiny, tmp_path / "whole", 1)
+    fork, chance, kills, most = multiprocessing.get_context("fork"), Draw(workers), 0, 0
+    while kills < 20:
+        run = fork.Process(target=waited, args=(tiny, tmp_path / "cut", workers))
+        run.start()
+        wanted = len(cell_files(tmp_path / "cut")) + chance.randrange(4)
+        while run.exitcode is None and len(cell_files(tmp_path / "cut")) < wanted:
+            time.sleep(0.001)
+        run.join(chance.uniform(0, 0.03))
+        if run.exitcode is None:
+            os.kill(run.pid or 0, signal.SIGKILL)
+            kills += 1
+        run.join()
+        assert run.exitcode in (0, -signal.SIGKILL)
+        most = max(most, len(read_cells(tmp_path / "cut")))  # every file is whole
+        if run.exitcode == 0:  # once all is answered, kill it while it begins again
+            shutil.rmtree(tmp_path / "cut")
+    waited(tiny, tmp_path / "cut", workers)
+    whole, cut = (
+        {path.name: path.read_bytes() for path in (tmp_path / name / "cells").iterdir()}
+        for name in ("whole", "cut")
+    )
+    assert cut == whole and len(whole) == 25
+    assert most > 5
 
 
 DRIVER = """

@@ -12,6 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from bench.speed.cells import main as cells
 from bench.speed.engine import main as engine
 from bench.speed.equal import main as equal
 from bench.speed.figure4 import main as figure4
@@ -105,6 +106,17 @@ def test_scale_out_is_measured_with_every_number_of_workers(tmp_path: Path):
     assert 0 < one["rate"] <= 1000 and one["driver_ms"] > 0
 
 
+@pytest.mark.slow  # workers import everything
+def test_comparisons_are_measured_with_every_number_of_workers(tmp_path: Path):
+    out = tmp_path / "cells.json"
+    command = ["--workers", "1,2", "--seconds", "0.01", "-n", "2"]
+    result = CliRunner().invoke(cells, [*command, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    one, two = json.loads(out.read_text())
+    assert (one["parts"], two["parts"], one["cells"], two["cells"]) == (2, 4, 1, 2)
+    assert 0 < one["rate"] <= 100 and one["driver_ms"] > 0
+
+
 def test_regions_that_batches_occupy_are_counted_for_every_epoch():
     command = ["--samples", "6", "--batch", "3", "--epochs", "2", "--seeds", "0,1"]
     result = CliRunner().invoke(regions, command)
@@ -124,7 +136,7 @@ def test_both_ways_to_a_loss_are_timed_and_agree():
 @pytest.mark.parametrize(
     "command",
     [
-        engine, equal, figure4, forward, gpu, labelling, losses, regions, scale, selection, throughput,
+        cells, engine, equal, figure4, forward, gpu, labelling, losses, regions, scale, selection, throughput,
         training,
     ],
 )
