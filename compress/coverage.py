@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+BLOCK = 48  # tokens whose gain is computed together
 
 
 def likeness(features: Tensor, sharpness: float = 1.0) -> Tensor:
@@ -27,13 +31,32 @@ def cover(
     chosen = [taken.nonzero()[:, 0]]
     if kept is not None:
         covered, taken = alike[kept].amax(0), taken.index_fill(0, kept, True)
-    for _ in range(keep):
-        gain = (alike - covered).clamp(min=0) @ relevance
-        if saliency is not None:
-            gain = gain * saliency
+
+    def gain(rows: Tensor | slice) -> Tensor:
+        added = (alike[rows] - covered).clamp(min=0) @ relevance
+        return added if saliency is None else added * saliency[rows]
+
+    most = covered
+    for number in range(keep):
+        if number and alike.device.type == "cpu":
+            most = _raised(most, gain)
+        else:
+            most = gain(slice(None)).masked_fill(taken, -1)
         # [1] and not a number, for which a GPU would be waited for.
-        best = gain.masked_fill(taken, -1).argmax(keepdim=True)
-        taken = taken.index_fill(0, best, True)
+        best = most.argmax(keepdim=True)
+        taken, most = taken.index_fill(0, best, True), most.index_fill(0, best, -1)
         covered = covered.maximum(alike[best][0])
         chosen.append(best)
     return torch.cat(chosen)
+
+
+def _raised(most: Tensor, gain: Callable[[Tensor], Tensor]) -> Tensor:
+    """Of what tokens add at `most` [N], as much brought up to date that the largest is right; -1 stays.
+
+    What a token adds never grows (submodularity), so few are computed anew (Minoux, 1978).
+    """
+    known = most < 0
+    while not known[most.argmax()]:
+        rows = most.masked_fill(known, -1).topk(min(BLOCK, int((~known).sum()))).indices
+        most, known = most.index_copy(0, rows, gain(rows)), known.index_fill(0, rows, True)
+    return most

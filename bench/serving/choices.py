@@ -18,6 +18,8 @@ from compress.models.mllm import Picture
 
 SUPPORTED = ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")  # with a class for the engine
 
+CHOICES = 256  # of which a server remembers how many tokens they leave
+
 
 def _nothing(ids: Tensor) -> Tensor:
     raise RuntimeError("nothing is chosen where prompts are read")
@@ -36,6 +38,7 @@ class Methods:
         self.selectors: dict[str, Selector] = {
             name: selector_for(name, source) for name in names if name != NONE
         }
+        self._choices: dict[tuple[Asked, Callable[[Tensor], Tensor]], EngineChoice] = {}
         for name, selector in self.selectors.items():
             keep = settings.default.keep if name == settings.default.method else None
             runs(self.mllm, selector, keep or 1)
@@ -46,8 +49,13 @@ class Methods:
         return list(self.selectors)
 
     def choice(self, asked: Asked, embed: Callable[[Tensor], Tensor] = _nothing) -> EngineChoice:
-        assert asked.keep is not None
-        return EngineChoice(self.mllm, self.selectors[asked.method], asked.keep, embed)
+        """The same object for the same wishes: requests seldom differ in them."""
+        key = asked, embed
+        if key not in self._choices:
+            assert asked.keep is not None
+            made = EngineChoice(self.mllm, self.selectors[asked.method], asked.keep, embed)
+            self._choices = {**self._choices, key: made} if len(self._choices) < CHOICES else {key: made}
+        return self._choices[key]
 
     def picture(self, prepared: Mapping[str, Any]) -> Picture:
         """The visual tokens of one image; `prepared` is what the processor made of it, by name."""

@@ -56,6 +56,7 @@ class EngineChoice:
         self.mllm, self.selector, self.keep, self.embed = mllm, selector, read_keep(keep), embed
         check(mllm, selector, self.keep)
         self.positions: Positions = "original" if mllm.mrope else "compact"
+        self.schedules: dict[int, dict[int, int]] = {}  # by the image's tokens
 
     @property
     def reads_prompt(self) -> bool:
@@ -64,7 +65,10 @@ class EngineChoice:
 
     def schedule(self, picture: Picture) -> dict[int, int]:
         tokens = len(picture)
-        return plan(self.selector, tokens, min(count_of(self.keep, tokens), tokens), self.mllm.layers)
+        if tokens not in self.schedules:
+            left = min(count_of(self.keep, tokens), tokens)
+            self.schedules[tokens] = plan(self.selector, tokens, left, self.mllm.layers)
+        return self.schedules[tokens]
 
     def count(self, picture: Picture) -> int:
         """How many tokens of an image go on."""

@@ -52,6 +52,21 @@ def test_equal_tokens_are_taken_once_each_and_in_order():
     assert cover(torch.zeros(3), torch.ones(3, 3), 3).tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_few_gains_are_computed_and_the_choice_is_that_of_all(weighted: bool) -> None:
+    torch.manual_seed(0)
+    features, relevance = torch.randn(150, 8).round(), torch.rand(150)
+    likeness = torch.cosine_similarity(features[:, None], features[None], dim=-1).clamp(min=0)
+    kept, saliency = torch.tensor([3, 70]), torch.rand(150) if weighted else None
+    chosen, covered = kept.tolist(), likeness[kept].amax(0)
+    for _ in range(100):
+        gain = (likeness - covered).clamp(min=0) @ relevance * (1 if saliency is None else saliency)
+        gain[chosen] = -1
+        chosen.append(int(gain.argmax()))
+        covered = covered.maximum(likeness[chosen[-1]])
+    assert cover(relevance, likeness, 100, kept, saliency).tolist() == chosen[2:]
+
+
 def test_the_layer_scales_with_depth_and_zero_is_the_input():
     def acts(**options: int) -> tuple[int, ...]:
         method: Selector = EvoCompPlus("a folder", **options)
