@@ -230,7 +230,7 @@ def test_the_order_of_a_batch_does_not_matter(tiny: MLLM, pictures, name: str):
 
 
 OTHERS = {"tiny_next": 30, "tiny_next_fixed": 30, "tiny_wide": 40, "tiny_qwen": 14}
-TWINS = {"micro-next": 125, "micro-qwen": 16, "micro-wide": 20}
+TWINS = {"micro-next": 125, "micro-qwen": 16, "micro-qwen3": 16, "micro-wide": 20}
 
 
 @pytest.fixture(scope="module", params=OTHERS.items(), ids=lambda family: family[0])

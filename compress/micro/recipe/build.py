@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, multiprocessing
-from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedModel, ProcessorMixin
+from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedModel, ProcessorMixin, Qwen3VLProcessor
 
 from compress.files import replacing
 from compress.micro.busy_language import processor as busy_processor
@@ -46,6 +46,7 @@ from compress.micro.recipe.decoder import (
     tower_features,
 )
 from compress.micro.recipe.optim import rank, wait
+from compress.micro.recipe.qwen3 import match_lengths, new_qwen3, qwen3, taught_by
 from compress.micro.recipe.tower import (
     MEAN,
     STD,
@@ -65,6 +66,7 @@ from compress.micro.recipe.twins import (
     qwen,
     qwen_features,
     qwen_processor,
+    windowed,
 )
 from compress.micro.recipe.video_build import VideoRecipe, teach_video, video_processor
 from compress.micro.world import PATCH, SIDE
@@ -118,6 +120,16 @@ NEXT = MicroRecipe(
 QWEN = MicroRecipe(
     imitate=1500, courses=(replace(LAST, steps=500, steady=300, thinned=0.5, seed=31),)
 )  # fmt: skip
+QWEN3 = MicroRecipe(
+    scenes=3200, imitate=1300,
+    courses=(
+        replace(LAST, name="decoder", steps=160, steady=100, visual=72, thinned=0.5, half=True, seed=51),
+        replace(
+            LAST, name="together", steps=100, steady=30, warmup=10, batch=8, text=144, lr=3e-4,
+            matrix_lr=1.5e-3, alignment=0.1, thinned=0.3, half=True, seed=52,
+        ),
+    ),
+)  # fmt: skip
 WIDE = MicroRecipe(courses=(replace(LAST, steps=250, steady=120, thinned=0.5, seed=41),))
 
 Log = Callable[[str], None]
@@ -166,12 +178,45 @@ def build_qwen(recipe: MicroRecipe, work: Path, target: Path, log: Log) -> None:
     def tower() -> None:
         train, _ = _scenes(work, recipe)
         features = tower_features(micro.model.vision_tower, train)
-        imitate(pupil, llava(micro), train, features, work / "tower.pt", recipe.imitate, log)
+
+        def see(pixels: Tensor) -> Tensor:
+            return pupil.project(windowed(model, pixels))
+
+        imitate(pupil, see, llava(micro), train, features, work / "tower.pt", recipe.imitate, log)
 
     first(tower)
     tower()
     teach(pupil, *_scenes(work, recipe), partial(qwen_features, model), recipe, work, log)
     save(model.half(), qwen_processor(), target)
+
+
+def build_qwen3(recipe: MicroRecipe, work: Path, target: Path, log: Log) -> None:
+    """Qwen3-VL: its decoder is `micro-qwen`'s, a new tower learns to give what the micro model's gives.
+
+    First the decoder learns from the micro model's visual tokens, then the tower to give them, then all parts
+    learn together.
+    """
+    micro, small = load("micro").model, load("micro-qwen").model
+    model, teacher = new_qwen3(small), llava(micro)
+    pupil = qwen3(model)
+    train, check = _scenes(work, recipe)
+    features = partial(tower_features, micro.model.vision_tower)
+    seen = features(train)
+    few = teacher.project(seen[:16].float())
+    match_lengths(model, qwen(small), few, lessons("train", range(len(few)), 0, 12))
+    apart, together = recipe.courses[:1], recipe.courses[1:]
+    teach(taught_by(teacher, pupil), train, check, features, replace(recipe, courses=apart), work, log)
+    tower = partial(
+        imitate, pupil, pupil.project, teacher, train, seen, work / "tower.pt", recipe.imitate, log, half=True
+    )
+    first(tower)
+    tower()
+
+    def pixels(scenes: SceneBatch) -> Tensor:
+        return torch.from_numpy(scenes.pixels)
+
+    teach(pupil, train, check, pixels, replace(recipe, courses=together), work, log)
+    save(model.half(), qwen_processor(Qwen3VLProcessor), target)
 
 
 def build_wide(recipe: MicroRecipe, work: Path, target: Path, log: Log) -> None:
@@ -204,7 +249,8 @@ def build_video(recipe: VideoRecipe, work: Path, target: Path, log: Log) -> None
 BUILDERS = {
     "micro": partial(build_micro, MICRO), "micro-next": partial(build_next, NEXT),
     "micro-qwen": partial(build_qwen, QWEN), "micro-wide": partial(build_wide, WIDE),
-    "busy": partial(build_busy, BusyRecipe()), "micro-video": partial(build_video, VideoRecipe()),
+    "micro-qwen3": partial(build_qwen3, QWEN3), "busy": partial(build_busy, BusyRecipe()),
+    "micro-video": partial(build_video, VideoRecipe()),
 }  # fmt: skip
 
 
@@ -216,7 +262,8 @@ def teach(
     seen, check_seen = features(train), features(held_out)
     check_lessons = lessons("val", range(recipe.check_scenes), 0, 12)
     alignment = Alignment(train, pupil.shows)
-    align(pupil, seen, alignment, recipe.align, log)
+    if recipe.align:
+        align(pupil, seen, alignment, recipe.align, log)
 
     def taught(course: TeachingStage, epoch: int) -> list[Lesson]:
         path = work / f"lessons-{course.mixture}-{epoch}.pkl"

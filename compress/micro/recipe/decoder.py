@@ -50,12 +50,16 @@ class Frame:
 
 @dataclass(frozen=True)
 class TrainingModel:
-    """A model under instruction: what is trained, and how the tower's features become visual tokens."""
+    """A model under instruction: what is trained, and how the tower's features become visual tokens.
+
+    With DeepStack, visual tokens come with what is added to them behind the first decoder layers: D values
+    for each layer follow on the last axis.
+    """
 
     model: Any
     frame: Frame
     shows: Tensor  # [N] the patch behind every visual token; beyond the last for a newline, which has none
-    project: Callable[[Tensor], Tensor]  # features [B, n, C] -> visual tokens [B, N, D]
+    project: Callable[[Tensor], Tensor]  # features [B, n, C] -> visual tokens [B, N, D or more]
     trained: nn.ModuleDict
 
     @property
@@ -235,7 +239,7 @@ def run(
     `visual` holds all of them, or those of `keep`.
     """
     decoder, frame = pupil.decoder, pupil.frame
-    batch = len(visual)
+    batch, width = len(visual), decoder.config.hidden_size
     places = frame.places[:, None].expand(-1, batch, -1)
     if keep is not None:
         places = places.gather(2, keep.expand(len(places), -1, -1))
@@ -245,8 +249,14 @@ def run(
     def said(ids: tuple[int, ...]) -> Tensor:
         return decoder.embed_tokens(torch.tensor(ids, dtype=torch.long)).expand(batch, -1, -1)
 
+    visual, *added = visual.split(width, -1)
     embeds = torch.cat([said(frame.before), visual, said(frame.after), decoder.embed_tokens(packed.ids)], 1)
     front = embeds.shape[1] - packed.ids.shape[1]
+    stack = {}
+    if added:
+        place = torch.arange(embeds.shape[1]) - len(frame.before)
+        shown = ((place >= 0) & (place < visual.shape[1])).expand(batch, -1)
+        stack = {"visual_pos_masks": shown, "deepstack_visual_embeds": [one.flatten(0, 1) for one in added]}
     text = frame.end or int(frame.places.max()) + 1
     closing = text + torch.arange(len(frame.after))
     order = text + len(frame.after) + packed.order
@@ -264,6 +274,7 @@ def run(
         attention_mask=packed.mask(front, seen, len(frame.before)),
         position_ids=positions if len(positions) > 1 else positions[0],
         use_cache=False,
+        **stack,
     ).last_hidden_state
     rows = packed.target != IGNORE
     return pupil.model.lm_head(out[:, front:][rows])
@@ -293,6 +304,7 @@ class Alignment(nn.Module):
         )
 
     def forward(self, visual: Tensor, table: Tensor, pick: Tensor, cells: bool = True) -> Tensor:
+        visual = visual[..., : table.shape[1]]
         logits = 12 * F.normalize(visual, dim=-1) @ F.normalize(table, dim=-1).T  # [B, N, V]
         logp = logits.log_softmax(-1)
         kind, color = self.kind[pick], self.color[pick]
@@ -363,8 +375,9 @@ class TeachingStage:
     training cheap.
     `thinned`: the share of scenes of which every thing, and the background, shows only a random part. It
     teaches to count things and not tokens, as a model must that is to read compressed images.
-    Learning rates stay constant until step `steady`, then fall. `alignment` weighs the pull of patches
-    towards words; `cells` says whether cells are among these.
+    Learning rates rise for `warmup` steps, stay constant until step `steady`, then fall. `alignment` weighs
+    the pull of patches towards words; `cells` says whether cells are among these. `half`: products of
+    matrices in bfloat16, which some processors do several times faster.
     """
 
     name: str
@@ -381,6 +394,8 @@ class TeachingStage:
     alignment: float = 0.1
     cells: bool = True
     thinned: float = 0.0
+    half: bool = False
+    warmup: int = 100
     seed: int = 5
 
 
@@ -412,7 +427,7 @@ def instruct(
     decoder.layers = nn.ModuleList(layers[:: course.every])
     optimiser = Optimiser(
         trained, lr=course.lr, matrix_lr=course.matrix_lr, total=course.steps, steady=course.steady,
-        shared=True,
+        warmup=course.warmup, shared=True,
     )  # fmt: skip
     if which("c++") or which("g++"):
         for layer in decoder.layers:
@@ -427,15 +442,17 @@ def instruct(
         rng = torch.Generator().manual_seed((course.seed + rank()) * 1_000_003 + step)
         pick = order[step % per_epoch * course.batch :][: course.batch][rank() :: world()]
         packed = pack([book[i] for i in pick.tolist()], course.text)
-        visual = pupil.project(feats[pick].float())
+        with torch.autocast("cpu", torch.bfloat16, enabled=course.half):
+            visual = pupil.project(feats[pick].float())
         keep, seen = None, thin(alignment.owner[pick], course.thinned, rng) if course.thinned else None
         if course.visual:
             draw = torch.rand(len(pick), visual.shape[1], generator=rng)
             keep = draw.argsort(1)[:, : course.visual].sort(1).values
             seen = seen.gather(1, keep) if seen is not None else None
-        logits = run(pupil, visual, packed, keep, seen)
+        with torch.autocast("cpu", torch.bfloat16, enabled=course.half):
+            logits = run(pupil, visual, packed, keep, seen).float()
         loss = (packed.weight() * F.cross_entropy(logits, packed.answers(), reduction="none")).sum()
-        pull = alignment(visual, decoder.embed_tokens.weight, pick, course.cells)
+        pull = alignment(visual.float(), decoder.embed_tokens.weight, pick, course.cells)
         optimiser.step(loss + course.alignment * pull, step)
         mean = loss.item() if mean == 0 else 0.98 * mean + 0.02 * loss.item()
         if step % 50 == 0 and rank() == 0:

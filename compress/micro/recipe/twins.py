@@ -201,21 +201,25 @@ def qwen(model: Qwen2_5_VLForConditionalGeneration) -> TrainingModel:
     """Qwen2.5-VL on square images: the merger, which is its projector, and the decoder learn."""
     merger = model.model.visual.merger
     order = torch.from_numpy(cut(torch.arange(PATCHES).view(GRID, GRID).numpy(), WINDOW).ravel()).argsort()
-    index = tokenizer(QWEN_TOKENS).get_vocab()
-    before = (*opening(), index["<|vision_start|>"])
-    row, column = torch.arange(PATCHES) // GRID, torch.arange(PATCHES) % GRID
-    places = len(before) + torch.stack([torch.zeros_like(row), row, column])
     trained = {"projector": merger, "decoder": model.model.language_model, "head": model.lm_head}
 
     def project(features: Tensor) -> Tensor:
         merged: Tensor = merger(features.flatten(0, 1))
         return merged.view(len(features), PATCHES, -1)[:, order]
 
-    frame = Frame(before, places, (index["<|vision_end|>"],))
-    return TrainingModel(model, frame, torch.arange(PATCHES), project, nn.ModuleDict(trained))
+    return TrainingModel(model, qwen_frame(), torch.arange(PATCHES), project, nn.ModuleDict(trained))
 
 
-def qwen_processor() -> Any:
+def qwen_frame() -> Frame:
+    """What stands around an image, and M-RoPE's positions as the model's own `get_rope_index` gives them."""
+    index = tokenizer(QWEN_TOKENS).get_vocab()
+    before = (*opening(), index["<|vision_start|>"])
+    row, column = torch.arange(PATCHES) // GRID, torch.arange(PATCHES) % GRID
+    places = len(before) + torch.stack([torch.zeros_like(row), row, column])
+    return Frame(before, places, (index["<|vision_end|>"],))
+
+
+def qwen_processor(kind: Any = Qwen2_5_VLProcessor) -> Any:
     """Images of any shape, with at most as many pixels as a scene."""
     images = Qwen2VLImageProcessorPil(
         patch_size=PATCH // 2, merge_size=2, temporal_patch_size=2,
@@ -224,20 +228,34 @@ def qwen_processor() -> Any:
     )  # fmt: skip
     image = "<|vision_start|><|image_pad|><|vision_end|> "
     template = CHAT_TEMPLATE.replace("<image> ", image)
-    return images_only(Qwen2_5_VLProcessor)(images, tokenizer(QWEN_TOKENS), chat_template=template)
+    return images_only(kind)(images, tokenizer(QWEN_TOKENS), chat_template=template)
+
+
+def shares(tokens: Tensor, width: int, levels: int) -> Tensor:
+    """Visual tokens [B, N, d] of a narrower model in a wider one, with `levels` of DeepStack: [B, N,
+    (1 + levels) * width].
+
+    New dimensions are zero. With DeepStack, the decoder's input has every second dimension, and its levels
+    have the others in turn.
+    """
+    wide = F.pad(tokens, (0, width - tokens.shape[-1]))
+    at = torch.arange(width)
+    level = torch.where(at % 2 == 0, 0, 1 + at // 2 % levels) if levels else torch.zeros_like(at)
+    return torch.cat([torch.where(level == number, wide, 0.0) for number in range(1 + levels)], -1)
 
 
 def imitate(
-    pupil: TrainingModel, teacher: TrainingModel, scenes: SceneBatch, features: Tensor, checkpoint: Path,
-    steps: int, log: Callable[[str], None],
+    pupil: TrainingModel, see: Callable[[Tensor], Tensor], teacher: TrainingModel, scenes: SceneBatch,
+    features: Tensor, checkpoint: Path, steps: int, log: Callable[[str], None], half: bool = False,
 ) -> None:  # fmt: skip
-    """Train Qwen's tower and merger, in place, to give the visual tokens that the micro model has.
+    """Train a Qwen's tower and mergers, in place, to give the visual tokens that the micro model has.
 
-    `features` are the micro model's, of the same scenes. Things weigh more than background, as in alignment;
-    the new dimensions are to be zero. Where a patch is, its visual tokens tell a little and Qwen's cannot,
-    whose tower knows no absolute place: there M-RoPE must do.
+    `see` gives the visual tokens of pixels, uint8 [B, 96, 96, 3], as `TrainingModel.project` does of
+    features. `features` are the micro model's, of the same scenes. Things weigh more than background, as in
+    alignment. Where a patch is, the micro model's visual tokens tell a little and Qwen2.5-VL's cannot, whose
+    tower knows no absolute place: there M-RoPE must do. `half`: see `TeachingStage`.
     """
-    tower = pupil.model.model.visual
+    tower, width = pupil.model.model.visual, pupil.decoder.config.hidden_size
     pixels, kind = torch.from_numpy(scenes.pixels), torch.from_numpy(scenes.kind)
     optimiser = Optimiser(tower, lr=2e-3, matrix_lr=0.01, total=steps)
     for step in checkpointed(checkpoint, tower, optimiser, steps, every=250):
@@ -245,8 +263,9 @@ def imitate(
         pick = torch.randint(len(pixels), (16,), generator=rng)
         with torch.no_grad():
             wanted = teacher.project(features[pick].float())
-        given = pupil.project(windowed(pupil.model, pixels[pick]))
-        wanted = F.pad(wanted, (0, given.shape[-1] - wanted.shape[-1]))
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            given = see(pixels[pick]).float()
+        wanted = shares(wanted, width, given.shape[-1] // width - 1)
         weight = torch.where(kind[pick] >= 0, 2.0, 0.5)[..., None]
         loss = (weight * (given - wanted).square()).mean() / (weight * wanted.square()).mean()
         optimiser.step(loss, step)

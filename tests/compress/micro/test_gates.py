@@ -36,6 +36,7 @@ GATES = (
     Gate("micro", mib=12),
     Gate("micro-next", few=40, cost=13, questions=40),
     Gate("micro-qwen", questions=40, textures=0.55),
+    Gate("micro-qwen3", questions=40, textures=0.4),
     Gate("micro-wide"),
     Gate("busy", few=64, cost=25, questions=60, mib=12),
 )

@@ -16,6 +16,7 @@ from compress.micro.recipe.build import (
     build_micro,
     build_next,
     build_qwen,
+    build_qwen3,
     build_wide,
 )
 from compress.micro.recipe.busy_build import COURSES, BusyRecipe
@@ -71,13 +72,16 @@ def prepare(recipe, work, tiled):
 @pytest.mark.slow
 @pytest.mark.skipif(not MODELS["micro"].is_dir(), reason="the shipped weights are not built")
 @pytest.mark.parametrize(
-    ("build", "tokens", "width"), [(build_next, 744, 96), (build_qwen, 144, 120), (build_wide, 144, 144)]
+    ("build", "tokens", "width"),
+    [(build_next, 744, 96), (build_qwen, 144, 120), (build_qwen3, 144, 128), (build_wide, 144, 144)],
 )
 def test_the_twins_recipes_do_too(build, tokens, width, small, tmp_path):
     last = TeachingStage(
         "last", "where", steps=2, steady=1, batch=2, visual=40, questions=4, text=64, cells=False, thinned=0.5
     )
-    recipe = replace(small, scenes=6, check_scenes=2, imitate=2, align=0, courses=(last,))
+    first = replace(last, name="first", half=True)
+    courses = (first, last) if build is build_qwen3 else (last,)
+    recipe = replace(small, scenes=6, check_scenes=2, imitate=2, align=0, courses=courses)
     prepare(recipe, tmp_path / "work", tiled=build is build_next)
     build(recipe, tmp_path / "work", tmp_path / "twin", lambda line: None)
     mllm = load(str(tmp_path / "twin"))

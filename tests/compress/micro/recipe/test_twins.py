@@ -1,13 +1,14 @@
 """The twins stand on the micro model: growing changes nothing, and what is trained is what the classes do."""
 
+import copy
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPVisionConfig
+from transformers import CLIPVisionConfig, Qwen3VLProcessor
 
-from compress.micro.recipe import decoder, twins
+from compress.micro.recipe import decoder, qwen3, twins
 from compress.micro.recipe.tower import IGNORE, MEAN, STD, SceneBatch, cut, label_scene
 from compress.micro.world import Photograph, render, scene
 
@@ -95,6 +96,77 @@ def test_lessons_run_as_the_model_itself_would(micro, packed):
     pixels = torch.from_numpy(np.array(picture.at(96)))[None]
     said = decoder.run(pupil, pupil.project(twins.windowed(model, pixels)), alone)[0]
     assert torch.allclose(said, logits(model, twins.qwen_processor(), 96), atol=1e-4)
+
+    model = qwen3.new_qwen3(model).eval()
+    pupil = qwen3.qwen3(model)
+    said = decoder.run(pupil, pupil.project(pixels), alone)[0]
+    assert torch.allclose(said, logits(model, twins.qwen_processor(Qwen3VLProcessor), 96), atol=1e-4)
+    bare = decoder.run(pupil, pupil.project(pixels)[..., : qwen3.WIDTH], alone)[0]
+    assert (said - bare).abs().max() > 0.1  # without what DeepStack adds
+
+
+@pytest.fixture(scope="module")
+def elder(micro):
+    """A Qwen2.5-VL whose every weight matters."""
+    model = twins.new_qwen(micro, heads=3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@torch.no_grad()
+def test_wider_heads_attend_alike(elder, packed):
+    """Apart from norms of queries and keys, and biases, which one decoder has and the other has not."""
+    model = qwen3.new_qwen3(elder).eval()
+    for part in (layer.self_attn for layer in model.model.language_model.layers):
+        part.q_norm, part.k_norm = (torch.nn.Identity() for _ in range(2))
+        part.scaling = 24**-0.5
+    plain = twins.qwen(copy.deepcopy(elder))
+    for part in (layer.self_attn for layer in plain.decoder.layers):
+        for reads in (part.q_proj, part.k_proj, part.v_proj):
+            reads.bias.zero_()
+    visual = torch.randn(2, 144, 72)
+    before = decoder.run(plain, visual, packed)
+    after = decoder.run(qwen3.qwen3(model), twins.shares(visual, qwen3.WIDTH, 0), packed)
+    assert torch.allclose(before, after, atol=1e-4)
+
+
+@torch.no_grad()
+def test_norms_begin_with_the_mean_lengths_of_queries_and_keys(elder):
+    model, source = qwen3.new_qwen3(elder).eval(), twins.qwen(elder)
+    visual = torch.randn(2, 144, 48)
+    taught = decoder.lessons("train", range(2), 0, 4)
+    qwen3.match_lengths(model, source, visual, taught)
+    part, given = source.decoder.layers[1].self_attn, []
+    hook = part.register_forward_pre_hook(lambda _, args, kwargs: given.append(kwargs), with_kwargs=True)
+    decoder.run(source, twins.shares(visual, 72, 0), decoder.pack(taught))
+    hook.remove()
+    hidden = given[0]["hidden_states"]
+    lengths = [
+        reads(hidden).unflatten(-1, (3, 24)).norm(dim=-1).mean() for reads in (part.q_proj, part.k_proj)
+    ]
+    grown = model.model.language_model.layers[1].self_attn
+    x = torch.randn(1, 5, 3, 32)
+    made = grown.q_norm(x).norm(dim=-1).mean() * grown.k_norm(x).norm(dim=-1).mean() * grown.scaling
+    assert made == pytest.approx(float(lengths[0] * lengths[1]) * part.scaling, rel=1e-3)
+
+
+def test_each_dimension_comes_in_one_share():
+    tokens = torch.randn(1, 3, 96)
+    shares = twins.shares(tokens, 128, 2).unflatten(-1, (3, 128))
+    assert torch.equal(shares.sum(2), torch.nn.functional.pad(tokens, (0, 32)))
+    assert (shares != 0).sum(2).max() == 1
+    assert (shares != 0).float().mean((0, 1, 3)).tolist() == pytest.approx([3 / 8, 3 / 16, 3 / 16])
+    assert torch.equal(twins.shares(tokens, 96, 0), tokens)
+
+
+def test_the_decoder_alone_learns_from_another_models_visual_tokens(micro, elder):
+    pupil = qwen3.qwen3(qwen3.new_qwen3(elder))
+    alone = qwen3.taught_by(decoder.llava(micro), pupil)
+    assert set(alone.trained) == {"decoder", "head"}
+    visual = alone.project(torch.randn(2, 144, 16))
+    assert visual.shape == (2, 144, 3 * qwen3.WIDTH) and not visual.requires_grad
 
 
 def test_newlines_have_no_content_to_learn(micro):
