@@ -41,7 +41,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     source = build(request.param, folder / "own")
     made = engine(
         str(export(source, folder / "served")), METHODS, max_model_len=512, max_num_batched_tokens=512,
-        max_num_seqs=4, long_prefill_token_threshold=32,
+        max_num_seqs=4, long_prefill_token_threshold=32, block_size=32,
     )  # fmt: skip
     return Served(made, same_pixels(str(source)), "")
 
