@@ -81,3 +81,15 @@ def test_the_benchmark_starts_measures_and_stops_a_server(tmp_path: Path) -> Non
     report = measure("evocomp+", [64], load, "busy", [sample], program=program, options=options)
     assert [row.prompt for row in report.rows] == [585, 73, 585, 73]
     assert all(row.requests > 0 and row.tokens > 0 for row in report.rows)
+
+
+def test_the_choice_of_served_requests_is_timed() -> None:
+    command = ["-m", "bench.speed.serving", "--methods", "divprune", "--keep", "64", "--together", "2"]
+    done = subprocess.run(
+        [sys.executable, *command, "--rounds", "1"],
+        env={**os.environ, **SETTINGS}, capture_output=True, text=True, timeout=1000,
+    )  # fmt: skip
+    assert not done.returncode, done.stderr
+    assert [line.split()[:3] for line in done.stdout.splitlines() if "divprune" in line] == [
+        ["divprune", "64", "2"]
+    ]
