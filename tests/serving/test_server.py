@@ -84,7 +84,7 @@ def test_the_benchmark_starts_measures_and_stops_a_server(tmp_path: Path) -> Non
 
 
 def test_the_choice_of_served_requests_is_timed() -> None:
-    command = ["-m", "bench.speed.serving", "--methods", "divprune", "--keep", "64", "--together", "2"]
+    command = ["-m", "bench.serving.cost", "--methods", "divprune", "--keep", "64", "--together", "2"]
     done = subprocess.run(
         [sys.executable, *command, "--rounds", "1"],
         env={**os.environ, **SETTINGS}, capture_output=True, text=True, timeout=1000,

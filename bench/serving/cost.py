@@ -1,6 +1,6 @@
 """Measure processor time of served requests, and what of it goes into the choice of tokens inside vLLM.
 
-    OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind .venv/vllm/bin/python -m bench.speed.serving --rounds 3
+    OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind .venv/vllm/bin/python -m bench.serving.cost --rounds 3
 
 The engine runs in this process, without HTTP. Methods, budgets and batch sizes take turns in every round, in
 a random order; one round before is not counted. No image comes twice. Processor time says little of waiting,
