@@ -138,7 +138,7 @@ def measure(
     "--seconds", default=1.0, type=click.FloatRange(0, min_open=True),
     help="Seconds that a worker waits per part.",
 )  # fmt: skip
-@option("-n", "count", default=20, type=click.IntRange(2), help="Parts per worker, two to a cell.")
+@option("-n", "count", default=20, type=click.IntRange(4), help="Parts per worker, two to a cell.")
 @option(
     "--engine", "name", type=click.Choice(["devices", "ray"]), default="devices",
     help="Where workers run: processes of this machine (devices), or actors of a Ray cluster.",
