@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 BLOCK = 48  # tokens whose gain is computed together
+LAZY = ("cpu",)  # kinds of device on which few gains are computed: a GPU would be waited for
 
 
 def likeness(features: Tensor, sharpness: float = 1.0) -> Tensor:
@@ -38,7 +39,7 @@ def cover(
 
     most = covered
     for number in range(keep):
-        if number and alike.device.type == "cpu":
+        if number and alike.device.type in LAZY:
             most = _raised(most, gain)
         else:
             most = gain(slice(None)).masked_fill(taken, -1)
