@@ -11,7 +11,6 @@ Linux only, because Ray's own processes are looked up in /proc.
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import time
@@ -30,11 +29,11 @@ from bench.console import option, progress, show_table, whole_numbers
 from bench.evaluation.cellwork import PART, CellPart
 from bench.evaluation.compare import Entry, fill, prepare
 from bench.evaluation.evaluate import AnsweredPart
+from bench.evaluation.history import put_json
 from bench.evaluation.protocol import of_model
 from bench.speed.scale import servers
 from bench.tasks import TASKS
 from compress.attach.prefill import Record
-from compress.files import replacing
 from compress.models.loading import MLLM, load
 from compress.parallel import Cluster, Devices, Engine, Work, WorkerPool
 
@@ -165,8 +164,7 @@ def main(sizes: list[int], seconds: float, count: int, name: str, out: Path | No
         f"engine {name}, {seconds:g} s of waiting per part of {PART} answers",
     )  # fmt: skip
     if out:
-        with replacing(out) as file:
-            file.write_text(json.dumps([asdict(one) for one in found], indent=1))
+        put_json(out, [asdict(one) for one in found])
 
 
 if __name__ == "__main__":

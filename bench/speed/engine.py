@@ -10,7 +10,6 @@ part if it is installed (pip install 'evocomp[benchmark]').
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Callable
@@ -26,7 +25,7 @@ import numpy as np
 from deap import algorithms, base, creator, tools
 
 from bench.console import option, progress, say, show_table
-from compress.files import replacing
+from bench.evaluation.history import put_json
 from evosearch import Evolution, Grouping, search
 
 GROUPS, SIZE, POPULATION, PARENTS = 64, 9, 48, 12
@@ -129,8 +128,7 @@ def main(generations: int, rounds: int, out: Path | None) -> None:
         f"population {POPULATION}, {GROUPS} groups of {SIZE}",
     )
     if out:
-        with replacing(out) as file:
-            file.write_text(json.dumps({"ms_per_generation": taken}, indent=1))
+        put_json(out, {"ms_per_generation": taken})
 
 
 def _seconds(run: Callable[[], None]) -> float:

@@ -8,7 +8,6 @@ token at the edge of a budget may change; the table says how many do.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ import torch
 
 from bench.console import model_options, option, progress, show_table
 from bench.evaluation.compressors import selector_for
+from bench.evaluation.history import put_json
 from bench.evaluation.opening import load_model
 from bench.latency.run import rivals
 from bench.tasks import TASKS
 from compress.attach.session import attach
-from compress.files import replacing
 from compress.keep import read_keep
 from compress.micro.worlds import world_of
 from compress.models.loading import MLLM, Anyres
@@ -75,8 +74,7 @@ def main(
     ]  # fmt: skip
     show_table(["method", "equal tokens", "equal answers"], rows, f"{model} on {device} against cpu")
     if out:
-        with replacing(out) as file:
-            file.write_text(json.dumps(found, indent=1))
+        put_json(out, found)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ last bit, and how much shorter the prefill is under a method.
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from statistics import median
@@ -19,10 +18,10 @@ import torch
 
 from baselines import METHODS
 from bench.console import option, progress, show_table
+from bench.evaluation.history import put_json
 from bench.evaluation.opening import shaped
 from compress.attach.session import attach
 from compress.base import Selection, Selector, View
-from compress.files import replacing
 from compress.keep import read_keep
 from compress.models.loading import MLLM
 from compress.models.shapes import SHAPES, random_inputs
@@ -112,8 +111,7 @@ def main(
     head = ["shape", "visual tokens", "kept", "prefill ms", f"{method} ms", "ratio", "keep all differs by"]
     show_table(head, rows, f"{device}, {dtype}, keep {keep}")
     if out:
-        with replacing(out) as file:
-            file.write_text(json.dumps(found, indent=1))
+        put_json(out, found)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ same for all samples.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -35,12 +34,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.console import model_options, option, progress, show_table, whole_numbers
+from bench.evaluation.history import put_json
 from bench.evaluation.opening import load_model, shaped
 from bench.latency.clock import Clock, clock_of
 from bench.latency.measure import roof
 from bench.tasks.mixture import training_samples
 from compress.attach.flops import counting
-from compress.files import replacing
 from compress.keep import count_of
 from compress.labels import Label, LabelConfig, Labeller, forward
 from compress.labels.fitness import AnswerLosses
@@ -181,8 +180,7 @@ def main(
         figures["memory_gib"] = memory
         click.echo(f"most memory at once: {memory:.1f} GiB")
     if out:
-        with replacing(out) as file:
-            file.write_text(json.dumps(figures, indent=1))
+        put_json(out, figures)
 
 
 def _round(

@@ -10,7 +10,6 @@ workers are ready. Linux only, because Ray's own processes are looked up in /pro
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import tempfile
@@ -27,7 +26,7 @@ import click
 from PIL import Image
 
 from bench.console import option, progress, show_table, whole_numbers
-from compress.files import replacing
+from bench.evaluation.history import put_json
 from compress.labels import Label, gather
 from compress.parallel import Cluster, Engine, Local, Work, WorkerPool
 from compress.samples import Catalogue, Sample
@@ -182,8 +181,7 @@ def main(sizes: list[int], seconds: float, count: int, engine: str, out: Path | 
         f"engine {engine}, {seconds:g} s of waiting per sample",
     )  # fmt: skip
     if out:
-        with replacing(out) as file:
-            file.write_text(json.dumps([asdict(one) for one in found], indent=1))
+        put_json(out, [asdict(one) for one in found])
 
 
 if __name__ == "__main__":

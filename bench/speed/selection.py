@@ -9,7 +9,6 @@ attention, keys). Gathering the kept rows is not included, because every method 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +21,11 @@ import torch
 from baselines import METHODS
 from bench.console import model_options, option, progress, say, show_table
 from bench.evaluation.compressors import selector_for
+from bench.evaluation.history import put_json
 from bench.evaluation.opening import load_model
 from compress.attach.session import attach
 from compress.base import Selector, TowerSelector
 from compress.budget import plan
-from compress.files import replacing
 from compress.micro.world import render, scene
 from compress.models.loading import MLLM, Anyres
 from evosearch.registry import names
@@ -115,8 +114,7 @@ def main(
         ],
     )
     if out:
-        with replacing(out) as file:
-            file.write_text(json.dumps({"seconds": seconds, "medians_ms": figures}, indent=1))
+        put_json(out, {"seconds": seconds, "medians_ms": figures})
 
 
 if __name__ == "__main__":

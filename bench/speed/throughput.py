@@ -9,7 +9,6 @@ ratio is taken within a round.
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from statistics import median
@@ -19,11 +18,11 @@ import click
 
 from bench.console import model_options, option, progress, show_table, whole_numbers
 from bench.evaluation.compressors import selector_for
+from bench.evaluation.history import put_json
 from bench.evaluation.opening import load_model
 from bench.tasks import TASKS
 from compress.attach.session import attach
 from compress.base import Selector
-from compress.files import replacing
 from compress.models.loading import MLLM
 from compress.samples import Sample
 
@@ -90,8 +89,7 @@ def main(
         f"{mllm.name}, {method}, keep {budget}, {count} samples",
     )  # fmt: skip
     if out:
-        with replacing(out) as file:
-            file.write_text(json.dumps({"seconds": taken, "ratios": ratios}, indent=1))
+        put_json(out, {"seconds": taken, "ratios": ratios})
 
 
 if __name__ == "__main__":
