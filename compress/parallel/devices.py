@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import pickle
 import signal
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -26,7 +25,7 @@ from compress.parallel.engine import (
     retry_for,
     told,
 )
-from compress.parallel.workers import serve_parent
+from compress.parallel.workers import new_processes, serve_parent
 
 
 @dataclass(frozen=True)
@@ -179,7 +178,7 @@ class DevicePool:
     # Coming and going ---------------------------------------------------------------------------------------
 
     def _spawn(self, device: str) -> None:
-        context = multiprocessing.get_context("spawn")  # a fork could not use a GPU
+        context = new_processes()
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, device), daemon=True)
         with _without_interrupts():
@@ -268,8 +267,14 @@ def _without_interrupts() -> Iterator[None]:
 
 
 def _serve(pipe: Connection, device: str) -> None:
-    """What a worker does: make its work on its device, then job by job."""
+    """What a worker does, until its driver ends."""
     serve_parent()
+    with suppress(EOFError, ConnectionError):
+        _answer(pipe, device)
+
+
+def _answer(pipe: Connection, device: str) -> None:
+    """Make the work on the device, then do job by job."""
     pipe.send(_Hello())
     try:
         work: Work = pickle.loads(pipe.recv_bytes())(device=device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import signal
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from compress.parallel.engine import told
-from compress.parallel.workers import exit_with_parent
+from compress.parallel.workers import exit_with_parent, new_processes
 
 Item = TypeVar("Item")
 R = TypeVar("R")
@@ -103,7 +102,7 @@ def together(work: Callable[[], R], count: int) -> R:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(f"processes={count}: a launcher has started several already; leave it out")
-    context = multiprocessing.get_context("spawn")
+    context = new_processes()
     port, members = free_port(), {}
     try:
         for place in range(count):

@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing.connection import wait as wait_for_end
+from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import Any, TypeVar
 
 import torch
@@ -21,6 +22,7 @@ from threadpoolctl import threadpool_limits
 Job = TypeVar("Job")
 R = TypeVar("R")
 
+IMPORTED = ("compress.models.loading", "transformers.generation.utils")  # what is slow to import
 AHEAD = 4  # jobs per worker that are handed out at a time: a long list never lies in memory
 
 
@@ -84,6 +86,20 @@ def _in_processes(
         raise WorkerKilledError([*waiting.values(), *taken]) from broken
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def new_processes() -> ForkServerContext | SpawnContext:
+    """A way to start processes that share no memory with this one, so that each can use a GPU.
+
+    On Linux a server that has imported the libraries forks them: imports take seconds, once and not for
+    every process, and again for every one that takes the place of another. The server has the environment of
+    its start.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", *IMPORTED])
+    return context
 
 
 _work: Callable[[Any], Any] | None = None  # of a worker process, set once when it starts

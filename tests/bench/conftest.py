@@ -21,6 +21,8 @@ from bench.evaluation.ledger import DecoderShape, Ledger
 from bench.evaluation.stats import Interval, Pairs
 from bench.report import pictures
 from bench.report.gallery import Gallery, Panel, SampleImage, jpeg
+from compress.models import loading
+from compress.models.loading import MLLM
 from compress.samples import Sample
 
 SHAPE = DecoderShape(layers=4, hidden=8, intermediate=16, heads=2, kv_heads=2, head_dim=4, vocabulary=20)
@@ -97,6 +99,25 @@ def contrast(rival: str, gap: Interval, p: float) -> Contrast:
 
 def shown(one: Sample) -> SampleImage:
     return SampleImage(one.id, one.family, one.question, one.answers, jpeg(one.image), (Panel(0, 4, 4, 4),))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shipped_models_are_loaded_once() -> Iterator[None]:
+    """Commands share the shipped models: whoever attaches to a model leaves it as it was."""
+    loaded: dict[tuple[Any, ...], MLLM] = {}
+
+    def load(name: str = "micro", **options: Any) -> MLLM:
+        if name not in loading.MODELS:
+            return read(name, **options)
+        key = (name, *sorted(options.items()))
+        if key not in loaded:
+            loaded[key] = read(name, **options)
+        return loaded[key]
+
+    read = loading.load
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(loading, "load", load)
+        yield
 
 
 @pytest.fixture(autouse=True)

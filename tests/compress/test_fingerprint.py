@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -42,9 +42,26 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def read() -> Callable[[tuple[str, ...], Path], object]:
+    """As `_source`, but a file that has changed is read again, and only that."""
+    known: dict[tuple[Path, bytes], object] = {}
+
+    def source(name: tuple[str, ...], file: Path) -> object:
+        key = (file, file.read_bytes())
+        if key not in known:
+            known[key] = module._Module(name, file)
+        return known[key]
+
+    return source
+
+
 @pytest.fixture
-def digest(copy: Path) -> Digest:
+def digest(
+    copy: Path, read: Callable[[tuple[str, ...], Path], object], monkeypatch: pytest.MonkeyPatch
+) -> Digest:
     """The fingerprint of definitions in the copy, after one text in it was replaced by another."""
+    monkeypatch.setattr(module, "_source", read)
 
     def found(*starts: object, change: tuple[str, str, str] | None = None) -> str:
         file = copy / change[0] if change else None
@@ -52,7 +69,6 @@ def digest(copy: Path) -> Digest:
         if file and change:
             assert before.count(change[1]) >= 1, change
             file.write_text(before.replace(change[1], change[2]))
-        module._source.cache_clear()
         try:
             places = [module._place(one) for start in starts for one in module._definitions(start)]
             reached = module._Project(((copy, PACKAGES),)).reached(
@@ -62,7 +78,6 @@ def digest(copy: Path) -> Digest:
         finally:
             if file:
                 file.write_text(before)
-            module._source.cache_clear()
 
     return found
 
@@ -140,22 +155,30 @@ def test_labels_depend_on_what_computes_losses(digest: Digest) -> None:
     assert digest(Labeller) != digest(Labeller, change=change)
 
 
-def test_a_users_own_method_and_its_helper_count(tmp_path: Path) -> None:
-    (tmp_path / "helper.py").write_text("K = 1\n")
-    (tmp_path / "mine.py").write_text(
-        "import helper\nfrom baselines import Grid\n\n\nclass Mine(Grid):\n    k = helper.K\n"
+def test_a_users_own_method_and_its_helper_count(
+    tmp_path: Path, read: Callable[[tuple[str, ...], Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "users_helper.py").write_text("K = 1\n")
+    (tmp_path / "users_own.py").write_text(
+        "import users_helper\nfrom baselines import Grid\n\n\nclass Mine(Grid):\n    k = users_helper.K\n"
     )
-    command = "import mine; from compress.fingerprint import fingerprint; print(fingerprint(mine.Mine))"
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("users_helper", "users_own"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    mine = importlib.import_module("users_own").Mine
+    for name in ("users_helper", "users_own"):
+        monkeypatch.setitem(sys.modules, name, sys.modules.pop(name))  # gone after the test
+    monkeypatch.setattr(module, "_source", read)
 
-    def run() -> str:
-        path = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"}
-        return subprocess.run(
-            [sys.executable, "-c", command], env=path, capture_output=True, text=True, check=True
-        ).stdout
+    def of_a_new_process() -> str:
+        module._project.cache_clear()
+        module._of_files.cache_clear()
+        return fingerprint(mine)
 
-    first = run()
-    (tmp_path / "helper.py").write_text("K = 2\n")
-    assert run() != first
+    first = of_a_new_process()
+    assert of_a_new_process() == first
+    (tmp_path / "users_helper.py").write_text("K = 2\n")
+    assert of_a_new_process() != first
 
 
 def test_a_class_that_was_typed_in_counts_by_what_it_does() -> None:
