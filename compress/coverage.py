@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-BLOCK = 48  # tokens whose gain is computed together
+BLOCK = 24  # tokens whose gain is computed together
 LAZY = ("cpu",)  # kinds of device on which few gains are computed: a GPU would be waited for
 
 
@@ -29,35 +28,44 @@ def cover(
     """
     covered = torch.zeros_like(relevance)
     taken = torch.zeros_like(relevance, dtype=torch.bool)
-    chosen = [taken.nonzero()[:, 0]]
     if kept is not None:
         covered, taken = alike[kept].amax(0), taken.index_fill(0, kept, True)
-
-    def gain(rows: Tensor | slice) -> Tensor:
-        added = (alike[rows] - covered).clamp(min=0) @ relevance
-        return added if saliency is None else added * saliency[rows]
-
-    most = covered
-    for number in range(keep):
-        if number and alike.device.type in LAZY:
-            most = _raised(most, gain)
-        else:
-            most = gain(slice(None)).masked_fill(taken, -1)
+    if alike.device.type in LAZY:
+        weight = torch.ones_like(relevance) if saliency is None else saliency
+        told = [one.detach().numpy() for one in (relevance, alike, covered, taken, weight)]
+        return torch.from_numpy(_lazily(keep, *told))
+    chosen = [taken.nonzero()[:0, 0]]
+    for _ in range(keep):
+        added = (alike - covered).clamp(min=0) @ relevance
+        if saliency is not None:
+            added = added * saliency
         # [1] and not a number, for which a GPU would be waited for.
-        best = most.argmax(keepdim=True)
-        taken, most = taken.index_fill(0, best, True), most.index_fill(0, best, -1)
-        covered = covered.maximum(alike[best][0])
+        best = added.masked_fill(taken, -1).argmax(keepdim=True)
+        taken, covered = taken.index_fill(0, best, True), covered.maximum(alike[best][0])
         chosen.append(best)
     return torch.cat(chosen)
 
 
-def _raised(most: Tensor, gain: Callable[[Tensor], Tensor]) -> Tensor:
-    """Of what tokens add at `most` [N], as much brought up to date that the largest is right; -1 stays.
+def _lazily(
+    keep: int, relevance: np.ndarray, alike: np.ndarray, covered: np.ndarray, taken: np.ndarray,
+    saliency: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """As `cover`, with few gains computed anew for each token (Minoux, 1978): a gain never grows, so that of
+    an earlier step bounds it (submodularity). numpy starts small operations sooner than torch."""
 
-    What a token adds never grows (submodularity), so few are computed anew (Minoux, 1978).
-    """
-    known = most < 0
-    while not known[most.argmax()]:
-        rows = most.masked_fill(known, -1).topk(min(BLOCK, int((~known).sum()))).indices
-        most, known = most.index_copy(0, rows, gain(rows)), known.index_fill(0, rows, True)
-    return most
+    def gain(rows: np.ndarray | slice) -> np.ndarray:
+        added: np.ndarray = np.maximum(alike[rows] - covered, 0) @ relevance * saliency[rows]
+        return added
+
+    bound = np.where(taken, -1, gain(slice(None)))
+    chosen = np.empty(keep, np.int64)
+    for number in range(keep):
+        known = (bound < 0) | (number == 0)
+        while not known[best := bound.argmax()]:
+            stale = np.where(known, -1, bound)
+            rows = np.argpartition(stale, -BLOCK)[-BLOCK:] if len(stale) > BLOCK else np.arange(len(stale))
+            rows = rows[~known[rows]]
+            bound[rows], known[rows] = gain(rows), True
+        chosen[number], bound[best] = best, -1
+        np.maximum(covered, alike[best], out=covered)
+    return chosen

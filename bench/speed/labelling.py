@@ -39,7 +39,7 @@ from bench.evaluation.opening import load_model, shaped
 from bench.latency.clock import Clock, clock_of
 from bench.latency.measure import roof
 from bench.tasks.mixture import training_samples
-from compress.attach.flops import counting
+from compress.attach.flops import FlopCount
 from compress.keep import count_of
 from compress.labels import Label, LabelConfig, Labeller, forward
 from compress.labels.fitness import AnswerLosses
@@ -319,9 +319,9 @@ def _by_stage(
 
 
 def _operations(work: Callable[[], Any]) -> tuple[Any, float]:
-    with counting() as flops:
+    with FlopCount() as flops:
         result = work()
-    return result, flops.get_total_flops()
+    return result, flops.total
 
 
 def _clocked(work: Callable[[], Any], clock: Clock) -> tuple[Any, float]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compress.attach.attention import window
-from compress.attach.flops import counting
+from compress.attach.flops import FlopCount
 from compress.attach.layout import Layout, Place, origin
 from compress.attach.signals import Inputs, LayerInput, Signals
 from compress.attach.tower import Arguments, Crowd
@@ -484,13 +484,13 @@ class Prefill:
     def _select(self, place: Place, view: View, layout: Layout) -> Selection:
         """Let the method choose, check the form of its answer and note what goes on."""
         keep = self.schedules[place][view.depth]
-        with counting() if self.flops is not None else nullcontext() as counter:
+        with FlopCount() if self.flops is not None else nullcontext() as counter:
             if keep < len(view.hidden):
                 chosen = self.selector.select(view, keep)
             else:  # the budget counted newlines, which the tower does not know: all patches fit
                 chosen = Selection(torch.arange(len(view.hidden)))
         if self.flops is not None and counter is not None:
-            self.flops[place] += counter.get_total_flops()
+            self.flops[place] += counter.total
         index, tokens, into = chosen.index.to(view.hidden.device), chosen.tokens, chosen.into
         if index.ndim != 1 or index.dtype != torch.long or not 1 <= len(index) <= len(view.hidden):
             raise ValueError(

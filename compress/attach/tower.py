@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from compress.attach.attention import Heads, tapped
-from compress.attach.flops import counting
+from compress.attach.flops import FlopCount
 from compress.base import Merge, Selector, TowerSelector, TowerView
 from compress.models.loading import MLLM
 
@@ -290,10 +290,10 @@ class TowerSession:
         run = self._run
         if run is None or run.merging is None or run.layer_input is None:
             return hidden
-        with counting() if self.count_flops else nullcontext() as counter:
+        with FlopCount() if self.count_flops else nullcontext() as counter:
             merged = run.merging.merge(number, self.mllm.tower_layers[number], run.layer_input, hidden)
         if counter is not None:
-            share = counter.get_total_flops() / len(hidden)
+            share = counter.total / len(hidden)
             run.flops = [so_far + share for so_far in run.flops or [0.0] * len(hidden)]
         return merged
 

@@ -5,6 +5,7 @@ from itertools import combinations
 import pytest
 import torch
 
+from compress import coverage
 from compress.base import Selector
 from compress.compressor.evocomp_plus import EvoCompPlus
 from compress.coverage import cover
@@ -53,7 +54,11 @@ def test_equal_tokens_are_taken_once_each_and_in_order():
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_few_gains_are_computed_and_the_choice_is_that_of_all(weighted: bool) -> None:
+@pytest.mark.parametrize("lazy", [("cpu",), ()], ids=["few gains", "all gains, as on a GPU"])
+def test_the_choice_is_that_of_a_plain_loop(
+    weighted: bool, lazy: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coverage, "LAZY", lazy)
     torch.manual_seed(0)
     features, relevance = torch.randn(150, 8).round(), torch.rand(150)
     likeness = torch.cosine_similarity(features[:, None], features[None], dim=-1).clamp(min=0)
