@@ -5,7 +5,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.installed
 export PYTHONDONTWRITEBYTECODE =# tests are compiled once, for all processes of all targets
-PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist
 # Releases of transformers that `make versions` tests beside the one in requirements.lock. The first is the oldest
 # that setup.py admits.
 VERSIONS := $(sort $(basename $(notdir $(wildcard tests/versions/*.lock))))
@@ -19,14 +19,14 @@ demo: $(READY)
 	$(BIN)/evocomp demo --model busy -n 50 --out demo
 
 test: $(READY)
-	$(PYTEST) -m "not slow"
+	$(PYTEST) worksteal -m "not slow"
 
 slow: $(READY)
-	$(PYTEST) --dist loadscope -m slow  # what a module makes for its tests is dear: one process, once
+	$(PYTEST) loadscope -m slow  # what a module makes for its tests is dear: one process, once
 
 versions: $(VERSIONS:%=.venv/versions/%/.installed)
 	for version in $(VERSIONS); do \
-		PYTHONPATH=$(CURDIR)/.venv/versions/$$version $(PYTEST) -m "versions and not slow" $(DECODING) || exit; \
+		PYTHONPATH=$(CURDIR)/.venv/versions/$$version $(PYTEST) worksteal -m "versions and not slow" $(DECODING) || exit; \
 	done
 
 # In an environment of its own, with vLLM for CPUs; not a part of `make check`.
@@ -37,9 +37,10 @@ test-vllm: .venv/vllm/.installed
 gpu: $(READY)
 	$(BIN)/python -m bench.speed.gpu --out gpu
 
-check:
+check: $(READY)
 	$(MAKE) --jobs 2 lint docs
-	$(MAKE) test slow versions
+	$(PYTEST) loadscope  # test and slow together: tests are collected once, and no process waits for the other
+	$(MAKE) versions
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -32,6 +31,7 @@ from compress.micro.questions import FAMILIES, mixture
 from compress.micro.recipe.optim import Optimiser, checkpointed, rank, world
 from compress.micro.recipe.tower import IGNORE, PATCHES, SceneBatch, features, normalise, training_spoil
 from compress.micro.world import COLORS, GRID, SHAPES, TEXTURES, rng_of, scene
+from compress.parallel.workers import new_processes
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def lessons(split: str, seeds: range, epoch: int, n: int, kind: str = "where") -
 def all_lessons(split: str, count: int, epoch: int, n: int, kind: str) -> list[Lesson]:
     """`lessons` of the scenes 0 to `count`, made by two processes."""
     parcels = [(split, range(i, min(i + 500, count)), epoch, n, kind) for i in range(0, count, 500)]
-    with get_context("spawn").Pool(2) as pool:
+    with new_processes().Pool(2) as pool:
         parts = pool.starmap(lessons, parcels)
     return [lesson for part in parts for lesson in part]
 

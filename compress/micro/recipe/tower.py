@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +32,13 @@ from compress.micro.world import (
     Scene,
     patch_labels,
     scene,
-)  # fmt: skip
+)
+from compress.parallel.workers import new_processes
 
 KINDS = (*SHAPES, *"0123456789")  # what a patch can show; a number's patch shows one of its digits
 PATCHES = GRID * GRID  # of a tile
 PHRASES = len(COLORS) * (len(SHAPES) + 1)
+
 IGNORE = -100
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
@@ -126,7 +127,7 @@ def cut(image: NDArray, side: int) -> NDArray:
 
 def render_scenes(split: str, seeds: range, tiled: bool = False, workers: int = 2) -> SceneBatch:
     """Render and label the scenes of `seeds`, in order, in `workers` processes."""
-    with get_context("spawn").Pool(workers) as pool:
+    with new_processes().Pool(workers) as pool:
         rows = pool.starmap(training_row, [(split, s, tiled) for s in seeds], chunksize=64)
     return SceneBatch(*(np.stack(column) for column in zip(*rows, strict=True)))
 
