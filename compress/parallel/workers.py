@@ -89,13 +89,14 @@ def _in_processes(
 
 
 def new_processes() -> ForkServerContext | SpawnContext:
-    """A way to start processes that share no memory with this one, so that each can use a GPU.
+    """A way to start processes that share no memory with this one.
 
-    On Linux a server that has imported the libraries forks them: imports take seconds, once and not for
-    every process, and again for every one that takes the place of another. The server has the environment of
-    its start.
+    On Linux without an accelerator, a server that has imported the libraries forks them. So imports, which
+    take seconds, are done once and not for every process and every replacement. The environment is that of
+    the server's start. With an accelerator each process is new: imports may look for a GPU, and who forks
+    after that has none.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or torch.accelerator.is_available():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", *IMPORTED])

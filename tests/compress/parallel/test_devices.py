@@ -18,6 +18,7 @@ import pytest
 from compress.labels import LabelConfig, label
 from compress.models.loading import MLLM, load
 from compress.parallel import ATTEMPTS, Devices, Failure
+from compress.parallel.workers import new_processes
 from compress.samples import Sample
 from tests.compress.parallel.squares import square
 
@@ -64,6 +65,13 @@ def test_a_worker_gets_its_next_job_before_its_result_is_looked_at(tmp_path: Pat
     with Devices(("cpu:0",)).open(partial(square, tmp_path), 1) as crew:
         seen = [(job, list(handed)) for job, _ in crew.each(jobs())]
     assert seen == [(1, [1, 2]), (2, [1, 2, 4]), (4, [1, 2, 4])]
+
+
+def test_with_an_accelerator_each_process_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    assert new_processes().get_start_method() == "spawn"
+    with Devices(("cpu",)).open(partial(square, tmp_path), 1) as crew:
+        assert [(job, made[0]) for job, made in crew.each([2, 4])] == [(2, 4), (4, 16)]
 
 
 def test_jobs_that_fail_are_tried_on_the_other_device_and_given_up_in_the_end(tmp_path: Path) -> None:
