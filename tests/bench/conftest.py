@@ -169,12 +169,14 @@ def gallery(comparison: Comparison) -> Gallery:
 
 @pytest.fixture
 def little_demo(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shipped labels of six samples, one epoch and one budget in place of all that the demo takes."""
+    """Six shipped labels, short searches, one epoch, one budget and two benchmarks: the demo in little."""
+    monkeypatch.setattr(demo, "BENCHMARKS", ("gqa", "pope"))
     read = demo.read_labels
     monkeypatch.setattr(demo, "read_labels", lambda folder: list(islice(read(folder), 6)))
     short = {
         name: replace(
             script, keeps=script.keeps[-1:],
+            labels={kind: replace(one, evaluations=96) for kind, one in script.labels.items()},
             recipes={kind: replace(one, epochs=1) for kind, one in script.recipes.items()},
         )
         for name, script in demo.SCRIPTS.items()
