@@ -11,7 +11,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist
 VERSIONS := $(sort $(basename $(notdir $(wildcard tests/versions/*.lock))))
 DECODING := tests/baselines/test_contract.py tests/bench/test_doctor.py tests/compress/attach tests/compress/models
 
-.PHONY: install demo test slow versions test-vllm gpu check lint docs micro clean
+.PHONY: install demo test slow test-all versions test-vllm gpu check lint docs micro clean
 
 install: $(READY)
 
@@ -23,6 +23,10 @@ test: $(READY)
 
 slow: $(READY)
 	$(PYTEST) loadscope -m slow  # what a module makes for its tests is dear: one process, once
+
+# Test and slow together: tests are collected once, and no process waits for the last of another's.
+test-all: $(READY)
+	$(PYTEST) loadscope
 
 versions: $(VERSIONS:%=.venv/versions/%/.installed)
 	for version in $(VERSIONS); do \
@@ -37,10 +41,9 @@ test-vllm: .venv/vllm/.installed
 gpu: $(READY)
 	$(BIN)/python -m bench.speed.gpu --out gpu
 
-check: $(READY)
+check:
 	$(MAKE) --jobs 2 lint docs
-	$(PYTEST) loadscope  # test and slow together: tests are collected once, and no process waits for the other
-	$(MAKE) versions
+	$(MAKE) test-all versions
 
 lint: $(READY)
 	$(BIN)/ruff check .
