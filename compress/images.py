@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from io import BytesIO
 from math import isqrt
@@ -15,6 +16,18 @@ from compress.documents import regular_file
 
 LONGEST = 200  # times its short side may an image be long: resizing a thinner one takes all memory
 SQUARE = 89_478_485  # pixels of a square that an image is padded to; PIL opens no more
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # of the pictures in a folder
+
+
+def pictures_of(folder: Path) -> list[Path]:
+    """The files of a folder that are pictures by their names, in natural order: 2.png before 10.png."""
+    named = [one for one in folder.iterdir() if one.suffix.lower() in SUFFIXES and one.name[0] != "."]
+    return sorted(named, key=_natural)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Numbers in names by their value."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
 
 def open_rgb(source: Path | bytes, name: str, *, turned: bool = True) -> Image.Image:

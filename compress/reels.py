@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -18,12 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image as Pictures
 from PIL.Image import Image
 
-from compress.images import check_shape, open_rgb, rgb
+from compress.images import SUFFIXES, check_shape, open_rgb, pictures_of, rgb
 
 PIXELS = 89_478_485  # of a frame: PIL opens no larger picture either
 MOVING = ("GIF", "WEBP", "PNG")  # formats of pictures that may move
 STILL = 0.1  # seconds that a frame of a GIF is shown that gives no time, as browsers have it
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # of the frames in a folder
 MICROSECONDS = 1_000_000
 CUT = 0.9  # of the length that a file states; one that ends before is cut
 
@@ -70,10 +68,9 @@ class ArrayReel:
 
 class FolderReel:
     def __init__(self, path: Path, fps: float):
-        named = [one for one in path.iterdir() if one.suffix.lower() in SUFFIXES and one.name[0] != "."]
-        if not named:
+        if not (paths := pictures_of(path)):
             raise ValueError(f"{path} has no pictures ({', '.join(SUFFIXES)}): a video needs at least one")
-        self.paths = sorted(named, key=_natural)
+        self.paths = paths
         self.times = [number / fps for number in range(len(self.paths))]
         self.size = open_rgb(self.paths[0], str(self.paths[0])).size
         self.path = path
@@ -88,11 +85,6 @@ class FolderReel:
                     f"{high}: give frames of one size"
                 )
             yield image
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Numbers in names by their value."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
 
 @contextmanager

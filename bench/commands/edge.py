@@ -7,9 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from bench.commands.options import PROCESSES, Amount, Count, WholeNumbers, as_json, keeps_option, options_of
+from bench.commands.options import (
+    PROCESSES,
+    Amount,
+    Count,
+    WholeNumbers,
+    as_json,
+    keeps_option,
+    options_of,
+    refuse_idle,
+)
 from bench.console import OutFolder, option, progress, say, show_json
 from evosearch.registry import names
 
@@ -41,7 +49,7 @@ class PrecisionType(click.ParamType):
 
 def budgeted(values: dict[str, Any]) -> EdgeOptions:
     """The defaults, with the budgets of --keep; UsageError for options that exclude each other."""
-    refuse_idle(click.get_current_context())
+    refuse_idle(click.get_current_context(), IDLE)
     from bench.edge.benchmark import EdgeOptions
 
     return EdgeOptions(values.pop("keeps"))
@@ -111,7 +119,7 @@ def budgeted(values: dict[str, Any]) -> EdgeOptions:
     help="Time limit of --external per budget, in seconds.",
 )
 @option("--paper", is_flag=True, help="Add the times that the paper reports for a phone's NPU.")
-@option("--out", type=OutFolder(), help="Folder for edge.json, edge.csv and edge.md.")
+@option("--out", type=OutFolder(), help="Folder for edge.json, edge.csv, edge.md and edge.html.")
 @as_json
 @click.pass_obj
 def edge(
@@ -153,18 +161,7 @@ def edge(
     else:
         click.echo(replace(table.table(measured), title="milliseconds").text(), nl=False)
         if out:
-            say(f"edge.json, edge.csv and edge.md are in {out}")
-
-
-def refuse_idle(ctx: click.Context) -> None:
-    """UsageError for options that another one leaves nothing to do for."""
-    flags = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
-    for flag, (why, idle) in IDLE.items():
-        given = [
-            flags[name] for name in idle if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        ]
-        if ctx.params[flag] is not None and given:
-            raise click.UsageError(f"{', '.join(given)}: not with --{flag}, {why}.")
+            say(f"edge.json, edge.csv, edge.md and edge.html are in {out}")
 
 
 COMMANDS = {"edge": edge}

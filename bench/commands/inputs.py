@@ -1,7 +1,8 @@
-"""Open tasks by the values of options."""
+"""Open tasks, or a folder of images, by the values of options."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evosearch.registry import specs
@@ -26,3 +27,18 @@ def open_tasks(
     if not (named := specs(wanted)):
         raise ValueError(f"--tasks names nothing: write names with commas, or all ({', '.join(every)})")
     return load_tasks(named, count, split, data=data, protocol=protocol, labelled=labelled, world=world)
+
+
+def open_folder(folder: Path, question: str, count: int) -> list[Sample]:
+    """Ask one question about the images of a folder, the first `count` by name.
+
+    ValueError for a folder without images, and for one that cannot be read.
+    """
+    from bench.evaluation.opening import asked
+    from compress.images import SUFFIXES, open_rgb, pictures_of
+    from compress.samples import Sample
+
+    if not (paths := pictures_of(folder)[:count]):
+        raise ValueError(f"{folder} has no images ({', '.join(SUFFIXES)}): give a folder with one or more")
+    question = asked(question)
+    return [Sample(path.name, open_rgb(path, str(path)), question, ()) for path in paths]

@@ -124,7 +124,7 @@ def latency(
         in_words(found, f"{mllm.name}, {device}, {dtype}: medians in ms of {conditions.clock} time"), nl=False
     )
     if out:
-        say(f"results.json, latency.csv, latency.md, raw rounds and pictures are in {out}")
+        say(f"results.json, latency.csv, latency.md, latency.html, raw rounds and pictures are in {out}")
 
 
 COMMANDS = {"latency": latency}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, wraps
 from importlib import import_module
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from bench.console import F, OutFolder, option, read_whole_numbers, with_default
 from evosearch.registry import cut
@@ -34,8 +35,8 @@ SOURCE = "Select tokens with this model, which must have the same visual tokens,
 BUDGET = "a budget is a count of visual tokens from 1, or a ratio of each image's, as 11.1% or 1/9"
 
 
-def data_options(command: F) -> F:
-    """--tasks, -n, --data, --protocol and --split: what `open_tasks` takes."""
+def data_options(command: F, each: str = "400; with --data: all") -> F:
+    """--tasks, -n, --data, --protocol and --split: what `open_tasks` takes. `each` is the default of -n."""
     for add in (
         option(
             "--split",
@@ -49,7 +50,7 @@ def data_options(command: F) -> F:
             "--data",
             help="Folder of benchmarks (docs/benchmarks.md) or hub:OWNER. Default: the miniatures.",
         ),
-        option("-n", "count", type=Count(1), help="Questions per task. Default: 400; with --data: all."),
+        option("-n", "count", type=Count(1), help=f"Questions per task. Default: {each}."),
         option(
             "--tasks",
             default="all",
@@ -58,6 +59,20 @@ def data_options(command: F) -> F:
     ):
         command = add(command)
     return command
+
+
+def refuse_idle(ctx: click.Context, idle: Mapping[str, tuple[str, Sequence[str]]]) -> None:
+    """UsageError for options that another one leaves nothing to do for.
+
+    `idle` has the other one's parameter, why, and the names of parameters that do not go with it.
+    """
+    flags = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
+    for name, (why, others) in idle.items():
+        given = [
+            flags[other] for other in others if ctx.get_parameter_source(other) is ParameterSource.COMMANDLINE
+        ]
+        if ctx.params[name] is not None and given:
+            raise click.UsageError(f"{', '.join(given)}: not with {flags[name]}, {why}.")
 
 
 def match_option(command: F) -> F:

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.inputs import open_tasks
-from bench.commands.options import SEED, Amount, as_json, data_options, keeps_option, options_of
+from bench.commands.inputs import open_folder, open_tasks
+from bench.commands.options import (
+    SEED,
+    Amount,
+    as_json,
+    data_options,
+    keeps_option,
+    options_of,
+    refuse_idle,
+)
 from bench.console import OutFolder, option, progress, say, show_json
 
 if TYPE_CHECKING:
     from bench.serving.run import Load
     from compress.keep import Keep
+
+QUESTIONS = 20  # of a task
+# What an option leaves nothing to do for, and why: the names of parameters.
+IDLE = {
+    "folder": ("whose images are all asked one question", ("tasks", "data", "protocol", "split")),
+    "url": ("where a server runs already", ("program", "further")),
+}
 
 
 class Numbers(click.ParamType):
@@ -68,13 +84,23 @@ class Numbers(click.ParamType):
     "--serve", "further", multiple=True, metavar="OPTION",
     help="Option for `vllm serve`, for instance --serve --dtype=float32; may be given several times.",
 )  # fmt: skip
-@data_options
-@option("--out", type=OutFolder(), help="Folder for results.json, serving.csv, serving.md and a picture.")
+@partial(data_options, each=str(QUESTIONS))
+@option(
+    "--images", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of images, in place of --tasks: the first ones by name, as many as -n says.",
+)  # fmt: skip
+@option("--question", default="describe the image", help="Question about each image of --images.")
+@option(
+    "--out", type=OutFolder(),
+    help="Folder for results.json, serving.csv, serving.md, serving.html and a picture.",
+)  # fmt: skip
 @as_json
+@click.pass_obj
 def serve(
-    wanted: str, keeps: list[Keep], load: Load, model: str, url: str | None, program: str | None,
-    further: tuple[str, ...], tasks: str, count: int | None, data: str | None, protocol: str | None,
-    split: str | None, out: Path | None, machine: bool,
+    command: str, wanted: str, keeps: list[Keep], load: Load, model: str, url: str | None,
+    program: str | None, further: tuple[str, ...], tasks: str, count: int | None, data: str | None,
+    protocol: str | None, split: str | None, folder: Path | None, question: str, out: Path | None,
+    machine: bool,
 ) -> None:  # fmt: skip
     """Measure requests per second and waiting times of a server, per method, budget and load.
 
@@ -86,15 +112,20 @@ def serve(
     Example:
       evocomp bench serve --methods evocomp+,visionzip --keep 192,64 --users 1,8 --out served
     """
+    refuse_idle(click.get_current_context(), IDLE)
     from bench.serving.measure import measure
     from bench.serving.report import results, table, write
 
-    found = open_tasks(tasks, count or 20, data, protocol, split, model=model, labelled=False)
-    samples = [sample for each in found.values() for sample in each]
+    if folder is None:
+        found = open_tasks(tasks, count or QUESTIONS, data, protocol, split, model=model, labelled=False)
+        samples = [sample for each in found.values() for sample in each]
+    else:
+        samples = open_folder(folder, question, count or QUESTIONS)
     with progress("measure", "rounds") as report:
         served = measure(
-            wanted, keeps, load, model, samples, url=url, program=program, options=further, progress=report
-        )
+            wanted, keeps, load, model, samples, url=url, program=program, options=further, command=command,
+            progress=report,
+        )  # fmt: skip
     if out:
         write(served, out)
     if machine:
@@ -102,7 +133,7 @@ def serve(
         return
     click.echo(table(served).text(), nl=False)
     if out:
-        say(f"results.json, serving.csv, serving.md and a picture are in {out}")
+        say(f"results.json, serving.csv, serving.md, serving.html and a picture are in {out}")
 
 
 COMMANDS = {"serve": serve}

@@ -16,6 +16,7 @@ from bench.latency.request import LatencyCell
 from bench.latency.summary import COMPARED, BreakEven, LatencyRow, break_evens, record, rows, slower
 from bench.report.outputs import put
 from bench.report.pictures import curves, save
+from bench.report.sheet import Sheet, html
 from bench.report.table import MISSING
 from bench.report.tables import Table, bullets
 from compress.documents import Document, read
@@ -33,6 +34,7 @@ SHOWN = {  # column -> stage
     "token after": "token after",
     "total": "total",
 }
+COST, ACCURACY = "prefill with selection over visual tokens", "share of vanilla over prefill with selection"
 FASTER = {"prefill x": "prefill with selection", "total x": "total"}
 
 
@@ -220,20 +222,35 @@ def _name(report: LatencyReport, row: LatencyRow) -> str:
 # Files ----------------------------------------------------------------------------------------------------
 
 
+def sheet(report: LatencyReport, plots: Mapping[str, bytes]) -> Sheet:
+    """The page; `plots` are PNGs under their captions."""
+    about = (
+        f"Medians in ms of {report.facts['clock']} time; speed-ups against vanilla, paired, with 95 % "
+        f"intervals."
+    )
+    tables = {"Times": replace(table(report), notes=report.notes())}
+    if report.break_evens:
+        tables["Break-even"] = break_even_table(report)
+        tables |= {f"Speed-up, {stage}": curve_table(report, stage) for stage in COMPARED}
+    return Sheet(f"Latency of {report.facts['model']}", about, tables, report.facts, plots)
+
+
 def write(report: LatencyReport, out: Path) -> None:
-    """results.json, latency.csv, latency.md and pictures, beside the raw rounds."""
+    """results.json, latency.csv, latency.md, latency.html and pictures, beside the raw rounds."""
     pictures = out / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
+    drawn = {COST: save(cost_against_tokens(report), pictures / "cost.png")}
+    if report.accuracy:
+        drawn[ACCURACY] = save(accuracy_against_latency(report), pictures / "accuracy.png")
+    page = sheet(report, {name: path.read_bytes() for name, path in drawn.items()})
     texts = {
         "results.json": json.dumps(results(report), indent=1) + "\n",
         "latency.csv": quantiles(report).csv(),
         "latency.md": markdown(report),
+        "latency.html": html(page),
     }
     for name, text in texts.items():
         put(out / name, text)
-    save(cost_against_tokens(report), pictures / "cost.png")
-    if report.accuracy:
-        save(accuracy_against_latency(report), pictures / "accuracy.png")
 
 
 def read_accuracy(folder: Path) -> dict[tuple[str, int], float]:

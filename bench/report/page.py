@@ -8,9 +8,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,22 +19,12 @@ from bench.evaluation.origin import Origin
 from bench.evaluation.question import Sensitivity
 from bench.report.gallery import Gallery, SampleImage, telling
 from bench.report.question import table
-from bench.report.table import (
-    blocks,
-    hard_header,
-    hard_rows,
-    headlines,
-    marks,
-    notes,
-    one,
-)
+from bench.report.table import blocks, hard_header, hard_rows, headlines, marks, notes
+from bench.report.templates import data_uri, embedded, template
 
 if TYPE_CHECKING:
-    from jinja2 import Template
-
     from compress.keep import Keep
 
-PNG = b"\x89PNG\r\n\x1a\n"
 SAMPLES = 200  # in the browser of samples, all tasks together
 
 
@@ -63,7 +51,7 @@ def html(report: Page) -> str:
     It holds all it shows and requests nothing.
     """
     comparison, origin = report.comparison, report.origin
-    return _template().render(
+    return template("report").render(
         title=origin.title, vanilla=VANILLA, comparison=comparison, blocks=blocks(comparison),
         reference=comparison.reference, marks=marks, notes=notes(comparison),
         hard=(hard_header(comparison), hard_rows(comparison)),
@@ -73,7 +61,7 @@ def html(report: Page) -> str:
         counts=counts(comparison), headlines=headlines(comparison), whisker=_Whisker.over(comparison),
         methods=list(dict.fromkeys(row.method for row in comparison.rows)),
         facts=origin.facts, commands=origin.commands, about=report.about,
-        plots={name: _png_uri(name, picture) for name, picture in report.plots.items()},
+        plots=embedded(report.plots),
         ledger=ledger(comparison), browser=browser(comparison, report.gallery, report.samples),
     )  # fmt: skip
 
@@ -119,7 +107,7 @@ def browser(comparison: Comparison, gallery: Gallery, limit: int = SAMPLES) -> d
                 {
                     "id": shown.sample, "family": shown.family, "question": shown.question,
                     "answers": _tally(shown.answers),
-                    "picture": pictures(_uri("image/jpeg", shown.picture)),
+                    "picture": pictures(data_uri("image/jpeg", shown.picture)),
                     "layout": layouts(tuple(tuple(asdict(panel).values()) for panel in shown.panels)),
                     "said": [one and one.said for one in found],
                     "credit": [round(one.credit, 3) if one else 0 for one in found],
@@ -203,16 +191,6 @@ def _tally(answers: Sequence[str]) -> str:
     return ", ".join([f"{first} ({most} of {len(answers)})", *(f"{answer} ({n})" for answer, n in others)])
 
 
-def _png_uri(name: str, picture: bytes) -> str:
-    if not picture.startswith(PNG):
-        raise ValueError(f"the plot '{name}' is not a PNG: give a PNG file")
-    return _uri("image/png", picture)
-
-
-def _uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{b64encode(content).decode()}"
-
-
 @dataclass(frozen=True)
 class _Whisker:
     """Places on a common scale of all intervals, for the small drawings beside them."""
@@ -229,17 +207,3 @@ class _Whisker:
 
     def at(self, value: float) -> float:
         return round(self.width * (value - self.low) / (self.high - self.low), 1)
-
-
-@cache
-def _template() -> Template:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # not at the top: only pages need it
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.filters["one"] = one
-    environment.filters["signed"] = lambda gap: str(gap).replace("-", "−")
-    return environment.get_template("report.html.j2")

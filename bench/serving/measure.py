@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.evaluation.compressors import selector_for, shipped, takes_compressor
 from bench.evaluation.environment import environment
+from bench.evaluation.history import now
 from bench.serving.choices import runs
 from bench.serving.export import servable
 from bench.serving.report import ServingReport, report
@@ -26,7 +27,7 @@ from evosearch.registry import parse, specs
 def measure(
     wanted: str, keeps: Sequence[Keep], load: Load, model: str, samples: Sequence[Sample], *,
     url: str | None = None, program: str | None = None, options: Sequence[str] = (),
-    progress: Progress | None = None,
+    command: str = "", progress: Progress | None = None,
 ) -> ServingReport:  # fmt: skip
     """Measure a server of `model`, started here unless there is one at `url`.
 
@@ -53,7 +54,7 @@ def measure(
         "warm-up": "one round, not counted",
         "images": "one pixel of each says a number, so that no cache knows it",
     }  # fmt: skip
-    return report(found, facts | environment())
+    return report(found, facts | environment() | {"date": now(), "command": command})
 
 
 def full_name(method: str, model: str) -> str:

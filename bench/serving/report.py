@@ -13,6 +13,7 @@ from zlib import crc32
 from bench.evaluation.times import Quantiles, Speedup
 from bench.report.outputs import put
 from bench.report.pictures import curves, save
+from bench.report.sheet import Sheet, html
 from bench.report.tables import Table
 from bench.serving.run import CellRound, Served, ServingCell
 from bench.serving.settings import NONE
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MISSING = "–"
+PLOT = "requests per second over tokens of a prompt"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,17 @@ class ServingReport:
         ]
         if self.served.stopped:
             found.append("The limit of time ended the run early.")
+        whole = {row.cell.load: row.prompt for row in self.rows if row.cell.method == NONE}
+        longer = dict.fromkeys(
+            f"{row.cell.method} at {row.cell.keep}"
+            for row in self.rows
+            if row.cell.method != NONE and row.prompt >= whole[row.cell.load]
+        )
+        if longer:
+            found.append(
+                f"Prompts are as long as with nothing compressed: {', '.join(longer)}. Either nothing is to "
+                f"be dropped, or the server runs without the plug-in."
+            )
         if len(self.served.rounds) < 6:
             found.append("Few rounds: intervals are rough.")
         return found
@@ -163,12 +176,21 @@ def ratios(report: ServingReport) -> Figure:
     return curves(lines, "tokens of a prompt", up, levels={"none": 1.0})
 
 
+def sheet(report: ServingReport, plots: Mapping[str, bytes]) -> Sheet:
+    """The page; `plots` are PNGs under their captions."""
+    about = f"Requests per second and waiting times in ms, {len(report.served.rounds)} rounds."
+    title = f"{report.facts.get('model', 'A model')} under load"
+    return Sheet(title, about, {"Served": table(report)}, report.facts, plots)
+
+
 def write(report: ServingReport, out: Path) -> None:
-    """results.json, serving.csv, serving.md and a picture."""
+    """results.json, serving.csv, serving.md, serving.html and a picture."""
     pictures = out / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
+    plots = {}
+    if any(row.ratios for row in report.rows):
+        plots[PLOT] = save(ratios(report), pictures / "requests.png").read_bytes()
     put(out / "results.json", json.dumps(results(report), indent=1) + "\n")
     put(out / "serving.csv", quantiles(report).csv())
     put(out / "serving.md", markdown(report))
-    if any(row.ratios for row in report.rows):
-        save(ratios(report), pictures / "requests.png")
+    put(out / "serving.html", html(sheet(report, plots)))

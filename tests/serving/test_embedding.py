@@ -11,6 +11,7 @@ from compress.engines.embedding import embed
 from tests.serving.conftest import WHY, Ask, Served
 
 pytest.importorskip("vllm", reason=WHY)
+pytestmark = pytest.mark.timeout(1200)
 
 
 def test_answers_to_chosen_embeddings(busy: Served, scenes: list[Image]) -> None:

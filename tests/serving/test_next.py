@@ -10,6 +10,7 @@ from tests.conftest import build_tiny_next
 from tests.serving.conftest import WHY, Ask, Served, engine, same_pixels
 
 pytest.importorskip("vllm", reason=WHY)
+pytestmark = pytest.mark.timeout(1200)
 
 METHODS = ("farthest", "visionzip", "words", "hired", "trim")
 WIDE = {"num_attention_heads": 2, "head_dim": 32}  # heads as wide as vLLM's attention on CPUs takes them

@@ -124,7 +124,7 @@ def test_the_table_has_the_form_of_the_papers(made: tuple[Path, Path, str]):
         assert row["total"] > 0 and (row["stages"]["compression"] > 0) == (row["keep"] < 144)
     assert (ours["label"], theirs["label"]) == (EXACT, "W4A16KV8")
     assert all(name in made[2] for name in (f"ONNX Runtime CPU {EXACT}", "paper, MT6991 NPU W4A16KV8"))
-    assert {path.name for path in made[1].iterdir()} == {"edge.json", "edge.csv", "edge.md"}
+    assert {path.name for path in made[1].iterdir()} == {"edge.json", "edge.csv", "edge.md", "edge.html"}
 
 
 @pytest.mark.slow

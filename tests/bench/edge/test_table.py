@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+from pathlib import Path
 
 import pytest
 
 from bench.edge import paper
-from bench.edge.table import chunk_model, figures, notes, results, rows, table
+from bench.edge.table import chunk_model, figures, notes, results, rows, table, write
 from bench.edge.timing import EdgeTimes, Measurement, Parity
 
 TOTALS = {576: 1154, 192: 726, 128: 723, 64: 569}  # ms, as printed
@@ -110,3 +111,12 @@ def test_all_forms_have_all_rows(measured: Measurement):
     content = json.loads(json.dumps(results(both, {"python": "3"})))
     assert content["runtimes"][0]["rows"][1]["samples"]["prefill"] == [12, 13, 11]
     assert content["runtimes"][0]["parity"]["same_answer"] == 7
+
+
+def test_the_page_has_every_row_note_and_fact(measured: Measurement, tmp_path: Path):
+    write([measured], {"python": "3", "command": "evocomp bench edge"}, tmp_path)
+    page = (tmp_path / "edge.html").read_text()
+    for row in table([measured]).rows:
+        assert all(f">{cell}</t" in page for cell in row)
+    assert all(f">{note}</p>" in page for note in notes(measured))
+    assert ">evocomp bench edge</pre>" in page and "<dt>python</dt><dd>3</dd>" in page

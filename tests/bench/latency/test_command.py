@@ -64,7 +64,7 @@ def test_a_run_leaves_tables_raw_times_and_pictures(tmp_path: Path):
         assert [line for line in lines if line[:2] == expected]
     assert "break-even" in result.stdout and "few repetitions (2)" in result.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "latency.csv", "latency.md", "pictures", "results.json", FILE,
+        "latency.csv", "latency.html", "latency.md", "pictures", "results.json", FILE,
     ]  # fmt: skip
     with Image.open(tmp_path / "pictures" / "cost.png") as drawn:
         assert drawn.width > 500

@@ -112,14 +112,14 @@ def test_the_limit_of_time_ends_the_run() -> None:
 NOTHING, GRID = ServingCell("none", None, 1, None), ServingCell("grid", 16, 1, None)
 
 
-def served(rounds: int = 6) -> Served:
+def served(rounds: int = 6, prompt: int = 20) -> Served:
     """What slows a round slows both: `grid` takes half as long, and a third for its first token."""
 
-    def turn(seconds: float, first: float) -> CellRound:
-        return CellRound((ServerReply(0.0, first, first + 0.2, 3, 40, "one two three"),), seconds)
+    def turn(seconds: float, first: float, prompt: int) -> CellRound:
+        return CellRound((ServerReply(0.0, first, first + 0.2, 3, prompt, "one two three"),), seconds)
 
     slow = [1.0, 3.0, 2.0, 5.0, 4.0, 7.0][:rounds]
-    every = tuple({NOTHING: turn(2 * by, 0.3 * by), GRID: turn(by, 0.1 * by)} for by in slow)
+    every = tuple({NOTHING: turn(2 * by, 0.3 * by, 40), GRID: turn(by, 0.1 * by, prompt)} for by in slow)
     return Served((NOTHING, GRID), every, False)
 
 
@@ -136,13 +136,32 @@ def test_ratios_are_those_of_a_round() -> None:
 
 
 def test_tables_files_and_raw_times(tmp_path: Path) -> None:
-    found = report(served(), {"server": "stub"})
+    facts = {"server": "stub", "model": "busy", "command": "evocomp bench serve"}
+    found = report(served(), facts)
     assert "2.00 [2.00, 2.00]" in table(found).text()
     write(found, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "pictures", "results.json", "serving.csv", "serving.md",
+        "pictures", "results.json", "serving.csv", "serving.html", "serving.md",
     ]  # fmt: skip
     assert (tmp_path / "pictures" / "requests.png").stat().st_size
     assert len(quantiles(found).csv().splitlines()) == 3
     assert len(results(found)["rows"][1]["turns"]) == 6
     assert "rough" in " ".join(report(served(3), {}).notes())
+
+
+def test_the_page_has_what_the_table_and_the_picture_tell(tmp_path: Path) -> None:
+    facts = {"server": "stub", "model": "busy", "command": "evocomp bench serve"}
+    found = report(served(), facts)
+    write(found, tmp_path)
+    page = (tmp_path / "serving.html").read_text()
+    for line in table(found).rows:
+        assert all(f">{cell}</t" in page for cell in line)
+    picture = (tmp_path / "pictures" / "requests.png").read_bytes()
+    assert f"data:image/png;base64,{base64.b64encode(picture).decode()}" in page
+    assert "<h1>busy under load</h1>" in page and ">evocomp bench serve</pre>" in page
+    assert all(note in page for note in found.notes())
+
+
+def test_prompts_that_are_not_shorter_are_told() -> None:
+    assert "grid at 16. Either" in " ".join(report(served(prompt=40), {}).notes())
+    assert "Either" not in " ".join(report(served(prompt=39), {}).notes())
