@@ -50,11 +50,14 @@ def demo(
     from bench.evaluation.origin import Origin
     from bench.report.outputs import draw_search, write
     from bench.tasks.mixture import training_samples
+    from compress.labels.single import search_sample
     from compress.micro.worlds import world_of
 
     out.mkdir(parents=True, exist_ok=True)
     made = run(mllm, out, fresh=fresh, n=count, workers=workers, bar=progress)
-    draw_search(mllm, training_samples(1, world=world_of(mllm.name))[0], out / "pictures")
+    (sample,) = training_samples(1, world=world_of(mllm.name))
+    found = search_sample(mllm, sample.visual_at(mllm.image_side), sample.question, sample.answers[0])
+    draw_search(mllm, sample, found, out / "pictures" / "search")
     plots = {f"training on {kind}": str(out / "compressors" / kind / "curves.png") for kind in made.trained}
     facts = {
         "labelled now": ", ".join(f"{len(store)} {kind}" for kind, store in made.live.items()),

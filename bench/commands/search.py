@@ -12,9 +12,6 @@ from bench.console import OutFolder, model_options, option, progress, say, show_
 from bench.evaluation.opening import asked, budget, drawn_at, load_model, open_visual
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from PIL.Image import Image
-
     from compress.keep import Keep
     from compress.models.loading import Anyres
 
@@ -66,9 +63,7 @@ def search(
     picture, question = open_visual(image, 0, frames, rate), asked(question)
     mllm = load_model(model, device, dtype, anyres)
     picture = drawn_at(image, picture, mllm.image_side)
-    from bench.evaluation.evaluate import Stage
-    from bench.report.gallery import show
-    from bench.report.pictures import grouping, overlay, save, trace
+    from bench.report.outputs import draw_search
     from compress.labels.single import search_sample
     from compress.samples import Sample
 
@@ -80,18 +75,7 @@ def search(
             callbacks=[lambda now: report(now.evaluations, evaluations) and None],
         )  # fmt: skip
     found, embedded = outcome.result, outcome.embedded
-    files = {}
-    if out:
-        out.mkdir(parents=True, exist_ok=True)
-        shown = show(Sample(image, picture, question, ()), mllm)
-        drawn: dict[str, Image | Figure] = {
-            "kept": overlay(shown, Stage(0, tuple(found.indices.tolist()))),
-            "groups": grouping(shown, outcome.groups, found.indices.tolist()),
-            "trace": trace(found.logbook),
-        }
-        for name, one in drawn.items():
-            files[name] = str(out / f"{name}.png")
-            save(one, out / f"{name}.png")
+    files = draw_search(mllm, Sample(image, picture, question, ()), outcome, out) if out else {}
     if machine:
         show_json(
             {

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from baselines import METHODS
 from bench.evaluation.comparison import Comparison
+from bench.evaluation.evaluate import Stage
 from bench.evaluation.history import put_json
 from bench.evaluation.merge import merge
 from bench.evaluation.origin import Origin
@@ -16,18 +18,22 @@ from bench.evaluation.origin import joined as join_origins
 from bench.evaluation.question import Sensitivity
 from bench.report.figures import answered, side_by_side
 from bench.report.forms import csv_text, latex, markdown
-from bench.report.gallery import Gallery, gallery, read_gallery, save_gallery
+from bench.report.gallery import Gallery, gallery, read_gallery, save_gallery, show
 from bench.report.gallery import joined as join_galleries
 from bench.report.page import SAMPLES, Page, html
-from bench.report.pictures import fronts, groups, kept_tokens, png, save, trace
+from bench.report.pictures import fronts, grouping, overlay, png, save, trace
 from bench.report.question import of_comparison, read_saved
 from bench.report.question import save as save_questions
 from bench.report.results import results
 from compress.files import replacing
-from compress.labels.single import search_sample
+from compress.labels.single import SampleSearch
 from compress.models.loading import MLLM
 from compress.samples import Sample
 from evosearch import describe
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
 
 FRONT = "accuracy against visual tokens"
 
@@ -125,15 +131,19 @@ def write_tables(comparison: Comparison, out: Path, facts: Mapping[str, str]) ->
     return save(fronts(comparison), pictures / "fronts.png")
 
 
-def draw_search(mllm: MLLM, sample: Sample, folder: Path) -> None:
-    """The paper's search on one sample: its groups (Figure 2), the kept tokens and the trace of losses."""
-    found = search_sample(mllm, sample.image_at(mllm.image_side), sample.question, sample.answers[0])
-    grid, result = found.embedded.grid, found.result
+def draw_search(mllm: MLLM, sample: Sample, found: SampleSearch, folder: Path) -> dict[str, str]:
+    """Draw what a search on a sample found: groups.png (paper, Figure 2), kept.png and trace.png in `folder`.
+
+    Returns the path of each picture by its name.
+    """
+    shown = show(sample, mllm)
+    drawn: dict[str, Image | Figure] = {
+        "kept": overlay(shown, Stage(0, found.kept)),
+        "groups": grouping(shown, found.groups, found.kept),
+        "trace": trace(found.result.logbook, f'"{sample.question}" -> "{found.response}"'),
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    title = f"{sample.question} -> {sample.answers[0]}"
-    save(groups(sample.image, grid, found.groups, result.indices), folder / "search-groups.png")
-    save(kept_tokens(sample.image, grid, found.kept), folder / "search-kept.png")
-    save(trace(result.logbook, title), folder / "search-trace.png")
+    return {name: str(save(picture, folder / f"{name}.png")) for name, picture in drawn.items()}
 
 
 def put(path: Path, text: str) -> None:
