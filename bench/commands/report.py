@@ -40,18 +40,18 @@ FORMS = {suffix: form for form, suffix in SUFFIXES.items()}
 )  # fmt: skip
 @option("--margin", type=Amount(0, min_open=True), help=f"{MARGIN} Default: that of the first folder.")
 @option(
-    "--from-lmms", "suite", flag_value="lmms-eval",
+    "--from-lmms", "lmms", is_flag=True,
     help="FOLDERS are output folders of lmms-eval (with --log_samples), or NAME=FOLDER; the first is the "
     "baseline.",
 )  # fmt: skip
 @option(
-    "--from-vlmevalkit", "suite", flag_value="vlmevalkit",
+    "--from-vlmevalkit", "vlmevalkit", is_flag=True,
     help="FOLDERS are folders outputs/MODEL of VLMEvalKit, or NAME=FOLDER; the first is the baseline.",
 )  # fmt: skip
 @option(
     "--images", multiple=True, metavar="TASK=FILES",
     help="With another suite: data set of the task (Parquet file or folder; of VLMEvalKit the TSV file), to "
-    "draw questions about one image together.",
+    "resample questions about one image together.",
 )  # fmt: skip
 @option(
     "--metric", multiple=True, metavar="TASK=NAME",
@@ -64,7 +64,7 @@ FORMS = {suffix: form for form, suffix in SUFFIXES.items()}
 @as_json
 def report(
     folders: tuple[Path, ...], form: str | None, out: Path | None, title: str, samples: int,
-    reference: str | None, difficulty: str | None, margin: float | None, suite: str | None,
+    reference: str | None, difficulty: str | None, margin: float | None, lmms: bool, vlmevalkit: bool,
     images: tuple[str, ...], metric: tuple[str, ...], mixed: bool, machine: bool,
 ) -> None:  # fmt: skip
     """Show finished comparisons, the folders of `evocomp compare --out` or `evocomp demo`, in one report.
@@ -83,6 +83,11 @@ def report(
     from bench.report.outputs import report as report_of
     from bench.report.results import results
 
+    if lmms and vlmevalkit:
+        raise click.UsageError(
+            "--from-lmms and --from-vlmevalkit: these suites grade answers differently; make a report of each"
+        )
+    suite = "lmms-eval" if lmms else "vlmevalkit" if vlmevalkit else None
     form = form or ("table" if machine else form_of(out))
     path = out or Path(f"report{SUFFIXES.get(form, '')}")
     if form != "table":

@@ -219,3 +219,10 @@ def test_the_command_prints_and_writes_a_page(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     wrote = CliRunner().invoke(main, [*call, "--out", str(page)], catch_exceptions=False)
     assert wrote.exit_code == 0 and "micro-fastv" in page.read_text()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_two_suites_in_one_report_are_refused(order: int) -> None:
+    suites = ["--from-lmms", "--from-vlmevalkit"][::order]
+    told = CliRunner().invoke(main, ["report", str(RECORDED / "micro"), *suites, "--json"])
+    assert told.exit_code == 2 and "make a report of each" in told.stderr
