@@ -20,8 +20,8 @@ CommandTable = Mapping[str, tuple[str, str]]  # command -> its module in bench.c
 GROUPS: dict[str, CommandTable] = {
     "Search and train": {
         "demo": ("demo", "Search, train and compare on the shipped model in a few minutes."),
-        "search": ("search", "Search the best tokens of one sample."),
-        "label": ("label", "Search the tokens of many samples and store them as labels."),
+        "search": ("search", "Search for the best tokens of one sample."),
+        "label": ("label", "Search for the tokens to keep of many samples, and store them as labels."),
         "labels": ("labels", "Show, audit, merge and export label stores."),
         "train": ("train", "Train a compressor on label stores."),
     },
@@ -29,11 +29,11 @@ GROUPS: dict[str, CommandTable] = {
         "eval": ("evaluate", "Score one method on benchmarks."),
         "compare": ("compare", "Score several methods side by side at equal budgets."),
         "report": ("report", "Show finished comparisons as a table, a page or a file."),
-        "card": ("card", "Tell on one page how a comparison was measured."),
+        "card": ("card", "Describe on one page how a comparison was measured."),
         "run": ("run", "Make a table or figure of the paper from its recipe."),
     },
     "Measure speed": {
-        "bench": ("bench", "Time methods, and measure what they choose."),
+        "bench": ("bench", "Time methods, and measure how far their choice depends on the question."),
     },
     "Look": {
         "ask": ("ask", "Ask one question about an image and draw the kept tokens."),

@@ -1,4 +1,4 @@
-"""`evocomp bench`: timings, and what methods choose."""
+"""`evocomp bench`: timings, and how far choices depend on the question."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TIMINGS = {
 
 @click.group(cls=Commands, groups={"Commands": TIMINGS})
 def bench() -> None:
-    """Time methods, and measure what they choose.
+    """Time methods, and measure how far their choice depends on the question.
 
     \b
     Example:

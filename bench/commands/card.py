@@ -14,13 +14,13 @@ from bench.console import option, say
 @click.argument("folder", type=click.Path(path_type=Path))
 @option("--out", type=OutFile(".md"), help="Markdown file to write. Default: print it.")
 def card(folder: Path, out: Path | None) -> None:
-    """Tell how a comparison was measured, in one page of Markdown: what reviewers ask.
+    """Describe on one page of Markdown how a comparison was measured, for the readers of a paper.
 
     FOLDER is one that `evocomp compare --out` wrote. The page has the model and its prompt, visual tokens per
     layer and at the end of every row, protocol and size of every benchmark, statistics, seeds, options and
     departures of every method, commands, and versions. Nothing is computed again.
 
-    \\b
+    \b
     Example:
       evocomp card tables --out card.md
     """

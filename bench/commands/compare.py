@@ -74,7 +74,7 @@ def budgeted(values: dict[str, Any]) -> CompareOptions:
 @option("--dry-run", is_flag=True, help="Print the cells and the work that is left, and stop.")
 @option(
     "--rates", type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="With --dry-run: another folder of compare whose times tell how long answers take.",
+    help="With --dry-run: another folder of `evocomp compare`, whose times the estimate is made from.",
 )  # fmt: skip
 @engine_options
 @model_options
@@ -94,8 +94,8 @@ def compare(
     With --devices or --engine ray, every worker loads the model onto its device. The command itself loads it
     onto the CPU, and does not run it. Long cells are divided among workers.
 
-    --dry-run estimates hours from the times of finished cells in --out or --rates, for one worker and for all
-    of the command. It computes and writes nothing.
+    --dry-run estimates the hours that are left, for one worker and for all, from the times of finished cells
+    in --out or --rates. It computes and writes nothing.
 
     \b
     Example:

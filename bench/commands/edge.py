@@ -128,8 +128,9 @@ def edge(
 ) -> None:  # fmt: skip
     """Time the chain from image to answer with the fixed shapes of a phone (paper, Table 4).
 
-    Prefill runs in chunks that are padded on the left, decoding one token at a time, with two cache lengths
-    over one file of int4 weights and an int8 cache. Vision tower and compressor run in floating point.
+    Prefill runs in chunks that are padded on the left, and decoding adds one token at a time. Both cache
+    lengths share one file of int4 weights, and the KV cache is int8. Vision tower and compressor run in
+    floating point.
 
     \b
     Example:

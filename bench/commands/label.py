@@ -69,7 +69,7 @@ def label(
     together: int | None, rows: int | None,
     model: str, device: str, dtype: str, anyres: Anyres, machine: bool,
 ) -> None:  # fmt: skip
-    """Search which visual tokens to keep for many samples, and store them as labels in --out.
+    """Search for the visual tokens to keep of many samples, and store them as labels in --out.
 
     Run the same command again to resume after an interruption, or with more --samples to extend the store.
     Samples that fail three times go into quarantine (`evocomp labels quarantine`) and are not retried.

@@ -136,7 +136,7 @@ def lists() -> None:
 )
 @option(
     "--engine", type=click.Choice(["transformers", "vllm"]), default="transformers",
-    help="With --model: what runs the model. For vllm its plug-in is asked (docs/serving.md).",
+    help="With --model: runtime of the model; vllm means our plug-in for it (docs/serving.md).",
 )  # fmt: skip
 @anyres_option
 @as_json

@@ -58,9 +58,9 @@ def run(
     used. For a model that is not shipped, the compressor is trained with the paper's settings for the model's
     family, and TextVQA of --data selects the epoch.
 
-    Labels and answers are divided among all workers. Each training has one, beside other trainings and
-    answers that do not need it. Losses and timings are done by the command itself, on the first of --devices
-    or on --device.
+    Labels and answers are divided among all workers. A training runs on one worker, while the others run
+    other trainings or compute answers that do not depend on it. The command itself computes losses and
+    timings, on the first of --devices or on --device.
 
     \b
     Example:

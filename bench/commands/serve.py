@@ -61,12 +61,12 @@ class Numbers(click.ParamType):
 @options_of(
     "bench.serving.run:Load", "load",
     {
-        "users": "Numbers of users, separated by commas: each asks again when the last question is answered.",
-        "rates": "Requests per second that arrive at random (Poisson), separated by commas.",
-        "requests": "Number of requests per line of the table and round.",
-        "rounds": "Number of rounds; in each one all lines have their turn, in a random order.",
+        "users": "Numbers of concurrent users, separated by commas; a user asks again after each answer.",
+        "rates": "Requests per second with Poisson arrivals, separated by commas.",
+        "requests": "Number of requests per row of the table and round.",
+        "rounds": "Number of rounds; each one measures every row once, in random order.",
         "new": "Number of tokens of an answer.",
-        "minutes": "Minutes after which no further turn begins.",
+        "minutes": "Minutes after which no further row is measured.",
         "seed": "Seed of orders, arrivals and marks in images.",
     },
     types={"users": Numbers(int), "rates": Numbers(float), "minutes": Amount(0, 10**5), "seed": SEED},
@@ -104,9 +104,9 @@ def serve(
 ) -> None:  # fmt: skip
     """Measure requests per second and waiting times of a server, per method, budget and load.
 
-    A vLLM server with our plug-in is started, and stopped at the end. It chooses per request, so that all
-    lines of the table share one server and every round. With --url any OpenAI-compatible server is measured;
-    without our plug-in there, choose --methods none.
+    The command starts a vLLM server with our plug-in, and stops it at the end. The plug-in takes method and
+    budget per request, so every round measures all rows of the table on one server. With --url, it measures
+    any OpenAI-compatible server; if that has no plug-in of ours, choose --methods none.
 
     \b
     Example:

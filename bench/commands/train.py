@@ -83,8 +83,8 @@ def chosen(values: dict[str, Any]) -> TrainConfig:
         "bins": "Number of unit regions of GHM.",
         "normalise_by": "Divide GHM by the number of non-empty regions, as its authors' code does, or by all "
         "bins, as the paper's equation does.",
-        "target": "Training target of a token: whether it was kept (label), its score, or its lead over the "
-        "best dropped token.",
+        "target": "Training target of a token: whether it was kept (label), its score (score), or its lead "
+        "over the best dropped token (lead).",
         "text": "Let the compressor read the question.",
         "words": "Add the match of a visual token with the words of the question to its logit (ours).",
         "norm": "Put an RMS norm before the classifier (ours).",

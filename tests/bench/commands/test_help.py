@@ -52,7 +52,7 @@ def test_the_help_begins_with_one_sentence_and_ends_with_one_example(name: str) 
     first = " ".join(text.partition("\n\n")[0].split())
     assert re.fullmatch(r"[A-Z][^.]*(\.\w[^.]*)*\.", first.replace("NAME:option=value.", "NAME.")), first
     assert not re.match(r"(What|Which|How|Of|In) ", first)
-    assert len(example(name)) > 0
+    assert len(example(name)) > 0 and "\\b" not in text  # the mark of lines that click must not wrap
 
 
 @pytest.mark.parametrize("name", [name for name, one in COMMAND.items() if isinstance(one, click.Group)])
@@ -71,6 +71,19 @@ def test_the_help_of_an_option_is_a_sentence_that_states_its_default(name: str) 
     if option.is_flag or option.required or default in (None, "") or repr(default) == "Sentinel.UNSET":
         return
     assert text.endswith(f" Default: {f'{default:g}' if isinstance(default, float) else default}."), text
+
+
+def test_a_server_is_asked_as_many_questions_of_a_task_as_the_help_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts: list[int] = []
+
+    def opened(tasks: str, count: int, *rest: object, **more: object) -> None:
+        counts.append(count)
+
+    monkeypatch.setattr("bench.commands.serve.open_tasks", opened)
+    CliRunner().invoke(main, ["bench", "serve"])
+    assert f"Questions per task. Default: {counts[0]}." == OPTIONS["bench serve -n"].help
 
 
 @pytest.mark.parametrize(
