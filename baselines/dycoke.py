@@ -22,8 +22,11 @@ class DyCoke(Selector):
     A frame with an odd number is compared with the one before it, the third of four with the first; they
     pass on their least similar tokens by rising similarity. The third frame of the last four stays whole.
 
-    The second stage is left out: in every decoding step it chooses anew which of the cached tokens are
-    attended to, and shortens nothing.
+    The second stage is left out. Where the attention that a new token pays to the video has changed since the
+    token before it, that stage lets the later layers read a fifth of the video's keys, in this step alone. It
+    shortens no cache, so no budget counts it. A decoding step would depend on the step before it. Here it
+    depends on the prefill and the cache alone, and only so can a cache be copied, cropped to text, or have
+    its rows moved (beams), under any method.
 
     Departures: the budget says how many tokens the frames between pass on, as equal numbers as possible. The
     code loses the last of an odd number of frames (`last=lost`), here it stays whole, and fails for 4 frames

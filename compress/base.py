@@ -31,7 +31,7 @@ class View:
     `tower_layers`, at any depth, for the view's own tokens; a token that stands for the whole image has CLS's
     values. In a tower without CLS `received` and `keys` serve, in place of each layer, the one nearest to it
     in which all patches of an image attend to each other; a token of several patches has their mean.
-    `attention`, `decoder_keys` and `unrotated` serve the layers depth - 1 and depth.
+    `attention`, `decoder_keys`, `decoder_values` and `unrotated` serve the layers depth - 1 and depth.
     """
 
     depth: int
@@ -63,6 +63,7 @@ class View:
     # tokens, visual ones included, in the order of the sequence
     decoder_keys: Callable[[int], tuple[Tensor, Tensor]] = _missing
     # decoder layer -> [N, H, d] and [T, H, d], visual and other tokens' keys, rotated; H are the key heads
+    decoder_values: Callable[[int], tuple[Tensor, Tensor]] = _missing  # the same of their values
     unrotated: Callable[[int], tuple[Tensor, Tensor, Tensor]] = _missing
     # decoder layer -> queries [M, H, d] and keys [M, G, d] of all tokens up to the last visual one, before
     # any rotation, scaled so that their products are logits, and [N] which of the M rows are visual

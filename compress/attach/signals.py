@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -125,7 +125,8 @@ class Signals:
             inputs=self.entered[place],
             context=hidden[sample, layout.text(sample)],
             attention=partial(self._attention, place, layout, inputs),
-            decoder_keys=partial(self._decoder_keys, place, layout, inputs),
+            decoder_keys=partial(self._of_decoder, "key", place, layout, inputs),
+            decoder_values=partial(self._of_decoder, "value", place, layout, inputs),
             unrotated=partial(self._unrotated, place, layout, inputs),
             norm=self.mllm.decoder.norm,
             **self._anywhere(place, index),
@@ -283,14 +284,14 @@ class Signals:
         weights = decoder_rows(layers[layer], given.hidden, given.tables, asked, seen, size)
         return weights[..., visual - start]
 
-    def _decoder_keys(
-        self, place: Place, layout: Layout, inputs: Inputs, layer: int
+    def _of_decoder(
+        self, kind: Literal["key", "value"], place: Place, layout: Layout, inputs: Inputs, layer: int
     ) -> tuple[Tensor, Tensor]:
         sample = place[0]
         given = self._decoder_input(sample, layout, inputs, layer)
-        keys = decoder_heads(self.mllm.decoder.layers[layer], given.hidden, given.tables).key.transpose(0, 1)
-        start = layout.first(sample)
-        return keys[layout.visual(place) - start], keys[layout.text(sample) - start]
+        heads = decoder_heads(self.mllm.decoder.layers[layer], given.hidden, given.tables)
+        found, start = getattr(heads, kind).transpose(0, 1), layout.first(sample)
+        return found[layout.visual(place) - start], found[layout.text(sample) - start]
 
     def _unrotated(
         self, place: Place, layout: Layout, inputs: Inputs, layer: int

@@ -36,7 +36,7 @@ PUBLISHED = {
         "window": 3, "key_rate": 0.08, "similarity": 0.8, "global_threshold": 0.001,
         "individual_threshold": 0.001, "adaptive": False, "stages": "all",
     },
-    "flowcut": {},
+    "flowcut": {"ahead": 1.0},
     "divprune": {},
     "fastervlm": {"layer": -2, "cls": "own"},
     "vispruner": {"important": 0.5, "layer": -2, "cls": "own"},

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from baselines import FlowCut
 from compress.attach.session import attach
@@ -140,6 +141,46 @@ def test_the_more_attention_is_focused_the_more_patches_go(focus: float):
     attention = torch.full((100,), 1e-9).index_fill(0, torch.tensor([7]), 1.0) if focus else torch.ones(100)
     assert FlowCut.leaves(attention, 20, 4) == (60 if focus else 100)  # half of what is too many, or none
     assert FlowCut.leaves(attention, 20, 0) == 20 and FlowCut.leaves(attention, 20, 3) == 100
+
+
+def test_with_a_surplus_the_last_word_of_the_prompt_chooses_among_what_the_tower_left(
+    tiny_next_fixed: MLLM, pictures
+):
+    """The official rule for five tiles: half of the budget leaves each, the budget goes on after a layer."""
+    mllm, surplus = tiny_next_fixed, 75
+    inputs, read = mllm.prepare(pictures[:1], QUESTIONS[:1]), dict[str, Any]()
+    attention = mllm.decoder.layers[0].self_attn
+    handle = attention.register_forward_pre_hook(lambda _, args, given: read.update(given), with_kwargs=True)
+    with attach(mllm, FlowCut(), surplus, match="tokens") as tower, torch.no_grad():
+        mllm.model(**inputs)
+    handle.remove()
+    with attach(mllm, FlowCut(ahead=2.5), KEEP, match="tokens") as trace, torch.no_grad():
+        mllm.model(**inputs)
+        query, key, value = (
+            project(read["hidden_states"]).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+            for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+    query, key = apply_rotary_pos_emb(query, key, *read["position_embeddings"])
+    query, key, value = (
+        each.repeat_interleave(query.shape[1] // each.shape[1], 1)[0] for each in (query, key, value)
+    )
+    first = int(mllm.placeholders(inputs["input_ids"])[0].nonzero()[0])
+    scores = []
+    for asks, answers in ((query, key), (value, value)):
+        rows = answers[:, first : first + surplus]
+        shares = (asks[:, -1:] @ rows.mT / sqrt(attention.head_dim)).softmax(-1)[:, 0].mean(0)
+        scores.append(shares / shares.sum())
+    strength = value[:, first : first + surplus].mean(0).norm(1, dim=-1)
+    best = ((scores[0] + scores[1]) * strength).topk(KEEP).indices.sort().values.tolist()
+    left = tower.samples[0].kept[VISION]
+    assert len(left) == surplus and trace.samples[0].kept[VISION] == left
+    assert trace.samples[0].kept[1] == [left[one] for one in best]
+    assert trace.samples[0].entering == [surplus] + [KEEP] * (mllm.layers - 1)
+
+
+def test_a_surplus_below_the_budget_is_refused():
+    with pytest.raises(ValueError, match="ahead=0.5: choose 1 or more times the budget"):
+        FlowCut(ahead=0.5)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 23])
