@@ -66,7 +66,7 @@ class Qwen25VL(MLLM):
 
     @property
     def most_pixels(self) -> int:
-        """Of an image after it is resized."""
+        """Most pixels of an image after resizing."""
         return self.processor.image_processor.size["longest_edge"] if self.processor else 1280 * 28 * 28
 
     @property
@@ -121,13 +121,20 @@ class Qwen25VL(MLLM):
         Limits are of a frame, and all frames have at most nine tenths of `max_video_tokens`: the rule of the
         authors' own code, and of transformers with `cap_pixels_per_frame=True`.
         """
-        vision, settings = self.model.config.vision_config, frames.settings_of(self._processor())
-        unit, together = vision.patch_size * vision.spatial_merge_size, vision.temporal_patch_size
-        size = settings.get("size", self._processor().image_processor.size)
-        least, most = size["shortest_edge"], size["longest_edge"]
-        share = int(settings.get("max_video_tokens", 128_000) * unit**2 * 0.9) * together
+        unit, least, most, tokens = self.frame_limits(128_000)
+        share = int(tokens * unit**2 * 0.9) * self.model.config.vision_config.temporal_patch_size
         most = max(min(most, share // len(video.frames)), int(least * 1.05))
         return frames.fitted_size(video.size, unit, least, most)
+
+    def frame_limits(self, tokens: int) -> tuple[int, int, int, int]:
+        """Pixels along a visual token's side, least and most pixels, and most visual tokens of a video.
+
+        The last are `tokens` where the processor names no number.
+        """
+        vision, settings = self.model.config.vision_config, frames.settings_of(self._processor())
+        unit, size = vision.patch_size * vision.spatial_merge_size, settings.get("size")
+        size = size or self._processor().image_processor.size
+        return unit, size["shortest_edge"], size["longest_edge"], settings.get("max_video_tokens", tokens)
 
     def video_grid(self, video: Video) -> tuple[int, int, int]:
         """Pairs of frames, rows and columns of a video's visual tokens."""

@@ -25,13 +25,10 @@ class Qwen3VL(Qwen25VL):
 
     def frame_size(self, video: Video) -> tuple[int, int]:
         """Width and height of a video's frames after they are resized; limits are of all frames together."""
-        vision, settings = self.model.config.vision_config, frames.settings_of(self._processor())
-        unit, count = vision.patch_size * vision.spatial_merge_size, len(video.frames)
-        size = settings.get("size", self._processor().image_processor.size)
-        least, most = size["shortest_edge"], size["longest_edge"]
-        each = min(settings.get("max_video_tokens", 768) * unit**2, most // count)
-        most = max(each, int(least * 1.05)) * count
-        return frames.fitted_size(video.size, unit, least, most, count, vision.temporal_patch_size)
+        unit, least, most, tokens = self.frame_limits(768)
+        count, together = len(video.frames), self.model.config.vision_config.temporal_patch_size
+        most = max(min(tokens * unit**2, most // count), int(least * 1.05)) * count
+        return frames.fitted_size(video.size, unit, least, most, count, together)
 
     def video_times(self, videos: Sequence[Video]) -> dict[str, Tensor]:
         return {}  # the prompt says them
