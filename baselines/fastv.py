@@ -10,7 +10,7 @@ from compress.base import Scorer, View, scaled_layer
 
 @dataclass
 class FastV(Scorer):
-    """Keep what the last prompt token looks at in an early decoder layer.
+    """Keep the tokens that the last prompt token attends to in an early decoder layer.
 
     "An Image is Worth 1/2 Tokens After Layer 2" (Chen et al., ECCV 2024, arXiv 2403.06764). Reads the
     attention of layer K - 1, drops before layer K, once, at prefill; positions stay original. `layer` is the

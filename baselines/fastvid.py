@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.peaks import peaks
-from baselines.videos import Counts, cosine, evenly, frames_of, newlines_of
+from baselines.videos import Counts, cosine, evenly, frames_of, merged_into, newlines_of
 from compress.base import Selection, Selector, View, top_k
 
 NEIGHBOURS = 4  # of a token, itself among them, that say how dense its surroundings are
@@ -28,9 +28,9 @@ class FastVID(Selector):
     "FastVID: Dynamic Density Pruning for Fast Video Large Language Models" (Shen et al., NeurIPS 2025), the
     version for LLaVA-OneVision. Reads the tower's pooling head: its feature of each frame, and its attention
     to the tokens. Acts at the decoder's input; positions stay original. A segment ends where frames are less
-    alike than `threshold`, and at the `segments` - 1 least similar pairs. Of a frame's share of the budget
-    1 - `context` goes to the most attended tokens. What remains of it for a segment is shared by every
-    `step`-th frame, from its last one backwards: centres by density peaks, each merged with the tokens of the
+    alike than `threshold`, and at the `segments` - 1 least similar pairs. The most attended tokens get
+    1 - `context` of a frame's share of the budget. Every `step`-th frame of a segment, from its last one
+    backwards, gets an equal part of the rest: centres by density peaks, each merged with the tokens of the
     whole segment that are most like it, at a weight of at least `weight` for itself.
 
     `signal=keys` is for towers without that head, as in the version for Qwen2.5-VL: a frame's feature is the
@@ -73,13 +73,8 @@ class FastVID(Selector):
         features, attention = self.signals(view, rows)
         lengths = self.lengths(features)
         budget = self.solved(lengths, rows.shape[1], keep - len(newlines))
-        kept, tokens, into = self.merged(frames, attention, lengths, budget, self.weight)
-        index, order = torch.cat([rows.flatten()[kept], newlines]).sort()
-        joined = torch.full_like(view.index, -1)
-        joined[rows.flatten()] = into
-        joined[newlines] = len(kept) + torch.arange(len(newlines), device=rows.device)
-        joined = torch.where(joined < 0, -1, order.argsort()[joined.clamp(min=0)])
-        return Selection(index, torch.cat([tokens, view.hidden[newlines]])[order], joined)
+        merged = self.merged(frames, attention, lengths, budget, self.weight)
+        return merged_into(view, rows, newlines, *merged)
 
     def signals(self, view: View, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Features [F, G] of the frames, and attention [F, n] to their tokens."""

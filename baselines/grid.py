@@ -11,11 +11,11 @@ from compress.base import INPUT, Selection, Selector, Traits, View
 
 @dataclass
 class Grid(Selector):
-    """Tokens spread evenly over the image: the control that looks at nothing.
+    """Tokens spread evenly over the image: the control that reads nothing of it.
 
     `keep` tokens lie on about sqrt(keep) evenly spaced rows. Where `keep` is not a full lattice the rows
-    share the tokens as evenly as whole numbers allow, so that the count is exact for every budget. Of an
-    image in tiles, it keeps tokens at even steps in the order in which the decoder reads them. Of a video, it
+    share the tokens as evenly as whole numbers allow, so that the count is exact for every budget. In an
+    image in tiles, it keeps tokens at even steps in the order in which the decoder reads them. In a video, it
     keeps such lattices of evenly spaced frames, so that neighbours are as many tokens apart in time as in
     space; newlines all stay, up to half of the budget.
     """

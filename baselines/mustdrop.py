@@ -156,6 +156,6 @@ class MustDrop(TowerSelector):
 
     @staticmethod
     def important(attention: Tensor, whole: float, single: float) -> Tensor:
-        """Which tokens the text [T, N] looks at enough: in sum, as a share of all, or any of it at them."""
+        """Which tokens get enough of the text's attention [T, N]: as a share of all, or from any word."""
         total = attention.sum(0)
         return (total >= whole * total.sum()) | (attention.amax(0) >= single)

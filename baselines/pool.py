@@ -17,8 +17,8 @@ class Pool(Selector):
     The control beside `grid`: as many cells, as evenly spread, but all tokens have a say. The rows of the
     image are cut into about sqrt(keep) bands and each band into its share of cells, so that the count is
     exact for every budget; where square windows fit (36 or 16 tokens of 12 x 12, 144 or 64 of 24 x 24) it is
-    ordinary k x k pooling. Of an image in tiles, a cell is a run of tokens in the order in which the decoder
-    reads them. Of a video, runs of frames are pooled together, so that cells are as many tokens deep in time
+    ordinary k x k pooling. In an image in tiles, a cell is a run of tokens in the order in which the decoder
+    reads them. In a video, runs of frames are pooled together, so that cells are as many tokens deep in time
     as they are wide; newlines all stay, up to half of the budget. Acts on the projected tokens; a cell takes
     the place of its middle token.
     """

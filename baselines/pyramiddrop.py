@@ -9,7 +9,7 @@ from compress.base import Selection, Selector, View, scaled_layer, top_k
 
 @dataclass
 class PyramidDrop(Selector):
-    """Drop tokens in several stages, each time what the last instruction token looks at least.
+    """Drop tokens in several stages, each time those that the last instruction token attends to least.
 
     "PyramidDrop: Accelerating Your Large Vision-Language Models via Pyramid Visual Redundancy Reduction"
     (Xing et al., CVPR 2025, arXiv 2410.17247). A stage before layer K reads the attention row that K itself

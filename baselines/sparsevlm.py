@@ -29,7 +29,7 @@ class Recycled(NamedTuple):
 
 @dataclass
 class SparseVLM(Selector):
-    """Keep what the relevant prompt words look at, and recycle the best of the rest as a few merged tokens.
+    """Keep tokens that relevant prompt words attend to, and merge the best of the rest into a few.
 
     "SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model Inference" (Zhang et al., ICML
     2025, arXiv 2410.04417), version 1.5. Raters are the tokens after the image that the visual tokens, as

@@ -19,10 +19,10 @@ class VidCom2(Selector):
 
     "Video Compression Commander: Plug-and-Play Inference Acceleration for Video Large Language Models" (Liu
     et al., EMNLP 2025, arXiv 2505.14454), the version for LLaVA-OneVision; its rule is also in vLLM. Acts at
-    the decoder's input; positions are contiguous. Of the embeddings the share `channels` that vary least over
-    the video is read, scaled to unit length. Likeness to a mean is a sum of Gaussians of five widths. A
-    frame's budget grows with the softmax, at `temperature`, of how little its tokens are like the mean of the
-    video; inside, the tokens stay that are least like the means of video and frame together.
+    the decoder's input; positions are contiguous. Reads the share `channels` of the embeddings' channels that
+    vary least over the video, scaled to unit length. Likeness to a mean is a sum of Gaussians of five widths.
+    A frame's budget grows with the softmax, at `temperature`, of how little its tokens are like the mean of
+    the video; inside, the tokens stay that are least like the means of video and frame together.
 
     Departures: the code rounds the budget of every frame to the nearest number, one at least, so that the
     total only comes near the budget; here the frames share it out exactly, rounded alike. The code computes

@@ -21,7 +21,7 @@ class Zipped(NamedTuple):
 
 @dataclass
 class VisionZip(ClsSelector):
-    """Keep the patches CLS looks at, merge the rest into a few by similarity of their keys, and pass CLS on.
+    """Keep patches that CLS attends to, merge the rest into a few by similarity of keys, and pass CLS on.
 
     "VisionZip: Longer is Better but Not Necessary in Vision Language Models" (Yang et al., CVPR 2025, arXiv
     2412.04467). Reads CLS attention (summed over heads) and keys (mean over heads) of the tower layer whose
@@ -29,8 +29,8 @@ class VisionZip(ClsSelector):
     CLS, the dominant patches in order, then the contextual tokens. Of 64 tokens 54 are dominant, CLS among
     them, and 10 contextual; other budgets split alike, as the official 108 + 20 of 128 and 162 + 30 of 192.
 
-    A contextual token is a sum, as in the official code: the target plus the mean of what joined it. What a
-    decoder adds to visual tokens between its layers (DeepStack) is the mean over all of these. Tiles of
+    A contextual token is a sum, as in the official code: the target plus the mean of what joined it. Its
+    DeepStack residuals, which a decoder adds between layers, are the mean over all of these. Tiles of
     one image are compressed one by one, with equal budgets; the decoder gets all of the thumbnail's tokens,
     then the crops' dominant patches in raster order, their CLS, and their contextual tokens. So are the
     frames of a video, of which the decoder gets one after the other. Without CLS (`cls=received`) the tokens

@@ -22,8 +22,8 @@ def cover(
 ) -> Tensor:
     """Indices [keep] in the order in which they add most to sum_j relevance_j max_{i kept} alike_ij.
 
-    What a token adds counts `saliency` [N] times. `relevance` [N], `saliency` and `alike` [N, N], symmetric,
-    are not negative. Among equals the lower index wins. Tokens that are `kept` [K] already cover what they
+    A token's gain counts `saliency` [N] times. `relevance` [N], `saliency` and `alike` [N, N], symmetric, are
+    not negative. Among equals the lower index wins. Tokens that are `kept` [K] already cover what they
     can, and are not chosen again.
     """
     covered = torch.zeros_like(relevance)

@@ -115,12 +115,12 @@ def read_video(
     """Frames of a video: RGB, upright, and each at its own second from the video's first frame on.
 
     `source` is a video file (PyAV), a GIF, WebP or PNG that moves, a folder of pictures in natural order
-    (2.png before 10.png), or an array [F, H, W, 3]. Of folders and arrays, `fps` frames are shown in a
-    second. Which frames are taken: see `Sampling`; 32 by default. Of a file no other frames are kept, and of
-    a folder no others are opened.
+    (2.png before 10.png), or an array [F, H, W, 3]. Folders and arrays show `fps` frames in a second.
+    `Sampling` says which frames are taken; 32 by default. No other frames of a file are kept, and no others
+    of a folder are opened.
 
-    ValueError for what is no video or a broken or cut one, for frames that share one time, and for more than
-    4 GiB of frames.
+    ValueError for a source that is no video or a broken or cut one, for frames that share one time, and for
+    more than 4 GiB of frames.
     """
     sampling = Sampling(count, rate, between)
     if not (isfinite(fps) and fps > 0):

@@ -68,7 +68,7 @@ class Ledger:
 
     @classmethod
     def mean(cls, shape: DecoderShape, records: Sequence[Record], counted: int | None = None) -> Ledger:
-        """Of the mean sample; choosing costs what it does for the first `counted`, 0 if nobody counted."""
+        """The ledger of the mean sample; choosing costs as for the first `counted`, 0 if nobody counted."""
         chosen = [one.selection_flops for one in records[:counted] if one.selection_flops is not None]
         return cls(
             shape,

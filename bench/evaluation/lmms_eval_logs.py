@@ -68,8 +68,9 @@ class LmmsEval(Suite):
         return GradedRun(name, dict(sorted(tasks.items())), facts)
 
     def images(self, path: Path) -> Mapping[Place, str]:
-        """Of lmms-lab's rows, in the order of the files, which doc_id counts: a digest of the first image or
-        video, or where there is none, of its name.
+        """A digest of the first image or video of each row, or of its name where there is none.
+
+        Rows are lmms-lab's, in the order of the files, which doc_id counts.
         """
         files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
         found: list[str] = []
@@ -119,8 +120,8 @@ def _rows(path: Path) -> dict[Place, Mapping[str, Any]]:
             raise ValueError(f"{path}, line {number}: doc_id is {place!r}, but it must be a whole number")
         if place in rows:
             raise ValueError(
-                f"{path}, line {number}: doc_id {place} is there twice. Of a task with several filters "
-                f"lmms-eval logs each question once for each, and does not say for which"
+                f"{path}, line {number}: doc_id {place} is there twice. lmms-eval logs a question once "
+                f"for each filter of a task, and does not say for which"
             )
         rows[place] = row
     if not rows:

@@ -44,7 +44,7 @@ class Loader:
 
     @property
     def kind(self) -> str:
-        """Of device."""
+        """Kind of the device, without its number."""
         return self.device.partition(":")[0]
 
     def __call__(self, device: str | None = None) -> MLLM:

@@ -35,7 +35,7 @@ class PlannedCell:
 
     @property
     def seconds(self) -> float | None:
-        """Of one worker."""
+        """Seconds that are left for one worker."""
         if not self.left:
             return 0.0
         return None if self.rate is None else self.left * self.rate

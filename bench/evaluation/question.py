@@ -44,7 +44,7 @@ class Heard:
 
     @classmethod
     def of(cls, kept: Sequence[int], tokens: int) -> Self:
-        """Of the indices that were kept, of so many tokens."""
+        """The choice that kept these indices of so many tokens."""
         there = np.zeros(tokens, bool)
         there[[index for index in kept if index >= 0]] = True
         return cls(there, there.astype(float))

@@ -46,7 +46,7 @@ class Speedup:
 
 @dataclass(frozen=True)
 class Quantiles:
-    """Of one stage, in seconds; a percentile is None where there are too few repetitions for it."""
+    """The times of one stage, in seconds; a percentile is None where there are too few repetitions for it."""
 
     n: int
     median: float

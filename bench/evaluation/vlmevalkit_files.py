@@ -76,7 +76,7 @@ class VLMEvalKit(Suite):
         return GradedRun(name, tasks, {"model": _model(path)}, remarks)
 
     def images(self, path: Path) -> Mapping[Place, str]:
-        """Of a benchmark's TSV file, whose images are base64 or the index of the row that has them."""
+        """Images of a benchmark's TSV file, which are base64 or the index of the row that has them."""
         told = {_place(row["index"]): row.get("image") or "" for row in read_table(path, ("index", "image"))}
         found: dict[Place, str] = {}
         for place, image in told.items():

@@ -40,7 +40,7 @@ class CompressedModel(lmms):
 
     `keep` visual tokens of each image or video per decoder layer (`match=equivalent`), or after the last
     stage (`match=tokens`): a count, or a ratio of the image's own tokens (11.1%, 1/9); a ninth by default.
-    Of a video `max_num_frames` frames are read, evenly; with `fps`, as many as its length says, at most.
+    A video gives `max_num_frames` frames, evenly; with `fps`, as many as its length says, at most.
     With several processes (accelerate, torchrun) each has its own copy of the model and answers its share.
     """
 

@@ -161,7 +161,7 @@ def partners(samples: Sequence[Sample]) -> list[int]:
 class LossesStep(Step):
     """Loss of the gold answer with what every row kept, as the search measures it: before the decoder.
 
-    Of rows that merge tokens or keep another number of them there is no such loss.
+    The loss is not defined for rows that merge tokens or keep another number of them.
     """
 
     kind = "losses"
@@ -224,7 +224,7 @@ class LossesStep(Step):
         put(self.folder / FILE, json.dumps(found) + "\n")
 
     def _kept(self) -> dict[tuple[str, Keep, str], Sequence[Sequence[int]]]:
-        """Of the first seed of each row that kept `keep` real tokens of every sample."""
+        """Tokens that the first seed of each row kept, for rows with `keep` real tokens of every sample."""
         cells = self.answers.cells()
         for one in self.others:
             cells |= one.cells()

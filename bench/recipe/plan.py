@@ -80,7 +80,7 @@ class Plan:
 
     @cached_property
     def folder(self) -> Path:
-        """Of the results: another one for other settings, models or code."""
+        """Folder of the results: another one for other settings, models or code."""
         told = {key: value for key, value in asdict(self.recipe).items() if key not in ("name", "title")}
         keys = [one.key for one in self.answers.candidates]
         digest = key_of(told, self.answers.digest, keys, [step.digest for step in self.steps])

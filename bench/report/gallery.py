@@ -154,7 +154,7 @@ def show(sample: Sample, mllm: MLLM) -> SampleImage:
 def panels(picture: Picture) -> tuple[Panel, ...]:
     """Where the tokens of an image lie on it.
 
-    A single tile is a grid, and so is each frame of a video. Of several tiles, the first is the whole image,
+    A single tile is a grid, and so is each frame of a video. The first of several tiles is the whole image,
     and the others are stitched together, row by row, with a newline after each row or without newlines.
     """
     rows, columns = picture.grid

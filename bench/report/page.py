@@ -153,7 +153,7 @@ def _answers(outcome: Outcome) -> dict[str, _SampleAnswer]:
 def _chosen(
     outcomes: Sequence[Outcome | None], shown: Mapping[str, SampleImage], limit: int
 ) -> list[SampleImage]:
-    """Of the samples that have a picture, those on which the runs differ most, in the benchmark's order."""
+    """The samples with a picture on which the runs differ most, in the benchmark's order."""
     first = next((run for run in outcomes if run), None)
     if first is None:
         return []

@@ -169,8 +169,7 @@ def grouping(
 ) -> Image.Image:
     """The groups of a sample's tokens on its picture, `size` pixels long; those `kept` have a dot.
 
-    Of an image in tiles the crops are drawn, whose tokens lie on it once. A video is a film strip, twice as
-    long.
+    An image in tiles shows its crops, whose tokens lie on it once. A video is a film strip, twice as long.
     """
     panel = shown.panels[-1]
     grid = panel.grid
@@ -319,7 +318,7 @@ def styled(axes: Axes, x: str, y: str) -> Axes:
 
 
 def _kernel(width: int, drawn: int) -> Image.Resampling:
-    """Of an image that is enlarged, visible pixels are more honest than blur."""
+    """Visible pixels of an enlarged image are more honest than blur."""
     return Image.Resampling.NEAREST if width < drawn else Image.Resampling.LANCZOS
 
 

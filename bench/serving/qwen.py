@@ -77,7 +77,7 @@ class Repositioned(Choosing):
         ):
             if given:
                 raise ValueError(f"{option} does not go with a method of evocomp: leave one of them out")
-        # Of the tokens of a step; a graph of the model reads it where it is.
+        # Positions of a step's tokens; a graph of the model reads them where they are.
         self.places = torch.zeros(3, vllm_config.scheduler_config.max_num_batched_tokens, dtype=torch.long)
 
     def _lend(self, mllm: MLLM) -> None:
@@ -112,9 +112,9 @@ class Repositioned(Choosing):
         return found
 
     def get_mrope_input_positions(self, input_tokens: Any, mm_features: Any) -> tuple[Tensor, int]:
-        """Those of the prompt with all tokens, for the ones that are there.
+        """Positions in the prompt with all tokens, for the tokens that are there.
 
-        Of an image that a method chooses of, all tokens are where it begins: it is not known which ones stay.
+        All tokens of an image that a method chooses from stand where it begins: which ones stay is not known.
         """
         if self.chosen_by is None:
             return super().get_mrope_input_positions(input_tokens, mm_features)  # type: ignore[misc]

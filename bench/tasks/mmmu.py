@@ -6,7 +6,7 @@
     (B) $7
     Answer with the option's letter from the given choices directly.   -> B
 
-Published is validation, 900 questions. Of questions with several images the first is shown, as by the
+The validation split is published, 900 questions. A question with several images shows the first, as in the
 authors' runner for LLaVA; lmms-eval shows all. The authors guess where an answer has no letter; here it is
 wrong.
 """

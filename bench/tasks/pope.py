@@ -140,7 +140,7 @@ class Pope(Task):
         return 100 * (f1(parts) * asked).sum(-1) / np.maximum(asked.sum(-1), 1)
 
     def subscores(self, samples: Sequence[Sample], predictions: Sequence[str]) -> dict[str, float]:
-        """Of all and of each subset: accuracy, precision, recall, F1, answers that say yes; the pooled F1;
+        """Accuracy, precision, recall, F1 and rate of yes, over all and in each subset; the pooled F1;
         and how many answers the official and the robust rule read differently.
         """
         found: dict[str, float] = {}

@@ -104,7 +104,7 @@ class Layout:
         """The layout after some images kept only the `chosen` of their tokens, and which rows these are.
 
         The second is [B, L'], left-padded with row 0. A chosen -1 takes the place of the image's first token;
-        images that are not listed keep all. Of an image in several runs a token stays in its run, which may
+        images that are not listed keep all. A token of an image in several runs stays in its run, which may
         be left empty.
         """
         rows, index = [], []

@@ -600,10 +600,10 @@ def gathered(tables: Any, rows: Tensor) -> Any:
 
 
 def _of_selection(selection: Selection, residual: Tensor) -> Tensor:
-    """Of what is added to a view's tokens [N, D], the part of the selection's [K, D].
+    """The residuals [K, D] of a selection's tokens, from those of the view's tokens [N, D].
 
-    That of a merged token is the mean over those that joined it, where the method says which they are, else
-    its representative's; a token of the whole image has the mean of all.
+    A merged token has the mean over those that joined it, where the method says which they are, else its
+    representative's; a token of the whole image has the mean of all.
     """
     index = selection.index
     found = residual[index.clamp(min=0)]

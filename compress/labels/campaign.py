@@ -58,7 +58,7 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """Of its files, so that shards may share a folder."""
+        """Name of its files, so that shards may share a folder."""
         return "labels" if self.of == 1 else f"labels-{self.number}of{self.of}"
 
     def holds(self, key: str) -> bool:
@@ -93,7 +93,7 @@ def label(
     matter of speed and memory. Both follow the model's device; one sample where that is not known here.
 
     A sample that fails three times is put in quarantine with the reasons and not tried again, unless `again`.
-    Whatever ends the run, finished samples are kept. Raises ValueError for a store of another configuration
+    Finished samples are kept, however the run ends. Raises ValueError for a store of another configuration
     or model (naming the difference), if most samples fail or all that there are, and OSError if the store
     cannot be written.
     """

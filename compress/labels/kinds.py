@@ -23,7 +23,7 @@ Ints = NDArray[np.int64]
 class Problem:
     """One sample to label, for a kind that asks for losses without computing them itself.
 
-    What asks is a generator, for `yield from`: many samples advance together, and share batches.
+    Its methods are generators, for `yield from`: many samples advance together, and share batches.
     """
 
     visual: Floats  # [N, D] aligned embeddings
@@ -89,7 +89,7 @@ class Kind(ABC):
     `.single_loss(kept)`, and returns its choice.
     """
 
-    # Of its search, unless the configuration names one; None: the kind does not search.
+    # The search's, unless the configuration names one; None: the kind does not search.
     strategy: ClassVar[str | None] = "evolution"
 
     @abstractmethod

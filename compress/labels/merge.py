@@ -28,7 +28,7 @@ from compress.labels.store import (
 def merge(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> LabelStore:
     """Write the labels of all `folders`, which may be shards of one campaign, to `out`, sorted by id.
 
-    Of two equal labels of a sample one is kept. ValueError if the stores' settings differ, if two labels of a
+    Two equal labels of a sample become one. ValueError if the stores' settings differ, if two labels of a
     sample do, or if `out` exists. `out` appears when it is complete.
     """
     target = Path(out)

@@ -28,7 +28,7 @@ class Clip:
 
     @property
     def width(self) -> int:
-        """Of the tower's features."""
+        """Width of the tower's features."""
         return int(self.model.visual_projection.in_features)
 
     @torch.no_grad()

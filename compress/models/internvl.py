@@ -19,7 +19,7 @@ class InternVL(MLLM):
     """InternVL3 and 3.5: InternViT, 2 x 2 patches to a token, an image as up to 12 tiles and a thumbnail.
 
     The thumbnail comes last, if there are several tiles. The tower has a CLS token, but four of its patches
-    are a token: methods act at the decoder's input and inside the decoder. Of the tower they can read the
+    are a token: methods act at the decoder's input and inside the decoder. In the tower they can read the
     attention that tokens receive.
     """
 

@@ -11,7 +11,7 @@ class LlavaNextVideo(StackedVideos, LlavaNext):
     """LLaVA-NeXT-Video: LLaVA-NeXT, and videos of which 2 x 2 patches of a frame are pooled to a token.
 
     They are pooled before the projector, so methods that work in the tower have no place here: methods act at
-    the decoder's input and inside the decoder. Of the tower they can read the attention that tokens receive.
+    the decoder's input and inside the decoder. In the tower they can read the attention that tokens receive.
     """
 
     processor_parts = ("LlavaNextVideoProcessor", "LlavaNextImageProcessorPil")

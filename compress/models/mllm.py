@@ -52,7 +52,7 @@ class Embedded:
 class Picture:
     """Where the N visual tokens of one image come from: patches of the tower's tiles, and newlines.
 
-    Of a video the frames, in time, are the tiles, and patches are the visual tokens of a frame.
+    The tiles of a video are its frames, in time, and patches are the visual tokens of a frame.
     """
 
     grid: tuple[int, int]  # rows x columns of patches of a tile
@@ -68,7 +68,7 @@ class Picture:
 
     @classmethod
     def of_grid(cls, grid: tuple[int, int], device: torch.device, runs: tuple[int, ...] = ()) -> Self:
-        """Of an image of one tile, a token per patch."""
+        """The picture of an image of one tile, with a token per patch."""
         patch = torch.arange(grid[0] * grid[1], device=device)
         return cls(grid, 1, torch.zeros_like(patch), patch, runs)
 
@@ -77,7 +77,10 @@ class Picture:
         cls, frames: int, grid: tuple[int, int], device: torch.device, *, apart: bool = False,
         newline: bool = False,
     ) -> Self:  # fmt: skip
-        """Of a video, a token per patch of its frames; text may stand between these, a newline at the end."""
+        """The picture of a video, with a token per patch of its frames.
+
+        If they are `apart`, text stands between frames; a `newline` may end the video.
+        """
         size = grid[0] * grid[1]
         every = torch.arange(frames * size, device=device)
         end = every.new_full((int(newline),), -1)
@@ -182,7 +185,7 @@ class MLLM(ABC):
         return False
 
     def pooled(self, last: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the tower's last states [M, C] of a tile, what its pooling head makes [C], its attention [M]."""
+        """The pooling head's feature [C] of a tile with last states [M, C], and its attention [M] to them."""
         raise NotImplementedError
 
     # What families with `video_arguments` say ---------------------------------------------------------------

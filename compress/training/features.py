@@ -60,7 +60,7 @@ class Features(ABC):
         """How to get at a sample's features later, ready at hand if it is `mine` to make them."""
 
     def visual_tokens(self, source: TokenReader) -> int | None:
-        """Of kept features, without reading them; None if that is not known."""
+        """Number of visual tokens of kept features, without reading them; None if it is not known."""
         return None
 
 

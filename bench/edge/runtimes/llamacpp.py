@@ -116,7 +116,7 @@ class LlamaCppRunner(Runner):
 
 
 def precision(head: int) -> Precision:
-    """Of a decoder with heads of this width: an int8 cache comes in blocks of 32."""
+    """Precision of a decoder with heads of this width: an int8 cache comes in blocks of 32."""
     return Precision(4, 8, 8 if head % 32 == 0 else 16)
 
 

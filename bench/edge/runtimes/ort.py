@@ -88,7 +88,7 @@ def session(path: Path, threads: int) -> Any:
 
 
 def precision(head: int) -> Precision:
-    """Of a decoder with heads of this width: the same of all."""
+    """Precision of a decoder with heads of this width: the same for all."""
     return Precision(4, 8, 8)
 
 

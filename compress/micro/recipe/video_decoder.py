@@ -248,7 +248,7 @@ def some(scene: VideoScene, most: int, rng: torch.Generator) -> tuple[VideoScene
 def shown(owner: Tensor, count: int, thinned: float, rng: torch.Generator) -> Tensor:
     """[B, count] which visual tokens of clips are there, at random, those of things first.
 
-    Of a share `thinned` of the clips every thing shows a random part of its tokens of each moment, at least
+    In a share `thinned` of the clips every thing shows a random part of its tokens of each moment, at least
     one. `owner` [B, 288] is the number of the actor of a token, -1 for background, `ABSENT` for a thing that
     is not to be seen.
     """
