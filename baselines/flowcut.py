@@ -75,7 +75,7 @@ class FlowCut(TowerSelector):
     def cut(cls, view: TowerView, count: int) -> Merge:
         """What becomes of the patches if `count` stay."""
         attention, values = view.cls(), view.values().float()
-        score = cls.score(attention.mean(0), likeness(values[0], values)[1:], values[1:])
+        score = cls.score(attention.mean(0), value_shares(values[0], values)[1:], values[1:])
         if view.carried is not None:
             score = view.carried / 2 + score / 2
         kept = top_k(score, count)
@@ -105,10 +105,10 @@ class FlowCut(TowerSelector):
         attention = view.attention(view.depth - 1, [-1])[:, 0]
         visual, text = (values.float() for values in view.decoder_values(view.depth - 1))
         attended = (attention / attention.sum(1, keepdim=True)).mean(0)
-        alike = likeness(text[-1] / sqrt(text.shape[-1]), visual)
+        alike = value_shares(text[-1] / sqrt(text.shape[-1]), visual)
         return Selection(top_k(self.score(attended, alike, visual), keep))
 
 
-def likeness(one: Tensor, values: Tensor) -> Tensor:
+def value_shares(one: Tensor, values: Tensor) -> Tensor:
     """The softmax [N] over tokens, mean over heads, of the products of `one` [H, d] and values [N, H, d]."""
     return torch.einsum("hd,nhd->hn", one, values).softmax(-1).mean(0)

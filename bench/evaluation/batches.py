@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import torch
-
-from compress.parallel.memory import ran_out
+from compress.parallel.memory import in_batches
 
 Item = TypeVar("Item")
 R = TypeVar("R")
@@ -35,31 +33,21 @@ class Batches:
 
         ValueError if memory runs out for a single item, or for a batch whose size was asked for.
         """
-        done = 0
-        while done < len(items):
-            part = items[done : done + self.size]
-            for result in self._tried(part, work):
-                done += len(part)
-                yield result
+        return in_batches(
+            len(items), lambda left: min(self.size, left),
+            lambda start, count: work(items[start : start + count]), self._smaller,
+        )  # fmt: skip
 
-    def _tried(self, part: Sequence[Item], work: Callable[[Sequence[Item]], R]) -> list[R]:
-        """The result, or nothing if memory ran out."""
-        try:
-            return [work(part)]
-        except (RuntimeError, MemoryError) as problem:
-            if not ran_out(problem):
-                raise
-            if len(part) == 1:
-                raise ValueError(
-                    "there is not enough memory for one sample at a time: choose --dtype bfloat16, a smaller "
-                    "--keep, or another --device"
-                ) from problem
-            if not self.automatic:
-                raise ValueError(
-                    f"there is not enough memory for {len(part)} samples at a time: choose a smaller "
-                    f"--batch, or --batch auto"
-                ) from problem
-        # The exception is gone, and with its frames the tensors that filled the memory.
-        torch.cuda.empty_cache()
-        self.size = len(part) // 2
-        return []
+    def _smaller(self, count: int) -> None:
+        """Remember that memory ran out for so many items."""
+        if count == 1:
+            raise ValueError(
+                "there is not enough memory for one sample at a time: choose --dtype bfloat16, a smaller "
+                "--keep, or another --device"
+            )
+        if not self.automatic:
+            raise ValueError(
+                f"there is not enough memory for {count} samples at a time: choose a smaller --batch, or "
+                f"--batch auto"
+            )
+        self.size = count // 2

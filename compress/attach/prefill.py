@@ -42,7 +42,7 @@ class Record:
     frames: int = 0  # of a video, as `View` counts them; 0 for an image
 
 
-@dataclass
+@dataclass(frozen=True)
 class State:
     """The batch before one decoder layer."""
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from compress.labels.forward import Past, Paths, check, fast, outputs, outputs_of_any, past, product
 from compress.models.loading import MLLM, Embedded
-from compress.parallel.memory import ran_out
+from compress.parallel.memory import in_batches
 
 POSITIONS = ("original", "compact")
 ROWS, ROWS_CPU = 8192, 1280  # that go through the decoder at a time (docs/performance.md)
@@ -189,31 +189,23 @@ class AnswerLosses(Generic[K]):
         self, shape: CandidateShape, candidates: _Candidates, at_once: int | None
     ) -> Iterator[Tensor]:
         """Losses of candidates of one shape, on the device, a batch at a time."""
-        count, done = len(candidates.rows), 0
-        while done < count:
-            size = at_once or self._budget.at_once(shape.length, count - done)
-            part = candidates.part(done, size)
-            losses = self._tried(shape, part)
-            if losses is not None:
-                yield losses[: count - done]
-                done += size
-            elif size == 1:
+        total = len(candidates.rows)
+
+        def size(left: int) -> int:
+            return at_once or self._budget.at_once(shape.length, left)
+
+        def losses(start: int, count: int) -> Tensor:
+            return self._losses(shape, candidates.part(start, count))[: total - start]
+
+        def smaller(count: int) -> None:
+            if count == 1:
                 raise ValueError(
                     "there is not enough memory for one candidate at a time: choose a smaller dtype, such as "
                     "bfloat16, or another device"
                 )
-            else:  # the exception is gone, and with its frames the tensors that filled the memory
-                torch.cuda.empty_cache()
-                self._budget.rows = size // 2 * shape.length
+            self._budget.rows = count // 2 * shape.length
 
-    def _tried(self, shape: CandidateShape, batch: _Candidates) -> Tensor | None:
-        """Losses of a batch; None if memory ran out."""
-        try:
-            return self._losses(shape, batch)
-        except (RuntimeError, MemoryError) as problem:
-            if not ran_out(problem):
-                raise
-            return None
+        return in_batches(total, size, losses, smaller)
 
     def _losses(self, shape: CandidateShape, batch: _Candidates) -> Tensor:
         """Losses [B] of candidates that follow one prefix."""

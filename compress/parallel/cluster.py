@@ -179,7 +179,7 @@ class ClusterPool:
         waited = 0.0
         while True:
             if not self._hands and not self._starting:
-                raise OSError("no worker is left; what is finished is kept: run again")
+                raise OSError("no worker is left; finished work is kept: run again")
             found: list[Any]
             found, _ = self._ray.wait([*heads, *self._starting], num_returns=1, timeout=POLL)
             if found:
@@ -190,7 +190,7 @@ class ClusterPool:
                 raise OSError(
                     f"the cluster had no place for a worker for {waited:.0f} s (one needs 1 CPU and "
                     f"{self._engine.gpus:g} GPUs; free: {free.get('CPU', 0):g} and {free.get('GPU', 0):g}); "
-                    f"what is finished is kept: run again"
+                    f"finished work is kept: run again"
                 )
 
     def _collect(self, reference: Any) -> Iterator[tuple[Any, Any | Failure]]:

@@ -217,7 +217,7 @@ class DevicePool:
         worker.end()
         self._workers.remove(worker)
         if not self._workers:
-            raise OSError(f"no worker is left ({reason}); what is finished is kept: run again")
+            raise OSError(f"no worker is left ({reason}); finished work is kept: run again")
 
     def _replace(self, worker: _DeviceWorker) -> None:
         worker.end()

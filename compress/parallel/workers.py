@@ -31,7 +31,7 @@ class WorkerKilledError(OSError):
 
     def __init__(self, jobs: Sequence[Any]):
         super().__init__(
-            "a worker was killed, perhaps for lack of memory; what is finished is kept: "
+            "a worker was killed, perhaps for lack of memory; finished work is kept: "
             "run again, with fewer workers"
         )
         self.jobs = jobs

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from baselines import METHODS
-from bench.evaluation.batches import START, START_CPU, Batches, ran_out
+from bench.evaluation.batches import START, START_CPU, Batches
 from bench.evaluation.compare import Entry, compare
 from bench.evaluation.evaluate import Outcome, evaluate
 from bench.report.table import notes
 from bench.tasks import TASKS
 from compress.models.loading import MLLM
+from compress.parallel.memory import ran_out
 from compress.samples import Sample
 
 FULL = [
