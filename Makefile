@@ -66,8 +66,8 @@ $(READY): requirements.lock setup.py
 	$(BIN)/python -m pip install --no-deps -e .
 	touch $@
 
-.venv/vllm/.installed: tests/serving/environment.sh setup.py $(READY)
-	tests/serving/environment.sh .venv/vllm .venv/bin/python
+.venv/vllm/.installed: tests/serving/environment.sh setup.py
+	tests/serving/environment.sh .venv/vllm $(PYTHON)
 	touch $@
 
 .venv/versions/%/.installed: tests/versions/%.lock $(READY)

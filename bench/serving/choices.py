@@ -9,14 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from bench.evaluation.compressors import selector_for
+from bench.serving.plugin import SUPPORTED, without_class
 from bench.serving.settings import NONE, Asked, Settings
 from compress.base import Selector
 from compress.engines.choosing import EngineChoice, check, check_tower
 from compress.keep import Keep
 from compress.models.loading import MLLM, outline
 from compress.models.mllm import Picture
-
-SUPPORTED = ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")  # with a class for the engine
 
 CHOICES = 256  # of which a server remembers how many tokens they leave
 
@@ -67,7 +66,7 @@ def runs(mllm: MLLM, selector: Selector, keep: Keep) -> None:
     """ValueError, with the reason, unless a method can run in the engine on this model at this budget."""
     family = mllm.model.config.model_type
     if family not in SUPPORTED:
-        raise ValueError(f"{family} has no class for vLLM; there are some for {', '.join(SUPPORTED)}")
+        raise ValueError(without_class(family))
     if family == "llava_next" and mllm.one_size:
         raise ValueError("vLLM gives an image as many tiles as its shape asks for: leave anyres at 'native'")
     check(mllm, selector, keep)

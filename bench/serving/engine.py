@@ -112,7 +112,7 @@ class Counting(BaseMultiModalProcessor):
         return {**given, FIELD: {**given[FIELD], "images": missing}}
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Any) -> Any:
-        made = super()._apply_hf_processor_main(mm_items, _without(hf_kwargs))
+        made = super()._apply_hf_processor_main(mm_items, without(hf_kwargs))
         wish = hf_kwargs.get(FIELD)
         methods = self.methods
         if wish is not None and methods is not None and made.get("pixel_values") is not None:
@@ -125,12 +125,12 @@ class Counting(BaseMultiModalProcessor):
         return made
 
     def _get_mm_fields_config(self, hf_inputs: Any, hf_processor_mm_kwargs: Any) -> Any:
-        fields = super()._get_mm_fields_config(hf_inputs, _without(hf_processor_mm_kwargs))
+        fields = super()._get_mm_fields_config(hf_inputs, without(hf_processor_mm_kwargs))
         return {**fields, CARRIED: MultiModalFieldConfig.batched("image", keep_on_cpu=True)}
 
     def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Any:
         wish, methods = hf_processor_mm_kwargs.get(FIELD), self.methods
-        whole = super()._get_prompt_updates(mm_items, _without(hf_processor_mm_kwargs), out_mm_kwargs)
+        whole = super()._get_prompt_updates(mm_items, without(hf_processor_mm_kwargs), out_mm_kwargs)
         if wish is None or methods is None or "image" not in mm_items:
             return whole
         if not isinstance(mm_items["image"], ImageProcessorItems):  # embeddings, which the caller chose
@@ -140,13 +140,13 @@ class Counting(BaseMultiModalProcessor):
 
         def places(number: int) -> list[int]:
             prepared = out_mm_kwargs["image"][number].get_data()
-            return [image] * choice.count(methods.picture(_without(prepared, CARRIED)))
+            return [image] * choice.count(methods.picture(without(prepared, CARRIED)))
 
         others = [update for update in whole if update.modality != "image"]
         return [PromptReplacement(modality="image", target=[image], replacement=places), *others]
 
 
-def _without(kwargs: Mapping[str, Any], name: str = FIELD) -> dict[str, Any]:
+def without(kwargs: Mapping[str, Any], name: str = FIELD) -> dict[str, Any]:
     return {each: value for each, value in kwargs.items() if each != name}
 
 

@@ -34,8 +34,9 @@ from vllm.model_executor.models.qwen3_vl import (
     Qwen3VLProcessingInfo,
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
+from vllm.multimodal.parse import ImageProcessorItems
 
-from bench.serving.engine import CARRIED, Choosing, Counting, prompt_of
+from bench.serving.engine import CARRIED, Choosing, Counting, prompt_of, without
 from compress.attach.tower import Encoding
 from compress.engines.choosing import EngineChoice
 from compress.engines.tower import lend
@@ -169,15 +170,51 @@ class Repositioned(Choosing):
         return found if self.chosen_by is None else replace(found, modalities=[])
 
 
-class Qwen2VLProcessor(Counting, Qwen2VLMultiModalProcessor):
+class CountingPositions(Counting):
+    """A processor that refuses a prompt whose positions reach beyond those that the model knows.
+
+    An image takes as many positions as its longer side has tokens, however few of them stay, so that a
+    prompt may have more positions than tokens.
+    """
+
+    def apply(self, inputs: Any, timing_ctx: Any) -> Any:
+        made = super().apply(inputs, timing_ctx)
+        images = inputs.mm_data_items.get("image")
+        if self.methods is None or not isinstance(images, ImageProcessorItems):
+            return made
+        kwargs, tokens = without(inputs.hf_processor_mm_kwargs), len(made["prompt_token_ids"])
+        reach = tokens
+        for number, place in enumerate(made["mm_placeholders"]["image"]):
+            if images.get(number) is not None:  # else a client names it by an identifier, and no size is known
+                reach += self._side(images.get_image_size(number), kwargs) - place.length
+        known = self.info.get_hf_config().get_text_config().max_position_embeddings
+        if reach > max(tokens, known):
+            raise ValueError(
+                f"the prompt has {tokens} tokens, and positions up to {reach}, since images take as many as "
+                f"without compression; the model knows {known}: give fewer or smaller images"
+            )
+        return made
+
+    def _side(self, size: Any, kwargs: Mapping[str, Any]) -> int:
+        """Tokens along the longer side of an image."""
+        prepared, _ = self.info._get_vision_info(
+            image_width=size.width, image_height=size.height, num_frames=1,
+            image_processor=self.info.get_image_processor(**kwargs), mm_kwargs=kwargs,
+        )  # fmt: skip
+        vision = self.info.get_hf_config().vision_config
+        longer: int = max(prepared.width, prepared.height)
+        return longer // (vision.patch_size * vision.spatial_merge_size)
+
+
+class Qwen2VLProcessor(CountingPositions, Qwen2VLMultiModalProcessor):
     """Qwen2-VL."""
 
 
-class Qwen25VLProcessor(Counting, Qwen2_5_VLMultiModalProcessor):
+class Qwen25VLProcessor(CountingPositions, Qwen2_5_VLMultiModalProcessor):
     """Qwen2.5-VL."""
 
 
-class Qwen3VLProcessor(Counting, Qwen3VLMultiModalProcessor):
+class Qwen3VLProcessor(CountingPositions, Qwen3VLMultiModalProcessor):
     """Qwen3-VL."""
 
 

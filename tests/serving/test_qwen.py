@@ -94,3 +94,19 @@ def test_a_cached_prefix_that_ends_within_an_image(served: Served, shapes: list[
     expected = served.expected(asks)
     assert [served.answers([ask])[0] for ask in asks] == expected
     assert served.cached[0] > 0
+
+
+def test_a_prompt_that_reaches_beyond_the_model_s_positions_is_refused(
+    served: Served, shapes: list[Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asks = [Ask(CIRCLE, shapes[2:], "farthest", 1)]
+    served.answers(asks)
+    sides = sum(round(max(image.size) / 8) for image in shapes[2:])  # a token is 8 pixels wide
+    reach = served.prompts[0] - 2 + sides
+    config = served.engine.llm_engine.model_config.hf_config.get_text_config()
+    monkeypatch.setattr(config, "max_position_embeddings", reach)
+    served.answers(asks)
+    monkeypatch.setattr(config, "max_position_embeddings", reach - 1)
+    with pytest.raises(ValueError, match=f"positions up to {reach}, .* the model knows {reach - 1}"):
+        served.answers(asks)
+    served.answers([Ask(CIRCLE, shapes[2:])])  # with all its tokens it has no more positions than tokens

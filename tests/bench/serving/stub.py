@@ -18,10 +18,12 @@ class Stub(ThreadingHTTPServer):
     request_queue_size = 64
 
     def __init__(
-        self, words: tuple[str, ...] = ("one", " two", " three"), pause: float = 0.0, status: int = 200
-    ):
+        self, words: tuple[str, ...] = ("one", " two", " three"), pause: float = 0.0, status: int = 200,
+        joined: bool = False,
+    ):  # fmt: skip
         super().__init__(("127.0.0.1", 0), _Handler)
         self.words, self.pause, self.status = words, pause, status
+        self.joined = joined  # counts come with the end of the answer, as from `transformers serve`
         self.bodies: list[dict[str, Any]] = []
         self.open = self.most = 0
         self.lock = threading.Lock()
@@ -51,6 +53,9 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(stub.pause)
                 self._event({"choices": [{"delta": {"content": word}}]})
             usage = {"completion_tokens": len(stub.words), "prompt_tokens": 40}
+            if stub.joined:
+                self._event({"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": usage})
+                return
             self._event({"choices": [], "usage": usage})
             self.wfile.write(b"data: [DONE]\n\n")
         finally:

@@ -103,6 +103,13 @@ def test_tokens_without_text_count_as_tokens_after_the_first() -> None:
     assert all(reply.last > reply.first and reply.text == "one" for reply in replies)
 
 
+def test_counts_may_come_with_the_end_of_an_answer() -> None:
+    with stub(joined=True) as server:
+        served = run(server.url, "other", cells_of([], [], LOAD), QUESTIONS, LOAD)
+    reply = served.turns(served.cells[0])[0].replies[0]
+    assert (reply.text, reply.tokens, reply.prompt) == ("one two three", 3, 40)
+
+
 def test_the_limit_of_time_ends_the_run() -> None:
     load = Load(users=(1,), requests=1, rounds=5, minutes=0.0)
     with stub() as server, pytest.raises(ValueError, match="no round was over"):
