@@ -185,7 +185,7 @@ class CountingPositions(Counting):
         kwargs, tokens = without(inputs.hf_processor_mm_kwargs), len(made["prompt_token_ids"])
         reach = tokens
         for number, place in enumerate(made["mm_placeholders"]["image"]):
-            if images.get(number) is not None:  # else a client names it by an identifier, and no size is known
+            if images.get(number) is not None:  # else a client names it by an identifier alone
                 reach += self._side(images.get_image_size(number), kwargs) - place.length
         known = self.info.get_hf_config().get_text_config().max_position_embeddings
         if reach > max(tokens, known):
