@@ -35,7 +35,7 @@ def register() -> None:
 def refusing(theirs: Any) -> Any:
     """vLLM's check of an architecture's settings, which refuses a method first."""
 
-    class Refusing(theirs):  # type: ignore[misc]
+    class Refusing(theirs):
         @classmethod
         def verify_and_update_config(cls, vllm_config: Any) -> None:
             model = vllm_config.model_config

@@ -1,4 +1,4 @@
-"""`evocomp bench serve` against a server that runs already: images of a folder, files, refusals."""
+"""`evocomp bench serve` against a server that runs already, and the list of what runs in vLLM."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from tests.bench.serving.stub import stub
-from tests.cli import done, refused
+from tests.cli import done, parsed, refused
 
+LISTED = ("list", "methods", "--engine", "vllm")
 LOAD = ("--users", 1, "--requests", 2, "--rounds", 1, "--new", 3)
 
 
@@ -68,3 +69,10 @@ def test_what_makes_no_sense_is_refused(
     monkeypatch.chdir(images.parent)
     (images.parent / "empty").mkdir()
     assert why in refused("bench", "serve", "--url", "http://127.0.0.1:9/v1", *arguments)
+
+
+def test_the_list_says_which_methods_run_in_vllm_and_why_others_do_not() -> None:
+    told = {one["name"]: one["runs on busy in vllm"] for one in parsed(*LISTED, "--model", "busy")}
+    assert {told[name] for name in ("divprune", "visionzip", "evocomp", "evocomp+", "words")} == {"yes"}
+    assert told["fastv"].startswith("no: FastV acts inside the decoder")
+    assert "add --model" in refused(*LISTED)
