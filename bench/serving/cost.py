@@ -60,6 +60,7 @@ def noted() -> Iterator[list[float]]:
 def main(wanted: str, keeps: list[int], together: list[int], rounds: int) -> None:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # the table alone goes to stdout
     from vllm import LLM, SamplingParams
 
     methods = {name: full_name(name, MODEL) for name in specs(wanted)}

@@ -45,11 +45,13 @@ class ServingReport:
     served: Served
 
     def notes(self) -> list[str]:
-        found = [
-            "Ratios are to nothing compressed under the same load, in the same round (higher is better): "
-            "median over rounds, with 95 % bootstrap intervals over rounds.",
-            f"{len(self.served.rounds)} rounds; in each one all lines have their turn, in a random order.",
-        ]
+        rounds = len(self.served.rounds)
+        found = [f"{rounds} rounds; in each one all lines have their turn, in a random order."]
+        if any(row.ratios for row in self.rows):
+            found.append(
+                "Ratios are to nothing compressed under the same load, in the same round (higher is better): "
+                "median over rounds, with 95 % bootstrap intervals over rounds."
+            )
         if self.served.stopped:
             found.append("The limit of time ended the run early.")
         whole = {row.cell.load: row.prompt for row in self.rows if row.cell.method == NONE}
@@ -63,7 +65,7 @@ class ServingReport:
                 f"Prompts are as long as with nothing compressed: {', '.join(longer)}. Either nothing is to "
                 f"be dropped, or the server runs without the plug-in."
             )
-        if len(self.served.rounds) < 6:
+        if rounds < 6:
             found.append("Few rounds: intervals are rough.")
         return found
 

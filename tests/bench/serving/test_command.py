@@ -48,6 +48,7 @@ def test_the_first_images_of_a_folder_are_asked_about(images: Path, tmp_path: Pa
     ]  # fmt: skip
     page = (out / "serving.html").read_text()
     assert "<h1>theirs under load</h1>" in page and "evocomp bench serve --url" in page
+    assert "Ratios" not in page  # there are none
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def test_the_page_has_what_the_table_and_the_picture_tell(tmp_path: Path) -> Non
     picture = (tmp_path / "pictures" / "requests.png").read_bytes()
     assert f"data:image/png;base64,{base64.b64encode(picture).decode()}" in page
     assert "<h1>busy under load</h1>" in page and ">evocomp bench serve</pre>" in page
-    assert all(note in page for note in found.notes())
+    assert all(note in page for note in found.notes()) and "Ratios are to nothing" in page
 
 
 def test_prompts_that_are_not_shorter_are_told() -> None:
