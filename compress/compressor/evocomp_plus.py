@@ -2,6 +2,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+from torch.nn import functional as F
+
 from compress.base import INPUT, Selection, View, scaled_layer
 from compress.compressor.evocomp import Learned
 from compress.coverage import cover, likeness
@@ -16,19 +19,37 @@ class EvoCompPlus(Learned):
     Here tokens are added greedily to cover relevance (facility location; the greedy set is within 1 - 1/e of
     the best, Nemhauser et al. 1978): the kept set S is to maximise sum_j p_j max_{i in S} s_ij, where p are
     the compressor's probabilities and s_ij = max(0, cos)^`sharpness` of the aligned embeddings. `layer` is
-    that of a 32-layer decoder and scales with depth; 0 is the decoder's input.
+    that of a 32-layer decoder and scales with depth; 0 is the decoder's input. With `near` above 0, p of a
+    token is the mean over the tokens at most so many rows and columns away: a thing is larger than a token.
     """
 
     layer: int = 0
     sharpness: float = 1.0
+    near: int = 0
 
     def __post_init__(self) -> None:
+        if self.near < 0:
+            raise ValueError(f"near={self.near}: choose 0 or more rows and columns")
         if self.sharpness <= 0:
             raise ValueError(f"sharpness={self.sharpness} is not positive: 1 compares by cosine")
 
     def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
         return {scaled_layer(self.layer, layers) if self.layer else INPUT: keep}
 
+    def score(self, view: View) -> Tensor:
+        """The relevance [N] of the tokens, in [0, 1]."""
+        relevance = super().score(view).sigmoid()
+        if not self.near:
+            return relevance
+        rows, columns = view.grid
+        if len(relevance) != rows * columns:
+            raise ValueError(
+                f"evocomp+:near={self.near} needs one grid of {rows} x {columns} tokens, not "
+                f"{len(relevance)} of several tiles, frames or layers: leave near out"
+            )
+        side, grid = 2 * self.near + 1, relevance.view(1, rows, columns)
+        return F.avg_pool2d(grid, side, 1, self.near, count_include_pad=False).flatten()
+
     def select(self, view: View, keep: int) -> Selection:
         alike = likeness(view.visual, self.sharpness)
-        return Selection(cover(self.score(view).sigmoid(), alike, keep).sort().values)
+        return Selection(cover(self.score(view), alike, keep).sort().values)

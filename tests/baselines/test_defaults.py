@@ -64,7 +64,7 @@ PUBLISHED = {
     },
     "llava-scissor": {"threshold": 0.95, "adaptive": False},
     "evocomp": {"depth": 0},
-    "evocomp+": {"layer": 0, "sharpness": 1.0},
+    "evocomp+": {"layer": 0, "sharpness": 1.0, "near": 0},
 }  # fmt: skip
 # What follows from them: positions of kept tokens, tower layers that are read, where a tower merges.
 COMPACT = {

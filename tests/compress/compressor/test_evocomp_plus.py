@@ -1,12 +1,13 @@
 """EvoComp+ on hand-made tokens: covering relevance, one token at a time."""
 
 from itertools import combinations
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from compress import coverage
-from compress.base import Selector
+from compress.base import Selector, View
 from compress.compressor.evocomp_plus import EvoCompPlus
 from compress.coverage import cover
 
@@ -85,3 +86,26 @@ def test_the_layer_scales_with_depth_and_zero_is_the_input():
 def test_a_sharpness_that_is_not_positive_is_refused(sharpness: float):
     with pytest.raises(ValueError, match="not positive"):
         EvoCompPlus("a folder", sharpness=sharpness)
+
+
+def seen(monkeypatch: pytest.MonkeyPatch, logits: list[float]) -> View:
+    """A view of 2 x 3 tokens, to which the network gives these logits."""
+    monkeypatch.setattr(EvoCompPlus, "_running", {(torch.float32, torch.device("cpu")): SimpleNamespace(
+        score=lambda tokens: torch.tensor(logits)
+    )})  # fmt: skip
+    some = torch.eye(6)
+    return View(depth=0, hidden=some, visual=some, text=some[:1], index=torch.arange(6), grid=(2, 3))
+
+
+def test_near_shares_relevance_with_the_neighbours_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    view = seen(monkeypatch, [30.0, -30, -30, -30, -30, -30])
+    assert EvoCompPlus("a folder").score(view).tolist() == pytest.approx([1, 0, 0, 0, 0, 0], abs=1e-6)
+    near = EvoCompPlus("a folder", near=1).score(view)
+    assert near.tolist() == pytest.approx([1 / 4, 1 / 6, 0, 1 / 4, 1 / 6, 0], abs=1e-6)
+
+
+def test_near_needs_one_whole_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="needs one grid of 2 x 3 tokens, not 5"):
+        EvoCompPlus("a folder", near=1).score(seen(monkeypatch, [0.0] * 5))
+    with pytest.raises(ValueError, match="near=-1: choose 0 or more"):
+        EvoCompPlus("a folder", near=-1)
