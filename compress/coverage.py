@@ -32,8 +32,8 @@ def cover(
         covered, taken = alike[kept].amax(0), taken.index_fill(0, kept, True)
     if alike.device.type in LAZY:
         weight = torch.ones_like(relevance) if saliency is None else saliency
-        told = [one.detach().numpy() for one in (relevance, alike, covered, taken, weight)]
-        return torch.from_numpy(_lazily(keep, *told))
+        told = [one.detach().float().numpy() for one in (relevance, alike, covered, weight)]
+        return torch.from_numpy(_lazily(keep, taken.numpy(), *told))
     chosen = [taken.nonzero()[:0, 0]]
     for _ in range(keep):
         added = (alike - covered).clamp(min=0) @ relevance
@@ -47,7 +47,7 @@ def cover(
 
 
 def _lazily(
-    keep: int, relevance: np.ndarray, alike: np.ndarray, covered: np.ndarray, taken: np.ndarray,
+    keep: int, taken: np.ndarray, relevance: np.ndarray, alike: np.ndarray, covered: np.ndarray,
     saliency: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
     """As `cover`, with few gains computed anew for each token (Minoux, 1978): a gain never grows, so that of

@@ -101,10 +101,15 @@ def shown(one: Sample) -> SampleImage:
     return SampleImage(one.id, one.family, one.question, one.answers, jpeg(one.image), (Panel(0, 4, 4, 4),))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def shipped_models_are_loaded_once() -> Iterator[None]:
+@pytest.fixture(scope="session")
+def loaded() -> dict[tuple[Any, ...], MLLM]:
+    """The shipped models that were loaded, by name and options."""
+    return {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shipped_models_are_loaded_once(loaded: dict[tuple[Any, ...], MLLM]) -> Iterator[None]:
     """Commands share the shipped models: whoever attaches to a model leaves it as it was."""
-    loaded: dict[tuple[Any, ...], MLLM] = {}
 
     def load(name: str = "micro", **options: Any) -> MLLM:
         if name not in loading.MODELS:

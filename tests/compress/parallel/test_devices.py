@@ -81,7 +81,7 @@ def test_jobs_that_fail_are_tried_on_the_other_device_and_given_up_in_the_end(tm
         assert found[3].reasons == ("three cannot be squared",) * ATTEMPTS
         assert "pickle" in found[13].reasons[0]  # what cannot be sent is the job's fault
         (tmp_path / "broken").touch()  # whoever starts from now on cannot load
-        with pytest.raises(OSError, match="no worker is left .cannot load a model on cpu:.*; what is"):
+        with pytest.raises(OSError, match="no worker is left .cannot load a model on cpu:.*; finished"):
             list(crew.each([5]))
 
 
