@@ -5,7 +5,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.installed
 export PYTHONDONTWRITEBYTECODE =# tests are compiled once, for all processes of all targets
-PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 # Releases of transformers that `make versions` tests beside the one in requirements.lock. The first is the oldest
 # that setup.py admits.
 VERSIONS := $(sort $(basename $(notdir $(wildcard tests/versions/*.lock))))
@@ -19,18 +19,18 @@ demo: $(READY)
 	$(BIN)/evocomp demo --model busy -n 50 --out demo
 
 test: $(READY)
-	$(PYTEST) worksteal -m "not slow"
+	$(PYTEST) -m "not slow"
 
 slow: $(READY)
-	$(PYTEST) loadscope -m slow  # what a module makes for its tests is dear: one process, once
+	$(PYTEST) --dist loadscope -m slow  # what a module makes for its tests is dear: one process, once
 
 # Test and slow together: tests are collected once, and no process waits for the last of another's.
 test-all: $(READY)
-	$(PYTEST) loadscope
+	$(PYTEST) --dist loadscope
 
 versions: $(VERSIONS:%=.venv/versions/%/.installed)
 	for version in $(VERSIONS); do \
-		PYTHONPATH=$(CURDIR)/.venv/versions/$$version $(PYTEST) worksteal -m "versions and not slow" $(DECODING) || exit; \
+		PYTHONPATH=$(CURDIR)/.venv/versions/$$version $(PYTEST) -m "versions and not slow" $(DECODING) || exit; \
 	done
 
 # In an environment of its own, with vLLM for CPUs; not a part of `make check`.
