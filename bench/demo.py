@@ -56,20 +56,20 @@ SCRIPTS = {
         labels={
             PAPER: LabelConfig("best"),
             RANDOM: LabelConfig("random"),  # the control: a random token of each of the paper's groups
-            "random-groups": LabelConfig("best", grouper="random"),
+            "attribution": LabelConfig("attribution"),
         },
         recipes={
-            PAPER: SLOW, RANDOM: SLOW, "random-groups": TrainConfig(loss="ce", epochs=12, batch=32),
+            PAPER: SLOW, RANDOM: SLOW, "attribution": preset("evocomp+"),
         },
         rows={
-            "evocomp+": ("random-groups", EvoCompPlus),
-            "evocomp+@1": ("random-groups", partial(EvoCompPlus, layer=2)),
+            "evocomp+": ("attribution", EvoCompPlus),
+            "evocomp+@1": ("attribution", partial(EvoCompPlus, layer=2)),
             "evocomp@1": (PAPER, partial(EvoComp, depth=1)),
             "evocomp@0": (PAPER, EvoComp),
             "evocomp@0, random labels": (RANDOM, EvoComp),
         },
         controls=("random", "grid", "farthest", "cover", "fastv", "visionzip"),
-        ours="random-groups",
+        ours="attribution",
     ),
     BUSY.name: Script(
         keeps=(64,),

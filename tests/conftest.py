@@ -43,7 +43,6 @@ torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for processes that tests start
 
 
-
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()  # modules and thousands of tests stay: no later collection has to look at them

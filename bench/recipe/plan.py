@@ -104,7 +104,6 @@ def plan(recipe: Recipe, shop: Workspace) -> Plan:
     asked = [task.name for task in data]
     if recipe.draw and recipe.draw.task not in asked:
         raise ValueError(f"draw.task={recipe.draw.task}: choose one of the recipe's {', '.join(asked)}")
-    pool = training_pool(recipe.mixture, recipe.images, world)
     stores: dict[tuple[str, int], LabelStep] = {}
     trains: dict[tuple[str, int], TrainStep] = {}
     candidates: list[Candidate] = []
@@ -117,7 +116,7 @@ def plan(recipe: Recipe, shop: Workspace) -> Plan:
         if row.learns:
             learner = recipe.source if row.learns.source_gives and recipe.source else recipe.model
             for seed in recipe.seeds:
-                stores[name, seed] = store = _labels(shop, learner, row.learns, pool, seed)
+                stores[name, seed] = store = _labels(recipe, shop, learner, row.learns, seed)
                 config = replace(row.learns.train, seed=seed)
                 exam = validation(recipe) if learner not in MODELS else None
                 step = TrainStep(shop, f"train: {name}, seed {seed}", store, config, exam)
@@ -168,12 +167,16 @@ def validation(recipe: Recipe) -> tuple[Task, list[Sample]] | None:
     return found
 
 
-def training_pool(mixture: str | None, images: str | None, world: World = MICRO) -> SamplePool:
+def training_pool(
+    mixture: str | None, images: str | None, world: World = MICRO, questions: int | None = None
+) -> SamplePool:
     """The miniature's training samples, or those of LLaVA's mixture in the order of their ids' hashes."""
     if mixture is None or images is None:
-        return SamplePool(
-            {"samples": f"the {world.name} mixture"}, partial(training_samples, world=world), shipped=True
-        )
+        facts: Facts = {"samples": f"the {world.name} mixture"}
+        if questions not in (None, world.questions):
+            facts |= {"questions": questions}
+        take = partial(training_samples, world=world, questions=questions)
+        return SamplePool(facts, take, shipped=True)
     path = Path(mixture)
     if not path.is_file():
         raise ValueError(f"there is no instruction mixture at {path}")
@@ -189,8 +192,9 @@ def training_pool(mixture: str | None, images: str | None, world: World = MICRO)
     return SamplePool({"samples": path.name, "bytes": path.stat().st_size}, take)
 
 
-def _labels(shop: Workspace, model: str, learns: Learning, pool: SamplePool, seed: int) -> LabelStep:
+def _labels(recipe: Recipe, shop: Workspace, model: str, learns: Learning, seed: int) -> LabelStep:
     """The labels of one seed: drawn anew for each seed if they are random, else the same for all."""
+    pool = training_pool(recipe.mixture, recipe.images, world_of(recipe.model), learns.questions)
     config = learns.labels
     if config.kind == RANDOM:
         config = replace(config, seed=config.seed + seed)

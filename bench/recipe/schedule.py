@@ -45,9 +45,7 @@ def work_off(steps: Sequence[Step], shop: Workspace, bar: Bar) -> None:
             train_together(mine, early, shop, bar)
 
 
-def train_together(
-    steps: Sequence[TrainStep], beside: AnswerStep | None, shop: Workspace, bar: Bar
-) -> None:
+def train_together(steps: Sequence[TrainStep], beside: AnswerStep | None, shop: Workspace, bar: Bar) -> None:
     """Trainings of one model, a worker for each, and `beside` them answers by the workers that are free."""
     trainings = Trainings(steps, shop)
     if beside and not beside.done:

@@ -27,6 +27,7 @@ from bench.evaluation.comparison import VANILLA
 from bench.evaluation.compressors import takes_compressor
 from bench.evaluation.times import ClockKind
 from bench.tasks import BENCHMARKS
+from bench.tasks.mixture import SEVERAL
 from bench.yaml_files import parse_yaml, read_yaml
 from compress.base import Positions, scaled_layer
 from compress.budget import Match
@@ -62,7 +63,8 @@ def _at_least(least: int, **values: int) -> None:
 class Learning:
     """How the compressor of a row comes to be, and where it acts.
 
-    `samples` of the training mixture are labelled; `selects` is the method, of those that take a compressor,
+    `samples` of the training mixture are labelled, with `questions` about each image of the miniature's (1 or
+    4; None: as its world has them); `selects` is the method, of those that take a compressor,
     that chooses tokens by it; `depth` is the layer of a 32-layer decoder before which EvoComp acts, 0 before
     the decoder. `source_gives` is what the recipe's `source` model does for this row: it
     chooses the indices that are kept here (the paper's Table 3), or it is the model that the compressor was
@@ -70,6 +72,7 @@ class Learning:
     """
 
     samples: int = 1200
+    questions: int | None = None
     labels: LabelConfig = field(default_factory=LabelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     selects: str = "evocomp"
@@ -78,6 +81,8 @@ class Learning:
 
     def __post_init__(self) -> None:
         _at_least(2, samples=self.samples)
+        if self.questions not in (None, 1, SEVERAL):
+            raise ValueError(f"questions={self.questions}: choose 1 or {SEVERAL} about each image")
         if not 0 <= self.depth < 32:
             raise ValueError(f"depth={self.depth}: choose a layer from 0 to 31, as of a decoder with 32")
         if not takes_compressor(self.selects):
@@ -232,6 +237,10 @@ class Recipe:
         if bool(self.mixture) != bool(self.images):
             raise ValueError("mixture and images go together: the JSON of the mixture, and its images")
         for name, row in self.rows.items():
+            if row.learns and row.learns.questions and self.mixture:
+                raise ValueError(
+                    f"rows.{name}: questions are chosen in the miniature only; leave out mixture"
+                )
             if row.learns and row.learns.source_gives and not self.source:
                 raise ValueError(f"rows.{name}: source_gives needs a model as source")
 

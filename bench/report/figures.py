@@ -78,9 +78,7 @@ def by_question(shown: Sequence[SampleImage], runs: Sequence[Sequence[Answered]]
 
     `runs` holds what all runs made of each question. Otherwise as `side_by_side`.
     """
-    columns = [
-        dict.fromkeys((run.method, run.keep) for run in own if run.method != VANILLA) for own in runs
-    ]
+    columns = [dict.fromkeys((run.method, run.keep) for run in own if run.method != VANILLA) for own in runs]
     across = list(dict.fromkeys(key for keys in columns for key in keys))
     several = len({keep for _, keep in across}) > 1
     plain = overlay(shown[0], None)

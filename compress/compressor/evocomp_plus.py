@@ -19,13 +19,14 @@ class EvoCompPlus(Learned):
     Here tokens are added greedily to cover relevance (facility location; the greedy set is within 1 - 1/e of
     the best, Nemhauser et al. 1978): the kept set S is to maximise sum_j p_j max_{i in S} s_ij, where p are
     the compressor's probabilities and s_ij = max(0, cos)^`sharpness` of the aligned embeddings. `layer` is
-    that of a 32-layer decoder and scales with depth; 0 is the decoder's input. With `near` above 0, p of a
-    token is the mean over the tokens at most so many rows and columns away: a thing is larger than a token.
+    that of a 32-layer decoder and scales with depth; 0 is the decoder's input. A thing is larger than a token:
+    p of a token is the mean of its own probability and of the average over the tokens at most `near` rows and
+    columns away, in the same image or frame. Tokens of tiles, and all tokens with `near` 0, have their own.
     """
 
     layer: int = 0
     sharpness: float = 1.0
-    near: int = 0
+    near: int = 1
 
     def __post_init__(self) -> None:
         if self.near < 0:
@@ -41,14 +42,12 @@ class EvoCompPlus(Learned):
         relevance = super().score(view).sigmoid()
         if not self.near:
             return relevance
-        rows, columns = view.grid
-        if len(relevance) != rows * columns:
-            raise ValueError(
-                f"evocomp+:near={self.near} needs one grid of {rows} x {columns} tokens, not "
-                f"{len(relevance)} of several tiles, frames or layers: leave near out"
-            )
-        side, grid = 2 * self.near + 1, relevance.view(1, rows, columns)
-        return F.avg_pool2d(grid, side, 1, self.near, count_include_pad=False).flatten()
+        frames, rows, columns = view.frames, *view.grid
+        if view.crop is not None or len(relevance) != frames * rows * columns:
+            return relevance
+        grids = relevance.view(frames, 1, rows, columns)
+        around = F.avg_pool2d(grids, 2 * self.near + 1, 1, self.near, count_include_pad=False)
+        return (relevance + around.flatten()) / 2
 
     def select(self, view: View, keep: int) -> Selection:
         alike = likeness(view.visual, self.sharpness)

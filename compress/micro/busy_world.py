@@ -134,8 +134,7 @@ def scene(split: str, seed: int, spoil: str | None = None) -> BusyScene:
     regions = _regions(rng)
     taken = np.zeros((SIDE, SIDE), bool)
     kinds = ["sign"] * signs + [
-        SHAPES[int(i)]
-        for i in rng.choice(len(SHAPES), count - signs, p=SHAPE_WEIGHTS / SHAPE_WEIGHTS.sum())
+        SHAPES[int(i)] for i in rng.choice(len(SHAPES), count - signs, p=SHAPE_WEIGHTS / SHAPE_WEIGHTS.sum())
     ]
     colors = list(COLORS)
     hues = rng.choice(len(colors), count, p=COLOR_WEIGHTS / COLOR_WEIGHTS.sum())

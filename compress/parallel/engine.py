@@ -118,7 +118,6 @@ class PendingJob:
     reasons: list[str] = field(default_factory=list)
     places: set[str] = field(default_factory=set)  # where it failed
 
-
     def failed(self, error: JobError, place: str) -> Failure | None:
         """Note an attempt that failed; a failure of the job if it was the last."""
         self.reasons.append(error.reason)

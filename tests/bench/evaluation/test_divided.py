@@ -41,9 +41,7 @@ def test_parts_make_the_outcomes_of_one_evaluation(
     whole = {task: evaluate(tiny, task, samples, selector, 30, batch=2, match=match)
              for task, samples in data.items()}  # fmt: skip
     seen: list[tuple[int, int]] = []
-    parts = evaluate_all(
-        tiny, data, selector, 30, batch=2, match=match, progress=lambda *at: seen.append(at)
-    )
+    parts = evaluate_all(tiny, data, selector, 30, batch=2, match=match, progress=lambda *at: seen.append(at))
     assert told(parts) == told(whole)
     assert seen[-1] == (28, 28) and len(seen) == 16  # four batches of each task in each draw
     assert told(evaluate_all(tiny, data, selector, 30, batch=2, match=match, workers=2)) == told(whole)

@@ -74,7 +74,7 @@ def test_pope_s_own_score_is_no_mean() -> None:
 
 
 def test_scores_of_splits_are_not_taken_for_that_of_all_questions(runs: dict[str, Path]) -> None:
-    sums = "\"split\",\"Overall\"\n\"dev\",\"0.5\"\n\"test\",\"1.0\"\n"
+    sums = '"split","Overall"\n"dev","0.5"\n"test","1.0"\n'
     (runs["whole"] / "whole_MMStar_acc.csv").write_text(sums)
     assert not any("own score" in line for line in notes(compared(runs)[0]))
     (runs["whole"] / "whole_MMStar_acc.csv").write_text(sums.replace("dev", "none"))

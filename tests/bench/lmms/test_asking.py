@@ -58,9 +58,7 @@ def test_images_come_first_unless_the_text_says_where(mllm: MLLM, images):
 
 def test_a_text_that_names_more_or_fewer_images_is_refused(tiny: MLLM, images):
     asker = Asker(tiny, KeepAll(), 144)
-    with pytest.raises(
-        ValueError, match="names 2 images or videos and 1 are given: '<image> or <image>"
-    ):
+    with pytest.raises(ValueError, match="names 2 images or videos and 1 are given: '<image> or <image>"):
         asker.prompt("<image> or <image> ?", images[:1])
     with pytest.raises(ValueError, match="the text names 1 images or videos and 0 are given"):
         asker.prompt("<image> ?", [])

@@ -244,9 +244,7 @@ def ran(folder: Path, arguments: str, *tasks: str) -> Any:
 
 @pytest.fixture(scope="module")
 def results(miniatures: Path) -> Any:
-    return ran(
-        miniatures, "pretrained=micro,method=fastv,keep=64", "pope_miniature", "pope_miniature_choice"
-    )
+    return ran(miniatures, "pretrained=micro,method=fastv,keep=64", "pope_miniature", "pope_miniature_choice")
 
 
 @real

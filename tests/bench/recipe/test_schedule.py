@@ -36,9 +36,7 @@ def planned(mllm: MLLM, folder: Path, **workspace: Any) -> Plan:
 def results(folder: Path) -> dict[str, bytes]:
     """All files of results and steps but those that hold times: labels, curves and checkpoints do."""
     timed = ("times.json", "checkpoint.pt", "curves", "labels-")
-    return {
-        name: content for name, content in files(folder).items() if not Path(name).name.startswith(timed)
-    }
+    return {name: content for name, content in files(folder).items() if not Path(name).name.startswith(timed)}
 
 
 @pytest.fixture(scope="module")

@@ -135,7 +135,18 @@ def test_both_ways_to_a_loss_are_timed_and_agree():
 @pytest.mark.parametrize(
     "command",
     [
-        cells, engine, equal, figure4, forward, gpu, labelling, losses, regions, scale, selection, throughput,
+        cells,
+        engine,
+        equal,
+        figure4,
+        forward,
+        gpu,
+        labelling,
+        losses,
+        regions,
+        scale,
+        selection,
+        throughput,
         training,
     ],
 )

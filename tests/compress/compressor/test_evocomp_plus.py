@@ -2,6 +2,7 @@
 
 from itertools import combinations
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -88,24 +89,41 @@ def test_a_sharpness_that_is_not_positive_is_refused(sharpness: float):
         EvoCompPlus("a folder", sharpness=sharpness)
 
 
-def seen(monkeypatch: pytest.MonkeyPatch, logits: list[float]) -> View:
-    """A view of 2 x 3 tokens, to which the network gives these logits."""
+def seen(monkeypatch: pytest.MonkeyPatch, logits: list[float], **other: Any) -> View:
+    """A view of images or frames of 2 x 3 tokens, to which the network gives these logits."""
     monkeypatch.setattr(EvoCompPlus, "_running", {(torch.float32, torch.device("cpu")): SimpleNamespace(
         score=lambda tokens: torch.tensor(logits)
     )})  # fmt: skip
-    some = torch.eye(6)
-    return View(depth=0, hidden=some, visual=some, text=some[:1], index=torch.arange(6), grid=(2, 3))
+    some = torch.eye(len(logits))
+    index = torch.arange(len(logits))
+    return View(depth=0, hidden=some, visual=some, text=some[:1], index=index, grid=(2, 3), **other)
 
 
-def test_near_shares_relevance_with_the_neighbours_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    view = seen(monkeypatch, [30.0, -30, -30, -30, -30, -30])
-    assert EvoCompPlus("a folder").score(view).tolist() == pytest.approx([1, 0, 0, 0, 0, 0], abs=1e-6)
-    near = EvoCompPlus("a folder", near=1).score(view)
-    assert near.tolist() == pytest.approx([1 / 4, 1 / 6, 0, 1 / 4, 1 / 6, 0], abs=1e-6)
+CORNER = [30.0, -30, -30, -30, -30, -30]
+SHARED = [5 / 8, 1 / 12, 0, 1 / 8, 1 / 12, 0]
 
 
-def test_near_needs_one_whole_grid(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="needs one grid of 2 x 3 tokens, not 5"):
-        EvoCompPlus("a folder", near=1).score(seen(monkeypatch, [0.0] * 5))
+def test_relevance_is_half_that_of_the_neighbours_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    view = seen(monkeypatch, CORNER)
+    assert EvoCompPlus("a folder", near=0).score(view).tolist() == pytest.approx([1, 0, 0, 0, 0, 0], abs=1e-6)
+    assert EvoCompPlus("a folder").score(view).tolist() == pytest.approx(SHARED, abs=1e-6)
+
+
+def test_a_frame_shares_nothing_with_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    view = seen(monkeypatch, [*CORNER, *[-30.0] * 6], frames=2, frame=torch.arange(12) // 6)
+    assert EvoCompPlus("a folder").score(view).tolist() == pytest.approx(SHARED + [0] * 6, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "logits, other", [(CORNER[:5], {}), (CORNER, {"crop": torch.zeros(6, dtype=torch.long)})]
+)
+def test_tokens_of_no_whole_grid_keep_their_own(
+    logits: list[float], other: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = EvoCompPlus("a folder").score(seen(monkeypatch, logits, **other))
+    assert found.tolist() == pytest.approx([1] + [0] * (len(logits) - 1), abs=1e-6)
+
+
+def test_near_is_no_negative_number() -> None:
     with pytest.raises(ValueError, match="near=-1: choose 0 or more"):
         EvoCompPlus("a folder", near=-1)
