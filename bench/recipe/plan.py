@@ -172,11 +172,11 @@ def training_pool(
 ) -> SamplePool:
     """The miniature's training samples, or those of LLaVA's mixture in the order of their ids' hashes."""
     if mixture is None or images is None:
-        facts: Facts = {"samples": f"the {world.name} mixture"}
+        facts: dict[str, object] = {"samples": f"the {world.name} mixture"}
         if questions not in (None, world.questions):
             facts |= {"questions": questions}
-        take = partial(training_samples, world=world, questions=questions)
-        return SamplePool(facts, take, shipped=True)
+        first = partial(training_samples, world=world, questions=questions)
+        return SamplePool(facts, first, shipped=True)
     path = Path(mixture)
     if not path.is_file():
         raise ValueError(f"there is no instruction mixture at {path}")

@@ -19,9 +19,10 @@ class EvoCompPlus(Learned):
     Here tokens are added greedily to cover relevance (facility location; the greedy set is within 1 - 1/e of
     the best, Nemhauser et al. 1978): the kept set S is to maximise sum_j p_j max_{i in S} s_ij, where p are
     the compressor's probabilities and s_ij = max(0, cos)^`sharpness` of the aligned embeddings. `layer` is
-    that of a 32-layer decoder and scales with depth; 0 is the decoder's input. A thing is larger than a token:
-    p of a token is the mean of its own probability and of the average over the tokens at most `near` rows and
-    columns away, in the same image or frame. Tokens of tiles, and all tokens with `near` 0, have their own.
+    that of a 32-layer decoder and scales with depth; 0 is the decoder's input. A thing is larger than a
+    token: p of a token is the mean of its own probability and of the average over the tokens at most `near`
+    rows and columns away, in the same image or frame. Tokens of tiles have their own probability, and so have
+    all tokens with `near` 0.
     """
 
     layer: int = 0
