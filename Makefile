@@ -35,7 +35,7 @@ versions: $(VERSIONS:%=.venv/versions/%/.installed)
 
 # In an environment of its own, with vLLM for CPUs; not a part of `make check`.
 test-vllm: .venv/vllm/.installed
-	OMP_NUM_THREADS=1 .venv/vllm/bin/python -m pytest tests/serving
+	OMP_NUM_THREADS=1 .venv/vllm/bin/python -m pytest tests/serving tests/compress/models/test_pixels.py
 
 # What only a GPU can tell, in at most ten minutes.
 gpu: $(READY)
