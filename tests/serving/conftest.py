@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from PIL.Image import Image
@@ -62,6 +64,20 @@ class Served:
     model: str
     prompts: list[int] = field(default_factory=list)  # tokens of the latest prompts
     cached: list[int] = field(default_factory=list)  # how many of them were in the cache of prefixes
+
+    @contextmanager
+    def noted_pieces(self) -> Iterator[list[int]]:
+        """Inside the block, how many tokens of a prompt the engine reads at a time."""
+        scheduler, pieces = self.engine.llm_engine.engine_core.engine_core.scheduler, list[int]()
+        schedule = scheduler.schedule
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            made = schedule(*args, **kwargs)
+            pieces.extend(made.num_scheduled_tokens.values())
+            return made
+
+        with patch.object(scheduler, "schedule", noted):
+            yield pieces
 
     def answers(self, asks: Sequence[Ask]) -> list[str]:
         """The engine's, all of them in one batch."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from PIL.Image import Image
 
@@ -54,20 +52,12 @@ def test_several_images_in_a_prompt(busy: Served, scenes: list[Image], method: s
 
 @pytest.mark.parametrize("method", ["farthest", "visionzip", "evocomp+"])
 def test_kept_tokens_of_an_image_may_be_read_in_pieces(
-    busy: Served, scenes: list[Image], method: str, monkeypatch: pytest.MonkeyPatch
+    busy: Served, scenes: list[Image], method: str
 ) -> None:
-    scheduler, pieces = busy.engine.llm_engine.engine_core.engine_core.scheduler, list[int]()
-    schedule = scheduler.schedule
-
-    def noted(*args: Any, **kwargs: Any) -> Any:
-        made = schedule(*args, **kwargs)
-        pieces.extend(made.num_scheduled_tokens.values())
-        return made
-
-    monkeypatch.setattr(scheduler, "schedule", noted)
     asked = zip(QUESTIONS, scenes, strict=True)
     asks = [Ask(question, [image], method, 400) for question, image in asked]
-    assert busy.answers(asks) == busy.expected(asks)
+    with busy.noted_pieces() as pieces:
+        assert busy.answers(asks) == busy.expected(asks)
     assert max(pieces) == 256 < min(busy.prompts)
 
 
