@@ -1,5 +1,4 @@
-"""What happens to one batch: the choice at every stage, the rows that go on, and what decoding must know
-afterwards.
+"""What happens to one batch: the rows that go on from every stage, and what decoding must know afterwards.
 
 No hooks here: `attach` calls in from the model's layers.
 """
@@ -7,11 +6,9 @@ No hooks here: `attach` calls in from the model's layers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,11 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compress.attach.attention import window
-from compress.attach.flops import FlopCount
-from compress.attach.layout import Layout, Place, origin
-from compress.attach.signals import Inputs, LayerInput, Signals
-from compress.attach.tower import Arguments, Crowd
-from compress.base import VISION, Positions, Selection, Selector, View
+from compress.attach.layout import Layout, Place
+from compress.attach.selections import Selections
+from compress.attach.signals import Inputs, LayerInput
+from compress.attach.tower import Arguments
+from compress.base import VISION, Positions, Selection, Selector
 from compress.models.caches import cache_in
 from compress.models.loading import MLLM, Picture
 
@@ -59,12 +56,7 @@ class Prefill:
     ):  # fmt: skip
         self.mllm, self.selector, self.positions = mllm, selector, positions
         self.ids, self.untouched = ids, layout  # [B, S]
-        self.pictures = pictures
-        self.schedules = schedules  # depth -> visual tokens left
-        self.signals = Signals(mllm, selector, positions, ids, layout, pictures)
-        self.kept: dict[int, dict[Place, Tensor]] = {}  # depth -> untouched indices
-        self.merged: dict[int, dict[Place, Tensor]] = {}
-        self.chosen: dict[int, dict[Place, Tensor]] = {}  # rows of the view; sorted where order was free
+        self.selections = Selections(mllm, selector, positions, ids, layout, pictures, schedules, count_flops)
         self.layers: list[Layout] = []  # what each decoder layer got
         self.caches: list[Layout] = []  # what each layer's cache holds of the prefill
         self.windows = [window(mllm.decoder, number) for number in range(mllm.layers)]
@@ -76,18 +68,15 @@ class Prefill:
         self.rows: dict[int, Tensor] = {}  # by id of a layout, the untouched row of each of its rows [B, L]
         self.residuals: dict[Place, list[Tensor]] = {}  # [N, D] number i is added behind decoder layer i
         self.shared: dict[Any, Any] = {}  # arguments of the current call, by layout
-        self.reordered = False  # whether tokens may stand in another order than in the prompt
-        self.flops: dict[Place, float] | None = dict.fromkeys(pictures, 0.0) if count_flops else None
-
-    def acts(self, depth: int) -> bool:
-        return any(depth in schedule for schedule in self.schedules.values())
 
     def enter(self, number: int, hidden: Tensor, given: Arguments) -> tuple[Tensor, Arguments]:
         """The hidden states and arguments for decoder layer `number` in place of those it was `given`."""
         layout = self.layers[-1] if number else self.untouched
         state = State(self._with_residuals(number - 1, hidden, layout), layout)
         state = self._stages(number, state, given)
-        self.previous = partial(self._input, number, state, given) if self.acts(number + 1) else None
+        self.previous = (
+            partial(self._input, number, state, given) if self.selections.act(number + 1) else None
+        )
         self._went_on(state, 1)
         return state.hidden, {**given, **self._arguments(number, state, given)}
 
@@ -118,7 +107,7 @@ class Prefill:
         ValueError if something is added behind the last layer.
         """
         names = self.mllm.residuals
-        if names is None or given.get(names[1]) is None or not any(self.schedules.values()):
+        if names is None or given.get(names[1]) is None or not any(self.selections.schedules.values()):
             return given
         every = given[names[1]]
         if len(every) >= self.mllm.layers:
@@ -190,7 +179,7 @@ class Prefill:
         rows = self.rows[id(layout)]
         at = rows.cummax(1).values
         found = _entries(mask, at[:, :, None], at[:, None])
-        if self.reordered:
+        if self.selections.reordered:
             # One that stands behind a later row shares its place. Those of a place see each other both ways
             # where rows of the image do, else in their new order.
             low = torch.minimum(rows[:, :, None], rows[:, None])
@@ -225,12 +214,16 @@ class Prefill:
         if number == 0:
             if self.positions == "compact":
                 self.first = self._position(state.layout, given)
-            self.signals.read_text(state.hidden)
-            if self.acts(VISION):
-                state = self._shorten(0, state, given, self._vision(state.hidden))
-            self.signals.read_visual(state.hidden, state.layout)
-        if self.acts(number):
-            state = self._shorten(number, state, given, self._stage(number, state, given))
+            self.selections.signals.read_text(state.hidden)
+            if self.selections.act(VISION):
+                state = self._shorten(state, self.selections.at_tower(state.hidden))
+            self.selections.signals.read_visual(state.hidden, state.layout)
+        if self.selections.act(number):
+            inputs: Inputs = {number: partial(self._input, number, state, given)}
+            if self.previous is not None:
+                inputs = {number - 1: self.previous, **inputs}
+            chosen = self.selections.at_layer(number, state.hidden, state.layout, inputs)
+            state = self._shorten(state, chosen)
         return state
 
     def _went_on(self, state: State, layers: int) -> None:
@@ -238,18 +231,15 @@ class Prefill:
         self.layers += [state.layout] * layers
         self.caches += [state.layout] * layers
         if len(self.layers) == self.mllm.layers:
-            self.signals.close()
+            self.selections.signals.close()
 
     def check(self) -> None:
         """RuntimeError unless every layer was reached, and every stage before the decoder took place."""
-        left_out = [
-            place for place, schedule in self.schedules.items() if VISION in schedule and place not in
-            self.kept.get(VISION, {})
-        ]  # fmt: skip
+        left_out = self.selections.missed()
         if len(self.layers) != self.mllm.layers or left_out:
             raise RuntimeError(
                 f"{type(self.selector).__name__} was asked at {len(self.layers)} of {self.mllm.layers} "
-                f"decoder layers, and not at the tower for {len(left_out)} of {len(self.schedules)} images: "
+                f"decoder layers, and not at the tower for {len(left_out)} images: "
                 f"the model runs without its hooks (was it compiled or exported?)"
             )
 
@@ -387,19 +377,12 @@ class Prefill:
         text = len(self.untouched.text(sample))
         nothing = [0] * len(self.layers)
         return [self._record(place, text) for place in places] or [
-            Record(0, text, nothing, nothing, {}, {}, None if self.flops is None else 0.0)
+            Record(0, text, nothing, nothing, {}, {}, None if self.selections.flops is None else 0.0)
         ]
 
     def _record(self, place: Place, text: int) -> Record:
-        for depth, chosen in self.chosen.items():
-            rows = chosen[place].tolist() if place in chosen else []
-            if any(later <= row and later >= 0 for row, later in pairwise(rows)):
-                raise ValueError(
-                    f"select at depth {depth} returned rows {rows}: unique, ascending unless tokens are "
-                    f"given or reordered=True"
-                )
-        kept = {depth: chosen[place].tolist() for depth, chosen in self.kept.items() if place in chosen}
-        merged = {depth: chosen[place].tolist() for depth, chosen in self.merged.items() if place in chosen}
+        kept, merged = self.selections.noted(place)
+        flops, picture = self.selections.flops, self.selections.pictures[place]
         return Record(
             tokens=len(self.untouched.tokens(place)),
             text=text,
@@ -407,120 +390,12 @@ class Prefill:
             cached=[len(layout.tokens(place)) for layout in self.caches],
             kept=kept,
             merged=merged,
-            selection_flops=None if self.flops is None else self.flops[place],
-            frames=self.pictures[place].tiles if self.pictures[place].video else 0,
+            selection_flops=None if flops is None else flops[place],
+            frames=picture.tiles if picture.video else 0,
         )
 
-    # The stages ---------------------------------------------------------------------------------------------
-
-    def _vision(self, hidden: Tensor) -> dict[Place, Selection]:
-        """What goes on from the tower, per image, already projected."""
-        chosen = {}
-        for place in self.untouched.places:
-            at, tokens = self._from_tower(place)
-            projected = self.mllm.projector.forward(tokens)  # not as a module, whose hooks put tokens aside
-            if VISION not in self.schedules[place]:  # newlines are where the model put them
-                own = hidden[place[0], self.untouched.visual(place)]
-                projected = own.index_copy(0, at, projected.to(hidden))
-                at = self.untouched.tokens(place)
-            chosen[place] = Selection(at, projected)
-        return chosen
-
-    def _from_tower(self, place: Place) -> tuple[Tensor, Tensor]:
-        """The visual tokens of one image that are to be projected: rows of its run, features [K, C].
-
-        Newlines, which the tower does not know, do not go on.
-        """
-        index, picture = self.untouched.tokens(place), self.pictures[place]
-        encoding = self.signals.needed()
-        assert encoding.features is not None
-        if encoding.crowds:
-            return self._shortened_tiles(place, encoding.features, encoding.crowds)
-        patches = picture.patches.to(index)
-        tile, patch = picture.tile.to(index)[patches], picture.patch.to(index)[patches]
-        features = encoding.features[self.signals.tiles[place] + tile, patch]
-        if VISION not in self.schedules[place]:
-            return patches, features
-        selection = self._select(place, self.signals.at_tower(place, features, patches), self.untouched)
-        at = origin(patches, selection.index)
-        return at, features[selection.index] if selection.tokens is None else selection.tokens
-
-    def _shortened_tiles(
-        self, place: Place, features: Tensor, crowds: Sequence[Crowd]
-    ) -> tuple[Tensor, Tensor]:
-        """What the tower itself left of an image's tiles, one after the other; padding does not go on."""
-        picture, per_tile = self.pictures[place], self.mllm.tile_tokens
-        row = features.new_full((picture.tiles * per_tile,), -1, dtype=torch.long)
-        patches = picture.patches.to(row)
-        row[(picture.tile * per_tile + picture.patch).to(row)[patches]] = patches
-        index, merged, tokens = [], [], []
-        for number in range(picture.tiles):
-            tile = self.signals.tiles[place] + number
-            at = row[number * per_tile + crowds[tile].index]
-            stays = slice(None) if len(patches) == len(row) else at >= 0
-            index.append(at[stays])
-            merged.append((crowds[tile].size > 1)[stays])
-            tokens.append(features[tile, : len(at)][stays])
-            if self.flops is not None and (taken := self.signals.needed().flops):
-                self.flops[place] += taken[tile]
-        self._note(place, VISION, torch.cat(index), torch.cat(merged))
-        return torch.cat(index), torch.cat(tokens)
-
-    def _stage(self, number: int, state: State, given: Arguments) -> dict[Place, Selection]:
-        """What goes on from decoder layer `number`, for the images that keep less from there on."""
-        chosen = {}
-        inputs: Inputs = {number: partial(self._input, number, state, given)}
-        if self.previous is not None:
-            inputs = {number - 1: self.previous, **inputs}
-        for place in state.layout.places:
-            left = len(state.layout.tokens(place))
-            if self.schedules[place].get(number, left) >= left:
-                continue
-            view = self.signals.at_layer(number, place, state.hidden, state.layout, inputs)
-            chosen[place] = self._select(place, view, state.layout)
-            self.signals.kept(place, chosen[place].index)
-        return chosen
-
-    def _select(self, place: Place, view: View, layout: Layout) -> Selection:
-        """Let the method choose, check the form of its answer and note what goes on."""
-        keep = self.schedules[place][view.depth]
-        with FlopCount() if self.flops is not None else nullcontext() as counter:
-            if keep < len(view.hidden):
-                chosen = self.selector.select(view, keep)
-            else:  # the budget counted newlines, which the tower does not know: all patches fit
-                chosen = Selection(torch.arange(len(view.hidden)))
-        if self.flops is not None and counter is not None:
-            self.flops[place] += counter.total
-        index, tokens, into = chosen.index.to(view.hidden.device), chosen.tokens, chosen.into
-        if index.ndim != 1 or index.dtype != torch.long or not 1 <= len(index) <= len(view.hidden):
-            raise ValueError(
-                f"select returned index {tuple(index.shape)} {index.dtype}: give 1 to N int64 rows"
-            )
-        if tokens is not None and tokens.shape != (len(index), view.hidden.shape[1]):
-            raise ValueError(
-                f"select returned {len(index)} indices and tokens {tuple(tokens.shape)}: give [K, C]"
-            )
-        if tokens is not None and len(layout.runs(place)) > 1:  # each stands in its representative's run
-            order = layout.run_of(place, index).sort(stable=True).indices
-            index, tokens = index[order], tokens[order]
-            if into is not None:  # -1 stays
-                into = torch.cat([order.argsort(), order.new_full((1,), -1)])[into.to(order.device)]
-        merged = index < 0
-        if tokens is not None:
-            merged = merged | (tokens != view.hidden[index.clamp(min=0)]).any(1)
-        free = chosen.reordered or tokens is not None
-        self.reordered |= free
-        rows = index.sort().values if free else index
-        self.chosen.setdefault(view.depth, {})[place] = rows
-        self._note(place, view.depth, origin(view.index, index), merged)
-        return Selection(index, tokens, into)
-
-    def _note(self, place: Place, depth: int, index: Tensor, merged: Tensor) -> None:
-        self.kept.setdefault(depth, {})[place] = index
-        self.merged.setdefault(depth, {})[place] = merged
-
-    def _shorten(self, number: int, state: State, given: Arguments, chosen: dict[Place, Selection]) -> State:
-        """Gather the rows that go on from decoder layer `number`, and make the arguments that fit them."""
+    def _shorten(self, state: State, chosen: dict[Place, Selection]) -> State:
+        """The batch of the rows that go on."""
         if not chosen:
             return state
         device = state.hidden.device

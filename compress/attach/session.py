@@ -396,7 +396,7 @@ class _Session:
 
     def _encoding(self, prefill: Prefill) -> Encoding | None:
         """What the tower encoded for these prompts."""
-        videos = {picture.video for picture in prefill.pictures.values()}
+        videos = {picture.video for picture in prefill.selections.pictures.values()}
         kinds: dict[Modality, bool] = {"image": False, "video": True}
         return self.tower.encoding_of(*(kind for kind, video in kinds.items() if video in videos))
 
@@ -406,7 +406,7 @@ class _Session:
             return None
         if self.phase == "decode":
             return args, prefill.decode_all(kwargs)
-        prefill.signals.receive(self._encoding(prefill))
+        prefill.selections.signals.receive(self._encoding(prefill))
         prefill.take_residuals(kwargs)
         return args, prefill.enter_all(kwargs)
 
@@ -426,7 +426,7 @@ class _Session:
         if self.phase == "decode":
             return args, prefill.decode(number, hidden, kwargs)
         if number == 0:
-            prefill.signals.receive(self._encoding(prefill))
+            prefill.selections.signals.receive(self._encoding(prefill))
         hidden, kwargs = prefill.enter(number, hidden, kwargs)
         return (hidden, *others), kwargs
 

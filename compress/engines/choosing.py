@@ -101,7 +101,7 @@ class EngineChoice:
         prefill = Prefill(
             self.mllm, self.selector, self.positions, ids, layout, {place: picture}, {place: schedule}
         )
-        prefill.signals.receive(encoding)
+        prefill.selections.signals.receive(encoding)
         if self.mllm.residuals is not None and added:
             prefill.take_residuals({self.mllm.residuals[1]: list(added)})
         entered = prefill.enter_all({"inputs_embeds": hidden})["inputs_embeds"]

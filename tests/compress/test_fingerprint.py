@@ -112,7 +112,7 @@ def test_what_a_method_computes_with_counts_for_it_alone(
     ("change", "counts"),
     [
         (("compress/attach/session.py", "def hook(self)", "def hook(self, more=1)"), True),
-        (("compress/attach/prefill.py", "keep < len(view.hidden)", "keep <= len(view.hidden)"), True),
+        (("compress/attach/selections.py", "keep < len(view.hidden)", "keep <= len(view.hidden)"), True),
         (("bench/evaluation/evaluate.py", "task.max_new_tokens", "task.max_new_tokens + 1"), True),
         (("bench/cli.py", "def main", "def main2"), False),
         (("bench/report/page.py", "def ", "def un"), False),

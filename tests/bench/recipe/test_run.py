@@ -20,14 +20,24 @@ from bench.evaluation import cellwork
 from bench.evaluation.cells import read_cells
 from bench.evaluation.history import Times, WorkRecord
 from bench.evaluation.merge import merge
-from bench.recipe import schema, steps
+from bench.recipe import schema
 from bench.recipe.draw import about_one_image
 from bench.recipe.estimate import estimates
 from bench.recipe.oracle import SearchStep, headroom, partners
 from bench.recipe.plan import Plan, plan, validation
 from bench.recipe.run import label_costs, run
 from bench.recipe.schema import Recipe, parse
-from bench.recipe.steps import LabelStep, SamplePool, Step, TrainStep, Workspace
+from bench.recipe.steps import (
+    AnswerStep,
+    LabelStep,
+    SamplePool,
+    Step,
+    TrainStep,
+    Workspace,
+    base,
+    labelling,
+    training,
+)
 from bench.tasks.images import ImageFile
 from bench.tasks.scenes import Scenes
 from bench.tasks.textvqa import TextVQA
@@ -66,7 +76,7 @@ def worked(planned: Plan) -> Path:
 def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Titles of the steps that were really worked on."""
     titles: list[str] = []
-    for kind in (LabelStep, TrainStep, steps.AnswerStep):
+    for kind in (LabelStep, TrainStep, AnswerStep):
         work = kind.work
 
         def noted(self: Step, report: Any, work: Any = work) -> None:
@@ -222,13 +232,15 @@ def test_shipped_labels_of_the_same_settings_are_taken(
     few = recipe(rows={"a": {}}, reference=None, learns={**TOLD["learns"], "samples": 3})
     first = plan(few, shop(tiny, tmp_path / "first")).stores["a", 0]
     first.do(quiet)
-    monkeypatch.setattr(steps, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr(labelling, "SHIPPED", tmp_path / "shipped")
     shutil.copytree(first.folder, tmp_path / "shipped" / "micro" / "labels" / "any")
     asked = recipe(rows={"a": {}, "b": {"labels": {"evaluations": 13}}}, reference=None)
     same, other = plan(asked, shop(tiny, tmp_path / "second")).stores.values()
     assert (same.finished, other.finished) == (3, 0)
     labelled: list[int] = []
-    monkeypatch.setattr(steps, "label", lambda *given, **more: labelled.append(1) or label(*given, **more))
+    monkeypatch.setattr(
+        labelling, "label", lambda *given, **more: labelled.append(1) or label(*given, **more)
+    )
     assert same.do(quiet) and labelled == [1]
     assert same.labels()[:3] == first.labels() and len(same.labels()) == 4
     assert [run.samples for run in same.store().runs()] == [1]  # only what was searched here has a rate
@@ -252,7 +264,7 @@ def test_other_code_takes_nothing_that_the_old_one_made(
 ) -> None:
     folder, _ = finished
     assert all(step.done for step in plan(recipe(), shop(tiny, folder)).steps)
-    monkeypatch.setattr(steps, "fingerprint", lambda *starts: "other")
+    monkeypatch.setattr(base, "fingerprint", lambda *starts: "other")
     assert not any(step.done for step in plan(recipe(), shop(tiny, folder)).steps)
 
 
@@ -535,7 +547,7 @@ def test_the_real_textvqa_chooses_the_epoch_of_a_model_that_does_not_ship(
     examined = replace(step, exam=found)
     assert examined.digest != step.digest and "5 samples of textvqa" in examined.about
     given: dict[str, Any] = {}
-    monkeypatch.setattr(steps, "train", lambda *_, **options: given.update(options))
+    monkeypatch.setattr(training, "train", lambda *_, **options: given.update(options))
     monkeypatch.setattr(type(step.labels), "labels", lambda self: [])
     replace(examined, shop=replace(step.shop, features="disk")).work(lambda *_: None)
     assert given["features"] == "disk" and given["cache"] == step.shop.folder / "features"

@@ -14,11 +14,10 @@ from typing import Any
 
 import pytest
 
-from bench.recipe import steps
 from bench.recipe.estimate import Estimate, in_all
 from bench.recipe.plan import Plan, plan
 from bench.recipe.schedule import work_off
-from bench.recipe.steps import Step, Workspace
+from bench.recipe.steps import Step, Workspace, answering, training
 from compress.models.loading import MLLM
 from tests.bench.recipe.test_run import files, quiet, recipe, shop, worked
 
@@ -56,13 +55,13 @@ def test_two_workers_train_and_answer_together_and_make_the_same_files(
     tiny: MLLM, tmp_path: Path, serial: Callable[[], dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[tuple[str, int]] = []
-    fill = steps.fill
+    fill = answering.fill
 
     def noted(mllm: MLLM, prepared: Any, **how: Any) -> None:
         done.append((type(how["engine"]).__name__, len(prepared.keys)))
         fill(mllm, prepared, **how)
 
-    monkeypatch.setattr(steps, "fill", noted)
+    monkeypatch.setattr(answering, "fill", noted)
     worked(planned(tiny, tmp_path, workers=2))
     assert done == [("Trainings", 2), ("Local", 5)]  # grid and vanilla beside the trainings, then all
     made = results(tmp_path)
@@ -116,7 +115,7 @@ def test_a_training_that_cannot_be_ends_the_run_with_its_reason(
     def refuse(*given: Any, **how: Any) -> None:
         raise ValueError("no labels of that kind")
 
-    monkeypatch.setattr(steps, "train", refuse)
+    monkeypatch.setattr(training, "train", refuse)
     asked = planned(tiny, tmp_path, workers=2)
     with pytest.raises(ValueError, match=r"^train: ce, seed 0: no labels of that kind$"):
         work_off([*asked.stores.values(), *asked.trains.values(), asked.answers], asked.shop, quiet)
