@@ -62,7 +62,7 @@ clean:
 $(READY): requirements.lock setup.py
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, e.g. make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -r requirements.lock
+	$(BIN)/python -m pip install --no-compile -r requirements.lock
 	$(BIN)/python -m pip install --no-deps -e .
 	touch $@
 
@@ -72,5 +72,5 @@ $(READY): requirements.lock setup.py
 
 .venv/versions/%/.installed: tests/versions/%.lock $(READY)
 	rm -rf $(@D)
-	$(BIN)/python -m pip install --no-deps --target $(@D) -r $<
+	$(BIN)/python -m pip install --no-compile --no-deps --target $(@D) -r $<
 	touch $@
