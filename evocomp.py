@@ -1,6 +1,6 @@
 """Visual-token compression for multimodal LLMs: search, learn, compare, measure.
 
-Everything that a program needs is here, under one name:
+This module exports everything that a program needs:
 
     from evocomp import FastV, attach, load
 
@@ -8,8 +8,8 @@ Everything that a program needs is here, under one name:
     with attach(mllm, FastV(), keep=48) as trace:
         print(mllm.answer([image], ["what color is the star ?"]), trace.samples[0].entering)
 
-A name is imported when it is first used, so `import evocomp` takes milliseconds. `python -m evocomp` is the
-command line.
+A name is imported on first use, so `import evocomp` takes milliseconds. `python -m evocomp` runs the command
+line.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ __all__ = sorted(_HOMES)  # noqa: PLE0605
 
 
 class _OwnPackages:
-    """Finds evocomp's four packages beside this file: a user's own `bench.py` cannot hide them."""
+    """Finder of evocomp's four packages in this file's folder: a user's own `bench.py` cannot hide them."""
 
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
@@ -159,7 +159,7 @@ class _OwnPackages:
 
 
 def foreign() -> str:
-    """Why evocomp cannot run: another project's package in the place of one of its own. Empty if it can."""
+    """Return an error message if another project's package hides one of evocomp's, else an empty string."""
     for name in _PACKAGES:
         module = sys.modules.get(name)
         spec = _OwnPackages.find_spec(name)
@@ -174,7 +174,7 @@ def foreign() -> str:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     if problem := foreign():
         sys.exit(f"evocomp: {problem}")
     import_module("bench.cli").main(prog_name="evocomp")

@@ -1,4 +1,4 @@
-"""The model card of a compressor: what it is, how it was made, how to use it."""
+"""The model card of a compressor: a description, its training and labels, and its use."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ TAGS = ["evocomp", "visual-token-compression", "token-pruning", "multimodal", "v
 
 
 def card(described: Mapping[str, Any], name: str) -> str:
-    """Markdown with the hub's metadata, from what is saved beside the weights; `name` is the repository's.
+    """Return the card as Markdown with the hub's metadata.
 
-    Names the base model in the metadata if it is one of the hub's.
+    `described` is the JSON configuration saved beside the weights (`Compressor.describe`), `name` the name of
+    the repository. The metadata name the base model if it has the form of a hub name.
     """
     info = dict(described["info"])
     base, labels = info.pop("base_model", ""), info.pop("labels", [])

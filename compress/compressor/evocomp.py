@@ -1,4 +1,4 @@
-"""EvoComp (2026): a small network, trained on searched labels, chooses visual tokens by the question."""
+"""EvoComp (2026): a small network, trained on searched labels, selects visual tokens for the question."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from compress.compressor.network import Compressor, Tokens, compressor_folder
 class Learned(Scorer):
     """A method that scores visual tokens with a trained compressor.
 
-    `compressor` is the folder that training wrote, a name on the hub, or the network itself. Under an LLM
-    in half precision its layers run in half precision too.
+    `compressor` is a training folder, a name on the hub, or the network itself. If the LLM runs in half
+    precision, the layers of the compressor do so too.
     """
 
     compressor: str | Compressor
@@ -49,7 +49,7 @@ class Learned(Scorer):
 
     @cached_property
     def network(self) -> Compressor:
-        """The compressor, loaded when it is first needed; ValueError if there is none."""
+        """The compressor, loaded on first use. ValueError if it is not found or unreadable."""
         if isinstance(self.compressor, Compressor):
             return self.compressor
         return Compressor.from_pretrained(self.compressor)
@@ -57,9 +57,9 @@ class Learned(Scorer):
 
 @dataclass
 class EvoComp(Learned):
-    """Keep the tokens to which a trained compressor gives the highest probability (paper 3.3 and 4.1).
+    """Keep the tokens with the highest probability under a trained compressor (paper 3.3 and 4.1).
 
-    The choice needs the aligned embeddings only, so `depth` may be the decoder's input (the paper's
+    The compressor reads only the aligned embeddings, so `depth` may be the decoder's input (the paper's
     EvoComp@0) or any layer (EvoComp@2).
     """
 

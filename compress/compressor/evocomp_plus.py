@@ -12,17 +12,18 @@ from compress.coverage import cover, likeness
 
 @dataclass
 class EvoCompPlus(Learned):
-    """Keep the tokens that together stand for most of what a trained compressor finds relevant.
+    """Keep the set of tokens that best covers the relevance predicted by a trained compressor.
 
-    Ours, not the paper's. A label holds one of several equally good tokens, so a thing's relevance is shared
-    out among its tokens; ranked one by one, a few tokens of a small thing come before all of the background.
-    Here tokens are added greedily to cover relevance (facility location; the greedy set is within 1 - 1/e of
-    the best, Nemhauser et al. 1978): the kept set S is to maximise sum_j p_j max_{i in S} s_ij, where p are
-    the compressor's probabilities and s_ij = max(0, cos)^`sharpness` of the aligned embeddings. `layer` is
-    that of a 32-layer decoder and scales with depth; 0 is the decoder's input. A thing is larger than a
-    token: p of a token is the mean of its own probability and of the average over the tokens at most `near`
-    rows and columns away, in the same image or frame. Tokens of tiles have their own probability, and so have
-    all tokens with `near` 0.
+    Ours, not the paper's. A label holds one of several equally good tokens, so the relevance of an object is
+    spread over its tokens. A ranking of single tokens puts a few tokens of a small object before all of the
+    background. This method adds tokens greedily to cover relevance (facility location): the kept set S
+    maximises sum_j p_j max_{i in S} s_ij, where p is the relevance and s_ij = max(0, cos)^`sharpness` of the
+    aligned embeddings. The greedy set reaches at least 1 - 1/e of the optimum (Nemhauser et al. 1978).
+
+    An object is larger than a token: p of a token is the mean of its own probability and of the average over
+    the tokens at most `near` rows and columns away in the same image or frame. For tokens of tiles, and with
+    `near=0`, p is the token's own probability. `layer` counts the layers of a 32-layer decoder and scales
+    with the depth of other decoders; 0 is the decoder's input.
     """
 
     layer: int = 0
@@ -39,7 +40,7 @@ class EvoCompPlus(Learned):
         return {scaled_layer(self.layer, layers) if self.layer else INPUT: keep}
 
     def score(self, view: View) -> Tensor:
-        """The relevance [N] of the tokens, in [0, 1]."""
+        """Return the relevance [N] of the tokens, in [0, 1]."""
         relevance = super().score(view).sigmoid()
         if not self.near:
             return relevance

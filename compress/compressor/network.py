@@ -1,4 +1,4 @@
-"""The compressor (paper 3.3): one bidirectional layer of the LLM and a classifier on visual tokens."""
+"""The compressor (paper 3.3): one bidirectional layer of the LLM and a classifier of visual tokens."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class _Described(Document):
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a compressor reads of one sample: visual [N, D] and prompt text [T, D], never the answer.
+    """The input of a compressor for one sample: embeddings of visual tokens [N, D] and prompt text [T, D].
 
-    `before` of the text tokens stand before the image, the others after it.
+    The answer is not part of it. The first `before` text tokens precede the image, the others follow it.
     """
 
     visual: Tensor
@@ -61,9 +61,9 @@ class Batch(NamedTuple):
     """Samples packed in LLM order and padded on the right."""
 
     embeds: Tensor  # [B, S, D]
-    present: Tensor  # [B, S] bool: not padding
-    rows: Tensor  # [B, N] rows of the visual tokens
-    valid: Tensor  # [B, N] bool: not padding
+    present: Tensor  # [B, S] bool, False for padding
+    rows: Tensor  # [B, N] positions of the visual tokens in the sequence
+    valid: Tensor  # [B, N] bool, False for padding
 
 
 def pack(samples: Sequence[Tokens], *, text: bool = True) -> Batch:
@@ -89,11 +89,11 @@ def pack(samples: Sequence[Tokens], *, text: bool = True) -> Batch:
 
 
 class WordMatch(nn.Module):
-    """How well a visual token matches the words of the prompt, as a term of its logit (ours).
+    """A term of a visual token's logit: its similarity to the words of the prompt (ours).
 
-    A token's match is sum_j g(t_j) max(0, cos(v_i, t_j)) over the prompt's other tokens t_j, with a gate g in
-    (0, 1) that learns which words tell; it is standardised over the visual tokens of the sample and scaled. A
-    token that matches several words ("red", "sign") comes before one that matches one of them.
+    The similarity is sum_j g(t_j) max(0, cos(v_i, t_j)) over the text tokens t_j of the prompt. The gate g in
+    (0, 1) is learned and weighs the words. The result is standardised over the visual tokens of the sample
+    and scaled. A token that matches several words ("red", "sign") ranks above one that matches one of them.
     """
 
     def __init__(self, width: int):
@@ -104,7 +104,7 @@ class WordMatch(nn.Module):
         nn.init.zeros_(self.gate.bias)
 
     def forward(self, x: Tensor, batch: Batch) -> Tensor:
-        """[B, N] from embeddings [B, S, D]; padding holds any value."""
+        """Return the terms [B, N] for embeddings [B, S, D]; values at padding are undefined."""
         unit = F.normalize(x.to(self.gate.weight), dim=-1)
         visual = unit.gather(1, batch.rows[..., None].expand(-1, -1, unit.shape[-1]))
         shown = torch.zeros_like(batch.present[:, :1]).expand(-1, x.shape[1] + 1)
@@ -118,14 +118,14 @@ class WordMatch(nn.Module):
 
 
 class Compressor(nn.Module):
-    """Gives every visual token a retention logit: h = x + layer(x), then a linear classifier.
+    """Compute a retention logit for every visual token: h = x + layer(x), then a linear classifier.
 
-    The layer is shaped like the LLM's own (its class follows from `config`, the LLM's text configuration) but
-    attends in both directions. `text=False` is the ablation that never sees the text. `layers` > 1 takes that
-    many of the LLM's first layers instead of one, `norm=True` puts an RMS norm before the classifier, and
-    `words=True` adds a `WordMatch` to the logits (all ours). Embeddings of another width are brought to this
-    one by adaptive average pooling over the features (transfer). `info` is what was noted of its making,
-    ready for JSON; it is saved along.
+    The layer has the architecture of the LLM's layers (its class follows from `config`, the LLM's text
+    configuration) but attends in both directions. `text=False` is the ablation without text tokens.
+    `layers` > 1 uses that many layers instead of one, `norm=True` puts an RMS norm before the classifier, and
+    `words=True` adds a `WordMatch` to the logits (all ours). Embeddings of another width are reduced or
+    expanded by adaptive average pooling over the features (transfer). `info` holds JSON-serialisable notes on
+    the training, which are saved with the weights.
     """
 
     info: Mapping[str, Any]
@@ -150,7 +150,7 @@ class Compressor(nn.Module):
             )
         decoder = AutoModel.from_config(self.config)
         self.layers, self.rotary = decoder.layers, decoder.rotary_emb
-        # The kinds of the layers, where a rotary table is asked for by kind.
+        # The kind of each layer, if the rotary embedding takes a kind; else empty strings.
         by_kind = "layer_type" in inspect.signature(self.rotary.forward).parameters
         self._kinds = kinds[:layers] if by_kind else [""] * layers
         for layer in self.layers:
@@ -163,7 +163,7 @@ class Compressor(nn.Module):
     def from_decoder(
         cls, decoder: Any, *, text: bool = True, layers: int = 1, norm: bool = False, words: bool = False
     ) -> Compressor:
-        """A compressor that starts from a copy of the first layers of `decoder`, the LLM without its head."""
+        """Build a compressor from copies of the first layers of `decoder`, the LLM without its head."""
         if layers > len(decoder.layers):
             raise ValueError(f"layers={layers}: the LLM has {len(decoder.layers)} layers to start from")
         made = cls(decoder.config, text=text, layers=layers, norm=norm, words=words)
@@ -172,7 +172,7 @@ class Compressor(nn.Module):
         return made
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Retention logits [B, N] and the representations [B, N, D] behind them; padding holds any value."""
+        """Return retention logits [B, N] and the classifier's input [B, N, D]; undefined at padding."""
         x = batch.embeds.to(self.layers[0].input_layernorm.weight)
         if x.shape[-1] != self.width:
             x = F.adaptive_avg_pool1d(x, self.width)
@@ -193,9 +193,9 @@ class Compressor(nn.Module):
         return logits, hidden
 
     def running(self, dtype: torch.dtype, device: torch.device) -> Compressor:
-        """This compressor where and as the LLM computes; a copy in half precision, else the same, moved.
+        """Return this compressor on `device`; for another `dtype` than float32, a converted copy.
 
-        Only the layers are converted: logits, which are compared, stay in float32.
+        Only the layers are converted. The classifier stays in float32, since its logits are ranked.
         """
         self.to(device)
         if dtype == torch.float32:
@@ -206,11 +206,11 @@ class Compressor(nn.Module):
 
     @torch.inference_mode()
     def score(self, tokens: Tokens) -> Tensor:
-        """Retention logits [N] of one sample, float32."""
+        """Return the retention logits [N] of one sample in float32."""
         return self(pack([tokens], text=self.text))[0][0].float()
 
     def describe(self) -> dict[str, Any]:
-        """Shape, LLM configuration and `info`, ready for JSON: what is saved beside the weights."""
+        """Return the JSON-serialisable configuration: architecture, LLM configuration and `info`."""
         settings = {
             "text": self.text, "layers": len(self.layers), "norm": isinstance(self.norm, nn.RMSNorm),
             "words": self.words is not None,
@@ -219,9 +219,9 @@ class Compressor(nn.Module):
         return {"format": 1, **settings, "llm": llm, "info": dict(self.info)}
 
     def save(self, folder: str | os.PathLike[str], info: Mapping[str, Any] | None = None) -> None:
-        """Write weights and a JSON configuration into `folder`; each file changes at once.
+        """Write weights and a JSON configuration into `folder`; each file is replaced atomically.
 
-        `info` takes the place of the compressor's own.
+        `info`, if given, replaces the compressor's own.
         """
         if info is not None:
             self.info = dict(info)
@@ -231,13 +231,13 @@ class Compressor(nn.Module):
         with replacing(target / WEIGHTS) as part:
             part.write_bytes(
                 save(weights)
-            )  # not save_file, which maps the file: a full disk is then no error
+            )  # save_file maps the file into memory, which hides the error of a full disk
         with replacing(target / CONFIG) as part:
             part.write_text(json.dumps(self.describe(), indent=1))
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Compressor:
-        """The compressor that `save` wrote to `folder`, in evaluation mode; it needs no LLM."""
+        """Load the compressor that `save` wrote to `folder`, in evaluation mode, without the LLM."""
         path = Path(folder)
         described = read_description(path)
         try:
@@ -245,7 +245,7 @@ class Compressor(nn.Module):
         except (OSError, SafetensorError) as problem:
             raise ValueError(f"{path / WEIGHTS}: unreadable ({problem}); train again") from problem
         told = checked(_Described, described, path / CONFIG)
-        with torch.device("meta"):  # sizes of any kind cost nothing until they are those of the weights
+        with torch.device("meta"):  # sizes are compared with the weights before memory is allocated
             cls._of(told, path / CONFIG).refuse_other_shape(weights, str(path / WEIGHTS))
         made = cls._of(told, path / CONFIG)
         made.load_weights(weights, str(path / WEIGHTS))
@@ -256,8 +256,8 @@ class Compressor(nn.Module):
 
     @classmethod
     def _of(cls, told: _Described, where: Path) -> Compressor:
-        """As described; ValueError where transformers makes no such decoder."""
-        # Names that start with _ and attention kernels are choices of a process; a kernel may be fetched.
+        """Build the described compressor; ValueError if transformers cannot build its decoder."""
+        # Private names and attention kernels belong to a process, and a kernel may need a download.
         llm = {key: value for key, value in told.llm.items() if key[0] != "_" and "implementation" not in key}
         types = llm.get("layer_types")
         llm |= {"num_hidden_layers": told.layers}
@@ -269,7 +269,7 @@ class Compressor(nn.Module):
             )  # fmt: skip
             if any(layer.input_layernorm is None or layer.self_attn is None for layer in made.layers):
                 raise ValueError("its layers have another form")
-        except Exception as problem:  # each configuration of another kind fails in its own way
+        except Exception as problem:  # configurations of other models raise errors of any type
             why = cut(f"{type(problem).__name__}: {problem}", 100)
             raise ValueError(
                 f"{where}: llm is not a decoder that a compressor can be built from ({why})"
@@ -284,10 +284,10 @@ class Compressor(nn.Module):
         repo_id: str | None = None,
         **to_hub: Any,
     ) -> str | None:
-        """`save`, with a model card; a README.md that is in `folder` already stays.
+        """Save weights and configuration with `save`, and a model card unless `folder` has a README.md.
 
-        With `push_to_hub` the files also go to `repo_id` (by default the folder's name, under your own), with
-        the other arguments of `compress.hub.publish`, and the commit's address is returned.
+        `push_to_hub=True` also uploads the files to `repo_id` and returns the address of the commit. Default:
+        the folder's name in your own namespace. `to_hub` are further arguments of `compress.hub.publish`.
         """
         self.save(folder)
         name = repo_id or Path(folder).name
@@ -297,31 +297,31 @@ class Compressor(nn.Module):
         return hub.publish(Path(folder), FILES, name, **to_hub) if push_to_hub else None
 
     def push_to_hub(self, repo_id: str, **to_hub: Any) -> str:
-        """Commit weights, configuration and card to the hub repository `repo_id`; returns the address.
+        """Commit weights, configuration and card to the hub repository `repo_id` and return the address.
 
-        Takes the other arguments of `compress.hub.publish`, and raises what it raises.
+        `to_hub` are further arguments of `compress.hub.publish`. Raises the errors of `publish`.
         """
         with TemporaryDirectory() as folder:
-            self.save_pretrained(folder, repo_id=repo_id)  # the card names it
+            self.save_pretrained(folder, repo_id=repo_id)  # the card contains repo_id
             return hub.publish(folder, FILES, repo_id, **to_hub)
 
     @classmethod
     def from_pretrained(
         cls, name: str | os.PathLike[str], *, revision: str | None = None, token: str | bool | None = None
     ) -> Compressor:
-        """The compressor in a folder, or in the hub repository `name` at `revision`, in evaluation mode.
+        """Load the compressor from a folder or the hub repository `name` at `revision`, in evaluation mode.
 
-        ValueError, with what to do next, if there is none.
+        ValueError, with advice, if there is none.
         """
         return cls.load(compressor_folder(name, revision=revision, token=token))
 
     def load_weights(self, weights: Mapping[str, Tensor], origin: str) -> None:
-        """Load a state dict; ValueError, in which `origin` names it, if it is of another shape."""
+        """Load a state dict. ValueError, which names `origin`, if names or shapes differ."""
         self.refuse_other_shape(weights, origin)
         self.load_state_dict(weights)
 
     def refuse_other_shape(self, weights: Mapping[str, Tensor], origin: str) -> None:
-        """ValueError, in which `origin` names the weights, if they are not those of this compressor."""
+        """Raise ValueError, which names `origin`, if names or shapes differ from this compressor's."""
         for name, mine in self.state_dict().items():
             theirs = tuple(weights[name].shape) if name in weights else "missing"
             if theirs != tuple(mine.shape):
@@ -337,14 +337,14 @@ class Compressor(nn.Module):
 def compressor_folder(
     name: str | os.PathLike[str], *, revision: str | None = None, token: str | bool | None = None
 ) -> Path:
-    """The folder `name`, or the one that the hub repository of that name is fetched to."""
+    """Return the folder `name`, or the local copy of the hub repository of that name."""
     if hub.is_name(str(name)) and not Path(name).exists():
         return hub.fetch(str(name), FILES, revision=revision, token=token)
     return Path(name)
 
 
 def read_description(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """What `Compressor.save` noted beside the weights: the shape and `info`."""
+    """Read the configuration that `Compressor.save` wrote: the architecture and `info`."""
     path = Path(folder) / CONFIG
     try:
         described = read_json(path)
@@ -361,7 +361,7 @@ def read_description(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _shortened(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
-    """A copy of the configuration with this many layers, and one word since its embeddings are not used."""
+    """Copy the configuration with `layers` layers and a vocabulary of 1, since its embeddings are unused."""
     short = copy.deepcopy(config)
     short.num_hidden_layers, short.vocab_size, short.dtype = layers, 1, torch.float32
     short.pad_token_id = short.bos_token_id = short.eos_token_id = None

@@ -1,1 +1,1 @@
-"""Compression for engines that run the decoder themselves: the choice of tokens, without hooks."""
+"""Token selection without hooks, for inference engines that run the decoder themselves."""

@@ -1,8 +1,8 @@
-"""Which visual tokens an engine is to feed to its decoder: the choice alone, made before the prompt is read.
+"""The selection of visual tokens for an inference engine, made before its decoder runs.
 
-An engine counts the places of an image in the prompt first, then encodes it, and reads the prompt last, in
-pieces of any size. So a method must act before the decoder, and leave a number of tokens that is known from
-the image's size.
+An engine first reserves the placeholder tokens of an image in the prompt, then encodes the image, and runs
+the prefill last, in chunks of any size. So a method must act before the decoder and keep a number of tokens
+that follows from the image's size.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from compress.models.mllm import MLLM, Picture
 
 @dataclass(frozen=True)
 class EnginePrompt:
-    """The tokens of a prompt that belong to no image, and where one of its images stands among them."""
+    """The text tokens of a prompt, and the position of one of its images among them."""
 
     ids: Tensor  # [T] int64
-    before: int  # how many of them precede the image
+    before: int  # number of text tokens that precede the image
 
     @classmethod
     def read(cls, ids: Tensor, image: int) -> list[EnginePrompt]:
-        """One for each id `image` in a prompt's ids [S], in order."""
+        """Return one object for each id `image` in a prompt's ids [S], in order."""
         shown = ids == image
         text = ids[~shown]
         return [cls(text, place - number) for number, place in enumerate(shown.nonzero()[:, 0].tolist())]
@@ -39,24 +39,24 @@ class EnginePrompt:
 
 @dataclass(frozen=True)
 class Kept:
-    """What goes on of one image: embeddings for the decoder, and which of the untouched tokens they are."""
+    """The tokens of one image that enter the decoder: embeddings, and indices among the original tokens."""
 
     embeds: Tensor  # [K, D]
-    index: Tensor  # [K], -1 = a token that stands for the whole image
-    added: Sequence[Tensor] = ()  # [K, D] what the decoder adds to them behind its first layers
+    index: Tensor  # [K], -1 = a token that represents the whole image
+    added: Sequence[Tensor] = ()  # each [K, D], residuals that the decoder adds after its first layers
 
 
 class EngineChoice:
-    """One method at one budget, for the images of one model; `embed` gives embeddings [T, D] of ids [T].
+    """One method at one budget, for the images of one model; `embed` maps ids [T] to embeddings [T, D].
 
-    ValueError for a method that acts inside the decoder, or whose counts are not known beforehand.
+    ValueError for a method that acts inside the decoder or whose token counts are not known in advance.
     """
 
     def __init__(self, mllm: MLLM, selector: Selector, keep: Keep, embed: Callable[[Tensor], Tensor]):
         self.mllm, self.selector, self.keep, self.embed = mllm, selector, read_keep(keep), embed
         check(mllm, selector, self.keep)
         self.positions: Positions = "original" if mllm.mrope else "compact"
-        self.schedules: dict[int, dict[int, int]] = {}  # by the image's tokens
+        self.schedules: dict[int, dict[int, int]] = {}  # by the number of the image's tokens
 
     @property
     def reads_prompt(self) -> bool:
@@ -71,9 +71,9 @@ class EngineChoice:
         return self.schedules[tokens]
 
     def count(self, picture: Picture) -> int:
-        """How many tokens of an image go on."""
+        """Return the number of tokens of an image that enter the decoder."""
         schedule = self.schedule(picture)
-        if VISION in schedule:  # newlines, which the tower does not know, do not go on
+        if VISION in schedule:  # newline tokens, which the tower does not produce, are dropped
             return min(schedule[VISION], len(picture.patches))
         return schedule.get(INPUT, len(picture))
 
@@ -81,12 +81,12 @@ class EngineChoice:
         self, picture: Picture, prompt: EnginePrompt, encoding: Encoding, embeds: Tensor | None,
         added: Sequence[Tensor] = (),
     ) -> Kept:  # fmt: skip
-        """What goes on of one image.
+        """Return the tokens of one image that enter the decoder.
 
-        `encoding` is the tower's run over its tiles, and `embeds` [N, D] are its projected tokens in the
-        order of the prompt; None for a method that acts at the tower. `added` [N, D] each is what the decoder
-        adds to them behind its first layers. RuntimeError if the method leaves another number of tokens than
-        `count` says.
+        `encoding` holds the tower's outputs for the image's tiles. `embeds` [N, D] are its projected tokens
+        in the order of the prompt, or None for a method that acts at the tower. `added`, each [N, D], are
+        residuals that the decoder adds after its first layers. RuntimeError if the number of tokens that the
+        method keeps differs from `count`.
         """
         schedule, device = self.schedule(picture), prompt.ids.device
         text = self.embed(prompt.ids)
@@ -105,7 +105,7 @@ class EngineChoice:
         if self.mllm.residuals is not None and added:
             prefill.take_residuals({self.mllm.residuals[1]: list(added)})
         entered = prefill.enter_all({"inputs_embeds": hidden})["inputs_embeds"]
-        prefill.records(0)  # the form of the method's answer is checked there
+        prefill.records(0)  # checks the form of the method's selection
         left = prefill.layers[0]
         rows = left.visual(place)
         if len(rows) != (reserved := self.count(picture)):
@@ -117,7 +117,7 @@ class EngineChoice:
 
 
 def check(mllm: MLLM, selector: Selector, keep: Keep) -> None:
-    """ValueError unless the method acts on images, before the decoder, and leaves as many tokens as told."""
+    """Raise ValueError unless the method acts on images, before the decoder, with a fixed token count."""
     name = type(selector).__name__
     if selector.video:
         raise ValueError(
@@ -141,7 +141,7 @@ def check(mllm: MLLM, selector: Selector, keep: Keep) -> None:
 
 
 def check_tower(mllm: MLLM, selector: Selector) -> None:
-    """ValueError where the method changes the tower, or reads of it what an engine does not hand over."""
+    """Raise ValueError if the method changes the tower or needs signals that an engine does not provide."""
     name = type(selector).__name__
     depths = selector.schedule(mllm.visual_tokens, 1, mllm.layers)
     if isinstance(selector, TowerSelector) and VISION in depths:
@@ -158,7 +158,7 @@ def check_tower(mllm: MLLM, selector: Selector) -> None:
 
 
 def part(encoding: Encoding, first: int, tiles: int) -> Encoding:
-    """The tower's run over some of its tiles."""
+    """Return the encoding of `tiles` tiles, starting with tile `first`."""
     chosen = slice(first, first + tiles)
 
     def rows(given: TowerInput) -> TowerInput:
@@ -176,7 +176,7 @@ def part(encoding: Encoding, first: int, tiles: int) -> Encoding:
 
 
 def by_image(encoding: Encoding, pictures: Sequence[Picture]) -> list[Encoding]:
-    """The tower's run over each image, by the tiles of each."""
+    """Split the encoding of all tiles into one encoding per image."""
     found, first = [], 0
     for picture in pictures:
         found.append(part(encoding, first, picture.tiles))

@@ -21,12 +21,13 @@ from compress.models.loading import adapt
 def embed(
     model: Any, selector: Selector, images: Sequence[Image], question: str, keep: Keep = 64
 ) -> list[Tensor]:
-    """The visual embeddings [K, D] that go on of each image of one prompt, images first, then the question.
+    """Return the kept visual embeddings [K, D] of each image of a prompt with the images before the question.
 
-    They are what the decoder would read under `attach(model, selector, keep, positions="compact")`, in order.
-    An engine that takes embeddings in place of images (vLLM: enable_mm_embeds) reserves K places for each,
-    and knows nothing of the choice. ValueError for a method that acts inside the decoder, and for a model
-    whose engine derives the number of places from the image's size (M-RoPE).
+    The decoder would read the same embeddings, in the same order, under `attach(model, selector, keep,
+    positions="compact")`. An engine that takes embeddings in place of images (vLLM: enable_mm_embeds)
+    reserves K placeholders for each image and needs no knowledge of the selection. ValueError for a method
+    that acts inside the decoder, and for a model whose engine derives the number of placeholders from the
+    image's size (M-RoPE).
     """
     mllm = adapt(model)
     if mllm.mrope:
@@ -38,7 +39,7 @@ def embed(
     inputs = mllm.prepare_conversations([[Turn("user", question, images)]])
     pictures = mllm.pictures(inputs)
     left = [choice.schedule(picture).get(VISION) for picture in pictures]
-    acts = next((count for count in left if count is not None), None)  # at the tower
+    acts = next((count for count in left if count is not None), None)  # tokens kept at the tower
     tower = TowerSession(mllm, selector, acts, False)
     try:
         tower.hook()
@@ -62,7 +63,7 @@ def embed(
 
 
 def collapsed(ids: Tensor, image: int, counts: Sequence[int]) -> Tensor:
-    """A prompt's ids [S] with one placeholder for each image in place of its `counts`."""
+    """Reduce the placeholders of each image in a prompt's ids [S], given by `counts`, to one."""
     stays = ids != image
     starts = (~stays).nonzero()[:, 0]
     first = 0

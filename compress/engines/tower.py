@@ -1,4 +1,4 @@
-"""An engine's vision tower as methods read it: its own modules under transformers' names."""
+"""Adapter of an engine's vision tower: the engine's modules under the names that transformers uses."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class _Attention(nn.Module):
 
 
 class EngineLayer(nn.Module):
-    """A tower layer of an engine, up to its attention.
+    """The first half of an engine's tower layer: norm and attention.
 
-    `norm` comes before it, and `project` gives queries, keys and values side by side [..., 3 C].
+    `norm` precedes the attention, and `project` returns queries, keys and values side by side [..., 3 C].
     """
 
     def __init__(self, norm: Callable[[Tensor], Tensor], project: Callable[[Tensor], Tensor], config: Any):
@@ -46,10 +46,10 @@ class EngineLayer(nn.Module):
 
 
 def lend(mllm: MLLM, parts: Mapping[str, nn.Module]) -> None:
-    """Put the engine's modules in place of those of an `outline`, by their name in the model.
+    """Replace modules of an `outline` with the engine's modules, by their name in the model.
 
-    The decoder's weights go. What else has no memory gets some where the engine's modules are; its values are
-    not the model's.
+    The decoder's weights are removed. The model's own parameters become zeros on the device of the engine's
+    modules; their values are not those of the trained model.
     """
     held: Any = mllm.model.model
     for name, module in parts.items():
@@ -61,7 +61,7 @@ def lend(mllm: MLLM, parts: Mapping[str, nn.Module]) -> None:
 
 
 def named_tower(layers: Mapping[int, nn.Module], count: int) -> nn.Module:
-    """A tower of `count` layers, of which the engine has these, by number."""
+    """Return a tower of `count` layers: the engine's `layers` by number, identities elsewhere."""
     tower = nn.Module()
     tower.encoder = nn.Module()
     tower.encoder.layers = nn.ModuleList([layers.get(number, nn.Identity()) for number in range(count)])
@@ -69,7 +69,7 @@ def named_tower(layers: Mapping[int, nn.Module], count: int) -> nn.Module:
 
 
 def _without_weights(decoder: Any) -> nn.Module:
-    """The decoder's configuration and number of layers, so that the only weights left are the engine's."""
+    """Return a module with the decoder's configuration and number of layers but no weights."""
     bare = nn.Module()
     bare.config = decoder.config
     bare.layers = nn.ModuleList([nn.Identity() for _ in decoder.layers])
@@ -82,10 +82,10 @@ def encode(
     tower: Callable[[Tensor], Tensor], layers: Mapping[int, Any], mllm: MLLM, read: Mapping[float, int],
     tiles: Tensor,
 ) -> Encoding:  # fmt: skip
-    """Run an engine's tower over tiles [I, 3, h, w], and note what methods may read of it.
+    """Run an engine's tower over tiles [I, 3, h, w] and record the signals that methods read.
 
-    `tower` gives features [I, 1 + N, C] with CLS, `layers` are its modules by number, `read` the number for
-    each layer that a method names.
+    `tower` returns features [I, 1 + N, C] with CLS first. `layers` are its modules by number. `read` maps
+    each layer that a method names to its number.
     """
     inputs: dict[int, Tensor] = {}
     handles = [

@@ -1,4 +1,4 @@
-"""Where the jobs of a long campaign are done: on this machine, or on a Ray cluster, with equal results."""
+"""Engines that run the jobs of a long campaign on this machine or a Ray cluster, with equal results."""
 
 from typing import TYPE_CHECKING
 

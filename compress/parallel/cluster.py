@@ -1,4 +1,4 @@
-"""The engine of a Ray cluster: one actor per worker, and every decision about retries with the driver."""
+"""The engine for a Ray cluster: one actor per worker; the driver decides about all retries."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from compress.parallel.engine import (
     told,
 )
 
-DEPTH = 2  # jobs that a worker has at a time: the next one is there when the first is done
+DEPTH = 2  # jobs queued per worker, so that the next one can start as soon as the first is done
 POLL = 5.0  # seconds
 STORE = 200 * 2**20  # bytes of the object store of a cluster started here; jobs and results are small
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Work on a Ray cluster, in the order in which workers become free.
+    """Run jobs on a Ray cluster, assigned as workers become free.
 
-    `address` is "auto" or "host:port"; without one, a cluster of this machine alone is started, and stopped
-    at the end. A worker takes one CPU and `gpus` devices (a part of one, if below 1). There are as many as
-    the cluster has room for, up to the number that was asked for: others start when nodes join. A job whose
-    worker dies or fails is tried on another node if there is one, and a new worker is started. `patience` is
-    how many seconds may pass without any worker.
+    `address` is "auto" or "host:port". Without one, a cluster of this machine alone is started, and stopped
+    at the end. A worker takes one CPU and `gpus` devices (a fraction of one, if below 1). The pool holds as
+    many workers as the cluster has resources for, up to the requested number; more start when nodes join. A
+    job whose worker dies or fails is retried on another node if there is one, and a new worker is started.
+    `patience` is the longest time without any worker, in seconds.
 
-    The package and its models must be found under the same names on all nodes.
+    The package and its models must have the same names on all nodes.
     """
 
     name: ClassVar[str] = "ray"
@@ -71,14 +71,14 @@ class Cluster:
         try:
             if self.address is not None:
                 host, _, port = self.address.rpartition(":")
-                if host and port.isdecimal():  # Ray itself would try for minutes
+                if host and port.isdecimal():  # fail fast: Ray itself retries for minutes
                     socket.create_connection((host, int(port)), timeout=10).close()
                 ray.init(address=self.address, **quiet)
                 return
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             own = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": STORE}
             ray.init(address="local", **own, **quiet)
-        except Exception as problem:  # a node that is slow to start ends in one of no other type
+        except Exception as problem:  # a node that starts too slowly raises a plain Exception
             ray.shutdown()
             why = str(problem).strip().partition("\n")[0]
             if self.address is None:
@@ -91,12 +91,12 @@ class Cluster:
 
 @dataclass(eq=False)
 class _PendingJob(PendingJob):
-    again: bool = False  # then it gets a worker alone, so that it is clear who is to blame
+    again: bool = False  # a retry runs alone on its worker, so that a crash can be attributed to it
 
 
 @dataclass(eq=False)
 class _ClusterWorker:
-    """A worker as the driver sees it, with its tasks in the order in which it does them."""
+    """The driver's record of a worker, with its tasks in order of execution."""
 
     actor: Any
     node: str
@@ -104,18 +104,18 @@ class _ClusterWorker:
 
 
 class ClusterPool:
-    """Actors that are ready, and those that wait for a place in the cluster."""
+    """Actors that are ready, and actors that wait for resources of the cluster."""
 
     def __init__(self, ray: Any, make: Callable[..., Work], engine: Cluster):
         self._ray, self._engine = ray, engine
         self._make = ray.put(make)  # pickled once
-        # The driver owns every retry: Ray's own would loop for ever on a job that kills its worker.
+        # The driver does all retries: Ray's own would loop forever on a job that kills its worker.
         options = {"num_cpus": 1, "num_gpus": engine.gpus, "max_restarts": 0, "max_task_retries": 0}
         self._actor = ray.remote(**options)(_Worker)
         self._starting: dict[Any, Any] = {}  # reference -> actor
         self._hands: list[_ClusterWorker] = []
         self._retries: deque[_PendingJob] = deque()
-        self._refused = 0  # starts in a row that failed
+        self._refused = 0  # consecutive failed starts
         self._machines: dict[str, None] = {}
         self._about: Any = None
 
@@ -154,7 +154,7 @@ class ClusterPool:
     # Handing out --------------------------------------------------------------------------------------------
 
     def _hand_out(self, new: Iterator[_PendingJob]) -> bool:
-        """Give jobs to workers with room, to idle ones first; whether there are no new ones left."""
+        """Assign jobs to workers with room, idle ones first; return whether `new` is exhausted."""
         exhausted = False
         for depth in range(DEPTH):
             for hand in self._hands:
@@ -168,13 +168,13 @@ class ClusterPool:
         return exhausted
 
     def _retry_for(self, hand: _ClusterWorker) -> _PendingJob | None:
-        """A task to try again on this worker, alone: not one that failed on its node, unless on all."""
+        """Return a task to retry alone on this worker: it has not failed on this node, or has on all nodes."""
         return retry_for(self._retries, hand.node, {one.node for one in self._hands})
 
     # Coming back --------------------------------------------------------------------------------------------
 
     def _ready(self) -> list[Any]:
-        """References of which something is known; OSError after long without a worker."""
+        """Wait for references that are ready; OSError after `patience` seconds without a worker."""
         heads = [hand.tasks[0][0] for hand in self._hands if hand.tasks]
         waited = 0.0
         while True:
@@ -201,7 +201,7 @@ class ClusterPool:
         except self._ray.exceptions.RayTaskError as problem:
             outcome = JobError(self._why(problem), worker_is_sound=False)
         except self._ray.exceptions.RayError as problem:
-            if hand.tasks:  # the next one may have killed it before the result of this one was sent
+            if hand.tasks:  # the next task may have killed the worker before this result was sent
                 self._retry(task)
                 self._replace(hand)
                 return
@@ -222,7 +222,7 @@ class ClusterPool:
         self._retries.append(task)
 
     def _why(self, problem: Exception) -> str:
-        """What lies behind an error: an exception of the work, or else the last line that Ray says."""
+        """Return the cause of an error: the exception of the work, or else the last line of Ray's message."""
         cause = getattr(problem, "cause", None) or problem
         if isinstance(cause, self._ray.exceptions.RayError):
             return f"its worker died: {str(cause).strip().splitlines()[-1][:LONGEST]}"
@@ -235,7 +235,7 @@ class ClusterPool:
         self._starting[actor.start.remote(self._make)] = actor
 
     def _welcome(self, reference: Any) -> None:
-        """Let a worker join that has started; another is started in place of one that could not."""
+        """Add a worker that has started to the pool, or replace one that failed to start."""
         actor = self._starting.pop(reference)
         try:
             about, machine, node = self._ray.get(reference)
@@ -258,7 +258,7 @@ class ClusterPool:
         check_agreement(self._about, about)
 
     def _replace(self, hand: _ClusterWorker) -> None:
-        """Start another worker; what waited for this one is tried again, and not blamed."""
+        """Replace a worker and retry its queued tasks, without counting a failure for them."""
         self._hands.remove(hand)
         for _, task in hand.tasks:
             self._retry(task)
@@ -267,7 +267,7 @@ class ClusterPool:
 
 
 class _Worker:
-    """The actor. `start` and not `__init__` makes the work, so that its errors arrive as they are."""
+    """The actor. `start` creates the work, not `__init__`, so that its errors reach the driver unchanged."""
 
     def start(self, make: Callable[..., Work]) -> tuple[Any, str, str]:
         torch.set_num_threads(1)  # the number of threads may change the last bits of a result

@@ -1,4 +1,4 @@
-"""The engine of several devices of this machine: a process for each, which loads the model there itself."""
+"""The engine for several devices of this machine: one process per device, which loads the model itself."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from compress.parallel.workers import new_processes, serve_parent
 
 @dataclass(frozen=True)
 class Devices:
-    """Work in new processes of this machine, one for each of `devices`, as they become free.
+    """Run jobs in new processes of this machine, one for each of `devices`, assigned as they become free.
 
-    Devices are of one kind: "cuda:0" and "cuda:1", or "cpu" several times. `make` is called with the device
-    of its worker. A job whose worker dies or fails is tried on another device if there is one, and a new
-    worker is started. A program that uses it must not start by itself when it is imported (`if __name__ ==
-    "__main__"`).
+    All devices have one type: "cuda:0" and "cuda:1", or "cpu" several times. `make` is called with the device
+    of its worker. A job whose worker dies or fails is retried on another device if there is one, and a new
+    worker is started. A program that uses this engine needs the guard `if __name__ == "__main__"`, since the
+    new processes import it.
     """
 
     name: ClassVar[str] = "devices"
@@ -72,7 +72,7 @@ class Devices:
 
 @dataclass(eq=False)
 class _DeviceWorker:
-    """A worker as the driver sees it."""
+    """The driver's record of a worker."""
 
     device: str
     process: BaseProcess
@@ -87,13 +87,13 @@ class _DeviceWorker:
 
 
 class DevicePool:
-    """Processes with a device each; one job at a time, so that it is clear which one killed its worker."""
+    """One process per device, with one job at a time, so that a crash can be attributed to its job."""
 
     def __init__(self, make: bytes):
         self._make = make
         self._workers: list[_DeviceWorker] = []
         self._retries: deque[PendingJob] = deque()
-        self._refused: Counter[str] = Counter()  # starts in a row that failed, by device
+        self._refused: Counter[str] = Counter()  # consecutive failed starts, by device
         self._machines: set[str] = set()
         self._about: Any = None
 
@@ -124,7 +124,7 @@ class DevicePool:
         done: list[tuple[Any, Any | Failure]] = []
         while True:
             exhausted = self._hand_out(new)
-            while done:  # only now: workers do not wait for what is made of their results
+            while done:  # after handing out, so that workers need not wait while the caller uses the results
                 yield done.pop(0)
             if exhausted and not self._retries and not any(one.pending for one in self._workers):
                 return
@@ -132,12 +132,12 @@ class DevicePool:
                 if worker.ready:
                     done += self._collect(worker)
                 elif reason := self._welcome(worker):
-                    while done:  # there may be no worker left
+                    while done:  # first, since _start_again raises if no worker is left
                         yield done.pop(0)
                     self._start_again(worker, reason)
 
     def _hand_out(self, new: Iterator[PendingJob]) -> bool:
-        """Give a job to every worker that has none; whether there are no new ones left."""
+        """Assign a job to every idle worker; return whether there are no more jobs."""
         exhausted = False
         for worker in [one for one in self._workers if one.ready and not one.pending]:
             devices = {one.device for one in self._workers}
@@ -147,7 +147,7 @@ class DevicePool:
                 continue
             try:
                 worker.pipe.send(pending.job)
-            except OSError:  # it died with nothing to do: no fault of this job
+            except OSError:  # the worker died while idle, so the job is not at fault
                 self._retries.append(pending)
                 self._replace(worker)
             else:
@@ -155,12 +155,12 @@ class DevicePool:
         return exhausted
 
     def _heard_of(self) -> list[_DeviceWorker]:
-        """Workers that have something to say or have ended, once there are any."""
+        """Wait for workers that have sent a message or have ended, and return them."""
         listened = {one.pipe: one for one in self._workers if one.pending or not one.ready}
         return [listened[pipe] for pipe in wait(list(listened))]  # type: ignore[index]
 
     def _collect(self, worker: _DeviceWorker) -> Iterator[tuple[Any, Any | Failure]]:
-        """The job of a worker that has done it, or given it up."""
+        """Yield a finished job with its result or failure; queue it again if it may be retried."""
         pending, worker.pending = worker.pending, None
         assert pending
         outcome = _said_by(worker)
@@ -187,9 +187,9 @@ class DevicePool:
         self._workers.append(_DeviceWorker(device, process, ours))
 
     def _welcome(self, worker: _DeviceWorker) -> str:
-        """Hear what a worker that starts has to say; why it cannot work, or nothing."""
+        """Handle a message of a starting worker; return the reason for a failed start, or an empty string."""
         said = _said_by(worker)
-        if isinstance(said, _Hello):  # sent only now: who waits for imports would wait for each in turn
+        if isinstance(said, _Hello):  # an earlier send would block during the imports
             try:
                 worker.pipe.send_bytes(self._make)
             except OSError:
@@ -209,7 +209,7 @@ class DevicePool:
         return ""
 
     def _start_again(self, worker: _DeviceWorker, reason: str) -> None:
-        """Replace a worker that could not start, until it is clear that its device is lost."""
+        """Replace a worker that failed to start; give up its device after `ATTEMPTS` failures in a row."""
         self._refused[worker.device] += 1
         if self._refused[worker.device] < ATTEMPTS:
             self._replace(worker)
@@ -226,7 +226,7 @@ class DevicePool:
 
 
 class _Hello:
-    """A worker has started and waits for its work."""
+    """The first message of a worker: it has started and waits for its work."""
 
 
 def _said_by(worker: _DeviceWorker) -> Any | JobError:
@@ -255,7 +255,7 @@ def _pickled(make: Callable[..., Work]) -> bytes:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Start processes inside: Ctrl-C never reaches them, not even before they can say that they ignore it."""
+    """Block SIGINT inside, so that Ctrl-C cannot reach a new process before it ignores the signal."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -267,19 +267,19 @@ def _without_interrupts() -> Iterator[None]:
 
 
 def _serve(pipe: Connection, device: str) -> None:
-    """What a worker does, until its driver ends."""
+    """Run a worker until its driver ends."""
     serve_parent()
     with suppress(EOFError, ConnectionError):
         _answer(pipe, device)
 
 
 def _answer(pipe: Connection, device: str) -> None:
-    """Make the work on the device, then do job by job."""
+    """Create the work on the device, then run job after job."""
     pipe.send(_Hello())
     try:
         work: Work = pickle.loads(pipe.recv_bytes())(device=device)
         pipe.send((work.about, work.machine))
-    except Exception as problem:  # the driver says it
+    except Exception as problem:  # reported by the driver
         pipe.send(JobError(told(problem), worker_is_sound=False))
         return
     while True:

@@ -1,5 +1,5 @@
-"""What an engine is: it makes workers, hands them jobs as they come, and gives back a result or a failure for
-each of them, exactly once.
+"""The protocol of an engine: it starts workers, assigns jobs to them as they become free, and returns exactly
+one result or failure per job.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ import torch
 
 from evosearch.registry import cut
 
-ATTEMPTS = 3  # a job that fails so often is given up
+ATTEMPTS = 3  # failures after which a job is given up
 LONGEST = 1000  # characters of a reason
 
 
 class Work(Protocol):
-    """What a worker does with a job; its result depends on the job alone, not on worker, order or attempt."""
+    """A worker's function. Its result depends on the job alone, not on worker, order or attempt."""
 
-    forks: bool  # whether copies of this process may share it
-    machine: str  # what computes here, for the record
+    forks: bool  # whether forked processes may share it
+    machine: str  # hardware and libraries, for the record
 
     @property
     def about(self) -> Mapping[str, Any]:
-        """What must be equal for all workers: settings and model."""
+        """Settings and model, which must be equal for all workers."""
 
     def __call__(self, job: Any, /) -> Any:
-        """The result; what it raises is a failure of this job."""
+        """Return the result; an exception is a failure of this job."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A job without a result, and why each attempt failed."""
+    """The reasons why each attempt at a job failed."""
 
     reasons: tuple[str, ...]
 
@@ -47,34 +47,35 @@ class WorkerPool(Protocol):
 
     @property
     def about(self) -> Mapping[str, Any]:
-        """What its workers say of themselves."""
+        """The workers' common `Work.about`."""
 
     @property
     def machines(self) -> tuple[str, ...]:
-        """What has computed so far, for the record."""
+        """The `Work.machine` of all workers so far, for the record."""
 
     def each(self, jobs: Iterable[Any]) -> Generator[tuple[Any, Any | Failure], None, None]:
-        """Pairs of job and result, or failure; jobs are taken only as workers become free."""
+        """Yield pairs of job and result, or failure; jobs are taken only as workers become free."""
 
 
 class Engine(Protocol):
-    """A way to get workers. `make` is called once per worker, or process that they are forked from.
+    """A factory of worker pools.
 
-    An engine that has a device for each worker calls it with that, as `make(device="cuda:1")`.
+    `make` is called once per worker, or once in the process that workers are forked from. An engine with one
+    device per worker passes it, as in `make(device="cuda:1")`.
     """
 
     name: ClassVar[str]
 
     @property
     def elsewhere(self) -> bool:
-        """Whether `make` goes to processes that share nothing with this one."""
+        """Whether `make` is sent to processes that share no memory with this one."""
 
     def open(self, make: Callable[..., Work], workers: int) -> AbstractContextManager[WorkerPool]:
-        """`workers` of them, gone at the end of the block; ValueError or OSError if there can be none."""
+        """Start workers, which stop at the end of the block; ValueError or OSError if none can start."""
 
 
 def told(problem: BaseException) -> str:
-    """An exception as a reason: its own words if it is about the job, else with its type and place."""
+    """Return an exception as text: the message of a ValueError, else type, message and location."""
     text = cut(problem, LONGEST)
     if isinstance(problem, ValueError) and text:
         return text
@@ -84,18 +85,18 @@ def told(problem: BaseException) -> str:
 
 
 def machine_of(device: torch.device) -> str:
-    """What computes on a device, for the record: its name, and the libraries."""
+    """Return the name of a device and the versions of the libraries, for the record."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return f"{name}, torch {torch.__version__}, transformers {version('transformers')}"
 
 
-# For engines whose workers are elsewhere --------------------------------------------------------------------
+# For engines whose workers are other processes --------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class JobError:
-    """An attempt that failed. After anything but a ValueError its process is not trusted any more: a CUDA
-    error, for instance, spoils all that follows.
+    """A failed attempt. After any exception but a ValueError its process is no longer trusted, since a CUDA
+    error, for example, makes all later calls fail.
     """
 
     reason: str
@@ -103,23 +104,23 @@ class JobError:
 
 
 def attempt(work: Work, job: Any) -> Any | JobError:
-    """The result of a job, or why there is none."""
+    """Return the result of a job, or a `JobError`."""
     try:
         return work(job)
-    except Exception as problem:  # whatever it is, it is this job's, and is stored with it
+    except Exception as problem:  # any exception is this job's failure and is stored with it
         return JobError(told(problem), isinstance(problem, ValueError))
 
 
 @dataclass(eq=False)
 class PendingJob:
-    """A job that is under way or waits for another try."""
+    """A job that is running or waits for a retry."""
 
     job: Any
     reasons: list[str] = field(default_factory=list)
-    places: set[str] = field(default_factory=set)  # where it failed
+    places: set[str] = field(default_factory=set)  # nodes or devices on which it failed
 
     def failed(self, error: JobError, place: str) -> Failure | None:
-        """Note an attempt that failed; a failure of the job if it was the last."""
+        """Record a failed attempt; return the job's failure if it was the last attempt."""
         self.reasons.append(error.reason)
         self.places.add(place)
         return Failure(tuple(self.reasons)) if len(self.reasons) >= ATTEMPTS else None
@@ -129,7 +130,7 @@ Pending = TypeVar("Pending", bound=PendingJob)
 
 
 def retry_for(retries: deque[Pending], place: str, places: set[str]) -> Pending | None:
-    """Take the first job that may be tried again here: it has not failed here, or has on all `places`."""
+    """Remove and return the first job that has not failed on `place`, or has failed on all `places`."""
     for pending in retries:
         if place not in pending.places or pending.places >= places:
             retries.remove(pending)
@@ -138,7 +139,7 @@ def retry_for(retries: deque[Pending], place: str, places: set[str]) -> Pending 
 
 
 def check_agreement(first: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-    """ValueError if a worker says something else of itself than the first."""
+    """Raise ValueError if a worker's `about` differs from the first worker's."""
     if differing := [key for key in about if about[key] != first.get(key)]:
         listed = "; ".join(f"{key} is {about[key]!r}, not {first.get(key)!r}" for key in differing)
         raise ValueError(f"a worker differs from the first: {listed}")

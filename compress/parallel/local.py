@@ -1,4 +1,4 @@
-"""The engine of this machine: the calling process, or processes of one thread each."""
+"""The engine for this machine: the calling process, or processes with one thread each."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from compress.parallel.workers import WorkerKilledError, each, run_in_process
 
 @dataclass(frozen=True)
 class Local:
-    """Work here, in the order of the jobs.
+    """Run jobs on this machine, in order.
 
-    A job whose process is killed is found by doing each of those that were under way in a process of its own.
-    With one worker there is no other process: what kills it, ends the run.
+    If a worker process is killed, each unfinished job is rerun in a process of its own to find the one that
+    kills it. With one worker, jobs run in the calling process: a job that kills it ends the run.
     """
 
     name: ClassVar[str] = "local"
@@ -36,7 +36,7 @@ class Local:
 
 
 class LocalPool:
-    """One `Work`, shared by processes that are forked when the jobs begin."""
+    """One `Work`, shared by worker processes that start with the first job."""
 
     def __init__(self, work: Work, workers: int):
         self.about, self.machines = work.about, (work.machine,)
@@ -64,7 +64,7 @@ class LocalPool:
 
 @dataclass(frozen=True)
 class _Attempts:
-    """The work, tried until it succeeds or is given up."""
+    """The work, retried up to `ATTEMPTS` times."""
 
     work: Work
 
@@ -73,6 +73,6 @@ class _Attempts:
         for _ in range(ATTEMPTS):
             try:
                 return self.work(job)
-            except Exception as problem:  # whatever it is, it is this job's, and is stored with it
+            except Exception as problem:  # any exception is this job's failure and is stored with it
                 reasons.append(told(problem))
         return Failure(tuple(reasons))

@@ -1,4 +1,4 @@
-"""Memory: whether it ran out, smaller batches where it did, and who keeps what is freed."""
+"""Memory: detect out-of-memory errors, retry with smaller batches, and keep freed memory in the process."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 
 R = TypeVar("R")
 
-WORDS = ("out of memory", "not enough memory", "can't allocate memory")  # of torch, for GPUs and CPUs
+WORDS = ("out of memory", "not enough memory", "can't allocate memory")  # messages of torch, GPU and CPU
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # options of glibc's mallopt
 
 
 def ran_out(problem: BaseException) -> bool:
-    """Whether an exception says that memory ran out, of a GPU or of the machine."""
+    """Return whether an exception reports that the memory of a GPU or of the machine ran out."""
     if isinstance(problem, torch.OutOfMemoryError | MemoryError):
         return True
     return any(words in str(problem).lower() for words in WORDS)
@@ -26,10 +26,10 @@ def ran_out(problem: BaseException) -> bool:
 def in_batches(
     total: int, size: Callable[[int], int], work: Callable[[int, int], R], smaller: Callable[[int], None]
 ) -> Iterator[R]:
-    """Results of `work(start, count)` over items 0 .. `total` - 1, in order, each item once.
+    """Yield the results of `work(start, count)` over items 0 .. `total` - 1, in order, each item once.
 
-    `size(left)` says how many go into the next batch. Where memory runs out, `smaller(count)` hears how many
-    were too many: it makes `size` return less, or raises. The same items are then tried again.
+    `size(left)` returns the size of the next batch. If memory runs out, `smaller(count)` is called with the
+    size that was too large; it must make `size` return less, or raise. The same items are then retried.
     """
     done = 0
     while done < total:
@@ -37,13 +37,13 @@ def in_batches(
         if results := _tried(work, done, count):
             done += count
             yield from results
-        else:  # the exception is gone, and with its frames the tensors that filled the memory
+        else:  # the exception is released by now, and with its frames the tensors that filled the memory
             torch.cuda.empty_cache()
             smaller(count)
 
 
 def _tried(work: Callable[[int, int], R], start: int, count: int) -> list[R]:
-    """The result, or nothing if memory ran out."""
+    """Return a list with the result, empty if memory ran out."""
     try:
         return [work(start, count)]
     except (RuntimeError, MemoryError) as problem:
@@ -53,11 +53,11 @@ def _tried(work: Callable[[int, int], R], start: int, count: int) -> list[R]:
 
 
 def keep_freed() -> None:
-    """Have this process keep the memory that it frees, for what it asks for next.
+    """Make this process keep freed memory for later allocations.
 
-    Large tensors come and go thousands of times per label; glibc gives their memory back to the system each
-    time, which then has to clear it. Other C libraries are left alone.
+    Large tensors are allocated and freed thousands of times per label. Each time, glibc would return their
+    memory to the system, which has to clear it. Other C libraries are not changed.
     """
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
         library.mallopt(TRIM_THRESHOLD, 1 << 30)
-        library.mallopt(MMAP_THRESHOLD, 32 << 20)  # the most that it takes
+        library.mallopt(MMAP_THRESHOLD, 32 << 20)  # the maximum that glibc accepts

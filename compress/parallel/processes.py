@@ -1,4 +1,4 @@
-"""Processes that train one compressor together, each on its share of every batch, through accelerate."""
+"""Data-parallel training of a compressor: processes that each take a share of every batch (accelerate)."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ from compress.parallel.workers import exit_with_parent, new_processes
 Item = TypeVar("Item")
 R = TypeVar("R")
 
-PATIENCE = timedelta(hours=2)  # for the first process, which validates while the others wait
+PATIENCE = timedelta(hours=2)  # the others wait so long while the first process validates
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process, the `place`-th of `count` that train together."""
+    """This process: number `place`, from 0, of `count` processes that train together."""
 
     place: int = 0
     count: int = 1
 
     @classmethod
     def here(cls, device: torch.device) -> Processes:
-        """As `accelerate launch`, torchrun or `together` started this process; alone otherwise."""
-        from accelerate import PartialState  # not at the top: a second of import
+        """Read the rank set by `accelerate launch`, torchrun or `together`; a single process without them."""
+        from accelerate import PartialState  # imported late: it takes a second
 
         state = PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
         return cls(state.process_index, state.num_processes)
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes files and talks to people."""
+        """Whether this is the process that writes files and prints messages."""
         return self.place == 0
 
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
-        """What this process has to do of a list that all of them have; all shares together are the list."""
+        """Return this process's share of a list that all processes hold. The shares partition the list."""
         return items[self.place :: self.count]
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum over all processes."""
+        """Return the sum over all processes."""
         if self.count == 1:
             return value
         from accelerate.utils import reduce
@@ -58,7 +58,7 @@ class Processes:
         return reduce(value, "sum")
 
     def one_says(self, compute: Callable[[], R]) -> R:
-        """What the first process computes, in all of them."""
+        """Return the first process's result of `compute` in all processes."""
         if self.count == 1:
             return compute()
         from accelerate.utils import broadcast_object_list
@@ -67,7 +67,7 @@ class Processes:
         return said
 
     def agree(self, value: Any) -> bool:
-        """Whether all processes have an equal value."""
+        """Return whether all processes have an equal value."""
         if self.count == 1:
             return True
         from accelerate.utils import gather_object
@@ -75,7 +75,7 @@ class Processes:
         return all(theirs == value for theirs in gather_object([value]))
 
     def wait(self) -> None:
-        """Until all have come this far."""
+        """Wait until all processes have reached this call."""
         if self.count > 1:
             from accelerate import PartialState
 
@@ -83,22 +83,22 @@ class Processes:
 
 
 def first_here() -> bool:
-    """Whether this process is alone or the first of those that a launcher started, by its environment."""
+    """Return whether this is a single process or a launcher's first one, from the environment variables."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def own_device(device: str) -> str:
-    """The device of this process: of several on "cuda" each takes its own."""
+    """Return the device of this process; processes of a launcher on "cuda" get one GPU each."""
     if device == "cuda" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     return device
 
 
 def together(work: Callable[[], R], count: int) -> R:
-    """Call `work`, which can be pickled, in `count` new processes on this machine; what the first returns.
+    """Call `work`, which must be picklable, in `count` new processes and return the first one's result.
 
-    They end when this process does. Raises what the first that failed has raised, and OSError if one was
-    killed.
+    The processes run on this machine and end with this process. Raises the exception of a process that
+    failed, and OSError if one was killed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(f"processes={count}: a launcher has started several already; leave it out")
@@ -121,7 +121,7 @@ def together(work: Callable[[], R], count: int) -> R:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """Return an unused port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -135,7 +135,7 @@ def _first_of(receivers: Sequence[Connection]) -> Any:
         for one in ready:
             said[one] = _heard(one)  # type: ignore[index, arg-type]
         failures = [outcome for outcome in said.values() if isinstance(outcome, Exception)]
-        if failures:  # whoever lost its peer fails too: the peer's end is what matters
+        if failures:  # processes that lost a peer fail too: prefer the peer's own error
             late = [_heard(one) for one in receivers if one not in said and one.poll(0.5)]
             failures += [outcome for outcome in late if isinstance(outcome, Exception)]
             raise next((one for one in failures if isinstance(one, OSError | ValueError)), failures[0])
@@ -153,7 +153,7 @@ def _heard(receiver: Connection) -> Any:
 
 
 def _member(work: Callable[[], Any], place: int, count: int, port: int, sender: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=exit_with_parent, daemon=True).start()
     ranks = {"RANK": place, "WORLD_SIZE": count, "LOCAL_RANK": place, "LOCAL_WORLD_SIZE": count}
     threads = int(os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count))))
@@ -168,9 +168,9 @@ def _member(work: Callable[[], Any], place: int, count: int, port: int, sender: 
 
 
 def _portable(problem: Exception) -> Exception:
-    """The exception, or one in its words if it cannot be sent to another process."""
+    """Return the exception, or a RuntimeError with its message if it cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(problem))
-    except Exception:  # whatever keeps it from being made again
+    except Exception:  # unpickling may raise any error
         return RuntimeError(told(problem))
     return problem

@@ -1,4 +1,4 @@
-"""One function on many jobs, here or in processes of one thread each: the same results either way."""
+"""Run one function on many jobs in this process or in single-threaded processes, with the same results."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from threadpoolctl import threadpool_limits
 Job = TypeVar("Job")
 R = TypeVar("R")
 
-IMPORTED = ("compress.models.loading", "transformers.generation.utils")  # what is slow to import
-AHEAD = 4  # jobs per worker that are handed out at a time: a long list never lies in memory
+IMPORTED = ("compress.models.loading", "transformers.generation.utils")  # modules that are slow to import
+AHEAD = 4  # jobs per worker that are queued at a time, so that a long list is never held in memory
 
 
 class WorkerKilledError(OSError):
-    """A worker process ended in the middle of its work; `jobs` were handed out and have no result."""
+    """A worker process was killed; `jobs` are those that were handed out and have no result."""
 
     def __init__(self, jobs: Sequence[Any]):
         super().__init__(
@@ -40,10 +40,10 @@ class WorkerKilledError(OSError):
 def each(
     work: Callable[[Job], R], jobs: Iterable[Job], workers: int = 1, *, ordered: bool = False
 ) -> Generator[tuple[Job, R], None, None]:
-    """Pairs of job and result, as they are finished or, `ordered`, as the jobs came.
+    """Yield pairs of job and result as they finish, or with `ordered` in the order of the jobs.
 
-    One thread computes each, for the number of threads may change the last bits of a result.
-    `WorkerKilledError` if a worker is.
+    Each job runs in one thread, since the number of threads may change the last bits of a result.
+    `WorkerKilledError` if a worker is killed.
     """
     if workers > 1:
         yield from _in_processes(work, jobs, workers, ordered)
@@ -59,14 +59,14 @@ def each(
 
 
 def run_in_process(work: Callable[[Job], R], job: Job) -> R:
-    """The result of one job from a process of its own; `WorkerKilledError` if that is killed."""
+    """Run one job in a process of its own; `WorkerKilledError` if the process is killed."""
     return next(_in_processes(work, [job], 1, ordered=True))[1]
 
 
 def _in_processes(
     work: Callable[[Job], R], jobs: Iterable[Job], workers: int, ordered: bool
 ) -> Generator[tuple[Job, R], None, None]:
-    # Forked workers share the weights and start at once; where forking is unsafe, the work is sent to them.
+    # Forked workers share the weights and start at once. Where forking is unsafe, the work is pickled.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     executor = ProcessPoolExecutor(workers, context, _start, (work,))
     left, waiting, taken = iter(jobs), dict[Future[R], Job](), deque[Job]()
@@ -89,12 +89,12 @@ def _in_processes(
 
 
 def new_processes() -> ForkServerContext | SpawnContext:
-    """A way to start processes that share no memory with this one.
+    """Return a multiprocessing context for processes that share no memory with this one.
 
-    On Linux without an accelerator, a server that has imported the libraries forks them. So imports, which
-    take seconds, are done once and not for every process and every replacement. The environment is that of
-    the server's start. With an accelerator each process is new: imports may look for a GPU, and who forks
-    after that has none.
+    On Linux without an accelerator, they are forked from a server that has imported the libraries. The
+    imports, which take seconds, thus run once and not for every process and replacement. The environment is
+    that at the server's start. With an accelerator each process is spawned: imports may initialise the GPU,
+    which does not work in processes forked afterwards.
     """
     if sys.platform != "linux" or torch.accelerator.is_available():
         return multiprocessing.get_context("spawn")
@@ -103,7 +103,7 @@ def new_processes() -> ForkServerContext | SpawnContext:
     return context
 
 
-_work: Callable[[Any], Any] | None = None  # of a worker process, set once when it starts
+_work: Callable[[Any], Any] | None = None  # set once at the start of a worker process
 
 
 def _start(work: Callable[[Any], Any]) -> None:
@@ -113,9 +113,9 @@ def _start(work: Callable[[Any], Any]) -> None:
 
 
 def serve_parent() -> None:
-    """Make this process a worker of its parent: it ends with it, leaves Ctrl-C to it, and has one thread."""
+    """Make this process a worker: it ends with its parent, ignores Ctrl-C, and uses one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the parent's handler may wait for what is not here
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an inherited handler may wait for threads of the parent
     threading.Thread(target=exit_with_parent, daemon=True).start()
     torch.set_num_threads(1)  # the number of threads may change the last bits of a result
     threadpool_limits(1)

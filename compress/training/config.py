@@ -1,4 +1,4 @@
-"""How a compressor is trained, the paper's settings by the name of the model, and ours."""
+"""Settings of the training of a compressor, with presets: the paper's for each model, and ours."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from evosearch.registry import cut
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a compressor is trained; the defaults are the paper's, apart from the batch for small data sets.
+    """Training settings. The defaults are the paper's, except for the batch size, which suits small data sets.
 
-    `loss` is a name in LOSSES, with `lambda_cos` for its cosine part and `bins`, `momentum` and
-    `normalise_by` for GHM; `normalise_by` also decides how much `lambda_cos` weighs beside GHM (see
-    `compress.training.losses.make_objective`). `target` is what a token learns: whether it was kept
-    ("label"), or by label kinds that score every token, its score ("score") or its lead over the best token
-    left out ("lead"). `holdout` is the share of samples that choose the checkpoint when there is no
-    validation function.
+    `loss` is a name in LOSSES. `lambda_cos` weighs its cosine term; `bins`, `momentum` and `normalise_by` are
+    options of GHM. `normalise_by` also changes the relative weight of the cosine term (see
+    `compress.training.losses.make_objective`). `target` is the training target of a token: whether the label
+    keeps it ("label"), its score ("score"), or its lead over the best token left out ("lead"); the last two
+    need a label kind that scores every token. `holdout` is the share of samples that select the checkpoint
+    if there is no validation function.
     """
 
     loss: str = "ghm+cos"
@@ -78,14 +78,14 @@ class TrainConfig:
         )
 
     def rate(self, step: int, steps: int) -> float:
-        """Learning rate at `step` of `steps`: linear warm-up, then a cosine to zero."""
+        """Return the learning rate at `step` of `steps`: linear warm-up, then cosine decay to zero."""
         rising = round(self.warmup * steps)
         if step < rising:
             return self.lr * (step + 1) / rising
         return self.lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
 
 
-# Appendix A of the paper: Adam, a cosine from 0.003 over 30 epochs; regions and batch differ by model.
+# Appendix A of the paper: Adam, cosine decay from 0.003 over 30 epochs; bins and batch size differ by model.
 PRESETS: dict[str, TrainConfig] = {
     "llava-1.5-7b": TrainConfig(bins=100, batch=256),
     "llava-next-7b": TrainConfig(bins=150, batch=32),
@@ -97,12 +97,12 @@ PRESETS: dict[str, TrainConfig] = {
 }
 
 
-# Whose settings a model of a family takes, by the `model_type` of its configuration.
+# The preset for a model family, by the `model_type` of its configuration.
 FAMILY_PRESETS = {"llava": "llava-1.5-7b", "llava_next": "llava-next-7b", "qwen2_5_vl": "qwen2.5-vl-7b"}
 
 
 def paper_settings(family: str) -> TrainConfig:
-    """The paper's settings for models of this `model_type`; ValueError if it has none."""
+    """Return the paper's settings for models of this `model_type`; ValueError if there are none."""
     if family not in FAMILY_PRESETS:
         raise ValueError(
             f"the paper trains no compressor for {family!r}: {', '.join(FAMILY_PRESETS)} have one"
@@ -111,7 +111,7 @@ def paper_settings(family: str) -> TrainConfig:
 
 
 def preset(name: str) -> TrainConfig:
-    """The paper's settings for a model, or ours for `evocomp+`; ValueError for another name."""
+    """Return the paper's settings for a model, or ours for `evocomp+`; ValueError for another name."""
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]

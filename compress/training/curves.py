@@ -1,4 +1,4 @@
-"""The curves of a training run: a row per epoch, as a table and as a picture."""
+"""The training curves, one row per epoch, as a table and as a plot."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ CURVES, PICTURE = "curves.csv", "curves.png"
 class Epoch:
     """One row of the curves.
 
-    `score` chooses the checkpoint, higher is better: the validation function's, or without one the mean share
-    of a held-out sample's label among as many tokens of highest probability.
+    `score` selects the checkpoint, higher is better. It is the result of the validation function. Without
+    one it is the mean recall of the label on held-out samples, among as many tokens of highest probability.
     """
 
     epoch: int  # from 1
@@ -33,7 +33,7 @@ def write(history: Sequence[Epoch], target: Path) -> None:
 
 
 def draw(history: Sequence[Epoch], target: Path) -> None:
-    from matplotlib.figure import Figure  # not at the top: half a second of import
+    from matplotlib.figure import Figure  # imported late: it takes half a second
 
     figure = Figure(figsize=(8, 3), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -1,4 +1,4 @@
-"""What a compressor learns from: features of the labelled samples, and what it should say of them."""
+"""Training examples of a compressor: features and targets of the labelled samples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Target = Literal["label", "lead", "score"]
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One labelled sample: where its features come from, and its label."""
+    """One labelled sample: its key, a function that reads its features, and its label."""
 
     key: str
     source: TokenReader
@@ -43,7 +43,7 @@ class TrainingBatch(NamedTuple):
 
 
 class Examples:
-    """The labelled samples, by key, so that the order in which they came does not matter."""
+    """The labelled samples, sorted by key, so that the input order does not matter."""
 
     def __init__(self, examples: Iterable[Example], target: Target):
         self._examples, self._target = sorted(examples, key=lambda one: one.key), target
@@ -55,7 +55,7 @@ class Examples:
         return iter(self._examples)
 
     def lesson(self, places: Iterable[int], *, text: bool) -> TrainingBatch:
-        """The samples at `places` as one batch on the CPU, with or without their text tokens."""
+        """Return the samples at `places` as one batch on the CPU, with or without their text tokens."""
         chosen = [self._examples[place] for place in places]
         read = [one.source() for one in chosen]
         batch = pack([Tokens(one.visual.float(), one.text.float(), one.before) for one in read], text=text)
@@ -67,7 +67,7 @@ class Examples:
         return TrainingBatch(batch, pad_sequence(targets, batch_first=True), kept)
 
     def digest(self) -> str:
-        """Names the data set: keys and labels, as far as they are learned from."""
+        """Return a digest of the keys and of the parts of the labels that training uses."""
         with_score = self._target != "label"
         return digest_of(
             repr((one.key, one.label.kept, one.label.score if with_score else None)) for one in self._examples
@@ -84,14 +84,17 @@ def collect(
     progress: Callable[[int, int], object],
     say: Say,
 ) -> Examples:
-    """Those of `samples` that have a label, their features kept; each process makes its share, if they share.
+    """Return those of `samples` that have a label, with their features stored.
 
-    `target` says what a token should learn. "label": one if it was kept. "lead": how far its score leads
-    the best token left out, so that tokens kept by a hair, which is mostly noise, hardly count. "score":
-    the score itself, nothing below zero, for kinds that score all tokens well. Both are divided by the
-    sample's largest.
-    ValueError if no sample has a label, if a label does not fit the model's tokens (while training, where
-    features are recomputed), if scores are wanted and missing, or if there is no room for the features.
+    Each process computes its share of the features if storage is shared.
+
+    `target` is the training target of a token. "label": 1 if it was kept, else 0. "lead": the lead of its
+    score over the best token left out, so that tokens with a marginal lead, which is mostly noise, hardly
+    count. "score": the score itself, clipped at zero, for label kinds that score all tokens well. "lead" and
+    "score" are divided by the largest value in the sample.
+
+    ValueError if no sample has a label, if a label does not fit the model's tokens (raised during training
+    if features are recomputed), if scores are required and missing, or if there is no room for the features.
     """
     wanted = {one.id: one for one in labels}
     chosen: dict[str, Sample] = {}
@@ -111,7 +114,7 @@ def collect(
         mine = number % processes.count == processes.place
         source = features.keep(sample, mine)
         if mine and (visual := features.visual_tokens(source)) is not None:
-            target_of(wanted[key], visual, target)  # that a label does not fit is an error now
+            target_of(wanted[key], visual, target)  # raises now if the label does not fit
         examples.append(Example(key, source, wanted[key]))
         progress(number + 1, len(chosen))
     processes.wait()
@@ -119,7 +122,7 @@ def collect(
 
 
 def target_of(one: Label, visual: int, target: Target) -> Tensor:
-    """What the compressor should say of each of the `visual` tokens, [N] in [0, 1]."""
+    """Return the targets of the `visual` tokens, [N] in [0, 1]."""
     if one.kept[-1] >= visual or (one.score is not None and len(one.score) != visual):
         raise ValueError(f"sample {one.id!r}: its label does not fit the model's {visual} visual tokens")
     if target == "label":

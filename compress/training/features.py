@@ -1,4 +1,4 @@
-"""What the LLM makes of a sample's image and prompt: kept in memory, kept on disk, or made again each time.
+"""Features of samples: the LLM's embeddings of image and prompt, kept in memory, on disk, or recomputed.
 
 All three give the same numbers, since all round to float16.
 """
@@ -40,7 +40,7 @@ class Features(ABC):
         self.mllm = mllm
 
     def embed(self, sample: Sample) -> Tokens:
-        """ValueError for features that are not finite."""
+        """Compute the features of a sample; ValueError if they are not finite."""
         embedded = self.mllm.embed(sample.visual_at(self.mllm.image_side), sample.question)
         prompt = torch.ones(embedded.prompt, dtype=torch.bool, device=embedded.embeds.device)
         prompt[embedded.visual] = False
@@ -53,19 +53,19 @@ class Features(ABC):
 
     @abstractmethod
     def announce(self, samples: Sequence[Sample], say: Say) -> None:
-        """Say how much will be stored, by the first sample; ValueError if there is no room for it."""
+        """Report the required space, estimated from one sample; ValueError if it is not available."""
 
     @abstractmethod
     def keep(self, sample: Sample, mine: bool) -> TokenReader:
-        """How to get at a sample's features later, ready at hand if it is `mine` to make them."""
+        """Return a function that reads a sample's features, computed now if this process must (`mine`)."""
 
     def visual_tokens(self, source: TokenReader) -> int | None:
-        """Number of visual tokens of kept features, without reading them; None if it is not known."""
+        """Return the number of visual tokens of stored features without reading them; None if unknown."""
         return None
 
 
 class Recomputed(Features):
-    """The tower runs whenever a sample is used: slow, and takes no room."""
+    """Features computed at every use of a sample: slow, but needs no space."""
 
     def announce(self, samples: Sequence[Sample], say: Say) -> None:
         say(f"features of {len(samples):,} samples: recomputed whenever they are used")
@@ -75,7 +75,7 @@ class Recomputed(Features):
 
 
 class InMemory(Features):
-    """Every process holds all samples."""
+    """Features of all samples, held in memory by every process."""
 
     def announce(self, samples: Sequence[Sample], say: Say) -> None:
         need, free = _size(self.embed(samples[0])) * len(samples), psutil.virtual_memory().available
@@ -95,9 +95,9 @@ class InMemory(Features):
 
 
 class OnDisk(Features):
-    """A file per sample, named by model, image and question: any training run of that model finds it again.
+    """One file per sample, named by model, image and question, so that later training runs can reuse it.
 
-    A file is there completely or not at all, so whatever interrupts a run, the next one goes on.
+    Files are written atomically, so an interrupted run can be resumed.
     """
 
     def __init__(self, mllm: MLLM, folder: str | os.PathLike[str]):
@@ -143,7 +143,7 @@ class OnDisk(Features):
 
     @cached_property
     def _reader(self) -> str:
-        """Names the model, how its processor reads, and the code that embeds."""
+        """An identifier of the model, the settings of its processor, and the code that embeds."""
         processor = self.mllm.processor
         pixels = getattr(processor, "image_processor", None)
         how = [pixels.to_dict() if pixels else None, getattr(processor, "chat_template", None)]
@@ -152,7 +152,7 @@ class OnDisk(Features):
 
 
 def open_features(where: Where, mllm: MLLM, folder: str | os.PathLike[str] | None) -> Features:
-    """Features kept where the name says; `folder` is for those on disk, and only for them."""
+    """Return features stored as `where` names; `folder` is allowed only for features on disk."""
     if where not in get_args(Where):
         raise ValueError(f"features={where!r}: choose one of {', '.join(get_args(Where))}")
     if where == "disk":
@@ -163,13 +163,13 @@ def open_features(where: Where, mllm: MLLM, folder: str | os.PathLike[str] | Non
 
 
 def cache_folder() -> Path:
-    """Where features on disk lie by default."""
+    """Return the default folder of features on disk."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "evocomp" / "features"
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Other runs may write the same file at the same time: each writes its own part first."""
+    """Write a file atomically; other runs may write the same file at the same time."""
     handle, part = tempfile.mkstemp(".part", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:

@@ -1,10 +1,10 @@
-"""What the compressor is trained to minimise (paper 3.3): a classification loss plus a separation loss.
+"""Training losses of the compressor (paper 3.3): a classification loss plus a separation loss.
 
-Shapes: `logits`, `targets` and `valid` are [B, N], one entry per visual token of B samples; targets lie in
-[0, 1] (hard labels are 0 and 1); entries where `valid` is False are padding and count for nothing.
+Shapes: `logits`, `targets` and `valid` are [B, N], one entry per visual token of B samples. Targets are in
+[0, 1] (hard labels are 0 and 1). Entries where `valid` is False are padding and are ignored.
 
-A batch may be computed in parts, on several devices or one after the other, to the same loss: what depends on
-the whole batch is in its tally.
+A batch may be computed in parts, on several devices or one after the other, with the same loss. Statistics of
+the whole batch are in its tally.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ NORMALISERS = ("nonempty", "bins")
 
 
 class TrainingLoss(nn.Module):
-    """A loss that is a sum over samples once the `tally` of their batch is known.
+    """A loss that is a sum over samples, given the `tally` of their batch.
 
-    A tally is a row of whole numbers [K], those of the batch the sum of those of its parts. `forward` is the
-    loss of a batch that comes in one part.
+    A tally is a vector of integers [K]; the tally of a batch is the sum of those of its parts. `forward`
+    computes the loss of a batch in one part.
     """
 
     def tally(self, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
-        """What the whole batch has to know of these samples."""
+        """Return the contribution of these samples to the batch's tally."""
         raise NotImplementedError
 
     def advance(self, tally: Tensor) -> None:
-        """Take a batch into running statistics, if there are any: once, before its parts."""
+        """Update running statistics, if any, with a batch: once per batch, before its parts."""
 
     def part(self, logits: Tensor, targets: Tensor, valid: Tensor, tally: Tensor) -> Tensor:
-        """What these samples add to the loss of the batch that `tally` is of."""
+        """Return the contribution of these samples to the loss of the batch with this `tally`."""
         raise NotImplementedError
 
     def forward(self, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
@@ -49,15 +49,16 @@ class TrainingLoss(nn.Module):
 class GHM(TrainingLoss):
     """Gradient harmonised cross-entropy in unit-region form (Li et al., AAAI 2019; EvoComp eq. 3 and 4).
 
-    [0, 1] is cut into `bins` regions of the gradient norm g = |p - y|; a token weighs the less the more
-    tokens share its region. `normalise_by="nonempty"` divides the sum by the number of occupied regions, as
-    the code of GHM's authors does; "bins" divides it by that of all regions, as EvoComp's equation does.
-    "nonempty" makes this loss larger by bins / occupied regions, so that a term beside it weighs less: see
-    `make_objective`. `momentum` > 0 averages the counts over successive batches; like the authors' code it
-    starts at zero without bias correction, and empty regions do not decay.
+    The range [0, 1] of the gradient norm g = |p - y| is divided into `bins` regions. The weight of a token is
+    inversely proportional to the number of tokens in its region. `normalise_by="nonempty"` divides the sum by
+    the number of occupied regions, as the code of GHM's authors does; "bins" divides it by the number of all
+    regions, as EvoComp's equation does. "nonempty" makes this loss larger by bins / occupied regions, which
+    lowers the relative weight of other terms: see `make_objective`. `momentum` > 0 averages the counts over
+    successive batches. As in the authors' code, the average starts at zero without bias correction, and empty
+    regions do not decay.
     """
 
-    counts: Tensor  # [bins], running; unused at momentum 0
+    counts: Tensor  # [bins], running average; unused if momentum is 0
 
     def __init__(self, bins: int = 100, momentum: float = 0.0, normalise_by: str = "nonempty"):
         super().__init__()
@@ -72,7 +73,7 @@ class GHM(TrainingLoss):
 
     @torch.no_grad()
     def tally(self, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
-        """How many tokens have their gradient norm in each region."""
+        """Return the number of tokens [bins] with a gradient norm in each region."""
         return torch.bincount(self._regions(logits, targets)[valid], minlength=self.bins)
 
     @torch.no_grad()
@@ -83,7 +84,7 @@ class GHM(TrainingLoss):
 
     @torch.no_grad()
     def weights(self, logits: Tensor, targets: Tensor, valid: Tensor, tally: Tensor) -> Tensor:
-        """Weight of every token, 0 where invalid, in the batch of this tally."""
+        """Return the weights [B, N] of the tokens, 0 where invalid, in the batch with this tally."""
         density = self.counts if self.momentum else tally.to(self.counts)
         regions = (tally > 0).sum().clamp(min=1) if self.normalise_by == "nonempty" else self.bins
         weights = tally.sum().clamp(min=1) / (density * regions)
@@ -100,10 +101,10 @@ class GHM(TrainingLoss):
 
 
 class Focal(TrainingLoss):
-    """Focal loss (Lin et al., ICCV 2017): easy tokens are damped by |p - y|^gamma.
+    """Focal loss (Lin et al., ICCV 2017): easy tokens are down-weighted by |p - y|^gamma.
 
-    `normalise_by` divides the sum by the "tokens" or by the "positives" (targets above one half), as
-    detectors do.
+    `normalise_by` divides the sum by the number of "tokens", or of "positives" (targets above one half), as
+    object detectors do.
     """
 
     def __init__(self, alpha: float = 0.25, gamma: float = 2.0, normalise_by: str = "tokens"):
@@ -124,7 +125,7 @@ class Focal(TrainingLoss):
 
 
 class CrossEntropy(TrainingLoss):
-    """Binary cross-entropy, the mean over tokens."""
+    """Binary cross-entropy, averaged over tokens."""
 
     def tally(self, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
         return valid.sum()[None]
@@ -137,8 +138,8 @@ class CrossEntropy(TrainingLoss):
 class Listwise(TrainingLoss):
     """Cross-entropy between softmax(logits) and the targets scaled to sum to one, per sample (ours).
 
-    It trains the ranking inside a sample, which is all that a top-k choice uses, and a sample with few
-    relevant tokens counts as much as one with many. Samples without any positive target count for nothing.
+    It trains the ranking within a sample, which alone determines a top-k selection. A sample with few
+    relevant tokens has the same weight as one with many. Samples without a positive target are ignored.
     """
 
     def tally(self, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
@@ -153,13 +154,12 @@ class Listwise(TrainingLoss):
 
 
 def cosine_loss(hidden: Tensor, kept: Tensor, valid: Tensor, samples: Tensor | None = None) -> Tensor:
-    """Mean cosine similarity over all (retained, discarded) pairs of a sample, averaged over the batch (eq.
-    5).
+    """Mean cosine similarity of all (retained, discarded) pairs of a sample, averaged over the batch (eq. 5).
 
-    hidden [B, N, D] are the visual representations that enter the classifier, kept [B, N] the label. The mean
-    over pairs is the dot product of the two mean unit vectors, so it costs O(N D). In [-1, 1], lower
-    separates better; a sample with one side empty contributes 0. `samples` are in the batch, all that are
-    given by default.
+    hidden [B, N, D] are the visual representations that enter the classifier, kept [B, N] is the label. The
+    mean over pairs is the dot product of the two mean unit vectors, so it costs O(N D). It is in [-1, 1];
+    lower values separate better. A sample without retained or without discarded tokens contributes 0.
+    `samples` is the number of samples in the whole batch. Default: B.
     """
     unit = F.normalize(hidden, dim=-1)
 
@@ -174,7 +174,7 @@ def cosine_loss(hidden: Tensor, kept: Tensor, valid: Tensor, samples: Tensor | N
 class Objective(nn.Module):
     """The training loss: `classification` on the targets, plus `weight` times the cosine loss.
 
-    Computed in parts as a `TrainingLoss` is; its tally has the number of samples at the end.
+    It can be computed in parts like a `TrainingLoss`; the last entry of its tally is the number of samples.
     """
 
     def __init__(self, classification: TrainingLoss, weight: float):
@@ -191,12 +191,12 @@ class Objective(nn.Module):
     def part(
         self, logits: Tensor, hidden: Tensor, targets: Tensor, kept: Tensor, valid: Tensor, tally: Tensor
     ) -> Tensor:
-        """A scalar; targets [B, N] in [0, 1] teach the classifier, kept [B, N] bool is what is separated."""
+        """Return a scalar; targets [B, N] train the classifier, kept [B, N] bool defines the separation."""
         loss = self.classification.part(logits, targets, valid, tally[:-1])
         return loss + self.weight * cosine_loss(hidden, kept, valid, tally[-1]) if self.weight else loss
 
     def forward(self, logits: Tensor, hidden: Tensor, targets: Tensor, kept: Tensor, valid: Tensor) -> Tensor:
-        """The loss of a batch that comes in one part."""
+        """Return the loss of a batch in one part."""
         tally = self.tally(logits, targets, valid)
         self.advance(tally)
         return self.part(logits, hidden, targets, kept, valid, tally)
@@ -228,12 +228,12 @@ def make_objective(
     normalise_by: str = "nonempty",
     lambda_cos: float = 1.0,
 ) -> Objective:
-    """The objective called `name` in LOSSES; `lambda_cos` weighs the cosine, the other options are GHM's.
+    """Build the objective `name` of LOSSES; `lambda_cos` weighs the cosine, the other options are GHM's.
 
-    With GHM, what `lambda_cos` means depends on `normalise_by`. The paper's equation divides GHM by all
-    regions. The default divides it by the occupied ones and so makes it larger, while the cosine term stays
-    as it is: a `lambda_cos` of 1 acts as occupied / bins would in the equation. `normalise_by="bins"` gives
-    the equation itself.
+    With GHM, the effect of `lambda_cos` depends on `normalise_by`. The paper's equation divides GHM by the
+    number of all regions. The default divides it by the number of occupied regions and so makes it larger,
+    while the cosine term is unchanged: `lambda_cos=1` has the effect of occupied / bins in the equation.
+    `normalise_by="bins"` gives the equation itself.
     """
     if name not in LOSSES:
         raise ValueError(unknown("loss", name, LOSSES))

@@ -1,7 +1,7 @@
 """Training the compressor on labels (paper Appendix A); the LLM is frozen, only its embeddings are used.
 
-However many processes share a batch, and in however many parts, it is one step on one batch: what the loss
-has to know of the whole batch is counted over all of them, and their gradients are added.
+A batch may be split over processes and into micro-batches and is still one optimiser step: the batch
+statistics of the loss are summed over all parts, and so are the gradients.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from compress.training.features import Say, Where, open_features
 from evosearch.registry import cut
 
 CHECKPOINT = "checkpoint.pt"
-StageProgress = Callable[[str, int, int], object]  # stage, done, in all
+StageProgress = Callable[[str, int, int], object]  # stage, steps done, steps in total
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +46,11 @@ class TrainResult:
     folder: Path
     compressor: Compressor  # of the best epoch
     history: tuple[Epoch, ...]
-    samples: int  # trained on, held-out ones excluded
+    samples: int  # number of training samples, held-out ones excluded
 
     @property
     def best(self) -> Epoch:
-        return max(self.history, key=lambda epoch: epoch.score)  # the earliest among equals
+        return max(self.history, key=lambda epoch: epoch.score)  # the earliest of equal scores
 
 
 def train(
@@ -69,20 +69,20 @@ def train(
     progress: StageProgress | None = None,
     say: Say | None = None,
 ) -> TrainResult:
-    """Train a compressor for `mllm` on those of `samples` that have a label; `folder` gets all results.
+    """Train a compressor for `mllm` on those of `samples` that have a label; write the results to `folder`.
 
-    The weights in `folder` are those of the best epoch so far by `validate` (higher is better), at any
-    moment. `notes`, ready for JSON, are saved with them, beside the configuration and the model's name; by
-    default how the labels of a store were made.
+    At any time the weights in `folder` are those of the best epoch so far by `validate` (higher is better).
+    `notes`, which must be JSON-serialisable, are saved with them, beside the configuration and the model's
+    name. Default: the settings of the label store.
 
-    The rest changes no result. `features` are kept in memory, on disk in the folder `cache`, or recomputed
-    (`compress.training.features`), and `say` is told how much room they take. In processes that a launcher
-    started, each takes its share of every batch, at most `micro_batch` samples at a time; sums of floats then
-    differ in the last bits. A run that was killed goes on from its last checkpoint, written every so many
-    steps and after every epoch, to the same bits as without the interruption.
+    The other arguments do not change results. `features` are kept in memory, on disk in the folder `cache`,
+    or recomputed (`compress.training.features`); `say` receives a message about the space they need. If a
+    launcher started several processes, each computes its share of every batch, at most `micro_batch` samples
+    at a time; float sums then differ in the last bits. A checkpoint is written every `checkpoint_every` steps
+    and after every epoch. A run that was killed resumes from it with bitwise the same results.
 
-    ValueError for labels that match no sample or are of another model, for losses and weights that are not
-    finite, and for a folder with another run in it or that another process writes to.
+    ValueError for labels that match no sample or belong to another model, for losses and weights that are not
+    finite, and for a folder that holds another run or that another process is writing to.
     """
     if micro_batch is not None and micro_batch < 1 or checkpoint_every < 1:
         given = f"micro_batch={micro_batch}, checkpoint_every={checkpoint_every}"
@@ -150,7 +150,7 @@ class _TrainingRun:
         parameters = self.compressor.parameters()
         self.optimizer = torch.optim.Adam(parameters, config.lr, weight_decay=config.weight_decay)
         self.history: list[Epoch] = []
-        self.losses: list[float] = []  # of the steps of the epoch that is under way
+        self.losses: list[float] = []  # of the steps of the current epoch
         self._resume()
         if not processes.agree((self.settings, len(self.history), len(self.losses))):
             raise ValueError(
@@ -159,7 +159,7 @@ class _TrainingRun:
             )
 
     def finish(self, progress: Callable[[int, int], object]) -> TrainResult:
-        """Train the steps that are left."""
+        """Train the remaining steps and return the result."""
         config, started = self.config, time.perf_counter()
         per_epoch = math.ceil(len(self.study) / config.batch)
         total = config.epochs * per_epoch
@@ -190,13 +190,13 @@ class _TrainingRun:
 
     @torch.inference_mode()
     def _is_sound(self) -> bool:
-        """Whether the weights are finite, and the logits of a sample: large weights may overflow in these."""
+        """Return whether all weights are finite, and the logits of one sample, which may overflow."""
         lesson = self._lesson(self.study[:1]).to(self.device)
         found = [self.compressor(lesson.batch)[0], *self.compressor.parameters()]
         return all(bool(one.isfinite().all()) for one in found)
 
     def _batches(self, epoch: int) -> Iterator[list[int]]:
-        """Places in an order that follows from seed and epoch alone, so that resuming needs no more."""
+        """Yield batches of places; the order depends only on seed and epoch, so a resumed run repeats it."""
         shuffler = Random(f"{self.config.seed}/{epoch}")
         order = shuffler.sample(self.study, len(self.study))
         for start in range(0, len(order), self.config.batch):
@@ -215,10 +215,10 @@ class _TrainingRun:
         return value
 
     def _gradient(self, places: list[int]) -> float:
-        """The loss of a batch, its gradient left in the parameters of every process.
+        """Return the loss of a batch and accumulate its gradient in the parameters of every process.
 
-        A process that has several parts passes them twice: the loss has to know all of the batch's logits
-        before it has the gradient of any.
+        With several micro-batches, a process runs the forward pass of each twice: the loss depends on the
+        logits of the whole batch, which must be known before the gradient of any part.
         """
         lessons = [self._lesson(part) for part in _parts(self.processes.share(places), self.micro_batch)]
         once = len(lessons) == 1
@@ -248,16 +248,16 @@ class _TrainingRun:
         return self.examples.lesson(places, text=self.config.text)
 
     def _answer(self, lesson: TrainingBatch) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """What the objective compares: logits, representations, targets, labels, and which are no padding."""
+        """Return the arguments of the objective: logits, representations, targets, labels, and valid mask."""
         lesson = lesson.to(self.device)
         logits, hidden = self.compressor(lesson.batch)
         return logits, hidden, lesson.targets, lesson.kept, lesson.batch.valid
 
     @torch.inference_mode()
     def _agreement(self, compressor: Compressor) -> float:
-        """Mean share of the labels of held-out samples among as many tokens of highest probability.
+        """Return the mean recall of held-out labels among as many tokens of highest probability.
 
-        Not the loss, since GHM weighs tokens by the whole batch and cannot be compared between epochs.
+        The loss is no alternative: GHM weighs tokens by the whole batch and is not comparable between epochs.
         """
         shares = []
         for places in _parts(self.exam, min(self.config.batch, self.micro_batch)):
@@ -268,7 +268,7 @@ class _TrainingRun:
         return sum(shares) / len(shares)
 
     def _record(self, epoch: Epoch) -> None:
-        """Write what the epoch brought: the weights if they are the best so far, curves, checkpoint."""
+        """Write the results of an epoch: the weights if they are the best so far, curves, checkpoint."""
         best = epoch.score > max((earlier.score for earlier in self.history), default=-math.inf)
         if best and self.processes.first:
             noted = {"epoch": epoch.epoch, "score": epoch.score, **self.settings, **self.notes}
@@ -290,14 +290,14 @@ class _TrainingRun:
             state["objective"] = self.objective.state_dict()
             state["optimizer"] = self.optimizer.state_dict()
         with replacing(self.folder / CHECKPOINT) as part:
-            content = io.BytesIO()  # on a full disk torch.save raises an internal error, a file an OSError
+            content = io.BytesIO()  # for an OSError on a full disk; torch.save raises an internal error
             torch.save(state, content)
             part.write_bytes(content.getbuffer())
 
     def _resume(self) -> None:
         path = self.folder / CHECKPOINT
         if not path.exists():
-            # Weights come before the first checkpoint: a run that ended between the two starts again.
+            # Weights are written before the first checkpoint: a run that ended in between starts again.
             if (self.folder / CONFIG).exists():
                 noted = read_description(self.folder).get("info", {})
                 if noted | self.settings != noted:
@@ -339,7 +339,7 @@ class _TrainingRun:
 
 
 class _Checkpoint(Document):
-    """What a checkpoint holds besides tensors."""
+    """The contents of a checkpoint besides tensors."""
 
     settings: dict[str, Any]
     history: tuple[tuple[int, float, float, float, float], ...]
@@ -351,7 +351,7 @@ def _parts(places: Sequence[int], size: int) -> list[Sequence[int]]:
 
 
 def _split(examples: Examples, holdout: float, seed: int) -> tuple[list[int], list[int]]:
-    """Places to study and places to examine, drawn by seed and key."""
+    """Split into places of training samples and of held-out samples, by seed and key."""
     if not holdout:
         return list(range(len(examples))), []
     if len(examples) < 2:
@@ -363,7 +363,7 @@ def _split(examples: Examples, holdout: float, seed: int) -> tuple[list[int], li
 
 
 def _start(decoder: Any, config: TrainConfig) -> Compressor:
-    """The untrained compressor, the same for the same seed; the global random state is left alone."""
+    """Return the untrained compressor, determined by the seed; the global random state is unchanged."""
     shape: dict[str, Any] = {
         "text": config.text, "layers": config.layers, "norm": config.norm, "words": config.words,
     }  # fmt: skip
