@@ -1,4 +1,4 @@
-"""How many samples go through a model at a time: fewer where memory runs out, and no more from then on."""
+"""The number of samples that go through a model at a time; it is halved when memory runs out."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from compress.parallel.memory import in_batches
 Item = TypeVar("Item")
 R = TypeVar("R")
 
-START, START_CPU = 64, 16  # of automatic batches; more than 16 gain nothing on a CPU (docs/performance.md)
+START, START_CPU = 64, 16  # automatic first sizes; above 16 a CPU gains nothing (docs/performance.md)
 
 
 @dataclass
 class Batches:
-    """`size` items at a time; where it is `automatic`, half of that whenever memory runs out."""
+    """Batches of `size` items; an `automatic` size is halved whenever memory runs out, and stays so."""
 
     size: int
     automatic: bool = False
 
     @classmethod
     def of(cls, size: int | None, device: str) -> Batches:
-        """Batches of this size; None: automatic ones, which begin with a size for the kind of device."""
+        """Return batches of this size; None: automatic ones, with a first size for the kind of device."""
         if size:
             return cls(size)
         return cls(START_CPU if device == "cpu" else START, automatic=True)
 
     def over(self, items: Sequence[Item], work: Callable[[Sequence[Item]], R]) -> Iterator[R]:
-        """What `work` makes of the items, each of them once and in order, a batch at a time.
+        """Yield the results of `work` on the items in order, one batch at a time.
 
-        ValueError if memory runs out for a single item, or for a batch whose size was asked for.
+        Each item is processed once. ValueError if memory runs out for a single item, or for a batch whose
+        size was requested.
         """
         return in_batches(
             len(items), lambda left: min(self.size, left),
@@ -39,7 +40,7 @@ class Batches:
         )  # fmt: skip
 
     def _smaller(self, count: int) -> None:
-        """Remember that memory ran out for so many items."""
+        """Halve the size after memory ran out for `count` items. ValueError if it must not be halved."""
         if count == 1:
             raise ValueError(
                 "there is not enough memory for one sample at a time: choose --dtype bfloat16, a smaller "

@@ -1,4 +1,4 @@
-"""What the bench adds to `compress.budget`: its words for equal budgets, and FLOPs from a decoder's sizes."""
+"""Additions to `compress.budget`: descriptions of equal budgets, and FLOPs from a decoder's sizes."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ MEANING: dict[Match, str] = {
 
 
 def flops_of(shape: DecoderShape, text: float = 0.0) -> Cost:
-    """Prefill FLOPs by the visual tokens that enter each layer, for prompts of `text` other tokens."""
+    """Return the function from visual tokens per layer to prefill FLOPs, for `text` other tokens."""
     return lambda counts: Ledger(shape, counts, text).prefill_flops

@@ -1,9 +1,9 @@
-"""Finished cells of a comparison on disk: one Parquet file each, a row per sample, the rest as metadata.
+"""Finished cells of a comparison on disk: a Parquet file per cell, a row per sample, the rest as metadata.
 
     folder/cells/gqa-48-fastv-1a2b3c4d.parquet
 
-`pandas.read_parquet(folder / "cells")` reads all predictions of all methods at once. A cell is written at
-once or not at all, and it says under which protocol it was made. What it took is in times.json.
+`pandas.read_parquet(folder / "cells")` reads all predictions of all methods at once. A cell is written as a
+whole or not at all, and its metadata hold the protocol it was made under. Its seconds are in times.json.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ STAGE = pa.struct([("depth", pa.int32()), ("kept", INDICES), ("merged", INDICES)
 ROW = pa.schema(
     [
         pa.field("method", pa.string(), nullable=False),
-        pa.field("keep", pa.int32()),  # the count that was asked for, null for a ratio
-        pa.field("ratio", pa.string()),  # the ratio that was asked for, null for a count
+        pa.field("keep", pa.int32()),  # requested count, null for a ratio
+        pa.field("ratio", pa.string()),  # requested ratio, null for a count
         pa.field("task", pa.string(), nullable=False),
         pa.field("sample", pa.string(), nullable=False),
         pa.field("question", pa.string(), nullable=False),
@@ -49,14 +49,14 @@ ROW = pa.schema(
         pa.field("prediction", pa.string(), nullable=False),
         pa.field("correct", pa.float64(), nullable=False),  # credit, 0 to 1
         pa.field("tokens", pa.int32(), nullable=False),  # visual tokens after the last stage
-        pa.field("kept", INDICES, nullable=False),  # which, -1 = the whole image
-        pa.field("path", pa.list_(STAGE), nullable=False),  # what went on from each depth; see `Stage`
+        pa.field("kept", INDICES, nullable=False),  # their indices, -1 = a token of the whole image
+        pa.field("path", pa.list_(STAGE), nullable=False),  # tokens kept at each depth; see `Stage`
     ]
 )
 
 
 class CellKey(NamedTuple):
-    """A place in the grid; for vanilla `keep` is all tokens of the image."""
+    """The position of a cell in the grid; for vanilla `keep` is the number of tokens of the whole image."""
 
     method: str
     keep: Keep
@@ -65,29 +65,33 @@ class CellKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the grid: its outcome, or why there is none; `failed` if another try might have one."""
+    """One cell of the grid with its outcome, or the reason for having none.
+
+    `failed` cells may succeed on another try.
+    """
 
     key: CellKey
     protocol: Facts
-    method: Facts  # what the name stood for
+    method: Facts  # facts of the method
     outcome: Outcome | None
     impossible: str = ""
     failed: bool = False
 
 
 def read_cells(folder: Path) -> list[Cell]:
-    """All cells below a comparison's folder, by name. ValueError for one that cannot be read."""
+    """Read all cells of a comparison's folder, sorted by name. ValueError for a cell that cannot be read."""
     return [_read(path) for path in sorted((folder / "cells").glob("*.parquet"))]
 
 
 class Cells:
-    """The cells of one comparison's folder; `None` for a folder keeps them in memory only."""
+    """The cells of one comparison's folder; without a folder (None) they are kept in memory only."""
 
     def __init__(self, folder: Path | None, protocol: Facts, methods: Mapping[str, Facts]):
-        """ValueError, naming every difference, if the folder holds cells of another protocol.
+        """Read the folder. ValueError, which names every difference, if it holds cells of another protocol.
 
-        `methods` are those of this run: a cell of the same name must have been made by the same. Cells that
-        only other code made are `stale`: they count as not there, and are measured again.
+        `methods` are the methods of this run: a cell with the name of one of them must have the same facts.
+        Cells that differ only in the code that made them are listed as `stale`; they count as missing and are
+        measured again.
         """
         self._folder, self._protocol, self._methods = folder, protocol, methods
         self.found: dict[CellKey, Cell] = {}
@@ -108,26 +112,26 @@ class Cells:
                 self.stale.append(cell.key)
 
     def finished(self, key: CellKey) -> bool:
-        """Whether a cell has its outcome; one that was impossible is worth another try."""
+        """Return whether a cell has an outcome; a cell that was impossible is tried again."""
         return key in self.found and self.found[key].outcome is not None
 
     def add(
         self, key: CellKey, samples: Sequence[Sample], outcome: Outcome | None, impossible: str = "",
         *, failed: bool = False,
     ) -> None:  # fmt: skip
-        """Keep a cell, on disk at once; OSError, and no trace of it, if it cannot be written."""
+        """Add a cell and write it to disk at once. OSError if it cannot be written; no part of it remains."""
         own, protocol = self._methods[key.method], self._facts(key.task)
         self.found[key] = cell = Cell(key, protocol, own, outcome, impossible, failed)
         if self._folder:
             path = self._folder / "cells" / f"{stem_of(key)}.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
-            if outcome and outcome.seconds is not None:  # before the cell, so that none is without
+            if outcome and outcome.seconds is not None:  # before the cell, so that no cell lacks its seconds
                 Times.read(self._folder).took({path.stem: outcome.seconds}).save(self._folder)
             with replacing(path) as part, part.open("wb") as file:
                 pq.write_table(_table(cell, samples), file)
 
     def _facts(self, task: str) -> Facts:
-        """Those of the protocol that concern a task."""
+        """The facts of the protocol that concern a task."""
         return {
             name: value
             for name, value in self._protocol.items()
@@ -136,7 +140,7 @@ class Cells:
 
 
 def stem_of(key: CellKey) -> str:
-    """The name of a cell's file without its suffix, under which times.json has its seconds."""
+    """The name of a cell's file without its suffix; times.json holds the cell's seconds under it."""
     words = re.sub(r"[^A-Za-z0-9.]+", "-", key.method).strip("-")[:60]
     digest = sha256(repr(tuple(key)).encode()).hexdigest()[:8]
     keep = str(key.keep).replace("/", "-of-").replace("%", "-percent")
@@ -174,7 +178,7 @@ def _table(cell: Cell, samples: Sequence[Sample]) -> pa.Table:
 
 
 class _OutcomeDocument(Document):
-    """What a cell's metadata says of its outcome; the rest of it are the rows."""
+    """The outcome in a cell's metadata; the rest of the outcome is in the rows."""
 
     credit: tuple[NonNegativeFloat, ...]
     sums: tuple[tuple[NonNegativeFloat, ...], ...]
@@ -256,7 +260,7 @@ def _cell(told: _CellDocument, table: pa.Table, path: Path) -> Cell:
 
 
 def _has_nulls(column: pa.ChunkedArray | pa.Array) -> bool:
-    """Whether there is a null, at any depth."""
+    """Return whether the column has a null at any depth."""
     if column.null_count:
         return True
     if pa.types.is_list(column.type):

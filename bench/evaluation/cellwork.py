@@ -1,4 +1,4 @@
-"""Cells of a comparison as jobs: workers answer parts of a cell, and the driver puts them together."""
+"""Cells of a comparison as jobs: workers answer parts of a cell, and the driver joins them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from compress.models.loading import MLLM
 from compress.parallel.engine import Failure, WorkerPool, machine_of
 from compress.samples import Sample
 
-PART = 256  # by default: workers end together, and a lost part costs little
+PART = 256  # samples samples samples by default: workers end together, and a lost part costs little
 
 
 class CellPart(NamedTuple):
-    """Samples of a cell, in one draw of its method."""
+    """A range of a cell's samples, in one draw of its method."""
 
     key: CellKey
     draw: int
@@ -34,20 +34,20 @@ class CellPart(NamedTuple):
 
 @dataclass(frozen=True)
 class Entry:
-    """One method of a comparison, and the name its rows carry; it may choose on another model, `source`."""
+    """One method of a comparison under its row name; it may select on another model, `source`."""
 
     name: str
     selector: Selector
     source: MLLM | None = None
 
     def acting(self, part: CellPart) -> Selector:
-        """What chooses tokens in a part of a cell."""
+        """The selector for a part of a cell: the method in that part's draw."""
         return self.selector.drawn(part.draw)
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why there are no answers; `failed` if another try might have them."""
+    """The reason for missing answers; if `failed`, another try might succeed."""
 
     reason: str
     failed: bool = False
@@ -59,17 +59,17 @@ class Refusal:
 
 @dataclass(frozen=True)
 class CellSettings:
-    """What a worker needs to know of a comparison, besides the model."""
+    """The settings of a comparison that a worker needs besides the model."""
 
     entries: Mapping[str, Entry]
     data: Mapping[str, tuple[Task, Sequence[Sample]]]
     batches: Batches
     match: Match
     positions: Positions | None
-    part: int | None = None  # answers of a part, or some more
+    part: int | None = None  # samples of a part, rounded up to whole batches
 
     def parts(self, key: CellKey) -> list[CellPart]:
-        """A cell in parts whose batches are those of the whole, in the order of its answers."""
+        """Split a cell into parts, in the order of its answers; batches are the same as without splitting."""
         size = self.batches.size
         step = -(-(self.part or PART) // size) * size
         count = len(self.data[key.task][1])
@@ -81,7 +81,7 @@ class CellSettings:
 
 
 class CellWork:
-    """From a part of a cell to its answers, or to the reason why there can be none."""
+    """Answer a part of a cell, or return the reason for having no answers."""
 
     def __init__(self, mllm: MLLM, settings: CellSettings, about: Facts):
         self.mllm, self.settings, self.about = mllm, settings, about
@@ -93,7 +93,7 @@ class CellWork:
     def made(
         cls, model: MLLM | Callable[..., MLLM], settings: CellSettings, about: Facts, **place: str
     ) -> CellWork:
-        """With the model, about which all is known, or with the one that a function loads here."""
+        """Build the work with a given model, whose facts are known, or with one that a function loads."""
         if isinstance(model, MLLM):
             return cls(model, settings, about)
         mllm = model(**place)
@@ -118,9 +118,9 @@ class CellWork:
         return replace(made, seconds=time.perf_counter() - started)
 
     def _spend(self, key: CellKey, samples: Sequence[Sample]) -> tuple[Keep, Match]:
-        """As `spend` solves it on the whole cell, once here for all of its parts.
+        """The budget that `spend` finds for the whole cell, computed once for all of its parts.
 
-        That a budget is in reach is known, unless it has to be measured.
+        The budget is known to be within reach, except for matched FLOPs, which have to be measured.
         """
         settings = self.settings
         if settings.match != "flops":
@@ -135,7 +135,7 @@ class CellWork:
 
 @dataclass
 class _OpenCell:
-    """A cell of which parts are under way."""
+    """A cell with parts in progress."""
 
     parts: Sequence[CellPart]
     handed: int = 0
@@ -144,12 +144,12 @@ class _OpenCell:
 
     @property
     def refused(self) -> Refusal | None:
-        """That of the first part which has one: the same wherever parts are answered."""
+        """The refusal of the first refused part: the same for any distribution of the parts over workers."""
         return next((one for part in self.parts if isinstance(one := self.back.get(part), Refusal)), None)
 
     @property
     def complete(self) -> bool:
-        """After a refusal no more parts are handed out."""
+        """True if all parts are back; after a refusal, if all parts that were handed out are."""
         return len(self.back) == (self.handed if self.refused is not None else len(self.parts))
 
 
@@ -157,7 +157,10 @@ def answered(
     crew: WorkerPool, todo: Sequence[CellKey], settings: CellSettings,
     heard: Callable[[CellPart], object] = lambda part: None,
 ) -> Generator[tuple[CellKey, list[AnsweredPart] | Refusal], None, None]:  # fmt: skip
-    """Cells as they are finished: the answers in order, or why there are none; `heard` is told every part."""
+    """Yield cells as they are finished, each with its answers in order or its refusal.
+
+    `heard` is called with every finished part.
+    """
     cells: dict[CellKey, _OpenCell] = {}
 
     def jobs() -> Iterator[CellPart]:

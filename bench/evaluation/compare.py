@@ -1,4 +1,4 @@
-"""A grid of methods, budgets and benchmarks: one row per method and budget, as the paper's tables have it."""
+"""A grid of methods, budgets and benchmarks: one row per method and budget, as in the paper's tables."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from compress.parallel.local import Local
 from compress.progress import Progress
 from compress.samples import Sample
 
-DIFFICULTY = "downsample"  # what it answers needs no clever method
+DIFFICULTY = "downsample"  # questions that it answers need no better method
 
 
 def compare(
@@ -55,21 +55,22 @@ def compare(
 ) -> Comparison:
     """Evaluate vanilla once and every entry at every budget on the same samples.
 
-    `reference` names the entry that all others are held against, besides vanilla (None: the first entry);
-    `difficulty` the one whose right answers make a question easy, if it is among them. Averages whose
-    interval lies within `margin` points of a rival's are marked as equivalent to it. Budgets are counts
-    of visual tokens or ratios of each image's (`compress.keep`), spent as `match` has it. With a `folder`
-    every finished cell is kept there, and computed again only if the code that made it has changed
-    (`compress.fingerprint`); `say` is told how many cells that concerns. `batch` as in `evaluate`.
+    `reference` names the entry that all others are compared with, besides vanilla (None: the first entry).
+    `difficulty` names the entry whose correct answers mark a question as easy, if it is in the comparison.
+    Averages whose interval lies within `margin` points of a rival's are marked as equivalent to it. Budgets
+    are counts of visual tokens or ratios of each image's tokens (`compress.keep`); `match` sets their
+    meaning. With a `folder` every finished cell is stored there, and computed again only if the code that
+    made it has changed (`compress.fingerprint`); `say` reports the number of such cells. `batch` as in
+    `evaluate`.
 
-    Results do not depend on `workers`, on the `engine` that they belong to (this machine by default, where a
-    model on a GPU takes one), or on interruptions. For workers elsewhere `loads` loads the same model; `mllm`
-    is then only looked at, and may be on another device.
+    Results do not depend on `workers`, on the `engine` that runs them (default: this machine; a model on a
+    GPU uses one worker), or on interruptions. For workers on other machines or devices `loads` loads the same
+    model; `mllm` is then only inspected, and may be on another device.
 
-    A budget that a method cannot reach leaves its cells empty, with the reason, and so does what fails three
-    times. ValueError if the untouched model fails, and, before anything is computed, without entries, budgets
-    or tasks, for a budget that no method can reach, and for a folder of another protocol or that another
-    process writes to.
+    Cells stay empty, with the reason, if a method cannot reach the budget or if the work fails three times.
+    ValueError if the untouched model fails. ValueError before any computation if entries, budgets or tasks
+    are missing, if no method can reach a budget, or if the folder has another protocol or is being written by
+    another process.
     """
     prepared = prepare(
         mllm, entries, keeps, data, batch=batch, match=match, positions=positions, engine=engine, loads=loads,
@@ -91,10 +92,10 @@ def compare(
 
 @dataclass(frozen=True)
 class PreparedComparison:
-    """A comparison before the work: its cells, and what is known of them.
+    """A comparison before the work: its settings and its cells.
 
-    `whole` are those of the untouched model, `grid` all others. `reasons` say why a cell cannot be had, as
-    far as that is known before anything is measured.
+    `whole` are the cells of the untouched model, `grid` all others. `reasons` explain the cells that are
+    known to be impossible before anything is measured.
     """
 
     protocol: Facts
@@ -108,7 +109,7 @@ class PreparedComparison:
 
     @property
     def keys(self) -> list[CellKey]:
-        """All cells, in the order of the work."""
+        """All cells, in the order in which they are computed."""
         return [*self.whole, *self.grid]
 
 
@@ -118,7 +119,7 @@ def prepare(
     positions: Positions | None = None, engine: Engine | None = None, loads: Loader | None = None,
     folder: Path | None = None, say: Callable[[str], object] = lambda text: None,
 ) -> PreparedComparison:  # fmt: skip
-    """All that `compare` does before the work; nothing is written. ValueError as there."""
+    """Do all steps of `compare` that precede the work; nothing is written. ValueError as in `compare`."""
     if not entries or not keeps or not data:
         raise ValueError("nothing to compare: give at least one method, one budget and one task")
     names = [VANILLA, *(one.name for one in entries)]
@@ -129,7 +130,7 @@ def prepare(
     tokens = whole_of(mllm, data)
     budgets = [read_keep(keep) for keep in keeps]
     for keep in budgets:
-        if count_of(keep, tokens) > tokens and not any(task.videos for task in data):  # they differ
+        if count_of(keep, tokens) > tokens and not any(task.videos for task in data):  # videos differ in size
             raise ValueError(f"keep={keep}: choose between 1 and the {tokens} visual tokens of this image")
     for one in entries:
         if one.source:
@@ -157,7 +158,7 @@ def fill(
     mllm: MLLM, prepared: PreparedComparison, *, workers: int = 1, engine: Engine | None = None,
     loads: Loader | None = None, progress: Progress = lambda done, total: None,
 ) -> None:  # fmt: skip
-    """Compute the cells that are left. ValueError if the untouched model fails, or every cell of the grid."""
+    """Compute the missing cells. ValueError if the untouched model fails, or every cell of the grid."""
     cells, reasons, settings = prepared.cells, prepared.reasons, prepared.settings
     todo = [key for key in prepared.keys if key not in reasons and not cells.finished(key)]
     total = len(prepared.keys)
@@ -189,7 +190,7 @@ def _out_of_reach(
     mllm: MLLM, entries: Sequence[Entry], keeps: Sequence[Keep], data: Mapping[Task, Sequence[Sample]],
     match: Match,
 ) -> dict[CellKey, str]:  # fmt: skip
-    """Why a cell cannot be had: as far as that can be said before anything is measured."""
+    """The reasons for cells that are known to be impossible before anything is measured."""
     if match == "flops":
         return {}
     reasons = {}

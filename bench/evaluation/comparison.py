@@ -1,7 +1,7 @@
-"""From cells to rows: shares of vanilla, costs, what differs by more than chance, and on hard questions.
+"""Rows of a comparison from its cells: shares of vanilla, costs, significance, and scores on hard questions.
 
-Cells that share a protocol form a group. Only inside a group runs are held against each other, pair by pair,
-and every row's share is of its own group's vanilla.
+Cells with the same protocol form a group. Runs are compared pair by pair only within a group, and every row's
+share refers to the vanilla of its own group.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ VANILLA = "none"
 
 @dataclass(frozen=True)
 class Contrast:
-    """A row held against another on the same samples: row minus rival.
+    """The difference between a row and a rival on the same samples: row minus rival.
 
-    `gap` is of the mean share of vanilla, in points (None where a task is missing), with its `p`; `pooled`
-    and `tasks` are tests on the units of all tasks together and of each. `adjusted` values are corrected for
-    the number of tests in the table; the gap's interval is not.
+    `gap` is the difference of the mean share of vanilla, in points (None if a task is missing), with its `p`;
+    `pooled` and `tasks` are tests on the units of all tasks together and of each task. `adjusted` values are
+    corrected for the number of tests in the table; the gap's interval is not.
     """
 
     rival: str
@@ -43,13 +43,13 @@ class Contrast:
 
     @property
     def significant(self) -> bool:
-        """Whether the average differs by more than chance, over the whole table and by its own interval."""
+        """True if the average differs by its own interval and after the table's correction."""
         return self.gap is not None and self.gap.clear and self.adjusted < LEVEL
 
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One method at one budget. What no cell could tell is None, or missing in `scores`."""
+    """One method at one budget. Values that no cell provides are None, or missing in `scores`."""
 
     method: str
     keep: Keep
@@ -57,20 +57,20 @@ class ComparisonRow:
     average: float | None  # mean over all tasks of score / vanilla score, percent
     tokens: float | None  # visual tokens entering a decoder layer, mean over layers, measured
     left: float | None  # visual tokens after the last stage, measured
-    flops: float | None  # prefill, choosing included, as percent of vanilla's
+    flops: float | None  # prefill, selection included, in percent of vanilla's
     untouched: bool = False  # vanilla's own row
-    adaptive: bool = False  # the method itself says how many tokens stay: `keep` is no budget of it
-    trained: bool = False  # one network from one training: another seed may answer otherwise
+    adaptive: bool = False  # the method sets the number of tokens itself: `keep` is not its budget
+    trained: bool = False  # a network from a single training: another seed may give other answers
     vanilla: Contrast | None = None
     reference: Contrast | None = None
 
 
 @dataclass(frozen=True)
 class Difficulty:
-    """What is left of a task when the questions are set aside that `method` answers at this budget.
+    """Scores on the hard questions of a task: those that `method` does not answer correctly at this budget.
 
-    A unit is easy if it earned half the credit or more. `scores` are those on the `hard` units, by method,
-    vanilla's among them; without hard units there are none.
+    A unit is easy if it earned at least half the credit. `scores` are the scores on the `hard` units by
+    method, vanilla included; they are empty if no unit is hard.
     """
 
     task: str
@@ -83,7 +83,7 @@ class Difficulty:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All rows (vanilla first, then by budget and average), with the outcome behind every cell."""
+    """All rows (vanilla first, then by budget and average), with the outcome of every cell."""
 
     tasks: tuple[str, ...]
     rows: tuple[ComparisonRow, ...]
@@ -92,17 +92,17 @@ class Comparison:
     reference: str | None = None
     margin: float = MARGIN  # points: averages whose interval lies within it are marked as equivalent
     match: Match = "equivalent"
-    impossible: Mapping[tuple[str, Keep, str], str] = field(default_factory=dict)  # why there is no outcome
+    impossible: Mapping[tuple[str, Keep, str], str] = field(default_factory=dict)  # why no outcome exists
     difficulty: tuple[Difficulty, ...] = ()
-    metrics: Mapping[str, str] = field(default_factory=dict)  # what the score of each task is called
-    mixed: tuple[str, ...] = ()  # protocols that differ, in words; none in an honest table
-    methods: Mapping[str, Facts] = field(default_factory=dict)  # what the name of a row stands for
-    remarks: tuple[str, ...] = ()  # what a reader must know besides, in words
+    metrics: Mapping[str, str] = field(default_factory=dict)  # name of each task's score
+    mixed: tuple[str, ...] = ()  # descriptions of differing protocols; empty in a fair table
+    methods: Mapping[str, Facts] = field(default_factory=dict)  # facts of each row's method
+    remarks: tuple[str, ...] = ()  # further notes for the reader
 
 
 @dataclass(frozen=True)
 class Group:
-    """Cells under one protocol; `mark` tells their rows from those of other groups ("" for the first)."""
+    """Cells under one protocol; `mark` labels their rows ("" for the first group)."""
 
     cells: Mapping[CellKey, Cell]
     tokens: int  # of the untouched image
@@ -129,13 +129,13 @@ def assemble(
     mixed: Sequence[str] = (),
     remarks: Sequence[str] = (),
 ) -> Comparison:
-    """The comparison of all cells of all groups: vanilla, then budget by budget, the best average first.
+    """Build the comparison of all groups: vanilla first, then budget by budget, the best average first.
 
-    Adaptive rows, which have no budget, come after those that have one, and rows without an average last.
+    Adaptive rows, which have no budget, follow the others, and rows without an average come last.
 
-    `difficulty` names the method whose right answers make a question easy, in the first group. ValueError
-    if a group lacks vanilla on a task that others of its rows were measured on, and for a `margin` that is
-    not above zero.
+    `difficulty` names the method whose correct answers mark a question as easy, in the first group.
+    ValueError if a group lacks vanilla on a task that its other rows were measured on, and for a `margin`
+    that is not above zero.
     """
     check_margin(margin)
     top: list[ComparisonRow] = []
@@ -186,7 +186,7 @@ def assemble(
 
 
 def check_margin(margin: float) -> None:
-    """ValueError unless it is a number of points above zero."""
+    """ValueError unless `margin` is a number of points above zero."""
     if not 0 < margin < inf:
         raise ValueError(f"margin={margin}: choose a number of points above 0, for instance 2")
 
@@ -194,7 +194,7 @@ def check_margin(margin: float) -> None:
 def _rows(
     group: Group, tasks: Sequence[Task], keeps: Sequence[Keep], reference: str | None
 ) -> list[ComparisonRow]:
-    """Vanilla's row and those of the methods; p values are not yet corrected."""
+    """Build vanilla's row and the rows of the methods; p values are not yet corrected."""
     whole = (VANILLA, group.tokens)
     named = dict.fromkeys((key.method, key.keep) for key in group.cells if key.method != VANILLA)
     runs = [whole, *(run for run in named if run[1] in keeps)]
@@ -254,7 +254,7 @@ def _rows(
 
 
 def _corrected(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
-    """The rows with p values corrected for the number of tests in the table, rival by rival."""
+    """Correct the p values of the rows for the number of tests in the table, separately for each rival."""
     vanilla = _family([row.vanilla for row in rows])
     reference = _family([row.reference for row in rows])
     return [
@@ -264,7 +264,7 @@ def _corrected(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
 
 
 def _family(contrasts: Sequence[Contrast | None]) -> list[Contrast | None]:
-    """Holm's correction over all tests against one rival: averages, pooled units and cells by themselves."""
+    """Apply Holm's correction to all tests against one rival: averages, pooled units and cells separately."""
     made = [one for one in contrasts if one]
     averages = iter(holm([one.p for one in made]))
     pooled = iter(holm([one.pooled.p for one in made]))
@@ -297,10 +297,10 @@ def _difficulty(group: Group, task: Task, keep: Keep, method: str) -> Difficulty
 
 
 def hard_shares(comparison: Comparison, keep: Keep) -> dict[str, float]:
-    """By method: mean over tasks of its share of vanilla's score on the hard questions, in percent.
+    """Return each method's mean share of vanilla's score on the hard questions over tasks, in percent.
 
-    Tasks without hard questions, or none that vanilla can answer, tell nothing and are left out; so are
-    methods that lack a task of the rest.
+    Tasks without hard questions, or with none that vanilla can answer, carry no information and are left out;
+    so are methods that lack one of the remaining tasks.
     """
     told = [one for one in comparison.difficulty if one.keep == keep]
     found: dict[str, list[float]] = {}

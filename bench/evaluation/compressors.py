@@ -18,9 +18,9 @@ SHIPPED = Path(__file__).parents[1] / "shipped"  # SHIPPED / model / {compressor
 
 
 def shipped(model: str, what: str, kind: str) -> Path:
-    """A folder that the package ships for a model: the compressor of a method, or labels of a kind.
+    """Return the shipped folder for a model: the compressor of a method, or labels of a kind.
 
-    ValueError if it ships none.
+    ValueError if there is none.
     """
     folder = SHIPPED / model / what / kind
     if not folder.is_dir():
@@ -33,16 +33,16 @@ def shipped(model: str, what: str, kind: str) -> Path:
 
 
 def takes_compressor(spec: str) -> bool:
-    """Whether the method of this spec needs a trained compressor and the spec names none."""
+    """Return whether the method of this spec needs a trained compressor and the spec names none."""
     name, given = parse(spec)
     return name in METHODS and "compressor" in options(METHODS[name]) and "compressor" not in given
 
 
 def buildable(model: str, compressor: str | None = None) -> list[str]:
-    """Methods that a name alone makes, in the registry's order, and that have a budget.
+    """List the methods that can be built from their name alone and have a budget, in the registry's order.
 
-    Left out are those that need an argument, if it is not a compressor that is given or shipped for `model`,
-    and adaptive ones.
+    Adaptive methods are left out, and so are methods that need an argument other than a compressor that is
+    given or shipped for `model`.
     """
     given = {"compressor"} if compressor or (SHIPPED / model / "compressor").is_dir() else set()
     return [
@@ -54,24 +54,25 @@ def buildable(model: str, compressor: str | None = None) -> list[str]:
 
 
 def selector_for(spec: str, model: str, compressor: str | None = None) -> Selector:
-    """A method by `name` or `name:option=value,...`.
+    """Build a method from `name` or `name:option=value,...`.
 
-    A method that takes a compressor gets the given folder or hub name, or the one shipped for it and `model`.
-    ValueError for unknown names and options, for a compressor where none is taken, and where there is none.
+    A method that takes a compressor gets the given folder or hub name, or the compressor shipped for it and
+    `model`. ValueError for unknown names and options, for a compressor given to a method that takes none, and
+    for a missing compressor.
     """
     takes = takes_compressor(spec)
     if compressor and not takes:
         raise ValueError(f"method '{spec}' takes no --compressor: leave it out")
     given = compressor or (str(shipped(model, "compressor", parse(spec)[0])) if takes else None)
     context = {"compressor": given} if takes else {}
-    # A bad folder is an error now, not in the middle of a comparison.
+    # A bad folder must fail now, not in the middle of a comparison.
     return pick(METHODS, spec, "method", **context).load()
 
 
 def random_compressor(mllm: MLLM, seed: int = 0) -> Compressor:
-    """A compressor of the shape that training would make for this model; its weights are drawn from `seed`.
+    """Build a compressor of the shape that training gives for this model, with weights drawn from `seed`.
 
-    The global random state is left alone.
+    The global random state does not change.
     """
     with drawing(seed, mllm.model.device), torch.device(mllm.model.device):
         return Compressor(mllm.decoder.config).eval().requires_grad_(False)

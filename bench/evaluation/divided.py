@@ -32,9 +32,10 @@ def answering(
     mllm: MLLM, todo: Sequence[CellKey], settings: CellSettings, engine: Engine, workers: int = 1,
     loads: Loader | None = None, heard: Callable[[CellPart], object] = lambda part: None,
 ) -> Iterator[AnsweredCells]:  # fmt: skip
-    """Cells of `todo` as workers finish them (`answered`); the workers are gone at the end of the block.
+    """Yield cells of `todo` as workers finish them (`answered`); the workers are closed after the block.
 
-    Workers elsewhere load the same model by `loads`. ValueError for another one, or what they cannot do.
+    Workers on other machines or devices load the same model by `loads`. ValueError if they load another
+    model, or for work that they cannot do.
     """
     check_engine(engine, list(settings.entries.values()), loads)
     there = loads if engine.elsewhere else None
@@ -59,11 +60,11 @@ def evaluate_all(
     loads: Loader | None = None,
     progress: Progress | None = None,
 ) -> dict[Task, Outcome]:
-    """One method on several benchmarks, as `evaluate` has it, by workers: in parts of one batch each.
+    """Evaluate one method on several benchmarks as `evaluate` does, by workers, in parts of one batch each.
 
-    Outcomes depend neither on `workers` nor on the `engine` that they belong to (this machine by default);
-    each computes with one thread. Workers elsewhere load the same model by `loads`. `progress` counts
-    answers. ValueError for a budget that is impossible, and for what failed three times.
+    Outcomes depend neither on `workers` nor on the `engine` that runs them (default: this machine); each
+    worker uses one thread. Workers on other machines or devices load the same model by `loads`. `progress`
+    counts answers. ValueError for an impossible budget, and for work that failed three times.
     """
     engine, chosen = engine or Local(), selector or KeepAll()
     budget = mllm.visual_tokens if keep is None else keep
@@ -72,7 +73,7 @@ def evaluate_all(
     check_engine(engine, [entry], loads)
     if source:
         check_twins(source, mllm)
-    if match != "flops":  # what is measured is solved by the workers
+    if match != "flops":  # matched FLOPs are measured, and so solved by the workers
         for samples in data.values():
             check_reach(mllm, chosen, budget, match, partial(largest_image, mllm, samples))
     by_name = {task.name: (task, samples) for task, samples in data.items()}
@@ -97,7 +98,7 @@ def evaluate_all(
 
 
 def check_engine(engine: Engine, entries: Sequence[Entry], loads: Loader | None) -> None:
-    """ValueError for what workers elsewhere cannot do."""
+    """ValueError for work that workers on other machines or devices cannot do."""
     if not engine.elsewhere:
         return
     if loads is None:
@@ -113,6 +114,6 @@ def check_engine(engine: Engine, entries: Sequence[Entry], loads: Loader | None)
 
 
 def check_workers(theirs: Facts, ours: Facts) -> None:
-    """ValueError for workers that would answer with something else than what the results say."""
+    """ValueError if the facts of the workers differ from the facts that the results record."""
     if other := differences(theirs, ours, ("for the workers", "for the driver")):
         raise ValueError(f"the workers do not fit this comparison: {'; '.join(other)}")

@@ -1,4 +1,4 @@
-"""On what a result was made: versions and machine."""
+"""The environment of a result: versions and machine."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ PACKAGES = ("evocomp", "torch", "transformers", "deap")
 
 
 def environment() -> dict[str, str]:
-    """Versions, processor, cores this process may use, threads of torch, accelerator."""
-    import torch  # not at the top: a second
+    """Return versions, processor, cores that this process may use, torch threads and accelerator."""
+    import torch  # imported here because it takes a second
 
     return {
         "python": platform.python_version(),
@@ -49,7 +49,7 @@ def _cores() -> int:
 
 
 def check_device(device: str) -> None:
-    """ValueError for a device that is not there."""
+    """ValueError if the device is not available."""
     import torch
 
     try:

@@ -1,4 +1,4 @@
-"""AnsweredPart of one method at one budget on one benchmark: scored, with what every sample kept and cost."""
+"""Evaluate one method at one budget on one benchmark: answers, scores, kept tokens and costs."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ from compress.models.loading import MLLM
 from compress.progress import Progress
 from compress.samples import Sample
 
-ROUNDS = 3  # of measuring a choice's cost and solving for the budget again
-COUNTED = 16  # samples on which that cost is measured, whatever the batch
+ROUNDS = 3  # of measuring the selection cost and solving for the budget again
+COUNTED = 16  # samples on which that cost is measured, for any batch size
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What went on from one depth of one sample: untouched indices, -1 for a token of the whole image.
+    """The remaining tokens of a sample at one depth: untouched indices, -1 for a token of the whole image.
 
-    `merged` are those of `kept`, -1 aside, whose value changed here or earlier: they stand for several.
+    `merged` are the indices of `kept` (-1 excluded) whose value changed at this depth or before: each
+    represents several tokens.
     """
 
     depth: int
@@ -45,12 +46,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run produced: per sample in the samples' order, per unit (see `Task`), and means.
+    """The result of one run: per sample in the samples' order, per unit (see `Task`), and means.
 
-    `kept` holds the untouched indices of the tokens after the last stage, -1 for a token that stands for the
-    whole image; `path` all stages on the way there, none where all tokens were kept. A method that draws at
-    random runs several times: credits, sums, costs and sub-scores are means over its draws, and what is
-    there per sample is that of the first.
+    `kept` holds the untouched indices of the tokens after the last stage, -1 for a token that represents the
+    whole image; `path` holds all stages up to there, and is empty if all tokens were kept. A method that
+    draws at random runs several times: credits, sums, costs and sub-scores are means over its draws, and
+    values per sample are those of the first draw.
     """
 
     task: str
@@ -59,15 +60,15 @@ class Outcome:
     correct: tuple[float, ...]  # credit of each prediction, 0 to 1
     kept: tuple[tuple[int, ...], ...]  # per sample
     path: tuple[tuple[Stage, ...], ...]  # per sample
-    credit: tuple[float, ...]  # [U] what paired tests compare
-    sums: tuple[tuple[float, ...], ...]  # [U, k] what the score is a function of
-    images: tuple[str, ...]  # [U] which image each unit asks about, the same name in all tasks
+    credit: tuple[float, ...]  # [U] compared by paired tests
+    sums: tuple[tuple[float, ...], ...]  # [U, k] statistics that the score is computed from
+    images: tuple[str, ...]  # [U] name of each unit's image, the same in all tasks
     score: float  # percent
-    ledger: Ledger | None  # means over samples, choosing by the first few; None if nobody counted
+    ledger: Ledger | None  # means over samples, selection over the first few; None if not counted
     stages: tuple[int, ...]  # depths at which tokens were dropped
-    subscores: Mapping[str, float] = field(default_factory=dict)  # of parts, and rates; see `Task.subscores`
+    subscores: Mapping[str, float] = field(default_factory=dict)  # parts and rates; see `Task.subscores`
     batch: int | None = None  # samples that went through the model at a time, at the end
-    draws: tuple[float, ...] = ()  # the score of each draw; of a method that does not draw, its score
+    draws: tuple[float, ...] = ()  # the score of each draw; one score if the method does not draw
     seconds: float | None = field(default=None, compare=False)  # None if it was read from a folder
 
     @property
@@ -87,14 +88,14 @@ class Outcome:
 
     @property
     def cost(self) -> Ledger:
-        """The ledger of a run whose tokens were counted."""
+        """The ledger of the run; its tokens must have been counted."""
         assert self.ledger is not None
         return self.ledger
 
 
 @dataclass(frozen=True)
 class AnsweredPart:
-    """What a model said to samples in one draw, in their order, and what went on of each of them."""
+    """The answers to samples in one draw, in the samples' order, with a record of each image's tokens."""
 
     predictions: Sequence[str]
     records: Sequence[Record]
@@ -117,19 +118,19 @@ def evaluate(
 ) -> Outcome:
     """Answer every sample greedily and score the answers; without a selector the untouched model answers.
 
-    `keep` is the budget, a count of visual tokens or a ratio of each image's (`compress.keep`), spent as
-    `match` has it (`compress.budget`); None keeps all.
-    `batch` samples go through the model at a time, a matter of speed and memory only; `Batches` may halve it.
-    `positions` are the method's own by default. A method that draws at random is run `selector.draws` times.
-    With `source` the method chooses on that model, and its choice is kept here (`compress.attach.transfer`).
-    ValueError for a budget that is impossible.
+    `keep` is the budget, a count of visual tokens or a ratio of each image's tokens (`compress.keep`);
+    `match` sets its meaning (`compress.budget`). None keeps all tokens.
+    `batch` samples go through the model at a time; this affects only speed and memory, and `Batches` may
+    halve it. `positions` are by default the method's own. A method that draws at random is run
+    `selector.draws` times. With `source` the method selects on that model, and its selection is applied to
+    `mllm` (`compress.attach.transfer`). ValueError for an impossible budget.
     """
     if not samples:
         raise ValueError(f"{task.name}: no samples to evaluate; ask for at least one")
     if source:
         check_twins(source, mllm)
         check_match_of_twins(match)
-    chosen = selector or KeepAll()  # keeps the trace, changes no bit
+    chosen = selector or KeepAll()  # records the trace and changes nothing
     budget = mllm.visual_tokens if keep is None else read_keep(keep)
     batches = Batches(batch) if isinstance(batch, int) else batch
     started = time.perf_counter()
@@ -152,7 +153,7 @@ def evaluate(
 
 
 def check_match_of_twins(match: Match) -> None:
-    """ValueError for a cost that cannot be held equal where another model selects."""
+    """ValueError for a cost that cannot be matched when another model selects."""
     if match == "flops":
         raise ValueError(
             "--match flops: the cost of selecting on another model cannot be counted here; choose "
@@ -174,9 +175,10 @@ def answer(
     before: int = 0,
     progress: Progress | None = None,
 ) -> AnsweredPart:
-    """Answer samples greedily under one draw of a method, at a budget that `spend` gave.
+    """Answer samples greedily under one draw of a method, at a budget from `spend`.
 
-    `before` is how many answers of the same evaluation come before these: only its first ones are counted.
+    `before` is the number of earlier answers in the same evaluation: FLOPs are counted for the first ones
+    only.
     """
     started = time.perf_counter()
     predictions: list[str] = []
@@ -188,7 +190,7 @@ def answer(
         acting = selector
         if source:
             acting = choose(source, images, questions, selector, keep, mllm.layers, match)
-        counted = before + len(records) < COUNTED  # counting takes as long as choosing, on small models
+        counted = before + len(records) < COUNTED  # counting takes as long as selecting, on small models
         with attach(mllm, acting, keep, match=match, positions=positions, count_flops=counted) as trace:
             said = mllm.answer(images, questions, max_new_tokens=task.max_new_tokens)
         return said, trace.samples
@@ -202,9 +204,9 @@ def answer(
 
 
 def score(mllm: MLLM, task: Task, samples: Sequence[Sample], made: Sequence[AnsweredPart]) -> Outcome:
-    """Score the answers to all samples: those of the first draw in the samples' order, then of the next.
+    """Score the answers to all samples: the first draw's in the samples' order, then the next draw's.
 
-    Nothing is asked: `mllm` says the shape of the decoder.
+    The model is not run; `mllm` only provides the shape of the decoder.
     """
     predictions = [said for one in made for said in one.predictions]
     records = [record for one in made for record in one.records]
@@ -238,12 +240,12 @@ def score(mllm: MLLM, task: Task, samples: Sequence[Sample], made: Sequence[Answ
 def spend(
     mllm: MLLM, samples: Sequence[Sample], selector: Selector, keep: Keep, match: Match, batches: Batches
 ) -> tuple[Keep, Match]:
-    """What `attach` is asked for so that `selector` spends what `keep` tokens cost: a budget and its meaning.
+    """Return the budget and its meaning for `attach` at which `selector` costs as much as `keep` tokens.
 
-    Where FLOPs are matched a count is solved, or for a ratio the share that this count is, for an image, a
-    prompt and a cost of choosing that are the mean of the first of `samples`. That cost depends on how
-    many tokens stay, so it is measured and the count solved in turn until it stands. ValueError for a
-    budget out of reach.
+    For matched FLOPs the count (for a ratio, the share that equals this count) is solved for the mean image,
+    prompt and selection cost of the first of `samples`. The selection cost depends on the number of kept
+    tokens, so measuring the cost and solving for the count alternate until the count no longer changes.
+    ValueError for a budget out of reach.
     """
     if match != "flops":
         check_reach(mllm, selector, keep, match, partial(largest_image, mllm, samples))
@@ -273,10 +275,11 @@ def spend(
 
 
 def check_reach(mllm: MLLM, selector: Selector, keep: Keep, match: Match, largest: Callable[[], int]) -> None:
-    """ValueError for a budget that is out of reach.
+    """ValueError for a budget out of reach.
 
-    Where the tokens of an image follow from its size, `largest` is asked for those of the largest at hand
-    if the model's largest could not be had: `attach` spends the budget on each image, and on each video.
+    If the number of tokens depends on the image size, a budget that fails for `mllm.visual_tokens` is checked
+    again for `largest`, the tokens of the largest image at hand: `attach` applies the budget to each image
+    and video.
     """
     flops, most = flops_of(DecoderShape.of(mllm.decoder.config)), mllm.visual_tokens
     try:
@@ -290,7 +293,7 @@ def check_reach(mllm: MLLM, selector: Selector, keep: Keep, match: Match, larges
 
 
 def whole_of(mllm: MLLM, data: Mapping[Task, Sequence[Sample]]) -> int:
-    """Visual tokens of an image, or of the largest of the first videos of tasks about videos."""
+    """Visual tokens of an image, or the maximum over the first videos of the tasks about videos."""
     first = [samples[0].visual_at(mllm.image_side) for task, samples in data.items() if task.videos]
     return max(map(mllm.tokens_of, first), default=mllm.visual_tokens)
 
@@ -302,7 +305,7 @@ def largest_image(mllm: MLLM, samples: Sequence[Sample]) -> int:
 
 @torch.no_grad()
 def _prefill(mllm: MLLM, samples: Sequence[Sample], selector: Selector, last: Keep) -> list[Record]:
-    """The records of one prefill, what choosing computes counted."""
+    """The records of one prefill, with the FLOPs of selection counted."""
     pictures = [one.visual_at(mllm.image_side) for one in samples]
     inputs = mllm.prepare(pictures, [one.question for one in samples])
     with attach(mllm, selector, last, match="tokens", count_flops=True) as trace:

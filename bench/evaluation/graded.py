@@ -1,6 +1,7 @@
-"""Questions that another suite has asked and graded, as a comparison in our own form.
+"""Comparisons in our own form from questions that another suite has asked and graded.
 
-A `Suite` reads what its runs left behind. Any benchmark will do whose questions have grades from 0 to 1.
+A `Suite` reads the files that its runs leave behind. Any benchmark is supported whose questions have grades
+from 0 to 1.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from bench.evaluation.stats import MARGIN
 from bench.tasks.base import Task
 from evosearch.registry import cut, listed, unknown
 
-APART = 0.05  # points between our mean and the suite's own score that are told
+APART = 0.05  # points between our mean and the suite's own score above which a remark is made
 
-Place = int | str  # what a suite calls a question
+Place = int | str  # a suite's identifier of a question
 
 
 class Logged(Task):
@@ -38,26 +39,26 @@ class GradedQuestion:
     grades: Mapping[str, float]  # by metric, in the order of the log
     said: str
     same: Mapping[str, str] = field(default_factory=dict)  # equal in two runs that asked the same question
-    image: str = ""  # equal for questions about one image or video; empty where the log does not tell
-    prompt: str = ""  # as the model was asked; empty where the log does not tell
+    image: str = ""  # equal for questions about one image or video; empty if unknown
+    prompt: str = ""  # as given to the model; empty if unknown
 
 
 @dataclass(frozen=True)
 class GradedTask:
-    """What one run said on one task; `own` are the suite's scores by metric, as shares or in percent."""
+    """The answers of one run to one task; `own` are the suite's scores by metric, as shares or in percent."""
 
     questions: Mapping[Place, GradedQuestion]
     own: Mapping[str, float] = field(default_factory=dict)
-    lower: frozenset[str] = frozenset()  # metrics of which less is better
-    how: str = ""  # how answers were graded, where a suite has several ways
+    lower: frozenset[str] = frozenset()  # metrics for which less is better
+    how: str = ""  # way of grading, if a suite has several
 
     def values(self, metric: str) -> dict[Place, float]:
-        """The metric of each question that has it."""
+        """The metric's value for each question that has it."""
         told = ((place, one.grades.get(metric)) for place, one in self.questions.items())
         return {place: value for place, value in told if value is not None}
 
     def metrics(self) -> list[str]:
-        """Those that can be averaged, best first: of most questions, then in the log's order."""
+        """The metrics, those of the most questions first, and otherwise in the log's order."""
         names = dict.fromkeys(name for one in self.questions.values() for name in one.grades)
         counts = {name: len(self.values(name)) for name in names}
         return sorted(names, key=lambda name: -counts[name])
@@ -65,7 +66,7 @@ class GradedTask:
 
 @dataclass(frozen=True)
 class GradedRun:
-    """All tasks of one run, what is known of the model, and what a reader should know."""
+    """All tasks of one run, the known facts about the model, and remarks for the reader."""
 
     name: str
     tasks: Mapping[str, GradedTask]
@@ -74,18 +75,18 @@ class GradedRun:
 
 
 class Suite(ABC):
-    """How one suite's runs are read."""
+    """A reader for the runs of one suite."""
 
     name: ClassVar[str]
-    files: ClassVar[str]  # what --images takes
+    files: ClassVar[str]  # kind of file for --images
 
     @abstractmethod
     def read(self, name: str, path: Path) -> GradedRun:
-        """The run that a folder or file holds; ValueError for none, and for what cannot be read."""
+        """Read the run in a folder or file; ValueError if there is none or if it cannot be read."""
 
     @abstractmethod
     def images(self, path: Path) -> Mapping[Place, str]:
-        """By question a name that is equal where images are; ValueError for what is no data set."""
+        """Map questions to names that are equal for equal images; ValueError if the path is no data set."""
 
 
 def compare_runs(
@@ -100,13 +101,13 @@ def compare_runs(
     title: str = "",
     mixed: bool = False,
 ) -> tuple[Comparison, Origin]:
-    """A comparison of runs by name; the first is the baseline, which the table calls `none`.
+    """Compare runs by name; the first is the baseline, which the table calls `none`.
 
-    `images` name, by task, files of its data set: questions about equal images are drawn together by the
-    intervals. `metrics` choose a metric by task (default: the first that all questions have). `mixed` admits
-    runs that were asked in other words, with a remark.
-    ValueError for runs without a task in common, for those that did not answer the same questions or were not
-    graded in the same way, and for metrics that are not between 0 and 1 or of which less is better.
+    `images` name, by task, files of its data set, so that the intervals resample questions about equal images
+    together. `metrics` choose a metric by task (default: the one that the most questions have). `mixed`
+    admits runs with other prompts, with a remark.
+    ValueError for runs without a task in common, for runs that did not answer the same questions or were not
+    graded in the same way, and for metrics that are not between 0 and 1 or for which less is better.
     """
     runs = [suite.read(name, path) for name, path in paths.items()]
     baseline, *others = runs
@@ -190,7 +191,7 @@ def _metric(task: str, log: GradedTask, asked: str | None) -> str:
 
 
 def _check(baseline: GradedRun, run: GradedRun, task: str, metric: str) -> None:
-    """ValueError unless both answered the same questions and were graded in the same way."""
+    """ValueError unless both runs answered the same questions and were graded in the same way."""
     ours, theirs = baseline.tasks[task], run.tasks[task]
     if ours.how != theirs.how:
         raise ValueError(
@@ -213,7 +214,7 @@ def _check(baseline: GradedRun, run: GradedRun, task: str, metric: str) -> None:
 def _prompts(
     baseline: GradedRun, run: GradedRun, task: str, places: Sequence[Place], mixed: bool
 ) -> Iterator[str]:
-    """A remark on other words; ValueError for them unless `mixed`."""
+    """Yield a remark if the prompts differ; ValueError in that case unless `mixed`."""
     ours, theirs = baseline.tasks[task].questions, run.tasks[task].questions
     asked = [(place, ours[place].prompt, theirs[place].prompt) for place in places]
     others = [(place, one, other) for place, one, other in asked if one and other and one != other]
@@ -245,7 +246,7 @@ def _outcome(
 
 
 def _apart(suite: Suite, run: GradedRun, task: str, metric: str, score: float) -> Iterator[str]:
-    """The suite's own score of the metric, a share or in percent, where it is no mean over questions."""
+    """Yield a remark if the suite's own score (a share or percent) is not the mean over questions."""
     own = run.tasks[task].own.get(metric)
     if own is not None and min(abs(own - score), abs(100 * own - score)) > APART:
         yield (

@@ -1,4 +1,4 @@
-"""A comparison of methods that are named by their specs: checked before a model is loaded, then run."""
+"""A comparison of methods given by their specs: options are checked before a model is loaded."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from evosearch.registry import specs
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """What is compared and how; `methods` are specs with commas between them, or "all".
+    """Options of a comparison; `methods` are comma-separated specs, or "all".
 
-    None leaves a choice open: the last method is the `reference`, `difficulty` is "downsample" if it is
-    compared, the `compressor` is the one that ships with the model, no other model selects (`source`),
+    None selects a default: the `reference` is the last method, `difficulty` is "downsample" if it is
+    compared, the `compressor` is the one shipped with the model, no other model selects (`source`),
     `positions` are each method's own, and the `batch` is halved when memory runs out.
     """
 
@@ -44,12 +44,14 @@ class CompareOptions:
     batch: int | None = None
 
     def selectors(self, model: str) -> dict[str, Selector]:
-        """Methods by their specs, which select on `source` or on `model`; ValueError for options that do not
-        go together."""
+        """Build the methods from their specs, for selection on `source` or else on `model`.
+
+        ValueError for options that do not fit together.
+        """
         chooser = self.source or model
         every = self.methods.strip() == "all"
         listed = buildable(chooser, self.compressor) if every else specs(self.methods)
-        methods = [spec for spec in listed if spec != VANILLA]  # its row is there anyway
+        methods = [spec for spec in listed if spec != VANILLA]  # its row is always in the table
         if not methods:
             raise ValueError(
                 f"--methods {self.methods}: name a method besides {VANILLA} (evocomp list methods)"
@@ -70,9 +72,9 @@ class CompareOptions:
         engine: Engine | None = None, workers: int = 1, loads: Loader | None = None,
         progress: Progress = lambda done, total: None, say: Callable[[str], object] = lambda text: None,
     ) -> Comparison:  # fmt: skip
-        """`compare` with these selectors; `source` is the loaded model that selects, None: `mllm` itself.
+        """Run `compare` with these selectors; `source` is the loaded model that selects. None: `mllm` itself.
 
-        Workers of an `engine` elsewhere load their model by `loads`.
+        Workers of an `engine` on other machines or devices load their model by `loads`.
         """
         given = self._given(mllm, source, selectors, data, folder, engine, loads, say)
         return compare(
@@ -86,7 +88,7 @@ class CompareOptions:
         data: Mapping[Task, Sequence[Sample]], folder: Path | None = None, *, engine: Engine | None = None,
         loads: Loader | None = None, say: Callable[[str], object] = lambda text: None,
     ) -> PreparedComparison:  # fmt: skip
-        """As `run`, without the work."""
+        """Run `prepare` with these selectors: as `run`, without the work."""
         return prepare(**self._given(mllm, source, selectors, data, folder, engine, loads, say))
 
     def _given(
@@ -94,7 +96,7 @@ class CompareOptions:
         data: Mapping[Task, Sequence[Sample]], folder: Path | None, engine: Engine | None,
         loads: Loader | None, say: Callable[[str], object],
     ) -> dict[str, Any]:  # fmt: skip
-        """What `compare` and `prepare` both take."""
+        """The arguments that `compare` and `prepare` share."""
         kind = loads.kind if loads else mllm.model.device.type
         return {
             "mllm": mllm, "keeps": self.keeps, "data": data, "batch": Batches.of(self.batch, kind),

@@ -1,4 +1,4 @@
-"""When results were made, where and how long it took: times.json, beside results that hold no time.
+"""Date, machine and duration of results: times.json, next to results that contain no times.
 
 All other files of a folder depend on the result alone, so that they can be compared byte for byte.
 """
@@ -23,7 +23,7 @@ FILE = "times.json"
 
 @dataclass(frozen=True)
 class CommandRun:
-    """One command that was carried out to its end. `date`: when it ended, UTC; empty where unknown."""
+    """One command that ran to its end. `date`: its end in UTC; empty if unknown."""
 
     command: str
     date: str = ""
@@ -36,7 +36,7 @@ class CommandRun:
 
 @dataclass(frozen=True)
 class WorkRecord:
-    """One call that worked on a step of a recipe: how much it did, with what, and for how long."""
+    """One call that worked on a step of a recipe: amount of work, resources and duration."""
 
     units: StoredCount
     forwards: NonNegativeFloat
@@ -50,9 +50,9 @@ class WorkRecord:
 
 @dataclass(frozen=True)
 class Times:
-    """The commands that filled a folder, in order, and the seconds that its parts took, by name.
+    """The commands that filled a folder, in order, and the seconds of its parts by name.
 
-    The folder of a recipe's step has the calls that worked on it in place of commands.
+    The folder of a recipe's step lists the calls that worked on it instead of commands.
     """
 
     runs: Sequence[CommandRun] = ()
@@ -61,7 +61,7 @@ class Times:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Those of a folder, or none; ValueError for a file that cannot be read."""
+        """Read the times of a folder, or empty ones; ValueError for a file that cannot be read."""
         try:
             return read(cls, folder / FILE)
         except FileNotFoundError:
@@ -77,12 +77,12 @@ class Times:
 
     @property
     def commands(self) -> list[str]:
-        """Each command once."""
+        """Each distinct command, in order."""
         return list(dict.fromkeys(one.command for one in self.runs))
 
     @property
     def environment(self) -> dict[str, str]:
-        """Versions and machine; values that differ between runs are listed."""
+        """Versions and machine; differing values of several runs are joined."""
         return listed([one.environment for one in self.runs])
 
     def save(self, folder: Path) -> None:
@@ -95,12 +95,12 @@ def now() -> str:
 
 
 def listed(facts: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Facts of several in one; values that differ are listed."""
+    """Merge several sets of facts; differing values are joined with semicolons."""
     names = dict.fromkeys(name for one in facts for name in one)
     return {name: "; ".join(dict.fromkeys(one[name] for one in facts if name in one)) for name in names}
 
 
 def put_json(path: Path, content: Any) -> None:
-    """Write a JSON file at once."""
+    """Write a JSON file atomically."""
     with replacing(path) as part:
         part.write_text(json.dumps(content, indent=1) + "\n")

@@ -1,7 +1,7 @@
-"""What a run costs: visual tokens per layer -> equivalent tokens, FLOPs of prefill and decoding, cache bytes.
+"""The cost of a run: visual tokens per layer -> equivalent tokens, prefill and decoding FLOPs, cache bytes.
 
-All figures follow from the tokens that really entered each layer (`attach`'s trace), never from the asked
-budget.
+All figures follow from the tokens that actually entered each layer (`attach`'s trace), never from the
+requested budget.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class DecoderShape:
 
     @classmethod
     def of(cls, config: Any) -> DecoderShape:
-        """From the configuration of a decoder, for instance `mllm.decoder.config`."""
+        """Read the sizes from the configuration of a decoder, for instance `mllm.decoder.config`."""
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return cls(
             layers=config.num_hidden_layers,
@@ -51,8 +51,8 @@ class Ledger:
     """The cost of one sample: `entering[i]` visual and `text` other tokens enter decoder layer i.
 
     `cached[i]` visual tokens are in the cache of layer i after the prefill (None: all that entered it);
-    `selection` are the FLOPs of the method's own choosing. Means over samples give the cost of the mean
-    sample (attention is quadratic, so not quite the mean cost).
+    `selection` is the method's own FLOPs for selection. Means over samples give the cost of the mean sample
+    (attention is quadratic, so this is not quite the mean cost).
     """
 
     shape: DecoderShape
@@ -80,7 +80,7 @@ class Ledger:
 
     @property
     def leaving(self) -> Sequence[float]:
-        """Visual tokens that go on from each layer: those that enter the next one."""
+        """Visual tokens leaving each layer: those that enter the next one."""
         return (*self.entering[1:], self.entering[-1])
 
     @property
@@ -90,27 +90,27 @@ class Ledger:
 
     @property
     def average(self) -> float:
-        """Equivalent visual tokens: the mean over layers of those entering a layer."""
+        """Equivalent visual tokens: the mean over layers of the tokens entering a layer."""
         return sum(self.entering) / len(self.entering)
 
     @property
     def average_leaving(self) -> float:
-        """The mean over layers of those leaving a layer, as some papers count (SparseVLM)."""
+        """The mean over layers of the visual tokens leaving a layer, as some papers count (SparseVLM)."""
         return sum(self.leaving) / len(self.leaving)
 
     @property
     def prefill_flops(self) -> float:
         """Multiplications and additions of the prefill, two per multiply-add, for one row of logits.
 
-        Counts projections, full-square attention (as kernels without causal skipping do it), feed-forward and
-        the method's own choosing; leaves out norms, rotary tables and softmax, as FLOP counters do, and the
-        tower.
+        Includes projections, full-square attention (as in kernels without causal skipping), feed-forward and
+        the method's own selection. Leaves out norms, rotary tables and softmax, as FLOP counters do, and the
+        vision tower.
         """
         lengths = [visual + self.text for visual in self.entering]
         return sum(self._layer(n, n) for n in lengths) + self._head() + self.selection
 
     def decode_flops(self, steps: int = 1) -> float:
-        """The same of `steps` tokens decoded one by one after the prefill; each sees those before it."""
+        """FLOPs of `steps` tokens decoded one by one after the prefill; each attends to all before it."""
         return sum(self._step(done) for done in range(steps))
 
     def kv_bytes(self, element: int = 2) -> float:
@@ -122,7 +122,7 @@ class Ledger:
         return sum(self._layer(1, visual + self.text + done + 1) for visual in self.in_cache) + self._head()
 
     def _layer(self, length: float, seen: float) -> float:
-        """`length` new rows that attend to `seen` rows, themselves among them."""
+        """FLOPs of one layer for `length` new rows, each attending to `seen` rows, the new ones included."""
         shape = self.shape
         queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
         projections = 2 * shape.hidden * (2 * queries + 2 * keys)  # q and o; k and v

@@ -1,4 +1,4 @@
-"""Runs of lmms-eval, from what `lmms-eval eval --log_samples --output_path RUN` left behind.
+"""Runs of lmms-eval, read from the output of `lmms-eval eval --log_samples --output_path RUN`.
 
     RUN/model/20261129_101500_samples_pope.jsonl    a line per question: doc_id, target, answer, metrics
     RUN/model/20261129_101500_results.json          model, arguments, and the harness's own scores
@@ -35,10 +35,10 @@ class LmmsEval(Suite):
     files: ClassVar[str] = "Parquet file or folder"
 
     def read(self, name: str, path: Path) -> GradedRun:
-        """The newest log of every task below a folder, or the logs of one run by its results.json or one of
-        its logs.
+        """Read the newest log of every task below a folder, or one run's logs by its results.json or one log.
 
-        ValueError for none, for what cannot be read, and for newest logs of different models or arguments.
+        ValueError if there is none, if it cannot be read, and if the newest logs have different models or
+        arguments.
         """
         paths: dict[str, Path] = {}
         for one in sorted(_logs(path), key=lambda one: one.name):
@@ -68,9 +68,9 @@ class LmmsEval(Suite):
         return GradedRun(name, dict(sorted(tasks.items())), facts)
 
     def images(self, path: Path) -> Mapping[Place, str]:
-        """A digest of the first image or video of each row, or of its name where there is none.
+        """A digest of the first image or video of each row, or of its name if the row has none.
 
-        Rows are lmms-lab's, in the order of the files, which doc_id counts.
+        Rows are lmms-lab's, in the order of the files; doc_id is their position.
         """
         files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
         found: list[str] = []
@@ -89,7 +89,7 @@ class LmmsEval(Suite):
 
 
 def _logs(path: Path) -> Iterator[Path]:
-    """All logs below a folder, or those with the date of one file."""
+    """Yield all logs below a folder, or those with the date of one file."""
     if path.is_file() and path.name.endswith(RESULTS):
         yield from path.parent.glob(f"{path.name.removesuffix(RESULTS)}_samples_*.jsonl")
     elif path.is_file():
@@ -162,7 +162,7 @@ def _number(value: object) -> float | None:
 
 
 def _image_column(path: Path, schema: pa.Schema) -> str:
-    """The first column of images or videos, else of their names (`imageId`, `videoID`)."""
+    """The first column of images or videos, else the first column of their names (`imageId`, `videoID`)."""
     names = [one for one in schema.names if one.lower().startswith(("image", "video"))]
     named = pa.types.is_string, pa.types.is_large_string
     contents = [one for one in names if not any(check(schema.field(one).type) for check in named)]
@@ -172,7 +172,7 @@ def _image_column(path: Path, schema: pa.Schema) -> str:
 
 
 def _digest(value: object, row: int) -> str:
-    """Equal for equal images; a row without one has a digest of its own."""
+    """A digest that is equal for equal images; a row without an image has its own digest."""
     while isinstance(value, list) and value:
         value = value[0]
     if isinstance(value, dict):

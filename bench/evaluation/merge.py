@@ -1,4 +1,4 @@
-"""Several comparisons in one table, from what they left on disk; only under one protocol, or marked."""
+"""Several comparisons in one table, from their folders on disk; protocols must agree or rows are marked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PACKAGE = "this package"
 
 @dataclass
 class Source:
-    """Folders whose cells agree in everything that matters."""
+    """Folders whose cells agree in all facts that matter."""
 
     folder: str
     protocol: dict[str, Any] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class Source:
 
     @classmethod
     def read(cls, folder: Path) -> Source:
-        """ValueError for a folder without cells, or with cells that contradict each other."""
+        """Read a folder; ValueError if it has no cells, or cells that contradict each other."""
         source = cls(str(folder))
         for cell in read_cells(folder):
             found = cls(str(folder), dict(cell.protocol), {cell.key.method: cell.method}, {cell.key: cell})
@@ -41,7 +41,7 @@ class Source:
         return source
 
     def apart(self, other: Source) -> list[str]:
-        """What forbids to put both into one table, in words."""
+        """Describe the differences that forbid one table for both."""
         words = f"in {self.folder}", f"in {other.folder}"
         found = differences(self.protocol, other.protocol, words)
         for method, facts in other.methods.items():
@@ -61,7 +61,7 @@ class Source:
         return found
 
     def outdated(self) -> list[str]:
-        """Benchmarks that this package scores by another version."""
+        """The benchmarks that this package scores with another version."""
         tasks = dict.fromkeys(key.task for key in self.cells)
         here = {f"{name}: version": find(TASKS, name, "task").version for name in tasks}
         return differences(self.protocol, here, (f"in {self.folder}", f"in {PACKAGE}"))
@@ -83,10 +83,10 @@ def merge(
     margin: float = MARGIN,
     mixed: bool = False,
 ) -> Comparison:
-    """One comparison from the folders of several. ValueError, naming each difference, if protocols differ.
+    """Build one comparison from several folders. ValueError, naming each difference, if protocols differ.
 
-    With `mixed` they may: rows of another protocol carry a number, are shares of their own vanilla and are
-    tested against rows of their own folder only; the comparison says what differs.
+    With `mixed` they may differ: rows of another protocol carry a number, are shares of their own vanilla and
+    are tested only against rows of their own folder; the comparison lists the differences.
     """
     sources: list[Source] = []
     told: list[str] = []
@@ -132,7 +132,7 @@ def merge(
 
 
 def _completed(source: Source, tasks: Sequence[str]) -> dict[CellKey, Cell]:
-    """The cells with an empty one for each task that a row lacks."""
+    """The cells, with an empty one added for each task that a row lacks."""
     cells = dict(source.cells)
     for method, keep in dict.fromkeys(key[:2] for key in source.cells if key.method != VANILLA):
         for task in tasks:

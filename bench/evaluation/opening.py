@@ -1,4 +1,4 @@
-"""Open models, budgets, images and questions by the values of options. Heavy imports happen on first use."""
+"""Open models, budgets, images and questions from option values. Heavy imports happen on first use."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def load_model(model: str, device: str = "cpu", dtype: str = "float32", anyres: 
 
 @dataclass(frozen=True)
 class Loader:
-    """How workers in other processes load a model: by `load_model`, each on the device that it is given."""
+    """A loader of a model for workers in other processes: calls `load_model` with each worker's device."""
 
     model: str
     device: str = "cpu"
@@ -44,7 +44,7 @@ class Loader:
 
     @property
     def kind(self) -> str:
-        """Kind of the device, without its number."""
+        """The kind of the device, without its number."""
         return self.device.partition(":")[0]
 
     def __call__(self, device: str | None = None) -> MLLM:
@@ -72,9 +72,9 @@ def shaped(shape: str, device: str, dtype: str, depth: int | None) -> MLLM:
 
 
 def budget(keep: Keep | None, mllm: MLLM) -> Keep:
-    """Check a budget; None: a ninth of each image's tokens. ValueError if no image has so many.
+    """Check a budget; None: a ninth of each image's tokens. ValueError if no image has so many tokens.
 
-    Where the model reads videos any number may be meant.
+    If the model reads videos, any number is accepted.
     """
     from compress.keep import NINTH, count_of
 
@@ -93,8 +93,8 @@ def open_visual(name: str, side: int = 0, frames: int | None = None, rate: float
     """Open an image file or a video, or render a scene: `micro:SEED`, `busy:SEED` or `video:SEED`.
 
     A folder of pictures and a file with a video's suffix are videos; with `frames` or `rate` every file is
-    one, a moving GIF for instance. Frames are taken as by `read_video`. A scene is rendered for a model whose
-    images are `side` pixels wide and high. ValueError for what is none of these.
+    read as a video, for instance a moving GIF. Frames are sampled as by `read_video`. A scene is rendered for
+    a model whose images are `side` pixels wide and high. ValueError for anything else.
     """
     from compress.images import open_rgb
     from compress.video import read_video
@@ -127,19 +127,19 @@ def _is_scene(name: str) -> bool:
 
 
 def drawn_at(name: str, visual: Visual, side: int) -> Visual:
-    """What `open_visual` gave, for a model that sees `side` pixels: a scene is drawn anew, a file stays."""
+    """Return `visual` for a model that sees `side` pixels: a scene is rendered again, a file is unchanged."""
     return open_visual(name, side) if _is_scene(name) else visual
 
 
 def open_image(name: str, side: int = 0) -> Image:
-    """As `open_visual`; ValueError for a video."""
+    """Open an image as `open_visual` does; ValueError for a video."""
     from compress.samples import only_image
 
     return only_image(open_visual(name, side), name)
 
 
 def told_video(visual: Visual, frames: int | None = None) -> str:
-    """Which frames of a video are read, for people; empty for an image."""
+    """Describe the sampled frames of a video for users; empty for an image."""
     from compress.video import Video
 
     if not isinstance(visual, Video):

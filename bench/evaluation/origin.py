@@ -1,4 +1,4 @@
-"""How a comparison came about: kept beside it as run.json and times.json, and told by its reports."""
+"""The origin of a comparison: stored next to it as run.json and times.json, and shown in its reports."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ FILE = "run.json"
 
 @dataclass(frozen=True)
 class Origin:
-    """Title, settings and environment in words, commands, and more plots: captions with PNG files.
+    """Title, settings and environment as text, commands, and additional plots (captions with PNG files).
 
-    `reference` and `difficulty` name the methods that played these parts; `margin` is that of equivalence.
+    `reference` and `difficulty` name the methods in these roles; `margin` is the margin of equivalence.
     """
 
     title: str
@@ -34,10 +34,10 @@ class Origin:
     margin: float = MARGIN
 
     def save(self, folder: Path, seconds: Mapping[str, float] | None = None) -> Self:
-        """Write it to a folder whose commands have just ended, and what it then says of itself.
+        """Write the origin to the folder of commands that have just ended; return the origin as read back.
 
-        Commands, date, environment and `seconds` (what parts took, by name) go to times.json, the rest to
-        run.json. Plots from elsewhere are copied below the folder, so that it can be moved.
+        Commands, date, environment and `seconds` (of parts, by name) go to times.json, the rest to run.json.
+        Plots outside the folder are copied into it, so that the folder can be moved.
         """
         before = Origin.read(folder)
         times = Times.read(folder)
@@ -80,7 +80,7 @@ class Origin:
 
 
 def joined(origins: Sequence[Origin], title: str = "") -> Origin:
-    """One origin of several: reference, difficulty and margin of the first; facts that differ are listed."""
+    """Join several origins: reference, difficulty and margin of the first; differing facts are listed."""
     return Origin(
         title or "; ".join(dict.fromkeys(one.title for one in origins)),
         listed([one.facts for one in origins]),
@@ -93,7 +93,7 @@ def joined(origins: Sequence[Origin], title: str = "") -> Origin:
 
 
 def _from(folder: Path, path: Path) -> str:
-    """The path as seen from the folder; a file that does not lie below it is copied there."""
+    """The path relative to the folder; a file outside the folder is copied into it."""
     there, here = path.resolve(), folder.resolve()
     if there.is_relative_to(here):
         return str(there.relative_to(here))

@@ -1,4 +1,4 @@
-"""What is left of a comparison, and how long it will take by what was measured before."""
+"""The remaining work of a comparison, and its expected duration from earlier measurements."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from bench.evaluation.compare import PreparedComparison
 from bench.evaluation.history import Times
 from bench.evaluation.protocol import Facts
 
-SAME_SPEED = ("model", "dtype", "device", "batch")  # of a protocol: what a rate depends on
+SAME_SPEED = ("model", "dtype", "device", "batch")  # facts of a protocol that a rate depends on
 
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell of a comparison. `answers` are those of all draws, `parts` how workers get them.
+    """A cell of a comparison. `answers` counts all draws, `parts` are the sizes of the parts for workers.
 
     `rate` is seconds per answer of one worker; None if none was measured.
     """
@@ -35,18 +35,18 @@ class PlannedCell:
 
     @property
     def seconds(self) -> float | None:
-        """Seconds that are left for one worker."""
+        """The remaining seconds for one worker."""
         if not self.left:
             return 0.0
         return None if self.rate is None else self.left * self.rate
 
 
 def planned(prepared: PreparedComparison, rates: Path | None = None) -> list[PlannedCell]:
-    """The cells of a comparison in the order of the work.
+    """List the cells of a comparison in the order of the work.
 
-    Rates are those of finished cells, in the comparison's folder and in `rates`, of the same model, dtype,
-    kind of device and batch: the mean over the budgets of the same method and task, or else over all methods
-    of the task. ValueError if `rates` has no such cells.
+    Rates come from finished cells in the comparison's folder and in `rates`, with the same model, dtype, kind
+    of device and batch: the mean over the budgets of the same method and task, or else over all methods of
+    the task. ValueError if `rates` has no such cells.
     """
     folders = [one for one in (prepared.folder, rates) if one]
     measured = [_measured(folder, prepared.protocol) for folder in folders]
@@ -76,14 +76,14 @@ def planned(prepared: PreparedComparison, rates: Path | None = None) -> list[Pla
 
 
 def parts_left(cells: Iterable[PlannedCell]) -> Iterator[float]:
-    """Seconds of every part that is left, in the order of the work; cells without a rate aside."""
+    """Yield the seconds of every remaining part, in the order of the work; skip cells without a rate."""
     for cell in cells:
         if cell.left and cell.rate is not None:
             yield from (part * cell.rate for part in cell.parts)
 
 
 def makespan(seconds: Iterable[float], workers: int) -> float:
-    """When the last of some jobs is done, if every worker takes the next one as it becomes free."""
+    """The time at which the last job is done, if every worker takes the next job as it becomes free."""
     free = [0.0] * workers
     for one in seconds:
         heapq.heapreplace(free, free[0] + one)
@@ -91,7 +91,7 @@ def makespan(seconds: Iterable[float], workers: int) -> float:
 
 
 def _measured(folder: Path, protocol: Facts) -> list[tuple[CellKey, float, int]]:
-    """Cells with their seconds and answers."""
+    """Finished cells with their seconds and numbers of answers."""
     seconds = Times.read(folder).seconds
     return [
         (cell.key, seconds[stem], len(cell.outcome.samples) * max(1, len(cell.outcome.draws)))

@@ -1,4 +1,4 @@
-"""What must agree before two scores stand in one table, and what a method's name stood for."""
+"""The facts that must agree for two scores in one table, and the facts of a method."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from compress.weights import parts_of
 from evosearch.registry import find
 
 Facts = Mapping[str, Any]  # ready for JSON
-CODE = "code"  # the fact that is a fingerprint of code: nobody can choose it
+CODE = "code"  # the fact with the fingerprint of code: users cannot choose it
 
 
 def of_model(mllm: MLLM, device: str | None = None) -> dict[str, Any]:
-    """What all processes that answer for one table share; `device` is the kind of theirs, if not here."""
+    """Facts shared by all processes that answer for one table; `device` is their kind, None: `mllm`'s."""
     return {
         "model": mllm.fingerprint()[:16],
         "visual tokens": mllm.visual_tokens,
@@ -38,7 +38,7 @@ def of_model(mllm: MLLM, device: str | None = None) -> dict[str, Any]:
 def of_run(
     mllm: MLLM, *, batch: int, match: Match, positions: Positions | None, device: str | None = None
 ) -> dict[str, Any]:
-    """What all tasks of a run share."""
+    """Facts shared by all tasks of a run."""
     return {
         **of_model(mllm, device),
         "match": match,
@@ -49,7 +49,7 @@ def of_run(
 
 
 def of_task(task: Task, samples: Sequence[Sample]) -> dict[str, Any]:
-    """What makes a benchmark's score: version and options, questions and how long an answer may be."""
+    """Facts that determine a benchmark's score: version, options, questions and maximum answer length."""
     facts = {
         **{field.name.replace("_", " "): getattr(task, field.name) for field in fields(task)},
         "version": task.version,
@@ -63,21 +63,21 @@ def of_task(task: Task, samples: Sequence[Sample]) -> dict[str, Any]:
 
 
 def task_of(name: str, facts: Facts) -> Task:
-    """The benchmark under the options that `of_task` told; ValueError for a name or option unknown here."""
+    """Rebuild the benchmark with the options from `of_task`; ValueError for an unknown name or option."""
     kind = find(TASKS, name, "task")
     told = {field.name: f"{name}: {field.name.replace('_', ' ')}" for field in fields(kind)}
     return kind(**{option: facts[key] for option, key in told.items() if key in facts})
 
 
 def of_entry(selector: Selector, mllm: MLLM, source: MLLM | None = None) -> dict[str, Any]:
-    """What a name stood for on a model, and which other model chose the indices, if one did."""
+    """Facts of a method on a model, and the other model that selected the indices, if there is one."""
     chooser = source or mllm
     told = {**of_method(selector), "choices": list(choices_of(selector, chooser.traits))}
     return told | ({"indices from": f"{source.name} {source.fingerprint()[:16]}"} if source else {})
 
 
 def of_method(selector: Selector) -> dict[str, Any]:
-    """What a name stood for: class, options, and digests of its code, weights and folders."""
+    """Facts of a method: class, options, and digests of its code, weights and folders."""
     kind = type(selector)
     options = vars(selector)
     if is_dataclass(selector):
@@ -92,7 +92,7 @@ def of_method(selector: Selector) -> dict[str, Any]:
 
 
 def differences(theirs: Facts, ours: Facts, words: tuple[str, str] = ("there", "here")) -> list[str]:
-    """Every fact that both know and that differs, in words."""
+    """Describe every fact that both have and that differs."""
     there, here = words
     return [
         f"{name} is {_short(theirs[name])} {there} and {_short(ours[name])} {here}"
@@ -102,12 +102,12 @@ def differences(theirs: Facts, ours: Facts, words: tuple[str, str] = ("there", "
 
 
 def apart_from_code(facts: Facts) -> dict[str, Any]:
-    """The facts that a user chooses."""
+    """The facts that a user can choose."""
     return {name: value for name, value in facts.items() if not _is_code(name)}
 
 
 def same_code(theirs: Facts, ours: Facts) -> bool:
-    """Whether every fingerprint of code in `ours` stands in `theirs` too."""
+    """Return whether every code fingerprint in `ours` is equal in `theirs`."""
     return all(theirs.get(name) == value for name, value in ours.items() if _is_code(name))
 
 

@@ -1,6 +1,6 @@
-"""How far a method's choice follows the question: several questions about one image and what they name.
+"""The dependence of a method's selection on the question, from several questions about one image.
 
-Scenes that our code draws say which visual tokens show the things that a question asks about. On other images
+For scenes that our code renders, the visual tokens of the things in a question are known. For other images
 only the overlap of the tokens kept for two questions is known.
 """
 
@@ -33,10 +33,10 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Heard:
-    """What one method chose for one sample: `kept` [N] as booleans, and a `score` [N] of every token.
+    """The selection of one method for one sample: `kept` [N] as booleans, and a `score` [N] of every token.
 
-    The score of a method that only selects is 1 for kept tokens and 0 for others. Tokens that stand for the
-    whole image are left out.
+    If a method only selects, the score is 1 for kept tokens and 0 for others. Tokens that represent the whole
+    image are left out.
     """
 
     kept: Bools
@@ -44,7 +44,7 @@ class Heard:
 
     @classmethod
     def of(cls, kept: Sequence[int], tokens: int) -> Self:
-        """The choice that kept these indices of so many tokens."""
+        """Build the selection that kept these indices out of `tokens`."""
         there = np.zeros(tokens, bool)
         there[[index for index in kept if index >= 0]] = True
         return cls(there, there.astype(float))
@@ -52,13 +52,14 @@ class Heard:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Means over questions with 95 % intervals over images; None where nothing is known of an image's things.
+    """Means over questions with 95 % intervals over images; None if the things in the images are unknown.
 
-    `own`: the AUC of a method's scores, tokens of the things that a question asks about against tokens of
-    other things. `other`: the same tokens ranked by the scores for another question about the image, so that
-    `gain`, the difference, is what the question itself brings (0: the choice ignores it). `overlap`: the
+    `own`: the AUC of a method's scores, for tokens of the things in the question against tokens of other
+    things. `other`: the same tokens ranked by the scores for another question about the image. `gain`: the
+    difference of the two, which is the effect of the question (0: the selection ignores it). `overlap`: the
     share of kept tokens that are also kept for another question about the image. `asked`: the share of kept
-    tokens that show asked things. `area`: their share of all tokens. `families`: `own` by family.
+    tokens that show things in the question. `area`: the share of all tokens that show them. `families`: `own`
+    by family.
     """
 
     own: Interval | None
@@ -75,7 +76,7 @@ def sensitivity(
     mllm: MLLM, selector: Selector, keep: Keep, samples: Sequence[Sample], *,
     batch: int = BATCH, progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Sensitivity:  # fmt: skip
-    """How far a method follows the questions of `samples`, of which neighbours ask about the same image.
+    """Measure how far a method follows the questions; neighbours in `samples` ask about the same image.
 
     ValueError if no image has two questions.
     """
@@ -83,7 +84,7 @@ def sensitivity(
 
 
 def measured(samples: Sequence[Sample], heard: Sequence[Heard]) -> Sensitivity:
-    """How far the choices for `samples` follow their questions; see `sensitivity`."""
+    """Measure how far the selections for `samples` follow their questions; see `sensitivity`."""
     found: dict[str, list[float]] = {name: [] for name in COLUMNS}
     families: dict[str, list[float]] = defaultdict(list)
     images: dict[str, list[str]] = defaultdict(list)
@@ -126,7 +127,7 @@ def measured(samples: Sequence[Sample], heard: Sequence[Heard]) -> Sensitivity:
 
 
 def labelled(labels: Sequence[Label], samples: Sequence[Sample], tokens: int) -> Sensitivity:
-    """How far the labels of `samples` follow their questions, by their scores or else by what they keep.
+    """Measure how far the labels of `samples` follow their questions, by their scores or else by kept tokens.
 
     `tokens` is the number of visual tokens of an image. ValueError if no image has two labels.
     """
@@ -142,7 +143,7 @@ def choices(
     mllm: MLLM, selector: Selector, keep: Keep, samples: Sequence[Sample], batch: int = BATCH,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> list[Heard]:  # fmt: skip
-    """What a method keeps for each sample, and its scores."""
+    """The tokens that a method keeps for each sample, and its scores."""
     scores: list[Floats] = []
     listening = copy(selector)
     if isinstance(selector, Scorer):
@@ -173,9 +174,9 @@ def _recorded(selector: Scorer, scores: list[Floats]) -> Callable[[View], object
 
 
 def tokens_asked(sample: Sample, tokens: int) -> tuple[Bools, Bools] | None:
-    """Which of the visual tokens [N] show things that the question asks about, and which any things.
+    """Masks [N] of the visual tokens that show things in the question, and of those that show any things.
 
-    None for images that our code did not draw, for images in tiles and for questions about no thing.
+    None for images that our code did not render, for images in tiles and for questions about no thing.
     """
     about, drawn = sample.info.get("about"), scene_of(sample.picture)
     if not about or drawn is None or tokens != len(owner := drawn[0].owners(drawn[1])):
@@ -185,7 +186,7 @@ def tokens_asked(sample: Sample, tokens: int) -> tuple[Bools, Bools] | None:
 
 
 def auc(scores: Floats, these: Bools, those: Bools) -> float:
-    """The chance that a token of `these` has a higher score than one of `those`; ties count half."""
+    """The probability that a token of `these` has a higher score than one of `those`; ties count half."""
     mine, theirs = scores[these], np.sort(scores[those])
     below = np.searchsorted(theirs, mine, "left")
     upto = np.searchsorted(theirs, mine, "right")

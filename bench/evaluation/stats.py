@@ -1,10 +1,11 @@
-"""Paired statistics: is the difference between two methods that answered the same samples more than chance?
+"""Paired statistics: significance of the difference between two methods that answered the same samples.
 
-Two views of the same pairs. *Intervals*: images are drawn again with replacement, each with all questions
-about it in all tasks, the same draw for every method, and the scores are recomputed from the sums. Where rows
-were trained with several seeds, the spread over the seeds is added. *Tests*: McNemar's exact test by image on
-the units that two methods answered differently well, for averages the interval's own, with Holm's correction
-for the size of the table. Units are samples, or the samples that only count together.
+Two analyses of the same pairs. *Intervals*: images are resampled with replacement, each with all questions
+about it in all tasks, the same draw for every method, and the scores are recomputed from the sums. If rows
+were trained with several seeds, the variance over the seeds is added. *Tests*: McNemar's exact test by image
+on the units that two methods answered with different credit; for averages a test from the interval's own
+distribution; with Holm's correction for the size of the table. Units are samples, or groups of samples that
+only count together.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from bench.tasks.base import Sums
 
 DRAWS = 2000
 LEVEL = 0.05  # of significance, over a whole table
-CHUNK = 20_000_000  # numbers of a matrix of draws that are held at once
+CHUNK = 20_000_000  # elements of a matrix of draws held in memory at once
 
 MARGIN = 2.0  # points of the average within which two methods count as equal
 
 K = TypeVar("K", bound=Hashable)
 Floats = NDArray[np.float64]
-Images = Mapping[str, Sequence[str]]  # by task: [U] the image that each unit asks about
+Images = Mapping[str, Sequence[str]]  # by task: [U] the image of each unit
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference with its 95 % interval; as text, of percentage points."""
+    """A difference with its 95 % interval; formatted as percentage points."""
 
     difference: float
     low: float
@@ -42,11 +43,11 @@ class Interval:
 
     @property
     def clear(self) -> bool:
-        """Whether zero is outside."""
+        """True if zero is outside the interval."""
         return self.low > 0 or self.high < 0
 
     def within(self, margin: float) -> bool:
-        """Whether all of it is less than `margin` from zero: equivalence, as far as the margin goes."""
+        """Return whether the whole interval lies within `margin` of zero: equivalence."""
         return -margin < self.low and self.high < margin
 
     def __neg__(self) -> Interval:
@@ -58,10 +59,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Units on which one of two methods did better, and how likely so uneven a split is by chance.
+    """The numbers of units on which one of two methods did better, with the p value of so uneven a split.
 
-    `p` is of McNemar's exact test by image, two-sided; `adjusted` the same after Holm's correction over a
-    table.
+    `p` is from McNemar's exact test by image, two-sided; `adjusted` is the same after Holm's correction over
+    a table.
     """
 
     better: int
@@ -77,10 +78,10 @@ class Pairs:
 def resample(runs: Mapping[str, Sequence[Sums]], images: Images, draws: int = DRAWS) -> dict[str, Floats]:
     """Summed statistics of R runs by task: [R, 1 + draws, k], as measured, then resampled.
 
-    Each run is [U, k]. Images are drawn with all their units in all tasks. Those that the same tasks ask
-    about are drawn among themselves, so that every task keeps its number of images. All runs see the same
-    draws, which depend on nothing but the tasks and their images. (scipy.stats.bootstrap resamples values;
-    sums are resampled here, which is a matrix product.)
+    Each run is [U, k]. Images are drawn with all their units in all tasks. Images that occur in the same
+    tasks are drawn among themselves, so that every task keeps its number of images. All runs use the same
+    draws, which depend only on the tasks and their images. (scipy.stats.bootstrap resamples values; here sums
+    are resampled, which is a matrix product.)
     """
     asking: dict[str, list[str]] = {}
     for task in runs:
@@ -102,7 +103,7 @@ def resample(runs: Mapping[str, Sequence[Sums]], images: Images, draws: int = DR
 
 
 def _by_image(sums: Sums, images: Sequence[str], places: Mapping[str, int]) -> Floats:
-    """Sums [I, w] of the images that have a place, from those of units [U, w]."""
+    """Sum the units [U, w] by image [I, w], for the images in `places`."""
     at = np.array([places.get(image, -1) for image in images])
     total = np.zeros((len(places), sums.shape[1]))
     np.add.at(total, at[at >= 0], sums[at >= 0])
@@ -110,7 +111,7 @@ def _by_image(sums: Sums, images: Sequence[str], places: Mapping[str, int]) -> F
 
 
 def _drawn(sums: Floats, seed: int, draws: int) -> Floats:
-    """[1 + draws, w] total of the rows [I, w], then of as many rows drawn with replacement."""
+    """[1 + draws, w] Sum of the rows [I, w], then sums of I rows drawn with replacement."""
     count = len(sums)
     rng = np.random.default_rng(seed)
     chance, step = np.full(count, 1 / count), max(1, CHUNK // count)
@@ -128,10 +129,10 @@ def shares(
     images: Images,
     draws: int = DRAWS,
 ) -> dict[K, Floats]:
-    """Average share of the `vanilla` run in percent over the tasks, by run: [1 + draws], the measured first.
+    """Mean share of the `vanilla` run over tasks, in percent, by run: [1 + draws], the measured one first.
 
-    `runs` map task names to statistics [U, k] over the same units in the same order, those of `images`. A
-    share is 100 where both scores are zero, and nan where only vanilla's is.
+    `runs` map task names to statistics [U, k] over the same units in the same order, with their `images`. A
+    share is 100 if both scores are zero, and nan if only vanilla's is.
     """
     for task in tasks:
         units = {len(images[task.name]), *(len(run[task.name]) for run in runs.values())}
@@ -150,22 +151,23 @@ def shares(
 
 
 def share(score: ArrayLike, vanilla: ArrayLike) -> Floats:
-    """Percent of vanilla's score; of nothing, nothing is all of it and anything is nan."""
+    """Percent of vanilla's score; if that is zero, 100 for a zero score and nan for any other."""
     mine, whole = np.asarray(score, float), np.asarray(vanilla, float)
     nothing = np.where(mine > 0, np.nan, 100.0)
     return np.where(whole > 0, 100 * mine / np.where(whole > 0, whole, 1), nothing)
 
 
 def contrast(ours: Sequence[Floats], theirs: Sequence[Floats]) -> tuple[Interval, float]:
-    """Difference of the means of two rows, with its interval and its two-sided p if there is none in truth.
+    """The difference of the means of two rows, with its interval and its two-sided p under no difference.
 
-    A row is the results of one call of `shares`, one for each seed. With one seed each, the interval has the
+    A row is a list of results of `shares`, one for each seed. With one seed each, the interval consists of
     percentiles of the draws, and p is normal with their standard error: the share of draws beyond zero could
-    not become as small as the correction for a large table needs it. It then says nothing about other seeds.
+    not become as small as the correction for a large table needs. Both then do not cover other seeds.
 
-    With several, the variance of a mean over its seeds is added to that of the draws, and interval and p are
-    Student's with the degrees of freedom of Satterthwaite: seeds and images are crossed random effects. (Few
-    seeds drawn again would give too narrow intervals.) Without any variation there is no evidence: p = 1.
+    With several seeds, the variance of a mean over its seeds is added to the variance of the draws, and
+    interval and p are Student's with Satterthwaite's degrees of freedom: seeds and images are crossed random
+    effects. (Resampling few seeds would give too narrow intervals.) Without any variation there is no
+    evidence: p = 1.
     """
     gap = np.mean(ours, axis=0) - np.mean(theirs, axis=0)
     rows = [np.array([one[0] for one in row]) for row in (ours, theirs) if len(row) > 1]
@@ -185,7 +187,7 @@ def contrast(ours: Sequence[Floats], theirs: Sequence[Floats]) -> tuple[Interval
 
 
 def mean_interval(gaps: Floats, images: Sequence[str] | None = None) -> Interval:
-    """Mean of paired differences [U] with its interval over the images of the pairs, by default one each."""
+    """The mean of paired differences [U] with its interval over the pairs' images. Default: one each."""
     pairs = np.stack([gaps, np.ones(len(gaps))], 1)
     asked = {"pairs": images if images is not None else [str(place) for place in range(len(gaps))]}
     sums = resample({"pairs": [pairs]}, asked)["pairs"][0]
@@ -195,13 +197,13 @@ def mean_interval(gaps: Floats, images: Sequence[str] | None = None) -> Interval
 
 
 def mcnemar(ours: ArrayLike, theirs: ArrayLike, images: Sequence[str]) -> Pairs:
-    """McNemar's exact test on the credits [U] that two methods got for the same units; not yet corrected.
+    """McNemar's exact test on the credits [U] of two methods for the same units; not yet corrected.
 
-    A pair is discordant when its two credits differ, by however little: for right and wrong answers that is
-    McNemar's pair; for soft scores (VQA's 0.3, 0.6, 0.9 and 1) the test is the sign test, of which McNemar's
-    is the special case, so no threshold has to be chosen. Under the null hypothesis the methods are
-    exchangeable on every image, so all discordant pairs of an image change sides together, with the
-    probability of one half: with one unit per image this is McNemar's test. Without discordant pairs p = 1.
+    A pair is discordant if its two credits differ by any amount: for right and wrong answers this is
+    McNemar's pair; for soft scores (VQA's 0.3, 0.6, 0.9 and 1) the test is the sign test, which includes
+    McNemar's as a special case, so no threshold has to be chosen. Under the null hypothesis the methods are
+    exchangeable on every image, so all discordant pairs of an image change sides together with probability
+    one half; with one unit per image this is McNemar's test. Without discordant pairs p = 1.
     """
     signs = np.sign(np.asarray(ours, float) - np.asarray(theirs, float))
     better, worse = int((signs > 0).sum()), int((signs < 0).sum())
@@ -211,7 +213,7 @@ def mcnemar(ours: ArrayLike, theirs: ArrayLike, images: Sequence[str]) -> Pairs:
 
 
 def _flipped(net: NDArray[np.int64]) -> float:
-    """Probability that the sum of `net` [I] is as far from zero as it is if fair coins say the signs."""
+    """Probability that the sum of `net` [I] with random signs is at least as far from zero as observed."""
     from scipy.stats import binom  # not at the top: half a second
 
     total, distribution = abs(int(net.sum())), np.ones(1)
@@ -225,9 +227,9 @@ def _flipped(net: NDArray[np.int64]) -> float:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: p values after which the chance of even one false finding is bounded.
+    """Holm's step-down correction: adjusted p values that bound the probability of any false finding.
 
-    The i-th smallest of m is multiplied by m - i + 1, and none becomes smaller than one before it.
+    The i-th smallest of m is multiplied by m - i + 1, and no value becomes smaller than the one before it.
     """
     p = np.asarray(values, float)
     order = np.argsort(p, kind="stable")

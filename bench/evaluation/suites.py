@@ -1,4 +1,4 @@
-"""Other suites whose results can be compared, by name."""
+"""The other suites with comparable results, by name."""
 
 from __future__ import annotations
 

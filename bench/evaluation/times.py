@@ -1,4 +1,4 @@
-"""Times: the host's clocks, and how many times faster one thing is than another."""
+"""Times: the host's clocks, and the speed-up of one run over another."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import numpy as np
 ClockKind = Literal["wall", "processor"]
 NOW: dict[ClockKind, Callable[[], float]] = {  # seconds on the host
     "wall": time.perf_counter,
-    "processor": time.process_time,  # that this process spent on it, whatever else the machine does
+    "processor": time.process_time,  # spent by this process, independent of other load
 }
 DRAWS = 2000
-ENOUGH = {"p10": 10, "p90": 10, "p99": 100}  # repetitions that a percentile takes
+ENOUGH = {"p10": 10, "p90": 10, "p99": 100}  # repetitions that a percentile needs
 
 
 @dataclass(frozen=True)
 class Speedup:
-    """How many times faster than the untouched model, with its 95 % bootstrap interval over rounds.
+    """The speed-up over the untouched model, with its 95 % bootstrap interval over rounds.
 
-    A round times both, so that what else the machine does falls on both: the speed-up is the median over
-    rounds of the untouched model's time / the other's.
+    A round times both, so that other load on the machine affects both: the speed-up is the median over rounds
+    of the untouched model's time / the other's.
     """
 
     times: float
@@ -33,7 +33,7 @@ class Speedup:
 
     @classmethod
     def of(cls, vanilla: Sequence[float], ours: Sequence[float], seed: int = 0) -> Speedup:
-        """Both in the same unit, round by round; of a single round all three numbers are equal."""
+        """Compute the speed-up from times in the same unit, by round; one round gives three equal numbers."""
         ratios = np.asarray(vanilla) / np.asarray(ours)
         rng = np.random.default_rng(seed)
         drawn = np.median(ratios[rng.integers(0, len(ratios), (DRAWS, len(ratios)))], axis=1)
@@ -46,7 +46,7 @@ class Speedup:
 
 @dataclass(frozen=True)
 class Quantiles:
-    """The times of one stage, in seconds; a percentile is None where there are too few repetitions for it."""
+    """The times of one stage, in seconds; a percentile is None if there are too few repetitions for it."""
 
     n: int
     median: float

@@ -1,4 +1,4 @@
-"""The checkpoint that is kept is the one that answers best on a validation task (paper Appendix A)."""
+"""Validation: the kept checkpoint is the one that answers best on a validation task (paper Appendix A)."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from compress.samples import Sample
 def validator(
     mllm: MLLM, task: str, n: int, keep: Keep, data: str | None = None
 ) -> Callable[[Compressor], float]:
-    """Score of a compressor at the budget `keep` on `n` validation questions of a task, in percent.
+    """Return a function from a compressor to its score in percent on `n` validation questions of a task.
 
-    They are the miniature's, or those of the folder of benchmarks `data`. ValueError for unknown tasks and
-    bad data.
+    `keep` is the budget. The questions are the miniature's, or those of the folder of benchmarks `data`.
+    ValueError for unknown tasks and bad data.
     """
     ((bench, samples),) = load_tasks([task], n, "val", data=data, world=world_of(mllm.name)).items()
     return scored(mllm, bench, samples, keep)
 
 
 def scored(mllm: MLLM, task: Task, samples: Sequence[Sample], keep: Keep) -> Callable[[Compressor], float]:
-    """Score of a compressor at the budget `keep` on these samples, in percent."""
+    """Return a function from a compressor to its score in percent on these samples, at the budget `keep`."""
     return lambda compressor: evaluate(mllm, task, samples, EvoComp(compressor), keep).score

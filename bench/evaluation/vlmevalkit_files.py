@@ -1,4 +1,4 @@
-"""Runs of VLMEvalKit, from the files that its `run.py` leaves in outputs/MODEL.
+"""Runs of VLMEvalKit, from the files that its `run.py` writes to outputs/MODEL.
 
     MODEL_DATASET_JUDGE_result.xlsx    multiple choice: a row per question, or per group of circular
                                        evaluation, with `hit`
@@ -7,7 +7,7 @@
     MODEL_DATASET_score.xlsx           choices about videos: `score`
     MODEL_DATASET_acc.csv, _score.csv  VLMEvalKit's own scores
 
-Rows may also be .tsv or .json (PRED_FORMAT). Benchmarks that leave no such file have no grade per question.
+Rows may also be .tsv or .json (PRED_FORMAT). Benchmarks without such a file have no grade per question.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ GRADED = re.compile(
     r"\.(?:xlsx|tsv|json)"
 )
 PREDICTIONS = ".xlsx", ".tsv", ".json"
-RUN = re.compile(r"T\d{8}.+")  # outputs/MODEL/T20260819-101112 holds one call of run.py
+RUN = re.compile(r"T\d{8}.+")  # outputs/MODEL/T20260819-101112 contains one call of run.py
 WANTED = "MODEL_DATASET_JUDGE_result, _auxmatch, _results or _score, as .xlsx, .tsv or .json"
 SAME = "question", "answer"
 IMAGE = "image_path", "video"
-EDITS = "DocVQA", "InfoVQA"  # their eval_match are distances
+EDITS = "DocVQA", "InfoVQA"  # their eval_match values are distances
 BEST = "ChartQA", "OCRVQA"  # one right reference answer is enough
-WHOLE = None, "", "none", "Overall"  # splits of a row that is about all questions
-POINTER = 64  # characters, as VLMEvalKit tells the index of another row's image from an image
+WHOLE = None, "", "none", "Overall"  # values of `split` in a row for all questions
+POINTER = 64  # characters; VLMEvalKit takes shorter texts for the index of another row
 
 
 class VLMEvalKit(Suite):
@@ -49,9 +49,9 @@ class VLMEvalKit(Suite):
     files: ClassVar[str] = "TSV file"
 
     def read(self, name: str, path: Path) -> GradedRun:
-        """The graded files in a folder MODEL, of each benchmark the newest; or one such file.
+        """Read the graded files in a folder MODEL, the newest for each benchmark, or one such file.
 
-        ValueError for none, for several of one benchmark, and for what cannot be read.
+        ValueError if there is none, if a benchmark has several, and if a file cannot be read.
         """
         found: dict[str, dict[str, GradedTask]] = {}
         for folder in _places(path):
@@ -76,7 +76,7 @@ class VLMEvalKit(Suite):
         return GradedRun(name, tasks, {"model": _model(path)}, remarks)
 
     def images(self, path: Path) -> Mapping[Place, str]:
-        """Images of a benchmark's TSV file, which are base64 or the index of the row that has them."""
+        """Images of a benchmark's TSV file, given as base64 or as the index of the row with the image."""
         told = {_place(row["index"]): row.get("image") or "" for row in read_table(path, ("index", "image"))}
         found: dict[Place, str] = {}
         for place, image in told.items():
@@ -86,7 +86,7 @@ class VLMEvalKit(Suite):
 
 
 def _places(path: Path) -> list[Path]:
-    """Where to look, the newest first: VLMEvalKit links the newest files of all runs into MODEL itself."""
+    """Folders to search, the newest first; VLMEvalKit links the newest files of all runs into MODEL."""
     if not path.is_dir():
         return [path]
     runs = [one for one in path.iterdir() if one.is_dir() and RUN.fullmatch(one.name)]
@@ -109,7 +109,7 @@ def _dataset(file: Path, base: str) -> str:
 
 
 def _predicted(path: Path) -> list[str]:
-    """The benchmarks of which there are predictions, graded or not."""
+    """The benchmarks with predictions, graded or not."""
     if not path.is_dir():
         return []
     files = [one for folder in _places(path) for one in folder.iterdir() if one.suffix in PREDICTIONS]
@@ -119,7 +119,7 @@ def _predicted(path: Path) -> list[str]:
 
 
 def _task(path: Path, how: str, dataset: str) -> GradedTask | None:
-    """None for a file that only sums up, or is about something else."""
+    """Read a graded file; None for a file that only contains summaries, or something else."""
     column = {"results": "eval_match", "detailed_results": "verifier_match"}.get(
         how, "hit" if how.endswith("_result") else "score"
     )
@@ -152,12 +152,12 @@ def _rows(path: Path) -> Sequence[Mapping[str, Any]]:
 
 
 def _place(index: object) -> Place:
-    """Spreadsheets know no whole numbers."""
+    """The index of a question as text; spreadsheets have no whole numbers."""
     return str(int(index)) if isinstance(index, float) and index.is_integer() else str(index)
 
 
 def _grade(row: Mapping[str, Any], column: str, dataset: str, where: str) -> tuple[str, float]:
-    """The metric's name, and a number from 0 to 1; ValueError for none."""
+    """The metric's name, and a number from 0 to 1; ValueError if there is none."""
     told = row.get(column)
     if column == "eval_match":
         grades = _grades(told)
@@ -176,7 +176,7 @@ def _grade(row: Mapping[str, Any], column: str, dataset: str, where: str) -> tup
 
 
 def _grades(told: object) -> list[float] | None:
-    """The list in a cell, which is written as Python writes it."""
+    """Parse the list in a cell, which is written in Python's syntax."""
     if isinstance(told, str):
         told = re.sub(r"np\.\w+\(([^()]*)\)", r"\1", told)
     try:
@@ -195,7 +195,7 @@ def _of_references(grades: Sequence[float], dataset: str) -> float:
 
 
 def _own(base: Path) -> float | None:
-    """`Overall` of the file that sums a benchmark up, if there is one that is not by split."""
+    """`Overall` from the file with a benchmark's summary, if it has a row that is not for one split."""
     for suffix in ("_acc.csv", "_score.csv"):
         path = base.with_name(base.name + suffix)
         if path.is_file():
