@@ -1,7 +1,7 @@
-"""The miniature benchmarks as files of the big ones, so that the real loaders read them.
+"""The miniature benchmarks written as files of the real ones, so that the real loaders read them.
 
-One writer per benchmark and layout; `evocomp.json` says that they are asked under protocol `micro`. Pictures
-are PNG, whatever the official names end in, so that not a pixel changes.
+There is one writer per benchmark and layout; `evocomp.json` sets the protocol `micro`. Pictures are PNG, even
+if the official names have another suffix, so that no pixel changes.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ FileLayout = Literal["official", "lmms-lab"]
 def export(
     out: Path, names: Sequence[str], n: int, layout: FileLayout = "official", split: str = "test"
 ) -> dict[str, int]:
-    """Write `n` questions of each miniature to `out`, a folder of benchmarks; returns numbers of samples.
+    """Write `n` questions of each miniature to `out`, a folder of benchmarks; return the numbers of samples.
 
-    ValueError if one of the tasks is there already: nothing is mixed or overwritten.
+    ValueError if the folder of a task exists: nothing is mixed or overwritten.
     """
     tasks = [find(TASKS, name, "task")() for name in names]
     for task in tasks:
         if (out / task.name).exists():
             raise ValueError(f"{out / task.name} exists: choose another folder, or remove it")
     before, sizes = Manifest.of(out).sizes, dict[str, int]()
-    with ExitStack() as written:  # folders take their names together, when all are complete
+    with ExitStack() as written:  # folders get their names together, when all are complete
         for task in tasks:
             samples = task.micro(n, split)
             folder = written.enter_context(new_folder(out / task.name))

@@ -1,12 +1,12 @@
-"""Records of LLaVA-1.5's instruction mixture (mix665k), and files of its form: what labels are searched on.
+"""Records of LLaVA-1.5's instruction mixture (mix665k) and files of its form: the training data for labels.
 
     {"id": "000000033471", "image": "coco/train2017/000000033471.jpg", "conversations": [
         {"from": "human", "value": "<image>\\nWhat are the colors of the bus in the image?"},
         {"from": "gpt", "value": "The bus in the image is white and red."}, ...]}
 
-One JSON array of 665,298 records; 40,688 have no image, ids repeat, and some pictures of OCR-VQA are dead or
-broken. Records are therefore named by their position and stay in the file, of which an index knows where each
-lies; what cannot be used is counted and left out.
+The file is one JSON array of 665,298 records; 40,688 have no image, ids repeat, and some pictures of OCR-VQA
+are missing or broken. Records are therefore named by their position and stay in the file; an index stores the
+byte offset of each. Unusable records are counted and left out.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ Turns = Literal["first", "random", "all"]
 RULES = Path(__file__).with_name("sources.yaml")
 KEY = b"evocomp instructions"
 FORMAT = 1
-BLOCK = 4096  # records that are made into a table at a time
-_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character, as JSON may escape it
+BLOCK = 4096  # records per batch of the table
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a surrogate pair, which JSON may escape
 UNCHECKED, UNUSABLE = -1, -2  # in place of a picture's size
 INDEX = pa.schema(
     [
         ("position", pa.int32()),  # of the record in the array
         ("start", pa.int64()),  # its first byte in the file
         ("length", pa.int32()),  # bytes
-        ("turns", pa.list_(pa.int16())),  # those with question and answer
+        ("turns", pa.list_(pa.int16())),  # indices of the turns with question and answer
         ("source", pa.dictionary(pa.int32(), pa.string())),
         ("image", pa.string()),
         ("size", pa.int64()),  # bytes of the picture, once it has been opened
@@ -58,7 +58,7 @@ INDEX = pa.schema(
 
 @dataclass(frozen=True)
 class Rule:
-    """What records of a source look like; empty fields fit everything."""
+    """The pattern of a source's records; empty fields match everything."""
 
     __pydantic_config__ = {"extra": "forbid", "strict": True}
 
@@ -76,7 +76,7 @@ class Rule:
 
 
 def read_rules(path: Path = RULES) -> tuple[Rule, ...]:
-    """Rules of a YAML file in their order; ValueError for what is no list of them."""
+    """Read the rules of a YAML file in their order; ValueError if it is not a list of rules."""
     try:
         return checked(tuple[Rule, ...], read_yaml(path), path)
     except ValueError as problem:
@@ -85,7 +85,7 @@ def read_rules(path: Path = RULES) -> tuple[Rule, ...]:
 
 @dataclass(frozen=True)
 class Defect:
-    """Why records, or turns of them, cannot be used."""
+    """The number of records or turns with one defect, and the first of them."""
 
     count: int
     first: str  # where
@@ -102,7 +102,7 @@ class _ManifestDocument(Document):
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """Where the usable records of a file lie, and what was left out.
+    """The positions of a file's usable records, and the counts of those left out.
 
     `digest` is the file's SHA-256. A manifest is an index whose pictures have all been opened.
     """
@@ -114,7 +114,7 @@ class Index:
 
     @staticmethod
     def of(path: Path, rules: Sequence[Rule] | None = None) -> Index:
-        """Read the whole file once, a record at a time; ValueError if it is none."""
+        """Index a file in one pass, one record at a time; ValueError if it is no such file."""
         rules = read_rules() if rules is None else rules
         left_out: dict[str, Defect] = {}
         rows = _usable(path, rules, left_out)
@@ -127,7 +127,7 @@ class Index:
         return Index(path, digest(path), pa.Table.from_batches(batches).unify_dictionaries(), left_out)
 
     def checked(self, images: Path, *, workers: int = 1, progress: Progress | None = None) -> Index:
-        """A manifest: every picture opened, in that many processes, and records without one left out."""
+        """Return a manifest: open every picture, in `workers` processes; leave out records without one."""
         from compress.parallel.workers import each
 
         names = pc.unique(self.table["image"]).to_pylist()
@@ -159,7 +159,7 @@ class Index:
 
     @staticmethod
     def load(path: Path, data: Path) -> Index:
-        """The manifest at `path`; ValueError if it is none, or if the file `data` is not what it is of."""
+        """Load the manifest at `path`; ValueError if it is none, or not the manifest of the file `data`."""
         wrong = "not a manifest; make one with evocomp data check"
         try:
             table = pq.read_table(regular_file(path), partitioning=None)
@@ -189,21 +189,22 @@ class Index:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Records of each source, most first."""
+        """The number of records of each source, the largest first."""
         found = pc.value_counts(self.table["source"].combine_chunks()).to_pylist()
         ranked = sorted(found, key=lambda one: (-one["counts"], one["values"]))
         return {one["values"]: one["counts"] for one in ranked}
 
 
 class Instructions(Catalogue):
-    """Questions of an index as samples, each read from the file when it is asked for.
+    """Questions of an index as samples, each read from the file on access.
 
     `turns`: the first question of each record, a random one by `seed`, or all of them. A question is asked
-    without those before it, as a label is about one question: "What colour is it?" may then be hard to
-    understand. A sample has the same name and content under each of the three, so that its label serves all.
+    without the preceding ones, because a label is about one question; "What colour is it?" may then be hard
+    to understand. A sample has the same name and content under each of the three, so that its label serves
+    all of them.
 
-    `sources` restricts to some; `n` to that many samples, evenly: those whose names hash lowest, so that the
-    fewer are among the more.
+    `sources` restricts the sources. `n` restricts the number of samples evenly: to those whose names have the
+    lowest hashes, so that smaller sets are subsets of larger ones.
     """
 
     def __init__(
@@ -232,7 +233,7 @@ class Instructions(Catalogue):
             self._rows, self._turns = self._rows[places], self._turns[places]
 
     def _chosen(self, turns: Turns, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Row and turn of each sample."""
+        """Return the row and the turn of each sample."""
         if turns not in get_args(Turns):
             raise ValueError(unknown("policy of turns", turns, get_args(Turns)))
         offered = self._table["turns"].combine_chunks()
@@ -265,7 +266,7 @@ class Instructions(Catalogue):
         )  # fmt: skip
 
     def refuse_changed(self) -> None:
-        """ValueError if pictures are not there, or not those of the manifest; they are not opened."""
+        """ValueError if pictures are missing or differ from the manifest in size; they are not opened."""
         column = pc.take(self._table, pa.array(np.unique(self._rows)))
         for name, size in zip(column["image"].to_pylist(), column["size"].to_pylist(), strict=True):
             picture = ImageFile(self.images, name)
@@ -277,7 +278,7 @@ class Instructions(Catalogue):
                 )
 
     def of(self, keys: Iterable[str]) -> list[Sample]:
-        """The samples that the keys of a label store name; ValueError for a key of other data."""
+        """Return the samples named by the keys of a label store; ValueError for a key of other data."""
         places = {self.key(place): place for place in range(len(self))}
         found = []
         for key in keys:
@@ -288,7 +289,7 @@ class Instructions(Catalogue):
 
     @property
     def about(self) -> dict[str, Any]:
-        """What labels of these samples depend on."""
+        """The facts that labels of these samples depend on."""
         return {"data": self.name, "data_sha256": self._index.digest}
 
 
@@ -298,7 +299,7 @@ def digest(path: Path) -> str:
 
 
 def _usable(path: Path, rules: Sequence[Rule], left_out: dict[str, Defect]) -> Iterator[dict[str, Any]]:
-    """Rows of the index; what is left out is counted in `left_out`."""
+    """Yield the rows of the index; count left-out records in `left_out`."""
     for position, (start, length, record) in enumerate(records.scan(path)):
         where = f"record {position}"
         try:
@@ -327,7 +328,7 @@ def _usable(path: Path, rules: Sequence[Rule], left_out: dict[str, Defect]) -> I
 
 
 def _parts(record: Any) -> tuple[str, list[Any]]:
-    """Image and turns; ValueError with the reason if they are not there."""
+    """Return image and turns; ValueError with the reason if the record has none."""
     if not isinstance(record, dict):
         raise ValueError("no object")
     image, turns = record.get("image"), record.get("conversations")
@@ -356,7 +357,7 @@ def _answered(pair: Sequence[Any]) -> bool:
 
 
 def _said(turn: Any) -> str:
-    """The text of a turn; a number counts as its digits, and anything else as nothing."""
+    """The text of a turn; a number counts as its digits, and any other value as empty."""
     value = turn.get("value")
     readable = isinstance(value, str | int | float) and not isinstance(value, bool) and value == value
     return str(value).replace("<image>", "").strip() if readable else ""
@@ -368,12 +369,12 @@ def _count(left_out: dict[str, Defect], reason: str, where: str) -> None:
 
 
 def _draw(name: str) -> float:
-    """In [0, 1), by the name alone."""
+    """A number in [0, 1) that depends on the name alone."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6]) / 2**48
 
 
 def _opened(images: Path, name: str) -> tuple[int, str]:
-    """Bytes of a picture that opens, or why it does not."""
+    """Return the bytes of a picture and "", or UNUSABLE and the reason if it cannot be opened."""
     picture = ImageFile(images, name)
     if picture.size is None:
         return UNUSABLE, "picture not there"

@@ -1,4 +1,4 @@
-"""Miniatures in the files that the benchmarks' authors distribute: one writer per benchmark."""
+"""Miniatures in the official file formats of the benchmarks: one writer per benchmark."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _mmbench(folder: Path, samples: Sequence[Sample], language: str = "EN") -> N
         table = csv.DictWriter(file, columns, delimiter="\t", lineterminator="\n")
         table.writeheader()
         for one in samples:
-            original = str(one.info["item"])  # copies name the row that has the picture
+            original = str(one.info["item"])  # copies name the row with the picture
             picture = b64encode(png(one)).decode() if one.info["copy"] == 0 else original
             table.writerow(mmbench_row(one) | {"image": picture})
 
@@ -181,7 +181,7 @@ def scienceqa_row(one: Sample) -> dict[str, Any]:
 
 
 def place_of(one: Sample) -> int:
-    """Which of its options is right."""
+    """The index of the correct option."""
     return LETTERS.index(one.answers[0])
 
 
@@ -279,7 +279,7 @@ def _mvbench(folder: Path, samples: Sequence[Sample]) -> None:
 
 
 def mvbench_rows(folder: Path, samples: Sequence[Sample]) -> dict[str, list[dict[str, Any]]]:
-    """Records by kind, with their videos below video/."""
+    """Records by kind; their videos are written below video/."""
     found: dict[str, list[dict[str, Any]]] = {}
     for one in samples:
         kind, name = mvbench_kind(one), f"{seed(one)}.mp4"
@@ -295,7 +295,7 @@ def mvbench_rows(folder: Path, samples: Sequence[Sample]) -> dict[str, list[dict
 
 
 def mvbench_kind(one: Sample) -> str:
-    """The kind that asks what the options say: ways, counts, colours or shapes."""
+    """The kind of question that fits the options: directions, counts, colours or shapes."""
     option = one.info["options"][0]
     if option in WAYS:
         return "moving_direction"
@@ -321,7 +321,7 @@ def _videomme(folder: Path, samples: Sequence[Sample]) -> None:
 
 
 def videomme_rows(folder: Path, samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    """A record for each question, with its video below data/."""
+    """One record per question; its video is written below data/."""
     (folder / "data").mkdir()
     rows: list[dict[str, Any]] = []
     for number, one in enumerate(samples):

@@ -1,5 +1,6 @@
-"""A JSON array of records that is too long to be held, such as LLaVA's mixtures: read in a stream, written in
-one, and any record read again from where it lies.
+"""JSON arrays of records too large for memory, such as LLaVA's mixtures.
+
+They are read and written as streams, and any record can be read again from its byte offset.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from compress.documents import once, regular_file
 from compress.files import replacing
 
 CHUNK = 1 << 20  # bytes read at a time
-LONGEST = 1 << 26  # characters of a record: what is longer is a broken one that swallows the rest
+LONGEST = 1 << 26  # characters of a record: a longer one is broken and includes the rest of the file
 BETWEEN = re.compile(r"[\s,]*")
 
 
 def scan(path: Path) -> Iterator[tuple[int, int, Any]]:
-    """Records with their first byte and their length in bytes, none of which is kept.
+    """Yield each record's first byte, length in bytes and content; none is kept in memory.
 
-    ValueError, with the place, for what is no whole array of JSON values.
+    ValueError, with the byte offset, if the file is not a complete array of JSON values.
     """
     decoder, parser = codecs.getincrementaldecoder("utf-8")(), json.JSONDecoder(object_pairs_hook=once)
     with regular_file(path).open("rb") as file:
@@ -32,8 +33,8 @@ def scan(path: Path) -> Iterator[tuple[int, int, Any]]:
         chunks = iter(partial(file.read, CHUNK), b"")
         text, at, opened = "", 0, False  # text[at] lies at `byte`
         while True:
-            start = BETWEEN.match(text, at).end()  # type: ignore[union-attr]  # it matches nothing, too
-            at, byte = start, byte + start - at  # all of it single bytes
+            start = BETWEEN.match(text, at).end()  # type: ignore[union-attr]  # it matches "" too
+            at, byte = start, byte + start - at  # all of these are single bytes
             if not opened and at < len(text):
                 if text[at] != "[":
                     raise ValueError(f"{path}: not a JSON array of records")
@@ -67,7 +68,7 @@ def scan(path: Path) -> Iterator[tuple[int, int, Any]]:
 
 
 def read(path: Path, start: int, length: int) -> Any:
-    """The record that `scan` found at `start`; ValueError if it is not there any more."""
+    """Read the record that `scan` found at `start`; ValueError if it is no longer there."""
     with path.open("rb") as file:
         file.seek(start)
         try:
@@ -77,7 +78,7 @@ def read(path: Path, start: int, length: int) -> Any:
 
 
 def write(path: Path, records: Iterable[Any]) -> int:
-    """Write an array, a record on each line; returns how many. The file appears when it is complete."""
+    """Write an array, one record per line; return their number. The file appears when it is complete."""
     count = 0
     with replacing(path) as part, part.open("w", encoding="utf-8") as file:
         file.write("[")

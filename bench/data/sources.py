@@ -1,7 +1,7 @@
-"""Training questions of other data sets as records of LLaVA's form, so that one reader serves them all.
+"""Training questions of other data sets as records of LLaVA's form, so that one reader handles all of them.
 
-Each source reads the official files in a folder and names images as LLaVA's layout of the image root has them
-(COCO's train2014 lies in coco/train2017 there). Questions are asked as LLaVA-1.5 asks them. A new source is a
+Each source reads the official files in a folder and names images as in LLaVA's layout of the image root
+(there, COCO's train2014 is in coco/train2017). Questions have the prompts of LLaVA-1.5. A new source needs a
 function and a line below.
 """
 
@@ -44,7 +44,7 @@ def choice(question: str, options: Sequence[str]) -> str:
 
 
 def most_common(answers: Sequence[str]) -> str:
-    """The first of those that most humans gave."""
+    """The most frequent answer; the first of several."""
     return Counter(answers).most_common(1)[0][0]
 
 
@@ -55,7 +55,7 @@ def gqa(folder: Folder) -> Iterator[SourceRecord]:
 
 
 def vqa(folder: Folder, prefix: str, source: str) -> Iterator[SourceRecord]:
-    """The form that VQA and OK-VQA share: questions and annotations of COCO's train2014, joined by id."""
+    """The form shared by VQA and OK-VQA: questions and annotations of COCO's train2014, joined by id."""
     questions = read_json(folder.find(f"{prefix}OpenEnded_mscoco_train2014_questions.json"))["questions"]
     annotations = read_json(folder.find(f"{prefix}mscoco_train2014_annotations.json"))["annotations"]
     answers = {row["question_id"]: [one["answer"] for one in row["answers"]] for row in annotations}
@@ -111,7 +111,7 @@ SOURCES: Mapping[str, RecordReader] = {
 
 
 def read_source(name: str, folder: Path) -> Iterator[SourceRecord]:
-    """Records of a source; ValueError for files that are missing or of another form."""
+    """Yield the records of a source; ValueError if files are missing or have another form."""
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}: give the one with the files of {name}")
     try:
@@ -126,7 +126,7 @@ def read_source(name: str, folder: Path) -> Iterator[SourceRecord]:
 
 
 def micro(n: int, images: Path) -> Iterator[SourceRecord]:
-    """`n` questions of the micro mixture; pictures are written below `images` as they come."""
+    """Yield `n` questions of the micro mixture; pictures are written below `images` on the way."""
     from bench.tasks.mixture import training_sample
 
     for number in range(n):

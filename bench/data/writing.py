@@ -1,4 +1,4 @@
-"""What the writers of miniatures share: pictures, scenes' numbers, and files."""
+"""Helpers shared by the writers of miniatures: pictures, numbers of scenes, and files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def png(sample: Sample) -> bytes:
 
 
 def moving_png(sample: Sample) -> bytes:
-    """All frames of a video, not a pixel changed, each with the time it is shown."""
+    """All frames of a video as an animated PNG without loss, each with its duration."""
     video = sample.visual
     assert isinstance(video, Video)
     first, *others = video.frames
@@ -36,7 +36,7 @@ def moving_png(sample: Sample) -> bytes:
 
 
 def seed(sample: Sample) -> int:
-    """The scene's number, which names its picture."""
+    """The number of the scene, which is the name of its picture."""
     return int(sample.info["seed"])
 
 
@@ -53,7 +53,7 @@ def write_json(path: Path, content: object) -> None:
 def write_table(
     path: Path, samples: Sequence[Sample], rows: Rows, name: Callable[[Sample], str], column: str = "image"
 ) -> None:
-    """Rows with their pictures in `column`, a row group at a time."""
+    """Write rows with their pictures in `column`, one row group at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     features = {"info": {"features": {column: {"_type": "Image"}}}}  # for `datasets`
     writer = None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DecoderShape:
-    """The sizes of a decoder with grouped queries and a gated (SwiGLU) feed-forward, as Llama and Qwen2.5."""
+    """Sizes of a decoder with grouped queries and gated (SwiGLU) feed-forward, as in Llama and Qwen2.5."""
 
     layers: Positive
     hidden: Positive
@@ -68,7 +68,7 @@ class Ledger:
 
     @classmethod
     def mean(cls, shape: DecoderShape, records: Sequence[Record], counted: int | None = None) -> Ledger:
-        """The ledger of the mean sample; choosing costs as for the first `counted`, 0 if nobody counted."""
+        """The ledger of the mean sample; selection costs the mean of the first `counted`, 0 if uncounted."""
         chosen = [one.selection_flops for one in records[:counted] if one.selection_flops is not None]
         return cls(
             shape,

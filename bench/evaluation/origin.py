@@ -56,7 +56,7 @@ class Origin:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """What a comparison's folder says, little if it is not finished; ValueError for another file."""
+        """Read a comparison's origin, almost empty if it is unfinished. ValueError for another file."""
         path = folder / FILE
         try:
             told = read(cls, path)

@@ -187,7 +187,7 @@ def _grades(told: object) -> list[float] | None:
 
 
 def _of_references(grades: Sequence[float], dataset: str) -> float:
-    """As VLMEvalKit makes one grade of several; its column `eval_score` is the mean for every benchmark."""
+    """Combine several grades as VLMEvalKit does; its column `eval_score` is always their mean."""
     if any(name in dataset for name in EDITS):
         likeness = 1 - min(grades)
         return likeness if likeness >= 0.5 else 0.0

@@ -1,1 +1,1 @@
-"""How long an answer takes, stage by stage, on the path that is also evaluated: `attach` and `generate`."""
+"""Latency of an answer, stage by stage, on the code path that is also evaluated: `attach` and `generate`."""

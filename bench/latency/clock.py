@@ -1,4 +1,4 @@
-"""Clocks of a device: when something happened there, as seen from the host or from the device itself."""
+"""Clocks of a device: times of events, measured on the host or on the device itself."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ import torch
 
 from bench.evaluation.times import NOW, ClockKind
 
-Moment = Any  # a moment, which only its clock can read
+Moment = Any  # a moment that only its own clock can read
 
 
 class Clock(Protocol):
-    """Marks moments in the order in which a device works."""
+    """Marks moments in the order of the device's work."""
 
     def mark(self) -> Moment: ...
 
     def seconds(self, start: Moment, end: Moment) -> float:
-        """Between two marks, after `wait`."""
+        """Return the seconds between two marks; call `wait` first."""
         ...
 
     def wait(self) -> None:
-        """Until the device has done what it was asked for."""
+        """Wait until the device has finished its work."""
         ...
 
     def forget_peak(self) -> None: ...
 
     def peak(self) -> int | None:
-        """Most bytes in use since `forget_peak`; None where nobody counts them."""
+        """Most bytes in use since `forget_peak`; None if they are not counted."""
         ...
 
 
 class HostClock:
-    """The processor's own: work is done when the call returns.
+    """The host's clock: work is done when the call returns.
 
-    Memory is that of the whole process, which Linux alone tells.
+    Memory is that of the whole process; it is available on Linux only.
     """
 
     def __init__(self, now: Callable[[], float] = time.perf_counter):
@@ -66,7 +66,7 @@ class HostClock:
 
 
 class CudaClock:
-    """Events in the GPU's own stream: between two of them lies its work, and its waiting for the host."""
+    """Events in the GPU's own stream: the time between two of them includes waiting for the host."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -90,7 +90,7 @@ class CudaClock:
 
 
 def clock_of(device: torch.device, kind: ClockKind = "wall") -> Clock:
-    """The clock for a model on this device; ValueError where there is none."""
+    """Return the clock for a model on this device; ValueError if there is none."""
     if kind == "processor" and (device.type != "cpu" or torch.get_num_threads() > 1):
         raise ValueError(
             "processor time is that of one thread on a cpu: choose --device cpu and set OMP_NUM_THREADS=1, "

@@ -1,4 +1,4 @@
-"""Time all cells in turns: A B A B, so that what else the machine does falls on all of them alike."""
+"""Time all cells in turns (A B A B), so that other load on the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -22,13 +22,11 @@ from compress.progress import Progress
 
 @dataclass
 class Measured:
-    """What a run found out. A cell that has no cost could not be run: `problems` says why."""
+    """The results of a run. A cell without a cost could not be run: `problems` holds the reason."""
 
     rounds: Rounds
     costs: dict[LatencyCell, RequestCost] = field(default_factory=dict)
-    joules: dict[LatencyCell, float] = field(
-        default_factory=dict
-    )  # of one request, where a driver counts them
+    joules: dict[LatencyCell, float] = field(default_factory=dict)  # of one request, if a driver counts them
     problems: dict[LatencyCell, str] = field(default_factory=dict)
     peak: float | None = None  # FLOP/s of large matrix products on this device, the roof
 
@@ -42,11 +40,11 @@ def measure(
     warmup: int = 3,
     progress: Progress = lambda done, total: None,
 ) -> Measured:
-    """Time every cell `repetitions` times, in rounds that go through all of them.
+    """Time every cell `repetitions` times, in rounds over all cells.
 
-    The first cell of every mode is vanilla, which is timed in every round in which another is. A cell that
-    cannot be run, or runs out of memory, is left out with its reason, and the rest go on. What `rounds` holds
-    already is not timed again, and what is not timed is not warmed up.
+    The first cell of every mode is vanilla; it is timed in every round with another cell of that mode. A cell
+    that cannot be run, or runs out of memory, is left out with its reason, and the others go on. Repetitions
+    that `rounds` already has are not repeated, and cells without missing repetitions are not warmed up.
     """
     found = Measured(rounds, peak=roof(rig.mllm.model.device, rig.mllm.model.dtype, rig.clock))
     for cell in cells:
@@ -73,7 +71,7 @@ def measure(
         first = (most - missing) % len(turn)
         shots: dict[LatencyCell, RequestTiming] = {}
         with _no_garbage():
-            # Who comes first moves on, so that no cell always follows the same one.
+            # The first cell changes each round, so that no cell always follows the same one.
             for cell in turn[first:] + turn[:first]:
                 with _problem_of(cell, found):
                     shots[cell] = rig.shoot(cell)
@@ -90,7 +88,7 @@ def measure(
 
 @contextmanager
 def _problem_of(cell: LatencyCell, found: Measured) -> Iterator[None]:
-    """Note what makes a cell impossible, and go on."""
+    """Record the error that makes a cell impossible, and continue."""
     try:
         yield
         return
@@ -110,7 +108,7 @@ def _problem_of(cell: LatencyCell, found: Measured) -> Iterator[None]:
 
 @contextmanager
 def _no_garbage() -> Iterator[None]:
-    """Python collects garbage between the rounds, not inside somebody's time."""
+    """Collect garbage before a round and disable collection during it, so that no measurement includes it."""
     gc.collect()
     gc.disable()
     try:
@@ -123,7 +121,7 @@ def roof(
     device: torch.device, dtype: torch.dtype, clock: Clock,
     product: Callable[[Tensor, Tensor], Tensor] = torch.matmul,
 ) -> float | None:  # fmt: skip
-    """FLOP/s of a large product of square matrices here, the best of ten; None if there is no room for it."""
+    """FLOP/s of a large product of square matrices, the best of ten; None if it does not fit into memory."""
     side = 8192 if device.type == "cuda" else 1024
     try:
         left, right = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))

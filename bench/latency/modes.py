@@ -1,4 +1,4 @@
-"""Ways to run a model: as it is evaluated, and faster ones for compression before the decoder."""
+"""Modes of running a model: as in the evaluation, and faster ones for compression before the decoder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Stamp = Callable[[], None]  # called whenever a token has reached the host
 
 
 class Stamps:
-    """A streamer for `generate`: the prompt comes first, then token after token."""
+    """A streamer for `generate`: it receives the prompt first, then each token."""
 
     def __init__(self, stamp: Stamp):
         self.stamp, self.prompt = stamp, True
@@ -36,7 +36,7 @@ class Stamps:
 
 
 class Eager:
-    """`generate`, told not to stop early."""
+    """`generate` with a fixed number of new tokens."""
 
     def __init__(self, mllm: MLLM, steps: int):
         self.mllm, self.steps = mllm, steps
@@ -48,23 +48,24 @@ class Eager:
         )  # fmt: skip
 
     def reset(self) -> None:
-        """Be ready for a request."""
+        """Prepare for a request."""
 
     def release(self) -> None:
-        """Give back what only a request needs, so that it is not counted as the memory of others."""
+        """Free memory that only a request needs, so that it does not count towards other requests."""
 
 
 class Static(Eager):
-    """Greedy decoding with a cache of a fixed length; compiled for this shape if asked for.
+    """Greedy decoding with a cache of fixed length; compiled for this shape in the modes that compile.
 
-    Every request has a cache of its own, but recorded graphs stay with theirs: they know it by its address.
+    Every request has a new cache, except for recorded graphs: they keep theirs, since they refer to it by its
+    address.
     """
 
     def __init__(self, mllm: MLLM, steps: int, batch: int, length: int, mode: str):
         super().__init__(mllm, steps)
         self.batch, self.length, self.recorded = batch, length, mode == "graphs"
         self.forward = None if mode == "static" else compile_decoder(mllm, graphs=self.recorded)
-        self.cache: Any = None  # a StaticCache, while there is a request
+        self.cache: Any = None  # a StaticCache during a request
 
     def answer(self, inputs: Mapping[str, Any], stamp: Stamp) -> None:
         with compiled(self.mllm, self.forward) if self.forward else nullcontext():

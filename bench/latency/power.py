@@ -1,4 +1,4 @@
-"""What a GPU's driver tells, through NVML: energy, clocks, driver. Nothing where there is no driver."""
+"""Energy, clocks and driver of a GPU, through NVML. Everything is None without a driver."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-LEAST = 2.0  # seconds of work that an energy is measured over: the counter moves in steps
+LEAST = 2.0  # seconds of work for a measurement of energy: the counter moves in steps
 
 
 class Driver:
-    """NVML's view of a device; everything is None where it cannot be asked."""
+    """NVML's data on a device; all values are None if it cannot be queried."""
 
     def __init__(self, device: torch.device):
         self.nvml: Any = None
@@ -29,7 +29,7 @@ class Driver:
                 self.nvml = nvml
 
     def joules(self, work: Callable[[], object]) -> float | None:
-        """Energy of one call of `work`, the mean over as many as fit into two seconds or more."""
+        """Energy of one call of `work`: the mean over calls that take at least two seconds in total."""
         start = self._asked("nvmlDeviceGetTotalEnergyConsumption")
         if start is None:
             return None
@@ -41,7 +41,7 @@ class Driver:
         return None if end is None else (end - start) / 1000 / calls
 
     def facts(self) -> dict[str, Any]:
-        """Driver, clocks now and at most, power limit."""
+        """Driver version, current and maximum clocks, power limit."""
         if self.nvml is None:
             return {"driver": None, "clocks": None, "power limit": None}
         nvml = self.nvml

@@ -1,4 +1,4 @@
-"""Tables and figures of a latency run: for people, CSV, Markdown, JSON, PNG."""
+"""Tables and figures of a latency run: terminal text, CSV, Markdown, JSON, PNG."""
 
 from __future__ import annotations
 
@@ -40,8 +40,11 @@ FASTER = {"prefill x": "prefill with selection", "total x": "total"}
 
 @dataclass(frozen=True)
 class LatencyReport:
-    """All that a run says. `facts` name model, device and conditions; `accuracy` are shares of vanilla in
-    percent, by method and budget, from a comparison."""
+    """All results of a run.
+
+    `facts` name model, device and conditions; `accuracy` holds shares of vanilla in percent, by method and
+    budget, from a comparison.
+    """
 
     measured: Measured
     cells: Sequence[LatencyCell]
@@ -60,7 +63,7 @@ class LatencyReport:
         return break_evens(self.rows)
 
     def notes(self) -> list[str]:
-        """What a reader has to know."""
+        """Notes that a reader of the tables needs."""
         found = []
         if few := sorted({row.seconds["total"].n for row in self.rows if row.few}):
             found.append(f"few repetitions ({', '.join(map(str, few))}): take the intervals as rough")
@@ -101,7 +104,7 @@ def table(report: LatencyReport) -> Table:
 
 
 def break_even_table(report: LatencyReport) -> Table:
-    """From how many visual tokens down each method is faster, stage by stage."""
+    """The number of visual tokens below which each method is faster than vanilla, by stage."""
     found: dict[tuple[str, str], list[str]] = {}
     for each in report.break_evens:
         found.setdefault((each.method, each.mode), []).append(str(each))
@@ -113,7 +116,7 @@ def break_even_table(report: LatencyReport) -> Table:
 
 
 def curve_table(report: LatencyReport, stage: str) -> Table:
-    """Speed-ups of one stage, a line per method and a column per budget, the largest first."""
+    """Speed-ups of one stage, a row per method and a column per budget, the largest first."""
     budgets = sorted({row.cell.keep for row in report.rows if not row.untouched}, reverse=True)
     found: dict[str, dict[int, str]] = {}
     for row in report.rows:
@@ -167,7 +170,7 @@ def quantiles(report: LatencyReport) -> Table:
 
 
 def results(report: LatencyReport) -> dict[str, Any]:
-    """All that a run says, with raw times, ready for JSON."""
+    """All results of a run, with raw times, ready for JSON."""
     return {
         "facts": dict(report.facts),
         "peak flops": report.measured.peak,
@@ -223,7 +226,7 @@ def _name(report: LatencyReport, row: LatencyRow) -> str:
 
 
 def sheet(report: LatencyReport, plots: Mapping[str, bytes]) -> Sheet:
-    """The page; `plots` are PNGs under their captions."""
+    """The HTML page; `plots` maps captions to PNGs."""
     about = (
         f"Medians in ms of {report.facts['clock']} time; speed-ups against vanilla, paired, with 95 % "
         f"intervals."
@@ -236,7 +239,7 @@ def sheet(report: LatencyReport, plots: Mapping[str, bytes]) -> Sheet:
 
 
 def write(report: LatencyReport, out: Path) -> None:
-    """results.json, latency.csv, latency.md, latency.html and pictures, beside the raw rounds."""
+    """Write results.json, latency.csv, latency.md, latency.html and pictures, next to the raw rounds."""
     pictures = out / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     drawn = {COST: save(cost_against_tokens(report), pictures / "cost.png")}
@@ -254,7 +257,7 @@ def write(report: LatencyReport, out: Path) -> None:
 
 
 def read_accuracy(folder: Path) -> dict[tuple[str, int], float]:
-    """Mean share of vanilla's score in percent, by method and budget, from the folder of a comparison.
+    """Read the mean share of vanilla's score in percent, by method and budget, from a comparison's folder.
 
     ValueError for a folder without a comparison.
     """
@@ -272,7 +275,7 @@ def read_accuracy(folder: Path) -> dict[tuple[str, int], float]:
 
 
 class _Summary(Document):
-    """What is read of a row."""
+    """The fields that are read from a row."""
 
     method: str
     keep: StoredKeep
@@ -280,6 +283,6 @@ class _Summary(Document):
 
 
 class _ComparisonDocument(Document):
-    """What is read of the results.json of a comparison."""
+    """The fields that are read from a comparison's results.json."""
 
     summary: tuple[_Summary, ...]

@@ -1,4 +1,4 @@
-"""One request through one way of running the model: seconds of its stages, and what it costs."""
+"""One request in one mode of running the model: seconds of its stages, and its cost."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ OF_DEPTH = "drops tokens between the decoder's layers: only eager, where every l
 
 
 class LatencyCell(NamedTuple):
-    """What is timed: a method at a budget, run in one way. Vanilla has the name and budget of the untouched
-    model."""
+    """One timed case: a method at a budget in one mode.
+
+    Vanilla has the name and the budget of the untouched model.
+    """
 
     method: str
     keep: int
@@ -38,8 +40,9 @@ class LatencyCell(NamedTuple):
 class RequestTiming:
     """Seconds of one request, and bytes.
 
-    `vision`, `selection` and `prefill` are marks on the device; `first` token, `total` and `step` (a token
-    after the first, their mean; None if there is none) are the host's, until a token has reached it.
+    `vision`, `selection` and `prefill` are timed on the device. `first` token, `total` and `step` (the mean
+    time of a token after the first; None if there is none) are timed on the host, until a token has reached
+    it.
     """
 
     vision: NonNegativeFloat
@@ -54,14 +57,14 @@ class RequestTiming:
 
 @dataclass(frozen=True)
 class RequestCost:
-    """What one sample costs whatever the clock says."""
+    """The costs of one sample that do not depend on the clock."""
 
     ledger: Ledger
-    waits: int  # of the host for the device, in one pass over the prompt
+    waits: int  # waits waits of the host for the device, in one pass over the prompt
 
 
 def tokens_in(mllm: MLLM, inputs: Mapping[str, Any]) -> int:
-    """Visual tokens of the first of the prompts."""
+    """Visual tokens of the first prompt."""
     return int(mllm.placeholders(inputs["input_ids"][0]).sum())
 
 
@@ -76,7 +79,7 @@ class LatencyRunner:
         match: Match = "equivalent", clock: ClockKind = "wall",
     ):  # fmt: skip
         self.mllm, self.selectors, self.inputs = mllm, selectors, inputs
-        self.tokens = tokens_in(mllm, inputs)  # visual ones of a prompt
+        self.tokens = tokens_in(mllm, inputs)  # visual tokens of a prompt
         self.steps, self.match = steps, match
         self.clock, self.now = clock_of(mllm.model.device, clock), NOW[clock]
         self.runs: dict[LatencyCell, Eager] = {}
@@ -86,7 +89,7 @@ class LatencyRunner:
         return len(self.inputs["input_ids"])
 
     def schedule(self, cell: LatencyCell) -> dict[int, int]:
-        """Depth -> visual tokens left; ValueError for a budget that is impossible."""
+        """Depth -> remaining visual tokens; ValueError for an impossible budget."""
         selector, mllm = self.selectors[cell.method], self.mllm
         if selector is None:
             return {}
@@ -105,7 +108,7 @@ class LatencyRunner:
 
     @torch.no_grad()
     def shoot(self, cell: LatencyCell) -> RequestTiming:
-        """Time one request. Attaching is not part of it: that happens once for many."""
+        """Time one request. Attaching is excluded, since it happens once for many requests."""
         clock, stages = self.clock, Stages(self.mllm, self.clock, tuple(self.schedule(cell)))
         stamps: list[float] = []
         with self._ready(cell) as run, ExitStack() as inside:
@@ -132,7 +135,7 @@ class LatencyRunner:
 
     @torch.no_grad()
     def cost(self, cell: LatencyCell) -> RequestCost:
-        """Ledger and waits of a method at a budget, from two passes over the prompt that nobody times."""
+        """The ledger and the waits of a method at a budget, from two untimed passes over the prompt."""
         with self._attached(cell), counting_waits(self.mllm.model.device) as waits:
             self.mllm.model(**self.inputs, use_cache=True, logits_to_keep=1)
         return RequestCost(self._ledger(cell), waits[0])
@@ -151,7 +154,7 @@ class LatencyRunner:
     def _attached(
         self, cell: LatencyCell, inside: ExitStack | None = None, stages: Stages | None = None
     ) -> ExitStack:
-        """The method attached, in `inside` or a block of its own; its merging timed by `stages`."""
+        """Attach the method, in `inside` or in a new exit stack; `stages` time its merging."""
         inside = inside or ExitStack()
         if selector := self.selectors[cell.method]:
             watched = stages.watch(selector) if stages else selector
@@ -160,7 +163,7 @@ class LatencyRunner:
 
     @contextmanager
     def _ready(self, cell: LatencyCell) -> Iterator[Eager]:
-        """The cell's way of running, ready for a request; of one that failed nothing stays."""
+        """Yield the cell's runner, prepared for a request; it is discarded if the request fails."""
         if cell not in self.runs:
             self.runs[cell] = self._run(cell)
         run = self.runs[cell]

@@ -1,7 +1,7 @@
-"""Raw times on disk, round by round: one JSON file, replaced as a whole after every round.
+"""Raw times on disk, by round: one JSON file, replaced as a whole after every round.
 
-In a round every unfinished cell is timed once, vanilla always with them. What is compared was timed in the
-same round, so that what else the machine did fell on both.
+In a round every unfinished cell is timed once, together with vanilla. Times are compared only within a round,
+so that other load on the machine affects both alike.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ FILE, FORMAT = "rounds.json", 1
 
 
 class Rounds:
-    """All shots of one folder; `None` for a folder keeps them in memory only."""
+    """All timings of one folder; without a folder (None) they are kept in memory only."""
 
     def __init__(self, folder: Path | None, facts: Facts, methods: Mapping[str, Facts]):
-        """ValueError, naming every difference, if the folder was timed under other conditions, and for a file
-        that cannot be read."""
+        """Read the folder; ValueError if it was timed under other conditions, or cannot be read.
+
+        The error names every difference.
+        """
         self.path = folder / FILE if folder else None
         self.facts, self.methods = dict(facts), {name: dict(told) for name, told in methods.items()}
         self.rounds: list[dict[LatencyCell, RequestTiming]] = []
@@ -53,11 +55,11 @@ class Rounds:
         self.rounds = [{LatencyCell(*one.cell): one.shot for one in each} for each in there.rounds]
 
     def shots(self, cell: LatencyCell) -> dict[int, RequestTiming]:
-        """By round."""
+        """The timings of a cell by round."""
         return {number: shots[cell] for number, shots in enumerate(self.rounds) if cell in shots}
 
     def add(self, shots: Mapping[LatencyCell, RequestTiming]) -> None:
-        """Keep a round, on disk at once."""
+        """Add a round and write it to disk at once."""
         self.rounds.append(dict(shots))
         if self.path:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +67,7 @@ class Rounds:
                 part.write_text(json.dumps(self.content()))
 
     def content(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
+        """All rounds and facts, ready for JSON."""
         return {
             "format": FORMAT,
             "facts": self.facts,
@@ -78,7 +80,7 @@ class Rounds:
 
 
 class _TimingDocument(Document):
-    """One request: the cell it was of, and its times."""
+    """One request: its cell and its times."""
 
     cell: tuple[str, Positive, str]
     shot: RequestTiming
@@ -94,7 +96,7 @@ class _RoundsDocument(Document):
 
 
 def read_rounds(path: Path) -> _RoundsDocument:
-    """What `Rounds` wrote; ValueError for another file."""
+    """Read the file of `Rounds`; ValueError for another file."""
     try:
         there = read(_RoundsDocument, path)
         if there.format != FORMAT:

@@ -1,4 +1,4 @@
-"""One run from conditions to a report."""
+"""One latency run, from its conditions to a report."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from compress.models.shapes import random_inputs
 from compress.progress import Progress
 from evosearch.registry import find, parse, pick, specs
 
-RANDOM = "random"  # in place of a compressor's folder: random weights
+RANDOM = "random"  # given instead of a compressor's folder: random weights
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What is timed. `compressor` is a folder, "random", or None for the one shipped with `model`."""
+    """The timed cases. `compressor` is a folder, "random", or None for the one shipped with `model`."""
 
     methods: tuple[str, ...]
     keeps: tuple[Keep, ...]
@@ -63,7 +63,7 @@ class Conditions:
         return made
 
     def budgets(self, tokens: int, model: str) -> list[int]:
-        """Counts of the `tokens` of each request; ValueError, which names the model, if one drops nothing."""
+        """Budgets as counts out of `tokens`; ValueError, naming the model, if one drops nothing."""
         counts = list(dict.fromkeys(count_of(keep, tokens) for keep in self.keeps))
         if wrong := [count for count in counts if not 1 <= count < tokens]:
             raise ValueError(
@@ -72,7 +72,7 @@ class Conditions:
         return counts
 
     def cells(self, tokens: int, model: str) -> list[LatencyCell]:
-        """Vanilla of every mode, then budget by budget."""
+        """Vanilla in every mode, then all methods, budget by budget."""
         budgets = self.budgets(tokens, model)
         whole = [LatencyCell(VANILLA, tokens, mode) for mode in self.modes]
         return whole + [
@@ -82,9 +82,11 @@ class Conditions:
 
 @dataclass(frozen=True)
 class RequestOptions:
-    """What the model is asked: `question` about `image`, or, with the published architecture `shape` and its
-    random weights, a prompt with `text` random tokens, and with `frames` a video in place of an image.
-    `depth_slice` builds only its first decoder layers."""
+    """The request: `question` about `image`, or a random prompt for a published architecture.
+
+    With `shape` the architecture has random weights, and the prompt has `text` random tokens; `frames` puts a
+    video in place of the image. `depth_slice` builds only the first decoder layers.
+    """
 
     shape: str | None = None
     depth_slice: int | None = None
@@ -100,7 +102,7 @@ class RequestOptions:
             raise ValueError("--frames needs --shape (evocomp bench latency --help)")
 
     def load(self, model: str, device: str, dtype: str, anyres: Anyres) -> MLLM:
-        """The model that is timed: `model`, unless there is a shape."""
+        """Load the model to time: `model`, unless `shape` is given."""
         if self.shape:
             return shaped(self.shape, device, dtype, self.depth_slice)
         return load_model(model, device, dtype, anyres)
@@ -124,7 +126,7 @@ def run(
 ) -> LatencyReport:
     """Time all cells. ValueError if none could be timed.
 
-    With a `folder` every round is kept there, and the tables and pictures of the report are written.
+    With a `folder` every round is stored there, and the tables and pictures of the report are written.
     """
     tokens = tokens_in(mllm, inputs)
     cells = conditions.cells(tokens, mllm.name)
@@ -150,8 +152,10 @@ def run(
 
 
 def rivals(wanted: str, model: str, compressor: str | None) -> list[str]:
-    """Specs of the methods that are asked for, or of all that can be built, without vanilla, which is always
-    timed; ValueError for names that do not exist."""
+    """Specs of the requested methods, or of all that can be built.
+
+    Vanilla is left out, since it is always timed. ValueError for unknown names.
+    """
     listed = buildable(model, compressor) if wanted.strip() == "all" else specs(wanted)
     for spec in listed:
         find(METHODS, parse(spec)[0], "method")
@@ -161,8 +165,8 @@ def rivals(wanted: str, model: str, compressor: str | None) -> list[str]:
 def prompt(mllm: MLLM, image: str, question: str, batch: int) -> dict[str, Any]:
     """Inputs of the model: the same request `batch` times.
 
-    ValueError for an image with another number of visual tokens than the model says that it has: budgets,
-    costs and the lengths of caches are counted from that.
+    ValueError if the image does not have the model's number of visual tokens: budgets, costs and cache
+    lengths are computed from that number.
     """
     picture = open_image(image, mllm.image_side)
     inputs = mllm.prepare([picture] * batch, [question] * batch)
@@ -176,7 +180,7 @@ def prompt(mllm: MLLM, image: str, question: str, batch: int) -> dict[str, Any]:
 
 
 def held(mllm: MLLM, conditions: Conditions, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be the same in all rounds of a folder."""
+    """Facts that must be equal in all rounds of a folder."""
     device, length = mllm.model.device, inputs["input_ids"].shape[1]
     cuda = device.type == "cuda"
     here = environment()

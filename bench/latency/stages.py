@@ -1,4 +1,4 @@
-"""Marks at the borders of a request's stages, by hooks around those of `attach`."""
+"""Marks at the boundaries of a request's stages, by hooks around those of `attach`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from compress.models.loading import MLLM
 class Stages:
     """Seconds of vision encoding, selection and prefill in the first pass of one request.
 
-    Selection is what compression adds: in front of the decoder and of the layers where tokens go, everything
-    between the module's call and its own work (signals, choice, gathering, masks, and for methods that act at
-    the tower the projection of what stays), and merging inside the tower. Vision and prefill are without it.
+    Selection is the work that compression adds: in front of the decoder and of the layers that drop tokens,
+    everything between the call of the module and the module's own work (signals, selection, gathering, masks,
+    and for methods that act at the tower the projection of the kept tokens), and merging inside the tower.
+    Vision and prefill exclude it.
     """
 
     def __init__(self, mllm: MLLM, clock: Clock, depths: tuple[int, ...]):
@@ -32,7 +33,7 @@ class Stages:
         self.started: Moment = None
 
     def watch(self, selector: Selector) -> Selector:
-        """The same method, whose merging is timed."""
+        """Return the same method with its merging timed."""
         if not isinstance(selector, TowerSelector):
             return selector
         watched, merge = copy.copy(selector), selector.merge
@@ -48,7 +49,7 @@ class Stages:
 
     @contextmanager
     def outer(self) -> Iterator[None]:
-        """Marks that come before the hooks of an `attach` inside."""
+        """Set the marks that come before the hooks of an `attach` inside this block."""
         mllm = self.mllm
         handles = [
             mllm.tower.register_forward_pre_hook(self._noting(self.vision)),
@@ -59,7 +60,7 @@ class Stages:
 
     @contextmanager
     def inner(self) -> Iterator[None]:
-        """Marks that come after the hooks of an `attach` outside."""
+        """Set the marks that come after the hooks of an `attach` outside this block."""
         mllm = self.mllm
         handles = [
             mllm.tower.register_forward_hook(self._noting(self.vision)),
@@ -70,7 +71,7 @@ class Stages:
         yield from _until_left(handles)
 
     def seconds(self) -> tuple[float, float, float]:
-        """Vision encoding, selection, prefill, once the device has done its work."""
+        """Seconds of vision encoding, selection and prefill, once the device has finished its work."""
 
         def spent(pairs: list[tuple[Moment, Moment]]) -> float:
             return sum(self.clock.seconds(*pair) for pair in pairs)

@@ -1,4 +1,4 @@
-"""From raw times to rows: quantiles, paired speed-ups with intervals, and from which budget down it pays."""
+"""Rows from raw times: quantiles, paired speed-ups with intervals, and break-even budgets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.evaluation.times import Quantiles, Speedup
 from bench.latency.measure import Measured
 from bench.latency.request import LatencyCell, RequestCost, RequestTiming
 
-STAGES = {  # of a request, in order: how each is told from a shot
+STAGES = {  # stages of a request, in order: functions from a timing to seconds
     "vision": lambda shot: shot.vision,
     "selection": lambda shot: shot.selection,
     "prefill": lambda shot: shot.prefill,
@@ -22,19 +22,19 @@ STAGES = {  # of a request, in order: how each is told from a shot
     "total": lambda shot: shot.total,
 }
 COMPARED = ("prefill with selection", "first token", "total")
-FEWEST = 20  # repetitions below which a table says that there are few
+FEWEST = 20  # repetitions below which a note says that they are few
 
 
 @dataclass(frozen=True)
 class LatencyRow:
-    """One cell; `speedups` are against vanilla of the same mode, none if it is that or that could not run."""
+    """One cell; `speedups` are against vanilla in the same mode, empty for vanilla or without its times."""
 
     cell: LatencyCell
     untouched: bool
     cost: RequestCost
     seconds: Mapping[str, Quantiles]  # by stage; without "token after" if there was one token
     speedups: Mapping[str, Speedup]
-    memory: int | None  # bytes, the most of all rounds
+    memory: int | None  # bytes, maximum over rounds
     joules: float | None  # of one request
     roofline: float | None  # FLOP/s of prefill and selection, as a share of a large matrix product's
 
@@ -45,10 +45,10 @@ class LatencyRow:
 
 @dataclass(frozen=True)
 class BreakEven:
-    """From how many visual tokens down a method is faster than vanilla, until one stage is over.
+    """The number of visual tokens up to which a method is faster than vanilla, at the end of one stage.
 
-    Linear between the measured budgets, beyond which nothing is said: `tokens` is None if not even the
-    smallest of them is faster, and `beyond` says that the largest still is.
+    It is interpolated linearly between the measured budgets, and not extrapolated: `tokens` is None if not
+    even the smallest budget is faster, and `beyond` is true if the largest still is.
     """
 
     method: str
@@ -65,7 +65,7 @@ class BreakEven:
 
 
 def rows(measured: Measured, cells: Sequence[LatencyCell], vanilla: str, batch: int) -> list[LatencyRow]:
-    """A row for every cell that was timed, in the order of `cells`."""
+    """A row for every timed cell, in the order of `cells`."""
     timed = [cell for cell in cells if cell in measured.costs and measured.rounds.shots(cell)]
     whole = {cell.mode: cell for cell in timed if cell.method == vanilla}
     return [_row(measured, cell, whole.get(cell.mode), batch) for cell in timed]
@@ -106,7 +106,7 @@ def _column(stage: str, shots: Sequence[RequestTiming]) -> list[float]:
 
 
 def break_evens(table: Sequence[LatencyRow], stages: Sequence[str] = COMPARED) -> list[BreakEven]:
-    """For every method, mode and stage."""
+    """The break-even for every method, mode and stage."""
     groups: dict[tuple[str, str], list[LatencyRow]] = {}
     for row in table:
         if row.speedups:
@@ -123,9 +123,9 @@ def break_evens(table: Sequence[LatencyRow], stages: Sequence[str] = COMPARED) -
 
 
 def break_even(points: Sequence[tuple[int, float]]) -> tuple[float | None, bool]:
-    """The largest budget up to which all are as fast as vanilla, and whether that is the largest there is.
+    """Return the largest budget up to which all are as fast as vanilla, and whether all budgets are.
 
-    `points` are budgets with their speed-ups; between two of them the line that joins them counts.
+    `points` are budgets with their speed-ups, interpolated linearly.
     """
     ordered = sorted(points)
     if ordered[0][1] < 1:
@@ -137,7 +137,7 @@ def break_even(points: Sequence[tuple[int, float]]) -> tuple[float | None, bool]
 
 
 def slower(table: Sequence[LatencyRow], tokens: int) -> list[str]:
-    """Where a method is slower than vanilla at a third of the tokens or fewer, and what makes it so."""
+    """Describe methods slower than vanilla at a third of the tokens or fewer, with each stage's gap."""
     whole = {row.cell.mode: row for row in table if row.untouched}
     said = []
     for row in table:

@@ -1,4 +1,4 @@
-"""How often the host waits for the device, or would if the model were on a GPU."""
+"""The number of times that the host waits for the device, or would wait if the model were on a GPU."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-READS = {  # by name: what needs the values of a tensor on the host
+READS = {  # names of the operations that need a tensor's values on the host
     "item", "tolist", "cpu", "nonzero", "bincount", "unique", "masked_select", "argwhere", "equal",
     "__bool__", "__int__", "__float__", "__index__",
 }  # fmt: skip
 
 
 class Counter(TorchFunctionMode):
-    """Calls that read a tensor's values, or copy a list to the device, on any device."""
+    """Counts calls that read a tensor's values, or copy a list to the device, on any device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Counter(TorchFunctionMode):
 
 
 def _reads(index: Any) -> bool:
-    """Whether indexing with this has to know values: masks, and numbers that lie on the device."""
+    """Return whether this index needs values on the host: masks and zero-dimensional tensors do."""
     parts = index if isinstance(index, tuple) else (index,)
     return any(
         isinstance(part, torch.Tensor) and (part.dtype == torch.bool or part.ndim == 0) for part in parts
@@ -44,8 +44,9 @@ def _reads(index: Any) -> bool:
 
 @contextmanager
 def counting_waits(device: torch.device) -> Iterator[list[int]]:
-    """Yields a list that holds, after the block, how often the host waited: counted by CUDA where there is
-    one, else what calls of torch would make it wait.
+    """Yield a list that holds, after the block, the number of waits.
+
+    CUDA counts them on a GPU; elsewhere the torch calls that would wait are counted.
     """
     found: list[int] = []
     if device.type != "cuda":

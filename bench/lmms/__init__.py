@@ -6,7 +6,7 @@ NAME = "evocomp"
 
 
 def manifests() -> Any:
-    """What lmms-eval's entry point `lmms_eval.models` is given: a name and where its class lies."""
+    """Return the model's name and the path of its class, for lmms-eval's entry point `lmms_eval.models`."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest(NAME, simple_class_path="bench.lmms.model.CompressedModel")

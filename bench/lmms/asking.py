@@ -23,8 +23,8 @@ from compress.models.loading import MLLM
 from compress.video import Video, Visual
 from evosearch.registry import cut
 
-MARKS = re.compile("<(?:image|video)>")  # where lmms-eval's texts want an image or a video
-LENGTH = 1024  # new tokens where a task does not say, as lmms-eval's own models have it
+MARKS = re.compile("<(?:image|video)>")  # placeholders of images and videos in lmms-eval's texts
+LENGTH = 1024  # new tokens by default, as in lmms-eval's own models
 SAMPLING = "temperature", "top_p", "top_k"
 PASSED = "num_beams", "min_new_tokens", "repetition_penalty", "no_repeat_ngram_size", "length_penalty"
 SEVERAL = "num_return_sequences", "n", "best_of"
@@ -33,7 +33,7 @@ READ = {"max_new_tokens", "do_sample", "until", *SAMPLING, *PASSED, *SEVERAL}
 
 @dataclass(frozen=True)
 class Prompt:
-    """A question in the model's chat format; the text names its images and videos in their order."""
+    """A question in the model's chat format; the text has placeholders for its images and videos in order."""
 
     text: str
     visuals: tuple[Visual, ...]
@@ -42,22 +42,22 @@ class Prompt:
 @dataclass(frozen=True)
 class Generation:
     text: str  # without end token and stop strings, stripped
-    tokens: int  # that were generated, the end token included
+    tokens: int  # number of generated tokens, the end token included
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """What a task's `generation_kwargs` ask for: arguments of `generate`, and stop strings."""
+    """Decoding settings from a task's `generation_kwargs`: arguments of `generate`, and stop strings."""
 
     arguments: Mapping[str, Any]
     until: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, wanted: Mapping[str, Any]) -> Decoding:
-        """Greedy unless the temperature is above 0 and sampling not forbidden; at most 1024 new tokens.
+        """Decode greedily unless the temperature is above 0 and sampling allowed. Default: 1024 new tokens.
 
-        What is no setting of `generate` (some are of other models) is left out with a note. ValueError for
-        several answers to a question.
+        Settings that are not among `generate`'s (some belong to other models) are left out with a warning.
+        ValueError for several answers to a question.
         """
         given = {key: value for key, value in wanted.items() if value is not None}
         for key in SEVERAL:
@@ -76,7 +76,7 @@ class Decoding:
 
 @dataclass
 class Asker:
-    """A model under a method and its budget; `records` tell what became of every image and video so far."""
+    """A model under a method and its budget; `records` list the tokens of every image and video so far."""
 
     mllm: MLLM
     selector: Selector
@@ -86,11 +86,10 @@ class Asker:
     records: list[Record] = field(default_factory=list)
 
     def prompt(self, context: str, visuals: Sequence[Visual]) -> Prompt:
-        """One user turn: images and videos where the text says `<image>` or `<video>`, or before it where it
-        does not say.
+        """Build one user turn; images and videos replace the text's marks, or precede a text without marks.
 
-        ValueError where it says so more or less often than there are, and for a video that the model does
-        not read.
+        Marks are `<image>` and `<video>`. ValueError if their number differs from the number of images and
+        videos, and for a video if the model reads none.
         """
         marks = len(MARKS.findall(context))
         if marks not in (0, len(visuals)):
@@ -101,7 +100,7 @@ class Asker:
             self.mllm.check_videos()
         processor = self.mllm.processor
         kinds = [{"type": "video" if isinstance(one, Video) else "image"} for one in visuals]
-        # A text that holds the model's own placeholders stays whole: templates may put images first.
+        # A text with the model's own placeholders is not split, since templates may put images first.
         own = MARKS.fullmatch(processor.image_token) and all(one["type"] == "image" for one in kinds)
         texts = [MARKS.sub(processor.image_token, context)] if own else MARKS.split(context)
         left = iter(kinds)
@@ -116,7 +115,7 @@ class Asker:
         )
 
     def answer(self, prompts: Sequence[Prompt], decoding: Decoding) -> list[Generation]:
-        """Answers of one batch, each cut before the first of the stop strings."""
+        """Return the answers of one batch, each cut before the first of the stop strings."""
         inputs, tokenizer = self._inputs(prompts), self.mllm.processor.tokenizer
         start = inputs["input_ids"].shape[1]
         stop = [_Said(decoding.until, tokenizer, start)] if decoding.until else None
@@ -133,10 +132,10 @@ class Asker:
         return answers
 
     def loss(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[tuple[float, bool]]:
-        """Mean loss of each given answer in nats per token, the end token among them, and whether it is the
-        greedy answer.
+        """Return the mean loss of each given answer, and whether it is the greedy answer.
 
-        The method sees the prompt alone: the answer's tokens are decoded one by one, like generated ones.
+        The loss is in nats per token, the end token included. The method sees only the prompt: the answer's
+        tokens are decoded one by one, like generated ones.
         """
         inputs, tokenizer = self._inputs(prompts), self.mllm.processor.tokenizer
         ids = [self._ids(answer) for answer in answers]
@@ -172,19 +171,20 @@ class Asker:
 
     @contextmanager
     def _compressing(self, prompts: Sequence[Prompt]) -> Iterator[None]:
-        """The method on the model, unless there is nothing to compress."""
+        """Attach the method to the model, unless there is nothing to compress."""
         if not any(prompt.visuals for prompt in prompts):
             yield
             return
         with attach(self.mllm, self.selector, self.keep, match=self.match, positions=self.positions) as trace:
             yield
-        self.records += [one for one in trace.samples if one.tokens]  # prompts of text alone have one too
+        self.records += [one for one in trace.samples if one.tokens]  # text-only prompts also have a record
 
 
 class _Said:
-    """A stopping criterion: rows [B] in whose text after `start` rows of prompt one of the strings stands.
+    """A stopping criterion: true for rows [B] whose text after `start` prompt rows contains a stop string.
 
-    Read from the text: that of transformers reads the vocabulary, and fails on one of whole words.
+    It searches the decoded text, since the criterion of transformers reads the vocabulary and fails on a
+    vocabulary of whole words.
     """
 
     def __init__(self, strings: Sequence[str], tokenizer: Any, start: int):
@@ -196,7 +196,7 @@ class _Said:
 
 
 class _Forced:
-    """A logits processor: after `start` rows of prompt `generate` takes the given tokens [B, R]."""
+    """A logits processor that makes `generate` take the given tokens [B, R] after `start` prompt rows."""
 
     def __init__(self, tokens: Tensor, start: int):
         self.tokens, self.start = tokens, start

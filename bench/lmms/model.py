@@ -1,4 +1,4 @@
-"""lmms-eval's view of a compressed model: its requests in, answers in their order out."""
+"""A compressed model as a model of lmms-eval: takes its requests and returns answers in their order."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 class CompressedModel(lmms):
-    """Any model of evocomp under any of its methods; `--model_args` are those of `evocomp ask`.
+    """Any model of evocomp with any of its methods; `--model_args` are those of `evocomp ask`.
 
     `keep` visual tokens of each image or video per decoder layer (`match=equivalent`), or after the last
-    stage (`match=tokens`): a count, or a ratio of the image's own tokens (11.1%, 1/9); a ninth by default.
-    A video gives `max_num_frames` frames, evenly; with `fps`, as many as its length says, at most.
-    With several processes (accelerate, torchrun) each has its own copy of the model and answers its share.
+    stage (`match=tokens`): a count, or a ratio of the image's own tokens (11.1%, 1/9). Default: a ninth. A
+    video is sampled evenly at `max_num_frames` frames; with `fps`, at that rate, up to `max_num_frames`. With
+    several processes (accelerate, torchrun) each has its own copy of the model and answers its share.
     """
 
     is_simple = True
@@ -76,7 +76,7 @@ class CompressedModel(lmms):
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         quiet()
         check_device(str(self.device))
-        # lmms-eval cuts its arguments at commas, so between a method's options stands a semicolon.
+        # lmms-eval splits its arguments at commas, so a method's options are separated by semicolons.
         selector = selector_for(method.replace(";", ","), pretrained, compressor)
         mllm = load(pretrained, device=str(self.device), dtype=DTYPES[dtype], anyres=anyres)
         asked = budget(None if keep is None else read_keep(keep), mllm)
@@ -84,7 +84,7 @@ class CompressedModel(lmms):
         self.asker = Asker(mllm, selector, asked, match, positions)
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
-        """Answers with their number of tokens, grouped into batches of equal `generation_kwargs`."""
+        """Return the answers with their token counts; requests are batched by equal `generation_kwargs`."""
         answers: dict[int, GenerationResult] = {}
         began, seen = time.perf_counter(), len(self.asker.records)
         places = sorted(range(len(requests)), key=lambda place: _settings(requests[place]))
@@ -103,11 +103,11 @@ class CompressedModel(lmms):
         return [answers[place] for place in range(len(requests))]
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[GenerationResult]:
-        """Mean loss per token of each continuation (lower is better), and whether it is the greedy answer.
+        """Return each continuation's mean loss per token, and whether it is the greedy answer.
 
-        A loss and no log-likelihood, in spite of the name: lmms-eval's own models return it, and its multiple
-        choice takes the smallest. The end token counts, so that no choice wins by being the beginning of
-        another. The pairs are wrapped, since bare ones reach the metrics of lmms-eval 0.7 as text.
+        In spite of the name the value is a loss (lower is better): lmms-eval's own models return it, and its
+        multiple choice takes the smallest. The end token counts, so that no choice wins by being a prefix of
+        another. The pairs are wrapped, since unwrapped ones reach the metrics of lmms-eval 0.7 as text.
         """
         found: list[tuple[float, bool]] = []
         with self._progress("losses") as report:
@@ -125,12 +125,12 @@ class CompressedModel(lmms):
         )
 
     def clean(self) -> None:
-        """Free the model's memory, as lmms-eval wants it before a judge is loaded."""
+        """Free the model's memory, as lmms-eval requires before it loads a judge."""
         del self.asker
         super().clean()
 
     def _progress(self, title: str) -> AbstractContextManager[Callable[[int, int], object]]:
-        """On stderr, of the first process."""
+        """A progress bar on stderr, in the first process only."""
         return nullcontext(lambda done, total: None) if self.rank else progress(title, "requests")
 
     def _document(self, doc_id: int, task: str, split: str) -> Any:
@@ -141,7 +141,7 @@ class CompressedModel(lmms):
         return self.asker.prompt(context, [self._opened(one, task) for one in shown])
 
     def _opened(self, shown: Any, task: str) -> Visual:
-        """The image or video that a task shows: as it is, or by its path. Sound is refused."""
+        """Return an image, or open an image or video by its path. ValueError for other types (sound)."""
         if isinstance(shown, Image):
             return shown
         if not isinstance(shown, str | Path):
@@ -157,7 +157,7 @@ class CompressedModel(lmms):
         return str(target(self._document(doc_id, task, split)) if callable(target) else target)
 
     def _tell(self, answers: Iterable[GenerationResult], seconds: float, seen: int) -> None:
-        """Speed and what the decoder really saw, which lmms-eval puts under "throughput" of its results."""
+        """Log the speed and the visual tokens in the decoder; lmms-eval lists them under "throughput"."""
         tokens = sum(one.token_counts.output_tokens for one in answers)
         records = self.asker.records[seen:]
         told = {
@@ -172,7 +172,7 @@ def _settings(request: Instance) -> str:
 
 
 def _six(request: Instance) -> tuple:
-    """context, generation_kwargs or target, doc_to_visual, doc_id, task, split."""
+    """Return context, generation_kwargs or target, doc_to_visual, doc_id, task, split."""
     if len(request.args) != 6:
         raise ValueError(
             f"{request.task_name} asks without a document, as acc_mutual_info does: leave that metric out"
