@@ -1,4 +1,4 @@
-"""A page in the browser on which one tries methods on images and videos of one's own."""
+"""A browser page that runs methods on the user's own images and videos."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from compress.video import Video, Visual, read_video
 from evosearch.registry import cut
 
 FILMED = 16  # frames of a video
-SCENES = 48  # made ones, with a question each, for the models of the micro world
+SCENES = 48  # generated scenes with one question each, for the models of the micro world
 ANSWERS = ["method", "answer", "tokens left", "seconds"]
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a method makes of a question: the picture of what it kept, and the answers in a table's rows."""
+    """The result of a method on a question: a picture of the kept tokens, and the answers as table rows."""
 
     picture: Image
     rows: list[list[str]]  # under ANSWERS
@@ -43,7 +43,7 @@ class Reply:
 
 @dataclass
 class Desk:
-    """Answers questions with one model; knows nothing of the page."""
+    """Answers questions with one model; independent of the page."""
 
     mllm: MLLM
     compressor: str | None = None
@@ -51,7 +51,7 @@ class Desk:
     untouched: dict[tuple[str, str], tuple[Answered, float]] = field(default_factory=dict)
 
     def reply(self, image: Visual | None, question: str, method: str, keep: int) -> Reply:
-        """The method's answer beside the untouched model's, with what was kept; ValueError for bad input."""
+        """Answer with and without the method, and draw the kept tokens; ValueError for bad input."""
         if image is None:
             raise ValueError("there is no image: drop one, or draw a scene")
         if isinstance(image, Video):
@@ -91,7 +91,7 @@ class Desk:
 
 
 def uploaded(sent: Mapping[str, Any] | None) -> Image | None:
-    """The image that a page sent, as a file or a data URL; ValueError with its name if it is none."""
+    """The image that a page sent as a file or data URL, if any; ValueError, with its name, if unreadable."""
     if sent is None:
         return None
     shown = cut(sent.get("orig_name") or "the image")
@@ -105,14 +105,14 @@ def uploaded(sent: Mapping[str, Any] | None) -> Image | None:
 
 
 def filmed(sent: Mapping[str, Any] | None, frames: int) -> Video | None:
-    """The video that a page sent as a file; ValueError with its name if it is none."""
+    """The video that a page sent as a file, if any; ValueError, with its name, if unreadable."""
     if sent is None:
         return None
     return read_video(sent["path"], count=frames)
 
 
 def build(desk: Desk, methods: list[str]) -> Any:
-    """The page, as gradio's Blocks; ValueError without gradio."""
+    """The page as gradio's Blocks; ValueError if gradio is not installed."""
     try:
         gr = import_module("gradio")
     except ModuleNotFoundError as problem:
@@ -164,8 +164,8 @@ def build(desk: Desk, methods: list[str]) -> Any:
                 notes = gr.Markdown()
         number = gr.State(1)
         given, told = [image, film, question, method, budget], [kept, table, notes]
-        # A model takes one method at a time. Inputs come as they were sent: gradio would open the image
-        # itself, and say no more than Error where it cannot.
+        # A model runs one method at a time. gradio does not preprocess inputs: it would open the image
+        # itself, and only report "Error" if that fails.
         one = {"concurrency_limit": 1, "concurrency_id": "model", "preprocess": False}
         for event in (ask.click, question.submit, method.input, budget.release):
             event(answer, given, told, **one)

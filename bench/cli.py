@@ -1,4 +1,4 @@
-"""`evocomp`, the command line: commands parse, call one library function and print; imported when used."""
+"""The command line `evocomp`: each command parses, calls one library function and prints; imported on use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import click
 
 from bench.console import renamed
 
-CommandTable = Mapping[str, tuple[str, str]]  # command -> its module in bench.commands, and a line of help
+CommandTable = Mapping[str, tuple[str, str]]  # command -> its module in bench.commands and a line of help
 GROUPS: dict[str, CommandTable] = {
     "Search and train": {
         "demo": ("demo", "Search, train and compare on the shipped model in a few minutes."),
@@ -49,15 +49,15 @@ GROUPS: dict[str, CommandTable] = {
 }  # fmt: skip
 COMMANDS: CommandTable = {name: entry for table in GROUPS.values() for name, entry in table.items()}
 LISTS = ("methods", "models", "tasks", "groupers", "strategies", "kinds", "losses", "recipes")
-# Spellings of earlier releases, which still work and name the new one.
+# Spellings of earlier releases. They still work, and print the new spelling.
 FORMER = {name: ("list", name) for name in LISTS} | {"table": ("report", "--format", "table")}
-# What a user can cause. Anything else is an error of ours, whose trace goes into a file.
+# Errors that a user can cause. Any other error is internal, and its trace is written to a file.
 EXPECTED = (ValueError, OSError, FloatingPointError)
 LONGEST = 1000  # characters of a message
 
 
 class UserError(click.ClickException):
-    """A user's mistake: one line on stderr, after the trace if that is wanted, and exit status 2."""
+    """A user's mistake: prints the trace if requested, then one line on stderr; exit status 2."""
 
     exit_code = 2
 
@@ -72,7 +72,7 @@ class UserError(click.ClickException):
 
 
 class InterruptError(UserError):
-    """Ctrl-C, with the exit status that shells expect of it."""
+    """Ctrl-C, with the exit status that shells expect for it."""
 
     exit_code = 130
 
@@ -89,7 +89,7 @@ def one_line() -> Iterator[None]:
     try:
         yield
     except (click.exceptions.NoArgsIsHelpError, click.exceptions.Exit, click.Abort, BrokenPipeError):
-        raise  # click answers these: with the help, and with silence
+        raise  # click handles these: it prints the help, or nothing
     except click.UsageError as problem:
         path = problem.ctx.command_path if problem.ctx else "evocomp"
         raise UserError(f"{problem.format_message()} See {path} --help") from problem
@@ -104,7 +104,7 @@ def one_line() -> Iterator[None]:
 
 
 def _wanted_trace(problem: Exception) -> str:
-    """The trace of an exception, if --traceback asks for it."""
+    """The trace of an exception if --traceback is set; otherwise empty."""
     ctx = click.get_current_context(silent=True)
     wanted = ctx is not None and ctx.find_root().params.get("trace")
     return "".join(traceback.format_exception(problem)) if wanted else ""
@@ -133,20 +133,20 @@ def _ran_out(problem: Exception) -> bool:
 
 
 def _broken_library(problem: Exception) -> bool:
-    """Whether a library cannot be imported, and no module of ours is missing."""
+    """Whether a library cannot be imported; False if a module of evocomp is missing."""
     own = ("bench", "baselines", "compress", "evosearch")
     return isinstance(problem, ImportError) and (problem.name or "").partition(".")[0] not in own
 
 
 def _first_cause(problem: BaseException) -> str:
-    """What the innermost exception says."""
+    """The message of the innermost exception."""
     while earlier := problem.__cause__ or problem.__context__:
         problem = earlier
     return str(problem)
 
 
 def _of_ours(problem: Exception) -> str:
-    """The line for an error that nobody foresaw; its trace is in a file that the line names."""
+    """The message for an unexpected error; it gives the path of a file with the traceback."""
     ctx = click.get_current_context(silent=True)
     command = ctx.find_root().obj if ctx else "evocomp"
     said = f"internal error ({type(problem).__name__}: {problem})"
@@ -165,8 +165,8 @@ def _of_ours(problem: Exception) -> str:
 class Commands(click.Group):
     """Lists commands without importing them, and turns expected errors into one line.
 
-    `groups`: headings of the help with the commands below each. `former`: old names, and the words that
-    stand for them now.
+    `groups`: headings of the help, each with its commands. `former`: old names, each with the words that
+    replace it.
     """
 
     def __init__(

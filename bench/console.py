@@ -1,4 +1,4 @@
-"""What people type and see in a terminal: shared options, progress on stderr, tables and JSON on stdout."""
+"""Terminal input and output: shared options, progress on stderr, tables and JSON on stdout."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def option(*names: str, **settings: Any) -> Callable[[F], F]:
-    """`click.option` whose help ends in the default, if it has one to state."""
+    """`click.option` that appends the default to the help, if there is one to show."""
     if not settings.get("is_flag"):
         settings["help"] = with_default(settings["help"], settings.get("default"))
     return click.option(*names, **settings)
 
 
 def with_default(text: str, default: object) -> str:
-    """A help text that states the default, if there is one."""
+    """A help text with the default appended, if there is one."""
     if default in ("", None):
         return text
     return f"{text} Default: {f'{default:g}' if isinstance(default, float) else default}."
@@ -32,7 +32,7 @@ def with_default(text: str, default: object) -> str:
 
 @contextmanager
 def progress(title: str, unit: str = "samples") -> Iterator[Callable[[int, int], None]]:
-    """Done, rate and time left on stderr, as a bar or, in a log, as lines; yields `report(done, total)`."""
+    """Show progress, rate and time left on stderr, as a bar or as log lines; yields `report(done, total)`."""
     with (_bar if sys.stderr.isatty() else _lines)(title, unit) as report:
         yield report
 
@@ -58,7 +58,7 @@ def _bar(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def _lines(title: str, unit: str, every: float = 10.0) -> Iterator[Callable[[int, int], None]]:
-    """A line every so many seconds, and one at the end unless it ends in an error."""
+    """Print a line every `every` seconds, and one at the end unless an error ends the block."""
     started = said = time.monotonic()
     first = latest = -1
     line = ""
@@ -66,7 +66,7 @@ def _lines(title: str, unit: str, every: float = 10.0) -> Iterator[Callable[[int
     def report(done: int, total: int) -> None:
         nonlocal started, said, first, latest, line
         now = time.monotonic()
-        if done < latest or first < 0:  # the first report, or of another stage
+        if done < latest or first < 0:  # the first report, or the first one of a new stage
             started, first = now, done
         latest, line = done, f"{title}: {done} of {total} {unit}"
         if done > first and now > started:
@@ -84,22 +84,22 @@ def _lines(title: str, unit: str, every: float = 10.0) -> Iterator[Callable[[int
 
 
 def say(text: str) -> None:
-    """A line for people, on stderr."""
+    """Print a line for people on stderr."""
     click.echo(text, err=True)
 
 
 def renamed(old: str, new: str) -> None:
-    """The line for a spelling of an earlier release."""
+    """Print the new spelling of an option or command of an earlier release."""
     say(f"{old} is now {new}; the old spelling will be removed in the next release")
 
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
-    """A table on stdout."""
+    """Print a table on stdout."""
     click.echo(drawn(header, rows, title), nl=False)
 
 
 def drawn(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> str:
-    """A table as text, as wide as the terminal; numbers are aligned right, with marks or without."""
+    """A table as text, as wide as the terminal; columns of numbers, also with marks, are right-aligned."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -110,7 +110,7 @@ def drawn(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | Non
         table.add_column(name, justify="right" if numeric else "left", no_wrap=place == 0)
     for row in rows:
         table.add_row(*row)
-    console = Console(markup=False, emoji=False, highlight=False)  # questions and answers stay as they are
+    console = Console(markup=False, emoji=False, highlight=False)  # no formatting of questions and answers
     console.width = console.width if sys.stdout.isatty() else 220
     with console.capture() as text:
         console.print(table)
@@ -139,7 +139,7 @@ anyres_option = option(
 
 
 def model_options(command: F) -> F:
-    """--model, --anyres, --device and --dtype: what `load_model` takes."""
+    """Add --model, --anyres, --device and --dtype, the arguments of `load_model`."""
     for add in (
         option(
             "--dtype",
@@ -156,10 +156,10 @@ def model_options(command: F) -> F:
 
 
 class OutFolder(click.Path):
-    """A folder to write to, new or not. That nothing can be written there is an error before the work.
+    """An output folder, new or existing. An unwritable folder is an error before the work starts.
 
-    Until the command ends no other process may write there (`compress.files.locked`); with `locks` false the
-    command sees to that.
+    No other process may write to it until the command ends (`compress.files.locked`); with `locks` false, the
+    command takes the lock itself.
     """
 
     def __init__(self, locks: bool = True) -> None:
@@ -177,13 +177,13 @@ class OutFolder(click.Path):
         if self.locks and ctx:
             from compress.files import locked
 
-            # the outermost context: it is closed whatever happens
+            # the outermost context: it is always closed
             ctx.find_root().with_resource(locked(folder))
         return folder
 
 
 def whole_numbers(ctx: click.Context, parameter: click.Parameter, text: str | None) -> list[int]:
-    """Callback for options such as --together 1,16; empty for one that was not given."""
+    """Callback for options such as --together 1,16; an empty list if the option was not given."""
     try:
         return [] if text is None else read_whole_numbers(text)
     except ValueError as problem:
@@ -191,7 +191,7 @@ def whole_numbers(ctx: click.Context, parameter: click.Parameter, text: str | No
 
 
 def read_whole_numbers(text: str) -> list[int]:
-    """Whole numbers with commas between them, each once; ValueError for anything else."""
+    """Whole numbers separated by commas, without duplicates; ValueError for anything else."""
     try:
         numbers = [int(part) for part in text.split(",") if part.strip()]
     except ValueError:

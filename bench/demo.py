@@ -1,4 +1,4 @@
-"""The whole idea on a shipped model: search labels, train compressors, compare with other methods."""
+"""The demo: search labels, train compressors and compare them with other methods, on a shipped model."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ from compress.samples import Sample
 from compress.training.config import preset
 from compress.training.run import TrainConfig, TrainResult, train
 
-LIVE = 100_000  # number of the first sample that is labelled live: beyond all shipped labels
-PAPER, RANDOM = "best", "random"  # sets of labels that a compressor is trained on, beside our own
+LIVE = 100_000  # number of the first sample that is labelled live, after all shipped labels
+PAPER, RANDOM = "best", "random"  # sets of training labels besides our own
 
 
 @dataclass(frozen=True)
 class Script:
-    """What the demo does with a model.
+    """The settings of the demo for one model.
 
-    `labels` are searched live, by set; those of `ours` and of the paper also come with the package. `recipes`
-    say how a compressor learns from each set, and `rows` which methods it then serves: name -> set, method.
+    `labels` are searched live, one store per set; the package ships more labels of the set `ours` and of the
+    paper's set. `recipes` are the training settings per set. `rows` are the methods that use a trained
+    compressor: name -> set, method.
     """
 
     keeps: tuple[int, ...]
@@ -47,7 +48,7 @@ class Script:
     reference: str = "evocomp+"
 
 
-# The paper's labels and their control learn by the paper's loss, which needs many small steps.
+# The paper's labels and their control are trained with the paper's loss, which needs many small steps.
 SLOW = TrainConfig(epochs=8, batch=16)
 # Depth 1 of 12 layers is the paper's 2 of 32 (EvoComp@2).
 SCRIPTS = {
@@ -77,7 +78,7 @@ SCRIPTS = {
             PAPER: LabelConfig("best"), RANDOM: LabelConfig("random"),
             "attribution": LabelConfig("attribution"),
         },
-        # Few epochs: the whole demo is to take ten minutes on two cores.
+        # Few epochs: the whole demo should take ten minutes on two cores.
         recipes={
             PAPER: replace(SLOW, epochs=6), RANDOM: replace(SLOW, epochs=6),
             "attribution": replace(preset("evocomp+"), epochs=4),
@@ -95,7 +96,7 @@ SCRIPTS = {
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo made, and what it took from the package."""
+    """The results of the demo, and the number of shipped labels that it used."""
 
     comparison: Comparison
     live: dict[str, LabelStore]  # set of labels -> labels searched now
@@ -105,9 +106,9 @@ class Demo:
 
 
 def run(mllm: MLLM, out: Path, *, fresh: int, n: int, workers: int, bar: Bar) -> Demo:
-    """Label `fresh` samples per searched set, train on those and the shipped ones, compare on `n` per task.
+    """Label `fresh` samples per searched set, train on these and the shipped ones, compare on `n` per task.
 
-    Everything is written below `out`; labels, checkpoints and cells found there are continued.
+    Everything is written below `out`. Labels, checkpoints and cells found there are resumed.
     """
     world = world_of(mllm.name)
     if world.name not in SCRIPTS:
@@ -164,6 +165,6 @@ def _learn(
     mllm: MLLM, labels: Mapping[str, Sequence[Label]], samples: Mapping[str, Sample], folder: Path,
     recipes: Mapping[str, TrainConfig], kind: str,
 ) -> TrainResult:  # fmt: skip
-    # Held-out labels choose the epoch: a hundred TextVQA answers are too few to tell epochs apart.
+    # Held-out labels select the epoch: a hundred TextVQA answers are too few to distinguish epochs.
     chosen = [samples[one.id] for one in labels[kind]]
     return train(mllm, labels[kind], chosen, folder / kind, recipes[kind])

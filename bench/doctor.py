@@ -1,4 +1,4 @@
-"""Is this installation sound, and is this folder of benchmarks whole? One finding per thing looked at."""
+"""Checks of the installation and of a folder of benchmarks; one finding per checked item."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from PIL import Image
 from bench.lmms import NAME
 from evosearch.registry import cut, listed
 
-if TYPE_CHECKING:  # nothing else of the package: it may be what cannot be imported
+if TYPE_CHECKING:  # no other import of the package: it may be the broken one
     from bench.tasks.base import Task
     from bench.tasks.folder import Folder, Manifest
     from compress.samples import Sample
 
 WATCHED = ("torch", "transformers", "tokenizers", "safetensors", "deap", "pyarrow", "pillow")
-EXAMPLES = 3  # names told of many
+EXAMPLES = 3  # examples shown in a message
 PACKAGES = ("evosearch", "compress", "baselines", "bench")
 HOME = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """`problem` is what must be mended; `note` what a reader should know, such as an extra that is absent."""
+    """One finding. `problem` must be fixed; `note` is information, such as a missing extra."""
 
     subject: str
     state: Literal["ok", "note", "problem"]
@@ -45,7 +45,7 @@ class Diagnosis:
 
 
 def installation() -> Iterator[Diagnosis]:
-    """Versions against the ranges the package declares, the device, optional extras, and shipped weights."""
+    """Check versions against the declared ranges, the device, optional extras, and shipped weights."""
     fits = sys.version_info >= (3, 11)
     yield Diagnosis("python", "ok" if fits else "problem", f"{platform.python_version()}, needs >=3.11")
     try:
@@ -78,7 +78,7 @@ def installation() -> Iterator[Diagnosis]:
 
 
 def own_packages(home: Path = HOME) -> Iterator[Diagnosis]:
-    """Whether evocomp's four packages are its own, and whether others of the same name stand in their way."""
+    """Check that evocomp's four packages are its own, and that no package of the same name hides them."""
     owners = packages_distributions()
     sound = True
     for name in PACKAGES:
@@ -110,7 +110,7 @@ def _place(spec: ModuleSpec | None) -> Path | None:
 
 
 def requirements(lines: Sequence[str]) -> tuple[dict[str, SpecifierSet], dict[str, dict[str, SpecifierSet]]]:
-    """Version ranges by name, and those of every extra, from a distribution's metadata."""
+    """Version ranges by name, and by extra and name, from a distribution's metadata."""
     ranges: dict[str, SpecifierSet] = {}
     extras: dict[str, dict[str, SpecifierSet]] = {}
     for one in map(Requirement, lines):
@@ -138,7 +138,7 @@ def _installed(name: str, wanted: SpecifierSet) -> Diagnosis:
 
 
 def _extra(extra: str, wanted: Mapping[str, SpecifierSet]) -> Diagnosis:
-    """Whether the libraries of an extra are there, in the versions that it needs."""
+    """Check that the libraries of an extra are installed in the required versions."""
     install = f"pip install 'evocomp[{extra}]'"
     there = {name: _version(name) for name in wanted}
     absent = [name for name, have in there.items() if not have and find_spec(name.replace("-", "_")) is None]
@@ -155,7 +155,7 @@ def _extra(extra: str, wanted: Mapping[str, SpecifierSet]) -> Diagnosis:
 
 
 def _imports() -> Iterator[Diagnosis]:
-    """The libraries of every command that cannot be imported, each for a reason of its own."""
+    """The libraries needed by every command that cannot be imported, each with the reason."""
     if (have := _version("torchvision")) and (why := _why_not("torchvision")) is not None:
         beside = f"beside torch {_version('torch')}"
         advice = "install the torchvision of this torch, from the same index, or uninstall it"
@@ -168,7 +168,7 @@ def _imports() -> Iterator[Diagnosis]:
 
 
 def _why_not(name: str) -> str | None:
-    """Why a module cannot be imported; None if it can be. Whatever it raises is the answer."""
+    """The reason why a module cannot be imported, for any exception; None if it can be imported."""
     try:
         import_module(name)
     except Exception as problem:
@@ -180,7 +180,7 @@ def _why_not(name: str) -> str | None:
 
 
 def _plug_in(have: str) -> Diagnosis:
-    """Whether lmms-eval sees its model `evocomp`; it stops looking at the first plug-in that fails."""
+    """Check that lmms-eval lists the model `evocomp`; it stops loading at the first plug-in that fails."""
     others = sorted(one.value for one in entry_points(group="lmms_eval.models") if one.name != NAME)
     try:
         models = import_module("lmms_eval.models").list_available_models()
@@ -201,9 +201,9 @@ def _device() -> Diagnosis:
 
 
 def _compression() -> Diagnosis:
-    """Whether two tokens generated under a method are one prefill and one decoding step.
+    """Check that generating two tokens under a method runs one prefill and one decoding step.
 
-    Another release of transformers may call layers and caches otherwise.
+    Other releases of transformers may call layers and caches differently.
     """
     import torch
 
@@ -233,7 +233,7 @@ def _compression() -> Diagnosis:
 
 
 def _weights(subject: str, folder: Path) -> Diagnosis:
-    """Every tensor of a folder's safetensors files read once."""
+    """Read every tensor of a folder's safetensors files once."""
     from safetensors import SafetensorError, safe_open
 
     files = sorted(folder.glob("*.safetensors"))
@@ -257,8 +257,9 @@ def _weights(subject: str, folder: Path) -> Diagnosis:
 
 
 def benchmarks(data: str, *, images: bool = False) -> Iterator[Diagnosis]:
-    """Every split of every task that is there: number of samples, ids, answers, and images, which must be
-    there and, with `images`, open. ValueError without such a folder.
+    """Check every split of every task found: number of samples, ids, answers and images.
+
+    Image files must exist and, with `images`, open. ValueError if there is no folder of a benchmark.
     """
     from bench.tasks import TASKS
     from bench.tasks.folder import Folder, Manifest
@@ -277,7 +278,7 @@ def benchmarks(data: str, *, images: bool = False) -> Iterator[Diagnosis]:
         folder = Folder(root / name)
         layout = "lmms-lab's layout" if folder.tabular else "as distributed"
         splits = [TASKS[name](protocol="llava", split=part) for part in TASKS[name].splits]
-        begun = [task for task in splits if task.present(folder)]  # what these lack is a problem, no choice
+        begun = [task for task in splits if task.present(folder)]  # report what these lack as a problem
         for task in begun or splits[:1]:
             yield from _split(task, folder, manifest, layout, images)
 
@@ -301,9 +302,7 @@ def _split(task: Task, folder: Folder, manifest: Manifest, layout: str, images: 
 
 
 def _bad_images(samples: Sequence[Sample], images: bool) -> list[str]:
-    """What is wrong with each different picture: that its file is not there or, with `images`, why it does
-    not open.
-    """
+    """The faults of each distinct picture: a missing file or, with `images`, the reason it does not open."""
     from bench.tasks.images import ImageFile
     from bench.tasks.videos import VideoFile
     from compress.video import Video

@@ -1,4 +1,4 @@
-"""Reading YAML, which is what people write by hand: only what JSON has too, and no key twice."""
+"""Reading YAML files written by hand: only values that JSON has too, and no duplicate keys."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEEPEST = 50  # levels
 
 
 class _Plain(yaml.SafeLoader):
-    """Refuses what a settings file does not need: keys that occur twice, aliases, deep nesting."""
+    """Rejects what a settings file does not need: duplicate keys, aliases, deep nesting."""
 
     depth = 0
 
@@ -41,7 +41,7 @@ class _Plain(yaml.SafeLoader):
         return found
 
 
-# YAML 1.1 takes 3e-3 for a text: it wants a dot in a number.
+# YAML 1.1 reads 3e-3 as a string, because it requires a dot in a float.
 _Plain.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
@@ -52,12 +52,12 @@ def _refused(why: str, where: Any) -> yaml.MarkedYAMLError:
 
 
 def read_yaml(path: str | os.PathLike[str]) -> Any:
-    """The content of a YAML file: names are texts; ValueError, with the line, for what is not allowed."""
+    """The content of a YAML file with string keys; ValueError, with the line, for unsupported YAML."""
     return parse_yaml(read_text(path, LARGEST), path)
 
 
 def parse_yaml(text: str, where: object) -> Any:
-    """The value of a YAML text; `where` names its origin in errors."""
+    """The value of a YAML text; `where` is its origin for error messages."""
     try:
         return yaml.load(text, Loader=_Plain)
     except (yaml.YAMLError, ValueError, RecursionError) as problem:

@@ -1,4 +1,4 @@
-"""`evocomp app`: a page on which one tries methods on images of one's own."""
+"""`evocomp app`: a browser page that runs methods on the user's own images."""
 
 from __future__ import annotations
 

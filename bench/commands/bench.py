@@ -1,4 +1,4 @@
-"""`evocomp bench`: timings, and how far choices depend on the question."""
+"""`evocomp bench`: timings, and the dependence of the kept tokens on the question."""
 
 from __future__ import annotations
 

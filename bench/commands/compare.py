@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def budgeted(values: dict[str, Any]) -> CompareOptions:
-    """The defaults, with the budgets of --keep."""
+    """Default options with the budgets of --keep."""
     from bench.evaluation.grid import CompareOptions
 
     return CompareOptions(values.pop("keeps"))
@@ -141,7 +141,7 @@ def compare(
 
 
 def record(one: PlannedCell) -> dict[str, Any]:
-    """A cell of the plan, ready for JSON."""
+    """A planned cell as a JSON-ready dictionary."""
     return {
         **one.key._asdict(), "answers": one.answers, "parts": len(one.parts), "finished": one.finished,
         "impossible": one.impossible, "seconds": one.seconds,
@@ -149,7 +149,7 @@ def record(one: PlannedCell) -> dict[str, Any]:
 
 
 def show_plan(cells: list[PlannedCell], workers: int) -> None:
-    """The plan by task, and its sums for one worker and for all."""
+    """Print the plan by task, and its sums for one worker and for all."""
     from bench.evaluation.planned import makespan, parts_left
     from bench.recipe.estimate import duration
 
@@ -184,7 +184,7 @@ def show_plan(cells: list[PlannedCell], workers: int) -> None:
 
 
 def _states(cells: list[PlannedCell]) -> tuple[list[PlannedCell], ...]:
-    """All, and those that are finished, impossible and left."""
+    """All cells, then those that are finished, impossible and left."""
     return (
         cells, [one for one in cells if one.finished], [one for one in cells if one.impossible],
         [one for one in cells if one.left],

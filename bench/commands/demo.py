@@ -1,4 +1,4 @@
-"""`evocomp demo`: everything at once."""
+"""`evocomp demo`: search, training and comparison in one command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`evocomp doctor`: what is wrong with this installation or a folder of benchmarks?"""
+"""`evocomp doctor`: checks of the installation or a folder of benchmarks."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ def searches(
 
     named = specs(strategies)
     for spec in named:
-        pick(STRATEGIES, spec, "strategy")  # a wrong name is an error before the work
+        pick(STRATEGIES, spec, "strategy")  # report a wrong name before the work starts
     mllm = load_model(model, device, dtype, anyres)
     picture = drawn_at(image, picture, mllm.image_side)
     books: dict[str, list[Logbook]] = {}

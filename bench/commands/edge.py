@@ -1,4 +1,4 @@
-"""`evocomp bench edge`: the phone protocol on runtimes of fixed shapes."""
+"""`evocomp bench edge`: the phone protocol on runtimes with fixed shapes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bench.edge.benchmark import EdgeOptions, SubjectOptions
     from bench.edge.precision import Precision
 
-# What an option leaves nothing to do for, and why: the names of parameters.
+# Per option: the reason why other options have no effect with it, and their parameter names.
 IDLE = {
     "external": (
         "which times another device",
@@ -37,7 +37,7 @@ IDLE = {
 
 
 class PrecisionType(click.ParamType):
-    """Bits of weights, activations and cache, as W4A8KV8."""
+    """Bits of weights, activations and KV cache, such as W4A8KV8."""
 
     name = "text"
 
@@ -48,7 +48,7 @@ class PrecisionType(click.ParamType):
 
 
 def budgeted(values: dict[str, Any]) -> EdgeOptions:
-    """The defaults, with the budgets of --keep; UsageError for options that exclude each other."""
+    """Default options with the budgets of --keep; UsageError for options that exclude each other."""
     refuse_idle(click.get_current_context(), IDLE)
     from bench.edge.benchmark import EdgeOptions
 

@@ -130,7 +130,7 @@ def evaluate(
 
 
 def check_submission(tasks: Sequence[Task], count: int | None, data: str | None) -> None:
-    """ValueError, before anything is computed, for what no server or tool takes."""
+    """ValueError, before any computation, if a server or tool would not accept the submission."""
     if data is None or count is not None:
         raise ValueError(
             "--submission needs --data and no -n: it holds the answers to all questions of a split"
@@ -143,12 +143,12 @@ def check_submission(tasks: Sequence[Task], count: int | None, data: str | None)
 
 
 def beside(task: Task, outcome: Outcome) -> list[str]:
-    """Names of the sub-scores that stand beside the score."""
+    """Names of the sub-scores that are shown beside the score."""
     return [part for part in task.headline if part in outcome.subscores]
 
 
 def number(value: float) -> float | None:
-    """JSON has no NaN: a score without labels is null."""
+    """The score, or None for NaN: JSON has no NaN, and a score without labels is null."""
     return None if isnan(value) else value
 
 

@@ -1,4 +1,4 @@
-"""Open tasks, or a folder of images, by the values of options."""
+"""Open tasks or a folder of images from the values of options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def open_tasks(
     tasks: str, count: int | None, data: str | None, protocol: str | None, split: str | None, *,
     model: str = "micro", labelled: bool = True,
 ) -> dict[Task, list[Sample]]:  # fmt: skip
-    """Load the tasks with their samples; the miniatures show the world that the model was trained on."""
+    """Load the tasks with their samples; miniatures come from the world that the model was trained on."""
     from bench.tasks import BENCHMARKS, VIDEOS
     from bench.tasks.load import load_tasks
     from compress.micro.worlds import VIDEO, world_of
@@ -30,9 +30,9 @@ def open_tasks(
 
 
 def open_folder(folder: Path, question: str, count: int) -> list[Sample]:
-    """Ask one question about the images of a folder, the first `count` by name.
+    """Samples with one question about each of the first `count` images of a folder, sorted by name.
 
-    ValueError for a folder without images, and for one that cannot be read.
+    ValueError if the folder has no images or cannot be read.
     """
     from bench.evaluation.opening import asked
     from compress.images import SUFFIXES, open_rgb, pictures_of

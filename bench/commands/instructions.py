@@ -1,4 +1,4 @@
-"""Options that name a file of training questions, and the samples they stand for."""
+"""Options for a file of training questions, and the samples that they select."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def file_options(command: F) -> F:
-    """--data, --images: what `samples_of` takes."""
+    """Add --data and --images, the arguments of `samples_of`."""
     for add in (
         option(
             "--images",
@@ -38,7 +38,7 @@ def file_options(command: F) -> F:
 
 
 def choice_options(command: F) -> F:
-    """--manifest, --sources, --rules and --turns: what else `open_instructions` takes."""
+    """Add --manifest, --sources, --rules and --turns, further arguments of `open_instructions`."""
     for add in (
         option(
             "--turns",
@@ -67,7 +67,7 @@ def open_instructions(
     data: Path, images: Path | None, manifest: Path | None = None, sources: str | None = None,
     rules: Path | None = None, turns: Turns = "first", seed: int = 0, n: int | None = None,
 ) -> Instructions:  # fmt: skip
-    """The samples that the options name, their pictures looked for; what is left out goes to stderr."""
+    """The samples that the options select, with their pictures checked; omissions are printed on stderr."""
     from bench.data.instructions import Index, Instructions, read_rules
 
     folder = _folder(images)
@@ -95,7 +95,7 @@ def open_instructions(
 def samples_of(
     stores: Iterable[LabelStore], keys: Iterable[str], data: Path | None, images: Path | None
 ) -> list[Sample]:
-    """Samples of label stores, of the file `data` or of the micro mixture; ValueError for another file."""
+    """Samples of label stores, from the file `data` or the micro mixture; ValueError for another file."""
     if data is None:
         if images is not None:
             raise ValueError("--images needs --data: give that file, or leave --images out")
@@ -115,7 +115,7 @@ def samples_of(
 
 
 def show_left_out(index: Index) -> None:
-    """Why records, turns and pictures cannot be used, on stderr."""
+    """Print on stderr why records, turns and pictures cannot be used."""
     for reason, one in sorted(index.left_out.items(), key=lambda item: -item[1].count):
         say(f"left out: {reason}: {one.count} (first: {one.first})")
 

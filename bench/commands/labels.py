@@ -1,4 +1,4 @@
-"""`evocomp labels`: what can be done with label stores."""
+"""`evocomp labels`: operations on label stores."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from compress.models.loading import Anyres
 
 
-# Options of earlier releases, which had one command for all: the command now, and its option.
+# Options of earlier releases, which had a single command -> the present command and its option.
 FORMER = {
     "--quarantine": ("quarantine", None),
     "--audit": ("audit", "--samples"),
@@ -29,7 +29,7 @@ FORMER = {
 
 
 class Stores(click.Group):
-    """Takes `evocomp labels FOLDERS --merge NEW` and its like, too: the spelling of earlier releases."""
+    """Also accepts the spelling of earlier releases, such as `evocomp labels FOLDERS --merge NEW`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] not in {*self.commands, *ctx.help_option_names}:
@@ -41,7 +41,7 @@ class Stores(click.Group):
 
 
 def by_command(args: Sequence[str]) -> list[str]:
-    """The arguments of an earlier release with their command in front."""
+    """The arguments of an earlier release, with their command in front."""
     given = [option for option in FORMER if any(part.partition("=")[0] == option for part in args)]
     if len(given) > 1:
         raise ValueError(f"{' and '.join(given)}: use one at a time")

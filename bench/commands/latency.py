@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Modes(click.ParamType):
-    """Ways of running a model, with commas between them, or all."""
+    """Execution modes of a model, separated by commas, or all."""
 
     name = "text"
 
@@ -35,7 +35,7 @@ class Modes(click.ParamType):
 
 
 def budgeted(values: dict[str, Any]) -> Conditions:
-    """The defaults, with the budgets of --keep; the methods are not known yet."""
+    """Default conditions with the budgets of --keep; the methods are set later."""
     from bench.latency.run import Conditions
 
     return Conditions(methods=(), keeps=tuple(values.pop("keeps")))
@@ -111,7 +111,7 @@ def latency(
         raise ValueError("--modes graphs records CUDA graphs: choose --device cuda, or other modes")
     accuracy = read_accuracy(scored) if scored else {}
     compressor = conditions.compressor or (RANDOM if request.shape else None)
-    methods = rivals(wanted, model, compressor)  # a slip of the pen is told before a large model is made
+    methods = rivals(wanted, model, compressor)  # report a typing error before a large model is built
     conditions = replace(conditions, methods=tuple(methods), model=model, compressor=compressor)
     mllm = request.load(model, device, dtype, anyres)
     inputs = request.inputs(mllm, conditions.batch)

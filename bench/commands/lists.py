@@ -1,4 +1,4 @@
-"""`evocomp list`: the names that other commands take, a line each."""
+"""`evocomp list`: the names that other commands take, one line each."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class Line(NamedTuple):
     name: str
     about: str
     options: dict[str, str]
-    choices: tuple[str, ...] = ()  # on the model that was asked about
-    kind: tuple[tuple[str, str], ...] = ()  # further columns: what sets groups of entries apart
+    choices: tuple[str, ...] = ()  # on the requested model
+    kind: tuple[tuple[str, str], ...] = ()  # further columns, which distinguish groups of entries
 
 
 def _registered(module: str, registry: str) -> list[Line]:
-    """What a registry of classes says about itself: docstrings and signatures."""
+    """Lines of a registry of classes, from their docstrings and signatures."""
     entries = getattr(import_module(module), registry)
     about = describe(entries)
 
     def shown(default: str) -> str:
-        return "automatic" if default == "required" else default  # the commands fill these in
+        return "automatic" if default == "required" else default  # the commands fill in these options
 
     return [
         Line(name, about[name], {key: shown(default) for key, default in options(entry).items()})
@@ -42,7 +42,7 @@ def _registered(module: str, registry: str) -> list[Line]:
 
 
 def _methods() -> list[Line]:
-    """The methods by what they read and where they act; those of a group as they are registered."""
+    """The methods, grouped by what they read and where they act; registration order within a group."""
     from baselines import METHODS
     from compress.base import LAYERS
     from evosearch.registry import pick
@@ -84,7 +84,7 @@ def _models() -> list[Line]:
 
 
 def _about_model(folder: Path) -> str:
-    """Family and sizes, read from the configuration."""
+    """Family and sizes of a model, read from its configuration."""
     from compress.models.loading import outline
 
     if not folder.is_dir():
@@ -176,7 +176,7 @@ TRAINED = (
 def _runs(
     model: str, anyres: Anyres, keep: Keep | None, compressor: str | None, engine: str, listed: list[Line]
 ) -> list[Line]:
-    """The methods with "yes", or why they do not run on a model at a budget in an engine."""
+    """The methods with "yes", or the reason why one does not run on a model at a budget in an engine."""
     from bench.evaluation.compressors import SHIPPED, selector_for, takes_compressor
     from bench.evaluation.opening import budget, load_model
     from bench.serving.choices import runs

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 MOST = 10**9  # of samples, tokens, rounds and the like
-PROCESSES = 1024  # or threads, at most
+PROCESSES = 1024  # maximum number, also of threads
 SEED = click.IntRange(0, 2**63 - 1)
 MATCH = (
     "Which cost is held equal across methods: tokens kept at the end (tokens), mean tokens per layer "
@@ -36,7 +36,7 @@ BUDGET = "a budget is a count of visual tokens from 1, or a ratio of each image'
 
 
 def data_options(command: F, each: str = "400; with --data: all") -> F:
-    """--tasks, -n, --data, --protocol and --split: what `open_tasks` takes. `each` is the default of -n."""
+    """Add --tasks, -n (default: `each`), --data, --protocol and --split, the arguments of `open_tasks`."""
     for add in (
         option(
             "--split",
@@ -62,9 +62,9 @@ def data_options(command: F, each: str = "400; with --data: all") -> F:
 
 
 def refuse_idle(ctx: click.Context, idle: Mapping[str, tuple[str, Sequence[str]]]) -> None:
-    """UsageError for options that another one leaves nothing to do for.
+    """Raise UsageError for options that have no effect together with another option.
 
-    `idle` has the other one's parameter, why, and the names of parameters that do not go with it.
+    `idle` maps the other option's parameter to the reason and the names of the parameters without effect.
     """
     flags = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
     for name, (why, others) in idle.items():
@@ -76,7 +76,7 @@ def refuse_idle(ctx: click.Context, idle: Mapping[str, tuple[str, Sequence[str]]
 
 
 def match_option(command: F) -> F:
-    """--match."""
+    """Add --match."""
     return option(
         "--match",
         type=click.Choice(["tokens", "equivalent", "flops"]),
@@ -103,7 +103,7 @@ class Amount(click.FloatRange):
 
 
 class KeepType(click.ParamType):
-    """A count of visual tokens, or a ratio of each image's."""
+    """A count of visual tokens, or a ratio of each image's tokens."""
 
     name = "N or RATIO"
 
@@ -117,7 +117,7 @@ class KeepType(click.ParamType):
 
 
 def keep_option(about: str, default: str = "1/9") -> Callable[[F], F]:
-    """--keep with one budget, which `budget` checks against a model."""
+    """Add --keep with one budget; `budget` checks it against a model."""
     return option(
         "--keep",
         type=KeepType(),
@@ -126,7 +126,7 @@ def keep_option(about: str, default: str = "1/9") -> Callable[[F], F]:
 
 
 def keeps_option(default: str) -> Callable[[F], F]:
-    """--keep with several budgets."""
+    """Add --keep with several budgets."""
     return option(
         "--keep", "keeps", default=default, callback=budgets,
         help="Budgets, separated by commas: counts, or ratios of each image's visual tokens (11.1%, 1/9).",
@@ -134,7 +134,7 @@ def keeps_option(default: str) -> Callable[[F], F]:
 
 
 def video_options(command: F) -> F:
-    """--frames and --rate, for commands that take a video in place of an image."""
+    """Add --frames and --rate, for commands that accept a video in place of an image."""
     for add in (
         option(
             "--rate", type=Amount(0, min_open=True),
@@ -164,14 +164,14 @@ class BatchSize(click.ParamType):
 
 
 def batch_option(command: F) -> F:
-    """--batch, as `Batches.of` takes it."""
+    """Add --batch, an argument of `Batches.of`."""
     return option(
         "--batch", type=BatchSize(), default="auto", help=BATCH,
     )(command)  # fmt: skip
 
 
 def source_option(command: F) -> F:
-    """--indices-from."""
+    """Add --indices-from."""
     return option(
         "--indices-from", "source", metavar="MODEL", help=SOURCE,
     )(command)  # fmt: skip
@@ -183,7 +183,7 @@ def as_json(command: F) -> F:
 
 @dataclass(frozen=True)
 class Crew:
-    """Who works: as many workers of an engine, each with a `device`."""
+    """The workers of an engine: their number, and the `device` of each."""
 
     engine: Engine
     workers: int
@@ -191,7 +191,7 @@ class Crew:
 
 
 def engine_options(command: F) -> F:
-    """--engine, --workers, --devices, --address and --gpus, handed on as `crew`; they go with --device."""
+    """Add --engine, --workers, --devices, --address and --gpus, passed on as `crew`; requires --device."""
 
     @wraps(command)
     def with_crew(
@@ -238,7 +238,7 @@ def open_crew(
     engine: str, workers: int | None, devices: str | None, address: str | None, gpus: float | None,
     device: str,
 ) -> Crew:  # fmt: skip
-    """The workers that the options name."""
+    """The workers that the options specify."""
     from compress.parallel import Cluster, Devices, Local
 
     if engine == "ray":
@@ -260,7 +260,7 @@ def open_crew(
 
 
 class OutFile(click.Path):
-    """A file to write, of one of some suffixes; a wrong suffix or place is an error before the work."""
+    """An output file with one of several suffixes; a wrong suffix or folder is an error before the work."""
 
     def __init__(self, *suffixes: str) -> None:
         super().__init__(dir_okay=False, path_type=Path)
@@ -275,7 +275,7 @@ class OutFile(click.Path):
 
 
 def budgets(ctx: click.Context, parameter: click.Parameter, text: str | None) -> list[Keep]:
-    """Callback for --keep 48,32,11.1%; empty where it was not given."""
+    """Callback for --keep 48,32,11.1%; an empty list if the option was not given."""
     from compress.keep import read_keep
 
     if text is None:
@@ -290,7 +290,7 @@ def budgets(ctx: click.Context, parameter: click.Parameter, text: str | None) ->
 
 
 class WholeNumbers(click.ParamType):
-    """Whole numbers with commas between them, each once."""
+    """Whole numbers separated by commas, without duplicates."""
 
     name = "text"
 
@@ -306,7 +306,7 @@ class WholeNumbers(click.ParamType):
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a dataclass as its source has it; `type` is what click reads its value with."""
+    """A field of a dataclass as written in its source; `type` is the click type of its option."""
 
     name: str
     type: Any
@@ -318,13 +318,13 @@ def options_of(
     types: Mapping[str, Any] | None = None, defaults: Mapping[str, str] | None = None,
     start: Callable[[dict[str, Any]], Any] | None = None,
 ) -> Callable[[F], F]:  # fmt: skip
-    """Options for fields of the dataclass `owner` ("module:Class"), handed on as one object, `argument`.
+    """Add options for fields of the dataclass `owner` ("module:Class"), passed on as one object, `argument`.
 
-    There is an option for every field that `helps` has a text for, in that order. Its type and its default
-    are those of the field, whose class is imported only when the command runs: help shall not wait for torch.
-    `names` has option names that differ from the field's, `types` what click reads a value with where a range
-    or a choice is not in the annotation, `defaults` words for a default of None. `start` makes the object
-    whose fields the options replace, from the command's other values, and may take some of them away.
+    Every field with a text in `helps` gets an option, in that order. Type and default are those of the field.
+    The class is imported only when the command runs, so that help does not wait for torch. `names` has option
+    names that differ from the field's name. `types` has click types for ranges and choices that are not in
+    the annotation. `defaults` describes a default of None in words. `start` makes the object whose fields the
+    options replace from the command's other values, and may remove some of these.
     """
     fields = {field.name: field for field in fields_of(owner)}
     if absent := helps.keys() - fields.keys():
@@ -376,7 +376,7 @@ def fields_of(owner: str) -> Iterator[Field]:
 
 
 def keys_of(owner: str) -> list[str]:
-    """The keys of a dictionary at the top of a module ("module:NAME"), read from its source."""
+    """The keys of a dictionary at the top level of a module ("module:NAME"), read from its source."""
     module, _, name = owner.partition(":")
     (found,) = (
         node.value for node in _tree(module).body
@@ -393,7 +393,7 @@ def _tree(module: str) -> ast.Module:
 
 
 def _type(annotation: ast.expr, module: str) -> Any:
-    """How click reads a value with this annotation: text, if it says nothing more exact."""
+    """The click type for an annotation; text if the annotation is not more specific."""
     if isinstance(annotation, ast.BinOp):  # X | None
         return _type(annotation.left, module)
     if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Literal":
@@ -406,7 +406,7 @@ def _type(annotation: ast.expr, module: str) -> Any:
 
 
 def _alias(name: str, module: str) -> Any:
-    """The type that a name stands for at the top of a module, or of the one that it comes from."""
+    """The type of a name defined at the top level of a module, or of the module that it is imported from."""
     for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Assign) and [ast.unparse(one) for one in node.targets] == [name]:
             return _type(node.value, module)

@@ -1,4 +1,4 @@
-"""`evocomp bench question`: whether a method's choice follows the question."""
+"""`evocomp bench question`: the dependence of a method's kept tokens on the question."""
 
 from __future__ import annotations
 

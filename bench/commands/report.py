@@ -131,7 +131,7 @@ def report(
 
 
 def pairs(told: Sequence[str], what: str) -> list[tuple[str, str]]:
-    """The two sides of each `NAME=VALUE`; ValueError for other texts, and for a name that is there twice."""
+    """The two sides of each `NAME=VALUE`; ValueError for other texts and for duplicate names."""
     found = [(name, value) for name, _, value in (one.partition("=") for one in told)]
     if bad := [one for one, (name, value) in zip(told, found, strict=True) if not name or not value]:
         raise ValueError(f"{what}: '{bad[0]}' must be NAME=VALUE")
@@ -142,17 +142,17 @@ def pairs(told: Sequence[str], what: str) -> list[tuple[str, str]]:
 
 
 def _named(folder: str) -> str:
-    """NAME=FOLDER; a folder is called as its last part."""
+    """The argument as NAME=FOLDER; the default name of a folder is its last part."""
     return folder if "=" in folder else f"{Path(folder).name}={folder}"
 
 
 def form_of(out: Path | None) -> str:
-    """The format that a file's name asks for."""
+    """The format given by a file's suffix. Default: html."""
     return FORMS.get(out.suffix.lower(), "html") if out else "html"
 
 
 def check_file(path: Path, form: str) -> None:
-    """ValueError or UsageError, before the work, for a file that cannot be written in this format."""
+    """ValueError or UsageError, before the work starts, if a file cannot be written in this format."""
     if path.suffix.lower() in FORMS and path.suffix.lower() != SUFFIXES[form]:
         raise ValueError(
             f"{path}: the name of a report in {form} ends in {SUFFIXES[form]}, or choose --format"

@@ -1,4 +1,4 @@
-"""`evocomp run`: a table or figure of the paper, or one beyond it."""
+"""`evocomp run`: a table or figure of the paper, or a further one."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def run(
 
 
 def record(one: Estimate) -> dict[str, object]:
-    """A line of the plan, ready for JSON."""
+    """A line of the plan as a JSON-ready dictionary."""
     step = one.step
     return {
         "step": step.folder.name, "title": step.title, "model": step.model, "units": step.units,
@@ -125,7 +125,7 @@ def record(one: Estimate) -> dict[str, object]:
 
 
 def show_plan(told: list[Estimate], workers: int = 1) -> None:
-    """The plan as a table, and its sums for one worker and for all."""
+    """Print the plan as a table, and its sums for one worker and for all."""
     from bench.recipe.estimate import duration, in_all
     from bench.recipe.steps import TrainStep
 

@@ -1,4 +1,4 @@
-"""`evocomp search`: the search for one sample, made visible."""
+"""`evocomp search`: the search for one sample, with pictures."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from compress.keep import Keep
 
 QUESTIONS = 20  # of a task
-# What an option leaves nothing to do for, and why: the names of parameters.
+# Per option: the reason why other options have no effect with it, and their parameter names.
 IDLE = {
     "folder": ("whose images are all asked one question", ("tasks", "data", "protocol", "split")),
     "url": ("where a server runs already", ("program", "further")),
@@ -33,7 +33,7 @@ IDLE = {
 
 
 class Numbers(click.ParamType):
-    """Positive numbers with commas between them, each once; none for an empty text."""
+    """Positive numbers separated by commas, without duplicates; an empty list for an empty text."""
 
     name = "text"
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What every process of a training run has to know."""
+    """The arguments that every process of a training run needs."""
 
     labels: Sequence[Path]
     data: Path | None
@@ -51,11 +51,11 @@ class TrainingReport:
     history: Sequence[Epoch]
     samples: int
     keep: Keep  # tokens in a label
-    first: bool  # whether this process talks to people
+    first: bool  # whether this process prints
 
 
 def chosen(values: dict[str, Any]) -> TrainConfig:
-    """The settings that --preset names, or the defaults."""
+    """The settings of --preset, or the defaults."""
     from compress.training.config import TrainConfig, preset
 
     name = values.pop("preset")
@@ -163,7 +163,7 @@ def train(
     if first_here():
         with ExitStack() as held:
             held.enter_context(locked(out))
-            if processes == 1:  # else the first of them holds it
+            if processes == 1:  # otherwise the first process holds the lock
                 click.get_current_context().with_resource(held.pop_all())
     work = partial(carry_out, order)
     report = together(work, processes) if processes > 1 else work()
@@ -184,7 +184,7 @@ def train(
 
 
 def carry_out(order: TrainingJob) -> TrainingReport:
-    """Train, or take one's share in it as one of several processes."""
+    """Train, as the only process or as one of several."""
     from bench.evaluation.validation import validator
     from compress.keep import read_keep
     from compress.labels.store import read_labels

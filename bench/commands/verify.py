@@ -1,4 +1,4 @@
-"""`evocomp verify`: does our code select and merge as the official implementations did?"""
+"""`evocomp verify`: compares our selection and merging with the official implementations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fidelity: what our code makes of the inputs that official implementations were recorded on."""
+"""Fidelity: comparison of our code with recorded inputs and outputs of official implementations."""
 
 from bench.fidelity import (
     cdpruner,

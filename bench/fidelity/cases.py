@@ -1,7 +1,7 @@
-"""Recorded inputs and outputs of official implementations, and whether our code gives the same outputs.
+"""Recorded inputs and outputs of official implementations, and their comparison with our outputs.
 
-A folder holds one `.npz` per subject; `case{i}/{name}` are its arrays, `n_cases` their number. Only the
-arrays say how large anything is.
+A folder has one `.npz` file per subject; `case{i}/{name}` are its arrays, `n_cases` is their number. All
+sizes are read from the arrays.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ TOLERANCE, FINE = 1e-4, 1e-5  # of floats, absolute and relative; `FINE` for att
 
 @dataclass(frozen=True)
 class Case:
-    """One recorded case: arrays by name, shapes as the subject's documentation has them."""
+    """One recorded case: arrays by name, with shapes as in the subject's documentation."""
 
     subject: str
     number: int
     arrays: Mapping[str, Tensor]
 
     def __getitem__(self, name: str) -> Tensor:
-        """ValueError if the case lacks the array."""
+        """The array `name`; ValueError if the case lacks it."""
         if name not in self.arrays:
             raise ValueError(f"{self.subject}.npz, case {self.number} lacks the array {name!r}")
         return self.arrays[name]
@@ -42,13 +42,13 @@ class Case:
         return self[name].item()
 
 
-# From a case's inputs to what our code makes of them, named as the recorded outputs are.
+# Maps a case to our outputs for its inputs, named like the recorded outputs.
 Check = Callable[[Case], Mapping[str, Tensor | float | int | bool]]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One case: how many arrays were compared, and the first that differs, in words; None = all agree."""
+    """One case: the number of compared arrays, and the first difference in words; None if all agree."""
 
     subject: str
     number: int
@@ -57,7 +57,7 @@ class Verdict:
 
 
 def read_cases(folder: Path, subject: str) -> list[Case]:
-    """All cases of one subject; ValueError if the file is not of the documented form."""
+    """All cases of one subject; ValueError if the file does not have the documented form."""
     path = folder / f"{subject}.npz"
     try:
         with np.load(path) as file:
@@ -77,9 +77,9 @@ def read_cases(folder: Path, subject: str) -> list[Case]:
 
 
 def verify(folder: Path, checks: Mapping[str, Check]) -> Iterator[Verdict]:
-    """Verdicts on every case of every subject that the folder holds.
+    """Yield verdicts on every case of every subject in the folder.
 
-    ValueError if it holds none of them, or a file is not of the documented form.
+    ValueError if it has no subject, or if a file does not have the documented form.
     """
     subjects = [subject for subject in checks if (folder / f"{subject}.npz").is_file()]
     if not subjects:
@@ -93,7 +93,7 @@ def verify(folder: Path, checks: Mapping[str, Check]) -> Iterator[Verdict]:
 
 
 def difference(name: str, expected: Tensor, found: Tensor | float | int | bool) -> str | None:
-    """Where `found` first differs from what was recorded, in words; None where it agrees.
+    """The first difference of `found` from the recorded array, in words; None if they agree.
 
     Integers and booleans must be equal, floats within the tolerance of their kind.
     """

@@ -1,4 +1,4 @@
-"""Against Theia-4869/CDPruner."""
+"""Comparison with Theia-4869/CDPruner."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.fidelity.cases import Case
 def check(case: Case) -> dict[str, Tensor]:
     method, features = CDPruner(), case["image_features"]
     likeness = [method.likeness(patches, case["text_embeds"]) for patches in case["image_embeds"]]
-    relevance = method.scaled(-torch.stack(likeness))  # officially over all tiles of the batch
+    relevance = method.scaled(-torch.stack(likeness))  # the official code scales over all tiles of the batch
     order = torch.stack(
         [
             method.order(tile, weight, case.value("visual_token_num"))

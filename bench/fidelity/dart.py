@@ -1,4 +1,4 @@
-"""Against the official code of DART, LLaVA version; positions are absolute in the sequence."""
+"""Comparison with the official code of DART, LLaVA version; positions are absolute in the sequence."""
 
 from __future__ import annotations
 

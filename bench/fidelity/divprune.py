@@ -1,4 +1,4 @@
-"""Against vbdi/divprune; positions are those of the whole sequence."""
+"""Comparison with vbdi/divprune; positions are those of the whole sequence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Against zengwang430521/TCFormer's density peak clustering."""
+"""Comparison with the density peak clustering of zengwang430521/TCFormer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Against KD-TAO/DyCoke, temporal merging."""
+"""Comparison with KD-TAO/DyCoke, temporal merging."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Against the published rule of EVS; no official code was executed."""
+"""Comparison with the published rule of EVS; no official code was executed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Against pkunlp-icler/FastV, the in-place variant."""
+"""Comparison with pkunlp-icler/FastV, the in-place variant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Against LunarShen/FastVID, LLaVA-OneVision version, without the noise in densities."""
+"""Comparison with LunarShen/FastVID, LLaVA-OneVision version, without the noise in densities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Against TungChintao/FlowCut, CLIP version, in which the image that loses most decides for its batch."""
+"""Comparison with TungChintao/FlowCut, CLIP version: the image that loses most decides for its batch."""
 
 from __future__ import annotations
 
@@ -48,5 +48,5 @@ def check(case: Case) -> dict[str, Tensor]:
 
 
 def values_of(values: Tensor, index: Tensor) -> Tensor:
-    """[1 + n, H, d] of CLS and the patches that are left, of all values [H, 1 + N, d]."""
+    """[1 + n, H, d] values of CLS and of the remaining patches, from all values [H, 1 + N, d]."""
     return values[:, torch.cat([index.new_zeros(1), index + 1])].transpose(0, 1)

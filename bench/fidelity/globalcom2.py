@@ -1,4 +1,4 @@
-"""Against xuyang-liu16/GlobalCom2: a thumbnail and crops whose padded borders do not count."""
+"""Comparison with xuyang-liu16/GlobalCom2: a thumbnail, and crops without their padded borders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check(case: Case) -> dict[str, Tensor | int]:
     scales = method.scales(whole, (high, wide), ratio)
 
     def stitched(crops: Tensor) -> Tensor:
-        """[P, N] of each crop's own -> [rows, columns] of the image."""
+        """[P, N] values of each crop -> [rows, columns] values of the image."""
         return crops.view(high, wide, side, side).transpose(1, 2).reshape(high * side, wide * side)
 
     width, height = case["original_size_wh"].tolist()
@@ -37,7 +37,7 @@ def check(case: Case) -> dict[str, Tensor | int]:
     )
     inside = [chosen[number][valid[number]].nonzero()[:, 0] for number in range(high * wide)]
     marked = torch.zeros_like(chosen)
-    for number, among_valid in enumerate(inside):  # the official code marks these slots, padding or not
+    for number, among_valid in enumerate(inside):  # the official code marks these slots, including padding
         marked[number, among_valid] = True
     newlines = torch.ones(high * side, 1, dtype=torch.bool)
     slots = torch.cat([stitched(marked), newlines], dim=1)
@@ -57,7 +57,7 @@ def check(case: Case) -> dict[str, Tensor | int]:
 
 
 def inner(width: int, height: int, rows: int, columns: int) -> tuple[slice, slice]:
-    """The rows and columns of a grid that an image of this size fills, centred; the others are padding."""
+    """The rows and columns of a grid that a centred image of this size fills; the others are padding."""
     if width / height > columns / rows:
         pad = (rows - height * columns // width) // 2
         return slice(pad, rows - pad), slice(columns)

@@ -1,4 +1,4 @@
-"""Against jytmelon/G-Prune: the thumbnail, and the stitched crops with a newline token after every row."""
+"""Comparison with jytmelon/G-Prune: the thumbnail, and the stitched crops with a newline after every row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Against hasanar1f/HiRED, the LLaVA-NeXT version; one partition is LLaVA-1.5."""
+"""Comparison with hasanar1f/HiRED, the LLaVA-NeXT version; one partition is LLaVA-1.5."""
 
 from __future__ import annotations
 

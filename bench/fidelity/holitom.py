@@ -1,4 +1,4 @@
-"""Against cokeshao/HoliTom: the outer part, without the noise in densities, and the merge in the decoder."""
+"""Comparison with cokeshao/HoliTom: the outer part, without noise in densities, and the decoder's merging."""
 
 from __future__ import annotations
 

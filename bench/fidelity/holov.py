@@ -1,4 +1,4 @@
-"""Against obananas/HoloV, whose versions for LLaVA and Qwen agree on these cases."""
+"""Comparison with obananas/HoloV, whose versions for LLaVA and Qwen agree on these cases."""
 
 from __future__ import annotations
 

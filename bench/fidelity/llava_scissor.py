@@ -1,4 +1,4 @@
-"""Against HumanMLLM/LLaVA-Scissor; recorded cases do not depend on the random order of its code."""
+"""Comparison with HumanMLLM/LLaVA-Scissor; recorded cases do not depend on its code's random order."""
 
 from __future__ import annotations
 

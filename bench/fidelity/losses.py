@@ -1,4 +1,4 @@
-"""GHM-C against open-mmlab/mmdetection, step by step; focal and cosine loss against their formulas."""
+"""Comparison of GHM-C with open-mmlab/mmdetection, step by step; of focal and cosine loss with formulas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Against liuting20/MustDrop, which merges as many windows in all images as in the one with the fewest."""
+"""Comparison with liuting20/MustDrop, which merges as many windows per image as the image with the fewest."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def merging(case: Case) -> dict[str, Tensor | int]:
 
 
 def key_tokens(case: Case) -> Tensor:
-    """[B, ceil(rate * n)], from the last layer of the tower."""
+    """[B, ceil(rate * n)] key tokens, from the last layer of the tower."""
     attention = case["cls_attention_layer23"][:, :, 1:]
     rate, entered = case.value("key_rate"), attention.shape[2]
     return torch.stack([MustDrop.key_tokens(cls, rate, entered) for cls in attention])
 
 
 def dropping(case: Case) -> dict[str, Tensor]:
-    """A stage in the decoder, first image."""
+    """A stage in the decoder, for the first image."""
     attention = case["llm_text_to_visual_attention"].mean(0)
     key = key_tokens(case)[0]
     important = MustDrop.important(

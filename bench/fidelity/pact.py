@@ -1,4 +1,4 @@
-"""Against orailix/PACT, LLaVA-OneVision version."""
+"""Comparison with orailix/PACT, LLaVA-OneVision version."""
 
 from __future__ import annotations
 

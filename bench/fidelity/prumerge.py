@@ -1,4 +1,4 @@
-"""Against 42Shawn/LLaVA-PruMerge, PruMerge and PruMerge+; CLS is position 0 of the keys."""
+"""Comparison with 42Shawn/LLaVA-PruMerge, PruMerge and PruMerge+; CLS is position 0 of the keys."""
 
 from __future__ import annotations
 

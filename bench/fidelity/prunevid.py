@@ -1,4 +1,4 @@
-"""Against Visual-AI/PruneVid, without the noise in densities: merging, and dropping in the decoder."""
+"""Comparison with Visual-AI/PruneVid, without noise in densities: merging, and dropping in the decoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Against Cooperx521/PyramidDrop, one stage, with the attention that a live model's views compute."""
+"""Comparison with Cooperx521/PyramidDrop, one stage, with attention computed as in a live model's views."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Against kinredon/SCOPE, the form at the tower's output."""
+"""Comparison with kinredon/SCOPE, the variant at the tower's output."""
 
 from __future__ import annotations
 

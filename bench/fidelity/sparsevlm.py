@@ -1,4 +1,4 @@
-"""Against Gumpest/SparseVLMs: one stage of version 1.5, and the counts of version 1.0."""
+"""Comparison with Gumpest/SparseVLMs: one stage of version 1.5, and the counts of version 1.0."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Against facebookresearch/ToMe; positions count CLS, where there is one, as 0."""
+"""Comparison with facebookresearch/ToMe; in positions, CLS counts as 0 if there is one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Against FreedomIntelligence/TRIM; the ratio is officially one for all images of a batch."""
+"""Comparison with FreedomIntelligence/TRIM, whose code uses one ratio for all images of a batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Against dvlab-research/VisionZip; positions count CLS as 0."""
+"""Comparison with dvlab-research/VisionZip; in positions, CLS counts as 0."""
 
 from __future__ import annotations
 

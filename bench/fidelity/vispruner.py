@@ -1,4 +1,4 @@
-"""Against Theia-4869/VisPruner and Theia-4869/FasterVLM, the first version of the same paper."""
+"""Comparison with Theia-4869/VisPruner and with Theia-4869/FasterVLM, the first version of the same paper."""
 
 from __future__ import annotations
 
@@ -34,6 +34,6 @@ def fastervlm(case: Case) -> dict[str, Tensor]:
 
 
 def kept(chosen: Tensor, patches: int) -> dict[str, Tensor]:
-    """Chosen patches [B, K] of each tile, ascending, and as a mask."""
+    """Selected patches [B, K] of each tile, in ascending order, and as a mask."""
     mask = torch.zeros(len(chosen), patches, dtype=torch.bool).scatter(1, chosen, True)
     return {"kept_indices": chosen.sort(1).values, "index_mask": mask}

@@ -1,4 +1,4 @@
-"""Against Tencent/SelfEvolvingAgent, VScan: the versions for LLaVA and for Qwen2.5-VL."""
+"""Comparison with Tencent/SelfEvolvingAgent, VScan: the versions for LLaVA and for Qwen2.5-VL."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check(case: Case) -> dict[str, Tensor]:
         case["cls_attention_shallow"], case["cls_attention_deep"], case["projected_features"], strict=True
     ):
         local = method.local(shallow.mean(0), window, windows, keep // 2)
-        late = method.remaining(deep.mean(0), local, keep - keep // 2)  # official: windows may leave tokens
+        late = method.remaining(deep.mean(0), local, keep - keep // 2)  # official: windows may select fewer
         kept = torch.cat([local, late]).sort().values
         parts.append((local, late, kept, method.merged(features, kept)[0]))
     return {name: torch.stack(part) for name, part in zip(NAMES, zip(*parts, strict=True), strict=True)}

@@ -1,1 +1,1 @@
-"""Recipes: a table or figure as a short YAML, worked off in steps that are never done twice."""
+"""Recipes: a table or figure as a short YAML file, computed in steps that are cached and never repeated."""

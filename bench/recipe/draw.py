@@ -1,4 +1,4 @@
-"""Pictures of a recipe: groups (paper Figure 2), kept tokens by row (6) or by question (5)."""
+"""Pictures of a recipe: groups (paper Figure 2), kept tokens by row (Figure 6) or by question (Figure 5)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from compress.samples import Sample
 
 
 def draw(plan: Plan, wanted: Drawing, comparison: Comparison | None) -> list[Path]:
-    """Write a PNG per sample into the results' folder; `questions` about one image share a PNG."""
+    """Write a PNG per sample to the results' folder; `questions` about one image share a PNG."""
     task = next(task for task in plan.answers.data if task.name == wanted.task)
     mllm, folder = plan.mllm, plan.folder / PICTURES
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def draw(plan: Plan, wanted: Drawing, comparison: Comparison | None) -> list[Pat
 
 
 def about_one_image(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """`count` questions about the first image that has so many, or all about the image that has most."""
+    """`count` questions about the first image that has that many, or all about the image that has most."""
     by_image: dict[str, list[Sample]] = {}
     for sample in samples:
         by_image.setdefault(sample.picture_digest, []).append(sample)

@@ -1,4 +1,4 @@
-"""How long a plan will take, by the rates that were measured in the same folder."""
+"""Time estimates for a plan, from the rates measured in the same folder."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from bench.recipe.steps import RECORD, Step, TrainStep, Workspace, read_record
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is left of a step. `seconds` is None if no such step was timed yet: of its kind, on the same
-    model and device. `measured` is the number of workers that were timed, if it is another one: the time is
-    then for workers that are as fast as those each. `alone` are the seconds of one such worker.
+    """The remaining work of a step.
+
+    `seconds` is None if no step of the same kind, model and device was timed. `measured` is the number of
+    workers of that timing, if it differs from the step's; the estimate assumes workers of the same speed.
+    `alone` is the time in seconds of one such worker.
     """
 
     step: Step
@@ -34,7 +36,7 @@ class Estimate:
 
 
 def estimates(steps: Sequence[Step], shop: Workspace) -> list[Estimate]:
-    """What is left of every step, in order."""
+    """The remaining work of every step, in order."""
     rates = _rates(shop)
     return [_estimate(step, shop, rates) for step in steps]
 
@@ -54,8 +56,10 @@ def _estimate(step: Step, shop: Workspace, rates: Mapping[tuple[str, ...], Mappi
 
 
 def in_all(told: Sequence[Estimate], workers: int) -> float:
-    """Seconds of the steps whose time is known, with so many workers: trainings beside each other, but
-    nothing beside them; what only one can do, and what all share, one after the other.
+    """Total seconds of the steps with a known time, on `workers` workers.
+
+    Trainings run in parallel with each other, but not with other steps. All other steps run one after the
+    other, on all workers or, if the work cannot be divided, on one.
     """
     shared = (one.step.workers > 1 for one in told)
     trains = [one.alone for one in told if isinstance(one.step, TrainStep)]
@@ -68,7 +72,7 @@ def in_all(told: Sequence[Estimate], workers: int) -> float:
 
 
 def _rates(shop: Workspace) -> dict[tuple[str, ...], dict[int, float]]:
-    """Seconds per forward by kind, model and device, then by workers, over all that was noted here."""
+    """Seconds per forward by kind, model and device, then by number of workers, over all records."""
     spent: dict[tuple[str, ...], dict[int, list[float]]] = {}
     for path in sorted((shop.folder / "steps").glob(f"*/{RECORD}")):
         kind = read_record(path).kind
@@ -85,7 +89,7 @@ def _rates(shop: Workspace) -> dict[tuple[str, ...], dict[int, float]]:
 
 
 def duration(seconds: float | None) -> str:
-    """A time as one would say it."""
+    """A time in words."""
     if seconds is None:
         return "?"
     if seconds < 90:

@@ -1,4 +1,4 @@
-"""From cells to findings: a row at a budget, the mean over its seeds, held against the reference."""
+"""From cells to findings: each row at each budget, averaged over its seeds, compared with the reference."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from bench.evaluation.stats import LEVEL, Interval, contrast, holm, shares
 from bench.tasks import Task
 from compress.keep import Keep
 
-RunCells = Mapping[tuple[str, int], Mapping[tuple[Keep, str], Cell]]  # by row and seed: by budget and task
+RunCells = Mapping[tuple[str, int], Mapping[tuple[Keep, str], Cell]]  # (row, seed) -> (budget, task) -> cell
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One row at one budget. Shares are percent of vanilla's score, mean over tasks, mean over seeds.
+    """One row at one budget. Shares are percentages of vanilla's score, averaged over tasks and seeds.
 
-    `gap` is row minus reference with its paired interval over images and over the seeds of both, `adjusted`
-    its p after Holm's correction over the table. The seeds' own shares are in `seeds`, from the lowest seed
-    on. `single` says that the row, or the reference it is held against, is one network of one seed: the
-    interval then says nothing about other trainings. A row that is not complete has neither average nor gap;
-    `impossible` says why.
+    `gap` is row minus reference, with its paired interval over images and over the seeds of both. `adjusted`
+    is its p value after Holm's correction over the table. `seeds` are the shares of the single seeds, from
+    the lowest seed on. `single` is true if the row or its reference is one network trained with one seed: the
+    interval then covers no other trainings. An incomplete row has neither average nor gap; `impossible` gives
+    the reason.
     """
 
     row: str
@@ -38,7 +38,7 @@ class Finding:
     seeds: tuple[float, ...]
     tokens: float | None  # visual tokens entering a decoder layer, mean over layers
     left: float | None
-    flops: float | None  # prefill, percent of vanilla's
+    flops: float | None  # prefill FLOPs, percent of vanilla's
     vanilla: Interval | None = None
     gap: Interval | None = None
     p: float = 1.0
@@ -124,7 +124,7 @@ def _outcomes(found: Mapping[tuple[Keep, str], Cell]) -> dict[Keep, dict[str, Ou
 
 
 def _corrected(listed: Sequence[Finding]) -> list[Finding]:
-    """With p corrected for the number of tests in the table."""
+    """The findings with p values corrected for the number of tests in the table."""
     tested = [one for one in listed if one.gap]
     adjusted = dict(zip(map(id, tested), holm([one.p for one in tested]), strict=True)) if tested else {}
     return [replace(one, adjusted=adjusted.get(id(one), 1.0)) for one in listed]

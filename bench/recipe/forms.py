@@ -1,4 +1,4 @@
-"""What a recipe found as Markdown and LaTeX: measured and paper side by side, and what that comes to."""
+"""Results of a recipe as Markdown and LaTeX: measured values beside the paper's, and a summary."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from compress.keep import Ratio, in_words
 
 @dataclass
 class RecipeReport:
-    """Everything that the forms need."""
+    """The data of the Markdown and LaTeX forms."""
 
     recipe: Recipe
     command: str
@@ -27,17 +27,17 @@ class RecipeReport:
     tasks: Sequence[str]
     paper: Paper | None = None
     vanilla: Mapping[str, float] = field(default_factory=dict)
-    answered: str = ""  # how many answers there are, in words
+    answered: str = ""  # number of answers, in words
     findings: Sequence[Finding] = ()
     signs: Sequence[Sign] = ()
     orders: Sequence[RankAgreement] = ()
     verdict: Sequence[str] = ()
     headroom: Sequence[Mapping[str, Any]] = ()
     labels: Sequence[Mapping[str, Any]] = ()
-    speedups: Sequence[tuple[str, int, str, float, float | None]] = ()  # row, budget, stage, here, paper
+    speedups: Sequence[tuple[str, int, str, float, float | None]] = ()  # row, budget, stage, measured, paper
     timed: Sequence[Table] = ()  # medians of the timing steps
-    pictures: Sequence[str] = ()  # paths from the page
-    published: Table | None = None  # measured beside what other publications give for the same
+    pictures: Sequence[str] = ()  # paths relative to the page
+    published: Table | None = None  # measured beside published scores
 
 
 def header(told: RecipeReport) -> list[str]:
@@ -53,7 +53,7 @@ def header(told: RecipeReport) -> list[str]:
 
 
 def title(told: RecipeReport, finding: Finding) -> str:
-    """What a budget is called."""
+    """A budget in words."""
     here = in_words(finding.keep, told.tokens)
     if told.paper is None or told.tokens == told.recipe.of or isinstance(finding.keep, Ratio):
         return here
@@ -61,7 +61,7 @@ def title(told: RecipeReport, finding: Finding) -> str:
 
 
 def lines(told: RecipeReport) -> Iterator[tuple[str, list[list[str]]]]:
-    """Titles with their rows as text: vanilla, then budget by budget."""
+    """Yield titles with their rows as text: vanilla, then budget by budget."""
     paper = told.paper
     if told.vanilla:
         cells = [one(100.0), *(["100.0"] if paper else [])]
@@ -92,7 +92,7 @@ def _line(told: RecipeReport, found: Finding) -> list[str]:
 
 
 def notes(told: RecipeReport) -> list[str]:
-    """What a reader must know, line by line."""
+    """Notes for the reader, one per line."""
     recipe = told.recipe
     listed = [
         f"Command: `{told.command}`. Model {told.facts['model']}, {told.machine['cores']} cores of "
@@ -134,7 +134,7 @@ def notes(told: RecipeReport) -> list[str]:
 
 
 def table(told: RecipeReport) -> Table:
-    """The findings, a block per budget under vanilla."""
+    """The findings, one block per budget after vanilla."""
     rows: list[Sequence[str] | str] = []
     for name, block in lines(told):
         rows += [name, *block]
@@ -142,7 +142,7 @@ def table(told: RecipeReport) -> Table:
 
 
 def markdown(told: RecipeReport) -> str:
-    """The whole page."""
+    """The whole page in Markdown."""
     page = [f"# {plain(told.recipe.title)}", ""]
     if told.findings:
         page.append(table(told).markdown())

@@ -1,4 +1,4 @@
-"""Steps that time: latency on a GPU or CPU, and the phone protocol."""
+"""Timing steps: latency on a GPU or CPU, and the phone protocol."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TABLE = "table.json"
 class TimingStep(Step):
     """A timing benchmark over the recipe's rows and budgets, with the compressor that the recipe trained.
 
-    Rows are named by their specs. `comparison` is the folder with the rows' scores once there is one.
+    Rows are named by their specs. `comparison` is the folder with the rows' scores, once it exists.
     """
 
     kind = "time"
@@ -112,14 +112,14 @@ class TimingStep(Step):
         return replace(edge_table.table(measured), notes=())
 
     def pictures(self, folder: Path) -> list[Path]:
-        """The plots that the command drew, copied into a folder."""
+        """Copy the plots that the benchmark drew into a folder; return their paths."""
         drawn = sorted((self.folder / "pictures").glob("*.png"))
         if drawn:
             folder.mkdir(parents=True, exist_ok=True)
         return [Path(copyfile(one, folder / one.name)) for one in drawn]
 
     def speedups(self) -> Iterator[tuple[str, int, str, float, float | None]]:
-        """Row, budget, stage, how many times faster than the untouched model, and the paper's figure."""
+        """Yield row, budget, stage, speed-up over the untouched model, and the paper's speed-up."""
         tokens = self.shop.load(self.model).visual_tokens
         path = self.folder / FILES[self.what]
         yield from (
@@ -129,18 +129,18 @@ class TimingStep(Step):
         )
 
     def table(self) -> Table:
-        """Medians, as the timing commands print them."""
+        """Medians in the form that the timing commands print."""
         return read(Table, self.folder / TABLE)
 
 
 class _Faster(Document):
-    """A stage beside the untouched model's."""
+    """Speed-up of a stage over the untouched model."""
 
     times: NonNegativeFloat
 
 
 class _LatencyRowDocument(Document):
-    """What is read of a row of results.json."""
+    """The fields that are read from a row of results.json."""
 
     method: str
     keep: Positive
@@ -148,27 +148,27 @@ class _LatencyRowDocument(Document):
 
 
 class Latencies(Document):
-    """What is read of results.json."""
+    """The fields that are read from results.json."""
 
     rows: tuple[_LatencyRowDocument, ...]
 
 
 class _EdgeRowDocument(Document):
-    """What is read of a row of edge.json."""
+    """The fields that are read from a row of edge.json."""
 
     keep: Positive
     speedup: NonNegativeFloat
 
 
 class _RuntimeDocument(Document):
-    """What is read of a runtime in edge.json."""
+    """The fields that are read from a runtime in edge.json."""
 
     runtime: str
     rows: tuple[_EdgeRowDocument, ...]
 
 
 class Runtimes(Document):
-    """What is read of edge.json."""
+    """The fields that are read from edge.json."""
 
     runtimes: tuple[_RuntimeDocument, ...]
 
@@ -192,7 +192,7 @@ def _edge(told: Runtimes, tokens: int) -> Iterator[tuple[str, int, str, float, f
 
 
 def _check(recipe: Recipe, trains: Mapping[tuple[str, int], TrainStep]) -> None:
-    """The commands that time are given methods by name and one compressor: rows must not say more."""
+    """ValueError if rows need more than the method names and the one compressor that timing accepts."""
     if not trains:
         raise ValueError(f"{recipe.name}: a timing needs a row that learns")
     if (made := len({one.digest for one in trains.values()})) > 1:
@@ -222,7 +222,7 @@ def timings(
     recipe: Recipe, shop: Workspace, answers: AnswerStep, trains: Mapping[tuple[str, int], TrainStep],
     comparison: Callable[[], Path],
 ) -> list[TimingStep]:  # fmt: skip
-    """The timing steps of a recipe; ValueError for what a timing cannot be of."""
+    """The timing steps of a recipe; ValueError if the recipe cannot be timed."""
     asked = {"latency": recipe.latency, "edge": recipe.edge}
     wanted = {name: settings for name, settings in asked.items() if settings}
     if wanted:

@@ -1,8 +1,8 @@
-"""What selection could reach: masks searched for the very question, or for another one about the same image.
+"""Upper bounds of selection: masks searched for the same question, or for another one about the same image.
 
-The search sees the gold answer, so a searched mask is no method; it is the head-room of all methods. A mask
-searched for one question and kept for another says how much of it is about the image, and how much about the
-question.
+The search sees the gold answer, so a searched mask is not a method; it is the head-room of all methods. A
+mask that is searched for one question and used for another shows how much of it depends on the image, and
+how much on the question.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class SearchStep(Step):
         todo = [key for keep, task in self.labels if not cells.finished(key := CellKey(self.row, keep, task))]
         masks = {(key.keep, key.task): self.masks(key.keep, *tasks[key.task]) for key in todo}
         entry = MaskEntry(self.row, Grid(), masks=masks, tokens=mllm.visual_tokens, grid=mllm.grid)
-        batches = replace(shop.batches(self.model), automatic=False)  # a replay has one order
+        batches = replace(shop.batches(self.model), automatic=False)  # a replay needs a fixed order
         settings = CellSettings({self.row: entry}, tasks, batches, "tokens", None)
         done = self.finished
         report(done, self.units)
@@ -106,7 +106,7 @@ class SearchStep(Step):
                 report(done, self.units)
 
     def masks(self, keep: Keep, task: Task, samples: Sequence[Sample]) -> list[tuple[int, ...]]:
-        """What each sample is to keep, in the samples' order."""
+        """The kept tokens of each sample, in the samples' order."""
         step = self.labels[keep, task.name]
         found = [one.kept for one in step.labels()]
         if len(found) < len(samples):
@@ -118,13 +118,13 @@ class SearchStep(Step):
         return [found[place] for place in places]
 
     def cells(self) -> dict[tuple[str, int], dict[tuple[Keep, str], Cell]]:
-        """As `AnswerStep.cells`."""
+        """Cells in the form of `AnswerStep.cells`."""
         return {(self.row, 0): {(cell.key.keep, cell.key.task): cell for cell in read_cells(self.folder)}}
 
 
 @dataclass(frozen=True)
 class MaskEntry(Entry):
-    """A row whose tokens are given for every sample, by budget and task; all images have one grid."""
+    """A row whose kept tokens are given per sample, by budget and task; all images have the same grid."""
 
     masks: Mapping[tuple[Keep, str], Sequence[Sequence[int]]] = field(default_factory=dict)
     tokens: int = 0  # of an image
@@ -136,9 +136,9 @@ class MaskEntry(Entry):
 
 
 def partners(samples: Sequence[Sample]) -> list[int]:
-    """For each sample the place of the next one about the same image, in a circle.
+    """For each sample, the index of the next sample about the same image; the last one gets the first.
 
-    ValueError if an image has one question only.
+    ValueError if an image has only one question.
     """
     by_image: dict[str, list[int]] = {}
     for place, one in enumerate(samples):
@@ -159,7 +159,7 @@ def partners(samples: Sequence[Sample]) -> list[int]:
 
 @dataclass(frozen=True, eq=False)
 class LossesStep(Step):
-    """Loss of the gold answer with what every row kept, as the search measures it: before the decoder.
+    """Loss of the gold answer with each row's kept tokens, reduced before the decoder as in the search.
 
     The loss is not defined for rows that merge tokens or keep another number of them.
     """
@@ -224,7 +224,7 @@ class LossesStep(Step):
         put(self.folder / FILE, json.dumps(found) + "\n")
 
     def _kept(self) -> dict[tuple[str, Keep, str], Sequence[Sequence[int]]]:
-        """Tokens that the first seed of each row kept, for rows with `keep` real tokens of every sample."""
+        """Kept tokens of the first seed of each row, if the row keeps `keep` real tokens of every sample."""
         cells = self.answers.cells()
         for one in self.others:
             cells |= one.cells()
@@ -256,7 +256,7 @@ class _LossesDocument(Document):
 
 
 def read_losses(path: Path) -> tuple[_LossesDocument, ...]:
-    """What `LossesStep` wrote; ValueError for another file."""
+    """The losses that `LossesStep` wrote; ValueError for another file."""
     if not (found := read(tuple[_LossesDocument, ...], path)):
         raise ValueError(f"{path}: the document is an empty list, but it must hold losses")
     return found
@@ -264,7 +264,7 @@ def read_losses(path: Path) -> tuple[_LossesDocument, ...]:
 
 @dataclass(frozen=True)
 class _Measuring:
-    """Losses of one sample, by row and budget."""
+    """Computes the losses of one sample, by row and budget."""
 
     mllm: MLLM
     samples: Sequence[Sample]
@@ -290,9 +290,9 @@ def headroom(
     losses: Mapping[tuple[str, Keep], Mapping[str, Sequence[float]]], reference: str, rows: Sequence[str],
     images: Mapping[str, Sequence[str]],
 ) -> list[dict[str, object]]:  # fmt: skip
-    """Mean loss of the `rows`, and how far above the reference's on the same samples, with 95 % intervals.
+    """Mean loss of `rows`, and its excess over the reference's on the same samples, with 95 % intervals.
 
-    `images` are those of the samples, by task: samples of one image are drawn together.
+    `images` are the images of the samples, by task: samples of one image are resampled together.
     """
     lines: list[dict[str, object]] = []
     for row, keep in (

@@ -1,7 +1,7 @@
-"""The paper's numbers beside measured ones: same direction, same order, how far.
+"""Comparison of measured numbers with the paper's: sign, rank order and size of differences.
 
-Only shares of the untouched model's score are held against each other, never scores of different benchmarks.
-The paper gives no intervals, so "same sign" can only be doubted from our side.
+Only shares of the untouched model's score are compared, never scores of different benchmarks. The paper
+gives no intervals, so only the measured side of "same sign" has an uncertainty.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def published() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Paper:
-    """One table: scores by budget, row and task."""
+    """One table of the paper: scores by budget, row and task."""
 
     model: str
     tokens: int
@@ -40,7 +40,7 @@ class Paper:
 
     @classmethod
     def of(cls, name: str) -> Paper:
-        """ValueError for a table that the paper does not have, or that has no scores."""
+        """The table `name`; ValueError if the paper has no such table, or if the table has no scores."""
         told = published().get(name, {})
         if "retain" not in told:
             scored = [key for key, value in published().items() if "retain" in value]
@@ -52,7 +52,7 @@ class Paper:
         return self.retain.get(count_of(keep, self.tokens), {}).get(row, {}).get(task)
 
     def share(self, row: str, keep: Keep, tasks: Sequence[str]) -> float | None:
-        """Mean over the tasks of the row's score / vanilla's, in percent; None where one is missing."""
+        """Mean over the tasks of the row's score / vanilla's score, in percent; None if one is missing."""
         scores = [self.score(row, keep, task) for task in tasks]
         if not scores or any(score is None or task not in self.vanilla
                              for score, task in zip(scores, tasks, strict=True)):  # fmt: skip
@@ -66,14 +66,14 @@ class Paper:
 
 @dataclass(frozen=True)
 class Sign:
-    """One row against the reference, in the paper and here, in points of the mean share of vanilla."""
+    """One row minus the reference, published and measured, in points of the mean share of vanilla."""
 
     row: str
     keep: Keep  # the paper's
     paper: float
     measured: Interval
     significant: bool
-    single: bool = False  # one network against one: nothing about other trainings
+    single: bool = False  # one network against one: other trainings are not covered
 
     @property
     def agrees(self) -> bool:
@@ -92,7 +92,7 @@ class Sign:
 
 @dataclass(frozen=True)
 class RankAgreement:
-    """How alike two rankings of the rows of one budget are; correlations are None for fewer than 3 rows."""
+    """Agreement of two rankings of the rows of one budget; correlations are None for fewer than 3 rows."""
 
     keep: Keep
     rows: int
@@ -103,7 +103,7 @@ class RankAgreement:
 
 
 def signs(found: Sequence[Finding], paper: Paper, tasks: Sequence[str], reference: str) -> list[Sign]:
-    """Every row that the paper has too, against the reference."""
+    """The differences from the reference of all rows that the paper has too."""
     listed = []
     for one in found:
         ours, whole = (paper.share(row, one.paper_keep, tasks) for row in (one.row, reference))
@@ -113,8 +113,8 @@ def signs(found: Sequence[Finding], paper: Paper, tasks: Sequence[str], referenc
 
 
 def orders(found: Sequence[Finding], paper: Paper, tasks: Sequence[str]) -> list[RankAgreement]:
-    """Per budget, the order of the rows by their mean share, in the paper and here."""
-    from scipy.stats import kendalltau, spearmanr  # not at the top: half a second
+    """Per budget, the agreement of the paper's order of rows by mean share with the measured one."""
+    from scipy.stats import kendalltau, spearmanr  # imported late: takes half a second
 
     made = []
     for keep in dict.fromkeys(one.paper_keep for one in found):
@@ -143,7 +143,7 @@ def orders(found: Sequence[Finding], paper: Paper, tasks: Sequence[str]) -> list
 
 
 def verdict(found: Sequence[Sign], ranks: Sequence[RankAgreement], paper: Paper, model: str) -> list[str]:
-    """What the comparison with the paper comes to, in sentences."""
+    """The result of the comparison with the paper, in sentences."""
     if not found and not ranks:
         return []
     lines = [

@@ -1,4 +1,4 @@
-"""From a recipe to its steps, and what they will take."""
+"""Turns a recipe into its steps."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from compress.samples import Sample
 
 TEXTVQA = "textvqa"
 COMPARISON, PICTURES = "comparison", "pictures"  # folders of a result
-RANDOM = "random"  # the kind of labels that is a control
+RANDOM = "random"  # the kind of labels that serves as a control
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The steps of a recipe in the order in which they can be done, each once.
+    """The steps of a recipe in an order in which they can run, without duplicates.
 
     `stores` are the label steps and `trains` the training steps, by the row that learns and its seed.
     """
@@ -80,7 +80,7 @@ class Plan:
 
     @cached_property
     def folder(self) -> Path:
-        """Folder of the results: another one for other settings, models or code."""
+        """Folder of the results; settings, models and code determine its name."""
         told = {key: value for key, value in asdict(self.recipe).items() if key not in ("name", "title")}
         keys = [one.key for one in self.answers.candidates]
         digest = key_of(told, self.answers.digest, keys, [step.digest for step in self.steps])
@@ -88,7 +88,7 @@ class Plan:
 
 
 def plan(recipe: Recipe, shop: Workspace) -> Plan:
-    """The steps of a recipe; ValueError for what can be seen to be wrong before any work."""
+    """The steps of a recipe; ValueError for errors that can be found before any work."""
     if recipe.paper:
         Paper.of(recipe.paper)
     mllm = shop.load(recipe.model)
@@ -148,7 +148,7 @@ def plan(recipe: Recipe, shop: Workspace) -> Plan:
 
 
 def _check_depths(title: str, selector: Selector, budgets: Iterable[Keep], mllm: MLLM) -> None:
-    """ValueError for a method of a layer that the model does not have: no budget could fill its cells."""
+    """ValueError if a method acts at a layer that the model does not have: no budget could fill its cells."""
     tokens = mllm.visual_tokens
     try:
         for keep in budgets:
@@ -158,7 +158,7 @@ def _check_depths(title: str, selector: Selector, budgets: Iterable[Keep], mllm:
 
 
 def validation(recipe: Recipe) -> tuple[Task, list[Sample]] | None:
-    """TextVQA's validation questions, which choose the epoch in the paper, if the recipe's data has them."""
+    """TextVQA's validation questions, which select the epoch in the paper, if the recipe's data has them."""
     if recipe.data is None or not (recipe.data.startswith(HUB) or (Path(recipe.data) / TEXTVQA).is_dir()):
         return None
     ((found),) = load_tasks(
@@ -170,7 +170,7 @@ def validation(recipe: Recipe) -> tuple[Task, list[Sample]] | None:
 def training_pool(
     mixture: str | None, images: str | None, world: World = MICRO, questions: int | None = None
 ) -> SamplePool:
-    """The miniature's training samples, or those of LLaVA's mixture in the order of their ids' hashes."""
+    """The miniature's training samples, or those of LLaVA's mixture ordered by the hashes of their ids."""
     if mixture is None or images is None:
         facts: dict[str, object] = {"samples": f"the {world.name} mixture"}
         if questions not in (None, world.questions):
@@ -193,7 +193,7 @@ def training_pool(
 
 
 def _labels(recipe: Recipe, shop: Workspace, model: str, learns: Learning, seed: int) -> LabelStep:
-    """The labels of one seed: drawn anew for each seed if they are random, else the same for all."""
+    """The labels for one seed: random labels are drawn anew for each seed, others are shared by all seeds."""
     pool = training_pool(recipe.mixture, recipe.images, world_of(recipe.model), learns.questions)
     config = learns.labels
     if config.kind == RANDOM:
@@ -206,7 +206,7 @@ def _labels(recipe: Recipe, shop: Workspace, model: str, learns: Learning, seed:
 def _masks(
     recipe: Recipe, shop: Workspace, data: Mapping[Task, Sequence[Sample]], budgets: Mapping[Keep, Keep]
 ) -> dict[tuple[Keep, str], LabelStep]:
-    """Searches on the very samples that are asked."""
+    """Searches on the evaluation samples themselves, by budget and task."""
 
     def taken(samples: Sequence[Sample]) -> Callable[[int], list[Sample]]:
         return lambda count: list(samples[:count])

@@ -1,4 +1,4 @@
-"""Working off a plan, and what it leaves behind."""
+"""Runs a plan and writes its results."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from compress.keep import Keep
 from compress.labels import sample_key
 from compress.progress import Bar
 
-CLOCKED = ("samples per second", "hours left", "median seconds per sample")  # in no result
+CLOCKED = ("samples per second", "hours left", "median seconds per sample")  # left out of results
 SPEEDUP = ("row", "keep", "stage", "times", "paper")
 
 
 def run(plan: Plan, bar: Bar, command: str) -> Path:
-    """Do what is left of the plan; the folder with results.json, tables, the comparison and pictures.
+    """Do the remaining steps of the plan; return the folder of results.json, tables, comparison and pictures.
 
-    Everything finished is kept when it is interrupted; the same call goes on.
+    An interruption loses no finished work; the same call resumes.
     """
     work_off([step for step in plan.steps if step not in plan.timed], plan.shop, bar)
     plan.folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def run(plan: Plan, bar: Bar, command: str) -> Path:
     if comparison:
         facts = data_facts(plan.recipe.data, plan.answers.data)
         write(comparison, plan.mllm, plan.folder / COMPARISON, Origin(plan.recipe.title, facts, [command]))
-    for step in plan.timed:  # they plot the scores of the comparison
+    for step in plan.timed:  # these plot the scores of the comparison
         step.do(bar)
     pictures = draw(plan, plan.recipe.draw, comparison) if plan.recipe.draw else []
     pictures += [taken for step in plan.timed for taken in step.pictures(plan.folder / PICTURES)]
@@ -67,7 +67,7 @@ def cells_of(plan: Plan) -> dict[tuple[str, int], dict[tuple[Keep, str], Cell]]:
 
 
 def tell(plan: Plan, command: str) -> RecipeReport:
-    """What the finished steps say, held against the paper."""
+    """The results of the finished steps, compared with the paper."""
     recipe, tasks = plan.recipe, list(plan.answers.data)
     names = [task.name for task in tasks]
     paper = Paper.of(recipe.paper) if recipe.paper and recipe.rows else None
@@ -78,7 +78,7 @@ def tell(plan: Plan, command: str) -> RecipeReport:
     if not recipe.rows:
         return told
     told.labels = label_costs(plan)
-    if recipe.draw:  # a few questions whose pictures say it all
+    if recipe.draw:  # too few questions for findings; the pictures are the result
         return told
     cells = cells_of(plan)
     learn = [name for name, row in recipe.rows.items() if row.learns]
@@ -102,7 +102,7 @@ def tell(plan: Plan, command: str) -> RecipeReport:
 def published(
     plan: Plan, cells: Mapping[tuple[str, int], Mapping[tuple[Keep, str], Cell]], told: RecipeReport
 ) -> Table | None:
-    """Rows that learn nothing beside what other publications give for the same method."""
+    """Rows that learn nothing, beside the scores that other publications give for the same method."""
     rows = []
     for (row, _), listed in cells.items():
         scores: dict[Keep, dict[str, float]] = {}
@@ -115,7 +115,7 @@ def published(
 
 
 def label_costs(plan: Plan) -> list[dict[str, Any]]:
-    """What each label store is like, which rows learn from it, and its loss against the reference's."""
+    """Statistics of each label store, the rows that learn from it, and its loss against the reference's."""
     first, *others = plan.recipe.seeds
     sharing: dict[tuple[str, int], list[tuple[str, int]]] = {}
     for place, step in plan.stores.items():
@@ -148,7 +148,7 @@ def spent(plan: Plan) -> dict[str, float]:
 
 
 def compared(plan: Plan) -> Comparison:
-    """All rows and seeds as a comparison, whose cells lie in the result's folder for `evocomp report`."""
+    """All rows and seeds as a comparison; its cells are in the result's folder, for `evocomp report`."""
     several = len(plan.recipe.seeds) > 1
     cells: dict[CellKey, Cell] = {}
     for (row, seed), listed in cells_of(plan).items():
@@ -172,7 +172,7 @@ def compared(plan: Plan) -> Comparison:
 
 
 def results(plan: Plan, told: RecipeReport) -> dict[str, Any]:
-    """All of it, ready for JSON."""
+    """All results as a JSON-ready dictionary."""
     paper = told.paper
     return {
         "recipe": asdict(plan.recipe),

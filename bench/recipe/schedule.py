@@ -1,8 +1,8 @@
-"""In which order the steps of a recipe are done, and by whom.
+"""The order of a recipe's steps, and their distribution over workers.
 
-A step that divides its own work (labels, answers) has all workers. A training has one; those that are ready
-at the same time, and answers that need none of them, share the workers. With one worker the steps come one
-after the other. Results are the same.
+A step that divides its own work (labels, answers) uses all workers. A training uses one worker; trainings
+that are ready at the same time share the workers with answers that need none of them. With one worker, the
+steps run one after the other. The results are the same.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from compress.progress import Bar
 
 
 def work_off(steps: Sequence[Step], shop: Workspace, bar: Bar) -> None:
-    """Do every step after those that it needs."""
+    """Do every step after the steps that it needs."""
     if shop.workers == 1:
         for step in steps:
             step.do(bar)
@@ -46,7 +46,7 @@ def work_off(steps: Sequence[Step], shop: Workspace, bar: Bar) -> None:
 
 
 def train_together(steps: Sequence[TrainStep], beside: AnswerStep | None, shop: Workspace, bar: Bar) -> None:
-    """Trainings of one model, a worker for each, and `beside` them answers by the workers that are free."""
+    """Train compressors of one model, one worker each; free workers compute the answers of `beside`."""
     trainings = Trainings(steps, shop)
     if beside and not beside.done:
         replace(beside, shop=replace(shop, engine=trainings)).do(bar)
@@ -63,10 +63,10 @@ def train_together(steps: Sequence[TrainStep], beside: AnswerStep | None, shop: 
 
 
 class Trainings:
-    """An engine whose workers also train: before anything else that they are given.
+    """An engine whose workers run trainings before other jobs; otherwise the workspace's engine.
 
-    It is the workspace's engine otherwise. A training whose worker was killed goes on in the step's folder.
-    Workers of a cluster may not see that folder: there it begins again, and its files are sent.
+    If a worker is killed, its training resumes in the step's folder. Workers of a cluster may have no access
+    to that folder: there, the training starts again, and its files are sent back.
     """
 
     name: ClassVar[str] = "with trainings"
@@ -77,7 +77,7 @@ class Trainings:
 
     @property
     def left(self) -> list[TrainJob]:
-        """As jobs, those that are not done."""
+        """The unfinished trainings, as jobs."""
         jobs = [step.job for step in self._steps.values() if not step.done]
         return [replace(job, folder=None) for job in jobs] if isinstance(self.engine, Cluster) else jobs
 
@@ -87,7 +87,7 @@ class Trainings:
             yield _TrainingPool(crew, self)
 
     def took(self, job: TrainJob, outcome: Trained | Refusal | Failure) -> None:
-        """Finish the step of a training; ValueError if there is no compressor."""
+        """Finish the step of a training; ValueError if the training failed."""
         if isinstance(outcome, Failure):
             outcome = Refusal.after(outcome)
         if isinstance(outcome, Refusal):
@@ -102,7 +102,7 @@ class Trainings:
 
 @dataclass(frozen=True)
 class _TrainingPool:
-    """Workers that are given the trainings first; who asked for the other jobs does not hear of them."""
+    """Workers that run the trainings first; results of trainings are not passed to the caller of `each`."""
 
     crew: WorkerPool
     trainings: Trainings
@@ -125,7 +125,7 @@ class _TrainingPool:
 
 
 class _Trainer:
-    """A worker that trains, and does nothing else."""
+    """A worker that only trains."""
 
     about: ClassVar[Mapping[str, Any]] = {}
 
@@ -139,7 +139,7 @@ class _Trainer:
 
 
 class _TrainsToo:
-    """A worker that answers, and trains with the same model."""
+    """A worker that computes answers, and trains with the same model."""
 
     def __init__(self, make: Callable[..., Any], **place: str):
         self._work = make(**place)

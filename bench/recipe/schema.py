@@ -1,10 +1,10 @@
-"""What a recipe may say, and reading one: names and types are checked, a wrong name gets its neighbour.
+"""The settings of a recipe, and reading them: names and types are checked, errors suggest the closest name.
 
-A recipe names things and gives numbers; it contains no expressions. Its first line is the command that runs
-it, as a comment. Budgets are written as the paper has them (`keep: [192, 128, 64]`, `of: 576`) and scaled to
-the visual tokens of the model at hand, or of each image where these follow its size; ratios (`keep: [11.1%]`)
-need no `of` and are of each image. Settings under `miniature` hold for the shipped models alone. Another
-model is trained with the paper's settings for its family. `learns` overrides both, a row overrides `learns`.
+A recipe has names and numbers; it contains no expressions. Its first line is a comment with the command that
+runs it. Budgets are written as in the paper (`keep: [192, 128, 64]`, `of: 576`) and scaled to the visual
+tokens of the model, or of each image if these depend on its size; ratios (`keep: [11.1%]`) need no `of` and
+apply to each image. Settings under `miniature` apply to shipped models only. Other models are trained with
+the paper's settings for their family. `learns` overrides both, and a row overrides `learns`.
 """
 
 from __future__ import annotations
@@ -61,14 +61,13 @@ def _at_least(least: int, **values: int) -> None:
 
 @dataclass(frozen=True)
 class Learning:
-    """How the compressor of a row comes to be, and where it acts.
+    """Training of the compressor of a row, and where it acts.
 
-    `samples` of the training mixture are labelled, with `questions` about each image of the miniature's (1 or
-    4; None: as its world has them); `selects` is the method, of those that take a compressor,
-    that chooses tokens by it; `depth` is the layer of a 32-layer decoder before which EvoComp acts, 0 before
-    the decoder. `source_gives` is what the recipe's `source` model does for this row: it
-    chooses the indices that are kept here (the paper's Table 3), or it is the model that the compressor was
-    trained on (its Figure 3).
+    `samples` of the training mixture are labelled, with `questions` about each image of the miniature (1 or
+    4; None: as in its world). `selects` is the method, one that takes a compressor, that selects tokens with
+    it. `depth` is the layer of a 32-layer decoder before which EvoComp acts; 0: before the decoder.
+    `source_gives` is the role of the recipe's `source` model for this row: it selects the indices of the kept
+    tokens (the paper's Table 3), or the compressor was trained on it (its Figure 3).
     """
 
     samples: int = 1200
@@ -89,23 +88,23 @@ class Learning:
             raise ValueError(
                 f"selects={cut(self.selects)}: choose a method that takes a compressor, as evocomp"
             )
-        pick(METHODS, self.selects, "method", compressor="", depth=self.depth)  # errors in its options
+        pick(METHODS, self.selects, "method", compressor="", depth=self.depth)  # checks its options
         if self.depth and "depth" not in options(METHODS[parse_spec(self.selects)[0]]):
             raise ValueError(f"depth={self.depth}: {self.selects} has its own, as evocomp+:layer=2")
         if self.train.seed:
             raise ValueError("train.seed: the seeds of training are the recipe's `seeds`")
 
     def layer(self, layers: int) -> int:
-        """The decoder layer, of `layers`, before which the compressor acts."""
+        """The layer, of a decoder with `layers` layers, before which the compressor acts."""
         return scaled_layer(self.depth, layers) if self.depth else 0
 
 
 @dataclass(frozen=True)
 class RecipeRow:
-    """A row of the table: a `method` by its spec, masks that are `searched`, or a compressor that learns.
+    """A row of the table: a `method` by its spec, `searched` masks, or a compressor that learns.
 
-    `searched` takes the mask that the search finds for the very question that is then asked ("own"), or for
-    another question about the same image ("other"). `positions` are the method's own by default.
+    `searched` uses masks that the search finds for the same question ("own"), or for another question about
+    the same image ("other"). Default of `positions`: the method's own.
     """
 
     method: str | None = None
@@ -118,7 +117,7 @@ class RecipeRow:
 class Drawing:
     """Pictures of some samples of a task: their `groups` (paper Figure 2) or the tokens `kept` (Figure 6).
 
-    `questions` draws the tokens that are kept for several samples about one image (Figure 5).
+    `questions` draws the kept tokens for several samples about one image (Figure 5).
     """
 
     what: Literal["groups", "kept", "questions"]
@@ -134,9 +133,9 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Latency:
-    """Stages of an answer timed, method by method in turns (paper Figure 4).
+    """Timing of the stages of an answer, with the methods interleaved (paper Figure 4).
 
-    The `clock` is the wall's, or the processor's where a CPU has other work too.
+    `clock` is wall time, or processor time for a CPU with other load.
     """
 
     repetitions: int = 30
@@ -150,7 +149,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Edge:
-    """The phone protocol on runtimes of fixed shapes (paper Table 4); 0 threads leave it to the runtime."""
+    """The phone protocol on runtimes with fixed shapes (paper Table 4); 0 threads: the runtime's default."""
 
     runtime: str = "ort"
     rounds: int = 20
@@ -169,12 +168,12 @@ class Edge:
 class Recipe:
     """One table or figure.
 
-    `paper` names the numbers to stand beside, `reference` the row that all others are held against. Rows that
-    learn are trained once per seed in `seeds`. `tasks`, `n`, `data`, `protocol` and `split` are those of
-    `evocomp compare`; `mixture` and `images` are LLaVA's instruction mixture and its folder of images, for
-    labels of a real model. For a model that does not ship, `validate` questions of TextVQA choose the epoch
-    if `data` has them; else held-out labels do. `losses` asks for the loss of what every row kept, beside
-    its answers.
+    `paper` is the table of the paper to compare with, `reference` the row that all others are compared with.
+    Rows that learn are trained once per seed in `seeds`. `tasks`, `n`, `data`, `protocol` and `split` are
+    those of `evocomp compare`; `mixture` and `images` are LLaVA's instruction mixture and its folder of
+    images, for labels of a real model. For a model that is not shipped, `validate` questions of TextVQA
+    select the epoch if `data` has them; otherwise held-out labels do. `losses` also measures the loss with
+    the tokens that every row kept.
     """
 
     name: str
@@ -245,7 +244,7 @@ class Recipe:
                 raise ValueError(f"rows.{name}: source_gives needs a model as source")
 
     def only(self, wanted: Sequence[str]) -> Recipe:
-        """The recipe with these rows, and the reference that they are held against."""
+        """The recipe with these rows and the reference."""
         for name in wanted:
             if name not in self.rows:
                 raise ValueError(unknown(f"row of {self.name}", name, self.rows))
@@ -253,9 +252,10 @@ class Recipe:
         return replace(self, rows=kept)
 
     def budgets(self, tokens: int, *, free: bool = False) -> dict[Keep, Keep]:
-        """Budgets for a model of `tokens` visual tokens, with the paper's number that each stands for.
+        """Budgets for a model of `tokens` visual tokens, each with the corresponding number of the paper.
 
-        With `free` the tokens follow the image's size, and every budget is a ratio of each image's.
+        With `free`, the tokens depend on the image's size, and every budget is a ratio of each image's
+        tokens.
         """
         found: dict[Keep, Keep] = {}
         for one in self.keep:
@@ -276,8 +276,8 @@ def known() -> dict[str, Path]:
 def read(name: str, changes: Sequence[str] = (), **given: object) -> Recipe:
     """The shipped recipe of this name, or the one in a YAML file, with `key=value` changes applied.
 
-    Keys of changes have dots (`learns.train.epochs=2`), values are YAML; `given` are changes too, None
-    changes nothing. ValueError for a name, key or value that is not known.
+    Keys of changes have dots (`learns.train.epochs=2`), values are YAML. `given` are changes too; None
+    changes nothing. ValueError for an unknown name, key or value.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else known().get(name)
     if path is None:
@@ -303,8 +303,8 @@ def read(name: str, changes: Sequence[str] = (), **given: object) -> Recipe:
 def parse(told: Mapping[str, Any], name: str) -> Recipe:
     """A recipe from plain settings.
 
-    `learns` at the top is what all rows that learn start from. It lies over `miniature` where a shipped model
-    learns, and over the paper's settings where another does.
+    `learns` at the top level is the base of all rows that learn. It overrides `miniature` if a shipped model
+    learns, and the paper's settings otherwise.
     """
     settings = {"name": name, **deepcopy(dict(told))}
     common, small = settings.pop("learns", {}), settings.pop("miniature", {})
@@ -315,7 +315,7 @@ def parse(told: Mapping[str, Any], name: str) -> Recipe:
         raise ValueError("rows: expected settings by name")
 
     def start(own: Mapping[str, Any]) -> dict[str, Any]:
-        """What a row starts from, by the model that learns for it."""
+        """The base settings of a row, which depend on the model that learns for it."""
         given = {**common, **own}.get("source_gives") and settings.get("source")
         learner = str(given or settings.get("model", Recipe.model))
         return _over(small if learner in MODELS else {"train": published(learner)}, common)
@@ -328,13 +328,13 @@ def parse(told: Mapping[str, Any], name: str) -> Recipe:
 
 @cache
 def published(model: str) -> Mapping[str, Any]:
-    """The paper's settings of training for this model, by its family."""
+    """The paper's training settings for this model, by its family."""
     told = asdict(paper_settings(family_of(model)))
     return {name: told[name] for name in ("loss", "lambda_cos", "bins", "epochs", "batch", "lr")}
 
 
 def _row(name: str, told: Any, start: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> RecipeRow:
-    """A row without method or searched learns: its settings lie over those that it starts from."""
+    """A row from its settings; without `method` or `searched` it learns, and overrides its base settings."""
     where = f"rows.{name}"
     if not isinstance(told, dict):
         raise ValueError(f"{where}: expected settings by name, not {cut(repr(told))}")
@@ -358,7 +358,7 @@ def _row(name: str, told: Any, start: Callable[[Mapping[str, Any]], Mapping[str,
 
 
 def build(kind: type, told: Any, where: str) -> Any:
-    """A dataclass from settings by name; ValueError, with where, for a wrong name, type or value."""
+    """A dataclass from settings by name; ValueError, with the place, for a wrong name, type or value."""
     if not isinstance(told, Mapping):
         raise ValueError(f"{where}: expected settings by name, not {cut(repr(told))}")
     hints = get_type_hints(kind)
@@ -377,7 +377,7 @@ def build(kind: type, told: Any, where: str) -> Any:
 
 
 def _checked(hint: Any, value: Any, where: str) -> Any:
-    """`value` as `hint` has it."""
+    """`value` converted to the type `hint`."""
     members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     if value is None and NoneType in members:
         return None
@@ -419,7 +419,7 @@ def _word(hint: Any) -> str:
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings over settings, group by group."""
+    """The settings `below`, overridden by `above` group by group."""
     both = dict(below)
     for key, value in above.items():
         under = both.get(key)
@@ -428,7 +428,7 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _put(told: dict[str, Any], key: str, value: Any) -> None:
-    """Set what a key with dots names; rows may have spaces in their names. ValueError for an unknown key."""
+    """Set the value of a dotted key; names of rows may have spaces. ValueError for an unknown key."""
     if key not in (paths := {path: None for path in _paths(told)}):
         raise ValueError(unknown("key of --set", key, paths))
     *outer, last = _parts(told, key)

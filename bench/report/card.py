@@ -1,4 +1,4 @@
-"""A comparison's card: one page on how it was measured, from its folder alone."""
+"""The card of a comparison: one page on how it was measured, from its folder alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bench.report.tables import Table, plain
 MODEL = ("model", "fingerprint", "attention kernel")
 RUN = ("dtype", "device", "visual tokens", "prompt", "positions", "batch")
 TASK = ("protocol", "split", "version", "metric", "n", "new tokens", "image mode", "samples")
-DATA = "data: "  # begins the name of a fact about official files
+DATA = "data: "  # prefix of the names of facts about official files
 COUNTING = (
     "A published budget may be left after the last stage, entering a layer, leaving it, or per tile; "
     "docs/counting.md says for every method which setting here gives its published counts."
@@ -31,8 +31,10 @@ COUNTING = (
 
 
 def card(folder: Path, comparison: Comparison, origin: Origin) -> str:
-    """Markdown: model and prompt, budgets and tokens of every row, tasks, statistics, published numbers, what
-    differs from the papers, commands and environment. `comparison` and `origin` are those of `folder`.
+    """The card in Markdown. `comparison` and `origin` are those of `folder`.
+
+    The card has the model and prompt, budgets and tokens of every row, tasks, statistics, published numbers,
+    differences from the papers, commands and environment.
     """
     told = Source.read(folder).protocol
     parts = [
@@ -67,7 +69,7 @@ def _listed(facts: Mapping[str, str]) -> str:
 
 
 def _rows(comparison: Comparison) -> str:
-    """What every row spent: visual tokens that enter the layers, those left at the end, FLOPs."""
+    """The cost of every row: visual tokens entering the layers, those left at the end, FLOPs."""
     layers = ledger(comparison)
     rows = []
     for row in comparison.rows:
@@ -89,7 +91,7 @@ def _tasks(comparison: Comparison, told: Mapping[str, Any]) -> str:
 
 
 def _data(origin: Origin) -> list[str]:
-    """The official files that were read, if there were any."""
+    """The official files that were read, if any."""
     facts = {name.removeprefix(DATA): value for name, value in origin.facts.items() if name.startswith(DATA)}
     return ["## Data", _listed(facts)] if facts else []
 
@@ -114,7 +116,7 @@ def _statistics(comparison: Comparison) -> str:
 
 
 def _published(comparison: Comparison, origin: Origin, told: Mapping[str, Any]) -> list[str]:
-    """What publications give for the same, if there is anything."""
+    """Published scores for the same setting, if any."""
     rows = [
         MeasuredRow(row.method, comparison.methods[row.method], row.keep, row.scores)
         for row in comparison.rows
@@ -125,7 +127,7 @@ def _published(comparison: Comparison, origin: Origin, told: Mapping[str, Any]) 
 
 
 def _departures(comparison: Comparison) -> str:
-    """By method: options, what its docstring lists as departures, and choices on this model."""
+    """Per method: options, the departures listed in its docstring, and choices on this model."""
     lines = []
     for name, facts in comparison.methods.items():
         kind = next((kind for kind in METHODS.values() if kind.__name__ == facts.get("class")), None)

@@ -1,4 +1,4 @@
-"""A report as a Markdown text; the HTML page is `bench.report.page`'s."""
+"""A report as Markdown text; `bench.report.page` makes the HTML page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures for papers: kept tokens of many runs side by side, groups, searches and trainings together."""
+"""Figures for papers: kept tokens of several runs side by side, groups, searches and trainings."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RIGHT, WRONG, PARTLY = "#0b6e5f", "#b23a26", "#8a6100"
-SIDE = 1.9  # inches, of one picture
+SIDE = 1.9  # inches per picture
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What one run made of a sample; `credit` is None where nothing says what is right."""
+    """The result of one run on a sample; `credit` is None if there is no correct answer."""
 
     method: str
     keep: Keep
@@ -37,7 +37,7 @@ class Answered:
 
 
 def answered(comparison: Comparison, task: str, sample: str) -> list[Answered]:
-    """What all runs of a comparison made of a sample, vanilla first."""
+    """The results of all runs of a comparison on a sample, vanilla first."""
     found = []
     for row in comparison.rows:
         outcome = comparison.outcomes.get((row.method, row.keep, task))
@@ -50,10 +50,10 @@ def answered(comparison: Comparison, task: str, sample: str) -> list[Answered]:
 
 
 def side_by_side(shown: SampleImage, runs: Sequence[Answered]) -> Figure:
-    """One sample under several methods and budgets: a column each, and a row (paper Figures 5 and 6).
+    """One sample under several methods (columns) and budgets (rows), as in paper Figures 5 and 6.
 
-    Dropped tokens are grey, merged ones have a corner of their own. Vanilla has the first column; below each
-    picture stands the answer.
+    Dropped tokens are grey; merged tokens have a coloured corner. Vanilla has the first column. The answer is
+    below each picture.
     """
     whole = next((run for run in runs if run.method == VANILLA), None)
     others = {(run.method, run.keep): run for run in runs if run.method != VANILLA}
@@ -76,7 +76,7 @@ def side_by_side(shown: SampleImage, runs: Sequence[Answered]) -> Figure:
 def by_question(shown: Sequence[SampleImage], runs: Sequence[Sequence[Answered]]) -> Figure:
     """Several questions about one image: a row each, and a column per method and budget (paper Figure 5).
 
-    `runs` holds what all runs made of each question. Otherwise as `side_by_side`.
+    `runs` has the results of all runs for each question. The pictures are drawn as in `side_by_side`.
     """
     columns = [dict.fromkeys((run.method, run.keep) for run in own if run.method != VANILLA) for own in runs]
     across = list(dict.fromkeys(key for keys in columns for key in keys))
@@ -98,7 +98,7 @@ def by_question(shown: Sequence[SampleImage], runs: Sequence[Sequence[Answered]]
 
 
 def grouped(shown: SampleImage, spaces: Mapping[str, Grouping]) -> Figure:
-    """The groups that several groupers make of one image, a colour each (paper Figure 2)."""
+    """The groups of one image by several groupers, one colour per group (paper Figure 2)."""
     drawn = {name: grouping(shown, space) for name, space in spaces.items()}
     plain = overlay(shown, None)
     figure, (row,) = _pictures(1, 1 + len(drawn), next(iter(drawn.values()), plain).size, shown.question)
@@ -109,7 +109,7 @@ def grouped(shown: SampleImage, spaces: Mapping[str, Grouping]) -> Figure:
 
 
 def traces(logbooks: Mapping[str, Sequence[Logbook]], title: str = "", full: float | None = None) -> Figure:
-    """Best loss so far over evaluations: a colour for each strategy, a line for each of its seeds.
+    """Best loss so far over evaluations, with a colour for each strategy and a line for each of its seeds.
 
     `full` is the loss with all tokens.
     """
@@ -129,7 +129,7 @@ def traces(logbooks: Mapping[str, Sequence[Logbook]], title: str = "", full: flo
 
 
 def training(curves: Mapping[str, Sequence[Mapping[str, float]]], title: str = "") -> Figure:
-    """Loss and validation score of several trainings over epochs; a ring at the epoch that was kept."""
+    """Loss and validation score of several trainings over epochs; a ring marks the selected epoch."""
     figure, (left, right) = _plots([("epoch", "training loss"), ("epoch", "validation score")], title)
     for number, (name, epochs) in enumerate(curves.items()):
         color = LINES[number % len(LINES)]
@@ -143,8 +143,8 @@ def training(curves: Mapping[str, Sequence[Mapping[str, float]]], title: str = "
 
 
 def _pictures(rows: int, columns: int, size: tuple[int, int], title: str) -> tuple[Figure, list[list[Axes]]]:
-    """An empty sheet for pictures of one size."""
-    from matplotlib.figure import Figure  # not at the top: half a second
+    """An empty figure with axes for pictures of one size."""
+    from matplotlib.figure import Figure  # imported late: takes half a second
 
     width, height = size
     wide, tall = SIDE * max(1.0, width / height), SIDE * max(1.0, height / width)
@@ -173,7 +173,7 @@ def _draw(axes: Axes, picture: Image, title: str, run: Answered | None) -> None:
 
 
 def _plots(labels: Sequence[tuple[str, str]], title: str) -> tuple[Figure, list[Axes]]:
-    """Empty plots side by side, their axes called x and y."""
+    """Empty plots side by side, with the given labels of the x and y axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4 if len(labels) == 1 else 4.2 * len(labels), 3.8), layout="constrained")

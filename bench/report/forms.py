@@ -22,7 +22,7 @@ from bench.report.tables import Bold, Table
 
 
 def tables(comparison: Comparison) -> list[Table]:
-    """A block per budget with the best figures bold, and the hard questions if there are any."""
+    """The table with one block per budget and the best values in bold, then the hard questions, if any."""
     names = [name for name in header(comparison) if name != "keep"]
     rows: list[Sequence[str] | str] = []
     for block in blocks(comparison):
@@ -47,15 +47,16 @@ def markdown(comparison: Comparison) -> str:
 
 
 def latex(comparison: Comparison) -> str:
-    """The tables for booktabs."""
+    """The tables in LaTeX, for booktabs."""
     return "\n".join(table.latex() for table in tables(comparison))
 
 
 def csv_text(comparison: Comparison) -> str:
-    """The table as CSV: a row per method and budget; figures plain, every interval and p value in columns.
+    """The table as CSV, with a row per method and budget, and intervals and p values in columns of their own.
 
-    `p` columns are corrected, intervals are not; `equivalent` says what the other forms mark. `hard` columns
-    are scores on the questions that the difficulty method misses, and how many these are.
+    Values have no marks. `p` columns are corrected, intervals are not; `equivalent` columns have the marks of
+    the other forms. `hard` columns are scores on the questions that the difficulty method misses, and the
+    number of these questions.
     """
     rivals = rivals_of(comparison)
     columns = [

@@ -1,8 +1,8 @@
-"""Samples as one looks at them: small pictures, and where on them each visual token lies.
+"""Samples for display: small pictures, and the position of each visual token on them.
 
     folder/samples/gqa.parquet
 
-A report is made from this and from the cells, without model and benchmark.
+A report is made from these files and the cells, without model and benchmark.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from compress.samples import Sample
 from compress.video import Video
 from evosearch.registry import cut
 
-LIMIT = 200  # samples of a task
+LIMIT = 200  # samples per task
 PIXELS = 288  # the longest side of their pictures
 FILM = 144  # the longest side of a frame of a video
 PANEL = ("start", "rows", "columns", "stride")
@@ -53,9 +53,9 @@ ROW, BEFORE_VIDEOS = _schema((*PANEL, "frames", "across")), _schema(PANEL)
 
 @dataclass(frozen=True)
 class Panel:
-    """Tokens that cover the picture in rows and columns; `stride` is one more than these with newlines.
+    """Tokens in rows and columns over the picture; `stride` is `columns`, or one more with newline tokens.
 
-    A video has these for each of its `frames`, of which `across` stand beside each other in the picture.
+    A video has one such grid for each of its `frames`, with `across` frames per line of the picture.
     """
 
     start: StoredCount
@@ -75,7 +75,7 @@ class Panel:
         return self.rows * -(-self.frames // self.across), self.columns * self.across
 
     def places(self, tokens: Collection[int]) -> list[int]:
-        """Which cells of this panel, row by row, some tokens are; none for other panels' and newlines."""
+        """Cells of this panel, row by row, covered by the tokens; skips newlines and other panels' tokens."""
         inside = (
             divmod(token - self.start, self.stride) for token in tokens if self.start <= token < self.stop
         )
@@ -91,7 +91,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class SampleImage:
-    """A sample with the picture that its tokens cover: of a video, a film strip."""
+    """A sample with the picture that its tokens cover; the picture of a video is a film strip."""
 
     sample: str
     family: str
@@ -107,7 +107,7 @@ class SampleImage:
 
     @property
     def tokens(self) -> int:
-        """Visual tokens of the untouched image."""
+        """Number of visual tokens of the untouched image."""
         return self.panels[-1].stop
 
 
@@ -116,7 +116,7 @@ Gallery = Mapping[str, Mapping[str, SampleImage]]  # task -> id -> sample, in th
 
 
 def gallery(comparison: Comparison, mllm: MLLM, limit: int = LIMIT) -> Gallery:
-    """Those samples of each task on which the runs differ most."""
+    """The samples of each task on which the runs differ most."""
     found = {}
     for task in comparison.tasks:
         samples = comparison.samples[task]
@@ -127,7 +127,7 @@ def gallery(comparison: Comparison, mllm: MLLM, limit: int = LIMIT) -> Gallery:
 
 
 def telling(pictures: Sequence[Hashable], credits: Sequence[Sequence[float]], limit: int) -> list[int]:
-    """Places of the samples whose credit varies most; no picture twice while others are left."""
+    """Indices of the samples whose credit varies most; a picture is repeated only when no others are left."""
     ranked = sorted(range(len(pictures)), key=lambda place: -pvariance(credits[place]))
     seen: set[Hashable] = set()
     fresh: list[int] = []
@@ -139,7 +139,7 @@ def telling(pictures: Sequence[Hashable], credits: Sequence[Sequence[float]], li
 
 
 def show(sample: Sample, mllm: MLLM) -> SampleImage:
-    """The sample as the model's tokens cover it."""
+    """The sample with the picture that the model's tokens cover."""
     visual = sample.visual_at(mllm.image_side)
     (picture,) = mllm.visuals(mllm.prepare([visual], [sample.question]))
     layout = panels(picture)
@@ -152,10 +152,10 @@ def show(sample: Sample, mllm: MLLM) -> SampleImage:
 
 
 def panels(picture: Picture) -> tuple[Panel, ...]:
-    """Where the tokens of an image lie on it.
+    """The panels of an image: the positions of its tokens on the picture.
 
-    A single tile is a grid, and so is each frame of a video. The first of several tiles is the whole image,
-    and the others are stitched together, row by row, with a newline after each row or without newlines.
+    A single tile is a grid, and so is each frame of a video. The first of several tiles is the whole image;
+    the others are stitched together, row by row, with or without a newline after each row.
     """
     rows, columns = picture.grid
     if picture.video:
@@ -172,10 +172,10 @@ def panels(picture: Picture) -> tuple[Panel, ...]:
 
 
 def covered(image: Image.Image, layout: Sequence[Panel]) -> Image.Image:
-    """The part of the image that the tokens cover, at most PIXELS long.
+    """The part of the image that the tokens cover; its longer side is at most PIXELS.
 
-    A centre crop to the grid's shape, as CLIP's processors take it; an image in tiles is seen whole, padded
-    to a square where no newlines end its rows (`LlavaNext.fix_grid`).
+    A single tile is a centre crop to the grid's shape, as in CLIP's processors. An image in tiles is shown
+    whole, padded to a square if no newlines end its rows (`LlavaNext.fix_grid`).
     """
     last, whole = layout[-1], image.convert("RGB")
     longest = min(PIXELS, max(image.size))
@@ -190,9 +190,9 @@ def covered(image: Image.Image, layout: Sequence[Panel]) -> Image.Image:
 
 
 def film_strip(video: Video, panel: Panel, cropped: bool = False) -> Image.Image:
-    """The frames in lines of `across`, each as its tokens cover it; of several frames to a token the first.
+    """The frames in lines of `across`, as their tokens cover them; the first of several frames per token.
 
-    A processor resizes a frame to its grid, or crops it to that (`cropped`).
+    A processor resizes a frame to its grid, or crops it (`cropped`).
     """
     each = -(-len(video.frames) // panel.frames)
     cell = min(FILM, max(video.size)) / max(panel.rows, panel.columns)
@@ -208,7 +208,7 @@ def film_strip(video: Video, panel: Panel, cropped: bool = False) -> Image.Image
 
 
 def jpeg(image: Image.Image) -> bytes:
-    """A small file; the smaller the image, the less is lost."""
+    """The image as a JPEG file; small images get a higher quality."""
     small = max(image.size) <= PIXELS // 2
     file = BytesIO()
     image.save(file, "JPEG", quality=92 if small else 78, subsampling=0 if small else 2, optimize=True)
@@ -216,7 +216,7 @@ def jpeg(image: Image.Image) -> bytes:
 
 
 def save_gallery(shown: Gallery, folder: Path) -> None:
-    """Write a file per task below a comparison's folder."""
+    """Write one file per task into a comparison's folder."""
     (folder / "samples").mkdir(parents=True, exist_ok=True)
     for task, samples in shown.items():
         rows = [asdict(one) for one in samples.values()]
@@ -225,7 +225,7 @@ def save_gallery(shown: Gallery, folder: Path) -> None:
 
 
 def read_gallery(folder: Path) -> Gallery:
-    """The pictures of a comparison's folder, none where there are none; ValueError for other files."""
+    """The gallery in a comparison's folder, empty if there are no files; ValueError for other files."""
     found = {}
     for path in sorted((folder / "samples").glob("*.parquet")):
         try:
@@ -252,7 +252,7 @@ def _shown(row: dict[str, Any], where: str) -> SampleImage:
 
 
 def joined(galleries: Sequence[Gallery]) -> Gallery:
-    """All samples of several galleries; of the same sample the first."""
+    """All samples of several galleries; the first gallery has priority."""
     found: dict[str, dict[str, SampleImage]] = {}
     for one in galleries:
         for task, samples in one.items():

@@ -1,4 +1,4 @@
-"""One sample under a method, its groups, a training's curves: what figures and the app look at."""
+"""One sample under a method, its groups, and a training's curves, for figures and the app."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from evosearch import Grouping
 
 
 class _EpochDocument(Document):
-    """A row of CURVES, whose numbers are read from text."""
+    """A row of CURVES; its numbers are parsed from text."""
 
     model_config = ConfigDict(strict=False, extra="forbid")
 
@@ -40,7 +40,7 @@ def look(
     mllm: MLLM, sample: Sample, method: str, selector: Selector, keep: Keep, *,
     match: Match = "equivalent", max_new_tokens: int = 16,
 ) -> Answered:  # fmt: skip
-    """What a method makes of one sample; credit is whether its answer is one of the sample's, if any."""
+    """The result of a method on one sample; credit: whether the answer is one of the sample's, if any."""
     with attach(mllm, selector, keep, match=match) as trace:
         (said,) = mllm.answer(
             [sample.visual_at(mllm.image_side)], [sample.question], max_new_tokens=max_new_tokens
@@ -60,13 +60,13 @@ def strange_words(mllm: MLLM, question: str) -> list[str]:
 
 
 def spaces(mllm: MLLM, sample: Sample, groupers: Sequence[str], keep: Keep, seed: int) -> dict[str, Grouping]:
-    """The groups that each grouper, by `name:option=value,...`, makes of the sample's visual tokens."""
+    """The groups of the sample's visual tokens by each grouper, given as `name:option=value,...`."""
     embedded = mllm.embed(sample.visual_at(mllm.image_side), sample.question, "")
     return {spec: group_tokens(mllm, embedded, keep, spec, seed) for spec in groupers}
 
 
 def curves(folder: Path) -> list[dict[str, float]]:
-    """Epochs of a training with loss, score and more; ValueError if nothing was trained there."""
+    """The epochs of a training, with loss, score and other values; ValueError if there is none."""
     file = folder / CURVES
     if not file.exists():
         raise ValueError(f"{folder} has no {CURVES}: give folders that evocomp train --out wrote")

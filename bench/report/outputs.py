@@ -1,4 +1,4 @@
-"""What a comparison leaves behind: results.json, tables, pictures and report.html."""
+"""The output files of a comparison: results.json, tables, pictures and report.html."""
 
 from __future__ import annotations
 
@@ -41,9 +41,10 @@ FRONT = "accuracy against visual tokens"
 def write(
     comparison: Comparison, mllm: MLLM, out: Path, origin: Origin, seconds: Mapping[str, float] | None = None
 ) -> None:
-    """Write all that `evocomp report` reads besides cells, tables (`write_tables`), pictures and report.html.
+    """Write the inputs of `evocomp report` except cells, tables (`write_tables`), pictures and report.html.
 
-    Model, reference and difficulty method are added to the origin. `seconds` are those of its parts, by name.
+    Model, reference and difficulty method are added to the origin. `seconds` are the times of its parts, by
+    name.
     """
     kernel = str(getattr(mllm.model.config, "_attn_implementation", "unknown"))
     facts = of_model(mllm) | {"attention kernel": kernel} | origin.facts
@@ -65,7 +66,7 @@ def write(
 
 
 def of_model(mllm: MLLM) -> dict[str, str]:
-    """What tells the model of a result from others."""
+    """The facts that identify the model of a result."""
     return {"model": mllm.name, "fingerprint": mllm.fingerprint()[:16]}
 
 
@@ -73,7 +74,7 @@ def report(
     comparison: Comparison, origin: Origin, shown: Gallery, samples: int = SAMPLES,
     questions: Mapping[str, Sensitivity] | None = None, front: bytes | None = None,
 ) -> Page:  # fmt: skip
-    """What a report tells of a comparison; `front` is its plot as a PNG, if that is drawn already."""
+    """The content of a comparison's report; `front` is its plot as a PNG, if it exists already."""
     counted = comparison.rows[0].tokens is not None
     plots = {FRONT: front or png(fronts(comparison))} if counted else {}
     plots |= {name: Path(path).read_bytes() for name, path in origin.plots.items()}
@@ -86,9 +87,9 @@ def merged(
     folders: Sequence[Path], title: str = "", *, reference: str | None = None, difficulty: str | None = None,
     margin: float | None = None, mixed: bool = False,
 ) -> tuple[Comparison, Origin]:  # fmt: skip
-    """Several comparisons as one, from their folders; what is None is taken from the first of them.
+    """Several comparisons as one, from their folders; an argument of None is taken from the first folder.
 
-    ValueError for folders that must not share a table, unless they may be `mixed`.
+    ValueError for folders that must not share a table, unless `mixed` allows it.
     """
     origin = join_origins([Origin.read(folder) for folder in folders], title)
     comparison = merge(
@@ -99,26 +100,25 @@ def merged(
 
 
 def read_galleries(folders: Sequence[Path]) -> Gallery:
-    """The pictures of several comparisons."""
+    """The samples of several comparisons' galleries."""
     return join_galleries([read_gallery(folder) for folder in folders])
 
 
 def read_questions(folders: Sequence[Path]) -> dict[str, Sensitivity]:
-    """How far the choices of several comparisons follow the question, by row and task."""
+    """The dependence of kept tokens on the question in several comparisons, by row and task."""
     return {row: one for folder in folders for row, one in read_saved(folder).items()}
 
 
 def _name(row: str) -> str:
-    """The method of a row that may say more: `fastv:layer=3`, `evocomp+@1, random labels`."""
+    """The method in a row's name, which may be longer: `fastv:layer=3`, `evocomp+@1, random labels`."""
     return "".join(takewhile(lambda sign: sign.isalnum() or sign in "+-_", row))
 
 
 def write_tables(comparison: Comparison, out: Path, facts: Mapping[str, str]) -> Path | None:
-    """Write results.json, table.md, table.csv, table.tex and a plot, whose path is returned; where nobody
-    counted tokens there is no plot.
+    """Write results.json, table.md, table.csv, table.tex and a plot; return the plot's path.
 
-    results.json has a row per method, budget and task, the summary of every row and of the hard questions,
-    and why cells are empty.
+    There is no plot if tokens were not counted. results.json has a row per method, budget and task, the
+    summary of every row and of the hard questions, and the reasons of empty cells.
     """
     pictures = out / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
@@ -132,7 +132,7 @@ def write_tables(comparison: Comparison, out: Path, facts: Mapping[str, str]) ->
 
 
 def draw_search(mllm: MLLM, sample: Sample, found: SampleSearch, folder: Path) -> dict[str, str]:
-    """Draw what a search on a sample found: groups.png (paper, Figure 2), kept.png and trace.png in `folder`.
+    """Draw a search on a sample: groups.png (paper, Figure 2), kept.png and trace.png in `folder`.
 
     Returns the path of each picture by its name.
     """
@@ -147,6 +147,6 @@ def draw_search(mllm: MLLM, sample: Sample, found: SampleSearch, folder: Path) -
 
 
 def put(path: Path, text: str) -> None:
-    """Write a text file at once."""
+    """Write a text file atomically."""
     with replacing(path) as part:
         part.write_text(text)

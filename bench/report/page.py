@@ -1,6 +1,6 @@
-"""A comparison as one self-contained HTML page, with plots, a browser of samples and how it was made.
+"""A comparison as one self-contained HTML page, with plots, a browser of samples, and its origin.
 
-The table's other forms come from `bench.report.forms`, the report's from `bench.report.documents`.
+`bench.report.forms` makes the other forms of the table, `bench.report.documents` those of the report.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from bench.report.templates import data_uri, embedded, template
 if TYPE_CHECKING:
     from compress.keep import Keep
 
-SAMPLES = 200  # in the browser of samples, all tasks together
+SAMPLES = 200  # in the browser of samples, over all tasks
 
 
 @dataclass(frozen=True)
 class Page:
-    """All that a report tells: figures, pictures of samples, how it was made, and a line on each method.
+    """The content of a report: figures, pictures of samples, origin, and a line on each method.
 
-    `plots` are PNGs under their captions. `samples` can be browsed in the page, evenly from all tasks: those
-    on which the runs differ most. `questions` say, by row and task, how far choices follow the question.
+    `plots` are PNGs by caption. `samples` is the number of samples in the page's browser, taken evenly from
+    all tasks: those on which the runs differ most. `questions` is the dependence of kept tokens on the
+    question, by row and task.
     """
 
     comparison: Comparison
@@ -48,7 +49,7 @@ class Page:
 def html(report: Page) -> str:
     """The page: summary, sortable table, plots, samples, ledger, methods, commands and environment.
 
-    It holds all it shows and requests nothing.
+    It is self-contained and requests nothing.
     """
     comparison, origin = report.comparison, report.origin
     return template("report").render(
@@ -67,13 +68,13 @@ def html(report: Page) -> str:
 
 
 def counts(comparison: Comparison) -> dict[str, int]:
-    """Questions of each task."""
+    """Number of questions of each task."""
     found = {task: outcome for (_, _, task), outcome in reversed(list(comparison.outcomes.items()))}
     return {task: len(found[task].predictions) if task in found else 0 for task in comparison.tasks}
 
 
 def ledger(comparison: Comparison) -> dict[tuple[str, Keep], tuple[list[float], str]]:
-    """By method and budget: visual tokens entering each layer, mean over tasks, and the same in words."""
+    """By method and budget: visual tokens entering each layer, mean over tasks, as numbers and in words."""
     listed = {}
     for row in comparison.rows:
         runs = [comparison.outcomes.get((row.method, row.keep, task)) for task in comparison.tasks]
@@ -87,11 +88,11 @@ def ledger(comparison: Comparison) -> dict[tuple[str, Keep], tuple[list[float], 
 
 
 def browser(comparison: Comparison, gallery: Gallery, limit: int = SAMPLES) -> dict[str, Any]:
-    """What the page's browser of samples needs, ready for JSON.
+    """The data of the page's browser of samples, ready for JSON.
 
-    Pictures, layouts of tokens and sets of tokens are stored once each. What the runs said, their credit and
-    what they kept stand in the order of `runs`, vanilla first (which kept everything: None); a run without an
-    answer said None. A stage is [depth, kept, merged, tokens for the whole image].
+    Pictures, layouts of tokens and sets of tokens are stored once each. Answers, credits and kept tokens are
+    in the order of `runs`, vanilla first (which kept everything: None); a run without an answer has None. A
+    stage is [depth, kept, merged, tokens for the whole image].
     """
     runs = [(row.method, row.keep) for row in comparison.rows]
     share = max(1, limit // len(comparison.tasks))
@@ -126,7 +127,7 @@ def browser(comparison: Comparison, gallery: Gallery, limit: int = SAMPLES) -> d
 
 
 class _Once:
-    """Numbers for things, the same for the same."""
+    """Numbers objects; equal objects get the same number."""
 
     def __init__(self) -> None:
         self.found: dict[Any, int] = {}
@@ -137,7 +138,7 @@ class _Once:
 
 @dataclass(frozen=True)
 class _SampleAnswer:
-    """What one run made of one sample."""
+    """The result of one run on one sample."""
 
     said: str
     credit: float
@@ -145,7 +146,7 @@ class _SampleAnswer:
 
 
 def _answers(outcome: Outcome) -> dict[str, _SampleAnswer]:
-    """By id of the sample."""
+    """The run's results by the sample's id."""
     told = zip(outcome.predictions, outcome.correct, outcome.path, strict=True)
     return {name: _SampleAnswer(*each) for name, each in zip(outcome.samples, told, strict=True)}
 
@@ -171,19 +172,19 @@ def _stage(stage: Stage, tokens: int, masks: _Once) -> list[int]:
 
 
 def packed(indices: Sequence[int], tokens: int) -> str:
-    """A set of tokens as base64: a bit per token, the first in the lowest bit of the first byte."""
+    """A set of tokens as base64: one bit per token, the first one in the lowest bit of the first byte."""
     bits = np.zeros(tokens, np.uint8)
     bits[list(indices)] = 1
     return b64encode(np.packbits(bits, bitorder="little").tobytes()).decode()
 
 
 def _contrasts(comparison: Comparison) -> list[str]:
-    """The rivals, as fields of a row, that the table has a column for."""
+    """The rivals, as field names of a row, that have a column in the table."""
     return [name for name in ("vanilla", "reference") if any(getattr(r, name) for r in comparison.rows)]
 
 
 def _tally(answers: Sequence[str]) -> str:
-    """`red`, or for annotators who differ `red (8 of 10), pink (2)`."""
+    """The answers as text: `red`, or `red (8 of 10), pink (2)` if annotators differ."""
     times = {answer: answers.count(answer) for answer in answers}
     if len(times) < 2:
         return "".join(times)
@@ -193,7 +194,7 @@ def _tally(answers: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class _Whisker:
-    """Places on a common scale of all intervals, for the small drawings beside them."""
+    """Positions on a common scale of all intervals, for the small drawings beside them."""
 
     low: float
     high: float

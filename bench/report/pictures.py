@@ -1,4 +1,4 @@
-"""Pictures of kept tokens, groups, searches and comparisons, as values that `save` writes."""
+"""Pictures of kept tokens, groups, searches and comparisons, for `save` to write."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ DPI = 160  # of figures
 
 
 def seen(image: Image.Image, grid: GridShape, cell: int = 32) -> Image.Image:
-    """The part of the image that the tokens cover, `cell` pixels a token.
+    """The part of the image that the tokens cover, with `cell` pixels per token.
 
-    A centre crop to the grid's shape, as CLIP's processors take it; crop images of other processors first.
+    It is a centre crop to the grid's shape, as in CLIP's processors; crop images of other processors first.
     """
     rows, columns = grid
     size = (columns * cell, rows * cell)
@@ -61,11 +61,11 @@ def kept_tokens(
     image: Image.Image, grid: GridShape, kept: Collection[int], *, merged: Collection[int] = (),
     cell: int = 32,
 ) -> Image.Image:  # fmt: skip
-    """The image with kept tokens bright and outlined, and dropped ones grey and dark (paper figures 5 and 6).
+    """The image with kept tokens bright and outlined, dropped tokens grey and dark (paper Figures 5 and 6).
 
-    `kept` are indices into the untouched grid, row by row; each -1, a token that stands for the whole image,
-    counts into a badge in the corner. `merged` are those of `kept` that carry the value of several tokens,
-    and get a corner of their own. `cell` is the side of a token in pixels.
+    `kept` are indices into the untouched grid, row by row. An index of -1 is a token for the whole image; a
+    badge in the corner shows their number. `merged` are the tokens of `kept` that have the value of several
+    tokens; they get a coloured corner. `cell` is the side of a token in pixels.
     """
     _check(kept, grid)
     bright = seen(image, grid, cell)
@@ -87,9 +87,9 @@ def kept_tokens(
 
 
 def overlay(shown: SampleImage, stage: Stage | None, size: int = 384) -> Image.Image:
-    """The sample's picture with what one stage kept, `size` pixels long; None: everything, untouched.
+    """The sample's picture with the tokens that a stage kept, `size` pixels long; None: untouched.
 
-    An image in tiles is there twice: under its thumbnail's tokens and under those of its crops. A video is a
+    An image in tiles is drawn twice: with its thumbnail's tokens and with those of its crops. A video is a
     film strip, twice as long.
     """
     drawn = []
@@ -117,7 +117,7 @@ def overlay(shown: SampleImage, stage: Stage | None, size: int = 384) -> Image.I
 
 
 def _cut_frames(strip: Image.Image, panel: Panel, cell: int) -> None:
-    """White lines between the frames of a film strip, which end it where no frame follows."""
+    """Draw white lines between the frames of a film strip, and blank the positions after the last frame."""
     draw = ImageDraw.Draw(strip)
     width, height = panel.columns * cell, panel.rows * cell
     for left in range(width, strip.width, width):
@@ -132,9 +132,9 @@ def groups(
     image: Image.Image, grid: GridShape, grouping: Grouping, kept: Collection[int] | None = None, *,
     cell: int = 32,
 ) -> Image.Image:  # fmt: skip
-    """The tokens of each group in one colour over the image (paper figure 2), tokens of no group dark.
+    """The tokens of each group in one colour over the image (paper Figure 2); ungrouped tokens are dark.
 
-    `kept` marks tokens with a dot, for instance the one that a search kept of each group.
+    `kept` tokens get a dot, for instance the one that a search kept of each group.
     """
     rows, columns = grid
     if grouping.items != rows * columns:
@@ -167,9 +167,9 @@ def groups(
 def grouping(
     shown: SampleImage, space: Grouping, kept: Collection[int] | None = None, size: int = 384
 ) -> Image.Image:
-    """The groups of a sample's tokens on its picture, `size` pixels long; those `kept` have a dot.
+    """The groups of a sample's tokens on its picture, `size` pixels long; `kept` tokens have a dot.
 
-    An image in tiles shows its crops, whose tokens lie on it once. A video is a film strip, twice as long.
+    An image in tiles is drawn once, with the tokens of its crops. A video is a film strip, twice as long.
     """
     panel = shown.panels[-1]
     grid = panel.grid
@@ -184,7 +184,7 @@ def grouping(
 
 
 def color(number: int) -> tuple[int, int, int]:
-    """The colour of a group: neighbouring numbers lie far apart in hue, and turn after turn in strength."""
+    """The colour of a group; consecutive numbers differ strongly in hue, saturation and value."""
     saturation, value = ((0.80, 1.0), (0.50, 0.95), (0.95, 0.70))[number % 3]
     red, green, blue = hsv_to_rgb(number * 0.618034 % 1, saturation, value)
     return round(255 * red), round(255 * green), round(255 * blue)
@@ -213,7 +213,7 @@ def trace(logbook: Logbook, title: str = "") -> Figure:
 
 
 def fronts(comparison: Comparison, title: str = "") -> Figure:
-    """Mean share of vanilla against measured visual tokens per layer: a line per method, the best first."""
+    """Mean share of vanilla over measured visual tokens per layer: a line per method, the best first."""
     whole, *others = comparison.rows
     lines: dict[str, list[tuple[float, float]]] = {}
     for row in others:
@@ -224,11 +224,11 @@ def fronts(comparison: Comparison, title: str = "") -> Figure:
     axes.axhline(100, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label=untouched)
     ranked = sorted(lines.items(), key=lambda line: -sum(y for _, y in line[1]) / len(line[1]))
     leads = {comparison.reference}
-    fixed = sorted(lines, key=lambda method: (method not in leads, method))  # colours do not hang on results
+    fixed = sorted(lines, key=lambda method: (method not in leads, method))  # colours depend on names
     for method, points in ranked:
         x, y = zip(*sorted(points), strict=True)
         number = fixed.index(method)
-        turn = number // len(LINES)  # the same colour again has another mark
+        turn = number // len(LINES)  # a repeated colour gets another mark
         axes.plot(
             x, y, color=LINES[number % len(LINES)], marker=MARKS[(number + turn) % len(MARKS)],
             markersize=5.5, linewidth=2.6 if method in leads else 1.3, label="\n".join(wrap(method, 32)),
@@ -243,13 +243,13 @@ def curves(
     lines: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str, title: str = "", *,
     levels: Mapping[str, float] = MappingProxyType({}),
 ) -> Figure:  # fmt: skip
-    """Points (x, y) of each name joined from left to right; `levels` are dashed lines across."""
+    """Points (x, y) of each name, joined from left to right; `levels` are horizontal dashed lines."""
     figure, axes = _axes(x, y, title)
     for name, level in levels.items():
         axes.axhline(level, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="\n".join(wrap(name, 32)))
-    for number, name in enumerate(sorted(lines)):  # colours do not hang on results
+    for number, name in enumerate(sorted(lines)):  # colours depend on names
         across, up = zip(*sorted(lines[name]), strict=True)
-        turn = number // len(LINES)  # the same colour again has another mark
+        turn = number // len(LINES)  # a repeated colour gets another mark
         axes.plot(
             across, up, color=LINES[number % len(LINES)], marker=MARKS[(number + turn) % len(MARKS)],
             markersize=5.5, linewidth=1.3, label="\n".join(wrap(name, 32)),
@@ -259,7 +259,7 @@ def curves(
 
 
 def _legend_beside(figure: Figure, axes: Axes, entries: int) -> None:
-    columns = 1 + (entries - 1) // 12  # as many in each as the axes are high
+    columns = 1 + (entries - 1) // 12  # at most 12 entries per column, which fit the height of the axes
     axes.legend(frameon=False, labelcolor=INK, loc="center left", bbox_to_anchor=(1.02, 0.5), ncols=columns)
     if columns > 1:
         figure.set_figwidth(6.4 + 1.7 * (columns - 1))
@@ -280,7 +280,7 @@ def _file(picture: Image.Image | Figure, suffix: str) -> bytes:
 
 
 def save(picture: Image.Image | Figure, path: Path) -> Path:
-    """Write a PNG, or a figure as PDF or SVG, whole or not at all; returns the path.
+    """Write a picture as PNG, or a figure also as PDF or SVG, atomically; return the path.
 
     ValueError for another suffix.
     """
@@ -294,7 +294,7 @@ def save(picture: Image.Image | Figure, path: Path) -> Path:
 
 
 def _axes(x: str, y: str, title: str) -> tuple[Figure, Axes]:
-    # Not at the top: half a second. Without pyplot nothing global is touched.
+    # Imported late: takes half a second. Without pyplot, there is no global state.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
@@ -305,7 +305,7 @@ def _axes(x: str, y: str, title: str) -> tuple[Figure, Axes]:
 
 
 def styled(axes: Axes, x: str, y: str) -> Axes:
-    """The axes of a plot in the house's style, returned."""
+    """Apply the common style to the axes of a plot; return the axes."""
     axes.set_xlabel(x, color=MUTED)
     axes.set_ylabel(y, color=MUTED)
     axes.tick_params(colors=MUTED, length=0)
@@ -318,7 +318,7 @@ def styled(axes: Axes, x: str, y: str) -> Axes:
 
 
 def _kernel(width: int, drawn: int) -> Image.Resampling:
-    """Visible pixels of an enlarged image are more honest than blur."""
+    """The resampling filter; enlarged images show their pixels instead of blur."""
     return Image.Resampling.NEAREST if width < drawn else Image.Resampling.LANCZOS
 
 

@@ -1,8 +1,8 @@
-"""Scores that other publications give for methods as they are here, beside measured ones.
+"""Published scores of methods beside scores measured here.
 
-Only what was measured on the same model, benchmark, split and budget, under the prompts of LLaVA's scripts,
-is held against each other, and only of methods with their own defaults whose tokens are counted alike in
-every publication: dropped or merged before the decoder, or averaged over its layers.
+Scores are compared only if they were measured on the same model, benchmark, split and budget, with the
+prompts of LLaVA's scripts. Methods must have their default options, and all publications must count their
+tokens in the same way: dropped or merged before the decoder, or averaged over its layers.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class PublishedTable(Document):
 
 
 class Publications(Document):
-    """What is known of one model; `splits` are those of the benchmarks in all tables."""
+    """The published tables of one model; `splits` are the splits of the benchmarks in all tables."""
 
     model: str
     visual_tokens: int
@@ -46,13 +46,13 @@ class Publications(Document):
 
 @cache
 def publications() -> Publications:
-    """What the package knows."""
+    """The published tables that the package ships."""
     return read(Publications, FILE)
 
 
 @dataclass(frozen=True)
 class MeasuredRow:
-    """A row of a table made here: what its name stood for, its budget and its scores by task, in percent."""
+    """A row measured here: its name, the facts of its method, its budget, and its scores by task, in %."""
 
     name: str
     method: Facts
@@ -61,9 +61,9 @@ class MeasuredRow:
 
 
 def beside(rows: Sequence[MeasuredRow], model: str, tokens: int, facts: Facts) -> Table | None:
-    """Measured and published scores of the rows that some publication has; None if there are none.
+    """Measured and published scores of the rows that a publication has; None if there are none.
 
-    `facts` are those of the run (`of_task`), which say splits and protocols.
+    `facts` are those of the run (`of_task`), with splits and protocols.
     """
     known = publications()
     if Path(model).name != known.model or tokens != known.visual_tokens:
@@ -89,7 +89,7 @@ def beside(rows: Sequence[MeasuredRow], model: str, tokens: int, facts: Facts) -
 
 
 def _asked(task: str, facts: Facts) -> str | None:
-    """The split of the official files that was asked under the prompts of LLaVA's scripts, if it was."""
+    """The split of the official files, if the run used the prompts of LLaVA's scripts; otherwise None."""
     if facts.get(f"{task}: protocol") != "llava":
         return None
     return facts.get(f"{task}: split") or next(iter(TASKS[task].splits))
@@ -105,7 +105,7 @@ def _published(row: MeasuredRow, tokens: int) -> Iterator[tuple[PublishedTable, 
 
 
 def method_of(facts: Facts) -> str | None:
-    """The name of the method that facts tell of; None for other options than its own."""
+    """The name of the method with these facts; None if its options differ from the defaults."""
     for name, kind in METHODS.items():
         if kind.__name__ == facts.get("class"):
             own = _own(name)
@@ -117,6 +117,6 @@ def method_of(facts: Facts) -> str | None:
 def _own(name: str) -> dict[str, Any] | None:
     try:
         told = of_method(METHODS[name]())
-    except (TypeError, ValueError):  # it needs a compressor: nobody's default
+    except (TypeError, ValueError):  # it needs a compressor, which has no published default
         return None
     return {key: value for key, value in told.items() if key != CODE}

@@ -1,4 +1,4 @@
-"""How far methods follow the question, as a table."""
+"""Tables of how much methods depend on the question."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def by_family(found: Mapping[str, Sensitivity], title: str) -> Table:
 
 
 def of_comparison(comparison: Comparison) -> dict[str, Sensitivity]:
-    """By row and task of a comparison whose samples are there; tasks with one question an image are left out.
+    """Sensitivity by row and task of a comparison with samples; skips tasks with one question per image.
 
-    What a comparison keeps of a choice are the tokens, so AUCs are those of what was kept.
+    A comparison stores only kept tokens, so AUCs are those of kept tokens.
     """
     found: dict[str, Sensitivity] = {}
     untouched = [row for row in comparison.rows if row.untouched]
@@ -66,7 +66,7 @@ class _Stored:
 
 
 def save(found: Mapping[str, Sensitivity], folder: Path) -> None:
-    """Keep it beside a comparison, whose samples are not read again for a report; an older file goes."""
+    """Write the results to a comparison's folder, so that reports need no samples; remove an older file."""
     if found:
         put_json(folder / FILE, asdict(_Stored(found)))
     else:
@@ -74,7 +74,7 @@ def save(found: Mapping[str, Sensitivity], folder: Path) -> None:
 
 
 def read_saved(folder: Path) -> Mapping[str, Sensitivity]:
-    """What `save` wrote, or nothing; ValueError for another file."""
+    """The results that `save` wrote, or nothing; ValueError for another file."""
     try:
         return read(_Stored, folder / FILE).rows
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""All that a comparison says, ready for JSON."""
+"""The results of a comparison, ready for JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.report.table import notes
 
 
 def results(comparison: Comparison, facts: Mapping[str, str]) -> dict[str, object]:
-    """All that a comparison says, ready for JSON."""
+    """The results of a comparison, ready for JSON."""
     return {
         "facts": dict(facts),
         "match": comparison.match,

@@ -1,4 +1,4 @@
-"""What a benchmark measured as one self-contained HTML page: tables, plots, and how it was made."""
+"""Results of a benchmark as one self-contained HTML page: tables, plots, and their origin."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from bench.report.templates import embedded, template
 
 @dataclass(frozen=True)
 class Sheet:
-    """All that such a page tells. `tables` stand under their headings, `plots` are PNGs under their captions.
+    """The content of the page. `tables` are given by heading, `plots` are PNGs by caption.
 
-    `facts` are settings and environment. The fact "command" is shown as one.
+    `facts` are settings and environment. The fact "command" is shown as a command.
     """
 
     title: str
-    about: str  # what is in the tables, in a sentence
+    about: str  # content of the tables, in a sentence
     tables: Mapping[str, Table]
     facts: Mapping[str, Any]
     plots: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def html(sheet: Sheet) -> str:
-    """The page; it holds all it shows and requests nothing."""
+    """The page; it is self-contained and requests nothing."""
     facts = dict(sheet.facts)
     command = facts.pop("command", "")
     return template("sheet").render(

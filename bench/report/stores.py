@@ -1,4 +1,4 @@
-"""What label stores hold and how far they are, as numbers, and how the losses of two compare."""
+"""Statistics and progress of label stores, and paired differences of their losses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from compress.labels import LabellingRun, LabelStore
 
 
 def summarise(store: LabelStore, only: Iterable[str] | None = None) -> dict[str, Any]:
-    """Counts, rate, losses and cost of a label store, or of those of its labels that are named."""
+    """Counts, rate, losses and cost of a label store, or of the labels named in `only`."""
     numbers = ["loss_before", "loss_after", "loss_full", "evaluations", "seconds"]
     table = _of(store, numbers, only)
     before, after, full, evaluations, seconds = (table[name].to_numpy() for name in numbers)
@@ -44,7 +44,7 @@ def _of(store: LabelStore, columns: Sequence[str], only: Iterable[str] | None) -
 
 
 def pace(runs: list[LabellingRun]) -> float | None:
-    """Samples per second while at least one run was under way; None where no shard tells."""
+    """Samples per second while at least one run was active; None if no shard has times."""
     busy, until = 0.0, None
     for run in runs:  # in the order in which they started
         start = run.started if until is None else max(run.started, until)
@@ -54,9 +54,9 @@ def pace(runs: list[LabellingRun]) -> float | None:
 
 
 def difference(first: LabelStore, second: LabelStore, only: Iterable[str] | None = None) -> dict[str, Any]:
-    """How the labels of `second` differ in loss from those of `first`, over the samples of both.
+    """Difference in loss of the labels of `second` from those of `first`, over common samples.
 
-    If some are named, over these only.
+    With `only`, over these samples alone.
     """
     ours, theirs = (_of(store, ["loss_after"], only).to_pydict() for store in (second, first))
     before = dict(zip(theirs["id"], theirs["loss_after"], strict=True))
@@ -71,7 +71,7 @@ def difference(first: LabelStore, second: LabelStore, only: Iterable[str] | None
 
 
 def compared(gaps: NDArray[np.float64]) -> dict[str, Any]:
-    """Mean of paired differences with its interval, and how many are below zero."""
+    """Mean of paired differences with its interval, and the share below zero."""
     return {
         "common samples": len(gaps),
         "difference": asdict(mean_interval(gaps)),

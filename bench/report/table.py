@@ -1,9 +1,9 @@
 """A comparison as the paper's table: rows of text, marks, notes, headlines.
 
-A block per budget, tasks as columns, then the mean share of vanilla, what was really spent, and how far each
-row is from vanilla and from the reference (paired, 95 %). Figures have one decimal, as the paper's. Averages
-that are equivalent to a rival's and significant differences are marked. A missing value is a dash, and
-`notes` gives the reason.
+There is a block per budget. Columns are the tasks, the mean share of vanilla, the measured cost, and the
+differences from vanilla and from the reference (paired, 95 %). Values have one decimal, as in the paper.
+Averages that are equivalent to a rival's and significant differences are marked. A missing value is a dash,
+and `notes` gives the reason.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Block:
     """The rows of one budget, best average first."""
 
     keep: Keep
-    tokens: int  # of the untouched image; 0 where nobody counted
+    tokens: int  # of the untouched image; 0 if not counted
     rows: tuple[ComparisonRow, ...]
 
     @property
@@ -46,30 +46,30 @@ class Block:
 
     @property
     def other(self) -> ComparisonRow | None:
-        """The row to hold against the first: the reference, or the second where the reference is first."""
+        """The row to compare with the first one: the reference, or the second if the reference is first."""
         if contrast := self.rows[0].reference:
             return next((row for row in self.rows if row.method == contrast.rival), None)
         return next((row for row in self.rows[1:] if not row.adaptive), None)
 
     @property
     def between(self) -> Contrast | None:
-        """The contrast of the first row with `other`, or of `other` with the first where that was made."""
+        """The contrast of the first row with `other`, or of `other` with the first if that was computed."""
         if self.other is None:
             return None
         return self.rows[0].reference or self.other.reference
 
     @property
     def ahead(self) -> str:
-        """How far the first row is ahead of `other`, in words; empty where that was not tested."""
+        """The lead of the first row over `other`, in words; empty if it was not tested."""
         if self.between is None or self.between.gap is None:
             return ""
         gap = self.between.gap if self.rows[0].reference else -self.between.gap
         return f"ahead by {gap}{'' if self.between.significant else ', not significant'}"
 
     def best(self, row: ComparisonRow, column: str) -> bool:
-        """Whether a row has the block's highest figure of `column` (a task or "average"), to one decimal.
+        """Whether a row has the block's highest value of `column` (a task or "average"), to one decimal.
 
-        A row without a budget competes with nobody.
+        Rows without a budget are excluded.
         """
 
         def figure(row: ComparisonRow) -> float | None:
@@ -80,7 +80,7 @@ class Block:
 
 
 def one(value: float | None) -> str:
-    """A figure with the paper's single decimal, or a dash."""
+    """A value with one decimal, as in the paper, or a dash."""
     return MISSING if value is None else f"{value:.1f}"
 
 
@@ -93,13 +93,13 @@ def blocks(comparison: Comparison) -> list[Block]:
 
 
 def marks(comparison: Comparison, row: ComparisonRow) -> str:
-    """Signs of the rivals to which the row's average is equivalent: the whole interval is in the margin."""
+    """Signs of the rivals to which the row's average is equivalent: the interval is within the margin."""
     pairs = ((row.vanilla, AS_VANILLA), (row.reference, AS_REFERENCE))
     return "".join(sign for one, sign in pairs if one and one.gap and one.gap.within(comparison.margin))
 
 
 def _giving_up(comparison: Comparison) -> str:
-    """How often answers were "unanswerable", which VizWiz rewards: the first row's rate and the extremes."""
+    """Rates of "unanswerable", an answer that VizWiz rewards: those of the first row and the extremes."""
     rates = {
         f"{method} at {keep}": outcome.subscores[UNANSWERABLE]
         for (method, keep, _), outcome in comparison.outcomes.items()
@@ -113,13 +113,13 @@ def _giving_up(comparison: Comparison) -> str:
 
 
 def answered(outcomes: Mapping[str, Outcome]) -> str:
-    """How many answers the score of each task is made of, and how many images they are about."""
+    """The number of answers and of images of each task, as a sentence."""
     told = (f"{task} {len(one.samples):,} ({len(set(one.images)):,})" for task, one in outcomes.items())
     return f"Answers per task (images): {', '.join(told)}."
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What a reader must know, line by line: mixed protocols, budgets, marks, empty cells, adaptive rows."""
+    """Notes for the reader: mixed protocols, budgets, marks, empty cells, adaptive rows; one per line."""
     lines = [f"Mixed protocols, not comparable: {told}" for told in comparison.mixed]
     lines += comparison.remarks
     if comparison.rows[0].tokens is not None:
@@ -165,7 +165,7 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def _elsewhere(comparison: Comparison) -> list[str]:
-    """Which rows keep what another model's run chose."""
+    """Rows whose kept tokens were selected by another model."""
     found: dict[str, list[str]] = {}
     for name, facts in comparison.methods.items():
         if source := facts.get("indices from"):
@@ -177,14 +177,14 @@ def _elsewhere(comparison: Comparison) -> list[str]:
 
 
 def _draws(comparison: Comparison) -> list[str]:
-    """Which rows are means over several draws of the same method."""
+    """Rows that are means over several random draws of the same method."""
     drawn = {key[0]: len(one.draws) for key, one in comparison.outcomes.items() if len(one.draws) > 1}
     told = ", ".join(f"{method} {count}" for method, count in drawn.items())
     return [f"Means over random draws: {told}."] if drawn else []
 
 
 def _choices(comparison: Comparison) -> list[str]:
-    """What methods do on this model that their papers and official code leave open."""
+    """Choices of methods on this model that their papers and official code leave open."""
     found: dict[str, list[str]] = {}
     for name, facts in comparison.methods.items():
         for choice in facts.get("choices", ()):
@@ -194,7 +194,7 @@ def _choices(comparison: Comparison) -> list[str]:
 
 
 def _batches(comparison: Comparison) -> list[str]:
-    """Which cells went through the model in smaller batches than others."""
+    """Cells that ran in smaller batches than others."""
     sizes = [one.batch for one in comparison.outcomes.values() if one.batch]
     smaller = [
         f"{outcome.batch} for {method} at {keep} ({task})"
@@ -205,7 +205,7 @@ def _batches(comparison: Comparison) -> list[str]:
 
 
 def headlines(comparison: Comparison) -> list[str]:
-    """One sentence per budget: who is first, who is next or the reference, and the interval between them."""
+    """One sentence per budget: the first row, the next or the reference, and the interval between them."""
     ranked = (block for block in blocks(comparison)[1:] if block.rows[0].average is not None)
     return [_headline(block) for block in ranked if not block.rows[0].adaptive]
 
@@ -238,7 +238,7 @@ def table_rows(comparison: Comparison) -> list[list[str]]:
 
 
 def rivals_of(comparison: Comparison) -> list[str]:
-    """Whom the rows are held against, a column each."""
+    """The rivals that rows are compared with, one per column."""
     if all(row.untouched for row in comparison.rows):
         return []
     others = any(row.reference for row in comparison.rows)
@@ -246,25 +246,25 @@ def rivals_of(comparison: Comparison) -> list[str]:
 
 
 def name_of(row: ComparisonRow) -> str:
-    """What a row is called, with what sets it apart from others."""
+    """The name of a row, with its distinguishing properties."""
     told = [word for word, applies in (("adaptive", row.adaptive), ("one seed", row.trained)) if applies]
     return f"{row.method} ({', '.join(told)})" if told else row.method
 
 
 def figures_of(comparison: Comparison, row: ComparisonRow) -> list[str]:
-    """Scores, average with its marks, then what was spent."""
+    """Scores, average with its marks, then cost."""
     scores = [one(row.scores.get(task)) for task in comparison.tasks]
     average = one(row.average) + marks(comparison, row)
     return [*scores, average, one(row.tokens), one(row.left), one(row.flops)]
 
 
 def gaps_of(comparison: Comparison, row: ComparisonRow) -> list[str]:
-    """The row's differences from the rivals, marked where significant, empty where there are none."""
+    """The row's differences from the rivals, marked if significant; empty if there are none."""
     contrasts = (row.vanilla, row.reference)[: len(rivals_of(comparison))]
     return [f"{one.gap}{BEYOND if one.significant else ''}" if one and one.gap else "" for one in contrasts]
 
 
-# What is left when easy questions are set aside ------------------------------------------------------------
+# Results on the hard questions ------------------------------------------------------------------------------
 
 
 def hard_header(comparison: Comparison) -> list[str]:
@@ -291,6 +291,6 @@ def hard_rows(comparison: Comparison) -> list[list[str]]:
 
 
 def hard_title(comparison: Comparison, keep: Keep) -> str:
-    """What the hard questions of a budget are called."""
+    """The title of the hard questions of a budget."""
     method = next(each.method for each in comparison.difficulty if each.keep == keep)
     return f"questions {method} misses"

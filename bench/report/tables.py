@@ -1,4 +1,4 @@
-"""One table as text, Markdown, CSV and LaTeX: cells are plain text, and each form escapes what it must."""
+"""One table as text, Markdown, CSV and LaTeX; cells are plain text, and each form escapes them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Bold(str):
 
 @dataclass(frozen=True)
 class Table:
-    """A header and rows of as many cells; a row that is a single text is the heading of the rows below it.
+    """A header, and rows with one cell per column; a row of a single text is a heading for the rows below.
 
     `notes` are lines below the table, `title` is a line above it. CSV has neither, and no headings.
     """
@@ -32,12 +32,12 @@ class Table:
     title: str = ""
 
     def text(self) -> str:
-        """For a terminal; numbers are aligned right."""
+        """The table for a terminal; numbers are right-aligned."""
         lines = [[row, *self._empty] if isinstance(row, str) else list(row) for row in self.rows]
         return drawn(self.header, lines, self.title or None) + "".join(f"{note}\n" for note in self.notes)
 
     def markdown(self) -> str:
-        """GitHub's Markdown; all columns but the first are aligned right."""
+        """The table in GitHub's Markdown; all columns except the first are right-aligned."""
         lines = [f"**{plain(self.title)}**", ""] if self.title else []
         rows: list[Sequence[str]] = [[*map(plain, self.header)], ["---", *("---:" for _ in self._empty)]]
         for row in self.rows:
@@ -76,22 +76,22 @@ class Table:
 
     @property
     def _empty(self) -> list[str]:
-        """Cells beside a heading."""
+        """Empty cells beside a heading."""
         return [""] * (len(self.header) - 1)
 
 
 def bullets(notes: Sequence[str]) -> list[str]:
-    """Lines of a list in Markdown."""
+    """The notes as lines of a Markdown list."""
     return [f"- {plain(note)}" for note in notes]
 
 
 def plain(text: str) -> str:
-    """Text in one line in which Markdown sees no marks."""
+    """The text in one line, with Markdown's special characters escaped."""
     return re.sub(r"[\\|*_<>`&]|(?<=\])\(", r"\\\g<0>", " ".join(text.split()))
 
 
 def tex(text: str) -> str:
-    """Text in which LaTeX sees no commands."""
+    """The text with LaTeX's special characters escaped."""
     return "".join(TEX.get(sign, sign) for sign in text)
 
 

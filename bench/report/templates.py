@@ -1,4 +1,4 @@
-"""Templates of self-contained pages: a page holds all that it shows, and requests nothing."""
+"""Templates of self-contained pages, which request nothing."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @cache
 def template(name: str) -> Template:
-    """A template of this folder, by its name without `.html.j2`; texts that it is given are escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # not at the top: only pages need it
+    """A template of this folder, by its name without `.html.j2`; it escapes its arguments."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # imported late: only pages need it
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
@@ -32,7 +32,7 @@ def template(name: str) -> Template:
 
 
 def embedded(plots: Mapping[str, bytes]) -> dict[str, str]:
-    """PNGs as addresses that hold them, by caption; ValueError for another kind of picture."""
+    """PNGs as data URLs, by caption; ValueError for another format."""
     for name, picture in plots.items():
         if not picture.startswith(PNG):
             raise ValueError(f"the plot '{name}' is not a PNG: give a PNG file")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def show_comparison(comparison: Comparison) -> None:
-    """The table of a comparison on stdout, hard questions, notes, and a sentence per budget."""
+    """Print the table of a comparison, hard questions, notes, and a sentence per budget on stdout."""
     from bench.report.table import MIXED, hard_header, hard_rows, header, headlines, notes, table_rows
 
     show_table(header(comparison), table_rows(comparison), MIXED if comparison.mixed else None)

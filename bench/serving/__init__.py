@@ -1,1 +1,1 @@
-"""Engines under load: the plug-in for vLLM, and a benchmark of OpenAI-compatible servers."""
+"""The plug-in for vLLM, and a load benchmark of OpenAI-compatible servers."""

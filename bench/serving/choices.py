@@ -1,4 +1,4 @@
-"""The methods that a server was started with, ready to choose: no engine is imported here."""
+"""The methods that a server was started with, without an import of the engine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from compress.keep import Keep
 from compress.models.loading import MLLM, outline
 from compress.models.mllm import Picture
 
-CHOICES = 256  # of which a server remembers how many tokens they leave
+CHOICES = 256  # size of a server's cache of choices, with the number of tokens that they keep
 
 
 def _nothing(ids: Tensor) -> Tensor:
@@ -25,9 +25,9 @@ def _nothing(ids: Tensor) -> Tensor:
 
 
 class Methods:
-    """All methods of a server, for one model: the default and those that a request may name.
+    """All methods of a server for one model: the default, and those that a request may name.
 
-    `mllm` is an outline, without weights. ValueError where one of them cannot run in the engine.
+    `mllm` is an outline, without weights. ValueError if one of the methods cannot run in the engine.
     """
 
     def __init__(self, settings: Settings, source: str):
@@ -44,11 +44,11 @@ class Methods:
 
     @property
     def names(self) -> list[str]:
-        """The methods in the order by which a request's fields number them."""
+        """The methods in the order of their numbers in a request's fields."""
         return list(self.selectors)
 
     def choice(self, asked: Asked, embed: Callable[[Tensor], Tensor] = _nothing) -> EngineChoice:
-        """The same object for the same wishes: requests seldom differ in them."""
+        """The selection for a request; cached, because requests seldom differ."""
         key = asked, embed
         if key not in self._choices:
             assert asked.keep is not None
@@ -57,13 +57,13 @@ class Methods:
         return self._choices[key]
 
     def picture(self, prepared: Mapping[str, Any]) -> Picture:
-        """The visual tokens of one image; `prepared` is what the processor made of it, by name."""
+        """The visual tokens of one image; `prepared` is the processor's output by name."""
         (found,) = self.mllm.pictures({name: value[None] for name, value in prepared.items()})
         return found
 
 
 def runs(mllm: MLLM, selector: Selector, keep: Keep) -> None:
-    """ValueError, with the reason, unless a method can run in the engine on this model at this budget."""
+    """ValueError, with the reason, if a method cannot run in the engine on this model at this budget."""
     family = mllm.model.config.model_type
     if family not in SUPPORTED:
         raise ValueError(without_class(family))
@@ -82,5 +82,5 @@ def runs(mllm: MLLM, selector: Selector, keep: Keep) -> None:
 
 @cache
 def methods_of(settings: Settings, source: str) -> Methods:
-    """The same object for the same server, in every place of a process that reads prompts."""
+    """The methods of a server; one object per process and server."""
     return Methods(settings, source)

@@ -1,4 +1,4 @@
-"""One request to an OpenAI-compatible server, with the moments at which its tokens arrive."""
+"""Requests to an OpenAI-compatible server, with the arrival times of their tokens."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class ServerRequest:
 
 @dataclass(frozen=True)
 class ServerReply:
-    """Seconds on one clock, tokens of the answer and of the prompt, and the answer."""
+    """Times in seconds on one clock, numbers of tokens of answer and prompt, and the answer."""
 
     sent: float
-    first: float  # its first text arrived
-    last: float  # its last token arrived, with text or without
+    first: float  # arrival of the first text
+    last: float  # arrival of the last token, with or without text
     tokens: int
     prompt: int
     text: str
@@ -47,12 +47,12 @@ class ServerReply:
 
     @property
     def per_token(self) -> float | None:
-        """Mean seconds between tokens after the first; None where there is but one."""
+        """Mean seconds between tokens after the first; None for a single token."""
         return None if self.tokens < 2 else (self.last - self.first) / (self.tokens - 1)
 
 
 class Client:
-    """A running server, whose `url` ends in /v1. An answer has at most `new` tokens."""
+    """A client of a running server, whose `url` ends in /v1. An answer has at most `new` tokens."""
 
     def __init__(self, url: str, model: str, new: int):
         self.url, self.model, self.new = url.rstrip("/"), model, new
@@ -68,7 +68,7 @@ class Client:
         await self.http.aclose()
 
     async def ask(self, request: ServerRequest) -> ServerReply:
-        """ValueError, with what the server says, for an answer that does not come or has no token."""
+        """Send a request; ValueError, with the server's message, if the answer fails or has no token."""
         sent = time.perf_counter()
         first, last, tokens, prompt, text = None, sent, 0, 0, ""
         try:
@@ -116,14 +116,14 @@ class Client:
 
 
 async def events(lines: AsyncIterator[str]) -> AsyncIterator[dict[str, Any]]:
-    """The JSON of a stream of server-sent events."""
+    """Yield the JSON of a stream of server-sent events."""
     async for line in lines:
         if line.startswith("data:") and (content := line[5:].strip()) != "[DONE]":
             yield json.loads(content)
 
 
 async def closed_loop(client: Client, requests: Sequence[ServerRequest], users: int) -> list[ServerReply]:
-    """Every one of `users` asks the next question when its last one is answered."""
+    """Run `users` concurrent users; each asks the next question when its last one is answered."""
     waiting, replies = iter(requests), list[ServerReply]()
 
     async def user() -> None:
@@ -139,7 +139,7 @@ async def closed_loop(client: Client, requests: Sequence[ServerRequest], users: 
 async def poisson(
     client: Client, requests: Sequence[ServerRequest], rate: float, rng: Random
 ) -> list[ServerReply]:
-    """Requests arrive at random, `rate` per second on average, whatever is still unanswered."""
+    """Send requests at random times, `rate` per second on average, without waiting for answers."""
 
     async def later(seconds: float, request: ServerRequest) -> ServerReply:
         await asyncio.sleep(seconds)
@@ -154,7 +154,7 @@ async def poisson(
 
 
 def png(image: Image, number: int) -> bytes:
-    """The image as PNG; one pixel says `number`, so that no cache of the server has seen it."""
+    """The image as PNG; one pixel encodes `number`, so that no cache of the server contains the image."""
     marked = image.convert("RGB")
     marked.putpixel((0, 0), ((number >> 16) & 255, (number >> 8) & 255, number & 255))
     buffer = BytesIO()

@@ -1,10 +1,10 @@
-"""Measure processor time of served requests, and what of it goes into the choice of tokens inside vLLM.
+"""Measure processor time of served requests, and the share of the selection of tokens inside vLLM.
 
     OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind .venv/vllm/bin/python -m bench.serving.cost --rounds 3
 
 The engine runs in this process, without HTTP. Methods, budgets and batch sizes take turns in every round, in
-a random order; one round before is not counted. No image comes twice. Processor time says little of waiting,
-and depends less on other work of the machine than time on a clock.
+a random order, after a warm-up round. No image occurs twice. Processor time does not measure waiting, and
+depends less on other load of the machine than wall time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MODEL, QUESTION, TOKENS = "busy", "what color is the star ?", 16
 
 @contextmanager
 def noted() -> Iterator[list[float]]:
-    """Seconds of processor time of every choice inside the block."""
+    """Yield a list of the processor seconds of every selection inside the block."""
     found, choose = list[float](), EngineChoice.choose
 
     def timed(*args: Any, **kwargs: Any) -> Any:
@@ -60,7 +60,7 @@ def noted() -> Iterator[list[float]]:
 def main(wanted: str, keeps: list[int], together: list[int], rounds: int) -> None:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # the table alone goes to stdout
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # only the table goes to stdout
     from vllm import LLM, SamplingParams
 
     methods = {name: full_name(name, MODEL) for name in specs(wanted)}

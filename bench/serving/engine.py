@@ -1,8 +1,8 @@
-"""Models of vLLM whose decoder gets the visual tokens that a method chooses.
+"""vLLM models whose decoder gets the visual tokens that a method selects.
 
-The processor counts what will stay of each image, and sends along what the choice depends on: the method, the
-budget and, for methods that read it, the prompt. All of it is part of the hash of an image, by which vLLM
-caches embeddings and prefixes. The model then chooses among the tokens of its own tower and projector.
+The processor counts the tokens that each image keeps, and passes on the inputs of the selection: the method,
+the budget and, for methods that read it, the prompt. All of these are part of an image's hash, by which vLLM
+caches embeddings and prefixes. The model then selects among the tokens of its own tower and projector.
 """
 
 from __future__ import annotations
@@ -43,25 +43,25 @@ from compress.keep import count_of
 from compress.models.mllm import MLLM, Picture
 
 logger = init_logger("vllm.evocomp")
-HEAD = 3  # of an image's field: the method's number, the budget, text tokens before the image; then the text
+HEAD = 3  # entries of an image's field: method number, budget, text tokens before the image; the text follows
 CARRIED = f"{FIELD}_choice"
 
 
 def methods_for(config: Any, source: str) -> Methods | None:
-    """What was asked for, for a model's configuration; None: nothing."""
+    """The requested methods for a model's configuration; None if there are none."""
     settings = read(getattr(config, FIELD, None))
     return None if settings is None else methods_of(settings, source)
 
 
 class Counting(BaseMultiModalProcessor):
-    """A processor that reserves the places of what stays, and says what the choice depends on."""
+    """A processor that reserves the positions of kept tokens, and passes on the inputs of the selection."""
 
     @property
     def methods(self) -> Methods | None:
         return methods_for(self.info.get_hf_config(), self.info.ctx.model_config.model)
 
     def get_dummy_inputs(self, *args: Any, **kwargs: Any) -> Any:
-        """Memory is measured with all tokens: a request may ask for them."""
+        """Dummy inputs with all tokens, for measuring memory: a request may ask for all tokens."""
         made = super().get_dummy_inputs(*args, **kwargs)
         if self.methods is None:
             return made
@@ -79,7 +79,7 @@ class Counting(BaseMultiModalProcessor):
             return super().apply(inputs, timing_ctx)
         asked = of_request(methods.settings, wish)
         if asked.method != NONE:
-            choice = methods.choice(asked)  # an impossible budget is refused here
+            choice = methods.choice(asked)  # raises for an impossible budget
             given[FIELD] = {"method": asked.method, "keep": asked.keep}
             if choice.reads_prompt:
                 self._check_prompt(inputs, methods.mllm.image_token_id)
@@ -95,7 +95,7 @@ class Counting(BaseMultiModalProcessor):
             )
 
     def _get_mm_hashes(self, inputs: Any) -> Any:
-        """Where the choice depends on the prompt, it depends on the place of an image in it too."""
+        """Hashes of images; if the selection depends on the prompt, they include the image's number in it."""
         hashes = super()._get_mm_hashes(inputs)
         if "prompt" not in inputs.hf_processor_mm_kwargs.get(FIELD, ()):
             return hashes
@@ -133,7 +133,7 @@ class Counting(BaseMultiModalProcessor):
         whole = super()._get_prompt_updates(mm_items, without(hf_processor_mm_kwargs), out_mm_kwargs)
         if wish is None or methods is None or "image" not in mm_items:
             return whole
-        if not isinstance(mm_items["image"], ImageProcessorItems):  # embeddings, which the caller chose
+        if not isinstance(mm_items["image"], ImageProcessorItems):  # embeddings given by the caller
             return whole
         choice = methods.choice(Asked(wish["method"], wish["keep"]))
         image = methods.mllm.image_token_id
@@ -151,7 +151,7 @@ def without(kwargs: Mapping[str, Any], name: str = FIELD) -> dict[str, Any]:
 
 
 def carried(methods: Methods, wish: Mapping[str, Any], picture: Picture, number: int) -> Tensor:
-    """What the model is to know of image `number` of a prompt."""
+    """The inputs of the selection for image `number` of a prompt."""
     before, text = 0, torch.empty(0, dtype=torch.long)
     if "prompt" in wish:
         own = EnginePrompt.read(torch.tensor(wish["prompt"]), methods.mllm.image_token_id)[number]
@@ -161,11 +161,11 @@ def carried(methods: Methods, wish: Mapping[str, Any], picture: Picture, number:
 
 
 class Choosing(nn.Module):
-    """A model that chooses among the tokens of its own tower and projector, where its processor says so."""
+    """A model that selects among the tokens of its own tower and projector, as its processor requests."""
 
     config: Any
     get_language_model: Any
-    chosen_by: Methods | None = None  # what was asked for; not the processor's object, which has no weights
+    chosen_by: Methods | None = None  # requested methods; not the processor's object, which has no weights
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
@@ -207,11 +207,11 @@ class Choosing(nn.Module):
         return found
 
     def _untouched(self, **kwargs: Any) -> Any:
-        """What the engine gets of images and videos that no method chooses of."""
+        """The engine's embeddings of images and videos without a selection."""
         return self._encode(kwargs)
 
     def _of_images(self, given: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
-        """What was given for some of the images."""
+        """The inputs of some of the images."""
         return {name: _rows(value, rows) for name, value in given.items()}
 
     @abstractmethod
@@ -222,7 +222,7 @@ class Choosing(nn.Module):
     def _choose(
         self, choices: Sequence[EngineChoice], given: dict[str, Any], wishes: Sequence[Tensor]
     ) -> list[Tensor]:
-        """What the engine gets of each image that one method chooses of."""
+        """The engine's embeddings of each image, after selection with one method."""
 
 
 def prompt_of(wish: Tensor, device: torch.device) -> EnginePrompt:
@@ -230,7 +230,7 @@ def prompt_of(wish: Tensor, device: torch.device) -> EnginePrompt:
 
 
 class ChoosingOfClip(Choosing):
-    """With a CLIP tower, which methods may read, and after which they may act."""
+    """A model with a CLIP tower; methods may read the tower, and may act after it."""
 
     vision_tower: Any
     multi_modal_projector: Any
@@ -248,7 +248,7 @@ class ChoosingOfClip(Choosing):
     ) -> list[Tensor]:
         mllm = choices[0].mllm
         pictures = mllm.pictures(given)
-        # Those of an image may be padded to as many as another one has.
+        # The tiles of an image may be padded to the number of another image's.
         tiles = torch.cat([
             each[: picture.tiles] if each.ndim == 4 else each[None]
             for each, picture in zip(given["pixel_values"], pictures, strict=True)
@@ -298,7 +298,7 @@ def _llava_processor(info: Any, dummy_inputs: Any) -> Any:
     _llava_processor, info=_build_llava_or_pixtral_hf_info, dummy_inputs=LlavaDummyInputsBuilder
 )
 class CompressedLlava(ChoosingOfClip, LlavaForConditionalGeneration):
-    """LLaVA-1.5 (and, as vLLM has it, Pixtral's conversion, which no method acts on)."""
+    """LLaVA-1.5 (and the converted Pixtral, which vLLM loads with the same class; no method acts on it)."""
 
 
 class LlavaNextProcessor(Counting, LlavaNextMultiModalProcessor):

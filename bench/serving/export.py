@@ -1,4 +1,4 @@
-"""Write a model as engines expect it: with what official checkpoints have."""
+"""Write a model in the form that engines expect, that of official checkpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from compress.models.loading import MODELS
 
 OLD, NEW = "vision_tower.", "vision_tower.vision_model."
-VIDEOS = {  # the class of a processor that engines load, whether there are videos or not
+VIDEOS = {  # the class of a processor that engines load even without videos
     "qwen2_vl": "Qwen2VLVideoProcessor",
     "qwen2_5_vl": "Qwen2VLVideoProcessor",
     "qwen3_vl": "Qwen3VLVideoProcessor",
@@ -19,14 +19,14 @@ VIDEOS = {  # the class of a processor that engines load, whether there are vide
 
 
 def renamed(name: str) -> str:
-    """A weight's name with the part that transformers leaves out for CLIP towers."""
+    """A weight's name with the prefix that transformers omits for CLIP towers."""
     return NEW + name.removeprefix(OLD) if name.startswith(OLD) and not name.startswith(NEW) else name
 
 
 def export(source: Path, folder: Path) -> Path:
-    """Copy a model's folder, its weights under the names of official checkpoints; the copy's folder.
+    """Copy a model's folder, with weights named as in official checkpoints; return the copy's folder.
 
-    A family that reads videos gets a processor for them, if it has none.
+    A family that reads videos gets a video processor, if it has none.
     """
     shutil.copytree(source, folder, dirs_exist_ok=True)
     for path in folder.glob("*.safetensors"):
@@ -43,7 +43,7 @@ def export(source: Path, folder: Path) -> Path:
 
 
 def servable(model: str, scratch: Path) -> str:
-    """What an engine is to load for a model's name: shipped ones are written to `scratch`, others stay."""
+    """The model name for an engine: a shipped model is written to `scratch`, other names are unchanged."""
     if model not in MODELS:
         return model
     return str(export(MODELS[model], scratch / model))

@@ -1,4 +1,4 @@
-"""From methods, budgets and questions to a report: starts a server where none is given."""
+"""From methods, budgets and questions to a report; starts a server if none is given."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def measure(
     url: str | None = None, program: str | None = None, options: Sequence[str] = (),
     command: str = "", progress: Progress | None = None,
 ) -> ServingReport:  # fmt: skip
-    """Measure a server of `model`, started here unless there is one at `url`.
+    """Measure a server of `model`, started here unless `url` is given.
 
-    ValueError for methods that cannot run in the engine, before anything is started.
+    ValueError, before anything is started, for methods that cannot run in the engine.
     """
     if not load.users and not load.rates:
         raise ValueError("nothing is asked: give --users, --rates or both")
@@ -58,7 +58,7 @@ def measure(
 
 
 def full_name(method: str, model: str) -> str:
-    """The method with the compressor that is shipped for the model, which a server knows by another name."""
+    """The method's name on the server, with the folder of the compressor that is shipped for the model."""
     if model not in MODELS or not takes_compressor(method):
         return method
     folder = shipped(model, "compressor", parse(method)[0])
@@ -66,7 +66,7 @@ def full_name(method: str, model: str) -> str:
 
 
 def _check(methods: Sequence[str], keeps: Sequence[Keep], model: str) -> list[Keep]:
-    """Budgets as the server is asked for; ValueError for one out of reach, and methods that cannot run."""
+    """Budgets for the server's requests; ValueError for budgets out of range and methods that cannot run."""
     source = str(MODELS.get(model, model))
     mllm = outline(source)
     for method in methods:

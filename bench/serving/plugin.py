@@ -1,7 +1,7 @@
-"""The plug-in for vLLM, entry point `vllm.general_plugins`: classes of ours for families of models.
+"""The plug-in for vLLM, entry point `vllm.general_plugins`: our classes for families of models.
 
-They do what vLLM's own do until a method is asked for, by --hf-overrides or by environment variables. For
-other models a method is refused.
+They behave like vLLM's own until a method is requested, by --hf-overrides or by environment variables. For
+other models, a method is refused.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ CLASSES = {
     "Qwen2_5_VLForConditionalGeneration": "bench.serving.qwen:CompressedQwen25VL",
     "Qwen3VLForConditionalGeneration": "bench.serving.qwen:CompressedQwen3VL",
 }
-SUPPORTED = ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")  # families that they are of
+SUPPORTED = ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")  # families of these classes
 
 
 def register() -> None:
-    """Name our classes to vLLM, which imports them when such a model is loaded, and refuse other models."""
+    """Register our classes, which vLLM imports when it loads such a model; other models refuse a method."""
     from vllm import ModelRegistry
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
 
@@ -33,13 +33,13 @@ def register() -> None:
 
 
 def refusing(theirs: Any) -> Any:
-    """vLLM's check of an architecture's settings, which refuses a method first."""
+    """A subclass of vLLM's check of an architecture's settings that first refuses a method."""
 
     class Refusing(theirs):
         @classmethod
         def verify_and_update_config(cls, vllm_config: Any) -> None:
             model = vllm_config.model_config
-            if model.runner_type != "draft":  # methods are for the model that it drafts for
+            if model.runner_type != "draft":  # methods apply to the target model of a draft model
                 refuse(model.hf_config)
             super().verify_and_update_config(vllm_config)
 
@@ -47,7 +47,7 @@ def refusing(theirs: Any) -> Any:
 
 
 def refuse(config: Any) -> None:
-    """ValueError if a method is asked for."""
+    """ValueError if a method is requested."""
     if read(getattr(config, FIELD, None)) is not None:
         raise ValueError(without_class(config.model_type))
 

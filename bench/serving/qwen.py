@@ -1,9 +1,9 @@
-"""Qwen's models in vLLM: the tokens that stay keep their positions on three axes (M-RoPE).
+"""Qwen's models in vLLM: kept tokens retain their positions on three axes (M-RoPE).
 
-Which tokens of an image stay is known when it is encoded, and positions are counted before that. So
-embeddings carry the place of their token in the image, in further columns. The model takes them off again
-where it reads the prompt, and moves positions by them. vLLM does likewise for tokens of videos, but its
-engine for CPUs leaves out the part of it that is not the model's (`is_multimodal_pruning_enabled`).
+The kept tokens of an image are known when it is encoded, but positions are computed before that. Therefore
+embeddings carry the position of their token in the image, in additional columns. The model removes these
+columns when it reads the prompt, and shifts positions by them. vLLM does the same for tokens of videos, but
+its engine for CPUs omits the part of it outside the model (`is_multimodal_pruning_enabled`).
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ from compress.engines.choosing import EngineChoice
 from compress.engines.tower import lend
 from compress.models.mllm import MLLM
 
-BASE = 128  # of the digits that a place is written in: half precision holds them exactly
-COLUMNS = 4  # row and column, of two digits
+BASE = 128  # base of the digits of a position: half precision represents them exactly
+COLUMNS = 4  # row and column, two digits each
 
 
 def marks(index: Tensor, columns: int) -> Tensor:
-    """[K, 4] the places of tokens [K] in an image of so many columns; -1, the whole image, is its first."""
+    """[K, 4] row and column of tokens [K] in an image with `columns` columns; -1, the whole image, is 0."""
     place = index.clamp(min=0)
     row, column = place // columns, place % columns
     return torch.stack([row // BASE, row % BASE, column // BASE, column % BASE], 1)
 
 
 def places(marked: Tensor) -> Tensor:
-    """[3, K] how far tokens with these marks [K, 4] stand behind the first position of their image."""
+    """[3, K] offsets of tokens with marks [K, 4] from the first position of their image."""
     high, low, right, left = marked.long().T
     return torch.stack([torch.zeros_like(high), high * BASE + low, right * BASE + left])
 
@@ -78,7 +78,7 @@ class Repositioned(Choosing):
         ):
             if given:
                 raise ValueError(f"{option} does not go with a method of evocomp: leave one of them out")
-        # Positions of a step's tokens; a graph of the model reads them where they are.
+        # Offsets of a step's tokens, at a fixed address, from which a graph of the model reads them.
         self.places = torch.zeros(3, vllm_config.scheduler_config.max_num_batched_tokens, dtype=torch.long)
 
     def _lend(self, mllm: MLLM) -> None:
@@ -105,7 +105,7 @@ class Repositioned(Choosing):
         for choice, picture, tile, wish, rows in zip(
             choices, pictures, tiles, wishes, self._encode(given), strict=True
         ):
-            embeds, *added = rows.split(width, 1)  # Qwen3-VL: what is added behind first layers comes along
+            embeds, *added = rows.split(width, 1)  # Qwen3-VL: with the additions for later layers
             encoding = Encoding([tile], {}, None, None, None, ())
             kept = choice.choose(picture, prompt_of(wish, rows.device), encoding, embeds, added)
             marked = marks(kept.index, picture.grid[1]).to(rows)
@@ -113,9 +113,10 @@ class Repositioned(Choosing):
         return found
 
     def get_mrope_input_positions(self, input_tokens: Any, mm_features: Any) -> tuple[Tensor, int]:
-        """Positions in the prompt with all tokens, for the tokens that are there.
+        """Positions, in the prompt with all tokens, of the tokens that are present.
 
-        All tokens of an image that a method chooses from stand where it begins: which ones stay is not known.
+        All tokens of an image with a selection get the position where it begins, because the kept tokens are
+        not known yet.
         """
         if self.chosen_by is None:
             return super().get_mrope_input_positions(input_tokens, mm_features)  # type: ignore[misc]
@@ -139,13 +140,13 @@ class Repositioned(Choosing):
         rows += range(len(whole) - len(input_tokens) + done, len(whole))
         every, delta = super().get_mrope_input_positions(whole, features)  # type: ignore[misc]
         positions = every[:, rows]
-        positions[1:, starts] = positions[0, starts]  # where an image begins, on the first axis throughout
+        positions[1:, starts] = positions[0, starts]  # where the image begins, as on the first axis
         return positions, delta + len(whole) - len(input_tokens)
 
     def embed_input_ids(
         self, input_ids: Tensor, multimodal_embeddings: Any = None, *, is_multimodal: Tensor | None = None
     ) -> Tensor:
-        """vLLM's, of embeddings without their marks, which the next `forward` moves positions by."""
+        """vLLM's embedding without the marks, which are stored for the next `forward` to shift positions."""
         if self.chosen_by is not None:
             self.places.zero_()
             if multimodal_embeddings is not None and len(multimodal_embeddings):
@@ -165,15 +166,15 @@ class Repositioned(Choosing):
         return super().forward(input_ids, positions, *args, **kwargs)
 
     def get_encoder_cudagraph_config(self) -> Any:
-        """Graphs of the tower would leave out the choice."""
+        """vLLM's configuration; with a method without modalities: tower graphs would omit the selection."""
         found = super().get_encoder_cudagraph_config()  # type: ignore[misc]
         return found if self.chosen_by is None else replace(found, modalities=[])
 
 
 class CountingPositions(Counting):
-    """A processor that refuses a prompt whose positions reach beyond those that the model knows.
+    """A processor that refuses a prompt whose positions exceed the model's maximum.
 
-    An image takes as many positions as its longer side has tokens, however few of them stay, so that a
+    An image takes as many positions as its longer side has tokens, regardless of how many are kept, so a
     prompt may have more positions than tokens.
     """
 
@@ -185,7 +186,7 @@ class CountingPositions(Counting):
         kwargs, tokens = without(inputs.hf_processor_mm_kwargs), len(made["prompt_token_ids"])
         reach = tokens
         for number, place in enumerate(made["mm_placeholders"]["image"]):
-            if images.get(number) is not None:  # else a client names it by an identifier alone
+            if images.get(number) is not None:  # otherwise a client gave only its identifier
                 reach += self._side(images.get_image_size(number), kwargs) - place.length
         known = self.info.get_hf_config().get_text_config().max_position_embeddings
         if reach > max(tokens, known):
@@ -196,7 +197,7 @@ class CountingPositions(Counting):
         return made
 
     def _side(self, size: Any, kwargs: Mapping[str, Any]) -> int:
-        """Tokens along the longer side of an image."""
+        """Number of tokens along the longer side of an image."""
         prepared, _ = self.info._get_vision_info(
             image_width=size.width, image_height=size.height, num_frames=1,
             image_processor=self.info.get_image_processor(**kwargs), mm_kwargs=kwargs,
@@ -236,4 +237,4 @@ class CompressedQwen25VL(Repositioned, Qwen2_5_VLForConditionalGeneration):
     Qwen3VLProcessor, info=Qwen3VLProcessingInfo, dummy_inputs=Qwen3VLDummyInputsBuilder
 )
 class CompressedQwen3VL(Repositioned, Qwen3VLForConditionalGeneration):
-    """Qwen3-VL, whose tower adds to visual tokens behind first decoder layers (DeepStack)."""
+    """Qwen3-VL, whose tower adds to visual tokens after the first decoder layers (DeepStack)."""

@@ -1,4 +1,4 @@
-"""What a served run says: rates, waiting times, and ratios to nothing compressed, with intervals."""
+"""Results of a served run: rates, waiting times, and ratios to no compression, with intervals."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ PLOT = "requests per second over tokens of a prompt"
 
 @dataclass(frozen=True)
 class ServingRow:
-    """One cell; ratios say how many times better it is than nothing compressed under the same load."""
+    """One cell; ratios are improvements over no compression under the same load."""
 
     cell: ServingCell
     requests: float  # per second, median over rounds
     tokens: float  # of answers, per second
-    prompt: float  # tokens of a prompt, mean
+    prompt: float  # mean number of prompt tokens
     to_first: Quantiles  # seconds, over all requests
     per_token: Quantiles | None
-    ratios: Mapping[str, Speedup]  # of "requests" and "to first"; empty for nothing compressed
+    ratios: Mapping[str, Speedup]  # of "requests" and "to first"; empty without compression
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def quantiles(report: ServingReport) -> Table:
 
 
 def results(report: ServingReport) -> dict[str, Any]:
-    """Everything, with the time of every request, ready for JSON."""
+    """All results, with the times of every request, ready for JSON."""
     rows = []
     for row in report.rows:
         turns = [
@@ -168,7 +168,7 @@ def markdown(report: ServingReport) -> str:
 
 
 def ratios(report: ServingReport) -> Figure:
-    """Requests per second over budgets, as ratios to nothing compressed: a line per method and load."""
+    """Requests per second over prompt tokens, as ratios to no compression: a line per method and load."""
     lines: dict[str, list[tuple[float, float]]] = {}
     for row in report.rows:
         if row.ratios:
@@ -179,14 +179,14 @@ def ratios(report: ServingReport) -> Figure:
 
 
 def sheet(report: ServingReport, plots: Mapping[str, bytes]) -> Sheet:
-    """The page; `plots` are PNGs under their captions."""
+    """The HTML page's content; `plots` are PNGs by caption."""
     about = f"Requests per second and waiting times in ms, {len(report.served.rounds)} rounds."
     title = f"{report.facts.get('model', 'A model')} under load"
     return Sheet(title, about, {"Served": table(report)}, report.facts, plots)
 
 
 def write(report: ServingReport, out: Path) -> None:
-    """results.json, serving.csv, serving.md, serving.html and a picture."""
+    """Write results.json, serving.csv, serving.md, serving.html and a picture."""
     pictures = out / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     plots = {}

@@ -1,4 +1,4 @@
-"""Measure a server: rounds in which every method, budget and load has its turn, in a random order."""
+"""Measure a server in rounds; each round has every method, budget and load once, in a random order."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from compress.progress import Progress
 
 
 class ServingCell(NamedTuple):
-    """One line of the table. Either `users` ask one question after the other, or `rate` arrive per second."""
+    """One row of the table: `users` who each ask one question after the other, or `rate` requests/s."""
 
     method: str
-    keep: Keep | None  # None: nothing is compressed
+    keep: Keep | None  # None: no compression
     users: int | None
     rate: float | None
 
@@ -33,7 +33,7 @@ class ServingCell(NamedTuple):
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked of the server, and for how long."""
+    """The load of the server, and the limits of the measurement."""
 
     users: tuple[int, ...] = (1, 8)
     rates: tuple[float, ...] = ()
@@ -54,18 +54,18 @@ class CellRound:
 
 @dataclass(frozen=True)
 class Served:
-    """All turns by cell and round; only whole rounds."""
+    """All results by cell and round; only complete rounds."""
 
     cells: tuple[ServingCell, ...]
     rounds: tuple[dict[ServingCell, CellRound], ...]
-    stopped: bool  # by the limit of time
+    stopped: bool  # by the time limit
 
     def turns(self, cell: ServingCell) -> list[CellRound]:
         return [turns[cell] for turns in self.rounds]
 
 
 def cells_of(methods: Sequence[str], keeps: Sequence[Keep], load: Load) -> list[ServingCell]:
-    """Every load, with nothing compressed first; methods in their order, budgets in theirs."""
+    """Cells of every load, the one without compression first, then methods and budgets in their order."""
     loads: list[tuple[int | None, float | None]] = [(users, None) for users in load.users]
     loads += [(None, rate) for rate in load.rates]
     wanted: list[tuple[str, Keep | None]] = [(NONE, None)]
@@ -77,11 +77,11 @@ def run(
     url: str, model: str, cells: Sequence[ServingCell], questions: Sequence[tuple[Image, str]], load: Load,
     progress: Progress | None = None, names: Mapping[str, str] = MappingProxyType({}),
 ) -> Served:  # fmt: skip
-    """Measure the server at `url`; a warm-up round of its own comes first.
+    """Measure the server at `url`, after a warm-up round.
 
-    Questions are asked in turn; no image is sent twice as it is. Fields of a request that say method and
-    budget are sent for cells with a method only, so that any OpenAI-compatible server can be measured without
-    one; `names` are those by which the server knows methods. ValueError for what the server refuses.
+    Questions are asked in turn, and every image is sent with a different mark. The request fields for method
+    and budget are sent only for cells with a method, so that any OpenAI-compatible server can be measured
+    without one; `names` are the server's names of methods. ValueError for requests that the server refuses.
     """
     try:
         return asyncio.run(

@@ -1,4 +1,4 @@
-"""A vLLM server of our own, for the time of a `with` block."""
+"""A vLLM server that runs for the duration of a `with` block."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAME = "vllm"
 
 
 def executable(given: str | None = None) -> str:
-    """The program that serves; ValueError, with what to install, if there is none."""
+    """The program of the server; ValueError, with what to install, if there is none."""
     beside = Path(sys.executable).with_name(NAME)
     found = given or (str(beside) if beside.exists() else shutil.which(NAME))
     if not found or not shutil.which(found):
@@ -38,9 +38,9 @@ def executable(given: str | None = None) -> str:
 def serving(
     program: str, model: str, also: Sequence[str], options: Sequence[str] = (), *, wait: float = 900.0
 ) -> Iterator[str]:
-    """The address of a server of a model (folder or hub name) that compresses what a request asks for.
+    """The address of a server of a model (folder or hub name) that compresses as a request asks.
 
-    ValueError, with the end of what it wrote, if it does not answer within `wait` seconds.
+    ValueError, with the end of its log, if it does not answer within `wait` seconds.
     """
     with TemporaryDirectory() as scratch, socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -62,7 +62,7 @@ def serving(
 
 
 def environment(own: Mapping[str, str], also: Sequence[str]) -> dict[str, str]:
-    """That of the server: nothing is compressed unless a request asks for it."""
+    """The environment of the server, which compresses only if a request asks for it."""
     found = {name: value for name, value in own.items() if name not in VARIABLES.values()}
     return {**found, VARIABLES["also"]: ",".join(also)} if also else found
 
@@ -82,7 +82,7 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path, seconds: float)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the server and the processes that it started, which are a group of their own."""
+    """End the server and the processes that it started, which form a process group."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, sign)

@@ -1,4 +1,4 @@
-"""Which method and budget an engine uses: read from one place, refused with a line that says what to do."""
+"""Method and budget of an engine: read from one source, with error messages that say what to do."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Settings:
-    """What every request gets, and further methods that a request may name for itself."""
+    """The default of every request, and further methods that a request may name."""
 
     default: Asked
     also: tuple[str, ...] = ()
 
 
 def asked(method: object, keep: object) -> Asked:
-    """A method and a budget as a user gives them; ValueError if one is missing or of the wrong kind."""
+    """A method and a budget from a user's values; ValueError if one is missing or of the wrong type."""
     if not isinstance(method, str) or not method.strip():
         raise ValueError(f"method={cut(repr(method))}: give the name of a method (evocomp list methods)")
     method = method.strip()
@@ -49,9 +49,9 @@ def asked(method: object, keep: object) -> Asked:
 
 
 def read(overrides: Mapping[str, Any] | None, environment: Mapping[str, str] = os.environ) -> Settings | None:
-    """Settings of `overrides` (--hf-overrides' field "evocomp") or else of the environment; None: nothing.
+    """Settings from `overrides` (field "evocomp" of --hf-overrides) or the environment; None without any.
 
-    ValueError for both places at once, unknown fields, and a method without a budget.
+    ValueError if both have settings, for unknown fields, and for a method without a budget.
     """
     variables = {key: value for key, name in VARIABLES.items() if (value := environment.get(name))}
     if overrides is not None and not isinstance(overrides, Mapping):
@@ -71,7 +71,7 @@ def read(overrides: Mapping[str, Any] | None, environment: Mapping[str, str] = o
 
 
 def of_request(settings: Settings, wish: Mapping[str, Any] | None) -> Asked:
-    """What a request gets that wishes for itself {"method": ..., "keep": ...}; either may be missing.
+    """Method and budget of a request with the wish {"method": ..., "keep": ...}; either may be missing.
 
     ValueError for a method that the server was not started with.
     """

@@ -1,12 +1,12 @@
-"""Measure how comparing scales out: cells by 1, 2, 4 and 8 workers that wait a fixed time per part.
+"""Measure the scaling of comparisons: cells by 1, 2, 4 and 8 workers that wait a fixed time per part.
 
     python -m bench.speed.cells --workers 1,2,4,8 --seconds 1
 
 A worker is a process of this machine, as for --devices, or an actor of a Ray cluster. It waits instead of
 answering, so there can be more workers than cores; everything else is real: parts of 256 answers, results,
 retries, scores, and a Parquet file per cell. Efficiency is the rate divided by workers / seconds. The
-driver's cost is its processor time, scores and files included. The clock starts when all workers are ready.
-Linux only, because Ray's own processes are looked up in /proc.
+driver's cost is its processor time, including scores and files. The clock starts when all workers are ready.
+Linux only, because Ray's own processes are found in /proc.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from compress.attach.prefill import Record
 from compress.models.loading import MLLM, load
 from compress.parallel import Cluster, Devices, Engine, Work, WorkerPool
 
-KEEP, PARTS = 64, 2  # tokens of an answer's record; parts of a cell
+KEEP, PARTS = 64, 2  # tokens per answer record; parts per cell
 
 
 class Waits:
-    """Answers without a model: a wait, then records of the usual size."""
+    """A worker without a model: it waits, then returns records of the usual size."""
 
     forks = True
 
@@ -51,7 +51,7 @@ class Waits:
         self.machine = f"process {os.getpid()}"  # so that workers can be counted
 
     def __call__(self, part: CellPart | None) -> AnsweredPart | None:
-        if part is None:  # asked while workers start
+        if part is None:  # call while workers start
             return None
         time.sleep(self.seconds)
         rng = Random(repr(part))
@@ -70,7 +70,7 @@ def _made(*given: Any, **place: str) -> Waits:
 
 @dataclass(frozen=True)
 class Stubs:
-    """The workers of an engine, all of them ready, that wait in place of the work."""
+    """An engine whose workers are all ready and wait instead of working."""
 
     engine: Engine
     about: Mapping[str, Any]
@@ -106,7 +106,7 @@ class CellScaling:
 def measure(
     mllm: MLLM, engine: Engine, workers: int, seconds: float, parts: int, folder: Path
 ) -> CellScaling:  # fmt: skip
-    """One comparison of so many parts."""
+    """Measure one comparison of `parts` parts."""
     task, cells = TASKS["gqa"](), parts // PARTS
     data = {task: task.micro(PARTS * PART)}
     entries = [Entry(f"method {number}", Grid()) for number in range(cells - 1)]

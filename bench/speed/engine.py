@@ -47,7 +47,7 @@ def evosearch(generations: int, seed: int) -> None:
 
 
 def deap(generations: int, seed: int) -> None:
-    """`eaSimple` as its documentation shows it, with its default clone; one loss at a time."""
+    """`eaSimple` as in its documentation, with its default clone, one loss at a time."""
     space, cost = problem()
     costs = [[float(cost[item]) for item in group] for group in space.groups]
     if not hasattr(creator, "BenchmarkIndividual"):
@@ -70,7 +70,7 @@ def deap(generations: int, seed: int) -> None:
 
 
 def pymoo(generations: int, seed: int) -> None:
-    """Its genetic algorithm on whole numbers, which judges a population at a time, as ours does."""
+    """Its genetic algorithm on integers, which evaluates a whole population at a time, as ours does."""
     from pymoo.algorithms.soo.nonconvex.ga import GA
     from pymoo.core.problem import Problem
     from pymoo.operators.crossover.pntx import SinglePointCrossover
@@ -112,7 +112,7 @@ def main(generations: int, rounds: int, out: Path | None) -> None:
         say("pymoo is left out: pip install 'evocomp[benchmark]'")
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     with progress("measure", "rounds") as report:
-        for number in range(rounds + 1):  # one to warm up
+        for number in range(rounds + 1):  # one warm-up round
             for name, run in contenders.items():
                 milliseconds = 1000 * _seconds(partial(run, generations, number)) / (generations + 1)
                 if number:

@@ -1,9 +1,9 @@
-"""Hold what a device computes to what the CPU computes: the tokens that methods keep, and the answers.
+"""Compare results of a device with those of the CPU: the tokens that methods keep, and the answers.
 
     python -m bench.speed.equal --device cuda
 
 Both run a shipped model in single precision on the same questions. Rounding differs between devices, so a
-token at the edge of a budget may change; the table says how many do.
+token at the edge of a budget may change; the table gives the number of such tokens.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from compress.samples import Sample
 def answered(
     mllm: MLLM, method: str, model: str, keep: str, samples: list[Sample]
 ) -> tuple[list[str], list[set[int]]]:
-    """Answers, and the tokens of each image that pass the last stage."""
+    """Answers, and the tokens of each image after the last stage."""
     images = [one.image_at(mllm.image_side) for one in samples]
     with attach(mllm, selector_for(method, model), read_keep(keep)) as trace:
         said = mllm.answer(images, [one.question for one in samples])

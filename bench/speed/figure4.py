@@ -2,11 +2,11 @@
 
     python -m bench.speed.figure4 --out figure4
 
-There are two runs, each with its own folder, and each can be resumed. `eager` times all methods as they are
-evaluated. `fast` times methods that act before the decoder, with fixed caches, compiled, and as CUDA graphs.
-The result is compared with a target: at the smallest budget, prefill with selection six times and the whole
-answer four times as fast as vanilla (paper, Figure 4, on an A100: 4.1 and 2.6). Weights are random, because a
-latency does not depend on them.
+There are two runs, each with its own folder, and each can be resumed. `eager` times all methods in the mode
+of evaluation. `fast` times methods that act before the decoder, with fixed caches, compiled, and as CUDA
+graphs. The result is compared with a target at the smallest budget: speed-ups over vanilla of six for prefill
+with selection and of four for the whole answer (paper, Figure 4, on an A100: 4.1 and 2.6). Weights are
+random, because a latency does not depend on them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bench.latency.run import RANDOM, Conditions, rivals, run
 from compress.models.shapes import random_inputs
 from evosearch.registry import names
 
-HOPED = {"prefill with selection": (6.0, 4.1), "total": (4.0, 2.6)}  # times faster: hoped for, in the paper
+HOPED = {"prefill with selection": (6.0, 4.1), "total": (4.0, 2.6)}  # speed-ups: target, paper
 
 
 @click.command()
@@ -81,7 +81,7 @@ def main(
 
 
 def verdicts(reports: Sequence[LatencyReport], keep: int) -> list[str]:
-    """For every stage that something was hoped of: the fastest method at this budget, and whether it does."""
+    """For every stage with a target: the fastest method at this budget, and whether it reaches the target."""
     said = []
     rows = [row for report in reports for row in report.rows if row.cell.keep == keep and row.speedups]
     for stage, (hoped, paper) in HOPED.items() if rows else ():

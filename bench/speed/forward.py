@@ -1,9 +1,9 @@
-"""Run the published architectures of all families once each: untouched, all kept, and compressed.
+"""Run the published architectures of all families once each: untouched, with all tokens kept, and compressed.
 
     python -m bench.speed.forward --device cuda --dtype bfloat16
 
-Weights are random. For each shape it says whether a stage that keeps every token gives the same logits to the
-last bit, and how much shorter the prefill is under a method.
+Weights are random. For each shape, the table has the largest difference of logits if a stage keeps every
+token (0 if they are bitwise equal), and the speed-up of the prefill with a method.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from evosearch.registry import names, pick
 
 
 class Every(Selector):
-    """Keeps all tokens, through the whole path of a method that drops some."""
+    """Keeps all tokens, through the complete code path of a method that drops some."""
 
     adaptive = True
 
@@ -49,7 +49,7 @@ def wait(mllm: MLLM) -> None:
 def measured(
     mllm: MLLM, selector: Selector, keep: str, text: int, rounds: int, frames: int
 ) -> dict[str, Any]:
-    """One shape: tokens, seconds of each round, and the largest difference of logits where all is kept."""
+    """Results of one shape: tokens, seconds of each round, and largest difference of logits with all kept."""
     inputs = random_inputs(mllm, text, frames=frames)
 
     def prefill() -> Any:
@@ -60,7 +60,7 @@ def measured(
         difference = float((prefill() - untouched).abs().max())
     seconds: dict[str, list[float]] = {"untouched": [], "compressed": []}
     tokens: dict[str, float] = {}
-    for number in range(rounds + 1):  # one to warm up
+    for number in range(rounds + 1):  # one warm-up round
         for way in seconds:
             acting = METHODS["none"]() if way == "untouched" else selector
             with attach(mllm, acting, read_keep(keep)) as trace:

@@ -1,10 +1,10 @@
-"""Measure on a GPU, in at most ten minutes, what a CPU cannot tell.
+"""Measure on a GPU, in at most ten minutes, what cannot be measured on a CPU.
 
     make gpu
     python -m bench.speed.gpu --out gpu --device cpu --small    # the same parts in small, to try the script
 
-Every part is a command of its own with a time limit; one that fails or takes too long leaves its reason, and
-the others go on. Parts that are finished are not run again. `gpu.json` holds them all, with the commands.
+Every part is a separate command with a time limit; if it fails or exceeds the limit, the reason is recorded,
+and the other parts run. Finished parts are not run again. `gpu.json` has all results, with the commands.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from bench.console import OutFolder, option, say
 from bench.evaluation.environment import environment
 from compress.files import replacing
 
-TAIL = 2000  # characters of what a part that failed has said
+TAIL = 2000  # characters of a failed part's output
 
 
 @dataclass(frozen=True)
 class Part:
-    """One command, its limit in seconds, and the same in small."""
+    """One command, its limit in seconds, and a small version of it."""
 
     told: str
     command: str
@@ -88,7 +88,7 @@ PARTS = {
 
 
 def done(part: Part, name: str, out: Path, device: str, small: bool, left: float) -> dict[str, Any]:
-    """Run one part: its figures, or why it has none."""
+    """Run one part: its figures, or the reason why it has none."""
     place = out / (name if name == "figure4" else f"{name}.json")
     command = (part.small if small else part.command).format(device=device, out=shlex.quote(str(place)))
     found: dict[str, Any] = {"told": part.told, "command": f"python -m {command}"}
@@ -107,14 +107,14 @@ def done(part: Part, name: str, out: Path, device: str, small: bool, left: float
 
 
 def figures(place: Path) -> Any:
-    """What a part has written: one file, or one for each of its runs."""
+    """The figures that a part has written: one file, or one for each of its runs."""
     if place.is_file():
         return json.loads(place.read_text())
     return {path.parent.name: json.loads(path.read_text()) for path in sorted(place.glob("*/results.json"))}
 
 
 def finished(file: Path) -> dict[str, Any]:
-    """The parts that an earlier run has finished."""
+    """The parts that an earlier run finished."""
     if not file.is_file():
         return {}
     known: Mapping[str, Any] = json.loads(file.read_text())["parts"]

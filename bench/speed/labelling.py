@@ -51,8 +51,8 @@ from compress.samples import Sample
 if TYPE_CHECKING:
     from compress.models.loading import Anyres
 
-SYSTEM, QUESTION, RESPONSE = 35, 20, 12  # rows of text: a chat's first words, a question, an answer
-THINGS = 100  # words that made visual tokens are near, so that there are groups
+SYSTEM, QUESTION, RESPONSE = 35, 20, 12  # text tokens: start of a chat, question, answer
+THINGS = 100  # words near which visual tokens are generated, so that there are groups
 STAGES = {
     "embed image and text": (MLLM, "embed"),
     "group": (Problem, "groups"),
@@ -72,7 +72,7 @@ class LabellingTimes:
 
 @torch.inference_mode()
 def decoder_loop(mllm: MLLM, embedded: Embedded, kept: np.ndarray[Any, Any]) -> None:
-    """The whole sequence through the decoder for each candidate, dropped tokens masked, logits everywhere."""
+    """Run the whole sequence through the decoder per candidate, with dropped tokens masked and all logits."""
     for indices in kept:
         mask = _mask(embedded, indices)
         positions = embedded.positions[..., None, :]
@@ -86,7 +86,7 @@ def decoder_loop(mllm: MLLM, embedded: Embedded, kept: np.ndarray[Any, Any]) -> 
 
 @torch.inference_mode()
 def model_loop(mllm: MLLM, inputs: Any, embedded: Embedded, kept: np.ndarray[Any, Any]) -> None:
-    """The same through the whole model, image included, as `model(**inputs, labels=...)` computes it."""
+    """Do the same with the whole model, image included, as `model(**inputs, labels=...)` computes it."""
     ids = torch.cat([inputs["input_ids"][0], embedded.response])
     labels = torch.full_like(ids, -100)
     labels[embedded.prompt :] = embedded.response
@@ -128,12 +128,12 @@ def main(
     model: str, device: str, dtype: str, anyres: Anyres,
 ) -> None:  # fmt: skip
     """Time labelling; medians over the rounds."""
-    torch.set_num_threads(1)  # as every worker has it, like the next
+    torch.set_num_threads(1)  # as in every worker, like the next line
     keep_freed()
     if without_onednn:
         click.get_current_context().with_resource(patch.object(forward, "ONEDNN", None))
     mllm = shaped(shape, device, dtype, depth_slice) if shape else load_model(model, device, dtype, anyres)
-    samples = [  # photographed now, as they would lie in files
+    samples = [  # rendered now, as if read from files
         replace(one, picture=one.image_at(mllm.image_side)) for one in training_samples(count)
     ]
     if shape:
@@ -199,7 +199,7 @@ def _round(
     keep = count_of(labeller.about["keep"], len(embedded.visual))
     kept = np.stack([np.sort(rng.choice(len(embedded.visual), keep, replace=False)) for _ in range(naive)])
     decoder = _seconds(lambda: decoder_loop(mllm, embedded, kept), clock) / naive
-    if not whole:  # made samples have no image
+    if not whole:  # generated samples have no image
         return LabellingTimes(packed, decoder, None)
     inputs = mllm.prepare([sample.image], [sample.question])
     return LabellingTimes(
@@ -249,7 +249,7 @@ def _summary(
 
 
 def _peaks(device: torch.device, dtype: torch.dtype, clock: Clock) -> Iterator[float]:
-    """Operations per second of a matrix product, by each kernel that labels may use."""
+    """Operations per second of a matrix product, with each kernel that labelling may use."""
     kernels: list[Callable[[Tensor, Tensor], Tensor]] = [torch.matmul]
     if forward.ONEDNN is not None and device.type == "cpu" and dtype == torch.float32:
         kernels.append(lambda left, right: forward.ONEDNN(left, right, None, "none", [], ""))
@@ -261,7 +261,7 @@ def _peaks(device: torch.device, dtype: torch.dtype, clock: Clock) -> Iterator[f
 
 
 def _embed_noise(mllm: MLLM, samples: Sequence[Sample]) -> None:
-    """Have a model of random weights embed each of `samples` as noise of its own."""
+    """Make a model with random weights embed each of `samples` as different noise."""
     numbers = {sample.image_at(mllm.image_side).tobytes(): number for number, sample in enumerate(samples)}
 
     def embed(image: Any, question: str, response: str | None = None) -> Embedded:
@@ -271,7 +271,7 @@ def _embed_noise(mllm: MLLM, samples: Sequence[Sample]) -> None:
 
 
 def noise(mllm: MLLM, number: int) -> Embedded:
-    """Random words around visual tokens, as many as the model has, each near one of THINGS words.
+    """Random words around the model's visual tokens, each of which is near one of THINGS words.
 
     Questions differ in length.
     """
@@ -279,7 +279,7 @@ def noise(mllm: MLLM, number: int) -> Embedded:
     draw = torch.Generator().manual_seed(number)
     prompt = SYSTEM + visual + QUESTION - 8 + number * 5 % 17
     ids = torch.randint(weights.shape[0], (prompt + RESPONSE,), generator=draw)
-    ids[:SYSTEM] = torch.arange(SYSTEM)  # all begin alike
+    ids[:SYSTEM] = torch.arange(SYSTEM)  # all have the same beginning
     rows = weights[ids.to(weights.device)].clone()
     things = torch.randperm(weights.shape[0], generator=draw)[:THINGS]
     shown = weights[things[torch.randint(len(things), (visual,), generator=draw)].to(weights.device)]
@@ -299,7 +299,7 @@ def noise(mllm: MLLM, number: int) -> Embedded:
 def _by_stage(
     meter: Callable[[Callable[[], Any]], tuple[Any, float]], work: Callable[[], Any]
 ) -> dict[str, float]:
-    """What `meter` finds beside the result, of each stage of `work` and of the rest of it."""
+    """The amount that `meter` measures for each stage of `work`, and for the rest of it."""
     spent: dict[str, float] = defaultdict(float)
 
     def metered(stage: str, whole: Callable[..., Any]) -> Callable[..., Any]:

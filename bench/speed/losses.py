@@ -44,7 +44,7 @@ def main(
     with mock.patch.object(forward, "LAYERS", ()):
         by_any = AnswerLoss(mllm, embedded)
     spent: list[tuple[float, float]] = []
-    for _ in range(rounds + 1):  # the first one warms up
+    for _ in range(rounds + 1):  # the first one is a warm-up
         marks = [time.perf_counter()]
         for loss in by_fast, by_any:
             loss(kept)

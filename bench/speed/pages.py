@@ -21,7 +21,7 @@ SAMPLES = "JSON.parse(document.getElementById('data').textContent).tasks.map(tas
 
 
 def opened(browser: Any, file: Path) -> tuple[float, float, int]:
-    """Seconds until the page is painted, those of the processor, and the page's samples."""
+    """Seconds until the page is painted, processor seconds, and the number of the page's samples."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     session = context.new_cdp_session(page)

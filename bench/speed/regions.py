@@ -26,7 +26,7 @@ from compress.training.run import train
 
 
 class Noting(GHM):
-    """GHM that notes the share of regions that every batch occupies."""
+    """GHM that records the share of regions that every batch occupies."""
 
     def __init__(self, *given: object, shares: list[float]):
         super().__init__(*given)  # type: ignore[arg-type]
@@ -38,7 +38,7 @@ class Noting(GHM):
 
 
 def shares_of(config: TrainConfig, samples: int) -> list[float]:
-    """The share of regions occupied, mean over the batches of each epoch, in a training on so many labels."""
+    """The share of occupied regions, mean over the batches of each epoch, in training on `samples` labels."""
     mllm, store = load("micro"), read_labels(shipped("micro", "labels", "best"))
     labels = list(store)[:samples]
     shares: list[float] = []

@@ -1,11 +1,11 @@
-"""Measure how labelling scales out: samples per second with 1, 2, 4 and 8 workers that wait a fixed time.
+"""Measure the scaling of labelling: samples per second with 1, 2, 4 and 8 workers that wait a fixed time.
 
     python -m bench.speed.scale --workers 1,2,4,8 --seconds 0.16
 
 A worker is an actor of a Ray cluster on this machine. It waits instead of computing, so there can be more
 workers than cores; everything else is real: samples, retries, results, shards on disk. Efficiency is the rate
 divided by workers / seconds. The driver's cost is its processor time per sample. The clock starts when all
-workers are ready. Linux only, because Ray's own processes are looked up in /proc.
+workers are ready. Linux only, because Ray's own processes are found in /proc.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from compress.labels import Label, gather
 from compress.parallel import Cluster, Engine, Local, Work, WorkerPool
 from compress.samples import Catalogue, Sample
 
-VISUAL, KEEP = 576, 64  # of LLaVA-1.5: what a result weighs
+VISUAL, KEEP = 576, 64  # of LLaVA-1.5: they determine the size of a result
 PICTURE = Image.new("RGB", (1, 1))
 
 
 class Wait:
-    """A labeller without a model: a wait, then a label of the usual size that depends on the sample alone."""
+    """A labeller without a model: waits, then returns a label of usual size, a function of the sample."""
 
     forks = True
 
@@ -57,7 +57,7 @@ class Wait:
 
 @dataclass(frozen=True)
 class Numbered(Catalogue):
-    """So many samples, made when they are asked for."""
+    """A catalogue of `size` samples, generated on request."""
 
     size: int
 
@@ -96,12 +96,12 @@ class ScalingResult:
     efficiency: float  # of workers / seconds
     driver_ms: float  # processor time per sample
     cluster_ms: float  # of Ray's own processes, without the workers
-    first_mib: float  # the driver's most memory until a tenth of the samples
-    last_mib: float  # and until the end
+    first_mib: float  # peak memory of the driver after a tenth of the samples
+    last_mib: float  # and at the end
 
 
 def measure(engine: Engine, workers: int, seconds: float, count: int, folder: Path) -> ScalingResult:
-    """One campaign of `count` samples."""
+    """Measure one campaign of `count` samples."""
     marks: dict[int, tuple[float, float, float, float]] = {}
     early = count // 10
 
@@ -120,7 +120,7 @@ def measure(engine: Engine, workers: int, seconds: float, count: int, folder: Pa
 
 
 def servers() -> float:
-    """Processor seconds so far of the processes that Ray started for its own."""
+    """Processor seconds so far of Ray's own processes."""
     spent = 0.0
     for told in Path("/proc").glob("[0-9]*/stat"):
         try:

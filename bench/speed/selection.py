@@ -2,9 +2,9 @@
 
     python -m bench.speed.selection --keep 48
 
-One scene and question, batch 1. Methods take turns in every round, so other work on the machine affects all
-of them alike. Selection is the time of `select` and `merge` with the signals that they ask for (rows of
-attention, keys). Gathering the kept rows is not included, because every method does it.
+One scene and question, batch 1. Methods take turns in every round, so other load of the machine affects all
+of them alike. Selection is the time of `select` and `merge` with the signals that they read (attention rows,
+keys). Gathering the kept rows is not included, because every method does it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ QUESTION = "what color is the star ?"
 
 
 class Stopwatch:
-    """Seconds spent in the methods of objects that it watches."""
+    """Measures seconds spent in the methods of watched objects."""
 
     def __init__(self, wait: Callable[[], None]):
         self.wait, self.seconds = wait, 0.0
@@ -51,7 +51,7 @@ class Stopwatch:
         return measured
 
     def watch(self, selector: Selector) -> Selector:
-        inside = isinstance(selector, TowerSelector)  # which alone merges in the tower
+        inside = isinstance(selector, TowerSelector)  # only these merge in the tower
         for name in ("select", "merge") if inside else ("select",):
             setattr(selector, name, self.timed(getattr(selector, name)))
         return selector
@@ -59,7 +59,7 @@ class Stopwatch:
 
 @torch.no_grad()
 def measure(mllm: MLLM, selector: Selector, watch: Stopwatch, inputs: Any, keep: int) -> tuple[float, float]:
-    """Seconds of the whole prefill, tower included, and of the selection in it."""
+    """Seconds of the whole prefill, including the tower, and of the selection in it."""
     watch.seconds = 0.0
     with attach(mllm, selector, keep):
         watch.wait()
@@ -96,7 +96,7 @@ def main(
     inputs = mllm.prepare([render(scene("test", 0))], [QUESTION])
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in selectors}
     with progress("measure", "rounds") as report:
-        for number in range(rounds + 2):  # two to warm up
+        for number in range(rounds + 2):  # two warm-up rounds
             for name, selector in selectors.items():
                 taken = measure(mllm, selector, watch, inputs, keep)
                 if number >= 2:

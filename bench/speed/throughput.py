@@ -1,10 +1,10 @@
-"""Measure the gain of batches: samples per second at several batch sizes, relative to one sample at a time.
+"""Measure the gain of batching: samples per second at several batch sizes, relative to single samples.
 
     python -m bench.speed.throughput --method fastv --keep 48 --batch 1,16
 
-The answers are greedy, to questions about the micro world; images are prepared; tower, prefill and decoding
-are included. The sizes take turns in every round, so other work on the machine affects all of them alike. The
-ratio is taken within a round.
+The model answers questions about the micro world greedily. Images are prepared in advance; tower, prefill and
+decoding are timed. The sizes take turns in every round, so other load of the machine affects all of them
+alike. The ratio is computed within a round.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NEW_TOKENS = 4
 
 
 def seconds(mllm: MLLM, samples: list[Sample], selector: Selector, keep: int, batch: int) -> float:
-    """What all samples take, `batch` at a time; the answers are on the CPU when the clock stops."""
+    """Seconds for all samples, `batch` at a time; the answers are on the CPU when the clock stops."""
     started = time.perf_counter()
     with attach(mllm, selector, keep):
         for start in range(0, len(samples), batch):
@@ -69,7 +69,7 @@ def main(
     budget = mllm.visual_tokens if keep is None else keep
     taken: dict[int, list[float]] = {size: [] for size in sizes}
     with progress("measure", "rounds") as report:
-        for number in range(rounds + 1):  # one to warm up
+        for number in range(rounds + 1):  # one warm-up round
             for size in sizes:
                 measured = seconds(mllm, samples, selector, budget, size)
                 if number:

@@ -3,9 +3,9 @@
     python -m bench.speed.training -n 256 --batch 32,64
     python -m bench.speed.training -n 256 --batch 32 --features all
 
-Labels are random, for samples of the micro mixture, because speed does not depend on what is learned. Batch
-sizes and places of features take turns in every round; features on disk are written anew each time. On a CPU,
-seconds are processor time, because the CPU may be shared.
+Labels of samples of the micro mixture are random, because speed does not depend on what is learned. Batch
+sizes and locations of features take turns in every round; features on disk are written anew each time. On a
+CPU, seconds are processor time, because the CPU may be shared.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 def speeds(
     mllm: MLLM, store: LabelStore, samples: list[Sample], config: TrainConfig, features: Where, folder: Path
 ) -> dict[str, float]:
-    """Samples per second of each stage, an epoch's validation on held-out samples included."""
+    """Samples per second of each stage, including each epoch's validation on held-out samples."""
     clock = time.process_time if mllm.model.device.type == "cpu" else time.perf_counter
     times: dict[str, list[float]] = {}
 

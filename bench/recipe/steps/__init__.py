@@ -1,10 +1,10 @@
-"""The steps of a recipe: label, train, answer. Each works in a folder named by all that its result hangs on.
+"""The steps of a recipe: label, train, answer. A hash of everything a result depends on names its folder.
 
     runs/steps/label-1a2b3c4d5e6f7081/step.json      what it was; times.json: how long it took
 
-Name = digest of settings, models' weights, data, the steps before it, and the code that does it
-(`compress.fingerprint`).
-So a finished step is found again by whatever recipe needs it, and nothing stale ever is.
+The hash covers settings, models' weights, data, earlier steps, and the code that does the work
+(`compress.fingerprint`). Any recipe that needs a finished step reuses it, and a stale result is never
+reused.
 """
 
 from bench.recipe.steps.answering import AnswerStep, Candidate, named, trained

@@ -26,18 +26,18 @@ from evosearch.registry import find, parse, pick
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One row under one seed: how to make its selector, and a key that changes whenever the method does."""
+    """One row under one seed: a function that makes its selector, and a key that changes with the method."""
 
     row: str
     seed: int
     key: str
     make: Callable[[], Selector]
-    source: str | None = None  # the model that chooses for it
-    step: TrainStep | None = None  # that trains what it chooses with
+    source: str | None = None  # the model that selects its tokens
+    step: TrainStep | None = None  # trains its compressor
 
     @property
     def name(self) -> str:
-        """Under which its cells are kept, apart from all other versions of the row."""
+        """Name of the row's cells, distinct from those of all other versions of the row."""
         return f"{self.row} {self.key}"
 
 
@@ -62,7 +62,7 @@ class AnswerStep(Step):
 
     @property
     def code(self) -> tuple[object, ...]:
-        return ()  # it is among the facts
+        return ()  # the facts include it
 
     @cached_property
     def facts(self) -> Facts:
@@ -104,7 +104,7 @@ class AnswerStep(Step):
 
     @property
     def early(self) -> AnswerStep:
-        """The part that needs no step which is not done yet, in the same folder."""
+        """The part of the step that needs no unfinished step, in the same folder."""
         ready = [one for one in self.candidates if one.step is None or one.step.done]
         return replace(self, title=f"{self.title}: what needs no training", candidates=ready)
 
@@ -122,10 +122,10 @@ class AnswerStep(Step):
         )  # fmt: skip
         fill(mllm, prepared, workers=self.workers, engine=shop.engine, loads=loads, progress=report)
         made = (cell.outcome for cell in prepared.cells.found.values())
-        return sum(outcome.seconds or 0.0 for outcome in made if outcome)  # of those that were read: none
+        return sum(outcome.seconds or 0.0 for outcome in made if outcome)  # cells that were read: 0
 
     def cells(self) -> dict[tuple[str, int], dict[tuple[Keep, str], Cell]]:
-        """By row and seed, the cells by budget and task; vanilla's under its own name and seed 0."""
+        """By row and seed, the cells by budget and task; vanilla has its own name and seed 0."""
         places = {VANILLA: (VANILLA, 0)} | {one.name: (one.row, one.seed) for one in self.candidates}
         wanted = set(self.grid)
         found: dict[tuple[str, int], dict[tuple[Keep, str], Cell]] = {}
@@ -139,7 +139,7 @@ class AnswerStep(Step):
 def trained(
     step: TrainStep, row: str, selects: str, depth: int, positions: Positions | None, source: str | None
 ) -> Candidate:
-    """The candidate that keeps what a trained compressor chooses."""
+    """The candidate whose kept tokens a trained compressor selects."""
     method = fingerprint(find(METHODS, parse(selects)[0], "method"))
     key = key_of(step.digest, selects, depth, positions, source, method)
 

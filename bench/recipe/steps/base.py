@@ -1,4 +1,4 @@
-"""What all steps have in common."""
+"""The base class of all steps, and their workspace."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ RECORD = "step.json"
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where steps work and with what: `load` gives a model by name, always the same one.
+    """Folder and resources of the steps; `load` gives a model by name, always the same object.
 
-    Workers of an `engine` elsewhere label, train and answer, and `loads` says how they load a model by name.
-    All else is done here, by `here` processes.
+    If the workers of `engine` are elsewhere, they label, train and answer, and `loads` makes their loader of
+    a model by name. All other work is done here, by `here` processes.
     """
 
     folder: Path
@@ -44,16 +44,16 @@ class Workspace:
     engine: Engine = field(default_factory=Local)
     loads: Callable[[str], Loader] | None = None
     batch: int | None = None  # None: by the device
-    anyres: Anyres = "native"  # with which models are loaded
-    features: Where = "memory"  # where embeddings stay while a compressor is trained
-    shipped: bool = True  # whether labels that the package ships are taken instead of searching them again
+    anyres: Anyres = "native"  # setting for loading models
+    features: Where = "memory"  # where embeddings are kept during training
+    shipped: bool = True  # whether to use labels that the package ships instead of searching them again
 
     @property
     def here(self) -> int:
         return 1 if self.engine.elsewhere else self.workers
 
     def loader(self, model: str) -> Loader | None:
-        """How workers elsewhere load a model; None if there are none."""
+        """The loader of a model for workers elsewhere; None if there are none."""
         return self.loads(model) if self.loads and self.engine.elsewhere else None
 
     def batches(self, model: str) -> Batches:
@@ -62,9 +62,9 @@ class Workspace:
 
 @dataclass(frozen=True)
 class SamplePool:
-    """Training samples: `take(n)` gives the first n, always the same; `facts` tell them from others.
+    """Training samples: `take(n)` gives the first n, always the same; `facts` identify the pool.
 
-    `shipped` says that the package may have labels of them.
+    `shipped` is true if the package may ship labels of the samples.
     """
 
     facts: Facts
@@ -73,18 +73,18 @@ class SamplePool:
 
 
 class Step(ABC):
-    """A piece of work that is resumable inside and finished once."""
+    """A piece of work that can be resumed, and that is finished once."""
 
     kind: ClassVar[str]
     unit: ClassVar[str]
-    counted: ClassVar[str]  # what `work` reports: units, or groups of them
+    counted: ClassVar[str]  # what `work` reports: units or groups of units
     shop: Workspace
     title: str
 
     @property
     @abstractmethod
     def model(self) -> str:
-        """The model that it runs."""
+        """The name of the model that the step runs."""
 
     @property
     @abstractmethod
@@ -94,36 +94,36 @@ class Step(ABC):
     @property
     @abstractmethod
     def facts(self) -> Facts:
-        """All that its result depends on, ready for JSON."""
+        """Everything the result depends on, ready for JSON."""
 
     @property
     @abstractmethod
     def units(self) -> int:
-        """How much there is to do."""
+        """The amount of work, in units."""
 
     @property
     @abstractmethod
     def finished(self) -> int:
-        """How much of it is done."""
+        """The number of finished units."""
 
     @property
     def forwards(self) -> float:
-        """Forwards of the model in one unit: what times of steps with other settings are compared by."""
+        """Forwards of the model per unit, which make times of steps with other settings comparable."""
         return 1.0
 
     @property
     def workers(self) -> int:
-        """How many processes share the work."""
+        """The number of processes that share the work."""
         return 1
 
     @property
     def needs(self) -> Sequence[Step]:
-        """Steps that must be done before it."""
+        """Steps that must be done before this one."""
         return ()
 
     @abstractmethod
     def work(self, report: Progress) -> float | None:
-        """Do what is left; the seconds that all workers spent, or None where the clock says it."""
+        """Do the remaining work; return the seconds of all workers, or None to use the measured wall time."""
 
     @cached_property
     def digest(self) -> str:
@@ -139,13 +139,13 @@ class Step(ABC):
 
     @property
     def work_done(self) -> Sequence[WorkRecord]:
-        """What earlier calls noted of their work, in order."""
+        """The records of earlier calls, in order."""
         return Times.read(self.folder).work
 
     def do(self, bar: Bar) -> bool:
-        """Finish the step and note what it took; False if there was nothing to do."""
+        """Finish the step and record its time; False if there was nothing to do."""
         if self.done:
-            if self.folder.is_dir() and not (self.folder / RECORD).is_file():  # it was killed just before
+            if self.folder.is_dir() and not (self.folder / RECORD).is_file():  # killed before the record
                 self._tell()
             return False
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -157,7 +157,7 @@ class Step(ABC):
         return True
 
     def note(self, units: int, seconds: float, workers: int) -> None:
-        """Record what is done, and what it took."""
+        """Record finished work and its time."""
         spent = WorkRecord(
             units=units,
             forwards=units * self.forwards,
@@ -177,7 +177,7 @@ class Step(ABC):
 
 
 class StepRecord(Document):
-    """What a finished step's step.json says; what it took is in times.json."""
+    """The content of a finished step's step.json; its times are in times.json."""
 
     kind: str
     title: str

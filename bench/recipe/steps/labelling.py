@@ -20,10 +20,10 @@ from compress.samples import Sample
 
 @dataclass(frozen=True, eq=False)
 class LabelStep(Step):
-    """Labels of the first `count` samples of a pool. More of them extend the same store.
+    """Labels of the first `count` samples of a pool; a larger `count` extends the same store.
 
-    What the package ships of the same model and settings is not searched again: a label is an outcome of
-    sample, model and settings alone.
+    Labels that the package ships for the same model and settings are not searched again: a label depends only
+    on sample, model and settings.
     """
 
     kind = "label"
@@ -70,7 +70,7 @@ class LabelStep(Step):
 
     @cached_property
     def ready(self) -> LabelStore | None:
-        """What the package ships of the same model and settings; a test searches some of them again."""
+        """The shipped label store for the same model and settings, if any; a test repeats some searches."""
         if not (self.shop.shipped and self.pool.shipped):
             return None
         wanted = apart_from_code(self.settings)
@@ -81,7 +81,7 @@ class LabelStep(Step):
     def shipped(self) -> list[str]:
         """Keys of this step's samples whose labels the package ships."""
         if not self.ready:
-            return []  # samples of a long file are not made for that
+            return []  # do not load the samples of a long file for this
         ready = set(self.ready.ids.to_pylist())
         return [key for key in map(sample_key, self.samples) if key in ready]
 
@@ -120,10 +120,10 @@ class LabelStep(Step):
         )  # fmt: skip
 
     def store(self) -> LabelStore:
-        """The store, which may hold more than this step's samples."""
+        """The label store, which may hold more than this step's samples."""
         return read_labels(self.folder)
 
     def labels(self) -> list[Label]:
-        """The labels of this step's samples, in their order; none of those that were given up."""
+        """The labels of this step's samples, in their order, without samples in quarantine."""
         store = self.store()
         return [store[key] for key in map(sample_key, self.samples) if key in store]

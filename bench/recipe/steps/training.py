@@ -1,4 +1,4 @@
-"""Compressors from labels."""
+"""Training of compressors from labels."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TEXT = 24.0  # usual text tokens of a prompt
 
 @dataclass(frozen=True)
 class Trained:
-    """What a worker has trained: the files, if it has no access to the step's folder."""
+    """The result of a training: its files, if the worker has no access to the step's folder, and its time."""
 
     files: Mapping[str, bytes]
     seconds: float
@@ -45,7 +45,7 @@ class Trained:
 
 @dataclass(frozen=True, eq=False)
 class TrainJob:
-    """All of a training but the model. Without a `folder` its files are the result, and it is not resumed."""
+    """A training without its model. Without a `folder`, the result is its files, and it cannot be resumed."""
 
     title: str
     labels: Sequence[Label]
@@ -58,7 +58,7 @@ class TrainJob:
     folder: Path | None
 
     def run(self, mllm: MLLM, report: Progress | None = None) -> Trained | Refusal:
-        """Train, or say why that cannot be."""
+        """Train; return a refusal with the reason if that fails."""
         started = time.perf_counter()
         with ExitStack() as held:
             folder = self.folder or Path(held.enter_context(TemporaryDirectory()))
@@ -77,7 +77,7 @@ class TrainJob:
 
 @dataclass(frozen=True, eq=False)
 class TrainStep(Step):
-    """A compressor from labels."""
+    """Trains a compressor from labels."""
 
     kind = "train"
     unit, counted = "samples x epochs", "steps"
@@ -86,7 +86,7 @@ class TrainStep(Step):
     title: str
     labels: LabelStep
     config: TrainConfig
-    exam: tuple[Task, Sequence[Sample]] | None = None  # what chooses the epoch; None: held-out labels
+    exam: tuple[Task, Sequence[Sample]] | None = None  # selects the epoch; None: held-out labels
 
     @property
     def model(self) -> str:
@@ -107,13 +107,13 @@ class TrainStep(Step):
 
     @property
     def room(self) -> float:
-        """Bytes of the samples' features, two of a number, prompts at their usual length."""
+        """Bytes of the samples' features, with two bytes per number and prompts of usual length."""
         mllm = self.shop.load(self.model)
         return 2.0 * self.labels.count * (mllm.visual_tokens + TEXT) * mllm.decoder.config.hidden_size
 
     @property
     def about(self) -> str:
-        """With what it trains, in words."""
+        """The training settings in words."""
         one, mllm = self.config, self.shop.load(self.model)
         whose = "the miniature's settings"
         if mllm.name not in MODELS:
