@@ -61,7 +61,7 @@ def _at_least(least: int, **values: int) -> None:
 
 @dataclass(frozen=True)
 class Learning:
-    """Training of the compressor of a row, and where it acts.
+    """Training of the compressor of a row, and its position in the model.
 
     `samples` of the training mixture are labelled, with `questions` about each image of the miniature (1 or
     4; None: as in its world). `selects` is the method, one that takes a compressor, that selects tokens with

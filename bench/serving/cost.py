@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind .venv/vllm/bin/python -m bench.serving.cost --rounds 3
 
 The engine runs in this process, without HTTP. Methods, budgets and batch sizes take turns in every round, in
-a random order, after a warm-up round. No image occurs twice. Processor time does not measure waiting, and
-depends less on other load of the machine than wall time.
+a random order, after a warm-up round. No image occurs twice. Processor time shows little about waiting times,
+and depends less on other load of the machine than wall time.
 """
 
 from __future__ import annotations

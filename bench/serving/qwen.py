@@ -105,7 +105,7 @@ class Repositioned(Choosing):
         for choice, picture, tile, wish, rows in zip(
             choices, pictures, tiles, wishes, self._encode(given), strict=True
         ):
-            embeds, *added = rows.split(width, 1)  # Qwen3-VL: with the additions for later layers
+            embeds, *added = rows.split(width, 1)  # Qwen3-VL: with the additions after first layers
             encoding = Encoding([tile], {}, None, None, None, ())
             kept = choice.choose(picture, prompt_of(wish, rows.device), encoding, embeds, added)
             marked = marks(kept.index, picture.grid[1]).to(rows)

@@ -1,10 +1,9 @@
 """The steps of a recipe: label, train, answer. A hash of everything a result depends on names its folder.
 
-    runs/steps/label-1a2b3c4d5e6f7081/step.json      what it was; times.json: how long it took
+    runs/steps/label-1a2b3c4d5e6f7081/step.json      facts of the step; times.json: its times
 
 The hash covers settings, models' weights, data, earlier steps, and the code that does the work
-(`compress.fingerprint`). Any recipe that needs a finished step reuses it, and a stale result is never
-reused.
+(`compress.fingerprint`). Any recipe that needs a finished step reuses it, and a stale result is never reused.
 """
 
 from bench.recipe.steps.answering import AnswerStep, Candidate, named, trained
