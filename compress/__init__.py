@@ -1,4 +1,4 @@
-"""Let the decoder see fewer visual tokens. Light names only: models and training load where they are used."""
+"""Contracts for pruning and merging visual tokens. Importing this package is cheap: models load on use."""
 
 from compress.base import INPUT, VISION, Scorer, Selection, Selector, View, top_k
 

@@ -1,9 +1,9 @@
-"""From a budget to a schedule: how many visual tokens a method leaves at each depth.
+"""Converts a budget into a schedule: the number of visual tokens that a method keeps at each depth.
 
-A budget is always that of the same yardstick: a method that costs nothing and leaves `keep` visual tokens
-before the decoder. `Match` names the cost that another method has in common with it:
+All budgets use the same reference: a method that costs nothing and keeps `keep` visual tokens before the
+decoder. `Match` names the cost that another method shares with this reference:
 
-- `tokens`: visual tokens left after the last stage (often called nominal in papers);
+- `tokens`: visual tokens after the last stage (often called nominal in papers);
 - `equivalent`: visual tokens entering a decoder layer, mean over layers (the budget of most tables);
 - `flops`: FLOPs of the decoder's prefill, including the method's own selection.
 """
@@ -19,7 +19,7 @@ from compress.keep import Keep, Ratio, count_of, limit_of, read_keep
 
 Match = Literal["tokens", "equivalent", "flops"]
 MATCHES: tuple[Match, ...] = get_args(Match)
-Cost = Callable[[Sequence[float]], float]  # visual tokens entering each decoder layer -> what they cost
+Cost = Callable[[Sequence[float]], float]  # visual tokens entering each decoder layer -> their cost
 
 
 def entering(schedule: Mapping[int, int], tokens: int, layers: int) -> list[int]:
@@ -32,7 +32,7 @@ def entering(schedule: Mapping[int, int], tokens: int, layers: int) -> list[int]
 
 
 def check_match(match: str) -> None:
-    """ValueError for a budget that no schedule follows from without a prompt."""
+    """ValueError for a `match` that needs a prompt to compute the schedule."""
     if match == "flops":
         raise ValueError(
             "match='flops': FLOPs depend on the prompt and on what the selection computes; choose "
@@ -45,17 +45,17 @@ def check_match(match: str) -> None:
 def plan(
     selector: Selector, tokens: int, keep: Keep, layers: int, match: Match = "equivalent"
 ) -> dict[int, int]:
-    """The schedule under which `selector` spends `keep` visual tokens of an image that has `tokens`.
+    """The schedule with which `selector` spends `keep` visual tokens on an image that has `tokens`.
 
-    With "equivalent", the mean over layers of the tokens that enter a layer is `keep` to the nearest whole
+    With "equivalent", the mean over layers of the tokens that enter a layer is `keep`, to the nearest whole
     token. Counts may lie between two of the selector's schedules. The result is exact for methods that act
-    before the decoder; the ledger records the difference for others. With "tokens", `keep` tokens are left
+    before the decoder; the ledger records the difference for others. With "tokens", `keep` tokens remain
     after the last stage. "flops" needs a prompt and a model, see `solve`.
 
-    An empty schedule means that nothing is done: all tokens are kept, or the method never acts. An adaptive
-    method gets zeros for counts, whatever the budget. A ratio is a share of `tokens`; an image too small for
-    it gets the nearest count that the method can reach, at most one token more. ValueError if the budget is
-    out of range or out of reach.
+    An empty schedule means no compression: all tokens are kept, or the method never acts. An adaptive method
+    gets counts of zero, whatever the budget. A ratio is a share of `tokens`; an image too small for it gets
+    the nearest count that the method can reach, at most one token more. ValueError if the budget is out of
+    range or out of reach.
     """
     check_match(match)
     if selector.adaptive:
@@ -81,11 +81,12 @@ def solve(
     selector: Selector, tokens: int, keep: Keep, layers: int, match: Match, flops: Cost | None = None,
     own: float = 0.0,
 ) -> int:  # fmt: skip
-    """How many tokens `selector` keeps after its last stage so that its cost is nearest to the yardstick's.
+    """The number of tokens after the last stage at which the cost of `selector` is nearest to the target.
 
-    `flops` gives the FLOPs of a prefill, and `own` are those of the method's own selection; both are used by
-    "flops" only. A method that never acts, or that is asked for all tokens, has nothing to solve. ValueError
-    for a budget out of reach; it names the nearest budget within reach.
+    The target is the cost of the reference. `flops` returns the FLOPs of a prefill, and `own` is the FLOPs of
+    the method's own selection; only "flops" uses them. If the method never acts or keeps all tokens, `keep`
+    is returned as a count. ValueError for a budget out of reach; the message names the nearest budget within
+    reach.
     """
     count = count_of(keep, tokens)
     if not plan(selector, tokens, count, layers, "tokens") or selector.adaptive:
@@ -105,7 +106,7 @@ def solve(
 
 
 def choices_of(selector: Selector, model: Traits) -> tuple[str, ...]:
-    """All that is done on such a model where the method's paper and official code say nothing."""
+    """All choices made for a method on such a model where its paper and official code define none."""
     ours, papers = (sorted(selector.schedule(model.tokens, 1, n)) for n in (model.layers, LAYERS))
     found = []
     if ours != papers:
@@ -134,7 +135,7 @@ def _last(counts: Sequence[float]) -> float:
 def _around(
     selector: Selector, tokens: int, keep: Keep, layers: int, match: Match, cost: Cost, own: float = 0.0
 ) -> tuple[int, int]:
-    """The two neighbouring counts after the last stage between which lies the cost of `keep` tokens."""
+    """The two neighbouring counts after the last stage whose costs enclose the cost of `keep` tokens."""
 
     def spent(last: int) -> float:
         return cost(entering(_checked(selector, tokens, last, layers), tokens, layers)) + own
@@ -166,10 +167,10 @@ def _out_of_reach(name: str, tokens: int, keep: Keep, match: Match, first: int, 
 
 
 def _between(lower: Mapping[int, int], upper: Mapping[int, int], tokens: int) -> Iterator[dict[int, int]]:
-    """Schedules on the way from one to the other; a step moves no count by more than one token.
+    """Yield the schedules from one to the other; a step changes no count by more than one token.
 
-    One token more after the last stage may be several after the first. The tower's count comes last and at
-    once: it may be one of whole windows.
+    One more token after the last stage may mean several more after the first. The tower's count changes last
+    and in a single step, because it may have to be one of whole windows.
     """
     ways = {
         depth: (_left(lower, depth, tokens), _left(upper, depth, tokens))
@@ -184,12 +185,12 @@ def _between(lower: Mapping[int, int], upper: Mapping[int, int], tokens: int) ->
 
 
 def _left(schedule: Mapping[int, int], depth: int, tokens: int) -> int:
-    """Tokens left at a depth."""
+    """Tokens that remain at a depth."""
     return min((count for stage, count in schedule.items() if stage <= depth), default=tokens)
 
 
 def _dropping(counts: Mapping[int, int], tokens: int) -> dict[int, int]:
-    """Counts by ascending depth, without the stages that drop nothing."""
+    """Counts by ascending depth, without stages that drop nothing."""
     schedule, left = {}, tokens
     for depth, count in counts.items():
         if count < left:
@@ -198,7 +199,7 @@ def _dropping(counts: Mapping[int, int], tokens: int) -> dict[int, int]:
 
 
 def check_depths(selector: Selector, tokens: int, keep: int, layers: int) -> dict[int, int]:
-    """The selector's own schedule by ascending depth; ValueError for a layer that it does not have."""
+    """The selector's own schedule by ascending depth; ValueError for a layer that does not exist."""
     counts = dict(sorted(selector.schedule(tokens, keep, layers).items()))
     for depth in counts:
         if not VISION <= depth < layers:

@@ -1,4 +1,4 @@
-"""Facility location: tokens that stand for as much as possible of all tokens' weight."""
+"""Facility location: selects tokens that cover as much as possible of the weight of all tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 BLOCK = 24  # tokens whose gain is computed together
-LAZY = ("cpu",)  # kinds of device on which few gains are computed: a GPU would be waited for
+LAZY = ("cpu",)  # device types with lazy evaluation of gains: on a GPU it would synchronise
 
 
 def likeness(features: Tensor, sharpness: float = 1.0) -> Tensor:
@@ -20,11 +20,11 @@ def likeness(features: Tensor, sharpness: float = 1.0) -> Tensor:
 def cover(
     relevance: Tensor, alike: Tensor, keep: int, kept: Tensor | None = None, saliency: Tensor | None = None
 ) -> Tensor:
-    """Indices [keep] in the order in which they add most to sum_j relevance_j max_{i kept} alike_ij.
+    """Indices [keep] in the greedy order that maximises sum_j relevance_j max_{i kept} alike_ij.
 
-    A token's gain counts `saliency` [N] times. `relevance` [N], `saliency` and `alike` [N, N], symmetric, are
-    not negative. Among equals the lower index wins. Tokens that are `kept` [K] already cover what they
-    can, and are not chosen again.
+    A token's gain is multiplied by `saliency` [N]. `relevance` [N], `saliency` and the symmetric `alike` [N,
+    N] are not negative. The lower index wins a tie. Tokens in `kept` [K] already count as covering tokens and
+    are not chosen again.
     """
     covered = torch.zeros_like(relevance)
     taken = torch.zeros_like(relevance, dtype=torch.bool)
@@ -39,7 +39,7 @@ def cover(
         added = (alike - covered).clamp(min=0) @ relevance
         if saliency is not None:
             added = added * saliency
-        # [1] and not a number, for which a GPU would be waited for.
+        # Shape [1] instead of a Python number, which would synchronise with the GPU.
         best = added.masked_fill(taken, -1).argmax(keepdim=True)
         taken, covered = taken.index_fill(0, best, True), covered.maximum(alike[best][0])
         chosen.append(best)
@@ -50,8 +50,11 @@ def _lazily(
     keep: int, taken: np.ndarray, relevance: np.ndarray, alike: np.ndarray, covered: np.ndarray,
     saliency: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
-    """As `cover`, with few gains computed anew for each token (Minoux, 1978): a gain never grows, so that of
-    an earlier step bounds it (submodularity). numpy starts small operations sooner than torch."""
+    """`cover` with lazy evaluation (Minoux, 1978), which recomputes only a few gains for each token.
+
+    Gains never grow (submodularity), so the gain of an earlier step is an upper bound. numpy has less
+    overhead than torch for small operations.
+    """
 
     def gain(rows: np.ndarray | slice) -> np.ndarray:
         added: np.ndarray = np.maximum(alike[rows] - covered, 0) @ relevance * saliency[rows]

@@ -1,7 +1,7 @@
-"""Reading documents from disk without trusting them.
+"""Reads untrusted documents from disk.
 
-Every error is a ValueError of one short line: the file, the field, what was found and what is allowed. A file
-that is not there stays a FileNotFoundError.
+Every error is a ValueError with one short line: the file, the field, the value found and the values allowed.
+A missing file raises FileNotFoundError.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ StoredCount = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Bytes = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
-# pydantic's names of errors, in the words of this package
+# pydantic's error types -> the expected value as error messages name it
 ALLOWED = {
     "string_type": "a text",
     "int_type": "a whole number",
@@ -49,21 +49,21 @@ ALLOWED = {
 
 
 class Document(BaseModel):
-    """The base of what is read: types are not converted, numbers are finite, unknown fields are ignored."""
+    """Base class of documents: types are not converted, numbers are finite, unknown fields are ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
 
 
 class _Whole(RootModel[T], Generic[T]):
-    """Any other type as a document."""
+    """A document of any other type."""
 
     model_config = Document.model_config
 
 
 def regular_file(path: str | os.PathLike[str]) -> Path:
-    """`path`, if it is a file that has an end; ValueError for a folder, a FIFO or a device.
+    """`path`, if it is a regular file; ValueError for a folder, a FIFO or a device.
 
-    Call it before a library opens the file: opening a FIFO waits until somebody writes to it.
+    Call it before a library opens the file: opening a FIFO blocks until another process writes to it.
     """
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
@@ -118,7 +118,7 @@ def parse(kind: type[T], text: str | bytes, where: object) -> T:
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object from its names and values; ValueError for a name that occurs twice.
 
-    It is an `object_pairs_hook`: parsers take the last of such values without a word.
+    For use as `object_pairs_hook`: by default, parsers silently take the last value.
     """
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -129,12 +129,12 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def checked(kind: type[T], value: object, where: object) -> T:
-    """Plain data, as JSON or YAML has it, as a `kind`; `where` names its origin in errors."""
+    """Validate plain data from JSON or YAML as a `kind`; `where` names its origin in errors."""
     return parse(kind, _ANY.dump_json(value), where)
 
 
 def said(problem: ValidationError) -> str:
-    """The first error in plain words, and how many there are besides."""
+    """The first error in plain English, and the number of further errors."""
     first, *others = problem.errors(include_url=False)
     kind, field, allowed = first["type"], place(first["loc"]), first["msg"]
     if kind == "json_invalid":
@@ -153,7 +153,7 @@ def said(problem: ValidationError) -> str:
 
 
 def place(loc: Sequence[int | str]) -> str:
-    """Where a field is, as in rows.fastv[3]."""
+    """The path of a field, as in rows.fastv[3]."""
     parts = (f"[{part}]" if isinstance(part, int) else f".{cut(part)}" for part in loc)
     return "".join(parts).removeprefix(".")
 

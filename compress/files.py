@@ -1,4 +1,4 @@
-"""Writing files so that no half of one is ever seen, and no two processes write the same."""
+"""Atomic writes of files and folders, and locks that allow one writing process per folder."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from evosearch.registry import cut
 
 try:
     import fcntl
-except ModuleNotFoundError:  # Windows: two runs in one folder are not told apart there
+except ModuleNotFoundError:  # Windows: two runs in one folder are not detected
     fcntl = None  # type: ignore[assignment]
 
 
 def digest_of(parts: Iterable[str | bytes | memoryview]) -> str:
-    """Sixteen hexadecimal digits of SHA-256 that name these parts, one after the other."""
+    """The first sixteen hexadecimal digits of SHA-256 over the concatenated parts."""
     digest = sha256()
     for part in parts:
         digest.update(part.encode() if isinstance(part, str) else part)
@@ -34,9 +34,9 @@ def digest_of(parts: Iterable[str | bytes | memoryview]) -> str:
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A path beside `target` to write to, which then takes its place; after an error nothing is left.
+    """A temporary path beside `target` that replaces it at the end; after an error it is removed.
 
-    An OSError names `target`: a full disk does not say by itself for which file it was.
+    An OSError names `target`, since the error of a full disk does not name the file.
     """
     part = target.with_name(f"{target.name}.part")
     try:
@@ -52,10 +52,10 @@ def replacing(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A folder beside `target` to write to, which becomes `target` at the end.
+    """A temporary folder beside `target` that becomes `target` at the end.
 
-    ValueError if `target` exists or another process makes it. After an error nothing is left. An OSError
-    without a name gets that of `target`.
+    ValueError if `target` exists or another process creates it. After an error the temporary folder is
+    removed. An OSError without a file name gets that of `target`.
     """
     if target.exists():
         raise ValueError(f"{target} exists: choose a new folder")
@@ -76,19 +76,19 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(folder: Path, name: str = "evocomp", hint: str = "") -> Iterator[None]:
-    """Be the only process that writes to a folder, as long as the block, or the process, lasts.
+    """Hold an exclusive write lock on a folder until the block or the process ends.
 
-    The lock is `.{name}.lock` in the folder, which is made if there is none and removed again if nothing was
-    put into it. It says who holds it. ValueError, at once and with `hint` at its end, if that is another
-    process. In one process calls may nest.
+    The lock is the file `.{name}.lock` in the folder. The folder is created if missing and removed afterwards
+    if it is still empty. The lock file names its owner. ValueError at once, with `hint` at its end, if
+    another process holds the lock. Calls may nest within one process.
 
-    A record lock: it dies with its process, is not passed on to forked ones, and holds across machines where
-    the file system passes on locks. Where the system has no such locks, nothing is checked.
+    It is a record lock: it ends with its process, is not inherited by forked processes, and works across
+    machines if the file system supports that. Without support for such locks, nothing is checked.
     """
     missing = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder.resolve() / f".{name}.lock"
-    place = os.getpid(), path  # a forked process does not hold what its parent holds
+    place = os.getpid(), path  # a forked process does not hold its parent's locks
     with ExitStack() as held:
         if missing:
             held.callback(_remove_empty, folder)
@@ -102,18 +102,18 @@ def locked(folder: Path, name: str = "evocomp", hint: str = "") -> Iterator[None
         yield
 
 
-_HELD: set[tuple[int, Path]] = set()  # locks of this process: a second descriptor of one would end it
+_HELD: set[tuple[int, Path]] = set()  # locks of this process: closing a second descriptor would release one
 
 
 def _locked(path: Path, folder: Path, hint: str) -> IO[str] | None:
-    """The open file of a lock that is now ours; None where the file system has no locks."""
+    """The open file of the lock, which this process now holds; None if the file system has no locks."""
     while True:
         checked = regular_file(path) if path.exists() else path  # opening a FIFO would wait
         file = checked.open("a+", encoding="utf-8", errors="replace")
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                file.close()  # its last owner removed it between the two lines
+                file.close()  # its last owner removed it after it was opened
                 continue
             file.truncate(0)
             file.write(_myself())
@@ -134,7 +134,7 @@ def _locked(path: Path, folder: Path, hint: str) -> IO[str] | None:
 
 
 def _myself() -> str:
-    """Which process this is, in one line of at most 300 characters."""
+    """A description of this process in one line of at most 300 characters."""
     command = " ".join([Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])]) if sys.argv[0] else "python"
     since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return (

@@ -1,26 +1,27 @@
-"""One fingerprint of code: what a stored result depends on, found by following imports.
+"""A fingerprint of the code that a stored result depends on, found by following imports.
 
 `fingerprint(evaluate, FastV)` starts at these definitions and follows every name they use to the statement
-that binds it: through imports at the top of a module or inside a function, relative ones, `import a.b`, and
-names that a package re-exports. It hashes the syntax of what it reaches. Comments, layout, docstrings and the
-place of a file do not count.
+that binds it: through imports at the top of a module or inside a function, relative imports, `import a.b`,
+and names that a package re-exports. It hashes the syntax of all statements it reaches. Comments, layout,
+docstrings and the location of a file do not count.
 
-The unit is a statement at the top of a module (a function, a class, a constant), not the module. With whole
-modules everything depends on everything: a change in how a report is drawn would make every result stale.
-With parts of a class, a method that is only called by name at run time would be missed. So
+The unit is a top-level statement of a module (a function, a class, a constant), not the module. With whole
+modules as units, everything would depend on everything: a change to a plot in a report would invalidate every
+result. With parts of a class as units, a method that is only called by name at run time would be missed. The
+rules are:
 
 - a used class counts with all of its methods and bases, and annotations are followed like code, because they
   name the classes whose methods are called;
 - a name that cannot be followed (of a module with `__getattr__`, or of a module used as an object) counts as
   its whole module, and so does a string that is the dotted name of a module of this project;
 - statements that run when a module is imported count as soon as anything else in the module does;
-- a registry, a dictionary from texts to classes or functions, is not followed if a start is listed in it: the
-  choice has been made. So a method does not depend on its siblings. A registry that lists no start counts
-  with all of its members.
+- a registry (a dictionary from strings to classes or functions) is not followed if it lists a start, because
+  the choice has been made. So a method does not depend on the other methods. A registry that lists no start
+  counts with all of its members.
 
-A subclass that is only met at run time cannot be seen from the code that calls it: name it as a start.
-Followed are the packages of this project, the package of each start, and modules that lie beside it, which
-takes in a user's own method and its helpers. Python and installed libraries are not followed.
+A subclass that is only used at run time cannot be found from the code that calls it: give it as a start. The
+packages of this project, the package of each start, and modules in the same folder are followed, which
+includes a user's own method and its helpers. Python and installed libraries are not followed.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from types import CodeType, FunctionType, ModuleType
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = frozenset({"evosearch", "compress", "baselines", "bench"})
 INSTALLED = frozenset(Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib", "stdlib"))
-SILENT = frozenset({"ctx", "kind", "type_comment"})  # fields of the syntax that say nothing of their own
+SILENT = frozenset({"ctx", "kind", "type_comment"})  # fields of the syntax tree that do not count
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 Start = type | FunctionType | ModuleType
 Name = tuple[str, ...]  # a dotted name in parts
@@ -47,11 +48,11 @@ Name = tuple[str, ...]  # a dotted name in parts
 def fingerprint(*starts: object) -> str:
     """Sixteen hexadecimal digits that change with the code of the `starts` or of anything they use.
 
-    A start is a class, a function, or a module, which counts as a whole; any other object stands for its
-    class. Order and repetition do not matter. Each source is read once per process.
+    A start is a class, a function, or a whole module; any other object is replaced by its class. Order and
+    repetition do not matter. Each source file is read once per process.
     """
     written: set[_Place] = set()
-    typed: set[str] = set()  # what has no file: typed into an interpreter or a notebook
+    typed: set[str] = set()  # code without a file, from an interpreter or a notebook
     for one in (found for start in starts for found in _definitions(start)):
         if place := _place(one):
             written.add(place)
@@ -61,13 +62,13 @@ def fingerprint(*starts: object) -> str:
 
 
 def meaning(source: str) -> str:
-    """What a module says: its syntax without docstrings, the same in every version of Python."""
+    """The syntax of a module as text, without docstrings; the same in every version of Python."""
     return "".join(_told(_undocumented(ast.parse(source))))
 
 
 @dataclass(frozen=True)
 class _Place:
-    """A module, and a name in it unless the whole module is meant; `folder` holds its outermost package."""
+    """A module and a top-level name in it (empty for the module); `folder` holds the outermost package."""
 
     folder: Path
     module: Name
@@ -84,7 +85,7 @@ def _of_files(places: frozenset[_Place]) -> str:
 
 
 def _definitions(start: object) -> Iterator[Start]:
-    """What a start stands for; of a class its bases too, which a class made at run time does not name."""
+    """Yield a start's definitions, base classes included: a class made at run time does not name them."""
     if isinstance(start, partial):
         yield from _definitions(start.func)
     elif isinstance(start, ModuleType | FunctionType):
@@ -96,7 +97,7 @@ def _definitions(start: object) -> Iterator[Start]:
 
 
 def _place(start: Start) -> _Place | None:
-    """Where a start is written, if it is in a file."""
+    """The module and name that define a start; None if it is not in a file."""
     name = start.__name__ if isinstance(start, ModuleType) else start.__module__
     module = sys.modules.get(name)
     file = Path(getattr(module, "__file__", None) or "")
@@ -112,7 +113,7 @@ def _place(start: Start) -> _Place | None:
 
 
 def _compiled(start: Start, seen: set[int]) -> Iterator[str]:
-    """What a function or the functions of a class do, and those beside them that they call."""
+    """Yield the bytecode of a function or class, and of functions it calls in the same module."""
     if id(start) in seen:
         return
     seen.add(id(start))
@@ -144,7 +145,7 @@ def _instructions(code: CodeType, names: list[str]) -> Iterator[str]:
 
 @dataclass(frozen=True, eq=False)
 class _Unit:
-    """A statement at the top of a module."""
+    """A top-level statement of a module."""
 
     module: _Module
     node: ast.stmt
@@ -155,7 +156,7 @@ class _Unit:
 
     @cached_property
     def imports(self) -> dict[str, tuple[Name, Name]]:
-        """As of a module: what imports inside it bind."""
+        """The names that imports inside the statement bind, as in `_Module.imports`."""
         found: dict[str, tuple[Name, Name]] = {}
         for one in ast.walk(self.node):
             if isinstance(one, ast.Import | ast.ImportFrom):
@@ -164,7 +165,7 @@ class _Unit:
 
     @cached_property
     def uses(self) -> list[Name]:
-        """The dotted names in it, each as long as it goes."""
+        """The dotted names in the statement, each at full length."""
         found: dict[Name, None] = {}
         inner: set[ast.AST] = set()  # parts of longer names
         for one in ast.walk(self.node):
@@ -182,14 +183,14 @@ class _Unit:
 
     @cached_property
     def texts(self) -> list[Name]:
-        """Texts in it that may be the dotted name of a module."""
+        """Strings in the statement that may be dotted names of modules."""
         texts = {one.value for one in ast.walk(self.node) if isinstance(one, ast.Constant)}
         names = [tuple(one.split(".")) for one in texts if isinstance(one, str) and "." in one]
         return sorted(name for name in names if name[0] in PACKAGES)
 
     @cached_property
     def members(self) -> list[str]:
-        """If it is a registry, the names of what it lists."""
+        """The names that the statement lists if it is a registry; otherwise an empty list."""
         value = self.node.value if isinstance(self.node, ast.Assign | ast.AnnAssign) else None
         if not isinstance(value, ast.Dict):
             return []
@@ -199,9 +200,9 @@ class _Unit:
 
 
 class _Module:
-    """A file of code: statements by the names they bind, imports, and what runs when it is imported.
+    """A source file: statements by the names they bind, imports, and statements that run on import.
 
-    An import binds a name to a name in a module, or to the module itself where that is empty.
+    An import binds a name to a name in a module, or to the module itself if the second is empty.
     """
 
     def __init__(self, name: Name, file: Path):
@@ -228,7 +229,7 @@ class _Module:
         return found
 
     def _base(self, node: ast.ImportFrom) -> Name:
-        """The module that is imported from."""
+        """The module that an import statement imports from."""
         module = tuple(node.module.split(".")) if node.module else ()
         return (*self.name[: len(self.name) - node.level + self.package], *module) if node.level else module
 
@@ -249,7 +250,7 @@ class _Module:
 
 
 def _outside_functions(node: ast.stmt) -> Iterator[ast.stmt]:
-    """A statement and those inside it that run with it: the body of an `if`, not that of a function."""
+    """Yield a statement and the nested ones that run with it: the body of an `if`, not that of a function."""
     yield node
     if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         for one in ast.iter_child_nodes(node):
@@ -261,7 +262,7 @@ def _outside_functions(node: ast.stmt) -> Iterator[ast.stmt]:
 
 
 def _bound(statement: ast.stmt) -> Iterator[str]:
-    """Names that a statement binds or changes, imports aside."""
+    """Yield the names that a statement binds or changes, except by imports."""
     for one in _outside_functions(statement):
         if isinstance(one, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield one.name
@@ -281,14 +282,14 @@ def _bound(statement: ast.stmt) -> Iterator[str]:
 
 
 class _Project:
-    """The code that is followed: packages by the folder that holds them, or all that lies in a folder."""
+    """The followed code: packages, grouped by the folder that holds them, or all modules of a folder."""
 
     def __init__(self, homes: Sequence[tuple[Path, frozenset[str]]]):
         self._homes = homes
         self._modules: dict[Name, _Module | None] = {}
 
     def reached(self, starts: Iterable[tuple[Name, Name]]) -> Iterator[str]:
-        """A digest of each statement that the starts lead to: what it says, and what its names stand for."""
+        """Yield a digest of each statement reached from the starts: its syntax and all that it refers to."""
         todo = [unit for module, inside in starts for unit in self._follow(module, inside) or []]
         chosen = set(todo)
         seen: set[_Unit] = set()
@@ -316,7 +317,7 @@ class _Project:
             yield _digest(*told)
 
     def _used(self, unit: _Unit, name: Name) -> list[_Unit] | str:
-        """What a dotted name in a statement stands for: statements, or a name outside of the project."""
+        """The statements that a dotted name in a statement refers to, or a name outside of the project."""
         for imports in (unit.imports, unit.module.imports):
             if name[0] in imports:
                 module, inside = imports[name[0]]
@@ -325,13 +326,13 @@ class _Project:
         return self._bound(unit.module, name, set())
 
     def _members(self, unit: _Unit) -> list[_Unit]:
-        """What a registry lists."""
+        """The statements that a registry lists."""
         return [one for name in unit.members for one in self._bound(unit.module, (name,), set())]
 
     def _follow(
         self, module: Name, inside: Name, seen: set[tuple[Name, str]] | None = None
     ) -> list[_Unit] | None:
-        """What a dotted name in a module stands for; None outside of the project."""
+        """The statements that a dotted name in a module refers to; None outside of the project."""
         found = self._module(module)
         if found is None:
             return None
@@ -344,7 +345,7 @@ class _Project:
         return [] if inside[0].startswith("__") else found.everything
 
     def _bound(self, module: _Module, name: Name, seen: set[tuple[Name, str]]) -> list[_Unit]:
-        """Statements of a module that bind the first part of a name, or those that an import there means."""
+        """Statements that bind the first part of a name in a module, or those it is imported from."""
         if (module.name, name[0]) in seen:
             return []  # `from . import part`, inside the package
         seen.add((module.name, name[0]))
@@ -381,7 +382,7 @@ _source = cache(_Module)
 
 
 def _undocumented(tree: ast.Module) -> ast.Module:
-    """The tree, with the docstrings taken out of it."""
+    """Remove the docstrings from the tree."""
     for node in ast.walk(tree):
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             del node.body[0]
@@ -389,7 +390,7 @@ def _undocumented(tree: ast.Module) -> ast.Module:
 
 
 def _told(node: object) -> Iterator[str]:
-    """The syntax in words. Empty fields are left out, so that those of newer versions of Python are too."""
+    """Yield the syntax as text. Empty fields are omitted, because newer versions of Python add fields."""
     if isinstance(node, ast.AST):
         yield type(node).__name__
         for name in node._fields:

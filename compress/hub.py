@@ -1,4 +1,4 @@
-"""Folders on the Hugging Face hub: fetched through its cache, with its errors in the user's words."""
+"""Downloads from and uploads to the Hugging Face hub, with errors that tell the user what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
-    HTTPError,  # of the client that the library uses; not an OSError
+    HTTPError,  # from the HTTP client of the library; not an OSError
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -21,17 +21,17 @@ LOG_IN = "log in (hf auth login) or set HF_TOKEN"
 
 
 def is_name(name: str) -> bool:
-    """Whether `name` can be one of the hub's: owner/name."""
+    """Whether `name` has the form of a hub repository: owner/name."""
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
 
 
 def fetch(
     name: str, patterns: Sequence[str], *, revision: str | None = None, token: str | bool | None = None
 ) -> Path:
-    """The folder that holds the files of the repository `name` that match `patterns`.
+    """The folder with the files of the repository `name` that match `patterns`.
 
-    From the cache alone where the hub cannot be reached, without waiting for it to come back. ValueError,
-    with what to do next, for a repository that is missing, private, gated, or neither reachable nor cached.
+    If the hub cannot be reached, only the cache is used, without retries. ValueError, with what to do next,
+    for a repository that is missing, private, gated, or neither reachable nor cached.
     """
     why = _unreachable(name, revision, token)
     with _in_words(name, revision, why):
@@ -55,7 +55,7 @@ def publish(
     create_pr: bool = False,
     commit_message: str = "Upload",
 ) -> str:
-    """Commit those files of `folder` that match `patterns` to the repository `name`, made if there is none.
+    """Commit the files of `folder` that match `patterns` to the repository `name`, created if missing.
 
     Returns the commit's address. ValueError, with what to do next, if it cannot be done.
     """
@@ -75,15 +75,15 @@ def publish(
 
 
 def _unreachable(name: str, revision: str | None, token: str | bool | None) -> str:
-    """Why the hub gives no answer; empty if it gives one, whatever it is.
+    """The reason why the hub does not answer; empty if it answers anything.
 
-    Asked once and with a limit on the wait: the library's downloads repeat for half a minute where a host
-    is unknown, and have no limit where a firewall is silent.
+    One request with a timeout: the library's downloads retry for half a minute if a host is unknown, and have
+    no timeout if a firewall drops packets.
     """
     try:
         HfApi(token=token).model_info(name, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except HfHubHTTPError:
-        pass  # an answer, which the download meets as well, unless it finds the files in the cache
+        pass  # the hub answered; the download gets the same error unless the files are cached
     except OfflineModeIsEnabled:
         return "HF_HUB_OFFLINE is set"
     except HTTPError as error:

@@ -1,4 +1,4 @@
-"""Images as models get them: RGB, upright, and not too thin."""
+"""Preprocessing of images for models: RGB, upright, and with a limited aspect ratio."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from compress.documents import regular_file
 
-LONGEST = 200  # times its short side may an image be long: resizing a thinner one takes all memory
-SQUARE = 89_478_485  # pixels of a square that an image is padded to; PIL opens no more
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # of the pictures in a folder
+LONGEST = 200  # maximum ratio of long to short side: resizing a thinner image takes all memory
+SQUARE = 89_478_485  # maximum pixels of the square that an image is padded to: PIL's own limit
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # of pictures in a folder
 
 
 def pictures_of(folder: Path) -> list[Path]:
-    """The files of a folder that are pictures by their names, in natural order: 2.png before 10.png."""
+    """The files of a folder with a picture's suffix, in natural order: 2.png before 10.png."""
     named = [one for one in folder.iterdir() if one.suffix.lower() in SUFFIXES and one.name[0] != "."]
     return sorted(named, key=_natural)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    """Numbers in names by their value."""
+    """Sort key that compares numbers in names by value."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
 
 def open_rgb(source: Path | bytes, name: str, *, turned: bool = True) -> Image.Image:
-    """The image in RGB; ValueError with `name` and the reason if it cannot be had whole.
+    """The image in RGB; ValueError with `name` and the reason if it cannot be read completely.
 
-    More than PIL's limit of pixels (89 million) and a side of more than 200 times the other are refused
-    before any pixel is decoded. `turned` applies the EXIF orientation.
+    Images above PIL's limit of pixels (89 million) or with a side of more than 200 times the other are
+    rejected before any pixel is decoded. `turned` applies the EXIF orientation.
     """
     try:
         with warnings.catch_warnings():
@@ -52,13 +52,13 @@ def open_rgb(source: Path | bytes, name: str, *, turned: bool = True) -> Image.I
 
 
 def rgb(image: Image.Image, *, turned: bool = True) -> Image.Image:
-    """The image in RGB, without metadata: the first frame, 16-bit depth scaled to 8, transparency dropped.
+    """The image in RGB without metadata: first frame, 16-bit depth scaled to 8, transparency dropped.
 
-    `turned` applies the EXIF orientation that cameras write. ValueError for an image that is too thin, which
-    is then not decoded.
+    `turned` applies the EXIF orientation that cameras write. ValueError for an image that is too thin, before
+    it is decoded.
     """
     check_shape(image.size)
-    image.load()  # a broken file fails here; PIL turns TIFF files itself, here
+    image.load()  # a broken file fails at this point; PIL also rotates TIFF files
     upright = _upright(image) if turned else image
     if upright.mode == "F" and not np.isfinite(np.asarray(upright)).all():
         raise ValueError("some of its pixels are not finite numbers")
@@ -83,7 +83,7 @@ def check_shape(size: tuple[int, int]) -> None:
 
 
 def before_padding(image: Image.Image) -> Image.Image:
-    """The image, reduced by a whole factor if its square would have more than SQUARE pixels."""
+    """The image, reduced by an integer factor if its square would exceed SQUARE pixels."""
     side, most = max(image.size), isqrt(SQUARE)
     return image.reduce(-(-side // most)) if side > most else image
 
@@ -91,5 +91,5 @@ def before_padding(image: Image.Image) -> Image.Image:
 def _upright(image: Any) -> Any:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # PIL reads EXIF data in many ways; broken data says nothing, and the pixels are whole
+    except Exception:  # broken EXIF data raises many types of errors; the pixels are intact
         return image

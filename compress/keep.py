@@ -1,4 +1,4 @@
-"""How many visual tokens stay: a count, or a ratio that every image turns into a count of its own."""
+"""The budget of visual tokens: a count, or a ratio that is converted to a count for every image."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pydantic import AfterValidator
 
 from evosearch.registry import cut
 
-DIGITS = 4  # decimals of a percentage; ratios that need more are written as fractions
-FINEST = 10**6  # largest denominator that is read from a float: 1 / 9 is a ninth again
+DIGITS = 4  # maximum decimals of a percentage; ratios that need more are written as fractions
+FINEST = 10**6  # largest denominator for a float: the float 1 / 9 becomes exactly a ninth
 
 
 WRITTEN = re.compile(r"(\d{1,9}|\d{0,9}\.\d{1,18})\s?%?|\d{1,9}/\d{1,9}")
@@ -35,7 +35,7 @@ def _refuse(given: object) -> NoReturn:
 class Ratio(str):
     """A share of each image's visual tokens, above 0 and at most 1: "11.1%", "1/9" or "0.111".
 
-    It is text in one spelling, so that equal ratios are equal, and JSON, YAML and Parquet hold it as it is.
+    It is a string in a canonical form: equal ratios are equal, and JSON, YAML and Parquet store it unchanged.
     ValueError for text that is no such share.
     """
 
@@ -59,17 +59,17 @@ class Ratio(str):
         return _read(self)
 
     def of(self, tokens: int) -> int:
-        """The tokens to keep of an image that has `tokens`: the nearest whole number, and at least 1."""
+        """The number of tokens to keep of an image with `tokens`: the nearest whole number, at least 1."""
         return max(1, round(self.share * tokens))
 
 
 Keep = int | Ratio  # a count for every image, or a share of each
 MOST = 10**9  # of tokens, samples, epochs and the like
-NINTH = Ratio("1/9")  # 64 of 576, the default everywhere
+NINTH = Ratio("1/9")  # 64 of 576, the default of all commands and functions
 
 
 def read_keep(given: object) -> Keep:
-    """A count (any integer type) or a ratio (text, or a float between 0 and 1) from what a caller gives.
+    """Convert a count (any integer type) or a ratio (text, or a float between 0 and 1) to a `Keep`.
 
     Text may be a count too. ValueError for everything else.
     """
@@ -91,15 +91,15 @@ StoredKeep = Annotated[Any, AfterValidator(read_keep)]  # a Keep in a stored doc
 
 
 def count_of(keep: Keep, tokens: int) -> int:
-    """How many tokens `keep` is of an image that has `tokens`; a count may be above them."""
+    """The number of tokens that `keep` means for an image that has `tokens`; a count may exceed them."""
     return keep.of(tokens) if isinstance(keep, Ratio) else keep
 
 
 def limit_of(keep: Keep, tokens: int) -> float:
-    """The most that a method may spend on an image where it cannot spend exactly `keep`.
+    """The most that a method may spend on an image if it cannot spend exactly `keep`.
 
-    A count is exact. A ratio may be exceeded by one token, because a small image may have no count that is
-    nearer, for instance where early layers see all of its tokens.
+    A count is exact. A ratio may be exceeded by one token, because a small image may have no nearer count,
+    for instance if early layers see all of its tokens.
     """
     return float(keep.share * tokens) + 1 if isinstance(keep, Ratio) else keep
 
@@ -117,7 +117,7 @@ def budget_name(keep: Keep) -> str:
 
 
 def in_words(keep: Keep, tokens: int) -> str:
-    """The budget for a title, where `tokens` are those of the largest image."""
+    """The budget for a title; `tokens` is the count of the largest image."""
     if isinstance(keep, Ratio):
         return f"{keep} of each image's visual tokens"
     return f"{keep} of {tokens} visual tokens"

@@ -1,4 +1,4 @@
-"""Names that a package imports when they are first used, so that importing the package is cheap (PEP 562)."""
+"""Lazy imports: a package imports its names on first use, which keeps importing it cheap (PEP 562)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 def lazy(
     package: str, homes: Mapping[str, Sequence[str]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """`__getattr__`, `__dir__` and `__all__` of a package whose names live in its modules.
+    """`__getattr__`, `__dir__` and `__all__` of a package whose names are defined in its modules.
 
-    `homes` lists the names of each module, by the module's place inside the package. A name must not be that
-    of a module of the package, which an import elsewhere would put in its place.
+    `homes` maps each module, relative to the package, to its names. A name must not equal the name of a
+    module of the package, because importing that module elsewhere would replace it.
     """
     places = {name: f"{package}.{module}" for module, names in homes.items() for name in names}
 

@@ -1,4 +1,4 @@
-"""Where the frames of a video come from: a file, a picture that moves, a folder of pictures, an array."""
+"""Readers of video frames: from a file, an animated picture, a folder of pictures, or an array."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from PIL.Image import Image
 
 from compress.images import SUFFIXES, check_shape, open_rgb, pictures_of, rgb
 
-PIXELS = 89_478_485  # of a frame: PIL opens no larger picture either
-MOVING = ("GIF", "WEBP", "PNG")  # formats of pictures that may move
-STILL = 0.1  # seconds that a frame of a GIF is shown that gives no time, as browsers have it
+PIXELS = 89_478_485  # maximum of a frame, equal to PIL's limit
+MOVING = ("GIF", "WEBP", "PNG")  # formats of pictures that may be animated
+STILL = 0.1  # seconds for a frame of a GIF without a duration, as in browsers
 MICROSECONDS = 1_000_000
-CUT = 0.9  # of the length that a file states; one that ends before is cut
+CUT = 0.9  # share of the stated length; a file that ends earlier is truncated
 
 
 class Reel(Protocol):
-    """All frames of a video, read when they are taken."""
+    """All frames of a video; they are read only when `take` yields them."""
 
     @property
     def times(self) -> Sequence[float]:
-        """Seconds from the first one, [F]."""
+        """Seconds [F] of each frame from the first one."""
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""
 
     def take(self, places: Sequence[int]) -> Iterator[Image]:
-        """The frames of these numbers, which rise."""
+        """Yield the frames with these numbers, in ascending order."""
 
 
 @dataclass(frozen=True)
@@ -110,14 +110,14 @@ def opened(path: Path) -> Iterator[Reel]:
 
 
 class _MovingReel:
-    """A picture that moves. Its frames are changes of those before, and are looked at one by one."""
+    """An animated picture. Each frame encodes changes to earlier ones, so all are decoded one by one."""
 
     def __init__(self, picture: Any):
         self.picture, self.size = picture, _readable(picture.size)
         self.times = [0.0]
         for number in range(getattr(picture, "n_frames", 1)):
             picture.seek(number)
-            picture.load()  # a WebP tells how long it is shown only then
+            picture.load()  # the duration of a WebP frame is known only after decoding
             shown = picture.info.get("duration") or 0
             self.times.append(self.times[-1] + (shown / 1000 if shown > 10 else STILL))
         self.times.pop()
@@ -144,9 +144,9 @@ def _film(file: IO[bytes]) -> Iterator[_FileReel]:
 
 
 class _FileReel:
-    """A video file. Its packets are read twice: once for their times, and once for the wanted frames.
+    """A video file. Its packets are read twice: once for their times, and once for the requested frames.
 
-    Decoding starts at the last key frame before a wanted one, so that most of a long video is skipped.
+    Decoding starts at the last key frame before a requested one, which skips most of a long video.
     """
 
     def __init__(self, container: Any):
@@ -197,12 +197,12 @@ class _FileReel:
             yield _picture(frame, self.size)
 
     def _key(self, wanted: int) -> int:
-        """Where decoding starts for a frame."""
+        """The time stamp of the key frame at which decoding of a frame starts."""
         before = bisect_right(self.keys, wanted)
         return self.keys[before - 1] if before else self.stamps[0]
 
     def _frames(self, wanted: int) -> Iterator[Any]:
-        """The frames from the key frame before a wanted one on, or from the first where a file leads past."""
+        """Frames from the key frame before `wanted` on, or all frames if seeking goes past it."""
         self.container.seek(self._key(wanted), stream=self.stream)
         frames = self.container.decode(self.stream)
         first = next(frames, None)
@@ -213,7 +213,7 @@ class _FileReel:
 
 
 def _readable(size: tuple[int, int]) -> tuple[int, int]:
-    """The size, if frames of it can be read; checked before the first one is."""
+    """The size, if frames of this size can be read; ValueError otherwise, before the first one is decoded."""
     check_shape(size)
     width, height = size
     if width * height > PIXELS:
@@ -222,12 +222,12 @@ def _readable(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _stamp(one: Any) -> Any:
-    """When a packet or frame is shown, in its stream's own unit; AVI files say only when it is decoded."""
+    """Presentation time of a packet or frame in its stream's unit; AVI files give the decoding time only."""
     return one.dts if one.pts is None else one.pts
 
 
 def _picture(frame: Any, size: tuple[int, int] | None = None) -> Image:
-    """The frame upright, in `size` where a file changes it midway."""
+    """The frame upright, resized to `size` if the file changes its size midway."""
     image: Image = frame.to_image()
     if frame.rotation % 90 == 0:
         image = image.rotate(frame.rotation, expand=True)

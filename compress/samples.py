@@ -1,4 +1,4 @@
-"""What travels between data, labelling and evaluation: one image or video with one question."""
+"""Samples for data, labelling and evaluation: one image or video with one question."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from compress.video import Video, Visual
 
 
 class VisualSource(Protocol):
-    """An image or a video that is opened when it is looked at, and not kept."""
+    """An image or a video that is opened on every access and not cached."""
 
     @property
     def key(self) -> str:
-        """Tells it from others without opening it, the same on every machine."""
+        """Identifies the source without opening it; the same on every machine."""
 
     def __call__(self) -> Visual:
-        """The image or the frames in RGB; ValueError that says what is wrong."""
+        """The image or the frames in RGB; ValueError with the reason if they cannot be read."""
 
 
 class ImageSource(VisualSource, Protocol):
     """A source of an image."""
 
     def __call__(self) -> Image:
-        """The image in RGB; ValueError that says what is wrong with it."""
+        """The image in RGB; ValueError with the reason if it cannot be read."""
 
 
 @runtime_checkable
 class Scenery(VisualSource, Protocol):
-    """What is yet to be photographed or filmed, in the size that is asked for."""
+    """A source that renders an image or a video at the requested size."""
 
     def at(self, side: int) -> Visual:
-        """The photograph or film for a model that sees `side` pixels a side."""
+        """The image or video for a model with an input size of `side` pixels."""
 
 
 @dataclass(frozen=True)
 class Sample:
     """One question about one image or video.
 
-    `id` is unique inside its task and split, and seeds everything random about the sample. `answers` holds
-    one gold response, or ten annotators' for soft accuracy, or none where they are not public; the first is
-    the response that labelling scores. `family` is the kind of question inside a task (for gates and
-    sub-scores); `info` is free for the task's metric.
+    `id` is unique within its task and split, and is the seed of everything random about the sample. `answers`
+    holds one gold response, or ten annotators' responses for soft accuracy, or none if they are not public;
+    labelling scores the first. `family` is the type of question within a task (for gates and sub-scores);
+    `info` holds any further data for the task's metric.
     """
 
     id: str
@@ -60,18 +60,18 @@ class Sample:
 
     @property
     def visual(self) -> Visual:
-        """The image or the frames in RGB, opened now if they lie in a file."""
+        """The image or the frames in RGB; a source is opened on each access."""
         if isinstance(self.picture, Image):
             return rgb(self.picture)
         return self.picture if isinstance(self.picture, Video) else self.picture()
 
     @property
     def image(self) -> Image:
-        """The image in RGB; ValueError for a video, where only an image is of use."""
+        """The image in RGB; ValueError for a video."""
         return only_image(self.visual, self.id)
 
     def visual_at(self, side: int) -> Visual:
-        """The image or video for a model that sees `side` pixels a side; what is there has its own size."""
+        """The image or video for a model with an input of `side` pixels; existing ones keep their size."""
         return self.picture.at(side) if isinstance(self.picture, Scenery) else self.visual
 
     def image_at(self, side: int) -> Image:
@@ -80,7 +80,7 @@ class Sample:
 
     @property
     def picture_digest(self) -> str:
-        """Tells the picture from others; one that lies in a file is not opened for it."""
+        """Identifies the picture; a picture in a file is not opened."""
         if isinstance(self.picture, Image):
             return hashlib.sha256(repr(self.picture.size).encode() + self.picture.tobytes()).hexdigest()
         if isinstance(self.picture, Video):
@@ -105,9 +105,10 @@ def only_image(visual: Visual, name: str) -> Image:
 
 
 class Catalogue(Sequence[Sample]):
-    """Samples that are made when they are asked for, so that a long list of them needs no memory.
+    """Samples that are created on access, so that a long list of them needs no memory.
 
-    `key` names a sample without making it: its id, unique inside its task, after the task's name.
+    `key` identifies a sample without creating it: the task's name, then the id, which is unique within the
+    task.
     """
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Weights that torch draws from its global generator, drawn from a seed without a trace in that generator."""
+"""Seeds torch's global random generator for a block and restores its state afterwards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def drawing(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Inside the block torch draws from `seed`; after it, the global state is what it was before."""
+    """Inside the block, torch draws from `seed`; afterwards the global state is restored."""
     place = torch.device(device)
     with torch.random.fork_rng([place] if place.type == "cuda" else [], device_type="cuda"):
         torch.manual_seed(seed)

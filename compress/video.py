@@ -1,9 +1,9 @@
-"""A video as models get it: frames that were sampled from it, and when each was shown.
+"""Videos as input of models: sampled frames and the time of each.
 
     read_video("film.mp4", count=16)        # a file, through PyAV
     read_video("frames/", rate=0.5, fps=3)  # a folder of pictures, three of which were taken in a second
 
-The first is at second 0, wherever its file starts to count.
+The first frame is at second 0, whatever the first time stamp of its file.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from compress.documents import regular_file
 from compress.reels import ArrayReel, FolderReel, Reel, opened
 from evosearch.registry import cut
 
-FRAMES = 32  # of a video, where nothing is said: what evaluation code takes by default
-LARGEST = 4 << 30  # bytes of the frames that are read from one video
+FRAMES = 32  # default number of frames of a video, as in most evaluation code
+LARGEST = 4 << 30  # maximum bytes of the frames that are read from one video
 
 
 @dataclass(frozen=True)
 class Video:
     """Frames of one size, in order, and the second at which each is shown.
 
-    ValueError without frames, for frames of different sizes, and for times that do not rise.
+    ValueError if there are no frames, if frames differ in size, or if times do not increase.
     """
 
     frames: tuple[Image, ...]
@@ -63,20 +63,20 @@ class Video:
         return (self.times[-1] - self.times[0]) / (len(self.times) - 1)
 
 
-Visual = Image | Video  # what a question is about
+Visual = Image | Video  # the image or video of a question
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which frames of a video are taken.
+    """The rule that selects frames of a video.
 
-    `count` frames, evenly from the first to the last: numpy's `linspace` over their numbers, cut to whole
-    numbers, as most evaluation code has it. A video of fewer frames gives all of them. With `rate`, as many
-    as the length in seconds times `rate`, at most `count`. Frames that are not shown `between` two seconds,
-    both included, count for nothing. ValueError for values that allow no frame.
+    `count` frames, evenly from the first to the last: numpy's `linspace` over their numbers, truncated to
+    integers, as in most evaluation code. A video with fewer frames gives all of them. With `rate`, the number
+    of frames is the length in seconds times `rate`, at most `count`. Frames that are not shown `between` two
+    seconds, both included, are ignored. ValueError for values that allow no frame.
     """
 
-    count: int | None = None  # FRAMES, or with a rate as many as it says
+    count: int | None = None  # None = FRAMES, or without limit if there is a rate
     rate: float | None = None  # frames per second
     between: tuple[float, float] | None = None
 
@@ -89,7 +89,7 @@ class Sampling:
             raise ValueError(f"between={self.between}: give two seconds from 0 on, the earlier one first")
 
     def of(self, times: Sequence[float]) -> list[int]:
-        """The numbers of the frames that are taken of those shown at `times`; ValueError if none is left."""
+        """The numbers of the selected frames among those shown at `times`; ValueError if there are none."""
         first, last = 0, len(times) - 1
         if self.between:
             inside = [at for at, time in enumerate(times) if self.between[0] <= time <= self.between[1]]
@@ -103,7 +103,7 @@ class Sampling:
         most = there if self.rate else FRAMES
         number = min(there, most if self.count is None else self.count)
         if self.rate and there > 1:
-            seconds = (times[last] - times[first]) * there / (there - 1)  # the last one is shown as long
+            seconds = (times[last] - times[first]) * there / (there - 1)  # the last one lasts as long
             number = max(1, min(number, int(seconds * self.rate + 1e-6)))
         return (first + np.linspace(0, there - 1, number, dtype=int)).tolist()
 
@@ -112,15 +112,15 @@ def read_video(
     source: str | Path | NDArray[np.uint8], *, count: int | None = None, rate: float | None = None,
     between: tuple[float, float] | None = None, fps: float = 1.0,
 ) -> Video:  # fmt: skip
-    """Frames of a video: RGB, upright, and each at its own second from the video's first frame on.
+    """Frames of a video: RGB, upright, each with its time in seconds from the video's first frame.
 
-    `source` is a video file (PyAV), a GIF, WebP or PNG that moves, a folder of pictures in natural order
-    (2.png before 10.png), or an array [F, H, W, 3]. Folders and arrays show `fps` frames in a second.
-    `Sampling` says which frames are taken; 32 by default. No other frames of a file are kept, and no others
-    of a folder are opened.
+    `source` is a video file (PyAV), an animated GIF, WebP or PNG, a folder of pictures in natural order
+    (2.png before 10.png), or an array [F, H, W, 3]. Folders and arrays show `fps` frames per second.
+    `Sampling` defines the selected frames. Default: 32. Other frames of a file are not kept, and other files
+    of a folder are not opened.
 
-    ValueError for a source that is no video or a broken or cut one, for frames that share one time, and for
-    more than 4 GiB of frames.
+    ValueError for a source that is no video or is broken or truncated, for frames that share one time, and
+    for more than 4 GiB of frames.
     """
     sampling = Sampling(count, rate, between)
     if not (isfinite(fps) and fps > 0):

@@ -1,4 +1,4 @@
-"""The bytes of weights, for digests: of plain tensors, and of those that a quantisation library made."""
+"""The bytes of weights, for digests: of plain tensors, and of tensors from a quantisation library."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """The bytes of a plain tensor, as they lie in memory; ValueError for one without memory."""
+    """The bytes of a plain tensor in memory; ValueError for a tensor without memory."""
     if tensor.is_meta:
         raise ValueError("weights on the device meta have no bytes: load the model on a real device")
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def stored_in(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """The plain tensors of which a tensor consists, by name: itself, or what a quantised one is made of."""
+    """Yield the plain tensors that make up a tensor, by name: itself, or the parts of a quantised one."""
     if not hasattr(tensor, "__tensor_flatten__"):
         yield name, tensor
         return
@@ -26,13 +26,13 @@ def stored_in(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 def stored(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """The plain tensors of a state dictionary, in the order of their names."""
+    """Yield the plain tensors of a state dictionary, in the order of their names."""
     for name, tensor in sorted(state.items()):
         yield from stored_in(name, tensor)
 
 
 def parts_of(state: Mapping[str, Tensor]) -> Iterator[str | memoryview]:
-    """Names and bytes of a state dictionary, for `compress.files.digest_of`."""
+    """Yield the names and bytes of a state dictionary, for `compress.files.digest_of`."""
     for name, tensor in stored(state):
         yield name
         yield bytes_of(tensor)

@@ -1,4 +1,4 @@
-"""All that touches a live model: `attach` puts a method on it for the time of a `with` block."""
+"""Everything that modifies a live model: `attach` applies a method to it inside a `with` block."""
 
 from typing import TYPE_CHECKING
 

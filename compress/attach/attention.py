@@ -1,9 +1,10 @@
-"""Attention on demand: the few rows and keys a method reads, from the model's own attention modules.
+"""Attention on demand: computes only the rows and keys a method reads, with the model's own modules.
 
-Fast kernels return no weights, and asking for them slows the whole model down. Here a layer's *input* is all
-that is needed; nothing is computed unless a method asks. The layer's own code runs up to its attention
-kernel, where its queries and keys are taken: norms of heads, rotary tables of any kind, and caps on scores
-are the model's. Results equal eager attention to rounding. No names of a family's parts are assumed.
+Fast kernels return no weights, and asking for them slows the whole model down. This module needs only the
+*input* of a layer, and computes nothing unless a method asks. It runs the layer's own code up to its
+attention kernel and captures the queries and keys there. Norms of heads, rotary tables of any kind, and caps
+on scores are therefore the model's own. Results equal eager attention up to rounding. The code assumes no
+names of a family's submodules.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ QUERIES = 256
 
 @dataclass(frozen=True)
 class Heads:
-    """What a layer's attention reads of one sequence: queries and keys, rotated, and values, in heads."""
+    """The inputs of a layer's attention for one sequence: rotated queries and keys, and values, by head."""
 
     query: Tensor  # [H, L, d]
     key: Tensor  # [H_kv, L, d]
     value: Tensor  # [H_kv, L, d]
     scaling: float
-    cap: float | None  # of scaled scores, which tanh bends below it
+    cap: float | None  # soft cap of scaled scores by tanh
 
     def scores(self, rows: Tensor | slice = slice(None)) -> Tensor:
         """Scaled scores [H, R, L] of the chosen rows, before the mask and softmax."""
@@ -42,7 +43,7 @@ class Heads:
 
 
 class _TappedError(Exception):
-    """Carries what an attention kernel was called with out of a layer's forward."""
+    """Carries the arguments of an attention kernel out of a layer's forward."""
 
 
 def _tap(module: Any, query: Tensor, key: Tensor, value: Tensor, *_: Any, **options: Any) -> NoReturn:
@@ -54,11 +55,11 @@ AttentionInterface.register(TAP, _tap)
 
 
 def tapped(layer: Any, hidden: Tensor, **given: Any) -> Heads:
-    """Queries, keys and values of one sequence in a layer of a tower or decoder, as its kernel gets them.
+    """Queries, keys and values of one sequence in a tower or decoder layer, as passed to its kernel.
 
-    hidden is [1, L, D], or [L, D] for a layer that gets the images of a batch in one row. `given` are further
-    arguments of the layer, such as position_embeddings [1, L, ...]. The layer itself is left alone: shallow
-    copies of it and its attention, which share all weights, run instead. ValueError for a layer whose
+    `hidden` is [1, L, D], or [L, D] for a layer that gets the images of a batch in one row. `given` are
+    further arguments of the layer, such as position_embeddings [1, L, ...]. The layer itself is not modified:
+    shallow copies of it and its attention, which share all weights, run instead. ValueError for a layer whose
     attention does not go through transformers' kernels.
     """
     probe = _probe(layer)
@@ -74,7 +75,7 @@ def tapped(layer: Any, hidden: Tensor, **given: Any) -> Heads:
 
 
 def _probe(layer: Any) -> Any:
-    """A copy of a layer whose attention stops at its kernel."""
+    """A copy of a layer whose attention stops before its kernel."""
     for name, child in layer.named_children():
         if hasattr(getattr(child, "config", None), "_attn_implementation") and hasattr(child, "is_causal"):
             attention = _bare(child)
@@ -87,7 +88,7 @@ def _probe(layer: Any) -> Any:
 
 
 def _bare(module: nn.Module) -> Any:
-    """A shallow copy of a module without hooks, and without a forward that something put over its own."""
+    """A shallow copy of a module without pre-hooks, and without an attribute that overrides `forward`."""
     found: Any = copy(module)
     vars(found).pop("forward", None)
     found._forward_pre_hooks = OrderedDict()
@@ -100,7 +101,7 @@ def tower_keys(layer: Any, hidden: Tensor) -> Tensor:
 
 
 def cls_scores(layer: Any, hidden: Tensor) -> Tensor:
-    """Scaled scores of CLS for itself and the patches [H, 1 + N] in a tower layer with input [1 + N, C].
+    """Scaled scores [H, 1 + N] of CLS for itself and the patches in a tower layer with input [1 + N, C].
 
     Their softmax, in float32, is the attention of CLS.
     """
@@ -119,9 +120,9 @@ def patch_heads(block: Any, hidden: Tensor, rotary: Sequence[Tensor]) -> Heads:
 
 
 def received(block: Any, hidden: Tensor, rotary: Sequence[Tensor]) -> Tensor:
-    """Attention [H, M] that each of M rows of a tower block gets from all, the mean over them, float32.
+    """Mean attention [H, M] that each of M rows of a tower block receives from all rows, float32.
 
-    A few queries at a time: all of them would fill the memory.
+    It is computed in blocks of queries, because all queries at once would exhaust the memory.
     """
     heads = patch_heads(block, hidden, rotary)
     total = torch.zeros(len(heads.query), len(hidden), dtype=torch.float32, device=hidden.device)
@@ -141,14 +142,14 @@ def patch_queries(block: Any, hidden: Tensor, rotary: Sequence[Tensor]) -> Tenso
 
 
 def still(tables: Tables) -> Tables:
-    """Rotary tables of the same form that turn nothing: cosines of 1, sines of 0."""
+    """Rotary tables of the same form that rotate nothing: cosines of 1, sines of 0."""
     return tuple(torch.full_like(table, float(number == 0)) for number, table in enumerate(tables))
 
 
 def window(decoder: Any, number: int) -> int | None:
-    """How many tokens, itself among them, a token sees in a decoder layer; None if it sees all before it."""
-    own = getattr(decoder.config, "sliding_window", None)  # where layers say nothing of it
-    attention = getattr(decoder.layers[number], "self_attn", None)  # there is none in a recurrent layer
+    """Number of tokens that a token sees in a decoder layer, itself included; None if there is no limit."""
+    own = getattr(decoder.config, "sliding_window", None)  # default for layers that do not define it
+    attention = getattr(decoder.layers[number], "self_attn", None)  # a recurrent layer has no attention
     found: int | None = getattr(attention, "sliding_window", own) if attention is not None else None
     return found
 
@@ -159,9 +160,9 @@ def decoder_rows(
 ) -> Tensor:  # fmt: skip
     """Attention [H, R, L] of the chosen rows of one unpadded sequence in a decoder layer.
 
-    hidden [L, D] is the layer's input, `tables` its rotary tables, rows [R] count from 0; `seen` [R, L] bool
-    is what they see, all rows up to their own if not given; `size` [L] is how many tokens each row stands
-    for. Softmax in float32.
+    `hidden` [L, D] is the layer's input, `tables` its rotary tables. `rows` [R] count from 0. `seen` [R, L]
+    bool is the rows that each one attends to; default: all rows up to its own. `size` [L] is the number of
+    tokens that each row represents. Softmax in float32.
     """
     where = torch.as_tensor(rows, device=hidden.device)
     if seen is None:
@@ -173,5 +174,5 @@ def decoder_rows(
 
 
 def decoder_heads(layer: Any, hidden: Tensor, tables: Tables) -> Heads:
-    """Queries and keys of one sequence in a decoder layer; arguments as above."""
+    """Queries, keys and values of one sequence in a decoder layer; arguments as in `decoder_rows`."""
     return tapped(layer, hidden[None], position_embeddings=tables, attention_mask=None)

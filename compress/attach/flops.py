@@ -1,4 +1,4 @@
-"""Counting the matrix products inside a block of code, two operations per multiply-add."""
+"""Counts the FLOPs of matrix products inside a block of code, two operations per multiply-add."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch.utils.flop_counter import flop_registry
 
 
 class FlopCount(TorchDispatchMode):
-    """A context that counts in `found`, by operator, with torch's formulas; norms and softmax are left out.
+    """A context that counts FLOPs in `found` by operator, with torch's formulas, without norms and softmax.
 
     torch's own `FlopCounterMode` also counts by module, and takes several times as long for every small
-    operation: a greedy choice of 128 tokens is hundreds of these.
+    operation: a greedy selection of 128 tokens runs hundreds of them.
     """
 
     supports_higher_order_operators = True
@@ -36,7 +36,7 @@ class FlopCount(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         formula = self._formulas.get(getattr(func, "_overloadpacket", None))
-        if formula is None and _in_parts(func):  # as a whole only in `torch.inference_mode`
+        if formula is None and _in_parts(func):  # only `torch.inference_mode` dispatches it undecomposed
             with self:
                 return func.decompose(*args, **kwargs)
         result = func(*args, **kwargs)
@@ -47,15 +47,15 @@ class FlopCount(TorchDispatchMode):
 
 @cache
 def _in_parts(func: Any) -> bool:
-    """Whether an operator is made of others."""
+    """Whether an operator is composed of others."""
     return isinstance(func, torch._ops.OpOverload) and torch._C._dispatch_has_kernel_for_dispatch_key(
         func.name(), DispatchKey.CompositeImplicitAutograd
     )
 
 
 def _formulas() -> dict[Any, Any]:
-    """By operator, from its arguments and its result."""
-    # torch knows the kernels of GPUs only, and neither of these is in every build.
+    """Operator -> function that computes FLOPs from its arguments and its result."""
+    # torch has formulas for GPU kernels only; neither of these CPU kernels is in every build.
     kernels = {
         getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None): _attention,
         getattr(torch.ops.mkldnn, "_linear_pointwise", None): _linear,
@@ -64,7 +64,7 @@ def _formulas() -> dict[Any, Any]:
 
 
 def _linear(rows: Any, second: Any, third: Any = None, *_: Any, out_val: Any, **__: Any) -> int:
-    """(rows, weight, bias or none), or (rows, what is added, weight)."""
+    """FLOPs for the arguments (rows, weight, bias or none), or (rows, addend, weight)."""
     outputs, inputs = (third if third is not None and third.ndim == 2 else second).shape
     return 2 * rows.shape[0] * int(outputs) * int(inputs)
 

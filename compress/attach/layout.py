@@ -1,4 +1,4 @@
-"""Where padding, text and visual tokens lie in a batch, before and after compression: index arithmetic."""
+"""Positions of padding, text and visual tokens in a batch, before and after compression."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ MISCOUNTED = (
 
 @dataclass(frozen=True)
 class Layout:
-    """A batch as a decoder layer sees it: left-padded samples, each image's visual tokens in one run or more.
+    """The rows of a batch in a decoder layer: left-padded samples, and one or more runs per image.
 
-    Text between the runs of an image stays where it is.
+    A run is a contiguous sequence of an image's visual tokens. Text between the runs of an image keeps its
+    position.
     """
 
     length: int  # rows per sample, padding included
     sizes: list[int]  # rows per sample that are not padding
     before: list[list[int]]  # per sample and run, text tokens before it
-    index: list[list[Tensor]]  # [N] per sample and run, which token of its image each one is; -1 = all
-    owner: list[list[int]]  # per sample and run, which image it belongs to, from 0 without gaps
+    index: list[list[Tensor]]  # [N] per sample and run, index of each token in its image; -1 = whole image
+    owner: list[list[int]]  # per sample and run, number of its image, from 0 without gaps
     device: torch.device
-    size: Tensor | None = None  # [B, length] how many tokens attention takes each row for; None = one each
+    size: Tensor | None = None  # [B, length] number of tokens each row counts for in attention; None = one
 
     @property
     def places(self) -> list[Place]:
@@ -41,12 +42,12 @@ class Layout:
         return [(sample, image) for sample, owner in enumerate(self.owner) for image in sorted(set(owner))]
 
     def runs(self, place: Place) -> list[int]:
-        """Which runs of the sample are of one image."""
+        """The numbers of the sample's runs that belong to one image."""
         sample, image = place
         return [run for run, owner in enumerate(self.owner[sample]) if owner == image]
 
     def tokens(self, place: Place) -> Tensor:
-        """Untouched indices [N] of the visual tokens of one image."""
+        """Original indices [N] of the visual tokens of one image."""
         return _joined([self.index[place[0]][run] for run in self.runs(place)])
 
     def first(self, sample: int) -> int:
@@ -93,7 +94,7 @@ class Layout:
 
     @property
     def behind(self) -> int:
-        """How many of the last rows are text in every sample, after its images."""
+        """The number of trailing rows that are text in every sample, after all images."""
         ends = [
             self._run(sample, len(runs) - 1).stop if runs else self.first(sample) + 1
             for sample, runs in enumerate(self.index)
@@ -101,11 +102,11 @@ class Layout:
         return self.length - max(ends)
 
     def shorten(self, chosen: Mapping[Place, Tensor]) -> tuple[Layout, Tensor]:
-        """The layout after some images kept only the `chosen` of their tokens, and which rows these are.
+        """The layout after some images kept only the `chosen` of their tokens, and the rows that remain.
 
-        The second is [B, L'], left-padded with row 0. A chosen -1 takes the place of the image's first token;
-        images that are not listed keep all. A token of an image in several runs stays in its run, which may
-        be left empty.
+        The rows are [B, L'], left-padded with row 0. A chosen -1 takes the position of the image's first
+        token; images that are not listed keep all. A token of an image in several runs stays in its run,
+        which may become empty.
         """
         rows, index = [], []
         for sample, runs in enumerate(self.index):
@@ -123,8 +124,10 @@ class Layout:
         return Layout(max(sizes), sizes, self.before, index, self.owner, self.device, size), found
 
     def joined(self, place: Place, into: Tensor, after: Layout) -> Layout:
-        """The layout `after` this one was shortened, whose tokens of one image attention takes for as many
-        as joined each: `into` [N] in 0 .. K - 1, -1 = none."""
+        """The layout `after` shortening, with the number of tokens that joined each token of one image.
+
+        Attention weights each token by this number. `into` [N] is in 0 .. K - 1, -1 = none.
+        """
         sample, kept, into = place[0], after.visual(place), into.to(self.device)
         before = torch.ones(len(into), device=self.device)
         if self.size is not None:
@@ -135,7 +138,7 @@ class Layout:
         return replace(after, size=size)
 
     def run_of(self, place: Place, rows: Tensor) -> Tensor:
-        """Which of its image's runs each of the tokens `rows` [K] of an image stands in; -1 is in the first.
+        """The number of the run, among its image's, of each of the tokens `rows` [K]; the first run for -1.
 
         [K], zeros for an image in one run.
         """
@@ -145,7 +148,7 @@ class Layout:
         return torch.where(rows < 0, filled, torch.bucketize(rows, ends, right=True))
 
     def _split(self, sample: int, chosen: Mapping[Place, Tensor]) -> dict[int, Tensor]:
-        """The chosen tokens of a sample's images by run, counted from the run's first."""
+        """The chosen tokens of a sample's images by run, with indices relative to the run's first token."""
         found: dict[int, Tensor] = {}
         for image in set(self.owner[sample]):
             place = sample, image
@@ -163,9 +166,9 @@ class Layout:
         return found
 
     def rows_in(self, earlier: Layout) -> Tensor:
-        """The row of an `earlier` layout of the batch at which each row stood, [B, length].
+        """The former row of each row, in an `earlier` layout of the batch, [B, length].
 
-        A token that stands for the whole image stood at its first; padding is 0.
+        A token that represents the whole image maps to the image's first row; padding is 0.
         """
         rows = []
         for sample, owner in enumerate(self.owner):
@@ -187,7 +190,7 @@ class Layout:
         return torch.cat([part for pair in zip(text, [*visual, text[-1][:0]], strict=True) for part in pair])
 
     def _text_runs(self, sample: int) -> Iterator[Tensor]:
-        """Rows of the text before, between and after the visual tokens: one run more than theirs."""
+        """Yield the rows of the text before, between and after the visual runs: one more run than those."""
         start = self.first(sample)
         for number in range(len(self.index[sample])):
             run = self._run(sample, number)
@@ -197,7 +200,7 @@ class Layout:
 
 
 def origin(index: Tensor, chosen: Tensor) -> Tensor:
-    """Untouched index of the chosen rows of a view with this `index`; a chosen -1 stays -1."""
+    """Original indices of the chosen rows of a view with this `index`; a chosen -1 stays -1."""
     return torch.where(chosen < 0, -1, index[chosen.clamp(min=0)]) if len(index) else index
 
 
@@ -206,9 +209,9 @@ def read_layout(
 ) -> Layout:
     """The layout of a fresh batch whose images, in order, have runs of `counts` placeholders.
 
-    visual [B, S], True = placeholder, is on the host, where all is counted; mask [B, S] or None; the layout
-    is for `device`. Samples without an image are fine. ValueError for masks that are not 2-D, right padding,
-    and placeholders that do not fit the images.
+    `visual` [B, S], True = placeholder, is on the host, where counting takes place; `mask` is [B, S] or None;
+    the layout's tensors are on `device`. Samples without an image are allowed. ValueError for masks that are
+    not 2-D, right padding, and placeholders that do not fit the images.
     """
     if mask is not None and (not isinstance(mask, Tensor) or tuple(mask.shape) != visual.shape):
         raise ValueError("attention_mask: give the 2-D mask that the processor returns")

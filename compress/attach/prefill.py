@@ -1,6 +1,6 @@
-"""What happens to one batch: the rows that go on from every stage, and what decoding must know afterwards.
+"""Compression of one batch: the rows kept at every stage, and the state that decoding needs.
 
-No hooks here: `attach` calls in from the model's layers.
+This module has no hooks: the hooks of `attach` call it from the model's layers.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from compress.models.loading import MLLM, Picture
 
 @dataclass(frozen=True)
 class Record:
-    """What happened to one image or video in one prefill; a row without any has one record, of no tokens."""
+    """The result for one image or video in one prefill; a row without any has one record, of no tokens."""
 
     tokens: int  # visual tokens before compression
-    text: int  # tokens of the prompt that belong to no image
+    text: int  # tokens of the prompt outside all images
     entering: list[int]  # visual tokens entering each decoder layer: the ledger
     cached: list[int]  # visual tokens in each layer's cache after the prefill; fewer if caches are cut
-    kept: dict[int, list[int]]  # depth -> untouched index of what went on, in order; -1 = the whole image
-    merged: dict[int, list[bool]]  # depth -> which of them carry a new value
-    selection_flops: float | None  # of the method's own matrix products, two per multiply-add; if asked for
+    kept: dict[int, list[int]]  # depth -> original indices of the kept tokens, in order; -1 = whole image
+    merged: dict[int, list[bool]]  # depth -> whether each of them has a new value
+    selection_flops: float | None  # of the method's own matrix products, two per multiply-add; if counted
     frames: int = 0  # of a video, as `View` counts them; 0 for an image
 
 
@@ -44,7 +44,7 @@ class State:
     """The batch before one decoder layer."""
 
     hidden: Tensor  # [B, L, D]
-    layout: Layout  # the untouched one itself while nothing was dropped
+    layout: Layout  # the same object as the original one while nothing was dropped
 
 
 class Prefill:
@@ -57,20 +57,20 @@ class Prefill:
         self.mllm, self.selector, self.positions = mllm, selector, positions
         self.ids, self.untouched = ids, layout  # [B, S]
         self.selections = Selections(mllm, selector, positions, ids, layout, pictures, schedules, count_flops)
-        self.layers: list[Layout] = []  # what each decoder layer got
-        self.caches: list[Layout] = []  # what each layer's cache holds of the prefill
+        self.layers: list[Layout] = []  # input of each decoder layer
+        self.caches: list[Layout] = []  # prefill tokens in each layer's cache
         self.windows = [window(mllm.decoder, number) for number in range(mllm.layers)]
-        self.previous: Callable[[], LayerInput] | None = None  # of the layer before, if the next is a stage
-        self.whole = False  # whether all that happens does so before the decoder, and once for its layers
+        self.previous: Callable[[], LayerInput] | None = None  # of the previous layer, if the next is a stage
+        self.whole = False  # whether all stages are before the decoder, applied once for all layers
         self.first: Tensor | None = None  # [B, 1] position of the first token
-        self.offsets: Tensor | None = None  # of positions, as the family counts them
+        self.offsets: Tensor | None = None  # position offsets as defined by the family
         self.decoded = 0
-        self.rows: dict[int, Tensor] = {}  # by id of a layout, the untouched row of each of its rows [B, L]
-        self.residuals: dict[Place, list[Tensor]] = {}  # [N, D] number i is added behind decoder layer i
+        self.rows: dict[int, Tensor] = {}  # id of a layout -> original row of each of its rows [B, L]
+        self.residuals: dict[Place, list[Tensor]] = {}  # [N, D] number i is added after decoder layer i
         self.shared: dict[Any, Any] = {}  # arguments of the current call, by layout
 
     def enter(self, number: int, hidden: Tensor, given: Arguments) -> tuple[Tensor, Arguments]:
-        """The hidden states and arguments for decoder layer `number` in place of those it was `given`."""
+        """The hidden states and arguments for decoder layer `number`, replacing those it was `given`."""
         layout = self.layers[-1] if number else self.untouched
         state = State(self._with_residuals(number - 1, hidden, layout), layout)
         state = self._stages(number, state, given)
@@ -81,7 +81,7 @@ class Prefill:
         return state.hidden, {**given, **self._arguments(number, state, given)}
 
     def enter_all(self, given: Arguments) -> Arguments:
-        """The decoder's own arguments in place of those it was `given`, if no stage lies behind its input."""
+        """The decoder's own arguments, replacing those it was `given`, if all stages are at its input."""
         self.whole = True
         hidden, ids = given["inputs_embeds"], given.get("position_ids")
         if ids is None:
@@ -92,7 +92,7 @@ class Prefill:
             return given
         mask = state.layout.mask()
         if mask is None and cache_in(given) is None:
-            # Positions with holes would look like packed sequences.
+            # Positions with gaps would look like packed sequences.
             mask = torch.ones(state.hidden.shape[:2], dtype=torch.bool, device=hidden.device)
         changed = {
             "inputs_embeds": state.hidden,
@@ -102,9 +102,9 @@ class Prefill:
         return {**given, **changed, **self._residuals_of(state.layout)}
 
     def take_residuals(self, given: Arguments) -> Arguments:
-        """Arguments of the decoder without what it adds to visual tokens between its layers, which is kept.
+        """Store the features that are added to visual tokens between layers; the arguments without them.
 
-        ValueError if something is added behind the last layer.
+        ValueError if features are added after the last layer.
         """
         names = self.mllm.residuals
         if names is None or given.get(names[1]) is None or not any(self.selections.schedules.values()):
@@ -122,7 +122,7 @@ class Prefill:
         return {**given, **dict.fromkeys(names)}
 
     def _with_residuals(self, number: int, hidden: Tensor, layout: Layout) -> Tensor:
-        """The output of decoder layer `number` and what is added to its visual tokens."""
+        """The output of decoder layer `number` plus the features added to its visual tokens."""
         added = {place: each[number] for place, each in self.residuals.items() if 0 <= number < len(each)}
         if not added:
             return hidden
@@ -133,7 +133,7 @@ class Prefill:
         return hidden
 
     def _residuals_of(self, layout: Layout) -> Arguments:
-        """The decoder's arguments by which it adds them itself."""
+        """Arguments that make the decoder add the stored features itself."""
         if not self.residuals or self.mllm.residuals is None:
             return {}
         where = torch.zeros(len(layout.sizes), layout.length, dtype=torch.bool, device=layout.device)
@@ -144,15 +144,15 @@ class Prefill:
         return dict(zip(self.mllm.residuals, (where, every), strict=True))
 
     def _arguments(self, number: int, state: State, given: Arguments) -> Arguments:
-        """What replaces the arguments that the model gives a decoder layer: its own, of the rows left.
+        """Replacements for the arguments of a decoder layer: the model's own, for the remaining rows.
 
-        Masks of plainly causal layers are built instead: tokens may have been put in another order.
+        Masks of plainly causal layers are built anew, because tokens may have been reordered.
         """
         layout = state.layout
         if layout is self.untouched:
             return {}
         tables, mask = given["position_embeddings"], given.get("attention_mask")
-        # The rotary table carries the positions; ids with holes look like packed sequences to some kernels.
+        # The rotary table holds the positions; some kernels interpret ids with gaps as packed sequences.
         found: Arguments = {"position_ids": None}
         key: Any = "tables", id(layout), id(tables)
         if key not in self.shared:
@@ -160,7 +160,7 @@ class Prefill:
                 fit = self.mllm.rotary(state.hidden, self._ids(state, None), number)
             else:
                 fit = gathered(tables, self.rows[id(layout)])
-            self.shared[key] = tables, fit  # with those it is made of, whose id must not be another's
+            self.shared[key] = tables, fit  # keeps the original alive, so that its id stays unique
         found["position_embeddings"] = self.shared[key][1]
         if self.mllm.special_masks:
             key = "mask", id(layout), id(mask)
@@ -175,16 +175,16 @@ class Prefill:
         return {**found, "attention_mask": self.shared[key], **near}
 
     def _gathered_mask(self, mask: Tensor, layout: Layout) -> Tensor:
-        """A mask [1 or B, H, S, S] of untouched rows, for the rows that are left."""
+        """A mask [1 or B, H, S, S] of the original rows, gathered for the remaining rows."""
         rows = self.rows[id(layout)]
         at = rows.cummax(1).values
         found = _entries(mask, at[:, :, None], at[:, None])
         if self.selections.reordered:
-            # One that stands behind a later row shares its place. Those of a place see each other both ways
-            # where rows of the image do, else in their new order.
+            # A row moved behind a later one shares its place. Rows that share a place attend to each other in
+            # both directions if the image's rows do, otherwise in their new order.
             low = torch.minimum(rows[:, :, None], rows[:, None])
             high = torch.maximum(rows[:, :, None], rows[:, None])
-            high = (high + (low == high)).clamp(max=mask.shape[-1] - 1)  # of the whole image, and its first
+            high = (high + (low == high)).clamp(max=mask.shape[-1] - 1)  # whole-image token and first one
             shared = (at[:, :, None] == at[:, None]).triu(1)
             found = torch.where(shared[:, None], _entries(mask, low, high), found)
         real = layout.mask()
@@ -196,7 +196,7 @@ class Prefill:
         return found.masked_fill(shut, torch.finfo(found.dtype).min)
 
     def _ids(self, state: State, given: Tensor | None) -> Tensor:
-        """Position ids of the rows left, of those `given` [..., 1 or B, S], or without holes."""
+        """Position ids of the remaining rows, from `given` [..., 1 or B, S], or renumbered without gaps."""
         layout, device = state.layout, state.hidden.device
         if self.positions == "compact":
             assert self.first is not None
@@ -227,7 +227,7 @@ class Prefill:
         return state
 
     def _went_on(self, state: State, layers: int) -> None:
-        """Note what the next `layers` of the decoder get."""
+        """Record the input layout of the next `layers` of the decoder."""
         self.layers += [state.layout] * layers
         self.caches += [state.layout] * layers
         if len(self.layers) == self.mllm.layers:
@@ -244,10 +244,10 @@ class Prefill:
             )
 
     def finish(self, given: Arguments) -> None:
-        """The model's call with these arguments is over, and the tensors are no longer needed."""
+        """Store the position offsets after the model's call with these arguments, and release tensors."""
         sizes = _column(self.untouched.sizes, self.ids.device)[:, 0]
         offsets = self.mllm.position_offsets(given, sizes)
-        if offsets is not None:  # beams share those of their prompt
+        if offsets is not None:  # beams share the offset of their prompt
             offsets = offsets.repeat_interleave(len(self.ids) // len(offsets))
         self.offsets = offsets
         self.shared, self.rows, self.residuals = {}, {}, {}
@@ -265,7 +265,7 @@ class Prefill:
         return other
 
     def next_step(self, decoded: int) -> None:
-        """The cache will hold so many tokens beyond the prefill."""
+        """Start a decoding step: set the number of cached tokens after the prefill."""
         self.decoded = decoded
         self.shared = {}
 
@@ -282,7 +282,7 @@ class Prefill:
         near = self._in_window(number, hidden, layout, cache, given)
         alike = not cache.padded and cache.size is None
         if self.positions == "original" and alike and hidden.shape[1] == 1:
-            # A row that sees all there is, if the layer has no window.
+            # The row attends to all tokens if the layer has no window.
             return {**given, "attention_mask": None, "position_ids": None, **near}
         key = id(layout), id(cache), self.windows[number], hidden.device  # windows hold fewer keys
         if key not in self.shared:
@@ -307,10 +307,10 @@ class Prefill:
     def _in_window(
         self, number: int, hidden: Tensor, layout: Layout, cache: Layout, given: Arguments
     ) -> Arguments:
-        """The attention mask of a decoder layer with a sliding window; nothing where all is within it.
+        """The attention mask of a decoder layer with a sliding window; empty if all tokens are within it.
 
-        A window counts places in the untouched sequence, or, where positions are closed up, in the layer's
-        own. `layout` is what the layer got, `cache` what its cache should hold of it.
+        A window counts positions in the original sequence, or in the layer's own sequence if positions are
+        compact. `layout` is the layer's input, `cache` the part of it that its cache should hold.
         """
         sees = self.windows[number]
         if sees is None or sees >= self.untouched.length + self.decoded:
@@ -318,7 +318,7 @@ class Prefill:
         key = "window", id(layout), id(cache), sees, hidden.device
         if key not in self.shared:
             count, stored = hidden.shape[1], cache_in(given)
-            columns = count  # of keys: old ones may have left the cache
+            columns = count  # number of keys: old ones may have left the cache
             if stored is not None:
                 columns, _ = stored.get_mask_sizes(count, number)
             reference = self.untouched if self.positions == "original" else layout
@@ -335,14 +335,14 @@ class Prefill:
         return self.shared[key]
 
     def _closed_up(self, layout: Layout, ids: Tensor) -> Tensor:
-        """Positions [B, 1] of the next token in a sequence without holes, from those of the untouched one."""
+        """Positions [B, 1] of the next token without gaps, from positions in the original sequence."""
         pairs = zip(self.untouched.sizes, layout.sizes, strict=True)
         return ids - _column([before - after for before, after in pairs], ids.device)
 
     def cut_caches(self, cache: Any, first: int) -> None:
-        """Leave in the caches of decoder layers `first` and deeper only the tokens that passed all stages.
+        """Keep in the caches of decoder layers `first` and deeper only the tokens that passed all stages.
 
-        Positions stay as each layer counted them.
+        Positions stay as each layer assigned them.
         """
         final, cut = self.layers[-1], {}
         for number in range(first, len(self.layers)):
@@ -359,7 +359,7 @@ class Prefill:
             layer = cache.layers[number]
             batch = torch.arange(len(rows), device=layer.keys.device)[:, None]
             where = rows.to(layer.keys.device)
-            left = layout.length - layer.keys.shape[2]  # rows that a sliding window has left behind
+            left = layout.length - layer.keys.shape[2]  # rows that are no longer in a sliding window
             if left:
                 where = where - left
                 held = max(1, int((where >= 0).sum(1).max()))
@@ -369,9 +369,9 @@ class Prefill:
             layer.values = layer.values[batch, :, where].transpose(1, 2).contiguous()
 
     def records(self, sample: int) -> list[Record]:
-        """What became of the images of one sample.
+        """The records of the images of one sample.
 
-        ValueError for tokens chosen twice, or out of order without a word about it.
+        ValueError for tokens chosen twice, or out of order without `reordered` or `tokens`.
         """
         places = [place for place in self.untouched.places if place[0] == sample]
         text = len(self.untouched.text(sample))
@@ -395,7 +395,7 @@ class Prefill:
         )
 
     def _shorten(self, state: State, chosen: dict[Place, Selection]) -> State:
-        """The batch of the rows that go on."""
+        """The batch with only the rows that are kept."""
         if not chosen:
             return state
         device = state.hidden.device
@@ -416,10 +416,10 @@ class Prefill:
         return State(hidden, after)
 
     def _input(self, number: int, state: State, given: Arguments) -> LayerInput:
-        """What decoder layer `number` reads in this state."""
+        """The input of decoder layer `number` in this state."""
         if self.whole:
             ids = self._ids(state, given["position_ids"])
-            if len(ids) == 4:  # those of the text come first, and turn nothing
+            if len(ids) == 4:  # text positions come first and do not rotate
                 ids = ids[1:]
             return LayerInput(state.hidden, self.mllm.rotary(state.hidden, ids, number), None)
         now = {**given, **self._arguments(number, state, given)}
@@ -432,9 +432,9 @@ class Prefill:
         return self._weighed(mask, hidden, layout)
 
     def _weighed(self, mask: Any, hidden: Tensor, layout: Layout) -> Any:
-        """An attention mask of new rows [B, n, D], and the logarithm of the sizes of the layout's rows.
+        """An attention mask for new rows [B, n, D] plus the logarithm of the layout's row sizes.
 
-        The result is added to the logits. The mask stays as it is in a layout without sizes.
+        The result is added to the logits. Without sizes in the layout, the mask is returned unchanged.
         """
         if layout.size is None:
             return mask
@@ -467,7 +467,7 @@ def _entries(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
 
 
 def gathered(tables: Any, rows: Tensor) -> Any:
-    """The chosen rows [B, L] of rotary tables [1 or B, S, ...], nested as the model has them."""
+    """The chosen rows [B, L] of rotary tables [1 or B, S, ...], nested as in the model."""
     if not isinstance(tables, Tensor):
         return tuple(gathered(each, rows) for each in tables)
     batch = torch.arange(len(rows), device=rows.device)[:, None]
@@ -475,10 +475,10 @@ def gathered(tables: Any, rows: Tensor) -> Any:
 
 
 def _of_selection(selection: Selection, residual: Tensor) -> Tensor:
-    """The residuals [K, D] of a selection's tokens, from those of the view's tokens [N, D].
+    """The residuals [K, D] of the selected tokens, from those of the view's tokens [N, D].
 
-    A merged token has the mean over those that joined it, where the method says which they are, else its
-    representative's; a token of the whole image has the mean of all.
+    If the method gives `into`, a merged token gets the mean over the tokens that joined it, otherwise the
+    residual of its representative. A token of the whole image gets the mean of all.
     """
     index = selection.index
     found = residual[index.clamp(min=0)]

@@ -1,4 +1,4 @@
-"""The choices of one prefill: what the method keeps of every image at each of its stages."""
+"""The selections of one prefill: the tokens that the method keeps of every image at each of its stages."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from compress.models.loading import MLLM, Picture
 
 
 class Selections:
-    """Asks the method at every stage, checks its answers and notes what goes on.
+    """Calls the method at every stage, checks its results and records the kept tokens.
 
-    `schedules` say for each image how many visual tokens are left before which depth.
+    `schedules` maps each image to its schedule: the number of visual tokens from each depth on.
     """
 
     def __init__(
@@ -31,10 +31,10 @@ class Selections:
         self.mllm, self.selector = mllm, selector
         self.untouched, self.pictures, self.schedules = layout, pictures, schedules
         self.signals = Signals(mllm, selector, positions, ids, layout, pictures)
-        self.kept: dict[int, dict[Place, Tensor]] = {}  # depth -> untouched indices
+        self.kept: dict[int, dict[Place, Tensor]] = {}  # depth -> original indices
         self.merged: dict[int, dict[Place, Tensor]] = {}
-        self.chosen: dict[int, dict[Place, Tensor]] = {}  # rows of the view; sorted where order was free
-        self.reordered = False  # whether tokens may stand in another order than in the prompt
+        self.chosen: dict[int, dict[Place, Tensor]] = {}  # rows of the view; sorted if any order is allowed
+        self.reordered = False  # whether tokens may be in another order than in the prompt
         self.flops: dict[Place, float] | None = dict.fromkeys(pictures, 0.0) if count_flops else None
 
     def act(self, depth: int) -> bool:
@@ -49,9 +49,9 @@ class Selections:
         ]
 
     def noted(self, place: Place) -> tuple[dict[int, list[int]], dict[int, list[bool]]]:
-        """By depth, the untouched index of what went on of an image, and which of it is merged.
+        """By depth, the original indices of an image's kept tokens, and flags for the merged ones.
 
-        ValueError for tokens chosen twice, or out of order without a word about it.
+        ValueError for tokens chosen twice, or out of order without `reordered` or `tokens`.
         """
         for depth, chosen in self.chosen.items():
             rows = chosen[place].tolist() if place in chosen else []
@@ -67,12 +67,12 @@ class Selections:
         return of(self.kept), of(self.merged)
 
     def at_tower(self, hidden: Tensor) -> dict[Place, Selection]:
-        """What goes on from the tower, per image, already projected."""
+        """The projected tokens of each image that are kept at the tower's output."""
         chosen = {}
         for place in self.untouched.places:
             at, tokens = self._from_tower(place)
-            projected = self.mllm.projector.forward(tokens)  # not as a module, whose hooks put tokens aside
-            if VISION not in self.schedules[place]:  # newlines are where the model put them
+            projected = self.mllm.projector.forward(tokens)  # `forward` bypasses the hooks that store tokens
+            if VISION not in self.schedules[place]:  # newlines stay as the model placed them
                 own = hidden[place[0], self.untouched.visual(place)]
                 projected = own.index_copy(0, at, projected.to(hidden))
                 at = self.untouched.tokens(place)
@@ -80,9 +80,9 @@ class Selections:
         return chosen
 
     def _from_tower(self, place: Place) -> tuple[Tensor, Tensor]:
-        """The visual tokens of one image that are to be projected: rows of its run, features [K, C].
+        """The visual tokens of one image to be projected: rows among its tokens, and features [K, C].
 
-        Newlines, which the tower does not know, do not go on.
+        Newlines, which the tower does not produce, are dropped.
         """
         index, picture = self.untouched.tokens(place), self.pictures[place]
         encoding = self.signals.needed()
@@ -101,7 +101,7 @@ class Selections:
     def _shortened_tiles(
         self, place: Place, features: Tensor, crowds: Sequence[Crowd]
     ) -> tuple[Tensor, Tensor]:
-        """What the tower itself left of an image's tiles, one after the other; padding does not go on."""
+        """The tokens of an image's tiles that the tower itself kept, concatenated; padding is dropped."""
         picture, per_tile = self.pictures[place], self.mllm.tile_tokens
         row = features.new_full((picture.tiles * per_tile,), -1, dtype=torch.long)
         patches = picture.patches.to(row)
@@ -120,9 +120,9 @@ class Selections:
         return torch.cat(index), torch.cat(tokens)
 
     def at_layer(self, number: int, hidden: Tensor, layout: Layout, inputs: Inputs) -> dict[Place, Selection]:
-        """What goes on from decoder layer `number`, for the images that keep less from there on.
+        """The selections before decoder layer `number`, for images that keep fewer tokens from there on.
 
-        `hidden` [B, L, D] and `layout` are what reaches it; `inputs` are those of it and of the layer before.
+        `hidden` [B, L, D] and `layout` are the input of this layer; `inputs` covers it and the layer before.
         """
         chosen = {}
         for place in layout.places:
@@ -135,12 +135,12 @@ class Selections:
         return chosen
 
     def _select(self, place: Place, view: View, layout: Layout) -> Selection:
-        """Let the method choose, check the form of its answer and note what goes on."""
+        """Let the method select, check the form of its result and record the kept tokens."""
         keep = self.schedules[place][view.depth]
         with FlopCount() if self.flops is not None else nullcontext() as counter:
             if keep < len(view.hidden):
                 chosen = self.selector.select(view, keep)
-            else:  # the budget counted newlines, which the tower does not know: all patches fit
+            else:  # the budget included newlines, which the tower lacks: all patches fit
                 chosen = Selection(torch.arange(len(view.hidden)))
         if self.flops is not None and counter is not None:
             self.flops[place] += counter.total
@@ -153,7 +153,7 @@ class Selections:
             raise ValueError(
                 f"select returned {len(index)} indices and tokens {tuple(tokens.shape)}: give [K, C]"
             )
-        if tokens is not None and len(layout.runs(place)) > 1:  # each stands in its representative's run
+        if tokens is not None and len(layout.runs(place)) > 1:  # each is in its representative's run
             order = layout.run_of(place, index).sort(stable=True).indices
             index, tokens = index[order], tokens[order]
             if into is not None:  # -1 stays

@@ -1,15 +1,15 @@
-"""Apply a compression method to a live, unmodified transformers model, with hooks that go with the block.
+"""Applies a compression method to an unmodified transformers model, with hooks for a `with` block.
 
     with attach(model, FastV(), keep=64) as trace:
         model.generate(**inputs)
     trace.samples[0].entering          # visual tokens entering each decoder layer
 
-Before every decoder layer where the method acts a hook gathers the rows that go on, so that this and all
-deeper layers, and their caches, really are shorter. While decoding, each layer gets the mask and the
-positions that belong to its own cache. For a method that acts before the first layer only, that is done once
-for the whole decoder, whose layers then run as they are, and may have a static cache. A method that acts at
-VISION chooses there too, where the prompt is known: the tower's tokens wait until then, and only those that
-stay are projected.
+Before every decoder layer where the method acts, a hook gathers the rows that are kept, so that this and all
+deeper layers, and their caches, are in fact shorter. While decoding, each layer gets the mask and the
+positions that fit its own cache. For a method that acts before the first layer only, this is done once for
+the whole decoder; its layers then run unmodified and may have a static cache. A method that acts at VISION
+also selects at that point, because the prompt is known there: the tower's tokens are stored until then, and
+only the kept ones are projected.
 """
 
 from __future__ import annotations
@@ -62,27 +62,28 @@ def attach(
 
     `keep` is a count of visual tokens for every image, or a ratio that is resolved for each image by itself:
     "11.1%", "1/9", or a float between 0 and 1 (`compress.keep`). An image with fewer tokens than the count
-    keeps all. A video has one budget for all its frames, as an image has. `match` says what equals the
-    budget: with "equivalent" the mean over decoder layers of the visual tokens that enter a layer, with
-    "tokens" those left after the method's last stage.
+    keeps all. A video has one budget for all its frames, like an image. `match` defines the cost that equals
+    the budget: with "equivalent" the mean over decoder layers of the visual tokens that enter a layer, with
+    "tokens" the visual tokens after the method's last stage.
 
     `generate` (greedy, sampling, beams) and plain calls of the model work, at batch 1 and with left padding;
-    logits and caches are shorter where tokens were dropped. A cache goes on from its own prefill, copied,
-    cropped to text after the images, or with its rows moved. All text counts as prompt. `positions` defaults
-    to what the method's official code does (M-RoPE always keeps its own); `count_flops` measures what the
-    selection itself computes. Keeping all tokens leaves the model untouched, bit for bit. Only calls of the
-    model itself are compressed, not of its parts; under a method that acts at VISION the projector alone
-    returns NaN. What `torch.compile` made runs uncompiled inside the block, in all of the process: compiled
-    code does not notice hooks.
+    logits and caches are shorter if tokens were dropped. A cache can be continued after its own prefill, also
+    if it was copied, cropped to text after the images, or had its rows moved. All text counts as prompt.
+    Default of `positions`: as in the method's official code (M-RoPE always keeps its own). `count_flops`
+    counts the FLOPs of the selection itself. Keeping all tokens leaves the model untouched, bit for bit. Only
+    calls of the model itself are compressed, not of its submodules; under a method that acts at VISION the
+    projector alone returns NaN. Functions from `torch.compile` run uncompiled inside the block, in the whole
+    process, because compiled code does not notice hooks.
 
-    With `turns` one call may add several tokens to a cache: another turn of a conversation, text only. What
-    was dropped stays dropped; for a new image, or a choice by the new question, give the whole conversation.
-    Otherwise several tokens are refused, since chunked prefill and assisted decoding look the same.
+    With `turns` one call may add several tokens to a cache: another turn of a conversation, text only.
+    Dropped tokens stay dropped; for a new image, or a selection by the new question, give the whole
+    conversation. Without `turns`, several tokens are refused, since chunked prefill and assisted decoding
+    look the same.
 
     ValueError for an unsupported model, an impossible budget, a second method on the same model, and for
     inputs that cannot be compressed: `labels`, `inputs_embeds`, masks that are not 2-D, right padding, static
-    caches where layers would differ in length, chunked prefill, assisted decoding, caches from elsewhere,
-    `generate` without a cache, gradient checkpointing of layers that the method shortens.
+    caches if layers would differ in length, chunked prefill, assisted decoding, caches from outside the
+    block, `generate` without a cache, gradient checkpointing of layers that the method shortens.
     """
     mllm = adapt(model)
     check_match(match)
@@ -108,7 +109,7 @@ def attach(
 
 
 class _Session:
-    """One method on one model: hooks that hand every prefill and every decoding step to a `Prefill`."""
+    """One method on one model: hooks that pass every prefill and every decoding step to a `Prefill`."""
 
     def __init__(
         self, mllm: MLLM, selector: Selector, keep: Keep, match: Match, positions: Positions,
@@ -117,10 +118,10 @@ class _Session:
         self.mllm, self.selector, self.count_flops, self.turns = mllm, selector, count_flops, turns
         self.keep, self.match, self.positions = keep, match, positions
         self.plans: dict[tuple[int, Match], dict[int, int]] = {}
-        # A bad budget fails here, not in a batch; whether an average is in reach may depend on the image.
+        # A bad budget fails before any batch; whether a mean is in reach may depend on the image.
         self.most = mllm.visual_tokens
         if isinstance(keep, int) and mllm.free_size and (mllm.video_arguments or mllm.processor is None):
-            self.most = max(self.most, keep)  # nothing limits a video, and only a processor an image
+            self.most = max(self.most, keep)  # videos have no limit; images only with a processor
         self.schedule = self.plan(self.most, "tokens" if mllm.free_size else match)
         self.windowed = any(window(mllm.decoder, number) for number in range(mllm.layers))
         self.before_decoder = self._acts_before_decoder()
@@ -143,15 +144,15 @@ class _Session:
         self.tower = TowerSession(mllm, selector, left, count_flops)
         self.trace = Trace()
         self.handles: list[Any] = []
-        self.covered: list[tuple[Any, str, Any]] = []  # object, attribute, what stood there of its own
-        self.visuals: dict[Modality, Arguments] = {}  # that were encoded for the next call of the model
-        self.prefills: WeakKeyDictionary[Key, Prefill] = WeakKeyDictionary()  # while a cache is of them
+        self.covered: list[tuple[Any, str, Any]] = []  # object, attribute, its own value before or None
+        self.visuals: dict[Modality, Arguments] = {}  # arguments of visuals encoded for the next call
+        self.prefills: WeakKeyDictionary[Key, Prefill] = WeakKeyDictionary()  # while their cache lives
         self.prefill: Prefill | None = None  # of the current call
         self.phase = ""  # "prefill" or "decode" while the model itself is being called
         self.signature = inspect.signature(mllm.model.forward)
 
     def _check_tower(self, left: int | None) -> None:
-        """ValueError where the method reads or does something in the tower that this model does not have."""
+        """ValueError if the method needs a part of the tower that this model does not have."""
         mllm, selector = self.mllm, self.selector
         name, model = type(selector).__name__, f"{self.mllm.name} ({type(self.mllm).__name__})"
         received = selector.cls == "received"
@@ -176,14 +177,14 @@ class _Session:
         return self.plans[key]
 
     def _acts_before_decoder(self) -> bool:
-        """Whether no stage can lie behind the decoder's input, whatever the image's size."""
+        """Whether all stages are at or before the decoder's input, whatever the image's size."""
         tokens = self.mllm.visual_tokens
         stages = self.selector.schedule(tokens, min(count_of(self.keep, tokens), tokens), self.mllm.layers)
-        # Other kernels than these may take positions with holes for packed sequences.
+        # Other kernels may interpret positions with gaps as packed sequences.
         plain = self.mllm.decoder.config._attn_implementation in ("sdpa", "eager")
-        # The decoder itself would count its window on the shorter sequence.
+        # The decoder itself would apply its window to the shorter sequence.
         ahead = self.windowed and self.positions == "original"
-        # The decoder's own masks hide tokens, and do no more.
+        # The decoder builds plain causal masks only.
         special = self.mllm.special_masks or self.selector.attends_by_size
         return plain and not ahead and not special and max(stages, default=INPUT) <= INPUT
 
@@ -202,12 +203,12 @@ class _Session:
             add(module.register_forward_pre_hook(partial(self._layer, number), with_kwargs=True))
 
     def _cover(self, owner: Any, name: str, around: Callable[[Any], Any]) -> None:
-        """Let `around` wrap a method of this one object until `unhook`, where not all calls pass a hook."""
+        """Wrap a method of this object with `around` until `unhook`, for calls that bypass module hooks."""
         self.covered.append((owner, name, vars(owner).get(name)))
         setattr(owner, name, around(getattr(owner, name)))
 
     def _calling(self, forward: Any) -> Any:
-        """Around the model's forward, which wrappers of a model call by itself."""
+        """Wrap the model's forward, which wrappers of a model call directly."""
 
         @wraps(forward)
         def calling(*args: Any, **kwargs: Any) -> Any:
@@ -222,15 +223,15 @@ class _Session:
         return calling
 
     def _noting(self, kind: Modality, encode: Any) -> Any:
-        """Remember what visuals are made of: `generate` may encode them before it calls the model."""
+        """Record the arguments of visual encoders: `generate` may call them before it calls the model."""
         signature = inspect.signature(encode)
 
         @wraps(encode)
         def noting(*args: Any, **kwargs: Any) -> Any:
-            if self.tower.kind is not None:  # videos are encoded as images are, with other names
+            if self.tower.kind is not None:  # a video encoder may call the image encoder
                 return encode(*args, **kwargs)
             noted = signature.bind(*args, **kwargs).arguments
-            if kind == "video" and "pixel_values" in noted:  # the name in some releases
+            if kind == "video" and "pixel_values" in noted:  # the argument's name in some releases
                 noted["pixel_values_videos"] = noted.pop("pixel_values")
             self.visuals[kind] = noted
             self.tower.kind = kind
@@ -255,11 +256,11 @@ class _Session:
 
     def _named(self, args: tuple, kwargs: Arguments) -> Arguments:
         given = self.signature.bind_partial(*args, **kwargs).arguments
-        given.update(given.pop("kwargs", {}))  # names that this release takes but does not list
+        given.update(given.pop("kwargs", {}))  # names that this release accepts but does not list
         return given
 
     def _begin(self, args: tuple, kwargs: Arguments) -> Arguments:
-        """What to call the model with in place of `kwargs`."""
+        """The keyword arguments to call the model with, in place of `kwargs`."""
         given = self._named(args, kwargs)
         cache, ids = cache_in(given), given.get("input_ids")
         if getattr(cache, "is_compileable", False):
@@ -290,11 +291,11 @@ class _Session:
                 "a compressed cache grows by one token at a time: no chunked prefill, no assisted decoding; "
                 "for another turn of a conversation, turns=True"
             )
-        if count != 1:  # a single one may be any that the model has written
+        if count != 1:  # a single token may be any that the model generated
             self._check_videos(ids, given)
             self._check_turn(ids, given.get("attention_mask"))
         if given.get("position_ids") is None:
-            # The model would count the first layer's cache, which may be shorter.
+            # The model would use the length of the first layer's cache, which may be shorter.
             positions = self.prefill.next_positions(before, count)
             kwargs = {**kwargs, "position_ids": positions.to(ids)}
         self.prefill.next_step(before + count)
@@ -302,7 +303,7 @@ class _Session:
         return kwargs
 
     def _known(self, cache: Any, batch: int) -> tuple[Prefill, int]:
-        """The prefill that a cache comes from, with the cache's rows, and the tokens it holds beyond it."""
+        """The prefill of a cache, for the cache's rows, and the number of tokens cached after it."""
         own = mark_of(cache)
         prefill = None if own is None else self.prefills.get(own.key)
         if own is None or prefill is None:
@@ -335,7 +336,7 @@ class _Session:
             return
         video, kinds = getattr(self.mllm.model.config, "video_token_id", None), given.get("mm_token_type_ids")
         named = [] if video is None else [(ids == video).any()]
-        named += [] if kinds is None else [(kinds == 2).any()]  # frames may have the placeholder of images
+        named += [] if kinds is None else [(kinds == 2).any()]  # frames may use the placeholder of images
         if given.get("pixel_values_videos") is not None or any(named):
             raise ValueError(
                 f"videos of {self.mllm.name} ({type(self.mllm).__name__}) are not compressed: give their "
@@ -364,14 +365,14 @@ class _Session:
 
     def _prefill(self, ids: Tensor, given: Arguments) -> Prefill:
         mllm = self.mllm
-        host = ids.cpu().numpy()  # to wait for the device once, not for every number that is read
+        host = ids.cpu().numpy()  # to synchronise with the device once, not for every number
         visual = mllm.placeholders(host)
         placeholders = visual.sum(1).tolist()
         noted = {name: value for kind in self.visuals.values() for name, value in kind.items()}
         pictures = mllm.visuals({**noted, **given, "input_ids": ids}, host) if any(placeholders) else []
         self.visuals = {}
         known = mllm.processor is not None and not all(picture.video for picture in pictures)
-        if known and self.most > mllm.visual_tokens:  # than any image has: the error says how many that is
+        if known and self.most > mllm.visual_tokens:  # the error gives the limit
             plan(self.selector, mllm.visual_tokens, self.keep, mllm.layers, "tokens")
         tokens = sum(map(len, pictures))
         if sum(placeholders) < tokens:
@@ -382,7 +383,7 @@ class _Session:
             )
         beams = sum(placeholders) // max(1, tokens)
         shown = given.get("pixel_values") is not None or given.get("pixel_values_videos") is not None
-        if beams > 1 and shown:  # beams share images that were encoded before
+        if beams > 1 and shown:  # beams only share images that were encoded earlier
             raise ValueError(
                 f"input_ids hold {sum(placeholders)} visual tokens, and the images have {tokens}: give every "
                 f"image that the prompts name, once{MISCOUNTED}"
@@ -395,7 +396,7 @@ class _Session:
         return Prefill(mllm, self.selector, self.positions, ids, layout, found, schedules, self.count_flops)
 
     def _encoding(self, prefill: Prefill) -> Encoding | None:
-        """What the tower encoded for these prompts."""
+        """The tower's encoding of the images and videos of these prompts."""
         videos = {picture.video for picture in prefill.selections.pictures.values()}
         kinds: dict[Modality, bool] = {"image": False, "video": True}
         return self.tower.encoding_of(*(kind for kind, video in kinds.items() if video in videos))
@@ -431,7 +432,7 @@ class _Session:
         return (hidden, *others), kwargs
 
     def _end(self, output: Any, given: Arguments) -> None:
-        """The call went well: note what a prefill did, and in its cache where it comes from."""
+        """Record the completed prefill in the trace, and mark its cache as filled by it."""
         prefill = self.prefill
         if self.phase != "prefill" or prefill is None:
             return
@@ -449,9 +450,9 @@ class _Session:
 
 
 def _for_beams(pictures: Iterable[Picture], placeholders: Sequence[int], beams: int) -> list[Picture]:
-    """The images of every row: the beams of a prompt stand together and share its images.
+    """The images of every row: the beams of a prompt are adjacent and share its images.
 
-    `placeholders` are those of each prompt, whose images come one after the other.
+    `placeholders` counts those of each prompt; the images of a prompt are contiguous.
     """
     left, shared = iter(pictures), list[Picture]()
     for count in placeholders:

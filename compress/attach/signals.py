@@ -1,4 +1,4 @@
-"""What methods may ask: one image of a batch as a `View`; its signals are computed on demand."""
+"""Builds the `View` of one image of a batch; the signals that methods ask for are computed on demand."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from compress.models.loading import MLLM, Picture
 
 @dataclass(frozen=True)
 class LayerInput:
-    """What a decoder layer reads, for a whole batch or for one sample of it without padding."""
+    """The input of a decoder layer, for a whole batch or for one sample of it without padding."""
 
     hidden: Tensor  # [B, L, D], or [L, D]
-    tables: Tables  # rotary, tensors [1 or B, L, ...], nested as the model has them
-    mask: Tensor | None  # [1 or B, 1 or H, L, L] bool or added, where it is not that of causal attention
+    tables: Tables  # rotary tables [1 or B, L, ...], nested as in the model
+    mask: Tensor | None  # [1 or B, 1 or H, L, L] bool or additive; None = causal
 
 
-Inputs = dict[int, Callable[[], LayerInput]]  # of the decoder layers that can be read at a depth
+Inputs = dict[int, Callable[[], LayerInput]]  # for the decoder layers that can be read at a depth
 
 
 class Signals:
-    """The images of one batch as methods see them, from the tower to the last stage in the decoder."""
+    """The views of the images of one batch, from the tower to the last stage in the decoder."""
 
     def __init__(
         self, mllm: MLLM, selector: Selector, positions: Positions, ids: Tensor, untouched: Layout,
@@ -55,17 +55,17 @@ class Signals:
         self.tiles: dict[Place, int] = {}  # first tile of each image among those that the tower encoded
         self.text: list[Tensor] = []  # per sample, embeddings of the tokens that belong to no image
         self.entered: dict[Place, Tensor] = {}  # embeddings of the visual tokens that left the tower
-        self.aligned: dict[Place, Tensor] = {}  # of those that are left
-        self.read: dict[Any, list[Tensor]] = {}  # of the tower, by image, layer and kind
+        self.aligned: dict[Place, Tensor] = {}  # embeddings of the remaining visual tokens
+        self.read: dict[Any, list[Tensor]] = {}  # cached signals of the tower, by image, layer and kind
 
     def receive(self, encoding: Encoding | None) -> None:
-        """Take what the tower encoded for this batch; None if nobody saw it do so."""
+        """Take the tower's encoding for this batch; None if it was not recorded."""
         self.encoding = encoding
         counts = [picture.tiles for picture in self.pictures.values()]
         if encoding is None or not counts or sum(counts) % len(encoding.pixels):
             self.encoding = None
             return
-        beams = sum(counts) // len(encoding.pixels)  # rows that share their images
+        beams = sum(counts) // len(encoding.pixels)  # number of rows that share their images
         own = [place for place in self.pictures if place[0] % beams == 0]
         own.sort(key=lambda place: self.pictures[place].video)  # the tower gets images first
         ends = accumulate((self.pictures[place].tiles for place in own), initial=0)
@@ -73,32 +73,32 @@ class Signals:
         self.tiles = {(row, image): starts[row - row % beams, image] for row, image in self.pictures}
 
     def read_text(self, hidden: Tensor) -> None:
-        """Take the embeddings [B, S, D] of the prompts, before any token is dropped."""
+        """Store the text rows of the prompts' embeddings [B, S, D], before any token is dropped."""
         self.text = [rows[self.untouched.text(sample)] for sample, rows in enumerate(hidden)]
 
     def read_visual(self, hidden: Tensor, layout: Layout) -> None:
-        """Take the embeddings [B, L, D] of the visual tokens that left the tower."""
+        """Store the embeddings of the visual tokens that left the tower, from hidden states [B, L, D]."""
         self.entered = {place: hidden[place[0], layout.visual(place)] for place in layout.places}
         self.aligned = dict(self.entered)
 
     def kept(self, place: Place, index: Tensor) -> None:
-        """Only these rows [K] of the last view of an image went on; -1 is a token of the whole image."""
+        """Keep only these rows [K] of an image's last view; -1 is a token of the whole image."""
         self.aligned[place] = self.aligned[place][index.clamp(min=0)]
 
     def close(self) -> None:
-        """Nothing can be asked any more."""
+        """Release all tensors; views no longer work."""
         self.text, self.entered, self.aligned, self.read = [], {}, {}, {}
         self.encoding = None
 
     def needed(self) -> Encoding:
-        """The tower's run; ValueError if nobody saw the tower encode these images."""
+        """The tower's encoding; ValueError if the encoding of these images was not recorded."""
         if self.encoding is None:
             name = type(self.selector).__name__
             raise ValueError(f"{name} reads the image: give pixel_values, every image once, not its features")
         return self.encoding
 
     def at_tower(self, place: Place, features: Tensor, patches: Tensor) -> View:
-        """An image as it leaves the tower: features [N, C] of the visual tokens `patches` [N]."""
+        """The view of an image at the tower's output: features [N, C] of the visual tokens `patches` [N]."""
         encoding, first, text = self.needed(), self.tiles[place], self.text[place[0]]
         cls = encoding.cls
         return View(
@@ -107,14 +107,14 @@ class Signals:
             visual=text.new_empty(0, text.shape[-1]),
             text=text,
             index=patches,
-            projected=partial(self.mllm.projector.forward, features),  # not as a module, whose hooks act
+            projected=partial(self.mllm.projector.forward, features),  # `forward` bypasses hooks
             clip=partial(self._clip, place[0], features),
             cls_token=None if cls is None else cls[first : first + self.pictures[place].tiles],
             **self._anywhere(place, patches),
         )
 
     def at_layer(self, number: int, place: Place, hidden: Tensor, layout: Layout, inputs: Inputs) -> View:
-        """An image before decoder layer `number`, in a batch of hidden states [B, L, D]."""
+        """The view of an image before decoder layer `number`, in a batch of hidden states [B, L, D]."""
         sample, index = place[0], layout.tokens(place)
         return View(
             depth=number,
@@ -133,13 +133,13 @@ class Signals:
         )
 
     def _anywhere(self, place: Place, index: Tensor) -> dict[str, Any]:
-        """The parts of a view that all depths have; callables compute when they are called."""
+        """The fields of a view that all depths share; callables compute when they are called."""
         picture = self.pictures[place]
 
         def by_tile(
             layer: float, signal: Callable[[Any, Tensor], Tensor], newline: float
         ) -> tuple[list[Tensor], Tensor]:
-            """A signal [..., 1 + M] of every tile's tokens, and the view's part of it [..., N]."""
+            """A signal [..., 1 + M] of every tile's tokens, and its values [..., N] for the view's tokens."""
             parts, rows = self._tower_inputs(place, layer, index)
             key = place, layer, signal
             if key not in self.read:
@@ -194,9 +194,9 @@ class Signals:
         }
 
     def _of_patches(self, place: Place, layer: float, signal: Callable[..., Tensor]) -> Tensor:
-        """A signal [..., M] of the patches of every tile as that of an image's tokens [..., N].
+        """A signal [..., N] of an image's tokens, from the signal of the patches of every tile.
 
-        They have the mean over their patches; newlines have 0.
+        Each token gets the mean over its patches; newlines get 0.
         """
         key = place, layer, signal
         if key not in self.read:
@@ -211,7 +211,7 @@ class Signals:
         return self.read[key][0]
 
     def _tile(self, layer: float, number: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """What a tower layer gets for one tile [M, C], and its part of the rotary tables [M, d]."""
+        """The input [M, C] of a tower layer for one tile, and its part of the rotary tables [M, d]."""
         given = self._recorded(layer)
         if given.hidden.ndim == 3:
             return given.hidden[number], ()
@@ -220,7 +220,7 @@ class Signals:
         return given.hidden[rows], tuple(table[rows] for table in given.rotary)
 
     def _recorded(self, layer: float) -> TowerInput:
-        """The input of a tower layer; ValueError for one that the method does not list."""
+        """The input of a tower layer; ValueError for a layer that the method does not list."""
         encoding = self.needed()
         if layer not in encoding.inputs:
             listed = ", ".join(map(str, self.selector.tower_layers)) or "none"
@@ -230,8 +230,11 @@ class Signals:
         return encoding.inputs[layer]
 
     def _tower_inputs(self, place: Place, layer: float, index: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The input of a tower layer for every tile of an image, [1 + M, C] each, and where in their
-        concatenation the tokens of a view are, [N]: CLS of the first for -1, and -1 for newlines."""
+        """The input of a tower layer for every tile of an image, [1 + M, C] each, and row indices [N].
+
+        The indices locate the tokens of a view in the concatenated inputs: the first tile's CLS for -1, and
+        -1 for newlines.
+        """
         given, picture, per_tile = self._recorded(layer), self.pictures[place], self.mllm.tile_tokens
         parts, length = [], 0
         row = index.new_full((picture.tiles * per_tile,), -1)  # by tile and patch
@@ -267,7 +270,7 @@ class Signals:
         else:
             text = layout.text(sample)
             last = self.untouched.runs(place)[-1]
-            if self.untouched.before[sample][last] >= len(text):  # text before the image sees none of it
+            if self.untouched.before[sample][last] >= len(text):  # text before the image cannot attend to it
                 name = type(self.selector).__name__
                 raise ValueError(f"{name} asks the text behind the image: put the question there")
             asked = text[torch.as_tensor(rows, device=layout.device)] - start

@@ -1,6 +1,6 @@
-"""The vision tower under a method: what methods read of it, and merging, layer by layer.
+"""The vision tower under a method: recorded layer inputs, and merging, layer by layer.
 
-Images of a batch may keep different numbers of tokens; shorter ones are padded at the end, and nothing
+Images of a batch may keep different numbers of tokens; shorter ones are padded at the end, and no token
 attends to the padding.
 """
 
@@ -23,16 +23,16 @@ from compress.base import Merge, Selector, TowerSelector, TowerView
 from compress.models.loading import MLLM
 
 Arguments = dict[str, Any]  # of a layer, by name
-Modality = Literal["image", "video"]  # of what the tower encodes in one run
+Modality = Literal["image", "video"]  # type of the input in one run of the tower
 
 
 @dataclass(frozen=True)
 class Crowd:
-    """The tokens of one image, CLS aside."""
+    """The tokens of one image, without CLS."""
 
-    index: Tensor  # [N] which patch of the untouched image each one is, or represents
-    size: Tensor  # [N] how many patches it stands for
-    carried: Tensor | None = None  # [N, ...] what the method noted of them
+    index: Tensor  # [N] the patch of the original image that each token is or represents
+    size: Tensor  # [N] number of patches that each token represents
+    carried: Tensor | None = None  # [N, ...] `Merge.carry` of the previous merging layer
 
     def __len__(self) -> int:
         return len(self.index)
@@ -42,8 +42,8 @@ class Crowd:
 class TowerInput:
     """The input of one tower layer."""
 
-    hidden: Tensor  # [I, 1 + N, C]; of all images together, [M, C], in towers without CLS
-    crowds: Sequence[Crowd]  # per image, the patches that the rows after CLS are
+    hidden: Tensor  # [I, 1 + N, C]; [M, C] for all images together in towers without CLS
+    crowds: Sequence[Crowd]  # per image, the tokens in the rows after CLS
     rotary: tuple[Tensor, ...]  # the layer's rotary table, if it has one
 
 
@@ -53,18 +53,18 @@ class Encoding:
 
     pixels: Sequence[Tensor]  # I tiles
     inputs: Mapping[float, TowerInput]  # of the tower layers that the method lists
-    cls: Tensor | None  # [I, C] output features, for VISION
+    cls: Tensor | None  # [I, C] output features of CLS, for VISION
     features: Tensor | None  # [I, N, C], for VISION; shorter images end in padding
-    crowds: Sequence[Crowd] | None  # per image, what is left of it, where the tower itself shortened it
-    flops: Sequence[float]  # per image, that merging in the tower took; empty if nobody counted
-    last: Tensor | None = None  # [I, N, C] what a tower with a pooling head hands it
+    crowds: Sequence[Crowd] | None  # per image, its remaining tokens, if the tower itself shortened it
+    flops: Sequence[float]  # per image, of merging in the tower; empty if not counted
+    last: Tensor | None = None  # [I, N, C] input of the pooling head, if there is one
 
 
 class TowerMerging:
     """One run of the tower over I images under a method that merges.
 
-    `plan` gives the tokens that leave a layer, CLS aside; 0 = as the method decides. `grid` is that of the
-    patches of an untouched image, and `crowds` are the tokens that enter the tower.
+    `plan` maps each merging layer to the number of tokens that leave it, without CLS; 0 = the method decides.
+    `grid` is the patch grid of an original image, and `crowds` are the tokens that enter the tower.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class TowerMerging:
         self.selector, self.plan, self.grid, self.crowds = selector, plan, grid, crowds
 
     def merge(self, layer: int, module: Any, inputs: Tensor, hidden: Tensor) -> Tensor:
-        """[I, 1 + M, C] after merging `hidden` [I, 1 + N, C], the tokens of `layer`, whose input is known."""
+        """[I, 1 + M, C] after merging `hidden` [I, 1 + N, C], the tokens of `layer` with input `inputs`."""
         merged, crowds = [], []
         for crowd, before, rows in zip(self.crowds, inputs, hidden, strict=True):
             tokens, after = self._merge(layer, module, crowd, before[: 1 + len(crowd)], rows)
@@ -83,7 +83,7 @@ class TowerMerging:
         return pad_sequence(merged, batch_first=True)
 
     def bias(self, hidden: Tensor) -> Tensor | None:
-        """What is added to the attention logits of a layer with input [I, 1 + N, C]: [I, 1, 1, 1 + N]."""
+        """Bias [I, 1, 1, 1 + N] of the attention logits of a layer with input [I, 1 + N, C], if needed."""
         length = hidden.shape[1]
         padded = any(1 + len(crowd) < length for crowd in self.crowds)
         if not padded and not self.selector.proportional:
@@ -124,10 +124,10 @@ class TowerMerging:
 
 @dataclass
 class _Run:
-    """A run of the tower, as far as it has come."""
+    """The state of a run of the tower."""
 
     pixels: Sequence[Tensor]
-    crowds: list[Crowd]  # before anything merges
+    crowds: list[Crowd]  # before any merging
     merging: TowerMerging | None
     inputs: dict[float, TowerInput] = field(default_factory=dict)
     flops: list[float] = field(default_factory=list)
@@ -135,7 +135,7 @@ class _Run:
     features: Tensor | None = None
     last: Tensor | None = None
     layer_input: Tensor | None = None  # of the current layer
-    attended: Tensor | None = None  # its merged tokens between attention and MLP, then after it
+    attended: Tensor | None = None  # its merged tokens between attention and MLP, then after the MLP
 
     @property
     def tokens(self) -> list[Crowd]:
@@ -143,11 +143,11 @@ class _Run:
 
 
 class TowerSession:
-    """The vision tower of one model under one method: its hooks, and what its latest run encoded.
+    """The vision tower of one model under one method: its hooks, and the encoding of its latest run.
 
-    `left` are the visual tokens of an image that a method leaves at VISION; None for a method that does not
-    act there. The tower's tokens are then put aside until the prompt is known, and the projector gets none of
-    them. `generate` may run the tower before it calls the model.
+    `left` is the number of visual tokens of an image that a method keeps at VISION; None for a method that
+    does not act there. At VISION the tower's tokens are stored until the prompt is known, and the projector
+    gets none of them. `generate` may run the tower before it calls the model.
     """
 
     def __init__(self, mllm: MLLM, selector: Selector, left: int | None, count_flops: bool):
@@ -162,7 +162,7 @@ class TowerSession:
             per_tile = round(share * mllm.tile_tokens)
             self.resolution = self.merger.resolution(mllm.grid, per_tile)
             self.plan = self.merger.tower(mllm.tile_tokens, per_tile, mllm.tower_depth)
-        self.kind: Modality | None = None  # of what is encoded now; images where nobody says so
+        self.kind: Modality | None = None  # of the current input; None counts as images
         self._runs: dict[Modality, _Run] = {}  # the latest of each kind
         self._handles: list[Any] = []
 
@@ -173,11 +173,11 @@ class TowerSession:
 
     @property
     def encoding(self) -> Encoding | None:
-        """What the latest run over images encoded; None if there was none since the last `forget`."""
+        """The encoding of the latest run over images; None if there was none since the last `forget`."""
         return self.encoding_of("image")
 
     def encoding_of(self, *kinds: Modality) -> Encoding | None:
-        """What the latest runs over these kinds encoded, one after the other; None if one is missing."""
+        """The concatenated encodings of the latest runs over these kinds; None if one is missing."""
         runs = [self._runs[kind] for kind in kinds if kind in self._runs]
         if len(runs) < len(kinds) or not runs:
             return None
@@ -196,7 +196,7 @@ class TowerSession:
         return self._runs.get(self.kind or "image")
 
     def forget(self) -> None:
-        """The images that were encoded belong to a call that is over."""
+        """Discard the encodings of a call that has ended."""
         self._runs = {}
 
     def hook(self) -> None:
@@ -219,10 +219,10 @@ class TowerSession:
             handle.remove()
 
     def _hook_merging(self, number: int, module: Any, after: str) -> None:
-        """Shorten what leaves a tower layer: after the whole block, or between attention and MLP.
+        """Register the hooks that merge in a tower layer: after the block, or between attention and MLP.
 
-        In between, the MLP gets the merged tokens, its output is padded so that the block's own sum goes
-        through, and that sum is replaced. Hooks go first, so that recorded hidden states are the new ones.
+        In between, the MLP gets the merged tokens, its output is padded so that the block's residual sum
+        works, and that sum is replaced. The hooks run first, so that recorded hidden states are the new ones.
         """
         add = self._handles.append
         if after == "block":
@@ -306,7 +306,7 @@ class TowerSession:
     def _put_aside(self, module: nn.Module, args: tuple) -> tuple[Tensor]:
         if self._run is not None:
             self._run.features = args[0]
-        return (args[0][:, :1],)  # not none: kernels of quantised weights divide by the number of rows
+        return (args[0][:, :1],)  # one, not zero: kernels of quantised weights divide by the number of rows
 
     def _fill(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         """Fill every placeholder with NaN: the decoder never sees them, and any other use fails visibly."""
@@ -314,7 +314,7 @@ class TowerSession:
 
 
 def _together(encodings: Sequence[Encoding]) -> Encoding:
-    """Runs over images and over videos, of which no method has anything at the tower's end, as one."""
+    """Join runs over images and over videos into one; it has no features from the tower's end."""
     inputs: dict[float, TowerInput] = {}
     for layer in encodings[0].inputs:
         parts = [encoding.inputs[layer] for encoding in encodings]
@@ -332,14 +332,14 @@ def _together(encodings: Sequence[Encoding]) -> Encoding:
 def untouched(
     grid: tuple[int, int], resolution: tuple[int, int], images: int, device: torch.device
 ) -> list[Crowd]:
-    """The tokens of I images before anything merges."""
+    """The tokens of I images before any merging."""
     patches = centres(grid, resolution, device)
     size = torch.full((len(patches),), grid[0] * grid[1] / len(patches), device=device)
     return [Crowd(patches, size)] * images
 
 
 def centres(grid: tuple[int, int], smaller: tuple[int, int], device: torch.device) -> Tensor:
-    """The patches of `grid` in the middle of each patch of a grid that is no larger, row-major."""
+    """The patches of `grid` at the centre of each patch of a grid of equal or smaller size, row-major."""
     row, column = (
         (2 * torch.arange(few, device=device) + 1) * many // (2 * few)
         for many, few in zip(grid, smaller, strict=True)
@@ -348,20 +348,20 @@ def centres(grid: tuple[int, int], smaller: tuple[int, int], device: torch.devic
 
 
 def cls_attention(heads: Heads) -> Tensor:
-    """Attention [H, N] of CLS, the first row, to the others, float32."""
+    """Attention [H, N] of CLS, the first row, to the other rows, float32."""
     return heads.scores(slice(1))[:, 0].softmax(-1, dtype=torch.float32)[:, 1:]
 
 
 def join(merge: Merge, values: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    """Means [K, C] of `values` [N, C] weighted by `size` [N], and the sizes' sums [K]."""
+    """Means [K, C] of `values` [N, C] weighted by `size` [N], and the sums [K] of the sizes."""
     count = len(merge.index)
-    into = merge.into % (count + 1)  # what is dropped is summed up in a last row
+    into = merge.into % (count + 1)  # dropped tokens are summed in an extra last row
 
     def added(each: Tensor) -> Tensor:
         return each.new_zeros(count + 1, *each.shape[1:]).index_add(0, into, each)[:count]
 
     sizes, total = added(size), added(values.float() * size[:, None])
-    # Not bincount, for whose length a GPU would be waited for.
+    # bincount would synchronise with the GPU to get its length.
     alone = added(torch.ones_like(into)) == 1
-    # A token that nothing joined stays the same to the last bit.
+    # A token that no other token joined stays bit-identical.
     return torch.where(alone[:, None], values[merge.index], (total / sizes[:, None]).to(values)), sizes

@@ -1,8 +1,8 @@
-"""Tokens that a method chose on one model, kept on another with the same visual tokens (paper Table 3).
+"""Keeps tokens selected on one model in another model with the same visual tokens (paper Table 3).
 
-The method acts at its own depths on both: those that are relative to the decoder's scale with each decoder,
-those that are a layer's number are the same number. Counts are those of the model that keeps the tokens, so
-that a budget means the same for all rows of its tables.
+The method acts at its own depths on both models: relative depths scale with each decoder, and fixed layer
+numbers stay the same. The counts are computed for the model that keeps the tokens, so that a budget means the
+same in all rows of its tables.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from compress.video import Visual
 
 
 class Choice(NamedTuple):
-    """One call of `select`: what it was asked about, and the rows that stay."""
+    """One call of `select`: the size and grid of its view, and the rows that were kept."""
 
     tokens: int
     grid: tuple[int, int]
@@ -44,10 +44,10 @@ def choose(
     source: MLLM, images: Sequence[Visual], questions: Sequence[str], selector: Selector, keep: Keep,
     layers: int, match: Match = "equivalent",
 ) -> Selector:  # fmt: skip
-    """Let `selector` choose on `source` what a model of `layers` decoder layers is to keep of these samples.
+    """Let `selector` select on `source` the tokens of these samples for a model with `layers` layers.
 
-    The result is that choice as a method, for one prefill of the same samples in the same order. ValueError
-    for a method that makes new tokens, of which an index says nothing.
+    The result is a method that replays this selection, for one prefill of the same samples in the same order.
+    ValueError for a method that makes new tokens, since an index does not describe them.
     """
     there = Elsewhere(selector, layers, match)
     with attach(source, there, keep, match="tokens"), torch.no_grad():
@@ -56,7 +56,7 @@ def choose(
 
 
 class Elsewhere(Selector):
-    """`selector` on the model that chooses: it keeps as many as it would on the other, and is noted down."""
+    """`selector` on the model that selects: it keeps the count for the other model and records it."""
 
     def __init__(self, selector: Selector, layers: int, match: Match):
         self.selector, self.layers, self.match = selector, layers, match
@@ -100,7 +100,7 @@ class Elsewhere(Selector):
 
 @dataclass
 class Replay(Selector):
-    """Keeps what `selector` chose elsewhere, stage by stage and image by image, in the order of the calls."""
+    """Keeps the recorded selections of `selector`, by stage and by image, in the order of the calls."""
 
     selector: Selector
     noted: Iterator[Choice]

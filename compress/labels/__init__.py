@@ -1,4 +1,4 @@
-"""Labels: which visual tokens of a training sample the compressor should learn to keep (paper section 3)."""
+"""Labels: the visual tokens of a sample that the compressor should learn to keep (paper section 3)."""
 
 from compress.labels.audit import Audit, audit
 from compress.labels.campaign import Shard, gather, label

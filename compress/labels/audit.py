@@ -1,6 +1,4 @@
-"""Are labels what they say, and better than what costs nothing? Their losses recomputed, beside those of
-labels without a search.
-"""
+"""Audit of labels: recomputes their losses and compares them with labels without a search."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ Losses = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """Losses of the same samples, in nats per response token: as stored, as found now, and of other kinds."""
+    """Losses of the same samples, in nats per response token: stored, recomputed, and of other kinds."""
 
     ids: tuple[str, ...]
     stored: Losses
@@ -34,7 +32,7 @@ class Audit:
 
 
 def drawn(store: LabelStore, n: int) -> list[str]:
-    """`n` ids of the store, evenly: those that hash lowest."""
+    """A uniform sample of `n` ids of the store: those with the lowest hashes, sorted."""
     ids: list[str] = store.ids.to_pylist()
     return sorted(sorted(ids, key=lambda id: hashlib.sha256(id.encode()).digest())[:n])
 
@@ -47,7 +45,7 @@ def audit(
     against: Sequence[str] = AGAINST,
     progress: Progress | None = None,
 ) -> Audit:
-    """Hold the labels of `samples` against labels of the kinds `against`, of equal budget and groups.
+    """Compare the labels of `samples` with labels of the kinds `against`, of equal budget and groups.
 
     ValueError for another model than that of the labels.
     """

@@ -1,4 +1,4 @@
-"""Labelling a data set: on any engine, resumable at any moment, never a sample lost or twice."""
+"""Labels a data set on any engine; it can be resumed at any time without losing or repeating a sample."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from compress.parallel.memory import keep_freed
 from compress.progress import Progress
 from compress.samples import Catalogue, Sample
 
-SHARD_ROWS, SHARD_SECONDS = 256, 20.0  # a shard is written at whichever is first
-TOLERATED = 20  # samples that may fail before it matters whether most do
+SHARD_ROWS, SHARD_SECONDS = 256, 20.0  # limits for writing a shard, whichever is reached first
+TOLERATED = 20  # failures that are tolerated even if most samples fail
 
 
 def usual_together(device: str) -> int:
-    """How many samples one worker labels at a time, by the kind of device (docs/performance.md)."""
+    """Default number of samples that one worker labels at a time, by device type (docs/performance.md)."""
     return 1 if device == "cpu" else 16
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Part `number` of `of`, from 0: the samples whose keys' hashes say so, in whatever order they come."""
+    """Part `number` of `of`, from 0: samples are assigned by the hashes of their keys, in any order."""
 
     number: int = 0
     of: int = 1
@@ -50,7 +50,7 @@ class Shard:
 
     @staticmethod
     def of_text(text: str) -> Shard:
-        """From "i/n"."""
+        """Parse "i/n"."""
         number, _, of = text.partition("/")
         if not (number.isdecimal() and of.isdecimal() and int(of)):
             raise ValueError(f"shard {text!r}: write i/n, for instance 0/4 for the first of four")
@@ -58,7 +58,7 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """Name of its files, so that shards may share a folder."""
+        """Prefix of its files, so that shards may share a folder."""
         return "labels" if self.of == 1 else f"labels-{self.number}of{self.of}"
 
     def holds(self, key: str) -> bool:
@@ -82,23 +82,24 @@ def label(
     again: bool = False,
     progress: Progress | None = None,
 ) -> LabelStore:
-    """Label `samples` into the store at `folder`; those it holds already are skipped, so a rerun resumes.
+    """Label `samples` into the store at `folder`; existing labels are skipped, so a rerun resumes.
 
-    The label of a sample depends on the model, the configuration and the sample alone, not on order,
-    `workers`, `engine` (this machine by default) or interruptions. `model` may be a function that loads it,
-    and must be for workers elsewhere: it takes a `device` if they have one each. `shard` restricts the run to
-    a part of the samples. `data` is what else the labels depend on, stored with the settings.
+    The label of a sample depends only on the model, the configuration and the sample, not on order,
+    `workers`, `engine` (default: this machine) or interruptions. `model` may be a function that loads it, and
+    must be one for workers elsewhere: it takes a `device` if each worker has its own. `shard` restricts the
+    run to a part of the samples. `data` holds any further data that the labels depend on; it is stored with
+    the settings.
 
-    A worker labels `together` samples at a time, whose candidates share batches of `rows` decoder rows: a
-    matter of speed and memory. Both follow the model's device; one sample where that is not known here.
+    A worker labels `together` samples at a time, whose candidates share batches of `rows` decoder rows; both
+    affect only speed and memory. Default: by the model's device, or one sample if the device is not known.
 
     A sample that fails three times is put in quarantine with the reasons and not tried again, unless `again`.
-    Finished samples are kept, however the run ends. Raises ValueError for a store of another configuration
-    or model (naming the difference), if most samples fail or all that there are, and OSError if the store
-    cannot be written.
+    Finished samples are kept, however the run ends. Raises ValueError for a store of another configuration or
+    model (naming the difference), and if most samples or all of them fail; OSError if the store cannot be
+    written.
     """
     if isinstance(model, MLLM) and engine is not None and engine.elsewhere:
-        # transformers registers classes as models are made: a pickled model loses its hidden states.
+        # transformers registers classes when it builds a model: a pickled model loses its hidden states.
         raise ValueError(
             f"engine {engine.name}: its workers load the model themselves, so give a function that does, "
             f"for instance partial(load, {model.name!r})"
@@ -125,7 +126,7 @@ def gather(
     again: bool = False,
     progress: Progress | None = None,
 ) -> LabelStore:
-    """As `label`, with labels from whatever `make` makes; for several `together` it needs a method `many`."""
+    """As `label`, with labels from the work that `make` builds, which needs `many` for `together` above 1."""
     if together < 1:
         raise ValueError(f"together={together}: choose 1 or more samples")
     engine, shard = engine or Local(), shard or Shard()
@@ -143,7 +144,7 @@ def gather(
 def _todo(
     samples: Sequence[Sample], writer: Writer, shard: Shard, again: bool
 ) -> tuple[NDArray[np.int64], int]:
-    """Places of this shard's samples that have neither label nor quarantine, and its samples in all."""
+    """Places of this shard's samples without label or quarantine, and the number of its samples."""
     if isinstance(samples, Catalogue):
         keys = [samples.key(place) for place in range(len(samples))]
     else:
@@ -154,7 +155,7 @@ def _todo(
 
 
 class _PackedWork:
-    """A work whose jobs are several samples: the label of each, None for those to be tried alone."""
+    """A work whose jobs are several samples. It returns a label for each, or None to retry it alone."""
 
     def __init__(self, make: Callable[..., Any], **place: str):
         self._work = make(**place)
@@ -169,7 +170,7 @@ class _PackedWork:
 def _outcomes(
     crew: WorkerPool, todo: Iterable[Sample], together: int
 ) -> Generator[tuple[Sample, Label | Failure], None, None]:
-    """Label or failure of every sample; one that failed in a pack is tried again alone."""
+    """Yield the label or failure of every sample; one that failed in a pack is tried again alone."""
     left, again = iter(todo), deque[Sample]()
 
     def packs() -> Iterator[tuple[Sample, ...]]:
@@ -195,7 +196,7 @@ def _outcomes(
                         again.append(sample)
                     else:
                         yield sample, made
-        if not again:  # some may have failed after the last pack was taken
+        if not again:  # samples may have failed after the last pack was taken
             return
 
 
@@ -207,7 +208,7 @@ def _fill(
     total: int,
     progress: Progress | None,
 ) -> None:
-    """Write labels as they come, many at a time; give up what fails."""
+    """Write labels in batches as they arrive, and put failed samples in quarantine."""
     done = total - left
     made, failed, reason = 0, 0, ""
     finished: list[Label] = []

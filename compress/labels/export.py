@@ -1,4 +1,4 @@
-"""A label store as a data set with a card, which the library `datasets` and the hub read as it is."""
+"""Exports a label store as a data set with a card, for the library `datasets` and the hub."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ Mean loss: {before:.4f} of a random candidate, {after:.4f} of the label, {full:.
 
 
 def export(store: LabelStore, out: str | os.PathLike[str]) -> Path:
-    """Write `store` to the new folder `out`: README.md, the card, and data/train-*.parquet, a store as well.
+    """Write `store` to the new folder `out`: README.md (the card) and data/train-*.parquet, also a store.
 
-    ValueError if `out` exists. It appears when it is complete.
+    ValueError if `out` exists. The folder appears only when it is complete.
     """
     target = Path(out)
     with new_folder(target) as part:
@@ -70,14 +70,14 @@ def export(store: LabelStore, out: str | os.PathLike[str]) -> Path:
 
 
 def card(store: LabelStore, folder: str) -> str:
-    """What the labels are, for those who find them."""
+    """The card that describes the labels."""
     table = store.table(["loss_before", "loss_after", "loss_full"])
     before, after, full = (pc.mean(table[name]).as_py() for name in table.column_names)
     bounds = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M")]
     rows = [f"| `{name}` | {json.dumps(value)} |" for name, value in store.settings.items()]
     title = f"Visual tokens to keep: {store.settings.get('data', 'mixture')}, {len(store):,} labels"
     return CARD.format(
-        title=title, name=json.dumps(title),  # which is YAML as well
+        title=title, name=json.dumps(title),  # valid YAML as well
         size=next((size for bound, size in bounds if len(store) < bound), "n>1M"),
         samples=len(store), kept=in_words(read_keep(store.setting("keep")), store.setting("visual_tokens")),
         folder=folder, before=before, after=after, full=full, given_up=len(store.quarantine),

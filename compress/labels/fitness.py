@@ -18,8 +18,8 @@ from compress.models.loading import MLLM, Embedded
 from compress.parallel.memory import in_batches
 
 POSITIONS = ("original", "compact")
-ROWS, ROWS_CPU = 8192, 1280  # that go through the decoder at a time (docs/performance.md)
-STEP, STEP_CPU = 8, 1  # lengths are rounded up to multiples of it: fuller batches, but more rows
+ROWS, ROWS_CPU = 8192, 1280  # in the decoder at a time (docs/performance.md)
+STEP, STEP_CPU = 8, 1  # lengths are rounded up to its multiples: fuller batches, but more rows
 UNSCORED = -100  # the target that cross_entropy ignores
 
 K = TypeVar("K", bound=Hashable)
@@ -29,38 +29,38 @@ Losses = NDArray[np.float64]
 
 @dataclass
 class TokenBudget:
-    """How many rows go through the decoder at a time: half as many whenever memory runs out, and for good."""
+    """The number of decoder rows at a time; it is halved permanently whenever memory runs out."""
 
     rows: int
-    even: bool = False  # batches as even as may be, not always of one size with repetitions in the last
+    even: bool = False  # batches of nearly equal size, instead of one size with repetitions in the last
 
     @classmethod
     def for_device(cls, device: torch.device) -> TokenBudget:
         return cls(ROWS_CPU, even=True) if device.type == "cpu" else cls(ROWS)
 
     def at_once(self, length: int, count: int) -> int:
-        """How many of `count` candidates of `length` rows go through the decoder together."""
+        """The number of candidates, of `count` with `length` rows each, in one batch of the decoder."""
         most = max(1, self.rows // length)
         return -(-count // -(-count // most)) if self.even else most
 
 
 class CandidateShape(NamedTuple):
-    """What candidates share that go through the decoder together; it depends on their samples alone."""
+    """The common shape of candidates that are batched together; it depends on their samples alone."""
 
-    prefix: int  # number of the prefix that they follow
+    prefix: int  # number of their prefix
     length: int  # rows of a candidate, padding included
-    scored: int  # of these, at most so many are scored
+    scored: int  # maximum number of scored rows
 
 
 @dataclass(frozen=True, eq=False)
 class _SampleRows:
-    """What the host knows of a sample, rows counted from its first."""
+    """Host-side data of a sample; rows are counted from its first."""
 
-    first: int  # where its rows begin among those of all samples
+    first: int  # offset of its rows among those of all samples
     start: int  # rows before the first visual token
     visual: Ints  # [N]
     text: Ints  # [T] rows of other tokens after the first visual one
-    positions: Ints  # [A, S], an axis of rotary positions each
+    positions: Ints  # [A, S], one row per axis of rotary positions
     response: Ints  # [R] token ids
     prefix: int
 
@@ -75,16 +75,16 @@ class AnswerLosses(Generic[K]):
     """Mean cross-entropy of responses when the decoder sees only some of the visual tokens.
 
     `launch` takes indices [P, K] into the N visual tokens of each sample, ascending in each row, and starts
-    to compute losses [P], lower is better; what it returns waits for them. `full` are the losses with all
-    tokens. `positions="original"` lets kept tokens keep their places, which equals masking the others;
-    "compact" closes the gaps (not of M-RoPE).
+    the computation of losses [P], lower is better; it returns a function that waits for them. `full` holds
+    the losses with all tokens. With `positions="original"` kept tokens keep their positions, which equals
+    masking the others; "compact" closes the gaps (not for M-RoPE).
 
-    The rows before the first visual token are computed once, for all samples that begin with the same ones.
-    Candidates of all samples of one `CandidateShape` go through the decoder together, as many as fit into the
-    `budget`. A loss does not depend on which others are computed beside it, down to the last bit: GPUs choose
-    kernels by the size of a batch, so there it is always the same; a CPU's treat all rows alike, in blocks.
-    Padding stands at the end, where causal attention never looks. Only the response's rows get logits. Layers
-    that `forward` does not know run in the model's own decoder, slower and equal to rounding only.
+    The rows before the first visual token are computed once for all samples that start with the same rows.
+    Candidates of all samples of one `CandidateShape` are batched in the decoder, as many as fit into the
+    `budget`. A loss does not depend on the other candidates of its batch, down to the last bit: GPUs choose
+    kernels by batch size, so it is constant there; CPU kernels treat all rows alike, in blocks. Padding is at
+    the end, where causal attention never looks. Only the rows of the response get logits. Layers that
+    `forward` does not know run in the model's own decoder, slower and equal up to rounding only.
     """
 
     def __init__(
@@ -118,15 +118,16 @@ class AnswerLosses(Generic[K]):
             self._samples[key] = self._described(embedded, first)
             first += len(embedded.embeds)
         every = {key: np.arange(len(sample.visual))[None] for key, sample in self._samples.items()}
-        alone = self._launch(every, at_once=1)()  # as long as they are, they would fill batches with copies
+        alone = self._launch(every, at_once=1)()  # larger batches of such long rows would mostly hold copies
         self.full: dict[K, float | ValueError] = {
             key: found if isinstance(found, ValueError) else float(found[0]) for key, found in alone.items()
         }
 
     def launch(self, asked: Mapping[K, Ints]) -> Callable[[], dict[K, Losses | ValueError]]:
-        """A function that waits for the losses, or a ValueError for a sample whose are not finite.
+        """Start the computation; return a function that waits for the losses.
 
-        ValueError if there is not enough memory for a single candidate.
+        A sample whose losses are not finite gets a ValueError instead. ValueError if there is not enough
+        memory for a single candidate.
         """
         return self._launch(asked)
 
@@ -134,7 +135,7 @@ class AnswerLosses(Generic[K]):
 
     def _described(self, embedded: Embedded, first: int) -> _SampleRows:
         visual = embedded.visual.cpu().numpy()
-        rows = np.arange(int(visual[0]), len(embedded.embeds) - 1)  # nothing is predicted from the last row
+        rows = np.arange(int(visual[0]), len(embedded.embeds) - 1)  # the last row predicts nothing
         return _SampleRows(
             first=first,
             start=int(visual[0]),
@@ -146,7 +147,7 @@ class AnswerLosses(Generic[K]):
         )
 
     def _prefix(self, rows: Tensor) -> int:
-        """The number of the prefix of these rows, which is computed if it is new."""
+        """The number of the prefix with these rows; a new prefix is computed first."""
         for number, (known, _) in enumerate(self._prefixes):
             if torch.equal(known, rows):
                 return number
@@ -188,7 +189,7 @@ class AnswerLosses(Generic[K]):
     def _batches(
         self, shape: CandidateShape, candidates: _Candidates, at_once: int | None
     ) -> Iterator[Tensor]:
-        """Losses of candidates of one shape, on the device, a batch at a time."""
+        """Yield the losses of candidates of one shape, on the device, one batch at a time."""
         total = len(candidates.rows)
 
         def size(left: int) -> int:
@@ -208,7 +209,7 @@ class AnswerLosses(Generic[K]):
         return in_batches(total, size, losses, smaller)
 
     def _losses(self, shape: CandidateShape, batch: _Candidates) -> Tensor:
-        """Losses [B] of candidates that follow one prefix."""
+        """Losses [B] of candidates with the same prefix."""
         columns, targets = self._sent(batch.columns), self._sent(batch.targets)
         if self._device.type == "cpu" or not self._fast:
             paths = Paths.parting(batch.rows, batch.positions).to(self._device)
@@ -226,7 +227,7 @@ class AnswerLosses(Generic[K]):
         return losses.sum(1) / (targets != UNSCORED).sum(1)
 
     def _sent(self, array: Ints) -> Tensor:
-        """On the device, without waiting for what it does."""
+        """Copy an array to the device without synchronising."""
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         if self._device.type == "cuda":
             tensor = tensor.pin_memory()
@@ -236,8 +237,8 @@ class AnswerLosses(Generic[K]):
 class AnswerLoss:
     """`AnswerLosses` of one sample: call it with indices [P, K], and it returns losses [P].
 
-    `full` is the loss with all tokens; `max_tokens` the budget of rows, by the device if not given. Raises
-    ValueError for losses that are not finite.
+    `full` is the loss with all tokens. `max_tokens` is the number of decoder rows at a time. Default: by
+    device. Raises ValueError for losses that are not finite.
     """
 
     def __init__(
@@ -258,11 +259,11 @@ class AnswerLoss:
 
 
 class _Candidates(NamedTuple):
-    """Candidates of one shape, as the device gets them."""
+    """Candidates of one shape, as sent to the device."""
 
-    rows: Ints  # [P, L] among the rows of all samples
+    rows: Ints  # [P, L] indices into the rows of all samples
     positions: Ints  # [A, P, L]
-    columns: Ints  # [P, R] where of L the scored tokens are predicted
+    columns: Ints  # [P, R] columns in 0 .. L - 1 that predict the scored tokens
     targets: Ints  # [P, R]
 
     @staticmethod
@@ -276,7 +277,7 @@ class _Candidates(NamedTuple):
         )
 
     def part(self, start: int, size: int) -> _Candidates:
-        """Exactly `size` of them; the first again and again where there are not so many."""
+        """Exactly `size` candidates; the first is repeated if there are fewer."""
         end = min(start + size, len(self.rows))
         chosen = np.r_[start:end, np.full(start + size - end, start)]
         return _Candidates(
@@ -285,13 +286,13 @@ class _Candidates(NamedTuple):
 
 
 class _Pending(Generic[K]):
-    """Losses of samples on their way from the device, in this order."""
+    """Losses of samples, in this order, during their copy from the device."""
 
     def __init__(self, losses: Tensor, counts: Mapping[K, int]):
         self._counts = counts
         self._arrived: torch.cuda.Event | None = None
         self._host = losses
-        if losses.is_cuda:  # their copy is queued now, not behind what is launched after them
+        if losses.is_cuda:  # the copy is queued now, before later launches
             self._host = torch.empty(losses.shape, dtype=losses.dtype, pin_memory=True)
             self._host.copy_(losses, non_blocking=True)
             self._arrived = torch.cuda.Event()

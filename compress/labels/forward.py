@@ -1,9 +1,9 @@
 """The decoder's forward pass over candidates that have rows in common.
 
-Attention is causal, so a row depends on itself and those before it. Where candidates begin with the same
-rows, these are the same in every layer and are computed once: candidates are paths that part, as in a tree.
-Layers are typed `Any`. `outputs` is fast and assumes the attributes and conventions of `LAYERS`;
-`outputs_of_any` sends the tree through the decoder itself, whatever its layers are.
+Attention is causal, so a row depends on itself and earlier rows. If candidates start with the same rows,
+these are equal in every layer and are computed once: the candidates are paths in a tree. Layers are typed
+`Any`. `outputs` is fast and assumes the attributes and conventions of `LAYERS`; `outputs_of_any` runs the
+tree through the decoder itself, whatever its layers are.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ LAYERS = (
     "LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen2VLDecoderLayer",
     "Qwen2_5_VLDecoderLayer", "Qwen3DecoderLayer", "Qwen3VLTextDecoderLayer",
 )  # fmt: skip
-ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # where torch was built with it
-BLOCK = 64  # CPUs have other kernels for few rows, and oneDNN keeps one for every number: so only multiples
-SHORT = 256  # rows up to which a CPU attends faster by plain matrix products than by its fused kernel
+ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # None if torch was built without it
+BLOCK = 64  # row counts are multiples of it: oneDNN caches a kernel per count, and few rows use others
+SHORT = 256  # rows up to which plain matrix products are faster on a CPU than fused attention
 
 Ints = NDArray[np.integer[Any]]
 
 
 class Past(NamedTuple):
-    """Keys and values [P * H_kv, d] of rows that come before all candidates, in one layer."""
+    """Keys and values [P * H_kv, d], in one layer, of rows that precede all candidates."""
 
     keys: Tensor
     values: Tensor
@@ -42,19 +42,19 @@ class Past(NamedTuple):
 
 @dataclass(frozen=True)
 class Paths:
-    """B candidates of L places as paths over M rows, which hold U tokens."""
+    """B candidates of L positions each as paths over M rows, which refer to U tokens."""
 
-    tokens: Tensor  # [U] among all embeddings
-    token: Tensor  # [M] the place in `tokens` of each row's
-    positions: Tensor  # [A, M], an axis of rotary positions each
-    rows: Tensor  # [B, L] the row at each place
-    first: Tensor  # [M] where of B * L each row comes first
+    tokens: Tensor  # [U] indices into all embeddings
+    token: Tensor  # [M] index into `tokens` of each row
+    positions: Tensor  # [A, M], one row per axis of rotary positions
+    rows: Tensor  # [B, L] the row at each position of a candidate
+    first: Tensor  # [M] first occurrence of each row in 0 .. B * L - 1
 
     @staticmethod
     def parting(tokens: Ints, positions: Ints) -> Paths:
-        """Paths of candidates with tokens [B, L] at positions [A, B, L]: common beginnings are one.
+        """Paths of candidates with tokens [B, L] at positions [A, B, L]; common prefixes share rows.
 
-        Tokens with the same ones before them must have the same position. M is a multiple of BLOCK.
+        Tokens with the same preceding tokens must have the same position. M is a multiple of BLOCK.
         """
         order = np.lexsort(tokens.T[::-1])
         sorted_ = tokens[order]
@@ -65,7 +65,7 @@ class Paths:
         rows[order] = np.maximum.accumulate(np.where(new, number, 0), 0)
         candidate, place = np.nonzero(new)
         first = order[candidate] * tokens.shape[1] + place
-        nowhere = np.zeros(-len(first) % BLOCK, first.dtype)  # rows that nothing looks at
+        nowhere = np.zeros(-len(first) % BLOCK, first.dtype)  # padding rows that are never attended to
         first = np.concatenate([first, nowhere])
         different, token = np.unique(tokens.ravel()[first], return_inverse=True)
         flat = positions.reshape(len(positions), -1)[:, first]
@@ -76,13 +76,13 @@ class Paths:
 
     @staticmethod
     def apart(tokens: Tensor, positions: Tensor) -> Paths:
-        """The same with no row in common, so that the work depends on B and L alone."""
+        """Paths without common rows, so that the work depends on B and L alone."""
         every = torch.arange(tokens.numel(), device=tokens.device)
         return Paths(tokens.flatten(), every, positions.flatten(1), every.view(tokens.shape), every)
 
 
 def check(mllm: MLLM, rows: int) -> None:
-    """ValueError unless the decoder's layers look back over so many rows, and only back."""
+    """ValueError unless every decoder layer attends to all `rows` earlier tokens, and only to those."""
     if mllm.special_masks:
         raise ValueError(
             f"losses of candidates need attention to earlier tokens only; the image tokens of {mllm.name} "
@@ -102,13 +102,13 @@ def check(mllm: MLLM, rows: int) -> None:
 
 
 def fast(decoder: Any) -> bool:
-    """Whether `outputs` knows the decoder's layers."""
+    """Whether `outputs` supports the decoder's layers."""
     return all(type(layer).__name__ in LAYERS for layer in decoder.layers)
 
 
 @torch.inference_mode()
 def past(decoder: Any, embeds: Tensor) -> list[Past]:
-    """What each layer remembers of rows [P, D] that begin a sequence; P may be 0."""
+    """Keys and values in each layer of rows [P, D] that start a sequence; P may be 0."""
     width = decoder.layers[0].self_attn.head_dim
     if not len(embeds):
         return [Past(*embeds.new_zeros(2, 0, width))] * len(decoder.layers)
@@ -126,10 +126,10 @@ def outputs(
     before: Sequence[Past],
     added: Tensor | None = None,
 ) -> Tensor:
-    """The decoder's output [B, R, D] at the places `asked` [B, R] of each candidate.
+    """The decoder's output [B, R, D] at the positions `asked` [B, R] of each candidate.
 
-    `embeds` [*, D] are those that `paths` takes its tokens from, `added` [n, *, D] what these get behind the
-    first n layers, fewer than all; `before` is what came before all paths.
+    `embeds` [*, D] are the embeddings that the tokens of `paths` index. `added` [n, *, D] is added to them
+    after the first n layers, fewer than all. `before` holds the keys and values that precede all paths.
     """
     tokens = embeds[paths.tokens]
     hidden = tokens[paths.token]  # [M, D]
@@ -139,12 +139,12 @@ def outputs(
     seen = torch.ones(length, start + length, dtype=torch.bool, device=device).tril(start)
     keys = torch.cat([torch.arange(start, device=device).expand(count, -1), start + paths.rows], 1)
     attend = _CandidateAttention(decoder, paths.rows, keys, seen, paths.first)
-    wanted = paths.rows.gather(1, asked).flatten()  # [B * R] rows, the only ones that leave the last layer
+    wanted = paths.rows.gather(1, asked).flatten()  # [B * R] rows, the only outputs of the last layer
     every = torch.arange(len(wanted), device=device).view(asked.shape)
     last = len(decoder.layers) - 1
     for number, (layer, earlier) in enumerate(zip(decoder.layers, before, strict=True)):
         attention, mlp = layer.self_attn, layer.mlp
-        # What the first layer projects of a token is the same in all its rows.
+        # In the first layer, all rows of a token have the same projections.
         alike = number == 0 < last and len(tokens) < len(hidden)
         normed = _normed(layer.input_layernorm, tokens if alike else hidden)
         key, value = product(attention.k_proj, normed), product(attention.v_proj, normed)
@@ -171,10 +171,10 @@ def outputs(
 def outputs_of_any(
     mllm: MLLM, embeds: Tensor, paths: Paths, asked: Tensor, before: Tensor, added: Tensor | None = None
 ) -> Tensor:
-    """What `outputs` returns, by the decoder itself: the tree is one sequence, and a mask says who sees whom.
+    """The result of `outputs`, computed by the decoder itself: the tree as one sequence with a mask.
 
-    `before` [P, D] are the embeddings of the text that precedes all paths, at positions 0 to P - 1. Slower,
-    and the last bits of a row may depend on which others are computed beside it.
+    `before` [P, D] are the embeddings of the text that precedes all paths, at positions 0 to P - 1. It is
+    slower than `outputs`, and the last bits of a row may depend on the other rows of the batch.
     """
     start, length = len(before), paths.rows.shape[1]
     rows = torch.cat([before, embeds[paths.tokens][paths.token]])[None]  # [1, T, D]
@@ -197,10 +197,10 @@ def outputs_of_any(
 
 
 class _CandidateAttention:
-    """Attention of candidates whose queries and keys are rows, the same in every layer.
+    """Attention of candidates with queries and keys gathered by row, equal in every layer.
 
-    `queries` [B, Q] and `keys` [B, T] say which row stands where, `seen` [Q, T] or [B, Q, T] what a query
-    sees, and `kept` [K] which of the B * Q results go on.
+    `queries` [B, Q] and `keys` [B, T] map positions to rows, `seen` [Q, T] or [B, Q, T] is the mask, and
+    `kept` [K] selects among the B * Q results.
     """
 
     def __init__(self, decoder: Any, queries: Tensor, keys: Tensor, seen: Tensor, kept: Tensor):
@@ -208,11 +208,11 @@ class _CandidateAttention:
         (count, asking), groups = queries.shape, heads // kv  # queries of a group share keys
         plain = queries.device.type == "cpu" and keys.shape[1] <= SHORT
         head = torch.arange(heads, device=queries.device)
-        holder = head[:kv] if plain else head // groups  # fused kernels with a mask know no groups
+        holder = head[:kv] if plain else head // groups  # fused kernels with a mask do not support groups
         self._scale: float = decoder.layers[0].self_attn.scaling
         self._queried, self._stored = (count, heads, asking, -1), (count, len(holder), keys.shape[1], -1)
-        self._queries = (queries[:, None] * heads + head[:, None]).flatten()  # of [M * H, d]
-        self._keys = (keys[:, None] * kv + holder[:, None]).flatten()  # of [(P + M) * H_kv, d]
+        self._queries = (queries[:, None] * heads + head[:, None]).flatten()  # rows of [M * H, d]
+        self._keys = (keys[:, None] * kv + holder[:, None]).flatten()  # rows of [(P + M) * H_kv, d]
         whose, where = kept // asking, kept % asking
         self._kept = ((whose[:, None] * heads + head) * asking + where[:, None]).flatten()  # [B * H * Q, d]
         self._seen = seen if seen.ndim == 2 else seen[:, None]
@@ -226,7 +226,7 @@ class _CandidateAttention:
                 self._bias = spread.reshape(count * kv, groups * asking, -1)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, past: Past) -> Tensor:
-        """Results [K, H * d] of queries [M, H, d], keys and values [M, H_kv * d]."""
+        """Results [K, H * d] for queries [M, H, d], keys and values [M, H_kv * d]."""
         width = query.shape[-1]
         queries = query.view(-1, width).index_select(0, self._queries)
         keys = torch.cat([past.keys, key.view(-1, width)]).index_select(0, self._keys)
@@ -248,16 +248,16 @@ class _CandidateAttention:
 
 
 def product(linear: Any, rows: Tensor, plus: Tensor | None = None) -> Tensor:
-    """What a linear layer makes of rows [M, D], and `plus`; on a CPU to the same bits among any other rows.
+    """A linear layer's output for rows [M, D], plus `plus`; on a CPU bit-identical in any batch.
 
-    In single precision there by oneDNN's kernel, which torch has but does not choose: that of MKL leaves half
-    of an AMD processor unused (docs/performance.md).
+    On a CPU in single precision it uses oneDNN's kernel, which torch includes but does not choose: MKL's
+    kernel leaves half of an AMD processor unused (docs/performance.md).
     """
     cpu = rows.device.type == "cpu"
     if cpu and (missing := -len(rows) % BLOCK):
         more = (0, 0, 0, missing)
         return product(linear, F.pad(rows, more), None if plus is None else F.pad(plus, more))[:-missing]
-    # Quantised layers have a class of their own, or weights that do.
+    # Quantised layers, or their weights, have other classes.
     plain = type(linear) is nn.Linear and type(linear.weight) is nn.Parameter
     if ONEDNN is None or not cpu or rows.dtype != torch.float32 or not plain:
         found: Tensor = linear(rows)
@@ -280,9 +280,9 @@ def _normed_heads(norm: Any, projected: Tensor, width: int) -> Tensor:
 
 
 def _turns(decoder: Any, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """The rotary tables [2, M, H or 1, d] of queries and keys: cosines, and sines signed as `_turned` adds.
+    """The rotary tables [2, M, H or 1, d] of queries and keys: cosines, and sines signed for `_turned`.
 
-    They are spread over the heads for a CPU, which is three times slower where it must repeat numbers.
+    On a CPU they are expanded over the heads, because broadcasting is three times slower there.
     """
     ids = positions if len(positions) == 1 else positions[:, None]  # [1, M], or [3, 1, M]
     cos, sin = (each[0] for each in decoder.rotary_emb(hidden, position_ids=ids))  # [M, d]
@@ -298,7 +298,7 @@ def _turns(decoder: Any, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Ten
 
 
 def _turned(states: Tensor, table: Tensor) -> Tensor:
-    """Queries or keys [M, H * d] as [M, H, d], turned; pairs are half the width apart."""
+    """Queries or keys [M, H * d], rotated, as [M, H, d]; pairs are half the width apart."""
     cos, sin = table
     states = states.view(len(states), -1, cos.shape[-1])
     return (states * cos).addcmul_(states.roll(cos.shape[-1] // 2, -1), sin)

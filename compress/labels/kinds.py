@@ -1,5 +1,6 @@
-"""Label kinds: from one sample and a budget of evaluations to the tokens to keep. A new kind is a class and a
-line below.
+"""Label kinds: each selects the tokens to keep from one sample and a budget of evaluations.
+
+A new kind is a class and an entry in `KINDS`.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """One sample to label, for a kind that asks for losses without computing them itself.
+    """One sample to label, for a kind that requests losses without computing them itself.
 
-    Its methods are generators, for `yield from`: many samples advance together, and share batches.
+    Its methods are generators, for `yield from`: many samples advance together and share batches.
     """
 
     visual: Floats  # [N, D] aligned embeddings
@@ -34,7 +35,7 @@ class Problem:
     strategy: str | None  # None for kinds that do not search
     evaluations: int
     seed: int
-    # Anchors nearest to vectors [N, D], where a device finds them faster.
+    # Function that finds the anchors nearest to vectors [N, D], if a device is faster.
     nearest: Callable[[Floats], Ints] | None = None
 
     def groups(self) -> Grouping:
@@ -42,7 +43,7 @@ class Problem:
         return self._grouper()(self.visual)
 
     def partition(self) -> Grouping:
-        """All groups that the grouper finds, however many."""
+        """All groups that the grouper finds, in any number."""
         return self._grouper().partition(self.visual)
 
     def _grouper(self) -> Grouper:
@@ -53,7 +54,7 @@ class Problem:
         return pick(GROUPERS, self.grouper, "grouper", **offered)
 
     def search(self) -> Proposals[Result]:
-        """The search that the strategy's name asks for; returns it with its whole archive."""
+        """Run the search with the named strategy; the result includes the whole archive."""
         assert self.strategy is not None
         strategy = pick(STRATEGIES, self.strategy, "strategy")
         return propose(self.groups(), strategy, seed=self.seed, budget=self.evaluations)
@@ -70,9 +71,10 @@ class Problem:
 class ChosenMask:
     """A label.
 
-    `before` is the mean loss of the search's first batch, what a random candidate costs; `after` the label's.
+    `before` is the mean loss of the search's first batch, the loss of a random candidate; `after` is the
+    label's.
 
-    `evaluations` counts every candidate whose loss was computed, the label itself included.
+    `evaluations` counts every candidate whose loss was computed, including the label itself.
     """
 
     kept: Ints  # [G] ascending
@@ -89,7 +91,7 @@ class Kind(ABC):
     `.single_loss(kept)`, and returns its choice.
     """
 
-    # The search's, unless the configuration names one; None: the kind does not search.
+    # Default strategy of the search; None: the kind does not search.
     strategy: ClassVar[str | None] = "evolution"
 
     @abstractmethod
@@ -135,8 +137,9 @@ class ClusterCentres(Kind):
 class Elite(Kind):
     """The tokens most frequent among the best candidates of the whole search (ours).
 
-    `share` of all evaluated candidates are the elite. The score is the frequency among them minus that among
-    all, so that a token which every candidate holds, being alone in its group, gains nothing by it.
+    `share` is the share of all evaluated candidates that form the elite. The score is the frequency among
+    them minus that among all candidates. A token that is alone in its group is in every candidate, and
+    therefore gains nothing.
     """
 
     share: float = 0.1
@@ -156,12 +159,12 @@ class Elite(Kind):
 class Attribution(Kind):
     """The tokens whose presence lowers the loss most, by ridge regression over all evaluated masks (ours).
 
-    Every evaluation tells something about every token, while the best mask tells of one. `ridge` is the
-    penalty; without one it is chosen per sample by generalised cross-validation.
+    Every evaluation gives information about every token, while the best mask is a single sample. `ridge` is
+    the penalty; by default it is chosen per sample by generalised cross-validation.
     """
 
     ridge: float | None = None
-    strategy: ClassVar[str | None] = "uniform"  # masks that no group restricts
+    strategy: ClassVar[str | None] = "uniform"  # masks without restriction by groups
 
     def __post_init__(self) -> None:
         if self.ridge is not None and self.ridge <= 0:
@@ -179,15 +182,15 @@ class Attribution(Kind):
 
 @dataclass(frozen=True)
 class GroupAttribution(Kind):
-    """What each semantic group is worth, by regression on random sets of groups; core tokens first (ours).
+    """Attribution to semantic groups, by regression on random sets of groups; core tokens first (ours).
 
-    Tokens of one group say much the same, so that a single token is hardly missed and its attribution drowns
-    in noise; groups are missed, and there are few of them. Every candidate shows a random half of the
-    grouper's groups (all that it finds, not exactly G), their tokens in turn until G are kept. Ridge
-    regression of the loss on "some token of the group was kept" gives each group's worth. The r-th token of
-    a group, counted from the group's mean outwards, scores (worth + floor) / r: a second token of a group
-    adds less than a first. `floor` is the worth, in parts of the best group's, that even a group without
-    effect has, so that the image stays covered.
+    Tokens of one group carry similar information, so removing a single token has little effect and its
+    attribution is mostly noise. Removing a group has an effect, and there are few groups. Every candidate
+    shows a random half of the grouper's groups (all that it finds, not exactly G), with tokens taken in turn
+    until G are kept. Ridge regression of the loss on "some token of the group was kept" gives each group's
+    worth. The r-th token of a group, ordered by distance from the group's mean, scores (worth + floor) / r: a
+    second token of a group adds less than a first. `floor` is the minimum worth, as a share of the best
+    group's, that even a group without effect has, so that the image stays covered.
     """
 
     floor: float = 0.1
@@ -218,7 +221,7 @@ class GroupAttribution(Kind):
 
 
 def group_sample(groups: list[Ints], items: int, keep: int, rng: np.random.Generator) -> Ints:
-    """`keep` sorted items: those of a random half of the groups, in turn; others fill what these leave."""
+    """`keep` sorted items: from a random half of the groups, in turn; other items fill the rest."""
     chosen = [
         rng.permutation(groups[g]).tolist() for g in rng.permutation(len(groups)) if rng.random() < 0.5
     ][:keep]
@@ -232,7 +235,7 @@ def group_sample(groups: list[Ints], items: int, keep: int, rng: np.random.Gener
 
 
 def inclusion(indices: Ints, items: int) -> NDArray[np.float64]:
-    """Kept indices [P, K] as a matrix of zeros and ones [P, N]."""
+    """Convert kept indices [P, K] to a matrix of zeros and ones [P, N]."""
     matrix = np.zeros((len(indices), items))
     np.put_along_axis(matrix, indices, 1.0, axis=1)
     return matrix
@@ -241,8 +244,8 @@ def inclusion(indices: Ints, items: int) -> NDArray[np.float64]:
 def ridge_weights(features: Floats, values: Floats, penalty: float | None = None) -> NDArray[np.float64]:
     """Weights [N] of a ridge regression with intercept of `values` [P] on `features` [P, N].
 
-    Without a penalty, the one of a logarithmic grid with the least generalised cross-validation error (Golub,
-    Heath and Wahba, 1979).
+    By default, the penalty is the one of a logarithmic grid with the lowest generalised cross-validation
+    error (Golub, Heath and Wahba, 1979).
     """
     centred = features - features.mean(0)
     target = values - values.mean()

@@ -1,4 +1,4 @@
-"""Labelling one sample: an outcome of sample, model and configuration alone."""
+"""Labels single samples; the result depends only on sample, model and configuration."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from evosearch.registry import cut, find, parse
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """How labels are made; the defaults are the paper's.
+    """Settings of labelling; the defaults are the paper's.
 
-    `kind`, `grouper` and `strategy` are specs such as "dpc-knn:neighbours=4"; without a strategy, the kind's
-    own. `keep` is the number of tokens in a label, or a ratio of each image's own tokens ("11.1%", "1/9", a
-    float between 0 and 1); without it a ninth of them. `evaluations` is the budget per sample.
+    `kind`, `grouper` and `strategy` are specs such as "dpc-knn:neighbours=4". Default of `strategy`: the
+    kind's own. `keep` is the number of tokens in a label, or a ratio of each image's tokens ("11.1%", "1/9",
+    a float between 0 and 1). Default: a ninth of them. `evaluations` is the budget per sample.
     """
 
     kind: str = "best"
@@ -45,7 +45,7 @@ class LabelConfig:
 
     def __post_init__(self) -> None:
         kind = self.make_kind()
-        # Errors in specs are found here, not at the first sample; what a sample offers is a stand-in.
+        # Errors in specs are found before the first sample, with dummy values for a sample's data.
         pick(GROUPERS, self.grouper, "grouper", groups=1, anchors=np.ones((1, 1)), grid=(1, 1))
         if self.strategy is not None and kind.strategy is None:
             raise ValueError(
@@ -64,9 +64,10 @@ class LabelConfig:
         return pick(KINDS, self.kind, "label kind")
 
     def resolved(self, mllm: MLLM) -> LabelConfig:
-        """The same with every default filled in, for this model.
+        """The configuration with every default filled in for this model.
 
-        A ratio becomes a count where all images have as many visual tokens, and stays a ratio elsewhere.
+        A ratio becomes a count if all images have the same number of visual tokens, otherwise it stays a
+        ratio.
         """
         keep, visual_tokens = self.keep or NINTH, mllm.visual_tokens
         if mllm.one_size:
@@ -79,17 +80,17 @@ class LabelConfig:
 
 
 def sample_key(sample: Sample) -> str:
-    """What identifies a sample in a store: its id, unique inside its task, after the task's name."""
+    """Identifier of a sample in a store: the task's name, then the id, which is unique within the task."""
     return f"{sample.task}/{sample.id}" if sample.task else sample.id
 
 
 def sample_seed(seed: int, key: str) -> int:
-    """The seed of one sample's search: it depends on the run's seed and the sample, on nothing else."""
+    """The seed of one sample's search; it depends only on the run's seed and the sample."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:8]) >> 1
 
 
 def code_of(mllm: MLLM, config: LabelConfig) -> tuple[object, ...]:
-    """What makes such labels, for `compress.fingerprint`: of kinds and groupers the chosen ones alone."""
+    """The code that makes such labels, for `compress.fingerprint`: only the chosen kind and grouper count."""
     kind = config.make_kind()
     strategy = config.strategy or kind.strategy
     chosen = [find(STRATEGIES, parse(strategy)[0], "strategy")] if strategy else []
@@ -99,7 +100,7 @@ def code_of(mllm: MLLM, config: LabelConfig) -> tuple[object, ...]:
 class Labeller:
     """Labels samples with one model: one at a time, or `many` whose candidates share batches.
 
-    `rows` go through the decoder at a time, by the device if not given.
+    `rows` is the number of decoder rows at a time. Default: by device.
     """
 
     def __init__(self, mllm: MLLM, config: LabelConfig, *, rows: int | None = None):
@@ -110,7 +111,7 @@ class Labeller:
         self._anchors = words.weight.detach().float().cpu().numpy()  # [V, D]
         self._nearest = None if device.type == "cpu" else Nearest(words.weight.detach())
         self._budget = TokenBudget(rows) if rows else TokenBudget.for_device(device)
-        # Python proposes for one half of the samples while a GPU works on the other.
+        # Python proposes candidates for one half of the samples while a GPU evaluates the other.
         self._lanes = 1 if device.type == "cpu" else 2
         self.about = {
             **asdict(self._config),
@@ -122,14 +123,14 @@ class Labeller:
         self.machine = machine_of(device)
 
     def __call__(self, sample: Sample) -> Label:
-        """ValueError that names the sample if it cannot be labelled."""
+        """Label one sample; ValueError that names the sample if it cannot be labelled."""
         (made,) = self.many([sample])
         if isinstance(made, ValueError):
             raise made
         return made
 
     def many(self, samples: Sequence[Sample]) -> list[Label | ValueError]:
-        """The label of each sample, the same as alone, or why it has none; `seconds` are shared equally."""
+        """The label or error of each sample, the same as alone; `seconds` are shared equally."""
         started = time.perf_counter()
         embedded: dict[int, Embedded] = {}
         outcomes: dict[int, ChosenMask | ValueError] = {}
@@ -212,7 +213,7 @@ class Labeller:
 
 
 class Nearest:
-    """Numbers of the words nearest by cosine to vectors [N, D], found where the words [V, D] lie.
+    """Indices of the words nearest by cosine to vectors [N, D], found on the device of the words [V, D].
 
     A CPU takes seconds for the vocabulary of a large model, longer than a GPU for the whole search.
     """
@@ -226,7 +227,7 @@ class Nearest:
     def __call__(self, vectors: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
         rows = torch.from_numpy(vectors).to(self._words.device, torch.float32)
         blocks = self._words.split(self.BLOCK)
-        # An all-zero word (padding) counts as at right angles to everything.
+        # An all-zero word (padding) has cosine 0 with every vector.
         best = [(rows @ F.normalize(block.float(), dim=1).T).max(1) for block in blocks]
         block = torch.stack([found.values for found in best]).argmax(0)  # [N]
         place = torch.stack([found.indices for found in best])[

@@ -1,4 +1,4 @@
-"""Several stores as one: the same labels give the same bytes, whichever runs and shards they come from."""
+"""Merges stores: the same labels give the same bytes, whatever runs and shards they come from."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from compress.labels.store import (
 def merge(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> LabelStore:
     """Write the labels of all `folders`, which may be shards of one campaign, to `out`, sorted by id.
 
-    Two equal labels of a sample become one. ValueError if the stores' settings differ, if two labels of a
-    sample do, or if `out` exists. `out` appears when it is complete.
+    Equal labels of a sample are merged. ValueError if the stores' settings differ, if two labels of a sample
+    differ, or if `out` exists. `out` appears only when it is complete.
     """
     target = Path(out)
     if target.exists():
@@ -57,7 +57,7 @@ def merge(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]
 
 
 def _unique(table: pa.Table) -> pa.Table:
-    """Sorted by id, one row for each; what differs only in seconds counts as equal."""
+    """Sort by id and keep one row for each; rows that differ only in seconds count as equal."""
     table = table.take(pc.sort_indices(table, [("id", "ascending")]))
     ids = table["id"].combine_chunks()
     again = np.flatnonzero(pc.equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)) + 1

@@ -1,4 +1,4 @@
-"""Search one sample: which visual tokens let the model answer a question best (paper section 3.2)."""
+"""Searches one sample for the visual tokens with which the model answers best (paper section 3.2)."""
 
 from __future__ import annotations
 
@@ -49,8 +49,9 @@ class SampleSearch:
 def group_tokens(
     mllm: MLLM, embedded: Embedded, keep: Keep = NINTH, grouper: str | Grouper = "vocabulary", seed: int = 0
 ) -> Grouping:
-    """The groups of a sample's visual tokens, `keep` of them. `grouper` is a grouper or a spec such as
-    "dpc-knn:neighbours=4".
+    """Group a sample's visual tokens into `keep` groups.
+
+    `grouper` is a grouper or a spec such as "dpc-knn:neighbours=4".
     """
     visual = embedded.embeds[embedded.visual].float().cpu().numpy()
     if isinstance(grouper, str):
@@ -77,12 +78,12 @@ def search_sample(
     seed: int = 0,
     callbacks: Sequence[Callback] = (),
 ) -> SampleSearch:
-    """Search which `keep` visual tokens of `image` give the lowest loss of `answer` to `question`.
+    """Search for the `keep` visual tokens of `image` with the lowest loss of `answer` to `question`.
 
-    Without an answer, the loss is that of the untouched model's own answer. `keep` is a count or a ratio of
-    the image's tokens ("11.1%", "1/9"). `grouper` and `strategy` are objects or specs such as
-    "evolution:population=32"; the default strategy is the paper's evolution. `positions` is "original" or
-    "compact". Raises ValueError for an empty answer and for a `keep` that the image does not have.
+    Default of `answer`: the untouched model's own answer. `keep` is a count or a ratio of the image's tokens
+    ("11.1%", "1/9"). `grouper` and `strategy` are objects or specs such as "evolution:population=32"; the
+    default strategy is the paper's evolution. `positions` is "original" or "compact". Raises ValueError for
+    an empty answer and for a `keep` larger than the image's number of tokens.
     """
     response = (mllm.answer([image], [question])[0] if answer is None else answer).strip()
     if not response:

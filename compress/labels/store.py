@@ -1,5 +1,6 @@
-"""The label store: a folder of Parquet shards, each written at once, each carrying the complete
-configuration, and the samples that were given up with the reasons.
+"""The label store: a folder of Parquet shards, and the quarantined samples with the reasons.
+
+Each shard is written atomically and contains the complete configuration.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from evosearch.registry import cut
 
 FORMAT = 1
 KEY = b"evocomp labels"
-BATCH = 256  # rows that are in memory at a time
-ROWS = 1 << 16  # of a shard that holds what several runs wrote
+BATCH = 256  # rows in memory at a time
+ROWS = 1 << 16  # of a shard in a merged or exported store
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -49,8 +50,8 @@ SCHEMA = pa.schema(
 class Label:
     """The label of one sample. Losses are in nats per response token.
 
-    `loss_before` is what a random candidate costs (the mean of the search's first batch), `loss_after` what
-    the kept tokens cost, `loss_full` what all visual tokens cost.
+    `loss_before` is the loss of a random candidate (the mean of the search's first batch), `loss_after` that
+    of the kept tokens, and `loss_full` that of all visual tokens.
     """
 
     id: str
@@ -64,11 +65,11 @@ class Label:
     score: tuple[float, ...] | None = None  # [N] higher = more worth keeping
 
 
-CODE = "code"  # the setting that is a fingerprint of code: nobody can choose it
+CODE = "code"  # the setting that holds a fingerprint of code; users cannot choose it
 
 
 class _SettingsDocument(Document, extra="allow"):
-    """What labels were made with; other works than the labeller may note other things."""
+    """The settings of labels; works other than the labeller may add their own."""
 
     kind: str = ""
     keep: Any = 1
@@ -112,30 +113,30 @@ class _Quarantine(Document):
 
 @dataclass(frozen=True)
 class LabellingRun:
-    """One call that added labels, as its shards tell of it."""
+    """One call that added labels, as recorded in its shards."""
 
-    name: str  # of its shards, without their number
+    name: str  # prefix of its shards, without their number
     engine: str
     workers: int
     machines: tuple[str, ...]
     started: datetime
-    written: datetime  # its last shard
-    samples: int  # that it added
-    total: int  # that its part of the data had, labelled before or not
+    written: datetime  # time of its last shard
+    samples: int  # number that it added
+    total: int  # size of its part of the data, labelled before or not
 
 
 @dataclass(frozen=True, eq=False)
 class LabelStore:
     """The labels in a folder, in the order of its shards, and the configuration that made them.
 
-    Labels are read as they are asked for, so that a store may be larger than the memory.
+    Labels are read on access, so that a store may be larger than the memory.
     """
 
     folder: Path
     settings: Mapping[str, Any]
     shards: tuple[Path, ...]
     ids: pa.ChunkedArray  # of all labels
-    quarantine: Mapping[str, Sequence[str]]  # samples given up -> why each attempt failed
+    quarantine: Mapping[str, Sequence[str]]  # quarantined sample -> reasons of its failed attempts
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -151,7 +152,7 @@ class LabelStore:
         return self._by_id[id]
 
     def setting(self, name: str) -> Any:
-        """What the labels were made with; ValueError if the store does not say it."""
+        """A setting of the labels; ValueError if the store does not contain it."""
         if name not in self.settings:
             raise ValueError(f"{self.shards[0]}: settings.{name} is missing; label again")
         return self.settings[name]
@@ -168,7 +169,7 @@ class LabelStore:
 
     @cached_property
     def labels(self) -> tuple[Label, ...]:
-        """All of them in memory."""
+        """All labels, in memory."""
         return tuple(self)
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
@@ -176,7 +177,7 @@ class LabelStore:
         return pa.concat_tables(read_shard(shard, columns) for shard in self.shards)
 
     def runs(self) -> list[LabellingRun]:
-        """The runs that wrote it, in order; none for stores that were merged."""
+        """The runs that wrote the store, in order; none for merged stores."""
         found: dict[tuple[str, datetime], LabellingRun] = {}
         for shard in self.shards:
             if told := described(shard).run:
@@ -225,7 +226,7 @@ def scan(folder: Path) -> tuple[list[Path], Mapping[str, Any] | None]:
 
 
 def refuse_difference(origin: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """ValueError that names every setting in which what lies at `origin` differs from `ours`."""
+    """ValueError that names the settings of `origin` that differ from `ours`."""
     keys = [key for key in dict.fromkeys([*ours, *theirs]) if theirs.get(key) != ours.get(key)]
     if keys == [CODE]:
         raise ValueError(
@@ -253,14 +254,14 @@ def repeated(ids: pa.ChunkedArray | pa.Array) -> str | None:
 
 
 class Writer:
-    """Appends shards to a folder; whatever interrupts it, a shard is there completely or not at all.
+    """Appends shards to a folder; a shard is written completely or not at all, even on interruption.
 
-    Made by `writing`, which sees to it that there is one per folder and `name`.
+    Created by `writing`, which ensures that there is only one per folder and `name`.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], name: str):
         self._folder, self._settings, self._name = folder, dict(settings), name
-        self.run: dict[str, Any] = {"started": now()}  # noted in every shard; means nothing to the labels
+        self.run: dict[str, Any] = {"started": now()}  # stored in every shard; does not affect the labels
         shards, theirs = scan(folder)
         if theirs is not None:
             refuse_difference(folder, theirs, self._settings)
@@ -272,7 +273,7 @@ class Writer:
         self.empty = not shards
 
     def missing(self, keys: Iterable[str], *, again: bool = False) -> NDArray[np.int64]:
-        """Places of the keys that the store does not hold, nor has given up unless `again`.
+        """Places of the keys that are neither in the store nor, unless `again`, in quarantine.
 
         ValueError for a key that occurs twice.
         """
@@ -286,7 +287,7 @@ class Writer:
         return places
 
     def write(self, labels: Iterable[Label], machines: Sequence[str] = ()) -> None:
-        """Add a shard, unless there are no labels; OSError, and no trace of it, if it cannot be written."""
+        """Add a shard, unless there are no labels; OSError, without a partial file, if that fails."""
         rows = list(labels)
         if not rows:
             return
@@ -311,16 +312,16 @@ class Writer:
             raise _refused(self._folder, problem) from problem
 
 
-SHARED = ", or divide the samples among several runs with shards"  # what else there is to do for a second run
+SHARED = ", or divide the samples among several runs with shards"  # hint for a second run in the same folder
 
 
 @contextmanager
 def writing(
     folder: str | os.PathLike[str], settings: Mapping[str, Any], name: str = "labels"
 ) -> Iterator[Writer]:
-    """A writer of shards `name`-00000.parquet and so on; the folder is made if there is none.
+    """A writer of shards `name`-00000.parquet and so on; the folder is created if missing.
 
-    ValueError, naming the difference, if the folder holds labels of other settings, or if another process
+    ValueError if the folder holds labels of other settings (naming the difference), or if another process
     writes under the same name.
     """
     path = Path(folder)
@@ -333,26 +334,26 @@ def writing(
 
 
 def write_shard(table: pa.Table, target: Path) -> None:
-    """A shard in whole, or no trace of it."""
+    """Write a shard atomically."""
     with replacing(target) as part, part.open("wb") as file:
         pq.write_table(table, file)
 
 
 def pieces(table: pa.Table, settings: Mapping[str, Any]) -> list[pa.Table]:
-    """The labels of a table, in order, as shards of one size that name no run."""
+    """Split the labels of a table, in order, into shards of one size without a run in their metadata."""
     whole = table.replace_schema_metadata(schema(settings).metadata)
     return [whole.slice(start, ROWS) for start in range(0, len(whole), ROWS)]
 
 
 def write_quarantine(target: Path, settings: Mapping[str, Any], samples: Mapping[str, Sequence[str]]) -> None:
-    """Samples given up with their reasons, as a file of their own, in whole."""
+    """Write the quarantined samples with their reasons to a file, atomically."""
     content = {"format": FORMAT, "settings": dict(settings), "samples": dict(samples)}
     with replacing(target) as part:
         part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def schema(settings: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> pa.Schema:
-    """The columns, with what is said of them."""
+    """The columns, with format, settings and run as metadata."""
     told = {"format": FORMAT, "settings": dict(settings), **({"run": dict(run)} if run else {})}
     return SCHEMA.with_metadata({KEY: json.dumps(told)})
 
@@ -370,7 +371,7 @@ def _refused(folder: Path, problem: OSError) -> OSError:
 
 
 def described(shard: Path) -> _ShardDocument:
-    """What a shard says of itself: format, settings, and the run that wrote it."""
+    """The metadata of a shard: format, settings, and the run that wrote it."""
     with _readable(shard):
         found = pq.read_schema(regular_file(shard))
     metadata = found.metadata or {}
@@ -383,7 +384,7 @@ def described(shard: Path) -> _ShardDocument:
 
 
 def read_quarantine(folder: Path, settings: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Samples that were given up in a folder; ValueError if that was under other settings."""
+    """Quarantined samples of a folder; ValueError if they were recorded under other settings."""
     found: dict[str, list[str]] = {}
     for path in sorted(folder.glob("quarantine-*.json")):
         found |= _quarantined(path, settings)
@@ -409,7 +410,7 @@ def read_shard(shard: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def _refuse_unsound(shard: Path, name: str, column: pa.ChunkedArray | pa.Array) -> None:
-    """ValueError for values that no label has: the types of the columns allow more."""
+    """ValueError for values that a label cannot have although the column's type allows them."""
     flat = pc.list_flatten(column) if pa.types.is_list(column.type) else column
     wrong = ""
     if flat.null_count or (column.null_count and name != "score"):

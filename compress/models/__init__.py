@@ -1,4 +1,4 @@
-"""Models behind one adapter: loaded by name, or taken as they are."""
+"""Multimodal models behind one adapter: loaded by name, or wrapped as given."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The cache of keys and values: its name in the installed transformers, and which prefill it belongs to."""
+"""The key-value cache: its name in the installed transformers, and the prefill that filled it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TESTED = Version("5.24")  # the newest transformers that the tests have passed o
 
 
 def name_in(function: Any) -> str:
-    """The argument by which a function of transformers takes the cache. ValueError if no known name fits."""
+    """The argument by which a transformers function takes the cache. ValueError if no known name fits."""
     known = [name for name in NAMES if name in inspect.signature(function).parameters]
     if not known:
         raise ValueError(
@@ -31,11 +31,11 @@ def name_in(function: Any) -> str:
 
 
 CACHE = name_in(create_causal_mask)  # its name in this release
-READ = NAMES[NAMES.index(CACHE) :]  # names that this release understands
+READ = NAMES[NAMES.index(CACHE) :]  # names that this release accepts
 
 
 def cache_in(call: Mapping[str, Any] | Sequence[Any]) -> Any:
-    """The cache among the arguments of a call by name, or in a model's output, a tuple too; None without."""
+    """The cache among the named arguments of a call, or in a model's output or a tuple; None if absent."""
     if isinstance(call, Mapping):
         return next((found for name in READ if (found := call.get(name)) is not None), None)
     return next((part for part in call if isinstance(part, Cache)), None)
@@ -53,16 +53,16 @@ def warn_if_untested(version: str = transformers.__version__) -> None:
 
 
 class Key:
-    """Stands for one prefill in all caches that come from it."""
+    """Identifies one prefill in all caches that come from it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Mark:
-    """What a cache carries of its prefill. Copies of the cache share it."""
+    """The prefill data attached to a cache. Copies of the cache share it."""
 
     key: Key
     lengths: tuple[int, ...]  # of each layer's cache after the prefill
-    rows: Tensor | None  # [B] the sample of the prefill that each row comes from; None = there is one sample
+    rows: Tensor | None  # [B] the prefill's sample of each row; None = there is one sample
 
     def __deepcopy__(self, memo: Any) -> Mark:
         return self
@@ -72,23 +72,23 @@ MARK = "_evocomp"  # the attribute of a cache
 
 
 def mark(cache: Any, key: Key, rows: Tensor) -> None:
-    """Say that `cache` comes from the prefill `key`, with samples `rows` [B]; its copies say so too."""
+    """Mark `cache` as filled by the prefill `key`, with samples `rows` [B]; copies keep the mark."""
     several = len(rows) > 1
     setattr(cache, MARK, Mark(key, _lengths(cache), rows if several else None))
-    if several:  # only methods of the cache know where its rows go
+    if several:  # rows are tracked by overriding the cache's methods
         kind: Any = type(cache)
         cache.__class__ = _following(kind)
 
 
 def mark_of(cache: Any) -> Mark | None:
-    """What `mark` said of this cache or of the one that it was copied from."""
+    """The mark of this cache, or of the one that it was copied from; None without one."""
     return getattr(cache, MARK, None)
 
 
 def grown(cache: Any, mark: Mark) -> int:
-    """Tokens that the cache holds beyond its prefill; negative if it was cropped to fewer.
+    """The number of tokens that the cache holds after its prefill; negative if it was cropped below it.
 
-    ValueError if its layers do not agree.
+    ValueError if its layers disagree.
     """
     counts = {now - then for now, then in zip(_lengths(cache), mark.lengths, strict=True)}
     if len(counts) > 1:
@@ -100,14 +100,14 @@ def grown(cache: Any, mark: Mark) -> int:
 
 
 def _lengths(cache: Any) -> tuple[int, ...]:
-    if getattr(cache, "is_compileable", False):  # one length, which is read from the device
+    if getattr(cache, "is_compileable", False):  # one length for all layers, read from the device
         return (int(cache.get_seq_length()),)
     counted = [number for number, layer in enumerate(cache.layers) if hasattr(layer, "keys")]  # not recurrent
     return tuple(int(cache.get_seq_length(layer)) for layer in counted)
 
 
 class _Following:
-    """The methods of a cache that move its rows, for a subclass of the cache's own class."""
+    """The methods that move a cache's rows, for a subclass of the cache's own class."""
 
     def reorder_cache(self: Any, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)  # type: ignore[misc]

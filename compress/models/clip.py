@@ -1,4 +1,4 @@
-"""CLIP's joint space beside a model whose tower is CLIP's: the text tower and both projections."""
+"""CLIP's joint space for a model with a CLIP tower: the text tower and both projections."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILES = "*.json", "*.safetensors", "*.txt"
 
 @dataclass(frozen=True)
 class Clip:
-    """The text tower, and what takes both sides to the joint space of P dimensions."""
+    """The text tower, and the projections of text and image into the joint space of P dimensions."""
 
     model: Any
     tokenizer: Any
@@ -33,14 +33,15 @@ class Clip:
 
     @torch.no_grad()
     def patches(self, features: Tensor) -> Tensor:
-        """Embeddings [N, P] of the tower's features [N, C] of any layer."""
+        """Embeddings [N, P] of the features [N, C] of any tower layer."""
         found: Tensor = self.model.visual_projection(self.model.vision_model.post_layernorm(features))
         return found
 
     @torch.no_grad()
     def texts(self, text: str, truncate: bool) -> Tensor:
-        """Embeddings [M, P] of a text: one for each stretch as long as the text tower reads, the last one
-        filled up with zeros. With `truncate` M is 1: the text ends where the first stretch does.
+        """Embeddings [M, P] of a text, one for each chunk of the text tower's maximum length.
+
+        The last chunk is padded with zeros. With `truncate` M is 1: the text is truncated to the first chunk.
         """
         length = self.model.config.text_config.max_position_embeddings
         given = {"truncation": True, "max_length": length} if truncate else {}
@@ -52,14 +53,14 @@ class Clip:
 
 @lru_cache(maxsize=1)
 def load_clip(source: str, device: torch.device, dtype: torch.dtype) -> Clip:
-    """The CLIP in a folder or of a hub name; ValueError, with what to do next, if there is none."""
+    """Load CLIP from a folder or a hub name; ValueError, with what to do next, if there is none."""
     try:
         folder = source if Path(source).is_dir() else str(hub.fetch(source, FILES))
         auto: Any = CLIPModel  # typed without the report
         model, report = auto.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
-        if report["missing_keys"]:  # transformers would go on with random numbers in their place
+        if report["missing_keys"]:  # transformers would use random numbers instead
             raise ValueError(f"{len(report['missing_keys'])} of its weights are missing")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, SafetensorError) as error:
@@ -68,5 +69,5 @@ def load_clip(source: str, device: torch.device, dtype: torch.dtype) -> Clip:
             f"cannot load CLIP {source!r} for embeddings of the question: {why}; give another with "
             f"clip=FOLDER or clip=owner/name"
         ) from error
-    model.vision_model.encoder = None  # the model's own tower has run
+    model.vision_model.encoder = None  # not needed: the model's own tower encodes images
     return Clip(model.eval().requires_grad_(False).to(device), tokenizer)

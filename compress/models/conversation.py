@@ -1,4 +1,4 @@
-"""Several turns with several images: what a chat holds."""
+"""Conversations of several turns with several images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from compress.video import Visual
 
 @dataclass(frozen=True)
 class Turn:
-    """What one side says, after the images and videos that come with it."""
+    """The text of one speaker in a turn, after the images and videos that come with it."""
 
     role: Literal["user", "assistant"]
     text: str
@@ -22,7 +22,10 @@ Conversation = Sequence[Turn]
 
 
 def check(conversation: Conversation, number: int) -> None:
-    """ValueError, with the conversation's number, unless user and assistant alternate and the user ends."""
+    """ValueError, with the conversation's number, for empty turns or a wrong order of turns.
+
+    User and assistant must alternate, and the user is first and last.
+    """
     roles = [turn.role for turn in conversation]
     if len(roles) % 2 == 0 or roles != [("user", "assistant")[place % 2] for place in range(len(roles))]:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The adapters, one file per family; a new one is a file and a line below, under its `model_type`."""
+"""The adapters, one file per family; a new family needs a file and an entry in `FAMILIES`."""
 
 from typing import Any
 
@@ -37,10 +37,10 @@ FAMILIES: dict[str, type[MLLM]] = {
     "idefics3": Idefics3,
     "smolvlm": SmolVLM,
     "mistral3": Mistral3,
-    "llava with pixtral": Mistral3,  # a `model_type` and that of its tower
+    "llava with pixtral": Mistral3,  # `model_type` of the model and of its tower
 }
 
-MISSING: dict[str, str] = {  # what stands between a well-known family and an adapter
+MISSING: dict[str, str] = {  # why a well-known family has no adapter
     "internvl_chat": "its code lies beside its weights and is not run; load the conversion named -hf",
     "kimi_k25": "frames that its tower pools over time are not handled",
     "llama4": "attention in chunks and complex rotary tables are not handled",
@@ -51,14 +51,14 @@ MISSING: dict[str, str] = {  # what stands between a well-known family and an ad
 
 
 def family_in(config: Any) -> str | None:
-    """The family of a configuration: its `model_type`, with that of its tower where `FAMILIES` names both."""
+    """The family of a configuration: its `model_type`, with the tower's if `FAMILIES` names both."""
     kind = getattr(config, "model_type", None)
     both = f"{kind} with {getattr(getattr(config, 'vision_config', None), 'model_type', None)}"
     return both if both in FAMILIES else kind
 
 
 def refusal(family: str | None) -> str:
-    """Why a `model_type` has no adapter, as far as it is known, and which have one."""
+    """The reason why a `model_type` has no adapter, if known, and the supported ones."""
     why = MISSING.get(family or "")
     supported = f"supported: {', '.join(sorted(FAMILIES))}"
     return supported if why is None else f"{why}; {supported}"

@@ -1,4 +1,4 @@
-"""The frames of videos as towers get them, through PIL: stock video processors need torchvision."""
+"""Preprocessing of video frames for towers, with PIL: stock video processors need torchvision."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SETTINGS = ("size", "crop_size", "do_center_crop", "max_video_tokens")
 
 
 def read_settings(source: str) -> dict[str, Any]:
-    """What a folder or hub name says of videos, of `SETTINGS`; nothing where only images have settings."""
+    """The video settings in a folder or of a hub name, restricted to `SETTINGS`; empty if there are none."""
     found: dict[str, Any] = {}
     for name, part in (
         ("processor_config.json", "video_processor"),
@@ -31,13 +31,13 @@ def read_settings(source: str) -> dict[str, Any]:
             continue
         written = json.loads(Path(path).read_text())
         found.update(written if part is None else written.get(part) or {})
-    if "size" not in found and {"min_pixels", "max_pixels"} <= found.keys():  # as older releases wrote them
+    if "size" not in found and {"min_pixels", "max_pixels"} <= found.keys():  # form of older releases
         found["size"] = {"shortest_edge": found["min_pixels"], "longest_edge": found["max_pixels"]}
     return {name: found[name] for name in SETTINGS if found.get(name) is not None}
 
 
 def settings_of(processor: Any) -> Mapping[str, Any]:
-    """What a processor says of videos: its video processor, else what was read beside its weights."""
+    """The video settings of a processor: of its video processor, or those read from its folder."""
     videos = getattr(processor, "video_processor", None)
     if videos is None:
         return getattr(processor, "video_settings", {})
@@ -52,7 +52,7 @@ def fitted_size(
     `frames` images count, in groups of `together`. The rule of Qwen2-VL and, with frames, of Qwen3-VL.
     """
     width, height = size
-    if frames > 1 and min(size) < unit:  # a thin image grows before it is measured
+    if frames > 1 and min(size) < unit:  # a thin image is enlarged first
         scale = max(unit / height, unit / width)
         height, width = int(height * scale), int(width * scale)
     high, wide = (round(side / unit) * unit for side in (height, width))
@@ -67,7 +67,7 @@ def fitted_size(
 
 
 def normalised(frames: Sequence[Image.Image], pixels: Any) -> Tensor:
-    """Frames [F, 3, H, W], scaled to 0 .. 1 and with the mean and deviation of an image processor."""
+    """Frames [F, 3, H, W], scaled to 0 .. 1 and normalised with an image processor's mean and deviation."""
     stacked = torch.from_numpy(np.stack([np.asarray(frame.convert("RGB")) for frame in frames]))
     scaled = stacked.permute(0, 3, 1, 2).float() * pixels.rescale_factor
     mean, deviation = (torch.tensor(each)[:, None, None] for each in (pixels.image_mean, pixels.image_std))
@@ -75,9 +75,9 @@ def normalised(frames: Sequence[Image.Image], pixels: Any) -> Tensor:
 
 
 def patched(frames: Tensor, patch: int, merge: int, together: int) -> tuple[Tensor, list[int]]:
-    """Rows for the tower [n, 3 * together * patch * patch] of frames [F, 3, H, W], and their grid [T, H, W].
+    """Rows [n, 3 * together * patch * patch] of frames [F, 3, H, W] for the tower, and their grid [T, H, W].
 
-    `merge` x `merge` neighbours stand together. The last frame is repeated until the groups are full.
+    `merge` x `merge` neighbouring patches are adjacent. The last frame is repeated until the groups are full.
     """
     missing = -len(frames) % together
     frames = torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)])
@@ -89,16 +89,16 @@ def patched(frames: Tensor, patch: int, merge: int, together: int) -> tuple[Tens
 
 
 def resized(video: Video, size: tuple[int, int], resample: Any) -> list[Image.Image]:
-    """The frames at this width and height."""
+    """The frames resized to this width and height."""
     if video.size == size:
         return list(video.frames)
     return [frame.convert("RGB").resize(size, resample) for frame in video.frames]
 
 
 def stacked(name: str, processor: Any, side: int, videos: Sequence[Video]) -> dict[str, Tensor]:
-    """Videos [V, F, 3, side, side] for a tower of square images, cut from the middle or squashed, as set.
+    """Videos [V, F, 3, side, side] for a tower of square images, cropped at the centre or squashed, as set.
 
-    ValueError, in which the model is named, for videos of several lengths.
+    ValueError, which names the model, for videos of several lengths.
     """
     pixels, settings = processor.image_processor, settings_of(processor)
     crops = settings.get("do_center_crop", getattr(pixels, "do_center_crop", False))

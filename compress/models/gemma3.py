@@ -8,9 +8,9 @@ from compress.models.mllm import MLLM, Picture, squares
 
 
 class Gemma3(MLLM):
-    """Gemma 3: a SigLIP tower whose patches are pooled to 256 tokens, image tokens that attend both ways.
+    """Gemma 3: a SigLIP tower whose patches are pooled to 256 tokens; image tokens attend both ways.
 
-    Most decoder layers have a sliding window. What is left attends as it would with the others masked.
+    Most decoder layers have a sliding window. Kept tokens attend as they would with the others masked.
     """
 
     nested = True

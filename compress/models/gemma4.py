@@ -15,7 +15,7 @@ from compress.models.mllm import Picture, with_values
 
 
 class Gemma4(Gemma3):
-    """Gemma 4, the dense models and the one with experts: images of any shape, k x k patches to a token.
+    """Gemma 4, the dense models and the one with experts: images of any shape, k x k patches per token.
 
     As in Gemma 3, image tokens attend both ways and most decoder layers have a sliding window.
     """
@@ -49,13 +49,13 @@ class Gemma4(Gemma3):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """The largest square, for budgets; images have their own."""
+        """The largest square, for budgets; each image has its own grid."""
         side = int(self.visual_tokens**0.5)
         return side, side
 
     @property
     def unit(self) -> int:
-        """Pixels along a side of a visual token."""
+        """Side of a visual token in pixels."""
         vision = self.model.config.vision_config
         return int(vision.patch_size * vision.pooling_kernel_size)
 

@@ -6,7 +6,7 @@ from compress.models.qwen2_5_vl import Qwen25VL
 class Glm4V(Qwen25VL):
     """GLM-4.1V: Qwen2.5-VL's positions, full attention in the tower, partial rotation in the decoder.
 
-    It reads no videos here: their frames have the placeholder of images.
+    This adapter reads no videos: their frames have the placeholder of images.
     """
 
     processor_parts = ("Glm4vProcessor", "Glm4vImageProcessorPil")
@@ -14,7 +14,7 @@ class Glm4V(Qwen25VL):
 
     @property
     def most_pixels(self) -> int:
-        """Its processor counts an image as often as the tower wants frames at once."""
+        """The limit of its processor, which counts an image once per frame of a temporal patch."""
         return super().most_pixels // int(self.model.config.vision_config.temporal_patch_size)
 
 

@@ -14,9 +14,9 @@ from compress.models.mllm import Picture, runs_of, squares
 
 
 class Idefics3(InternVL):
-    """Idefics3: an image as tiles, each in a run of its own after a token for its place; the whole is last.
+    """Idefics3: an image as tiles, each a run of tokens after a position token; the whole image is last.
 
-    All runs of an image have one budget, and the tokens between them stay. The tower has no CLS token.
+    All runs of an image share one budget, and the tokens between them are kept. The tower has no CLS token.
     """
 
     processor_parts: tuple[str | type, str] | None = None
@@ -81,12 +81,12 @@ class Idefics3(InternVL):
                     f"a tile has {self.tile_tokens} placeholders: give the ids that the processor returns"
                 )
             tiles = 0
-            for start, _ in runs:  # what stands before the last run stands before every whole image
+            for start, _ in runs:  # the token before the last run precedes every whole image
                 tiles += 1
                 if ids[start - 1] == ids[runs[-1][0] - 1]:
                     pictures.append(self._picture(tiles))
                     tiles = 0
-        if (pixels := given.get("pixel_values")) is not None:  # those of zeros only fill up the batch
+        if (pixels := given.get("pixel_values")) is not None:  # tiles of zeros pad the batch
             check_tiles(pictures, int(pixels.flatten(2).any(2).sum()))
         return pictures
 

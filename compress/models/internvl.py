@@ -12,15 +12,15 @@ from compress.base import Traits
 from compress.images import check_shape
 from compress.models.mllm import MLLM, Picture, runs_of, squares, with_values
 
-TILES = 12  # of an image and a thumbnail, where there is no processor to say how many
+TILES = 12  # of an image, besides a thumbnail, if there is no processor
 
 
 class InternVL(MLLM):
-    """InternVL3 and 3.5: InternViT, 2 x 2 patches to a token, an image as up to 12 tiles and a thumbnail.
+    """InternVL3 and 3.5: InternViT, 2 x 2 patches per token, an image as up to 12 tiles and a thumbnail.
 
-    The thumbnail comes last, if there are several tiles. The tower has a CLS token, but four of its patches
-    are a token: methods act at the decoder's input and inside the decoder. In the tower they can read the
-    attention that tokens receive.
+    The thumbnail comes last, if there are several tiles. The tower has a CLS token, but a visual token
+    consists of four of its patches: methods act at the decoder's input and inside the decoder. In the tower
+    they can read the attention that tokens receive.
     """
 
     processor_parts: tuple[str | type, str] | None = ("InternVLProcessor", "GotOcr2ImageProcessorPil")
@@ -85,12 +85,12 @@ class InternVL(MLLM):
 
     def _picture(self, tiles: int) -> Picture:
         every = torch.arange(tiles * self.tile_tokens, device=self.index_device)
-        tile = (every // self.tile_tokens + (tiles > 1)) % tiles  # the last one is the whole image, number 0
+        tile = (every // self.tile_tokens + (tiles > 1)) % tiles  # the last is the whole image, tile 0
         return Picture(self.grid, tiles, tile, every % self.tile_tokens, whole=tiles - 1)
 
 
 def check_tiles(pictures: Sequence[Picture], shown: int) -> None:
-    """ValueError unless the images of the prompts, which may be repeated for beams, have so many tiles."""
+    """ValueError unless the images of the prompts, possibly repeated for beams, have `shown` tiles."""
     count = sum(picture.tiles for picture in pictures)
     if not shown or count % shown:
         raise ValueError(

@@ -15,7 +15,7 @@ class Llava(MLLM):
     """LLaVA-1.5: CLIP tower with a CLS token, two-layer projector, Llama decoder, one fixed image size."""
 
     clip_tower = True
-    strategy = "default"  # which of the tower's tokens are visual ones: without CLS
+    strategy = "default"  # selects the tower's tokens: all except CLS
 
     def __init__(self, model: PreTrainedModel, processor: Any = None, name: str = ""):
         super().__init__(model, processor, name)
@@ -33,7 +33,7 @@ class Llava(MLLM):
         return with_values(
             processor,
             patch_size=config.vision_config.patch_size,
-            num_additional_image_tokens=1,  # the CLS of a CLIP tower, which "default" leaves out
+            num_additional_image_tokens=1,  # the CLS of a CLIP tower, which "default" removes
             vision_feature_select_strategy=config.vision_feature_select_strategy,
         )
 

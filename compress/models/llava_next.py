@@ -16,18 +16,18 @@ from compress.images import before_padding, check_shape
 from compress.models.llava import Llava
 from compress.models.mllm import Picture, with_values
 
-SIZES = 256  # of images, for which it is remembered where their tokens come from
+SIZES = 256  # number of image sizes whose `Picture` is cached
 
 
 class LlavaNext(Llava):
-    """LLaVA-NeXT: LLaVA-1.5's parts, the image as a thumbnail and a grid of crops (anyres).
+    """LLaVA-NeXT: LLaVA-1.5's modules, the image as a thumbnail and a grid of crops (anyres).
 
     The decoder reads the thumbnail's tokens, then the stitched crops row by row, without padding and with a
-    newline token after every row: how many there are depends on the image's shape. Newlines are tokens like
-    others inside the decoder; methods that act at the tower never see them, and they do not go on.
+    newline token after every row; their number depends on the image's shape. Inside the decoder newlines are
+    ordinary tokens. Methods that act at the tower never see them, and they are dropped.
 
     After `fix_grid` every image is padded to a square, cut into 2 x 2 crops, and has no newlines: always five
-    times a tile's tokens, the 2880 of the literature. It is `encode` that pads, not the stock processor.
+    times a tile's tokens, the 2880 of the literature. `encode` does the padding, not the stock processor.
     """
 
     image_arguments = ("pixel_values", "image_sizes")
@@ -46,7 +46,7 @@ class LlavaNext(Llava):
         return self.fixed
 
     def fix_grid(self) -> None:
-        """Change model and processor to five tiles for every image, without newlines, for good."""
+        """Permanently change model and processor to five tiles for every image, without newlines."""
         side = self.model.config.vision_config.image_size
         self.model.model.image_newline = None
         self.model.config.image_grid_pinpoints = [[2 * side, 2 * side]]
@@ -101,7 +101,7 @@ class LlavaNext(Llava):
 
     @cached_property
     def _known(self) -> dict[tuple[int, int, bool], Picture]:
-        """By height, width and mode, of the latest sizes: images of one size come again and again."""
+        """Cache of the latest pictures by height, width and mode, because image sizes recur."""
         return {}
 
     def _picture(self, height: int, width: int) -> Picture:
@@ -110,7 +110,7 @@ class LlavaNext(Llava):
         tiles = image_size_to_num_patches(size, config.image_grid_pinpoints, config.vision_config.image_size)
         place = torch.arange(tiles * per_tile, dtype=torch.float64).view(tiles, per_tile, 1)
         newline = None if self.fixed else torch.tensor([-1.0], dtype=torch.float64)
-        # The model's own packing, of numbers instead of features, says where every token comes from.
+        # The model's own packing, applied to numbers instead of features, gives the source of every token.
         packed, _ = self.model.model.pack_image_features(
             [place], [size], vision_feature_select_strategy="default", image_newline=newline
         )

@@ -8,9 +8,9 @@ from compress.models.stacked import StackedVideos
 
 
 class LlavaNextVideo(StackedVideos, LlavaNext):
-    """LLaVA-NeXT-Video: LLaVA-NeXT, and videos of which 2 x 2 patches of a frame are pooled to a token.
+    """LLaVA-NeXT-Video: LLaVA-NeXT, plus videos with 2 x 2 patches of a frame pooled to a token.
 
-    They are pooled before the projector, so methods that work in the tower have no place here: methods act at
+    Patches are pooled before the projector, so methods that select in the tower do not apply: methods act at
     the decoder's input and inside the decoder. In the tower they can read the attention that tokens receive.
     """
 

@@ -26,8 +26,8 @@ class LlavaOnevision(StackedVideos):
     """LLaVA-OneVision: a SigLIP tower without CLS, a thumbnail and crops (anyres), Qwen2 decoder.
 
     As in LLaVA-NeXT a newline ends every row of the stitched crops. If these have too many tokens the model
-    shrinks them, and a token is then a mean of patches. Several images of a prompt have one tile each. The
-    frames of a video have one tile each, halved by interpolation, and one newline at the end.
+    shrinks them, and a token is then a mean of patches. If a prompt has several images, each has one tile.
+    Each frame of a video has one tile, halved by interpolation, and one newline ends the video.
     """
 
     strategy = "full"
@@ -143,7 +143,7 @@ class LlavaOnevision(StackedVideos):
         own = torch.stack([row, column], -1).flatten(0, 1).double()  # [P, 2]
         crop = torch.arange(tiles - 1)
         shift = torch.stack([crop // across * rows, crop % across * columns], -1).double()
-        # The model's own packing, of places instead of features, says where every token comes from.
+        # The model's own packing, applied to positions instead of features, gives the source of every token.
         places = torch.cat([own[None], own + shift[:, None]])
         newline = torch.full((2,), -1, dtype=torch.float64)
         packed, _ = self.model.model.pack_image_features(

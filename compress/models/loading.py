@@ -1,4 +1,4 @@
-"""Models by name: shipped ones, local folders, hub names."""
+"""Loads models by name: shipped models, local folders, hub names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from evosearch.registry import cut, unknown
 Anyres = Literal["native", "fixed"]
 
 FILES = "*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"  # of a hub model: no code, no pickles
-CONVERTED = "llava-hf/llava-1.5-7b-hf or llava-hf/llava-v1.6-vicuna-7b-hf"  # from the original LLaVA's
+CONVERTED = "llava-hf/llava-1.5-7b-hf or llava-hf/llava-v1.6-vicuna-7b-hf"  # from the original LLaVA
 WEIGHTS = Path(__file__).parents[1] / "micro" / "weights"
 MODELS: dict[str, Path] = {"micro": WEIGHTS / "micro"} | {
     path.name: path for path in sorted([*WEIGHTS.glob("micro-*"), *WEIGHTS.glob("busy*")])
@@ -32,7 +32,7 @@ MODELS: dict[str, Path] = {"micro": WEIGHTS / "micro"} | {
 def adapt(model: PreTrainedModel | MLLM, processor: Any = None, name: str = "") -> MLLM:
     """The adapter of a live transformers model (or the one given). ValueError for unknown families.
 
-    A model that was compiled, or that adapters of the peft library are around, is taken out of its wrapper.
+    Wrappers of `torch.compile` and of the peft library are removed.
     """
     if isinstance(model, MLLM):
         return model
@@ -45,7 +45,7 @@ def adapt(model: PreTrainedModel | MLLM, processor: Any = None, name: str = "") 
 
 
 def _unwrapped(model: Any) -> Any:
-    """The model inside `torch.compile(model)` and inside a PeftModel, whose layers it shares."""
+    """The model inside `torch.compile(model)` or inside a PeftModel, with which it shares its layers."""
     while True:
         if isinstance(model, OptimizedModule):
             model = model._orig_mod
@@ -64,9 +64,8 @@ def load(
 ) -> MLLM:
     """Load a shipped model, a local folder or a hub name, in evaluation mode.
 
-    Weights come from safetensors only, and no code that lies beside them is run.
-    `anyres="fixed"` gives every image of a LLaVA-NeXT the same number of visual tokens (`fix_grid`; papers
-    call it fixed_2x2_nounpad).
+    Weights are read from safetensors only, and no code shipped with them is run. `anyres="fixed"` gives every
+    image of a LLaVA-NeXT the same number of visual tokens (`fix_grid`; papers call it fixed_2x2_nounpad).
     ValueError, with what to do next, if there is no such model or its family is not supported.
     """
     folder, config = _config(name)
@@ -86,7 +85,7 @@ def load(
         if "mismatched" not in str(error):
             raise
         raise ValueError(f"cannot load model {name!r}: weights and config differ in shape") from error
-    if report["missing_keys"]:  # transformers would go on with random numbers in their place
+    if report["missing_keys"]:  # transformers would use random numbers instead
         missing = sorted(report["missing_keys"])
         raise ValueError(f"cannot load model {name!r}: {len(missing)} weights are missing, e.g. {missing[0]}")
     processor.tokenizer.padding_side = "left"
@@ -111,14 +110,14 @@ def outline(source: str) -> MLLM:
 
 
 def quiet() -> None:
-    """Silence the progress bars of transformers and all its messages but errors, for the whole process."""
+    """Silence progress bars and messages of transformers, except errors, for the whole process."""
     logging.set_verbosity_error()
-    getLogger("huggingface_hub").setLevel(ERROR)  # it announces every retry of a connection
+    getLogger("huggingface_hub").setLevel(ERROR)  # it logs every retry of a connection
     logging.disable_progress_bar()
 
 
 def _config(name: str) -> tuple[Path | None, Any]:
-    """The folder behind a model name (None on the hub), and its configuration."""
+    """The folder of a model name (None on the hub), and its configuration."""
     folder = _folder(name)
     try:
         for path in sorted(folder.iterdir()) if folder else ():
@@ -135,7 +134,7 @@ class _Part(Document):
 
 
 class _Written(_Part, extra="allow"):
-    """A config.json, as far as it says what kind of model it is of."""
+    """The fields of a config.json that identify the type of model."""
 
     text_config: _Part | None = None
     vision_config: _Part | None = None
@@ -147,7 +146,7 @@ def _read_config(folder: Path) -> Any:
     _check_family(written)
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as problem:  # each kind of configuration fails in its own way
+    except Exception as problem:  # configuration classes raise various errors
         parts = [part.model_type for part in (written.text_config, written.vision_config) if part]
         strange = [kind for kind in parts if kind and kind not in CONFIG_MAPPING]
         why = unknown("model type", strange[0], CONFIG_MAPPING) if strange else cut(problem, 200)
@@ -172,7 +171,7 @@ def _cannot_load(name: str, error: Exception) -> str:
 
 
 def _folder(name: str) -> Path | None:
-    """The folder behind a model name; None for a name on the hub."""
+    """The folder of a model name; None for a name on the hub."""
     if name in MODELS:
         if not MODELS[name].is_dir():
             raise ValueError(

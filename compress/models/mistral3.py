@@ -27,13 +27,13 @@ class PixtralProcessor(ProcessorMixin):
 
     @property
     def unit(self) -> int:
-        """Pixels along a side of a visual token."""
+        """Side of a visual token in pixels."""
         return self.patch_size * self.spatial_merge_size
 
     def __call__(
         self, images: Sequence[Image] | None = None, text: Sequence[str] = (), **options: Any
     ) -> BatchFeature:
-        """Ids [B, S] and pixels; an image has a run of its token for every row, and breaks between them.
+        """Ids [B, S] and pixels; an image has a run of its token for every row, with breaks between the runs.
 
         ValueError unless the prompts name every image once.
         """
@@ -60,10 +60,11 @@ class PixtralProcessor(ProcessorMixin):
 
 
 class Mistral3(MLLM):
-    """Mistral Small 3.1 and Pixtral: images of any size, a run of tokens for every row of them.
+    """Mistral Small 3.1 and Pixtral: images of any size, a run of tokens for every row of an image.
 
-    A token that says so ends every row, and stays. All rows of an image have one budget. Mistral Small merges
-    2 x 2 patches to a token, Pixtral, a LLaVA with this tower, does not. The tower has no CLS token.
+    Every row ends with a break or end token, which is kept. All rows of an image share one budget. Mistral
+    Small merges 2 x 2 patches into a token; Pixtral, a LLaVA with this tower, does not. The tower has no CLS
+    token.
     """
 
     processor_parts = (PixtralProcessor, "PixtralImageProcessorPil")
@@ -76,12 +77,12 @@ class Mistral3(MLLM):
 
     @property
     def merged(self) -> int:
-        """Patches along a side of a visual token."""
+        """Side of a visual token in patches."""
         return int(getattr(self.model.config, "spatial_merge_size", 1))
 
     @property
     def unit(self) -> int:
-        """Pixels along a side of a visual token."""
+        """Side of a visual token in pixels."""
         return int(self.model.config.vision_config.patch_size) * self.merged
 
     @property
@@ -96,7 +97,7 @@ class Mistral3(MLLM):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """The largest square, for budgets; images have their own."""
+        """The largest square, for budgets; each image has its own grid."""
         side = -(-self.image_side // self.unit)
         return side, side
 

@@ -1,7 +1,7 @@
-"""One face for every multimodal model family.
+"""One interface for all multimodal model families.
 
-An adapter says where a family keeps its parts (tower, projector, decoder, head), where its visual tokens come
-from and how a prompt is built; nothing in it changes the transformers model it holds.
+An adapter defines the modules of a family (tower, projector, decoder, head), the source of its visual tokens
+and the format of a prompt. It does not change the transformers model that it holds, except in `fix_grid`.
 """
 
 from __future__ import annotations
@@ -32,35 +32,35 @@ from compress.models.processors import read
 from compress.video import Video, Visual
 from compress.weights import bytes_of, stored
 
-Said = tuple[str, Sequence[str], str]  # role, "image" or "video" for each that comes along, and text
+Said = tuple[str, Sequence[str], str]  # role, "image" or "video" for each visual, and text
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """One sample as the decoder sees it: S rows, prompt first, then the response."""
+    """The decoder's input for one sample: S rows, the prompt, then the response."""
 
     embeds: Tensor  # [S, D] decoder input embeddings, visual tokens in place
     visual: Tensor  # [N] int64, rows of the visual tokens, ascending
     prompt: int  # rows [0, prompt) are the prompt, visual tokens included; the rest is the response
     response: Tensor  # [R] int64 response token ids, end-of-sequence included; empty without a response
-    grid: tuple[int, int]  # rows x columns of the visual tokens; a video's frames stand below each other
+    grid: tuple[int, int]  # rows x columns of the visual tokens; a video's frames are stacked by rows
     positions: Tensor  # [S], or [3, S] with M-RoPE
-    added: Tensor | None = None  # [n, S, D] what the rows get behind the first n layers, text zeros
+    added: Tensor | None = None  # [n, S, D] added to the rows after the first n layers; 0 for text
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Where the N visual tokens of one image come from: patches of the tower's tiles, and newlines.
+    """The sources of the N visual tokens of one image: patches of the tower's tiles, and newlines.
 
     The tiles of a video are its frames, in time, and patches are the visual tokens of a frame.
     """
 
     grid: tuple[int, int]  # rows x columns of patches of a tile
-    tiles: int  # that the tower encodes of it; number 0 is the whole image, the others are in its order
-    tile: Tensor  # [N] which of them each token is of, from 0; -1 = a newline, which no patch gave
-    patch: Tensor  # [N] its patch of that tile, row-major
-    runs: tuple[int, ...] = ()  # how many of the N stand together in the prompt, text between; () = all
-    whole: int = 0  # where the tower gets the whole image among the tiles: first, or last
+    tiles: int  # tiles of the image in the tower; 0 is the whole image, the others are in the tower's order
+    tile: Tensor  # [N] tile of each token, from 0; -1 = a newline, which has no patch
+    patch: Tensor  # [N] patch of each token in its tile, row-major
+    runs: tuple[int, ...] = ()  # lengths of contiguous runs in the prompt, with text between; () = one run
+    whole: int = 0  # index of the whole image among the tower's tiles: first or last
     video: bool = False
 
     def __len__(self) -> int:
@@ -68,7 +68,7 @@ class Picture:
 
     @classmethod
     def of_grid(cls, grid: tuple[int, int], device: torch.device, runs: tuple[int, ...] = ()) -> Self:
-        """The picture of an image of one tile, with a token per patch."""
+        """The picture of an image with one tile and one token per patch."""
         patch = torch.arange(grid[0] * grid[1], device=device)
         return cls(grid, 1, torch.zeros_like(patch), patch, runs)
 
@@ -77,9 +77,9 @@ class Picture:
         cls, frames: int, grid: tuple[int, int], device: torch.device, *, apart: bool = False,
         newline: bool = False,
     ) -> Self:  # fmt: skip
-        """The picture of a video, with a token per patch of its frames.
+        """The picture of a video with one token per patch of its frames.
 
-        If they are `apart`, text stands between frames; a `newline` may end the video.
+        With `apart`, text separates the frames; with `newline`, a newline ends the video.
         """
         size = grid[0] * grid[1]
         every = torch.arange(frames * size, device=device)
@@ -89,39 +89,38 @@ class Picture:
 
     @cached_property
     def patches(self) -> Tensor:
-        """[M] the tokens that are no newlines, ascending."""
+        """Indices [M] of the tokens that are not newlines, ascending."""
         return (self.tile >= 0).nonzero()[:, 0]
 
 
 class MLLM(ABC):
-    """A multimodal model with its processor. Construct through `load` (by name) or `adapt` (around a live
-    model).
+    """A multimodal model with its processor, constructed by `load` (from a name) or `adapt` (from a model).
 
-    Modules of the model are typed `Any`: their attributes are the family's, not torch's.
+    Modules of the model are typed `Any`, because their attributes depend on the family.
     """
 
     processor_parts: tuple[str | type, str] | None = (
-        None  # classes of processor and image processor, transformers' by name; None = as saved
+        None  # classes of processor and image processor, or their names in transformers; None = as saved
     )
-    image_arguments: tuple[str, ...] = ("pixel_values",)  # what the processor gives for the tower
-    video_arguments: tuple[str, ...] = ()  # the same for videos; none: the family reads no videos
-    nested: bool = False  # whether the processor wants the images of each prompt in a list
+    image_arguments: tuple[str, ...] = ("pixel_values",)  # the processor's outputs for the tower
+    video_arguments: tuple[str, ...] = ()  # the same for videos; () = no videos
+    nested: bool = False  # whether the processor takes a list of images per prompt
     clip_tower: bool = False  # whether methods can read the tower, and merge in it
-    receives: bool = False  # whether methods can read which attention patches receive, in place of CLS's
-    free_size: bool = False  # tokens follow the image's size: what the largest allows says little of others
+    receives: bool = False  # whether methods can read the attention that patches receive instead of CLS's
+    free_size: bool = False  # whether the number of visual tokens depends on the image's size
     mrope: bool = False  # rotary positions of several axes, which are never renumbered
     special_masks: bool = (
-        False  # the decoder's masks are not plainly causal: what is left is gathered of them
+        False  # whether the decoder's masks are not plainly causal: kept rows are gathered from them
     )
-    residuals: tuple[str, str] | None = None  # the decoder's arguments for what it adds to visual tokens
-    # behind its first layers: where [B, S], and a tensor [all visual tokens of the batch, D] for each layer
+    residuals: tuple[str, str] | None = None  # the decoder's arguments for features added to visual
+    # tokens after its first layers: a mask [B, S], and a tensor [all visual tokens of the batch, D] per layer
 
     def __init__(self, model: PreTrainedModel, processor: Any = None, name: str = ""):
         self.model: Any = model
         self.processor: Any = None if processor is None else self.fitted(processor)
         self.name = name or type(model).__name__
 
-    # What a family must say ---------------------------------------------------------------------------------
+    # Required of a family -----------------------------------------------------------------------------------
 
     @property
     @abstractmethod
@@ -131,14 +130,14 @@ class MLLM(ABC):
     @property
     @abstractmethod
     def grid(self) -> tuple[int, int]:
-        """Rows x columns of the visual tokens of one tile, the whole image where there is but one."""
+        """Rows x columns of the visual tokens of one tile, which is the whole image if there is only one."""
 
     @property
     @abstractmethod
     def image_side(self) -> int:
-        """Pixels along a side of the largest square image that it sees in full."""
+        """Side in pixels of the largest square image that the model sees at full resolution."""
 
-    # What most families share; the others override it -------------------------------------------------------
+    # Defaults for most families; the others override them ---------------------------------------------------
 
     @property
     def decoder(self) -> Any:
@@ -152,12 +151,12 @@ class MLLM(ABC):
 
     @property
     def projector(self) -> Any:
-        """The aligner: tower features [I, N, C] -> decoder width [I, N, D]."""
+        """The projector: tower features [I, N, C] -> decoder width [I, N, D]."""
         return self.model.model.multi_modal_projector
 
     @property
     def tower_depth(self) -> int:
-        """How many of the tower's blocks the projector's input passes; all by default."""
+        """Number of tower blocks before the projector. Default: all."""
         layer = getattr(self.model.config, "vision_feature_layer", -1)
         return range(len(self.tower_layers) + 1)[layer]
 
@@ -165,18 +164,18 @@ class MLLM(ABC):
         """CLS feature [I, C] at the layer the projector reads, from the tower's output; None without CLS."""
         return None
 
-    # What families with `receives` say ----------------------------------------------------------------------
+    # For families with `receives` ---------------------------------------------------------------------------
 
     def tower_block(self, layer: float) -> int:
-        """The tower block that is read for `layer`: one where all patches of an image see each other."""
+        """The tower block to read for `layer`: one in which all patches of an image attend to each other."""
         return tower_layer(layer, len(self.tower_layers))
 
     def tower_groups(self, picture: Picture) -> Tensor:
-        """[P, k] which rows of the tower make each of the P tokens of a tile; CLS is a row too."""
+        """Indices [P, k] of the tower's rows that form each of the P tokens of a tile; CLS is a row too."""
         return torch.arange(self.tile_tokens, device=self.index_device)[:, None]
 
     def of_tokens(self, picture: Picture, signal: Tensor) -> Tensor:
-        """A signal [..., M] of a tile's rows in the tower as that of its tokens [..., P]: their mean."""
+        """A signal [..., P] of a tile's tokens: means over the signal [..., M] of its rows in the tower."""
         return signal[..., self.tower_groups(picture)].mean(-1)
 
     @property
@@ -188,14 +187,14 @@ class MLLM(ABC):
         """The pooling head's feature [C] of a tile with last states [M, C], and its attention [M] to them."""
         raise NotImplementedError
 
-    # What families with `video_arguments` say ---------------------------------------------------------------
+    # For families with `video_arguments` --------------------------------------------------------------------
 
     def video_inputs(self, videos: Sequence[Video]) -> dict[str, Tensor]:
-        """What the tower gets of videos, by name."""
+        """The tower's inputs for videos, by name."""
         raise NotImplementedError
 
     def video_prompt(self, video: Video) -> str:
-        """What stands for a video in a prompt, in place of `video_token`: it, for every visual token."""
+        """The text that replaces `video_token` in a prompt; it holds this token once per visual token."""
         raise NotImplementedError
 
     def videos(self, given: Mapping[str, Any]) -> list[Picture]:
@@ -203,17 +202,17 @@ class MLLM(ABC):
         raise NotImplementedError
 
     def video_ids(self, frames: int) -> list[int]:
-        """What stands in a prompt for a video of `frames` frames of random pixels: to measure time with."""
+        """The ids of a video of `frames` frames of random pixels in a prompt, for measuring time."""
         raise NotImplementedError
 
     def video_noise(self, ids: Tensor, frames: int, draw: torch.Generator) -> dict[str, Tensor]:
-        """What the processor gives beside `ids` [B, S] with `video_ids` in each row, of random pixels."""
+        """The processor's outputs besides `ids` [B, S] with `video_ids` in each row, with random pixels."""
         raise NotImplementedError
 
-    # What all families share --------------------------------------------------------------------------------
+    # Shared by all families ---------------------------------------------------------------------------------
 
     def fitted(self, processor: Any) -> Any:
-        """The processor, or a copy of it with the values that the model's configuration asks for."""
+        """The processor, or a copy with the values that the model's configuration requires."""
         return processor
 
     @property
@@ -234,19 +233,18 @@ class MLLM(ABC):
 
     @property
     def visual_tokens(self) -> int:
-        """Visual tokens of one image before any compression, the most where images differ."""
+        """Visual tokens of one image before any compression; the maximum if images differ."""
         return self.tile_tokens
 
     @property
     def one_size(self) -> bool:
-        """Whether every image has `visual_tokens`, so that a ratio is the same count for all of them."""
+        """Whether every image has `visual_tokens` tokens, so that a ratio is one count for all."""
         return not self.free_size
 
     def tokens_of(self, visual: Visual) -> int:
         """Visual tokens of this image or video before any compression.
 
-        Those of an image are `visual_tokens` where images hardly differ. ValueError for a video where the
-        family reads none.
+        For an image, the default is `visual_tokens`. ValueError for a video if the family reads none.
         """
         if isinstance(visual, Video):
             self.check_videos()
@@ -265,18 +263,18 @@ class MLLM(ABC):
 
     @property
     def video_token(self) -> str:
-        """What the chat template writes for a video."""
+        """The token that the chat template writes for a video."""
         token: str = self._processor().tokenizer.convert_ids_to_tokens(self.video_token_id)
         return token
 
     @property
     def traits(self) -> Traits:
-        """What methods may know of the model."""
+        """The properties of the model that methods may use."""
         width = self.decoder.config.hidden_size
         return Traits(self.layers, width, self.visual_tokens, mrope=self.mrope)
 
     def clip(self, source: str = "") -> Clip:
-        """CLIP's text tower and projections for this model's tower: of a folder or hub name, or its own.
+        """CLIP's text tower and projections for this model's tower, from a folder or hub name, or its own.
 
         ValueError for a model without a CLIP tower, for one whose configuration names no CLIP, and for a CLIP
         that does not fit.
@@ -286,7 +284,7 @@ class MLLM(ABC):
         )
 
     def question(self, ids: Tensor) -> str:
-        """The text of a prompt's ids [S], without images, and without what the chat format puts around it."""
+        """The text of a prompt's ids [S], without images and the chat format's text around it."""
         before, after = self._around
         return self._said(ids).removeprefix(before).removesuffix(after).strip()
 
@@ -314,10 +312,10 @@ class MLLM(ABC):
     def pictures(self, given: Mapping[str, Any]) -> list[Picture]:
         """The images among the arguments of a call of the model, in the order of their placeholders.
 
-        One tile each, unless a family says otherwise.
+        Default: one tile each.
         """
         pixels = given.get("pixel_values")
-        if pixels is None:  # features instead of pixels: as many images as there are placeholders for
+        if pixels is None:  # features instead of pixels: placeholders give the number of images
             ids = given["input_ids"]
             count = int((ids == self.image_token_id).sum()) // self.visual_tokens
         else:
@@ -327,8 +325,8 @@ class MLLM(ABC):
     def visuals(self, given: Mapping[str, Any], ids: NDArray[np.int64] | None = None) -> list[Picture]:
         """The images and videos among the arguments of a call of the model, in the order of the prompts.
 
-        `ids` are the call's own on the host, if they are there already. Beams that share their prompt's
-        images, or its videos, are one prompt.
+        `ids` are the call's ids on the host, if already available. Beams that share the images or videos of
+        their prompt count as one prompt.
         """
         if ids is None:
             ids = given["input_ids"].cpu().numpy()
@@ -351,7 +349,7 @@ class MLLM(ABC):
 
     @property
     def index_device(self) -> torch.device:
-        """Where indices of visual tokens are kept: with the model, or here if it has no memory."""
+        """Device of the indices of visual tokens: the model's, or the CPU for a model on the meta device."""
         device: torch.device = self.model.device
         return torch.device("cpu") if device.type == "meta" else device
 
@@ -360,9 +358,9 @@ class MLLM(ABC):
         return Picture.of_grid(self.grid, self.index_device)
 
     def noise(self, ids: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
-        """What the processor gives beside `ids` [B, S], here of random pixels: to measure time with.
+        """The processor's outputs besides `ids` [B, S], with random pixels, for measuring time.
 
-        One image in each row, of the size that has the most visual tokens.
+        One image in each row, of the size with the most visual tokens.
         """
         side = self.model.config.vision_config.image_size
         return {"pixel_values": self._pixels((len(ids), 3, side, side), draw)}
@@ -371,20 +369,20 @@ class MLLM(ABC):
         return torch.randn(shape, generator=draw, device=draw.device).to(self.model.dtype)
 
     def image_features(self, inputs: BatchFeature) -> Any:
-        """What the model makes of the images of prepared inputs: an output with `pooler_output`."""
+        """The model's features of the images of prepared inputs: an output with `pooler_output`."""
         given = {name: inputs[name] for name in self.image_arguments if name in inputs}
         return self.model.base_model.get_image_features(**given)
 
     def video_features(self, inputs: BatchFeature) -> Any:
-        """The same of the videos."""
-        first, *others = self.video_arguments  # some releases name the first like that of images
+        """The model's features of the videos of prepared inputs."""
+        first, *others = self.video_arguments  # some releases name the first as for images
         given = {name: inputs[name] for name in others if name in inputs}
         return self.model.base_model.get_video_features(inputs[first], **given)
 
     def merge(self, inputs: BatchFeature, features: Any = None) -> Tensor:
         """Decoder input embeddings [B, S, D] of prepared inputs, visual tokens in place.
 
-        `features` are those of the images, or of the videos; prompts with both are not supported here.
+        `features` are those of the images, or of the videos; prompts with both are not supported.
         """
         ids = inputs["input_ids"]
         embeds = self.decoder.embed_tokens(ids)
@@ -394,11 +392,11 @@ class MLLM(ABC):
         return merged
 
     def added(self, features: Any) -> Sequence[Tensor]:
-        """What the decoder adds to visual tokens behind its first layers, [all visual tokens, D] each."""
+        """Features [all visual tokens, D] that the decoder adds after each of its first layers."""
         return ()
 
     def position_offsets(self, given: Mapping[str, Any], sizes: Tensor) -> Tensor | None:
-        """What the prefill of this call leaves for `next_positions` [B]; `sizes` [B] as there."""
+        """Offsets [B] from the prefill of this call for `next_positions`; `sizes` [B] as in that method."""
         return None
 
     def next_positions(
@@ -406,27 +404,27 @@ class MLLM(ABC):
     ) -> Tensor:
         """Position ids [1, count] of the next tokens after a prefill of `length` rows, and `decoded` tokens.
 
-        `sizes` of these rows are not padding. What a call without ids would take with a cache that nothing
-        was dropped from.
+        `sizes` is the number of rows of each sample without padding. The result equals the positions of a
+        call without ids on an uncompressed cache.
         """
         return length + decoded + torch.arange(count)[None]
 
     def rotary(self, hidden: Tensor, ids: Tensor, layer: int) -> Any:
-        """The rotary tables that decoder layer `layer` gets for positions `ids` [B, L], or [3, B, L]."""
+        """The rotary tables of decoder layer `layer` for positions `ids` [B, L], or [3, B, L]."""
         return self.decoder.rotary_emb(hidden, position_ids=ids)
 
     def recurrent(self, layer: int) -> bool:
-        """Whether a decoder layer has a state in place of attention, and reads its tokens one by one."""
+        """Whether a decoder layer has a recurrent state instead of attention and reads tokens one by one."""
         kinds = getattr(self.decoder.config, "layer_types", None)
         return kinds is not None and kinds[layer] == "linear_attention"
 
     def placeholders(self, ids: Any) -> Any:
-        """Which of these ids, of a tensor or an array, stand for visual tokens."""
+        """Mask of the placeholders of visual tokens in ids, as a tensor or an array."""
         images, video = ids == self.image_token_id, self.video_token_id
         return images if video is None else images | (ids == video)
 
     def positions(self, inputs: BatchFeature, response: int) -> Tensor:
-        """Positions [S] (M-RoPE: [3, S]) of one prepared sample and a response of that many tokens."""
+        """Positions [S] (M-RoPE: [3, S]) of one prepared sample and a response of `response` tokens."""
         return torch.arange(inputs["input_ids"].shape[1] + response, device=self.model.device)
 
     @property
@@ -435,13 +433,13 @@ class MLLM(ABC):
 
     @property
     def video_token_id(self) -> int | None:
-        """None where the family reads no videos."""
+        """The id of a video's placeholder; None if the family reads no videos."""
         return self.model.config.video_token_id if self.video_arguments else None
 
     def causal_mask(self, hidden: Tensor, mask: Tensor | None, cache: Any, layer: int) -> Any:
-        """What a decoder layer expects as attention mask, for its own cache and the current attention kernel.
+        """The attention mask of a decoder layer, for its own cache and the current attention kernel.
 
-        hidden [B, L, D] are the new rows; mask [B, cached + L] bool, False = padding, None = no padding.
+        `hidden` [B, L, D] are the new rows; `mask` [B, cached + L] bool, False = padding, None = no padding.
         """
         return create_causal_mask(
             config=self.decoder.config,
@@ -452,7 +450,7 @@ class MLLM(ABC):
         )
 
     def attention_mask(self, hidden: Tensor, seen: Tensor) -> Tensor:
-        """The same for rows [B, L, D] that see what `seen` [B, L, K] says, bool."""
+        """An attention mask of rows [B, L, D] from `seen` [B, L, K] bool, for the current kernel."""
         seen = seen[:, None].to(hidden.device)
         if self.decoder.config._attn_implementation == "sdpa":
             return seen
@@ -477,8 +475,9 @@ class MLLM(ABC):
     def prepare_conversations(self, conversations: Sequence[Conversation]) -> BatchFeature:
         """Inputs for the next answer of each conversation, as `prepare` gives them for one question.
 
-        All turns are prompt: a method sees an image's tokens, how many text tokens precede it, and the text
-        of all turns, earlier answers included. A budget is of each image, and of each video as a whole.
+        All turns are prompt: a method gets an image's tokens, the number of text tokens before it, and the
+        text of all turns, earlier answers included. A budget applies to each image, and to each video as a
+        whole.
         """
         for number, conversation in enumerate(conversations):
             check(conversation, number)
@@ -490,7 +489,7 @@ class MLLM(ABC):
         return inputs.to(self.model.device)
 
     def encode(self, visuals: Sequence[Visual], prompts: Sequence[str]) -> BatchFeature:
-        """Pixels and ids; images, in RGB, and videos in the order in which the prompts name them.
+        """Pixels and ids; images, in RGB, and videos are in the order in which the prompts name them.
 
         ValueError for an image or frame that is too thin, before it is resized.
         """
@@ -515,7 +514,7 @@ class MLLM(ABC):
         if self.nested:
             left, counts = iter(images), [prompt.count(processor.image_token) for prompt in prompts]
             given = [[next(left) for _ in range(count)] for count in counts]
-        alone = with_values(processor, video_token=None)  # stock ones refuse videos that they did not make
+        alone = with_values(processor, video_token=None)  # stock processors reject prepared videos
         encoded: BatchFeature = alone(
             images=given if images else None, text=list(prompts), padding=True, return_tensors="pt"
         )
@@ -526,7 +525,7 @@ class MLLM(ABC):
         return self._formatted([("user", ["image"], question)])
 
     def chat(self, conversation: Conversation) -> str:
-        """The conversation, up to the answer that is asked for, in the chat format of the model."""
+        """The conversation, up to the requested answer, in the chat format of the model."""
         turns: list[Said] = []
         for turn in conversation:
             kinds = ["video" if isinstance(one, Video) else "image" for one in turn.images]
@@ -561,18 +560,18 @@ class MLLM(ABC):
 
     @cached_property
     def _takes_parts(self) -> bool:
-        """Whether the chat template writes the token of an image; some expect content to be a text."""
+        """Whether the chat template writes the token of an image; some expect content to be a string."""
         try:
             shown = self._rendered([("user", ["image"], "?")])
         except ValueError:  # there is no template
             raise
-        except Exception:  # a template is a program, and fails in its own way
+        except Exception:  # a template is a program that may raise any error
             return False
         return shown.count(self._processor().image_token) == 1
 
     @torch.no_grad()
     def embed(self, image: Visual, question: str, response: str | None = None) -> Embedded:
-        """The decoder's input for one sample; a response follows the prompt, with the end token."""
+        """The decoder's input for one sample: the prompt, then the response, if any, with the end token."""
         inputs = self.prepare([image], [question])
         made = self.video_features if isinstance(image, Video) else self.image_features
         features = made(inputs)
@@ -595,7 +594,7 @@ class MLLM(ABC):
     def answer(
         self, images: Sequence[Visual], questions: Sequence[str], *, max_new_tokens: int = 16
     ) -> list[str]:
-        """Greedy answers, stripped; inside `with attach(...)` with fewer visual tokens."""
+        """Greedy answers, stripped; with fewer visual tokens inside `with attach(...)`."""
         return self._generate(self.prepare(images, questions), max_new_tokens)
 
     def reply(self, conversations: Sequence[Conversation], *, max_new_tokens: int = 16) -> list[str]:
@@ -617,7 +616,7 @@ class MLLM(ABC):
     def fingerprint(self) -> str:
         """SHA-256 over configuration and weights: equal for equal models, in every process.
 
-        The name of a CLIP beside the model (`clip`) is no part of it.
+        The name of a CLIP next to the model (`clip`) is not included.
         """
         config = self.model.config.to_diff_dict()
         config = {
@@ -633,7 +632,7 @@ class MLLM(ABC):
 
     @classmethod
     def read_processor(cls, source: str) -> Any:
-        """The processor in a folder: PIL, the same pixels with and without torchvision."""
+        """The processor in a folder, with PIL: pixels are the same with and without torchvision."""
         if cls.processor_parts is not None:
             return read(source, *cls.processor_parts)
         return AutoProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
@@ -645,7 +644,7 @@ class MLLM(ABC):
 
 
 def with_values(owner: Any, **values: Any) -> Any:
-    """`owner` if its attributes have these values, else a copy of it that has them."""
+    """`owner` if its attributes have these values, otherwise a copy that has them."""
     if all(getattr(owner, name, None) == value for name, value in values.items()):
         return owner
     changed = copy(owner)
@@ -655,7 +654,7 @@ def with_values(owner: Any, **values: Any) -> Any:
 
 
 def squares(grid: tuple[int, int], side: int, device: torch.device) -> Tensor:
-    """[P, side * side] the patches, row-major, of every square of them; the squares stand in this `grid`."""
+    """Patches [P, side * side], row-major, of each square in a `grid` of squares."""
     rows, columns = grid
     patch = torch.arange(rows * columns * side**2, device=device).view(rows, side, columns, side)
     return patch.transpose(1, 2).reshape(rows * columns, side**2)

@@ -1,4 +1,4 @@
-"""Processors read from their parts, without one for videos, which would need torchvision."""
+"""Processors assembled from their parts, without a video processor, which would need torchvision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from compress.models.frames import read_settings
 
 
 class Present(ProcessorMixin):
-    """A processor of the parts that are there."""
+    """A processor built from those parts that are not None."""
 
     def __init__(self, *parts: Any, **named: Any):
         there = {name: part for name, part in named.items() if part is not None}
@@ -22,9 +22,9 @@ class Present(ProcessorMixin):
 
 @cache
 def images_only(kind: Any) -> Any:
-    """A subclass of a processor class, of the same name, that needs no part for videos or sound.
+    """A subclass of a processor class, with the same name, that needs no part for video or audio.
 
-    `video_settings` are what is known of videos, see `compress.models.frames`.
+    `video_settings` holds the known settings of videos, see `compress.models.frames`.
     """
 
     def get_attributes(cls: Any) -> list[str]:
@@ -46,10 +46,10 @@ def images_only(kind: Any) -> Any:
 
 
 def read(source: str, kind: str | type, pixels: str) -> Any:
-    """The processor in a folder: of a class or one of transformers by name, its image processor the PIL one.
+    """The processor in a folder: a given class or one of transformers by name, with a PIL image processor.
 
-    Settings of its own are those that its folder names; the chat template may lie with the tokenizer.
-    ValueError where this release of transformers cannot do without torchvision.
+    Its settings are those in its folder; the chat template may be stored with the tokenizer. ValueError if
+    this release of transformers requires torchvision.
     """
     try:
         made: Any = images_only(getattr(transformers, kind)) if isinstance(kind, str) else kind

@@ -14,16 +14,16 @@ from compress.models.mllm import MLLM, Picture, with_values
 from compress.video import Video
 
 NOISE = 16  # visual tokens along a side of a frame of random pixels
-POSITIONED = "image_grid_thw", "video_grid_thw", "second_per_grid_ts"  # what positions hang on
+POSITIONED = "image_grid_thw", "video_grid_thw", "second_per_grid_ts"  # inputs that determine positions
 
 
 class Qwen25VL(MLLM):
-    """Qwen2.5-VL: window attention without CLS in the tower, 2 x 2 patches to a visual token, M-RoPE.
+    """Qwen2.5-VL: window attention without CLS in the tower, 2 x 2 patches per visual token, M-RoPE.
 
-    Images have as many tokens as their size asks for, between the processor's limits. Methods act at the
-    decoder's input and inside the decoder; of the tower they can read the attention that tokens receive.
-    Positions stay as they are: three axes cannot be closed up. Two frames of a video are one in the tower,
-    and `frames` of a view counts such pairs.
+    The number of an image's tokens depends on its size, between the processor's limits. Methods act at the
+    decoder's input and inside the decoder; in the tower they can read the attention that tokens receive.
+    Positions are not renumbered: three axes cannot be made compact. Two frames of a video are merged into one
+    in the tower, and `frames` of a view counts such pairs.
     """
 
     processor_parts = ("Qwen2_5_VLProcessor", "Qwen2VLImageProcessorPil")
@@ -32,7 +32,7 @@ class Qwen25VL(MLLM):
     receives = True
     free_size = True
     mrope = True
-    frames_apart = False  # whether text stands between the frames of a video
+    frames_apart = False  # whether text separates the frames of a video
 
     def fitted(self, processor: Any) -> Any:
         vision = self.model.config.vision_config
@@ -58,7 +58,7 @@ class Qwen25VL(MLLM):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """The largest square that the processor allows, for budgets; images have their own."""
+        """The largest square that the processor allows, for budgets; each image has its own grid."""
         vision = self.model.config.vision_config
         unit = vision.patch_size * vision.spatial_merge_size
         side = int(self.most_pixels**0.5) // unit
@@ -66,7 +66,7 @@ class Qwen25VL(MLLM):
 
     @property
     def most_pixels(self) -> int:
-        """Most pixels of an image after resizing."""
+        """Maximum pixels of an image after resizing."""
         return self.processor.image_processor.size["longest_edge"] if self.processor else 1280 * 28 * 28
 
     @property
@@ -82,17 +82,17 @@ class Qwen25VL(MLLM):
 
     def tower_block(self, layer: float) -> int:
         asked = super().tower_block(layer)
-        full = getattr(self.tower.config, "fullatt_block_indexes", None)  # None: there are no windows
+        full = getattr(self.tower.config, "fullatt_block_indexes", None)  # None = no window attention
         if full is None:
             return asked
-        return min(sorted(full, reverse=True), key=lambda number: abs(number - asked))  # the later of two
+        return min(sorted(full, reverse=True), key=lambda number: abs(number - asked))  # the later wins a tie
 
     def tower_groups(self, picture: Picture) -> Tensor:
         rows, columns = picture.grid
         place = torch.arange(rows * columns, device=self.index_device)
         vision = self.model.config.vision_config
         merged = vision.spatial_merge_size
-        if getattr(vision, "fullatt_block_indexes", None) is not None:  # tokens stand window by window
+        if getattr(vision, "fullatt_block_indexes", None) is not None:  # tokens are ordered by window
             side = vision.window_size // (vision.patch_size * merged)
             window = place // columns // side * columns + place % columns // side
             place = window.argsort(stable=True).argsort()
@@ -116,10 +116,10 @@ class Qwen25VL(MLLM):
         return pictures
 
     def frame_size(self, video: Video) -> tuple[int, int]:
-        """Width and height of a video's frames after they are resized.
+        """Width and height of a video's frames after resizing.
 
-        Limits are of a frame, and all frames have at most nine tenths of `max_video_tokens`: the rule of the
-        authors' own code, and of transformers with `cap_pixels_per_frame=True`.
+        The limits apply to one frame, and all frames together have at most nine tenths of `max_video_tokens`:
+        the rule of the authors' own code, and of transformers with `cap_pixels_per_frame=True`.
         """
         unit, least, most, tokens = self.frame_limits(128_000)
         share = int(tokens * unit**2 * 0.9) * self.model.config.vision_config.temporal_patch_size
@@ -127,9 +127,9 @@ class Qwen25VL(MLLM):
         return frames.fitted_size(video.size, unit, least, most)
 
     def frame_limits(self, tokens: int) -> tuple[int, int, int, int]:
-        """Pixels along a visual token's side, least and most pixels, and most visual tokens of a video.
+        """Side of a visual token in pixels, minimum and maximum pixels, and maximum visual tokens of a video.
 
-        The last are `tokens` where the processor names no number.
+        The last is `tokens` if the processor does not define it.
         """
         vision, settings = self.model.config.vision_config, frames.settings_of(self._processor())
         unit, size = vision.patch_size * vision.spatial_merge_size, settings.get("size")
@@ -160,7 +160,7 @@ class Qwen25VL(MLLM):
         }  # fmt: skip
 
     def video_times(self, videos: Sequence[Video]) -> dict[str, Tensor]:
-        """How far the positions of a video's pairs of frames lie apart, in seconds."""
+        """Seconds between the pairs of frames of each video, for its positions."""
         together = self.model.config.vision_config.temporal_patch_size
         return {"second_per_grid_ts": torch.tensor([together * video.step for video in videos])}
 
@@ -209,19 +209,19 @@ class Qwen25VL(MLLM):
 
     def position_offsets(self, given: Mapping[str, Any], sizes: Tensor) -> Tensor | None:
         ids = given.get("position_ids")
-        if ids is not None:  # three axes; a fourth before them counts tokens
+        if ids is not None:  # three axes, possibly after a fourth that counts tokens
             latest = ids[-3:].amax((0, 2)) if ids.ndim == 3 else ids.amax(1)
             return latest + 1 - sizes
         grids = given.get("image_grid_thw"), given.get("video_grid_thw")
         if given.get("mm_token_type_ids") is None or grids == (None, None):
-            return None  # positions are the places; the model may still hold offsets of an earlier prefill
+            return None  # positions are row numbers; the model may hold offsets of an earlier prefill
         deltas: Tensor = self.model.model.rope_deltas
         return deltas.view(-1).clone()
 
     def next_positions(
         self, sizes: Sequence[int], length: int, decoded: int, count: int, offsets: Tensor | None
     ) -> Tensor:
-        if offsets is None:  # text alone, or images that the model took for text
+        if offsets is None:  # text alone, or images with text positions
             return super().next_positions(sizes, length, decoded, count, None)
         first = torch.tensor(sizes) + decoded + offsets.cpu()
         return (first[:, None] + torch.arange(count)).expand(3, -1, -1)

@@ -9,7 +9,7 @@ from compress.video import Video
 
 
 class Qwen2VL(Qwen25VL):
-    """Qwen2-VL: Qwen2.5-VL with full attention in the tower, and positions that know no rate of frames."""
+    """Qwen2-VL: Qwen2.5-VL with full attention in the tower, and positions without a frame rate."""
 
     processor_parts = ("Qwen2VLProcessor", "Qwen2VLImageProcessorPil")
 

@@ -9,9 +9,9 @@ from compress.models.qwen3_vl import Qwen3VL
 
 
 class Qwen35(Qwen3VL):
-    """Qwen3.5: Qwen3-VL's tower without DeepStack, and recurrent layers among those of the decoder.
+    """Qwen3.5: Qwen3-VL's tower without DeepStack, and a decoder with recurrent layers.
 
-    Tokens can go before the decoder only: what a recurrent layer has read stays in its state.
+    Tokens can be dropped before the decoder only: a recurrent layer cannot remove tokens from its state.
     """
 
     residuals = None

@@ -12,11 +12,11 @@ from compress.video import Video
 
 
 class Qwen3VL(Qwen25VL):
-    """Qwen3-VL, with experts too: the tower adds to visual tokens behind first decoder layers (DeepStack).
+    """Qwen3-VL, also with experts: the tower adds to visual tokens after first decoder layers (DeepStack).
 
-    What it adds travels with its token: dropped tokens take theirs along, merged ones have the mean. Before
-    every pair of frames of a video the prompt says when it is shown; a pair may lose all its tokens, and its
-    time stays.
+    The added features follow their token: they are dropped with it, and a merged token gets their mean. The
+    prompt states the time before every pair of frames of a video; it stays even if the pair loses all its
+    tokens.
     """
 
     processor_parts = ("Qwen3VLProcessor", "Qwen2VLImageProcessorPil")
@@ -24,14 +24,14 @@ class Qwen3VL(Qwen25VL):
     frames_apart = True
 
     def frame_size(self, video: Video) -> tuple[int, int]:
-        """Width and height of a video's frames after they are resized; limits are of all frames together."""
+        """Width and height of a video's frames after resizing; the limits apply to all frames together."""
         unit, least, most, tokens = self.frame_limits(768)
         count, together = len(video.frames), self.model.config.vision_config.temporal_patch_size
         most = max(min(tokens * unit**2, most // count), int(least * 1.05)) * count
         return frames.fitted_size(video.size, unit, least, most, count, together)
 
     def video_times(self, videos: Sequence[Video]) -> dict[str, Tensor]:
-        return {}  # the prompt says them
+        return {}  # the prompt contains the times
 
     def video_prompt(self, video: Video) -> str:
         pairs, rows, columns = self.video_grid(video)
@@ -44,5 +44,5 @@ class Qwen3VL(Qwen25VL):
         return "".join(f"<{(first + last) / 2:.1f} seconds>{start}{tokens}{end}" for first, last in spans)
 
     def added(self, features: Any) -> Sequence[Tensor]:
-        every = features.deepstack_features  # in parts, or for videos of some releases in one
+        every = features.deepstack_features  # a list of parts, or one tensor for videos in some releases
         return [each if isinstance(each, Tensor) else torch.cat(list(each)) for each in every]

@@ -1,7 +1,7 @@
-"""Published architectures with random weights, for measuring time: a latency does not depend on weights.
+"""Published architectures with random weights, for measuring time: latency does not depend on weights.
 
-The weights are made on the device in the asked precision, so a model never takes more memory than it has
-parameters. Answers are noise.
+The weights are created on the device in the requested precision, so a model never takes more memory than its
+parameters need. Answers are noise.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _qwen3_30b() -> Qwen3VLMoeConfig:
 
 
 def _qwen2_7b(words: int) -> dict[str, Any]:
-    """Qwen2's and Qwen2.5's decoder, 7B."""
+    """The 7B decoder of Qwen2 and Qwen2.5."""
     return {
         "model_type": "qwen2", "vocab_size": words, "hidden_size": 3584, "intermediate_size": 18944,
         "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
@@ -179,10 +179,9 @@ def build(
 ) -> MLLM:
     """A model of a published shape with random weights, in evaluation mode, without a processor.
 
-    LLaVA-NeXT has its fixed grid, five tiles and 2880 visual tokens. With `depth` only so many of the
-    decoder's layers are there, and the same share of the tower's unless `whole_tower`: a slice, which the
-    model's name says.
-    ValueError for a name or depth that does not exist.
+    LLaVA-NeXT has its fixed grid, five tiles and 2880 visual tokens. With `depth` only the first `depth`
+    decoder layers are built, and the same share of the tower's unless `whole_tower`; the model's name then
+    states the slice. ValueError for a name or depth that does not exist.
     """
     if name not in SHAPES:
         raise ValueError(unknown("shape", name, SHAPES))
@@ -199,7 +198,7 @@ def build(
 
 
 def _slice(config: Any, depth: int, whole_tower: bool) -> str:
-    """Cut a configuration to the first layers of the decoder; what was cut, in words."""
+    """Cut a configuration to the first layers of the decoder; a description of the slice."""
     text, vision = config.text_config, config.vision_config
     layers = text.num_hidden_layers
     if not 1 <= depth <= layers:
@@ -212,7 +211,7 @@ def _slice(config: Any, depth: int, whole_tower: bool) -> str:
         return told
     named = "depth" if hasattr(vision, "depth") else "num_hidden_layers"
     blocks = getattr(vision, named)
-    kept = max(2, -(-blocks * depth // layers))  # LLaVA reads the last block but one
+    kept = max(2, -(-blocks * depth // layers))  # LLaVA reads the second-last block
     setattr(vision, named, kept)
     return f"{told} and {kept} of {blocks} tower layers"
 
@@ -233,9 +232,9 @@ def _random(
 def random_inputs(mllm: MLLM, text: int, batch: int = 1, seed: int = 0, frames: int = 0) -> BatchFeature:
     """Inputs for `model.generate(**inputs)`: noise for an image, `text` random tokens around it.
 
-    One image in each of `batch` prompts, with as many visual tokens as the model has, or with `frames` a
-    video; a fifth of the text stands before it. ValueError for less than 2 tokens of text, and for a video
-    where the family reads none.
+    One image in each of `batch` prompts, with as many visual tokens as the model has, or a video of `frames`
+    frames; a fifth of the text precedes it. ValueError for less than 2 tokens of text, and for a video if the
+    family reads none.
     """
     if text < 2:
         raise ValueError(f"{text} text tokens: choose 2 or more")

@@ -4,6 +4,6 @@ from compress.models.idefics3 import Idefics3
 
 
 class SmolVLM(Idefics3):
-    """SmolVLM: Idefics3's parts, prompts and pixels, read by its processor: its own one wants videos."""
+    """SmolVLM: Idefics3's modules and prompts, with its processor: SmolVLM's own needs videos."""
 
     processor_parts = ("Idefics3Processor", "Idefics3ImageProcessorPil")

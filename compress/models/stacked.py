@@ -14,7 +14,7 @@ from compress.video import Video
 
 
 class StackedVideos(Llava):
-    """What LLaVAs that read videos share: square frames in one tensor, one run of tokens in a prompt."""
+    """Common base of LLaVAs that read videos: square frames in one tensor, one run of tokens in a prompt."""
 
     video_arguments = ("pixel_values_videos",)
     video_newline = False  # whether a newline ends a video
@@ -22,7 +22,7 @@ class StackedVideos(Llava):
     @property
     @abstractmethod
     def frame_grid(self) -> tuple[int, int]:
-        """Rows x columns of the visual tokens of a video's frame."""
+        """Rows x columns of the visual tokens of one frame."""
 
     def video_inputs(self, videos: Sequence[Video]) -> dict[str, Tensor]:
         side = self.model.config.vision_config.image_size

@@ -1,7 +1,7 @@
-"""Greedy decoding with caches of a fixed length, the decoder compiled or not.
+"""Greedy decoding with caches of a fixed length, with or without compilation of the decoder.
 
-Made for compression before the decoder: inside `attach` a method that acts there leaves every layer one
-length, known beforehand, so that caches can be allocated once and the decoder's work be captured.
+For compression before the decoder: inside `attach`, a method that acts there gives every layer one length,
+known in advance, so that caches are allocated once and the decoder can be compiled or captured.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from compress.models.mllm import MLLM
 
 
 def static_cache(mllm: MLLM, batch: int, length: int) -> StaticCache:
-    """Room for `length` tokens of each sample; `reset()` makes it ready for the next prompt."""
+    """A cache for `length` tokens of each sample; `reset()` prepares it for the next prompt."""
     config, weight = mllm.decoder.config, mllm.decoder.embed_tokens.weight
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     cache = StaticCache(config=config, max_cache_len=length)
@@ -29,10 +29,10 @@ def static_cache(mllm: MLLM, batch: int, length: int) -> StaticCache:
 
 @torch.no_grad()
 def greedy(mllm: MLLM, inputs: Mapping[str, Any], cache: StaticCache, steps: int) -> Iterator[Tensor]:
-    """Up to `steps` tokens [B, 1], one after the other, as `generate` without sampling chooses them.
+    """Yield up to `steps` tokens [B, 1], one after the other, as `generate` without sampling chooses them.
 
-    The cache must be empty and long enough for what is left of the prompt and the tokens; answers do not end
-    early.
+    The cache must be empty and long enough for the remaining tokens of the prompt and the new tokens; answers
+    do not end early.
     """
     given = {**inputs, "use_cache": True, CACHE: cache, "logits_to_keep": 1}
     for _ in range(steps):
@@ -43,9 +43,9 @@ def greedy(mllm: MLLM, inputs: Mapping[str, Any], cache: StaticCache, steps: int
 
 @contextmanager
 def compiled(mllm: MLLM, forward: Any) -> Iterator[None]:
-    """Let the decoder run `forward`, what `compile_decoder` made of it; hooks stay outside.
+    """Let the decoder run `forward`, the result of `compile_decoder`; hooks stay outside.
 
-    Inside `attach`, under a method that acts before the decoder: layers have no hooks there.
+    For use inside `attach`, under a method that acts before the decoder, whose layers then have no hooks.
     """
     decoder = mllm.decoder
     decoder.forward = forward
@@ -57,7 +57,7 @@ def compiled(mllm: MLLM, forward: Any) -> Iterator[None]:
 
 
 def compile_decoder(mllm: MLLM, graphs: bool = False) -> Any:
-    """The decoder's forward through torch.compile, for fixed shapes; `graphs` records CUDA graphs as well."""
+    """The decoder's forward through torch.compile, for fixed shapes; `graphs` also records CUDA graphs."""
     return torch.compile(
         type(mllm.decoder).forward.__get__(mllm.decoder),
         dynamic=False,
