@@ -78,12 +78,11 @@ def kept(
     picture, questions = open_visual(image, 0, frames, rate), tuple(map(asked, questions))
     if answer and len(questions) > 1:
         raise ValueError("--answer is for one question: leave it out")
-    from baselines import KeepAll
     from bench.evaluation.comparison import VANILLA
     from bench.evaluation.compressors import selector_for, takes_compressor
     from bench.report.figures import by_question, side_by_side
     from bench.report.gallery import show
-    from bench.report.inspection import look
+    from bench.report.inspection import looks
     from compress.samples import Sample
 
     named = [spec for spec in specs(methods) if spec != VANILLA]
@@ -95,16 +94,8 @@ def kept(
     for keep in keeps:
         budget(keep, mllm)
     samples = [Sample(image, picture, question, (answer,) if answer else ()) for question in questions]
-    runs = [[look(mllm, sample, VANILLA, KeepAll(), mllm.visual_tokens)] for sample in samples]
-    problems = {}
-    for sample, found in zip(samples, runs, strict=True):
-        for spec, selector in selectors.items():
-            for keep in keeps:
-                try:
-                    found.append(look(mllm, sample, spec, selector, keep))
-                except ValueError as problem:
-                    problems[f"{spec} at {keep}"] = problem
-    for run, told in problems.items():
+    runs, problems = zip(*(looks(mllm, sample, selectors, keeps) for sample in samples), strict=True)
+    for run, told in {run: told for each in problems for run, told in each.items()}.items():
         say(f"{run}: {told}")
     shown = [show(sample, mllm) for sample in samples]
     written(by_question(shown, runs) if len(shown) > 1 else side_by_side(shown[0], runs[0]), out)

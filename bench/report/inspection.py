@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ConfigDict, NonNegativeFloat, ValidationError
 
+from baselines import KeepAll
+from bench.evaluation.comparison import VANILLA
 from bench.evaluation.evaluate import path
 from bench.report.figures import Answered
 from bench.tasks.base import normal
@@ -47,6 +49,23 @@ def look(
         )
     credit = float(normal(said) in map(normal, sample.answers)) if sample.answers else None
     return Answered(method, keep, said, credit, path(trace.samples[0]))
+
+
+def looks(
+    mllm: MLLM, sample: Sample, selectors: Mapping[str, Selector], keeps: Sequence[Keep]
+) -> tuple[list[Answered], dict[str, str]]:
+    """The untouched model's answer to one sample, and those under every method at every budget.
+
+    The second value names the runs that are impossible, with the reason.
+    """
+    found, problems = [look(mllm, sample, VANILLA, KeepAll(), mllm.visual_tokens)], {}
+    for spec, selector in selectors.items():
+        for keep in keeps:
+            try:
+                found.append(look(mllm, sample, spec, selector, keep))
+            except ValueError as problem:
+                problems[f"{spec} at {keep}"] = str(problem)
+    return found, problems
 
 
 def strange_words(mllm: MLLM, question: str) -> list[str]:
