@@ -1,4 +1,4 @@
-"""The edge benchmark: a model on one runtime, timed and held against the same quantised weights in torch."""
+"""The edge benchmark: a model on one runtime, timed and compared with the same quantised weights in torch."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ from compress.models.loading import MLLM
 from compress.models.shapes import build
 from compress.progress import Bar
 
-WORDS = 40  # of a made-up prompt
-TASK = "gqa"  # of the miniatures, whose questions are asked
+WORDS = 40  # number of tokens number of tokens number of tokens of a made-up prompt
+TASK = "gqa"  # miniature with the questions
 
 
 @dataclass(frozen=True)
 class EdgeOptions:
-    """What is measured, whatever the model; None and () leave a setting to the protocol or the runtime."""
+    """Options of a measurement for any model; None and () leave a setting to the protocol or the runtime."""
 
     keeps: Sequence[Keep]
     chunk: int | None = None
     contexts: Sequence[int] = ()
-    text: int | None = None  # other tokens that a prompt may have; None: a ninth of the visual ones
-    decoded: int = 2  # tokens read one by one behind each prompt
+    text: int | None = None  # maximum of other tokens in a prompt; None: a ninth of the visual tokens
+    decoded: int = 2  # tokens decoded one by one after each prompt
     warmup: int = 3
     rounds: int = 20
-    threads: int = 0  # 0: as many as the runtime likes
-    positions: Positions | None = None  # None: original where the runtime takes gaps
+    threads: int = 0  # 0: the runtime's default
+    positions: Positions | None = None  # None: original if the runtime accepts gaps
     precision: Precision | None = None  # None: the runtime's own
     clock: ClockKind = "wall"
 
@@ -59,7 +59,7 @@ class EdgeOptions:
             raise ValueError("--clock processor is the time of one thread: add --threads 1")
 
     def plan(self, whole: int) -> EdgePlan:
-        """What is measured of an image of `whole` visual tokens: all of them first, then the budgets."""
+        """Plan the measurements of an image of `whole` visual tokens: first all of them, then the budgets."""
         budgets = [count_of(keep, whole) for keep in self.keeps]
         return EdgePlan(
             self,
@@ -71,12 +71,12 @@ class EdgeOptions:
 
 @dataclass(frozen=True)
 class EdgePlan:
-    """What is measured, and at which shapes."""
+    """The measurements and their shapes."""
 
     options: EdgeOptions
     protocol: Protocol
-    keeps: Sequence[int]  # visual tokens kept; first all of them
-    text: int  # other tokens that a prompt may have
+    keeps: Sequence[int]  # visual tokens kept; all of them first
+    text: int  # maximum of other tokens in a prompt
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Subject:
     samples: int  # questions to ask; 0: the weights mean nothing
 
     def questions(self, work: PreparedModel) -> list[EdgePrompt]:
-        """Prompts of the miniatures, or a made-up one where nothing can be understood."""
+        """Prompts of the miniatures, or one made-up prompt for random weights."""
         if not self.samples:
             return [made_up(work, min(WORDS, work.settings.text))]
         ((_, asked),) = load_tasks([TASK], self.samples, world=world_of(self.mllm.name)).items()
@@ -99,15 +99,15 @@ class Subject:
 
     @property
     def stop(self) -> list[int]:
-        """Words that end an answer."""
+        """Ids of the tokens that end an answer."""
         return [self.mllm.processor.tokenizer.eos_token_id] if self.samples else []
 
 
 @dataclass(frozen=True)
 class SubjectOptions:
-    """Which model is measured: `model`, or the published architecture `shape` with random weights.
+    """The model to measure: `model`, or the published architecture `shape` with random weights.
 
-    `layers` are the decoder layers to time, from the first; None: all.
+    `layers` is the number of decoder layers to time, from the first. Default: all.
     """
 
     model: str = "micro"
@@ -117,14 +117,14 @@ class SubjectOptions:
     samples: int = 8
 
     def load(self) -> Subject:
-        """ValueError for a model of another family than LLaVA-1.5."""
+        """Load the model; ValueError for a family other than LLaVA-1.5."""
         if self.shape:
             return published_size(self.shape, self.layers)
         return own_model(load_model(self.model), self.compressor, self.layers, self.samples)
 
 
 def published_size(shape: str, layers: int | None) -> Subject:
-    """A LLaVA-1.5 of `compress.models.shapes` with random weights: whole or its first decoder layers."""
+    """A LLaVA-1.5 of `compress.models.shapes` with random weights, whole or with its first decoder layers."""
     check_family(build(shape, device="meta"))
     mllm = build(shape, dtype=torch.bfloat16, depth=layers, whole_tower=True)
     return Subject(mllm, random_compressor(mllm), None, 0)
@@ -142,11 +142,11 @@ def benchmark(
     runtime: Runtime, load: Callable[[], Subject], options: EdgeOptions, folder: Path | None,
     stage: Bar,
 ) -> Measurement:  # fmt: skip
-    """Time a runtime on the first question, and hold its answers to all of them against torch.
+    """Time a runtime on the first question, and compare its answers to all questions with torch.
 
     Answers of random weights mean nothing and are not compared. Exported files stay in `folder` and are used
-    again where settings are equal; without one they are gone afterwards. ValueError, before the work, for
-    models, shapes and precisions that do not go together.
+    again if the settings are equal; without a folder they are deleted afterwards. ValueError, before the
+    work, for models, shapes and precisions that do not fit together.
     """
     for module in runtime.modules:
         optional(module, runtime.extra)
@@ -165,7 +165,7 @@ def benchmark(
     with place as where:
         bundle = exported(work, Path(where), runtime.export)
         reference = None if settings.random else work.reference
-        del work  # of which a large model's memory is full
+        del work  # frees the memory of a large model
         backend = runtime.open(bundle, options.threads)
         positions = options.positions or ("original" if backend.gaps else "compact")
         chain = Chain(backend, settings, bundle.embeddings, positions, options.clock)

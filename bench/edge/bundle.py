@@ -1,4 +1,4 @@
-"""A folder with all that a device needs: graphs, weights, the table of embeddings, and what they are."""
+"""A folder with all files for a device: graphs, weights, the table of embeddings, and their settings."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from compress.documents import Positive, read, regular_file
 from compress.files import replacing
 from evosearch.registry import cut
 
-RANDOM = "random"  # in place of a fingerprint
+RANDOM = "random"  # stored instead of a fingerprint
 META, EMBEDDINGS = "edge.json", "embeddings.npy"
 VISION, COMPRESSOR, DECODER, GGUF = "vision.onnx", "compressor.onnx", "decoder.onnx", "decoder.gguf"
 
 
 @dataclass(frozen=True)
 class BundleSettings:
-    """What an exported folder was made of; equal settings, equal files."""
+    """The settings of an exported folder; equal settings give equal files."""
 
     model: str
     weights: str  # a fingerprint, or `RANDOM`
-    files: str  # of which kind: `Runtime.files`
+    files: str  # kind of the files: `Runtime.files`
     precision: str
     chunk: Positive
     contexts: Annotated[tuple[Positive, ...], Field(min_length=1)]
-    tokens: Positive  # visual ones of the untouched image
-    text: Positive  # other tokens of the prompt, at most
-    reads_text: bool  # whether the compressor does
+    tokens: Positive  # visual tokens of the untouched image
+    text: Positive  # maximum of other tokens in the prompt
+    reads_text: bool  # whether the compressor reads the text
     layers: Positive
-    of_layers: Positive  # that the whole model has
+    of_layers: Positive  # layers of the whole model
     kv_heads: Positive
     head_dim: Positive
-    code: str = ""  # a fingerprint of what wrote the files
+    code: str = ""  # a fingerprint of the code that wrote the files
 
     @property
     def protocol(self) -> Protocol:
@@ -53,17 +53,17 @@ class BundleSettings:
 
     @property
     def random(self) -> bool:
-        """Whether the weights mean nothing."""
+        """True if the weights are random."""
         return self.weights == RANDOM
 
     @property
     def what(self) -> str:
-        """The model in words, and how much of its decoder."""
+        """A description of the model and of the decoder layers in use."""
         slice = f", first {self.layers} of {self.of_layers} decoder layers" * (self.layers < self.of_layers)
         return self.model + slice
 
     def context(self, keep: int, words: int, new: int) -> int:
-        """Rows of the cache for this prompt; ValueError if a fixed shape does not hold it."""
+        """Rows of the cache for this prompt; ValueError if it does not fit into a fixed shape."""
         if not 1 <= keep <= self.tokens:
             raise ValueError(
                 f"keep={keep}: choose between 1 and the {self.tokens} visual tokens of {self.model}"
@@ -89,7 +89,7 @@ class Bundle:
 
     @classmethod
     def open(cls, folder: Path) -> Bundle:
-        """ValueError, with what to do, if the folder holds no finished export."""
+        """Open a folder; ValueError, with advice, if it has no finished export."""
         try:
             return cls(folder, read(BundleSettings, folder / META))
         except FileNotFoundError:
@@ -98,7 +98,7 @@ class Bundle:
             raise ValueError(f"{problem}; export again") from problem
 
     def finish(self) -> Bundle:
-        """Say that all files are there."""
+        """Mark the export as complete."""
         with replacing(self.folder / META) as part:
             part.write_text(json.dumps(asdict(self.settings), indent=1) + "\n")
         return self
@@ -116,5 +116,5 @@ class Bundle:
         return table
 
     def size(self, *patterns: str) -> int:
-        """Bytes of the files that match."""
+        """Total bytes of the files that match the patterns."""
         return sum(path.stat().st_size for one in patterns for path in self.folder.glob(one))

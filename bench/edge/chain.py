@@ -1,4 +1,4 @@
-"""From image and question to the answer on one runtime, stage by stage, with the time of each."""
+"""From image and question to the answer on one runtime, stage by stage, with the time of each stage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STAGES = ("vision", "compression", "prefill", "decode")
 
 @dataclass(frozen=True)
 class EdgePrompt:
-    """One prompt: pixels [1, 3, height, width] and the word ids before and after the image."""
+    """One prompt: pixels [1, 3, height, width] and the token ids before and after the image."""
 
     pixels: Floats
     before: Sequence[int]
@@ -33,21 +33,21 @@ class EdgePrompt:
 
 @dataclass(frozen=True)
 class ChainOutput:
-    """What one pass of the chain gave."""
+    """The output of one pass of the chain."""
 
-    ids: list[int]  # of the answer, the end token included where it was said
-    kept: list[int]  # visual tokens that the decoder saw
-    rows: int  # of the prompt behind compression
-    logits: list[Floats]  # [V] that each id was taken from
-    milliseconds: dict[str, float]  # by stage; decode: the mean of one token, 0 where none was decoded
+    ids: list[int]  # of the answer, with the end token if it was generated
+    kept: list[int]  # visual tokens that entered the decoder
+    rows: int  # of the prompt after compression
+    logits: list[Floats]  # [V] from which each id was taken
+    milliseconds: dict[str, float]  # by stage; decode: mean per token, 0 if none was decoded
 
 
 @dataclass
 class Chain:
     """A backend with the host's small part of the work: embedding table, top-k, argmax.
 
-    `positions`: kept tokens keep their places ("original", as EvoComp's evaluation does) or close the gaps
-    ("compact", the only way where a runtime wants consecutive places).
+    `positions`: kept tokens keep their positions ("original", as in EvoComp's evaluation) or are numbered
+    consecutively ("compact", the only choice if a runtime needs consecutive positions).
     """
 
     backend: Backend
@@ -61,9 +61,9 @@ class Chain:
             raise ValueError("this runtime takes consecutive positions only: add --positions compact")
 
     def run(self, question: EdgePrompt, keep: int, new: int, stop: Collection[int] = ()) -> ChainOutput:
-        """Answer greedily with `new` tokens at most, after compression to `keep` visual tokens.
+        """Answer greedily with at most `new` tokens, after compression to `keep` visual tokens.
 
-        ValueError for a prompt that the fixed shapes do not hold.
+        ValueError for a prompt that does not fit into the fixed shapes.
         """
         tokens, backend = self.settings.tokens, self.backend
         context = self.settings.context(keep, question.words, new)
@@ -94,7 +94,7 @@ class Chain:
         return ChainOutput(ids, kept.tolist(), len(rows), logits, clock.spent)
 
     def _choose(self, before: Floats, visual: Floats, after: Floats, keep: int) -> Ints:
-        """The visual tokens [keep] with the highest logits, ascending; among equals the lower one."""
+        """The visual tokens [keep] with the highest logits, ascending; for equal logits the lower index."""
         text = self.settings.reads_text
         read = np.concatenate([before, visual, after]) if text else visual
         padded = np.zeros((self.settings.length, read.shape[1]), np.float32)
@@ -108,7 +108,7 @@ class Chain:
 
 @dataclass
 class StageClock:
-    """Milliseconds by stage; blocks of the same stage add up. `now` tells seconds."""
+    """Milliseconds by stage; blocks of the same stage add up. `now` returns seconds."""
 
     now: Callable[[], float]
     spent: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))

@@ -1,4 +1,4 @@
-"""The decoder as a graph of fixed shapes: a Llama whose cache goes in as input and comes out as new rows."""
+"""The decoder as a graph of fixed shapes: a Llama with the cache as input and new cache rows as output."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from bench.evaluation.ledger import DecoderShape
 
 
 class FixedDecoder(nn.Module):
-    """S new rows that see C rows of cache and each other; no scatter, so that any NPU compiler takes it.
+    """S new rows that see C cache rows and each other; without scatter, so that any NPU compiler accepts it.
 
-    forward(embeds [1, S, H], positions [1, S], mask [S, S], past_mask [1, C], *cache) returns the logits
-    [1, V] of the last row and the new cache rows. The cache is keys and values [L, kv, C, d], float; with
-    `precision.cache` 8 keys, key scales, values, value scales, int8 and [L, kv, C, 1]. New rows are seen as
-    they will be stored, so where chunks begin does not matter. Masks are added to the scores.
+    forward(embeds [1, S, H], positions [1, S], mask [S, S], past_mask [1, C], *cache) returns the logits [1,
+    V] of the last row and the new cache rows. The cache consists of float keys and values [L, kv, C, d]; with
+    `precision.cache` 8, of keys, key scales, values and value scales, int8 and [L, kv, C, 1]. New rows are
+    attended to in their stored precision, so the boundaries of chunks do not matter. Masks are added to the
+    scores.
 
     Covers Llama's layer as it is: no biases, plain rotary positions, SiLU.
     """
 
     def __init__(self, decoder: Any, head: nn.Linear, precision: Precision, layers: int | None = None):
-        """From a transformers Llama without its head, and its head; the first `layers` if given."""
+        """Build it from a transformers Llama without head, and its head; only the first `layers` if given."""
         super().__init__()
         _check(decoder.config)
         if precision.cache not in (8, 32):
@@ -40,7 +41,7 @@ class FixedDecoder(nn.Module):
         self.head = _linear(head, precision)
 
     def empty_cache(self, context: int) -> dict[str, NDArray[Any]]:
-        """As the host keeps it."""
+        """An empty cache in the form kept by the host."""
         shape = self.shape
         return empty_cache(self.precision, len(self.layers), shape.kv_heads, context, shape.head_dim)
 
@@ -107,7 +108,7 @@ def rms(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions, the halves of a head paired."""
+    """Rotary positions, with the halves of a head paired."""
     first, second = x.chunk(2, -1)
     return x * cos + torch.cat([-second, first], -1) * sin
 

@@ -1,4 +1,4 @@
-"""Optional libraries, asked for where they are used."""
+"""Optional libraries, imported on first use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def optional(module: str, extra: str) -> Any:
-    """An imported module; ValueError that names the extra to install if it is not there."""
+    """Import a module; ValueError that names the extra to install if it is missing."""
     try:
         return import_module(module)
     except ImportError as problem:

@@ -1,7 +1,7 @@
 """Weights of 4 bits: blocks of 32 along the input, one scale each, sixteen levels around zero.
 
-The rule is llama.cpp's Q4_0, and ONNX Runtime's MatMulNBits takes the same numbers in another order: all
-runtimes, and torch, compute with the very same weights.
+The rule is llama.cpp's Q4_0, and ONNX Runtime's MatMulNBits takes the same numbers in another order, so all
+runtimes, and torch, compute with the same weights.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ BLOCK = 32
 def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Levels [N, K / 32, 32] uint8 (8 is zero) and scales [N, K / 32] float32 of a weight [N, K].
 
-    The entry of largest size in a block falls on level 0 exactly, up to the scale's rounding to half.
+    The largest entry of a block in absolute value gets level 0, exactly except for the rounding of the scale
+    to half.
     """
     rows, columns = weight.shape
     if columns % BLOCK:
@@ -30,7 +31,7 @@ def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dequantise(levels: Tensor, scales: Tensor) -> Tensor:
-    """The weight [N, K] that levels and scales stand for, float32."""
+    """The weight [N, K], float32, from its levels and scales."""
     return ((levels.float() - 8) * scales[..., None]).flatten(1)
 
 
@@ -72,7 +73,7 @@ class Int4Linear(nn.Module):
 
 
 def rounded(x: Tensor) -> Tensor:
-    """Activations [..., K] on the int8 grid that CPU kernels give them: a scale for each block of 32."""
+    """Activations [..., K] rounded to int8 as in CPU kernels: one scale for each block of 32."""
     blocks = x.unflatten(-1, (-1, BLOCK))
     scale = blocks.abs().amax(-1, keepdim=True) / 127
     levels = (blocks / scale.clamp(min=torch.finfo(x.dtype).tiny)).round()

@@ -16,9 +16,9 @@ PRINTED = {
 
 
 def table() -> Measurement:
-    """The paper's figures as one of our measurements, of a single round.
+    """The paper's figures in the form of our measurements, with a single round.
 
-    The length of its text is not given; any up to 64 tokens makes the same chunks.
+    The paper does not give the length of its text; any length up to 64 tokens gives the same chunks.
     """
     protocol, cells = Protocol(), []
     for keep, values in PRINTED.items():

@@ -29,9 +29,9 @@ class FixedVision(nn.Module):
 
 
 class FixedCompressor(nn.Module):
-    """A prompt [L, H], of which `present` [L] (1, or 0) says what is not padding -> logits [L], float32.
+    """A prompt [L, H] with a mask `present` [L] (1, or 0 for padding) -> logits [L], float32.
 
-    What `Compressor.forward` computes of one sample, padded at the end to a fixed length.
+    Equal to `Compressor.forward` on one sample, padded at the end to a fixed length.
     """
 
     def __init__(self, compressor: Compressor):
@@ -51,7 +51,7 @@ class FixedCompressor(nn.Module):
 
 
 def check_family(mllm: MLLM) -> None:
-    """ValueError for a model that does not bring all images to one size."""
+    """ValueError for a model that does not resize all images to one size."""
     if mllm.model.config.model_type != "llava":
         raise ValueError(
             f"{mllm.name} is a {mllm.model.config.model_type!r} model: fixed shapes need images of one size, "
@@ -60,6 +60,6 @@ def check_family(mllm: MLLM) -> None:
 
 
 def _float(part: Any) -> Any:
-    """The part in float32, a copy if it is not."""
+    """The part in float32; a copy if it has another dtype."""
     whole = all(weight.dtype == torch.float32 for weight in part.parameters())
     return part if whole else copy.deepcopy(part).float()

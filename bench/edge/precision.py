@@ -1,4 +1,4 @@
-"""Numbers of a fixed-shape decoder: their kinds, the bits that compute, an empty cache."""
+"""Numbers of a fixed-shape decoder: dtypes, bits of precision, and an empty cache."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-MASKED = -1e9  # added to scores; finite, so that a row that sees nothing is no NaN
+MASKED = -1e9  # added to scores; finite, so that a fully masked row gives no NaN
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Bits that really compute: of weights, activations and cache; 32 and 16 are floats.
+    """Bits that are used in the computation: of weights, activations and cache; 32 and 16 are floats.
 
-    int4 weights are blocks of 32 with one scale, an int8 cache has a scale per head and token.
+    int4 weights are blocks of 32 with one scale; an int8 cache has a scale per head and token.
     """
 
     weights: int = 4
@@ -27,7 +27,7 @@ class Precision:
 
     @classmethod
     def parse(cls, label: str) -> Precision:
-        """From a label such as W4A8KV8."""
+        """Parse a label such as W4A8KV8."""
         found = re.fullmatch(r"W(4|32)A(8|32)KV(8|16|32)", label.strip().upper())
         if not found:
             raise ValueError(
@@ -46,9 +46,9 @@ class Precision:
 def empty_cache(
     precision: Precision, layers: int, heads: int, context: int, width: int
 ) -> dict[str, NDArray[Any]]:
-    """Zeros by the name of the graph's input, [layers, heads, context, width or 1].
+    """Zeros by the names of the graph's inputs, [layers, heads, context, width or 1].
 
-    Keys and values, float or (`cache` 8) int8 with a scale for each vector.
+    Keys and values are float, or (`cache` 8) int8 with a scale for each vector.
     """
     kind, shape = (np.int8 if precision.cache == 8 else np.float32), (layers, heads, context)
     parts = {}

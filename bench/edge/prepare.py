@@ -1,4 +1,4 @@
-"""A model of the package -> the parts of the chain in torch, and in a folder for a runtime."""
+"""Prepare a model: the parts of the chain in torch, and their export to a folder for a runtime."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def prepare(
     mllm: MLLM, compressor: Compressor, protocol: Protocol, text: int, precision: Precision, files: str, *,
     layers: int | None = None, random: bool = False,
 ) -> PreparedModel:  # fmt: skip
-    """Quantise the decoder and fix all shapes: the prompt has `text` tokens besides the image, at most.
+    """Quantise the decoder and fix all shapes: a prompt has at most `text` tokens besides the image.
 
-    `layers` takes the first so many of the decoder's; `random` says that weights mean nothing. ValueError
-    for models, widths and depths that have no fixed shapes here.
+    `layers` takes only the first decoder layers; `random` marks the weights as random. ValueError for models,
+    widths and depths without fixed shapes.
     """
     vision, width = FixedVision(mllm), mllm.decoder.config.hidden_size
     if compressor.width != width:
@@ -77,10 +77,9 @@ def prepare(
 
 
 def exported(work: PreparedModel, folder: Path, write: GraphWriter) -> Bundle:
-    """The folder with all files of this work, the decoder's by `write`; a finished one is taken as it is,
-    unless other code wrote it.
+    """Export to a folder, the decoder by `write`; a finished export is reused unless other code wrote it.
 
-    ValueError if other settings made it.
+    ValueError if it was made with other settings.
     """
     settings = replace(work.settings, code=fingerprint(prepare, exported, write))
     if (folder / META).exists():
@@ -117,7 +116,7 @@ def question(mllm: MLLM, image: Image, text: str) -> EdgePrompt:
 
 
 def made_up(work: PreparedModel, words: int, seed: int = 0) -> EdgePrompt:
-    """A prompt of random pixels and words, for weights that mean nothing."""
+    """A prompt of random pixels and token ids, for random weights."""
     rng = np.random.default_rng(seed)
     ids = rng.integers(len(work.embeddings), size=words).tolist()
     pixels = rng.standard_normal((1, 3, *work.pixels), dtype=np.float32)

@@ -1,8 +1,9 @@
 """The phone protocol (paper 4.2, Appendix C): fixed shapes, chunks padded on the left, two context lengths.
 
-An NPU runs compiled graphs of one shape each. The prompt goes through a graph of `chunk` rows as often as it
-takes, its first chunk padded on the left; every further token goes through a graph of one row. The cache has
-a fixed number of rows: `contexts` without and with compression. The four graphs share one file of weights.
+An NPU runs compiled graphs of one shape each. The prompt goes through a graph of `chunk` rows in as many
+calls as needed, with its first chunk padded on the left; every further token goes through a graph of one row.
+The cache has a fixed number of rows: `contexts` without and with compression. The four graphs share one file
+of weights.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-PAPER_TOKENS = 576  # visual tokens of the model that the paper put on a phone
-PAPER_TEXT = 64  # the most text that explains its steps: 64 kept tokens and the text are one chunk
+PAPER_TOKENS = 576  # visual tokens of the paper's model on a phone
+PAPER_TEXT = 64  # longest text that fits the paper's times: with 64 kept tokens it is one chunk
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows [start, stop) of the prompt behind `pad` rows of padding."""
+    """Rows [start, stop) of the prompt after `pad` rows of padding."""
 
     pad: int
     start: int
@@ -42,10 +43,10 @@ class Protocol:
 
     @classmethod
     def scaled(cls, tokens: int, chunk: int | None = None, contexts: Sequence[int] = ()) -> Protocol:
-        """The paper's shapes, brought from 576 to `tokens` visual tokens; what is given stays.
+        """The paper's shapes, scaled from 576 to `tokens` visual tokens; given values are not changed.
 
-        Chunks only shrink: a graph of 128 rows is what the phone runs, however long the prompt. Contexts are
-        whole chunks.
+        Chunks are never larger than the phone's 128 rows, for prompts of any length. Contexts are whole
+        chunks.
         """
         size = chunk if chunk is not None else max(1, round(128 * min(1.0, tokens / PAPER_TOKENS)))
         wholes = [-(-rows * tokens // (PAPER_TOKENS * max(1, size))) for rows in cls.contexts]
@@ -53,15 +54,15 @@ class Protocol:
 
     @property
     def variants(self) -> list[tuple[int, int]]:
-        """(rows, context) of the four graphs, fewer where two are the same."""
+        """(rows, context) of the four graphs; fewer if some are equal."""
         return list(dict.fromkeys((rows, size) for size in self.contexts for rows in (self.chunk, 1)))
 
     def chunks(self, rows: int) -> int:
-        """Prefill calls for a prompt of so many rows."""
+        """The number of prefill calls for a prompt of `rows` rows."""
         return -(-rows // self.chunk)
 
     def layout(self, rows: int) -> Iterator[Chunk]:
-        """The prefill calls of a prompt, in order: only the first has padding."""
+        """Yield the prefill calls of a prompt, in order; only the first has padding."""
         start, pad = 0, self.chunks(rows) * self.chunk - rows
         while start < rows:
             stop = start + self.chunk - pad
@@ -69,9 +70,9 @@ class Protocol:
             start, pad = stop, 0
 
     def context(self, rows: int, new: int, compressed: bool) -> int:
-        """The cache for a prompt of `rows` and `new` decoded tokens; ValueError if it is too short.
+        """The cache length for a prompt of `rows` and `new` decoded tokens; ValueError if it is too short.
 
-        The last token that is said never enters the cache, so `new` - 1 more rows are needed.
+        The last generated token never enters the cache, so `new` - 1 more rows are needed.
         """
         size, needed = self.contexts[compressed], rows + new - 1
         if needed > size:
@@ -84,5 +85,5 @@ class Protocol:
 
 
 def variant(rows: int, context: int) -> str:
-    """Name of the graph of so many rows per call and so much cache, as in the paper: 128t1024c."""
+    """Name of the graph with `rows` rows per call and `context` cache rows, as in the paper: 128t1024c."""
     return f"{rows}t{context}c"

@@ -1,4 +1,4 @@
-"""The same chain in torch, with the same quantised weights: what a runtime's answers are held against."""
+"""The same chain in torch, with the same quantised weights: the reference for a runtime's answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bench.edge.runner import ChunkedRunner
 
 @dataclass
 class TorchBackend:
-    """Eager torch; int8 activations are floats on the int8 grid."""
+    """Eager torch; int8 activations are floats rounded to int8 levels."""
 
     settings: BundleSettings
     decoder: FixedDecoder

@@ -16,7 +16,7 @@ def run(
     options: EdgeOptions, runtimes: Sequence[str], load: Callable[[], Subject], stage: Bar,
     files: Path | None = None,
 ) -> list[Measurement]:  # fmt: skip
-    """Time runtimes by their names; `load` makes the model anew for each of them.
+    """Time runtimes by their names; `load` loads the model again for each of them.
 
     Exported files stay in `files` for the next call. ValueError for an unknown runtime, before the work.
     """

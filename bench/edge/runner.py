@@ -1,6 +1,6 @@
-"""What runs a decoder at fixed shapes: the interface, and the host's part of it.
+"""Runners of a decoder at fixed shapes: the interface, and the host's part of the work.
 
-Rows are embeddings, since visual tokens have no ids; a logits vector says what comes next.
+Rows are embeddings, since visual tokens have no ids; a logits vector predicts the next token.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ class Runner(ABC):
 
     @abstractmethod
     def prefill(self, rows: Floats, positions: Ints) -> Floats:
-        """Forget what was, read a prompt [n, H] whose rows stand at `positions` [n]; logits [V]."""
+        """Clear the cache and read a prompt [n, H] at `positions` [n]; return logits [V]."""
 
     @abstractmethod
     def decode(self, row: Floats, position: int) -> Floats:
-        """Read one more row [H]; logits [V]."""
+        """Read one more row [H]; return logits [V]."""
 
 
 class Backend(Interface):
-    """A runtime with everything exported to it, from pixels to logits."""
+    """A runtime with all parts of the chain, from pixels to logits."""
 
     padded: bool  # whether the prompt is padded to whole chunks
     gaps: bool  # whether rows may stand at positions with gaps between them
 
     @property
     def label(self) -> str:
-        """The real precision of the decoder, as in W4A8KV8."""
+        """The actual precision of the decoder, as in W4A8KV8."""
 
     def vision(self, pixels: Floats) -> Floats:
         """Visual tokens [N, H] of an image [1, 3, height, width]; float."""
 
     def score(self, rows: Floats, present: Floats) -> Floats:
-        """Retention logits [L] of a prompt [L, H] of which `present` [L] (1 or 0) is not padding; float."""
+        """Retention logits [L] of a prompt [L, H] with a mask `present` [L] (1, or 0 for padding); float."""
 
     def runner(self, context: int) -> Runner:
-        """The decoder with a cache of `context` rows, the same one in every call."""
+        """The decoder with a cache of `context` rows; every call returns the same one."""
 
 
 class ChunkedRunner(Runner):
     """The host of a graph that takes chunk, cache and masks, and returns logits and the chunk's cache rows.
 
-    The graph never writes to the cache: the host puts the new rows of real tokens behind those that are
-    there, so padding costs what it costs on a phone, and is gone afterwards.
+    The graph never writes to the cache: the host appends the new rows of real tokens to it. Padding therefore
+    costs as much as on a phone, and does not remain in the cache.
     """
 
     def __init__(self, settings: BundleSettings, context: int):
@@ -65,8 +65,7 @@ class ChunkedRunner(Runner):
 
     @abstractmethod
     def step(self, rows: int, feeds: dict[str, NDArray[Any]]) -> tuple[Floats, list[NDArray[Any]]]:
-        """Run the graph of so many rows: logits [V] of its last row, and new rows for each part of the
-        cache."""
+        """Run the graph of `rows` rows; return logits [V] of its last row, and new rows per cache part."""
 
     def prefill(self, rows: Floats, positions: Ints) -> Floats:
         self.filled = 0
@@ -82,7 +81,7 @@ class ChunkedRunner(Runner):
         embeds[0, chunk.pad :] = rows[real]
         places = np.zeros((1, size), np.int64)
         places[0, chunk.pad :] = positions[real]
-        hidden = np.arange(size)[:, None] < np.arange(size)  # of later rows
+        hidden = np.arange(size)[:, None] < np.arange(size)  # masks later rows
         hidden |= np.arange(size) < chunk.pad
         past = np.arange(self.context)[None] >= self.filled
         feeds: dict[str, NDArray[Any]] = {
@@ -100,5 +99,5 @@ class ChunkedRunner(Runner):
 
 
 def _added(hidden: NDArray[np.bool_]) -> Floats:
-    """What is added to scores so that nothing `hidden` is seen."""
+    """The values added to scores to mask everything `hidden`."""
     return np.where(hidden, np.float32(MASKED), np.float32(0))

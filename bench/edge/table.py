@@ -1,4 +1,4 @@
-"""Table 4: stages, total and speed-up by visual tokens, with the model that counts chunks beside them."""
+"""Table 4: stages, total and speed-up by visual tokens, with a model of prefill time that counts chunks."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ HEADER = (
 
 @dataclass(frozen=True)
 class EdgeRow:
-    """Medians in milliseconds. The total has one decoded token, as the paper's; so has `speedup`.
+    """Medians in milliseconds. `total` and `speedup` include one decoded token, as in the paper.
 
-    `model` is what chunks alone would explain of the prefill; `first` the speed-up of the first token.
+    `model` is the prefill time that chunks alone would explain; `first` is the speed-up of the first token.
     """
 
     keep: int
@@ -39,12 +39,12 @@ class EdgeRow:
     low: float  # the total's 10th and 90th percentile
     high: float
     speedup: float
-    interval: tuple[float, float] | None  # 95 %; None of a single round
+    interval: tuple[float, float] | None  # 95 %; None for a single round
     first: float
 
 
 def rows(measured: Measurement) -> list[EdgeRow]:
-    """A row per budget; speed-ups are against the first one, which is the untouched model's."""
+    """One row per budget; speed-ups are against the first row, the untouched model's."""
     models, made = chunk_model(measured.cells), []
     whole = measured.cells[0]
     for cell, model in zip(measured.cells, models, strict=True):
@@ -70,12 +70,12 @@ def rows(measured: Measurement) -> list[EdgeRow]:
 
 
 def totals(cell: EdgeTimes, stages: Sequence[str] = STAGES) -> list[float]:
-    """Sum of the stages, round by round."""
+    """Sums of the stages by round."""
     return [sum(values) for values in zip(*(cell.samples[stage] for stage in stages), strict=True)]
 
 
 def chunk_model(cells: Sequence[EdgeTimes]) -> list[float | None]:
-    """Prefill times if a chunk cost the same whatever is in it: least squares, one cost per context.
+    """Prefill times under a constant cost per chunk: least squares, one cost per context.
 
     The cost differs between contexts, since every chunk attends to the whole cache.
     """
@@ -108,12 +108,12 @@ def table(measured: Sequence[Measurement]) -> Table:
 
 
 def _ms(value: float) -> str:
-    """Milliseconds with about three figures."""
+    """Milliseconds with about three significant digits."""
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def notes(measured: Measurement) -> list[str]:
-    """What belongs beside the table: what computed, how near it is to torch, memory."""
+    """Notes for the table: conditions, agreement with torch, memory."""
     name = f"{measured.runtime} {measured.label}"
     lines = [f"{name}: {fact}" for fact in measured.facts]
     if not measured.padded:
@@ -132,7 +132,7 @@ def notes(measured: Measurement) -> list[str]:
 
 
 def results(measured: Sequence[Measurement], facts: dict[str, str]) -> dict[str, Any]:
-    """All of it for machines, raw samples included."""
+    """All results in machine-readable form, with raw samples."""
     return {
         "environment": facts,
         "unit": "ms",
@@ -150,7 +150,7 @@ def results(measured: Sequence[Measurement], facts: dict[str, str]) -> dict[str,
 
 
 def figures(measured: Sequence[Measurement]) -> Table:
-    """The same with all digits, for CSV."""
+    """The same table with all digits, for CSV."""
     header = ["runtime", "precision", "tokens", *STAGES, "chunks", "chunk_model", "total", "p10", "p90",
               "speedup", "speedup_low", "speedup_high", "first_token_speedup"]  # fmt: skip
     lines = []
@@ -170,7 +170,7 @@ def sheet(measured: Sequence[Measurement], facts: Mapping[str, str]) -> Sheet:
 
 
 def write(measured: Sequence[Measurement], facts: dict[str, str], folder: Path) -> None:
-    """edge.json with all samples, edge.csv, edge.md and edge.html."""
+    """Write edge.json with all samples, edge.csv, edge.md and edge.html."""
     folder.mkdir(parents=True, exist_ok=True)
     put(folder / "edge.json", json.dumps(results(measured, facts), indent=1) + "\n")
     put(folder / "edge.csv", figures(measured).csv())

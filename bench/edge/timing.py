@@ -1,4 +1,4 @@
-"""What is measured of a chain: stages in interleaved rounds, parity with torch, memory."""
+"""Measurements of a chain: stages in interleaved rounds, parity with torch, memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from compress.progress import Progress
 
 @dataclass(frozen=True)
 class EdgeTimes:
-    """One budget: samples in milliseconds by stage, one per round. `chunks` is None where nothing says."""
+    """One budget: samples in milliseconds by stage, one per round. `chunks` is None if unknown."""
 
     keep: int
     rows: int  # of the prompt
@@ -27,14 +27,14 @@ class EdgeTimes:
 
 @dataclass(frozen=True)
 class Parity:
-    """How near a runtime's chain is to the same quantised weights in torch."""
+    """The agreement of a runtime's chain with the same quantised weights in torch."""
 
-    questions: int  # times budgets
+    questions: int  # number of questions number of questions number of questions times budgets
     same_answer: int
     same_kept: int
     worst: float  # relative L2 error of logits, the largest of all compared
     same_word: float  # share of compared logits with the same largest entry
-    logits: int  # compared: after the same words
+    logits: int  # number of compared logits: those after the same tokens
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,18 @@ class Measurement:
     cells: list[EdgeTimes]
     parity: Parity | None = None
     memory: dict[str, int | None] = field(default_factory=dict)  # bytes
-    facts: list[str] = field(default_factory=list)  # what a reader must know
+    facts: list[str] = field(default_factory=list)  # notes for the reader
 
 
 def measure(
     chain: Chain, question: EdgePrompt, keeps: Sequence[int], decoded: int, *, warmup: int, rounds: int,
     progress: Progress,
 ) -> tuple[list[EdgeTimes], int | None]:  # fmt: skip
-    """Time every budget in turn, round after round, so that a busy minute hits them all.
+    """Time every budget in turn, round after round, so that other load affects all of them alike.
 
-    `decoded` tokens are read one by one behind each prompt. The first rounds open all sessions and do not
-    count; second comes the memory in bytes that the process holds more after them (None if unknown).
+    `decoded` tokens are decoded one by one after each prompt. The first `warmup` rounds open all sessions and
+    do not count. Also return by how many bytes the memory of the process grew during these rounds (None if
+    unknown).
     """
     before, added = resident(), None
     runs = {keep: list[ChainOutput]() for keep in keeps}
@@ -82,7 +83,7 @@ def parity(
     chain: Chain, reference: Chain, questions: Sequence[EdgePrompt], keeps: Sequence[int], new: int,
     stop: Sequence[int], progress: Progress,
 ) -> Parity:  # fmt: skip
-    """Both chains answer every question at every budget; logits are compared as long as the words agree."""
+    """Run both chains on every question and budget; compare logits as long as the tokens agree."""
     errors: list[float] = []
     answers = kept = words = 0
     for number, question in enumerate(questions):
@@ -98,7 +99,7 @@ def parity(
 
 
 def _together(ours: Sequence[int], theirs: Sequence[int]) -> int:
-    """How many logits came after the same words: one more than the words that agree."""
+    """The number of logits that follow equal tokens: one more than the number of agreeing tokens."""
     agree = 0
     while agree < min(len(ours), len(theirs)) and ours[agree] == theirs[agree]:
         agree += 1
@@ -106,12 +107,12 @@ def _together(ours: Sequence[int], theirs: Sequence[int]) -> int:
 
 
 def relative(ours: Floats, theirs: Floats) -> float:
-    """L2 distance over the length of the reference."""
+    """L2 distance over the norm of the reference."""
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
 
 def resident() -> int | None:
-    """Bytes of memory that this process holds; None where the system does not tell."""
+    """Bytes of memory used by this process; None if the system does not provide them."""
     table = Path("/proc/self/statm")
     if not table.is_file():
         return None

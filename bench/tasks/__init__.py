@@ -1,4 +1,4 @@
-"""The benchmarks by name. A new one is a file here and a line in `TASKS`."""
+"""The benchmarks by name. A new one needs a file in this package and an entry in `TASKS`."""
 
 from bench.tasks.ai2d import AI2D
 from bench.tasks.base import Task
@@ -41,7 +41,7 @@ TASKS: dict[str, type[Task]] = {
     "video-mme": VideoMME,
     "clips": Clips,
 }
-# The paper's six; textvqa chooses checkpoints, scenes are for questions about questions.
+# The paper's six. textvqa selects checkpoints; scenes asks several questions about one image.
 BENCHMARKS = ("gqa", "mmbench", "mmbench-cn", "pope", "vqav2", "vizwiz")
 VIDEOS = tuple(name for name, task in TASKS.items() if task.videos)
 

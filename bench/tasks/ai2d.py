@@ -1,12 +1,12 @@
-"""AI2D (Kembhavi et al. 2016, arXiv:1603.07396): what diagrams of school books show, by letters.
+"""AI2D (Kembhavi et al. 2016, arXiv:1603.07396): questions about diagrams in school books, by letters.
 
     Which letter marks the larva?
     A. b
     B. d
     Answer with the option's letter from the given choices directly.   -> B
 
-Published is test, 3,088 questions. LLaVA's scripts do not have it: the protocol `llava` asks in their form
-and reads letters as for MMBench.
+Published results are for test, 3,088 questions. LLaVA's scripts do not include it: the protocol `llava` uses
+their prompt format and reads letters as for MMBench.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def lmms_eval(said: str, options: Mapping[str, str]) -> str | None:
-    """A capital before a period at the start; else the whole answer, case and punctuation aside."""
+    """A capital before a period at the start; else the whole answer, ignoring case and punctuation."""
     start = re.match(r"\s*([A-Z])\.", said)
     letter = start[1] if start else said.translate(PUNCTUATION).upper()
     return letter if letter in options else None
@@ -53,7 +53,7 @@ class AI2D(MultipleChoice):
         return (IDS,)
 
     def official(self, folder: Folder) -> Iterator[Sample]:
-        """A file of questions per image of ai2d_test_ids.csv, and images/."""
+        """One file of questions per image of ai2d_test_ids.csv, and images/."""
         listed = read_text(folder.find(IDS), 1 << 24).split()
         for image in sorted(listed, key=lambda name: (len(name), name)):
             path: Path = folder.find(f"questions/{image}.png.json")
@@ -64,7 +64,7 @@ class AI2D(MultipleChoice):
                 yield self.asked(identifier(row, "questionId"), asked, picture, text(told, "imageName"))
 
     def lmms_lab(self, folder: Folder) -> Iterator[Sample]:
-        """Rows have no id: their number stands for it."""
+        """Rows have no id; their number is the id."""
         for place, (row, picture) in enumerate(folder.rows("data", self.part)):
             yield self.asked(str(place), row, picture)
 

@@ -1,4 +1,4 @@
-"""What a benchmark is: samples, a prompt that is already in them, and a metric that is a function of sums."""
+"""The interface of a benchmark: samples that include the prompt, and a metric that is a function of sums."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ SHORT = "Answer the question using a single word or phrase."
 class Task(ABC):
     """One benchmark. Its score is `value` of summed `statistics`, so resampling units resamples the score.
 
-    A unit is a sample, or the samples that only count together. `version` rises with every change of samples,
-    prompt or metric: scores of different versions are not put into one table.
+    A unit is a sample, or a group of samples that only count together. `version` rises with every change of
+    samples, prompt or metric: scores of different versions are not put into one table.
 
-    `protocol` fixes prompt, post-processing and metric: `llava` as the scripts that published tables come
-    from, `lmms-eval` as that harness, `micro` for the miniature, which is asked the bare question. `split` is
-    one of `splits` (None: the first); `image_mode` pads images to a square (None: as the protocol does).
+    `protocol` fixes prompt, post-processing and metric: `llava` as in the scripts behind published tables,
+    `lmms-eval` as in that harness, `micro` for the miniature, whose prompt is the question alone. `split` is
+    one of `splits` (None: the first); `image_mode` pads images to a square (None: as in the protocol).
     """
 
     protocol: PromptStyle = "micro"
@@ -45,12 +45,12 @@ class Task(ABC):
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
-    repository: ClassVar[str] = ""  # of lmms-lab
-    submits: ClassVar[bool] = False  # whether there is a server or tool that takes a file
-    splits: ClassVar[Mapping[str, tuple[int, ...]]] = {}  # numbers of samples as published; () where unknown
-    asks: ClassVar[tuple[str, ...]] = ()  # families of questions of the miniature; () as the world has it
+    repository: ClassVar[str] = ""  # name name name of lmms-lab's repository's repository's repository
+    submits: ClassVar[bool] = False  # whether a server or tool takes a file
+    splits: ClassVar[Mapping[str, tuple[int, ...]]] = {}  # published numbers of samples; () if unknown
+    asks: ClassVar[tuple[str, ...]] = ()  # families of questions of the miniature; (): the world's default
     videos: ClassVar[bool] = False  # whether its samples are about videos
-    headline: ClassVar[tuple[str, ...]] = ()  # sub-scores that stand beside the score
+    headline: ClassVar[tuple[str, ...]] = ()  # sub-scores shown next to the score
 
     def __post_init__(self) -> None:
         if self.protocol not in get_args(PromptStyle):
@@ -61,35 +61,36 @@ class Task(ABC):
     @property
     @abstractmethod
     def metric(self) -> str:
-        """What the score is called."""
+        """Name of the score."""
 
     @property
     def max_new_tokens(self) -> int:
-        """How long an answer may be."""
+        """Maximum number of tokens of an answer."""
         return 6 if self.protocol == "micro" else 128
 
     @property
     def part(self) -> str:
-        """The split that is read from official files."""
+        """The split to read from the benchmark's files."""
         return self.split or next(iter(self.splits))
 
     # Samples ------------------------------------------------------------------------------------------------
 
     def micro(self, n: int, split: str = "test", world: World = MICRO) -> list[Sample]:
-        """The samples of `n` questions of the miniature about scenes of `world`, of `asks` in turn.
+        """Return the samples of `n` questions of the miniature about scenes of `world`, from `asks` in turn.
 
-        Neighbours are about different scenes where the form allows it. A question that is asked several
-        times, as MMBench does with its options rotated, is one question and several samples.
+        Neighbours are about different scenes if the form allows it. A question that is asked several times,
+        as in MMBench with rotated options, counts as one question and several samples.
         """
         made = asked(world, self.name, split, n, families=self.asks)
         return [sample(world, self.name, i, scene, question) for i, (scene, question) in enumerate(made)]
 
     def load(self, data: str | Path, n: int | None = None) -> list[Sample]:
-        """Samples of the folder of benchmarks `data`, or of `hub:OWNER`, in the order of the files.
+        """Load samples from the folder of benchmarks `data`, or from `hub:OWNER`, in the order of the files.
 
-        With `n`, those of the `n` questions (units) whose ids hash lowest, evenly from every stratum: the
-        same on every machine, and the fewer are among the more. ValueError for repeated or missing ids, and
-        for a number of samples that is not the published one (nor what the folder's own manifest says).
+        With `n`, take the `n` questions (units) whose ids have the lowest hashes, evenly from every stratum:
+        they are the same on every machine, and smaller sets are subsets of larger ones. ValueError for
+        repeated or missing ids, and for a number of samples that is neither the published one nor the one in
+        the folder's own manifest.
         """
         if not self.splits:
             raise ValueError(f"task '{self.name}' is there in miniature only: leave out --data")
@@ -103,8 +104,9 @@ class Task(ABC):
         return [replace(one, picture=self.shown(one.picture)) for one in samples]
 
     def shown(self, picture: Visual | VisualSource) -> Visual | VisualSource:
-        """The picture as the protocol has it: LLaVA's scripts ignore EXIF, and pad to a square. A video stays
-        as it is.
+        """Return the picture in the form of the protocol.
+
+        LLaVA's scripts ignore EXIF, and pad to a square. A video is not changed.
         """
         if not isinstance(picture, Encoded):
             return picture
@@ -114,7 +116,7 @@ class Task(ABC):
         return Padded(picture) if pad else picture
 
     def whole(self, folder: Folder) -> list[Sample]:
-        """All samples of the split, unchecked; ValueError for files that are missing or of another form."""
+        """All samples of the split, unchecked; ValueError if files are missing or have another form."""
         if folder.tabular and (mixed := found(folder, self.official_files())):
             raise ValueError(f"{folder.path} has both {mixed[0].name} and Parquet files: keep one layout")
         samples: list[Sample] = []
@@ -136,15 +138,15 @@ class Task(ABC):
         return samples
 
     def present(self, folder: Folder) -> bool:
-        """Whether files of this split are there at all."""
+        """Return whether any files of this split are present."""
         return bool(found(folder, self.lab_files() if folder.tabular else self.official_files()))
 
     def official_files(self) -> tuple[str, ...]:
-        """Patterns of the files that name this split, as distributed."""
+        """Patterns of the files that name this split, in the official layout."""
         return ()
 
     def other_files(self) -> tuple[str, ...]:
-        """Patterns of what `official` reads besides these and pictures: answers, recognised text, splits."""
+        """Patterns of further files that `official` reads, except pictures: answers, OCR texts, splits."""
         return ()
 
     def lab_files(self) -> tuple[str, ...]:
@@ -152,15 +154,15 @@ class Task(ABC):
         return (f"data/{self.part}-*.parquet",)
 
     def official(self, folder: Folder) -> Iterator[Sample]:
-        """Samples of the files as the benchmark's authors distribute them."""
+        """Yield samples from the files that the benchmark's authors distribute."""
         raise NotImplementedError
 
     def lmms_lab(self, folder: Folder) -> Iterator[Sample]:
-        """Samples of lmms-lab's Parquet files."""
+        """Yield samples from lmms-lab's Parquet files."""
         raise NotImplementedError
 
     def faults(self, samples: Sequence[Sample]) -> Iterator[str]:
-        """What is wrong with the samples of a whole split, in words."""
+        """Describe defects in the samples of a whole split."""
         count = Counter(one.id for one in samples)
         if again := [name for name, times in count.items() if times > 1]:
             yield f"{len(again)} ids stand for several samples, for instance '{again[0]}'"
@@ -173,7 +175,7 @@ class Task(ABC):
             yield f"{len(samples) - labelled} samples have no answer, but the others have one"
 
     def miscounts(self, samples: Sequence[Sample], manifest: Manifest) -> Iterator[str]:
-        """How the number of samples of a whole split differs from what it should be."""
+        """Describe the difference between the number of samples of a whole split and the expected number."""
         own = manifest.sizes.get(f"{self.name}/{self.part}")
         published = self.splits[self.part] if own is None else (own,)
         if published and len(samples) not in published:
@@ -183,11 +185,11 @@ class Task(ABC):
             )
 
     def notes(self, samples: Sequence[Sample]) -> Iterator[str]:
-        """What a reader of a score should know about these samples: versions that share a name."""
+        """Notes on these samples for readers of a score, such as versions that share a name."""
         return iter(())
 
     def some(self, samples: Sequence[Sample], n: int) -> list[Sample]:
-        """The samples of `n` units: the first of each stratum in the order of their hashes, in turns."""
+        """The samples of `n` units: from all strata in turn, in the order of the units' hashes."""
         strata: dict[str, list[str]] = {}
         for unit, stratum in {self.unit(one): self.stratum(one) for one in samples}.items():
             strata.setdefault(stratum, []).append(unit)
@@ -200,22 +202,22 @@ class Task(ABC):
         return [one for one in samples if self.unit(one) in chosen]
 
     def unit(self, sample: Sample) -> str:
-        """What the sample counts in."""
+        """Name of the sample's unit."""
         return sample.id
 
     def stratum(self, sample: Sample) -> str:
-        """The part of the benchmark that has a score of its own."""
+        """Name of the sample's part of the benchmark, which has a score of its own."""
         return ""
 
     def image(self, sample: Sample) -> str:
-        """Which image the sample is about: its name in the data set where that is known, else a digest.
+        """Name of the sample's image in the data set if it is known, else a digest.
 
         The same image has the same name in all tasks.
         """
         return str(sample.info.get("image") or sample.picture_digest[:16])
 
     def images(self, samples: Sequence[Sample]) -> tuple[str, ...]:
-        """[U] The image of each unit, in the units' order: units of one image are no independent evidence."""
+        """[U] The image of each unit, in their order: units with one image are not independent evidence."""
         found: dict[str, str] = {}
         for one in samples:
             found.setdefault(self.unit(one), self.image(one))
@@ -228,17 +230,17 @@ class Task(ABC):
         return float(normal(prediction) == normal(sample.answers[0])) if sample.answers else nan
 
     def credit(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
-        """[U] how right each unit was, in [0, 1]: what tests compare pair by pair. By default per sample."""
+        """[U] The credit of each unit, in [0, 1], for paired tests. Default: one unit per sample."""
         pairs = zip(samples, predictions, strict=True)
         return np.array([self.correct(one, said) for one, said in pairs], float)
 
     def statistics(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
-        """Additive statistics [U, k]; by default (credit, 1), for a score that is a mean over units."""
+        """Additive statistics [U, k]. Default: (credit, 1), for a score that is a mean over units."""
         credit = self.credit(samples, predictions)
         return np.stack([credit, np.ones(len(credit))], 1)
 
     def value(self, sums: Sums) -> Sums:
-        """Score in percent from summed statistics, [..., k] -> [...]; by default (gained, possible)."""
+        """Score in percent from summed statistics, [..., k] -> [...]. Default: for (gained, possible)."""
         return 100 * sums[..., 0] / np.maximum(sums[..., 1], 1e-12)
 
     def score(self, samples: Sequence[Sample], predictions: Sequence[str]) -> float:
@@ -246,9 +248,9 @@ class Task(ABC):
         return float(self.value(self.statistics(samples, predictions).sum(0)))
 
     def subscores(self, samples: Sequence[Sample], predictions: Sequence[str]) -> dict[str, float]:
-        """Scores of parts and rates, in percent unless the benchmark's file says otherwise; by name.
+        """Scores of parts and rates by name, in percent unless the benchmark's file states another unit.
 
-        By default the credit of every family.
+        Default: the credit of every family.
         """
         pairs = list(zip(samples, predictions, strict=True))
         return means((one.family, self.correct(one, said)) for one, said in pairs)
@@ -256,12 +258,12 @@ class Task(ABC):
     def submission(
         self, samples: Sequence[Sample], predictions: Sequence[str], data: str | Path
     ) -> tuple[str, bytes]:
-        """Name and content of the file that the benchmark's server takes, or its official tool."""
+        """Name and content of the file for the benchmark's server or official tool."""
         raise ValueError(f"task '{self.name}' has no submission file: its labels are public")
 
 
 def found(folder: Folder, patterns: Iterable[str]) -> list[Path]:
-    """The files of a folder that fit any of the patterns."""
+    """The files of a folder that match any of the patterns."""
     return [path for pattern in patterns for path in sorted(folder.path.glob(pattern))]
 
 
@@ -271,7 +273,7 @@ def normal(text: str) -> str:
 
 
 def means(named: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Mean in percent of the values of each name, sorted by name; nameless values are left out."""
+    """Mean in percent of the values of each name, sorted by name; values without a name are left out."""
     values: dict[str, list[float]] = {}
     for name, value in named:
         if name:

@@ -1,11 +1,11 @@
-"""ChartQA (Masry et al. 2022, arXiv:2203.10244): read charts and reckon with what they show.
+"""ChartQA (Masry et al. 2022, arXiv:2203.10244): reading charts and calculating with their values.
 
     What is the difference in value between mutton and corn?
     Answer the question with a single word.   -> 0.57
 
-Relaxed accuracy: a number may be off by 5 % of the true one, anything else must be equal. Published is test,
-1,250 questions by humans and 1,250 that were generated from captions. LLaVA's scripts do not have it: the
-protocol `llava` asks for a word or phrase as they do for short answers.
+Relaxed accuracy: a number may differ by 5 % from the true one, any other answer must be equal. Published
+results are for test, 1,250 questions by humans and 1,250 that were generated from captions. LLaVA's scripts
+do not include it: the protocol `llava` asks for a word or phrase, as those scripts do for short answers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ChartQA(Task):
 
     name = "chartqa"
     metric = "relaxed accuracy"
-    asks = ("count",)  # counts: the numbers of the world
+    asks = ("count",)  # counts are the numbers of the world
     repository = "ChartQA"
     splits = {"test": (2500,), "val": (1920,), "train": (28299,)}
     headline = KINDS
@@ -49,7 +49,7 @@ class ChartQA(Task):
                 yield self.asked(kind, place, *told, picture, f"chartqa/{name}")
 
     def lmms_lab(self, folder: Folder) -> Iterator[Sample]:
-        """Rows have neither id nor name of the chart: each counts as a chart of its own."""
+        """Rows have neither an id nor the name of the chart: each counts as a chart of its own."""
         places: Counter[str] = Counter()
         for row, picture in folder.rows("data", self.part):
             kind = text(row, "type").partition("_")[0]
@@ -77,7 +77,7 @@ class ChartQA(Task):
 
 
 def relaxed(said: str, answer: str) -> bool:
-    """Within 5 % of a number other than zero; else equal, case aside. 25% is 0.25."""
+    """True within 5 % of a number other than zero; else if equal, ignoring case. 25% is 0.25."""
     mine, true = number(said), number(answer)
     if mine is None or not true:
         return said.lower() == answer.lower()
@@ -85,7 +85,7 @@ def relaxed(said: str, answer: str) -> bool:
 
 
 def number(text: str) -> float | None:
-    """The number that a text is, and nothing else beside a percent sign."""
+    """The number in a text that contains nothing else, except a percent sign."""
     try:
         return float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
     except ValueError:

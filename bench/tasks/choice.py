@@ -1,9 +1,9 @@
-"""Which option an answer means, for multiple choice: by its letter, else by its text, else None.
+"""The option that an answer to a multiple choice means: by its letter, else by its text, else None.
 
     "It is a dog", options A cat, B dog -> B
 
-Rules only, no judge: `vlmevalkit` behaves as VLMEvalKit's matcher, `lmms_eval` as the older one inside
-lmms-eval; `any_script` also finds letters in text without spaces between words, such as Chinese.
+These are rules, without a judge: `vlmevalkit` behaves like VLMEvalKit's matcher, `lmms_eval` like the older
+one inside lmms-eval; `any_script` also finds letters in text without spaces between words, such as Chinese.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 
-Matcher = Callable[[str, Mapping[str, str]], str | None]  # answer, letter -> text of the option
+Matcher = Callable[[str, Mapping[str, str]], str | None]  # (answer, texts of the options by letter) -> letter
 
 REFUSALS = (
     "Sorry, I can't help with images of people yet.",
@@ -20,13 +20,13 @@ REFUSALS = (
     "Cannot determine the answer",
 )
 MARKS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
-NEAR_END = 4  # tokens: a letter further ahead may be a word
+NEAR_END = 4  # words: a letter earlier in the answer may be a word
 DECORATIONS = [form.split("_") for form in "_. _, _: _) _). (_) (_). :_ :_, :_. :_) :_).".split()]
 LETTER = r"(?<![A-Za-z0-9']){}(?![A-Za-z0-9'])"  # not part of a Latin word
 
 
 def vlmevalkit(said: str, options: Mapping[str, str]) -> str | None:
-    """A lone capital letter near the end; "answer is X"; the one option whose text occurs."""
+    """A lone capital letter near the end; else "answer is X"; else the only option whose text occurs."""
     if any(refusal in said for refusal in REFUSALS):
         return None
     words = said.translate(MARKS).split()
@@ -44,10 +44,10 @@ def vlmevalkit(said: str, options: Mapping[str, str]) -> str | None:
 
 
 def lmms_eval(said: str, options: Mapping[str, str]) -> str | None:
-    """A lone letter A to E between spaces, then in each decoration; the one option whose text occurs."""
+    """A lone letter A to E between spaces, then in decorations; else the only option whose text occurs."""
     words = said.split()
     letter = _only("ABCDE", words)
-    if letter and not ("A" in words and len(words) > 3):  # it may be the article
+    if letter and not ("A" in words and len(words) > 3):  # "A" may be the article
         return letter
     for before, after in DECORATIONS:
         dressed = {f"{before}{one}{after}": one for one in "ABCDE"}
@@ -57,7 +57,7 @@ def lmms_eval(said: str, options: Mapping[str, str]) -> str | None:
 
 
 def any_script(said: str, options: Mapping[str, str]) -> str | None:
-    """As `vlmevalkit`; where that finds none, the one capital letter that no other Latin letter touches."""
+    """As `vlmevalkit`; else the only capital letter of an option without adjacent Latin letters."""
     found = vlmevalkit(said, options)
     if found or any(refusal in said for refusal in REFUSALS):
         return found
@@ -65,12 +65,12 @@ def any_script(said: str, options: Mapping[str, str]) -> str | None:
 
 
 def by_text(said: str, options: Mapping[str, str]) -> str | None:
-    """The one option whose text occurs in the answer, case aside."""
+    """The only option whose text occurs in the answer, ignoring case."""
     return _only(options, [letter for letter, text in options.items() if text.lower() in said.lower()])
 
 
 def _only(candidates: Collection[str], words: Collection[str]) -> str | None:
-    """The one candidate among the words; None if there are several or none."""
+    """The only candidate among the words; None if there are several or none."""
     there = [one for one in candidates if one in words]
     return there[0] if len(there) == 1 else None
 

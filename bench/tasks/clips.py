@@ -1,4 +1,4 @@
-"""Questions about clips on which things come, move, change colour and go (ours).
+"""Questions about clips of things that appear, move, change colour and disappear (ours).
 
 Which way does the star move?  Which came first, the star or the ring?  How many rings are there in all?  What
 color was the circle first?  What does the sign show, which is there for two of sixteen frames?

@@ -1,12 +1,12 @@
-"""DocVQA (Mathew et al. 2020, arXiv:2007.00398): read scanned documents.
+"""DocVQA (Mathew et al. 2020, arXiv:2007.00398): reading scanned documents.
 
     What is the name of the company?
     Answer the question using a single word or phrase.   -> itc limited
 
-ANLS (Biten et al. 2019, arXiv:1905.13648): one less the edit distance over the longer length, for the nearest
-of the accepted answers; less than a half counts as nothing. Published is test, 5,188 questions without public
-labels; val works offline. LLaVA's scripts do not have it: the protocol `llava` asks for a word or phrase as
-they do for short answers.
+ANLS (Biten et al. 2019, arXiv:1905.13648): one minus the edit distance over the longer length, for the
+nearest accepted answer; values below a half count as zero. Published results are for test, 5,188 questions
+without public labels; val can be scored offline. LLaVA's scripts do not include it: the protocol `llava` asks
+for a word or phrase, as those scripts do for short answers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class DocVQA(Task):
 
     name = "docvqa"
     metric = "ANLS"
-    asks = ("read",)  # what is printed on the things of the world
+    asks = ("read",)  # texts printed on the things of the world
     submits = True
     repository = "DocVQA"
     splits = {"val": (5349,), "test": (5188,), "train": (39463,)}
@@ -48,7 +48,7 @@ class DocVQA(Task):
         return (f"DocVQA/{LMMS_LAB[self.part]}-*.parquet",)
 
     def official(self, folder: Folder) -> Iterator[Sample]:
-        """`{split}_v1.0.json` (today `{split}_v1.0_withQT.json`) and documents/."""
+        """`{split}_v1.0.json` (now `{split}_v1.0_withQT.json`) and documents/."""
         for row in read_json(folder.find(*self.files()))["data"]:
             name = PurePosixPath(text(row, "image")).name
             yield self.asked(row, folder.image("documents", name), name)
@@ -82,11 +82,11 @@ class DocVQA(Task):
 
 
 def anls(answers: Sequence[str], said: str) -> float:
-    """Similarity in [0, 1] of a prediction to the nearest answer, case and runs of spaces aside; NaN without
-    any answer.
+    """Similarity in [0, 1] of a prediction to the nearest answer; NaN without answers.
 
-    The paper drops what is half wrong, the official tool and lmms-eval only what is more than half wrong, as
-    here. Both divide by the lengths before spaces were joined.
+    Case and repeated spaces are ignored. The paper drops values of a half and below; the official tool,
+    lmms-eval and this function drop only values below a half. The official tool and lmms-eval divide by the
+    lengths before spaces are joined, and so does this function.
     """
     if not answers:
         return nan

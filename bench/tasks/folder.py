@@ -1,7 +1,7 @@
-"""The files of one benchmark, as distributed or in lmms-lab's Parquet layout.
+"""The files of one benchmark, in the official layout or in lmms-lab's Parquet layout.
 
-A folder of benchmarks has a sub-folder per task (docs/benchmarks.md). `evocomp data export` leaves a file
-`evocomp.json` in it that says under which protocol it is asked and how many samples it holds:
+A folder of benchmarks has a sub-folder per task (docs/benchmarks.md). `evocomp data export` writes a file
+`evocomp.json` into it with the protocol of the prompts and the numbers of samples:
 
     {"protocol": "micro", "sizes": {"pope/test": 300}}
 """
@@ -27,21 +27,21 @@ from evosearch.registry import listed
 
 MANIFEST = "evocomp.json"
 HUB = "hub:"  # --data hub:lmms-lab
-LONGEST = 2**31 - 1  # characters of a table's field: a picture is one
+LONGEST = 2**31 - 1  # characters of a table's field, which may be a picture
 LARGEST = 1 << 33  # bytes of a benchmark's file
 RawRecord = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a folder of benchmarks says of itself; empty for downloaded data."""
+    """The manifest of a folder of benchmarks; empty for downloaded data."""
 
     protocol: str | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)  # "task/split" -> samples
 
     @staticmethod
     def of(data: str | Path) -> Manifest:
-        """ValueError for one that cannot be read."""
+        """Read the manifest; ValueError if it cannot be read."""
         path = Path(data) / MANIFEST
         if not path.exists():
             return Manifest()
@@ -78,11 +78,11 @@ class Folder:
 
     @property
     def tabular(self) -> bool:
-        """Whether this is lmms-lab's layout."""
+        """True for lmms-lab's layout."""
         return any(self.path.rglob("*.parquet"))
 
     def find(self, *names: str) -> Path:
-        """The one of these files that is here; ValueError if it is none, or more than one."""
+        """The only one of these files that exists; ValueError if none or several exist."""
         here = [self.path / name for name in names if (self.path / name).exists()]
         if len(here) > 1:
             raise ValueError(
@@ -101,8 +101,9 @@ class Folder:
     def rows(
         self, config: str, split: str, *, picture: str = "image", alone: str = ""
     ) -> Iterator[tuple[RawRecord, ImageSource]]:
-        """Rows of a split in lmms-lab's layout, with the picture of the column `picture` and no other:
-        `{config}/{split}-*.parquet`, or the file `alone` that holds the whole split.
+        """Yield the rows of a split in lmms-lab's layout, with the picture of the column `picture` only.
+
+        Files are `{config}/{split}-*.parquet`, or the file `alone` with the whole split.
         """
         files = sorted(self.path.glob(f"{config}/{split}-*.parquet"))
         if not files and alone and (self.path / alone).exists():
@@ -120,7 +121,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Hub(Folder):
-    """A repository of data on the hub, through the library `datasets`; `path` is its name."""
+    """A data repository on the hub, read through the library `datasets`; `path` is its name."""
 
     @property
     def tabular(self) -> bool:
@@ -147,7 +148,7 @@ class Hub(Folder):
 
 
 def _is_picture(column: str) -> bool:
-    """`image`, or `image_1` and so on."""
+    """True for `image`, or `image_1` and so on."""
     return column == "image" or column.removeprefix("image_").isdecimal()
 
 
@@ -161,12 +162,12 @@ def _parquet(path: Path, picture: str) -> Iterator[tuple[RawRecord, ImageSource]
 
 
 def read_json(path: Path) -> Any:
-    """ValueError for what is no whole JSON document."""
+    """Read a JSON file; ValueError if it is not a complete JSON document."""
     return documents.read_json(path, LARGEST)
 
 
 def read_lines(path: Path) -> list[RawRecord]:
-    """Records of a JSON Lines file; ValueError with the line for what is none."""
+    """Read the records of a JSON Lines file; ValueError, with the line, for an invalid one."""
     rows = []
     for number, line in enumerate(io.StringIO(read_text(path, LARGEST)), 1):
         if not line.strip():
@@ -179,8 +180,10 @@ def read_lines(path: Path) -> list[RawRecord]:
 
 
 def read_table(path: Path, needed: Sequence[str]) -> list[RawRecord]:
-    """Rows of a tab-separated file with a header; ValueError without the `needed` columns, for a column that
-    is there twice, for a NUL character, and for a row of another length.
+    """Read the rows of a tab-separated file with a header.
+
+    ValueError if `needed` columns are missing, for a repeated column, for a NUL character, and for a row of
+    another length.
     """
     text = read_text(path, LARGEST)
     if (place := text.find("\0")) >= 0:
@@ -218,7 +221,7 @@ def text(row: RawRecord, field: str) -> str:
 
 
 def texts(row: RawRecord, field: str) -> tuple[str, ...]:
-    """The list of texts in a field, empty if there is none; ValueError for anything else."""
+    """The list of texts in a field, empty if the field is missing; ValueError for any other value."""
     value = row.get(field)
     if value is None:
         return ()
@@ -228,7 +231,7 @@ def texts(row: RawRecord, field: str) -> tuple[str, ...]:
 
 
 def answers(row: RawRecord) -> tuple[str, ...]:
-    """What the humans answered, where a record has a list of objects with a text `answer`."""
+    """The answers of the annotators, if the record has a list of objects with a text `answer`."""
     given = row.get("answers") or ()
     if not isinstance(given, list | tuple) or not all(isinstance(one, dict) for one in given):
         raise ValueError(f"answers is {described(given)}, but it must be a list of objects")
@@ -236,7 +239,7 @@ def answers(row: RawRecord) -> tuple[str, ...]:
 
 
 def identifier(row: RawRecord, field: str) -> str:
-    """A name that may be a number or missing; ValueError for anything else."""
+    """A name that may be a number or None; ValueError for any other value."""
     value = row[field]
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return str(value)

@@ -3,9 +3,8 @@
     Is the star left of the circle?
     Answer the question using a single word or phrase.   -> yes
 
-Official: 12,578 balanced questions of testdev; a prediction is right if it equals the answer, which has lower
-case, letter by letter. LLaVA's scripts take trailing periods and capitals off before, lmms-eval all
-punctuation.
+Official: 12,578 balanced questions of testdev; a prediction is right if it equals the lower-case answer
+exactly. LLaVA's scripts first lower the case and strip trailing periods, lmms-eval strips all punctuation.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ class GQA(Task):
         return (f"{FILES[self.part]}_instructions/*.parquet",)
 
     def official(self, folder: Folder) -> Iterator[Sample]:
-        """`{split}_questions.json` and images/; choices files are read if they are there."""
+        """`{split}_questions.json` and images/; the file of choices is read if it exists."""
         stem = f"{FILES[self.part]}_questions"
         records = merged(folder, stem)
         choices = folder.path / f"{FILES[self.part].partition('_')[0]}_choices.json"
@@ -64,7 +63,7 @@ class GQA(Task):
             )
 
     def lmms_lab(self, folder: Folder) -> Iterator[Sample]:
-        """`{split}_instructions/` and, by image id, `{split}_images/`."""
+        """`{split}_instructions/`, joined by image id to `{split}_images/`."""
         config, split = FILES[self.part], self.part.partition("-")[0]
         pictures = {row["id"]: picture for row, picture in folder.rows(f"{config}_images", split)}
         for row, _ in folder.rows(f"{config}_instructions", split):
@@ -96,8 +95,10 @@ class GQA(Task):
         return np.stack([self.credit(samples, predictions) * counts, counts], 1)
 
     def subscores(self, samples: Sequence[Sample], predictions: Sequence[str]) -> dict[str, float]:
-        """As the official tool: by type, words and steps; consistency, distribution (chi-square, lower is
-        better, no percentage), and validity and plausibility where the choices are known.
+        """Scores of the official tool: by type, words and steps; consistency and distribution.
+
+        Distribution is chi-square (lower is better, no percentage). Validity and plausibility are added if
+        the choices are known.
         """
         credits = self.credit(samples, predictions).tolist()
         triples = list(zip(samples, predictions, credits, strict=True))
@@ -127,7 +128,7 @@ class GQA(Task):
     def submission(
         self, samples: Sequence[Sample], predictions: Sequence[str], data: str | Path
     ) -> tuple[str, bytes]:
-        """What the official tool reads: an array of {questionId, prediction}."""
+        """The input of the official tool: an array of {questionId, prediction}."""
         rows = [
             {"questionId": one.id, "prediction": tidy(text)}
             for one, text in zip(samples, predictions, strict=True)
@@ -184,7 +185,7 @@ def merged(folder: Folder, stem: str) -> Mapping[str, RawRecord]:
 
 
 def listed(value: Any) -> list[Any]:
-    """A list that lmms-lab may have stored as text."""
+    """A list, which lmms-lab may have stored as text."""
     if isinstance(value, str):
         value = json.loads(value.replace("'", '"')) if value.strip() else []
     return list(value or [])

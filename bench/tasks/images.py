@@ -1,7 +1,7 @@
-"""Images of a data set, opened one by one when they are looked at: files, base64 text, rows of Parquet files.
+"""Images of a data set, opened one by one on access: files, base64 text, rows of Parquet files.
 
-Opened by content, not by name, as `compress.images.rgb` has them: RGB, upright, transparency dropped (as
-LLaVA's scripts do).
+They are opened by content, not by name, as in `compress.images.rgb`: RGB, upright, without transparency (as
+in LLaVA's scripts).
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ CACHED = 2  # row groups of images in memory
 
 @dataclass(frozen=True)
 class Encoded(ABC):
-    """A picture that lies somewhere as a file; `turned` says whether its EXIF orientation is applied."""
+    """A picture stored as an encoded file; `turned` sets whether its EXIF orientation is applied."""
 
     turned: bool = field(default=True, kw_only=True)
 
     @property
     @abstractmethod
     def place(self) -> str:
-        """Tells the file from others, the same on every machine."""
+        """An identifier of the file, the same on every machine."""
 
     @property
     def key(self) -> str:
         return f"{self.place} upright" if self.turned else self.place
 
     def as_stored(self) -> Self:
-        """The same picture as its pixels are stored, as LLaVA's scripts open it."""
+        """The same picture with its pixels as stored, as LLaVA's scripts open it."""
         return replace(self, turned=False)
 
     @abstractmethod
@@ -50,14 +50,14 @@ class Encoded(ABC):
 
 
 def check_inside(root: Path, name: str) -> None:
-    """ValueError for the name of a file that leads out of its folder."""
+    """ValueError for a file name that leads out of its folder."""
     place = PurePosixPath(name.replace("\\", "/"))
     if place.is_absolute() or ".." in place.parts or not place.parts or ":" in place.parts[0]:
         raise ValueError(f"the name '{name}' leads out of {root}: it is not used")
 
 
 def bytes_in(path: Path) -> int | None:
-    """Bytes of a file; None if there is none, as under a name that no file can have."""
+    """Bytes of a file; None if it does not exist, also for an invalid name."""
     try:
         return path.stat().st_size if path.is_file() else None
     except (OSError, ValueError):
@@ -66,7 +66,7 @@ def bytes_in(path: Path) -> int | None:
 
 @dataclass(frozen=True)
 class ImageFile(Encoded):
-    """A file below the folder `root`, named as the data set names it."""
+    """A file below the folder `root`, with its name in the data set."""
 
     root: Path
     name: str  # with forward slashes
@@ -94,7 +94,7 @@ class ImageFile(Encoded):
 
 @dataclass(frozen=True)
 class ImageText(Encoded):
-    """A picture as base64 text, as MMBench's tables have it."""
+    """A picture as base64 text, as in MMBench's tables."""
 
     name: str
     text: str
@@ -139,14 +139,14 @@ class ImageRow(Encoded):
 
 @lru_cache(maxsize=CACHED)
 def _images(path: Path, group: int, column: str) -> Any:
-    """The images of a row group, still encoded: neighbours are looked at together."""
+    """The encoded images of a row group; cached, because neighbours are usually read together."""
     with pq.ParquetFile(path) as file:
         return file.read_row_group(group, columns=[column])[column].combine_chunks()
 
 
 @dataclass(frozen=True)
 class HubImage(Encoded):
-    """The picture in one row of a data set that `datasets` has loaded with images left encoded."""
+    """The picture in one row of a data set loaded by `datasets`, with images left encoded."""
 
     rows: Any
     row: int

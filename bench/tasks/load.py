@@ -11,7 +11,7 @@ from compress.micro.worlds import MICRO, VIDEO, World
 from compress.samples import Sample
 from evosearch.registry import pick
 
-QUESTIONS = 400  # questions of a miniature, where nothing is said
+QUESTIONS = 400  # questions of a miniature by default
 MICRO_SPLITS = ("test", "val")
 
 
@@ -25,13 +25,13 @@ def load_tasks(
     labelled: bool = True,
     world: World = MICRO,
 ) -> dict[Task, list[Sample]]:
-    """Tasks by `name` or `name:option=value,...` with the samples of `n` questions each, in the order given.
+    """Load tasks by `name` or `name:option=value,...` with the samples of `n` questions each, in this order.
 
-    Without `data`, miniatures about scenes of `world` (400 questions and split test by default); tasks about
-    videos have clips of their own world. With it, the folder's or hub's samples (all by default) under
-    `protocol`, by default the one the folder itself names, else llava.
-    ValueError for unknown names, protocols and splits, for tasks named twice, for bad data (see `Task.load`),
-    and, where scores are wanted (`labelled`), for splits whose labels are not public.
+    Without `data`, load miniatures about scenes of `world` (default: 400 questions and split test); tasks
+    about videos have clips of their own world. With `data`, load the folder's or hub's samples (default: all)
+    under `protocol` (default: the protocol in the folder's manifest, else llava).
+    ValueError for unknown names, protocols and splits, for repeated tasks, for bad data (see `Task.load`),
+    and, if scores are needed (`labelled`), for splits without public labels.
     """
     if n is not None and n < 1:
         raise ValueError(f"n={n}: ask for at least one question per task")

@@ -1,4 +1,4 @@
-"""From questions about scenes to samples: the part that the miniature benchmarks share."""
+"""From questions about scenes to samples: functions shared by the miniature benchmarks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from compress.micro.questions import Question
 from compress.micro.worlds import MICRO, World
 from compress.samples import Sample
 
-# Every benchmark asks about scenes of its own: seeds start at a different million. A name that is not listed
+# Every benchmark has scenes of its own: seeds start at a different million. A name that is not listed
 # gets a million of its own.
 MILLION = {"gqa": 1, "pope": 2, "mmbench": 3, "vqav2": 4, "vizwiz": 5, "textvqa": 6, "scenes": 7}
 
@@ -21,7 +21,7 @@ def sample(
     world: World, task: str, number: object, scene: Any, question: Question, answers: tuple[str, ...] = (),
     **info: object,
 ) -> Sample:  # fmt: skip
-    """One question as a sample; `about` and `options` of the question travel in `info`."""
+    """One question as a sample; `info` includes the question's `about` and `options`."""
     name = task if world is MICRO else f"{world.name}-{task}"
     return Sample(
         id=f"{name}-{scene.split}-{number}", picture=world.photograph(scene), question=question.text,
@@ -33,7 +33,7 @@ def sample(
 def scenes(
     world: World, task: str, split: str, spoil: Callable[[int], str | None] = lambda i: None
 ) -> Iterator[tuple[int, Any]]:
-    """Numbered scenes of a benchmark, without end."""
+    """Yield numbered scenes of a benchmark, without end."""
     million = MILLION.get(task) or 1000 + crc32(task.encode())
     number = 0
     while True:
@@ -45,9 +45,9 @@ def asked(
     world: World, task: str, split: str, n: int, chinese: bool = False,
     spoil: Callable[[int], str | None] = lambda i: None, families: Sequence[str] = (),
 ) -> list[tuple[Any, Question]]:  # fmt: skip
-    """`n` questions, one per scene, of `families` in turn (default: those of the world for the task).
+    """`n` questions, one per scene, of `families` in turn. Default: the world's families for the task.
 
-    A scene that offers nothing to ask is passed over.
+    Scenes without a question of the family are skipped.
     """
     made: list[tuple[Any, Question]] = []
     families = families or world.asked[task]
@@ -64,6 +64,6 @@ def asked(
 def annotators(
     answer: str, others: tuple[str, ...], rng: np.random.Generator, agree: float
 ) -> tuple[str, ...]:
-    """Ten human answers: each agrees with the truth with probability `agree`, the first always does."""
+    """Ten human answers: each is correct with probability `agree`, the first always."""
     wrong = [other for other in others if other != answer]
     return tuple(answer if i == 0 or rng.random() < agree else str(rng.choice(wrong)) for i in range(10))

@@ -1,9 +1,8 @@
-"""The training mixture: what labels are searched on, as the paper takes part of LLaVA's instruction mixture.
+"""The training mixture for the search of labels, as the paper uses part of LLaVA's instruction mixture.
 
-Questions about scenes of the training split, from the families that the benchmarks ask: one or four about
-each scene. With four, labels for one image differ with the question alone. A sample is named by its scene
-(mixture-train-17), or by its scene and its turn (busy-mixture-train-17.2), so a label store alone says which
-samples it needs.
+It has one or four questions about each scene of the training split, from the families of the benchmarks. With
+four, labels for one image differ by the question alone. A sample is named by its scene (mixture-train-17), or
+by its scene and its turn (busy-mixture-train-17.2), so a label store alone identifies the samples it needs.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from compress.micro.worlds import MICRO, WORLDS, World
 from compress.samples import Sample
 
 NAME = "mixture"
-SEVERAL = 4  # questions about a scene whose samples are named by their turn
-FIRST = 8_000_000  # scenes that neither the model's own training nor a benchmark uses
+SEVERAL = 4  # questions about a scene if samples are named by turn
+FIRST = 8_000_000  # first of the scenes that neither the model's training nor a benchmark uses
 KEY = re.compile(rf"{NAME}/(?:(?P<world>\w+)-)?{NAME}-train-(?P<scene>\d+)(?:\.(?P<turn>[0-3]))?")
 
 
 def training_sample(number: int, world: World = MICRO, questions: int | None = None) -> Sample:
-    """The `number`-th sample of the mixture with `questions` about each scene (1 or 4), the same for ever.
+    """The `number`-th sample of the mixture with `questions` about each scene (1 or 4); it never changes.
 
     Default: `world.questions`.
     """
@@ -38,7 +37,7 @@ def training_sample(number: int, world: World = MICRO, questions: int | None = N
     chosen = world.trained[number % len(world.trained)]
     chinese = chosen in ("choose", "texture") and bool(rng.random() < 0.5)
     others = ["missing"] * ("missing" in world.ask)
-    for family in (chosen, *others, *world.trained):  # not every scene offers a question of each family
+    for family in (chosen, *others, *world.trained):  # not every scene has a question of each family
         if question := world.ask[family](scene, rng, chinese and family == chosen):
             return sample(world, NAME, f"{place}.{turn}" if questions > 1 else place, scene, question)
     raise ValueError(f"the {world.name} world has no question about the training scene {seed}")
@@ -47,14 +46,14 @@ def training_sample(number: int, world: World = MICRO, questions: int | None = N
 def training_samples(
     count: int, start: int = 0, world: World = MICRO, questions: int | None = None
 ) -> list[Sample]:
-    """`count` samples from number `start` on."""
+    """`count` samples, starting at number `start`."""
     if count < 1 or start < 0:
         raise ValueError(f"count={count}, start={start}: ask for at least one sample from number 0 on")
     return [training_sample(number, world, questions) for number in range(start, start + count)]
 
 
 def labelled_samples(keys: Iterable[str]) -> list[Sample]:
-    """The samples that the keys of a label store name; ValueError for a key of another data set."""
+    """The samples named by the keys of a label store; ValueError for a key of another data set."""
     return [_named(key) for key in keys]
 
 

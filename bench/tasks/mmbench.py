@@ -1,14 +1,13 @@
-"""MMBench (Liu et al. 2023, arXiv:2307.06281): multiple choice under circular evaluation, English and
-Chinese.
+"""MMBench (Liu et al. 2023, arXiv:2307.06281): multiple choice with circular evaluation, English and Chinese.
 
     What color is the star?
     A. red
     B. blue
     Answer with the option's letter from the given choices directly.   -> A
 
-A question counts only if it is answered right under all rotations of its options. Rotated copies stand in the
-official table with 1,000,000, 2,000,000 and so on added to `index`. Letters are read by rules
-(`bench.tasks.choice`); an answer without one is wrong, and the share of these is told.
+A question counts only if it is answered correctly under all rotations of its options. Rotated copies are in
+the official table with 1,000,000, 2,000,000 and so on added to `index`. Letters are read by rules
+(`bench.tasks.choice`); an answer without a letter is wrong, and the share of these answers is reported.
 """
 
 from __future__ import annotations
@@ -50,8 +49,8 @@ SUFFIX = {
 class MMBench(MultipleChoice):
     """Multiple choice, circular evaluation over all rotations (MMBench)."""
 
-    edition: Literal["1.0", "1.1"] = "1.0"  # different questions: never compared
-    letters: Literal["vlmevalkit", "lmms-eval", "any-script"] | None = None  # None: as the protocol does
+    edition: Literal["1.0", "1.1"] = "1.0"  # the editions have different questions and are never compared
+    letters: Literal["vlmevalkit", "lmms-eval", "any-script"] | None = None  # None: the protocol's rule
 
     name = "mmbench"
     metric = "circular accuracy"
@@ -77,7 +76,7 @@ class MMBench(MultipleChoice):
         return made
 
     def files(self) -> tuple[str, ...]:
-        """Names of the official table, whatever its age."""
+        """Names of the official table in its current and older versions."""
         language, tail = "CN" if self.chinese else "EN", "_V11" if self.edition == "1.1" else ""
         old = "mmbench_dev_cn_20231003.tsv" if self.chinese else "mmbench_dev_20230712.tsv"
         today = f"MMBench_{self.part.upper()}_{language}{tail}.tsv"
@@ -90,7 +89,7 @@ class MMBench(MultipleChoice):
         return (f"{'cn' if self.chinese else 'en'}/{self.part}-*.parquet",)
 
     def official(self, folder: Folder) -> Iterator[Sample]:
-        """The table, with pictures as base64 text, or as the index of the row that has the picture."""
+        """The table, with pictures as base64 text, or as the index of the row with the picture."""
         path = folder.find(*self.files())
         rows = read_table(path, NEEDED)
         texts = {row["index"]: row["image"] for row in rows}
@@ -149,7 +148,7 @@ class MMBench(MultipleChoice):
             yield f"{len(torn)} questions lack their original or a rotation, for instance index {torn[0]}"
 
     def miscounts(self, samples: Sequence[Sample], manifest: Manifest) -> Iterator[str]:
-        """The size of edition 1.1 is not published with it, so only 1.0 is counted."""
+        """Only edition 1.0 is counted, because the size of 1.1 is not published with it."""
         return super().miscounts(samples, manifest) if self.edition == "1.0" else iter(())
 
     def notes(self, samples: Sequence[Sample]) -> Iterator[str]:
@@ -160,7 +159,7 @@ class MMBench(MultipleChoice):
         return str(sample.info["item"])
 
     def images(self, samples: Sequence[Sample]) -> tuple[str, ...]:
-        """The first question about the same picture names it: both languages ask the same questions."""
+        """Name each picture by the first question about it: both languages ask the same questions."""
         first: dict[str, str] = {}
         for one in samples:
             first.setdefault(one.picture_digest, f"mmbench {self.edition} {self.part} {self.unit(one)}")
@@ -174,13 +173,14 @@ class MMBench(MultipleChoice):
         return MATCHERS[self.letters or ("lmms-eval" if self.protocol == "lmms-eval" else "vlmevalkit")]
 
     def credit(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
-        """Per question: 1 if all its rotations are right, else 0; [U]."""
+        """[U] Per question: 1 if all its rotations are right, else 0."""
         pairs = zip(samples, predictions, strict=True)
         return np.array(list(circular(samples, [self.correct(*pair) for pair in pairs]).values()))
 
     def subscores(self, samples: Sequence[Sample], predictions: Sequence[str]) -> dict[str, float]:
-        """Plain accuracy over originals, circular accuracy by ability (both levels), the share of answers
-        without a letter, and circular accuracy with letters of any script.
+        """Plain accuracy over originals, circular accuracy by ability (both levels), and rates.
+
+        The rates are the share of answers without a letter, and circular accuracy with letters in any script.
         """
         pairs = list(zip(samples, predictions, strict=True))
         right = [self.correct(*pair) for pair in pairs]
@@ -204,7 +204,7 @@ class MMBench(MultipleChoice):
     def submission(
         self, samples: Sequence[Sample], predictions: Sequence[str], data: str | Path
     ) -> tuple[str, bytes]:
-        """What the server takes: a workbook of the table without pictures and hints, with raw predictions."""
+        """The server's input: a workbook of the table without pictures and hints, with raw predictions."""
         header = [name for name in samples[0].info["row"]]
         place = 1 + max(header.index(letter) for letter in OPTIONS if letter in header)
         rows = []
@@ -228,7 +228,7 @@ class MMBenchCN(MMBench):
 
 
 def circular(samples: Sequence[Sample], right: Sequence[float]) -> dict[int, float]:
-    """By question, in the order of their first rows: the worst of its rotations, NaN without labels."""
+    """By question, in the order of first rows: the minimum over its rotations, NaN without labels."""
     worst: dict[int, float] = {}
     for one, hit in zip(samples, right, strict=True):
         worst[one.info["item"]] = float(np.minimum(worst.get(one.info["item"], 1.0), hit))
@@ -236,7 +236,7 @@ def circular(samples: Sequence[Sample], right: Sequence[float]) -> dict[int, flo
 
 
 def absent(value: object) -> bool:
-    """Whether a field of the table is empty: missing, NaN, or the text nan or none."""
+    """Return whether a field of the table is empty: missing, NaN, or the text nan or none."""
     return value is None or str(value).strip().lower() in ("", "nan", "none")
 
 

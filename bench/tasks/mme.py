@@ -1,4 +1,4 @@
-"""MME (Fu et al. 2023, arXiv:2306.13394): two questions about each image, one to be answered with yes.
+"""MME (Fu et al. 2023, arXiv:2306.13394): two questions about each image, with the answers yes and no.
 
     Is there a train in the picture?
     Answer the question using a single word or phrase.   -> yes
@@ -6,7 +6,7 @@
 Official: 2,374 questions of 14 categories, ten of perception and four of cognition. The score of a category
 is accuracy plus accuracy+, from 0 to 200: accuracy counts questions, and accuracy+ images whose two questions
 are both right. Scores of categories are added: up to 2,000 for perception and 800 for cognition. Published
-tables print perception, or both together; say which.
+tables print either perception or the sum of both; state which.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PERCEPTION = (
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 CATEGORIES = (*PERCEPTION, *COGNITION)
 ROOT = "MME_Benchmark_release_version"
-APART = ("images", "questions_answers_YN")  # sub-folders of the categories that keep questions apart
+APART = ("images", "questions_answers_YN")  # sub-folders of the categories with separate questions
 ASKING = "Please answer yes or no."
 LARGEST = 1 << 20  # bytes of the questions about one image
 ABILITIES = {"perception": PERCEPTION, "cognition": COGNITION, "total": CATEGORIES}
@@ -42,7 +42,7 @@ ABILITIES = {"perception": PERCEPTION, "cognition": COGNITION, "total": CATEGORI
 class MME(Task):
     """Yes-or-no pairs about perception and cognition, accuracy and accuracy+ added up (MME)."""
 
-    abilities: Literal["perception", "cognition", "total"] = "perception"  # what the score adds up
+    abilities: Literal["perception", "cognition", "total"] = "perception"  # categories that the score adds up
 
     name = "mme"
     repository = "MME"
@@ -60,7 +60,7 @@ class MME(Task):
     def micro(self, n: int, split: str = "test", world: World = MICRO) -> list[Sample]:
         """Pairs of `exist` (existence) and `relation` (position): one is true, the other is not.
 
-        No pair is torn: of an odd `n`, one less.
+        Pairs stay together: an odd `n` is lowered by one.
         """
         made: list[Sample] = []
         for number, scene in scenes(world, self.name, split):
@@ -134,7 +134,7 @@ class MME(Task):
         return float(said(prediction, self.protocol) == sample.answers[0])
 
     def credit(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
-        """[U] mean of accuracy and accuracy+ of each pair: 0, 1/4 or 1."""
+        """[U] Mean of accuracy and accuracy+ of each pair: 0, 1/4 or 1."""
         return self.statistics(samples, predictions)[:, 0::2].sum(1) / 2
 
     def statistics(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
@@ -151,12 +151,13 @@ class MME(Task):
         return sums
 
     def value(self, sums: Sums) -> Sums:
-        """Points (not percent): the scores of the categories that were asked, added up."""
+        """Points (not percent): the sum of the scores of the categories in use."""
         return points(sums, ABILITIES[self.abilities])
 
     def subscores(self, samples: Sequence[Sample], predictions: Sequence[str]) -> dict[str, float]:
-        """Points of perception, of cognition, of both, and of every category; the percentage of answers that
-        are neither yes nor no.
+        """Points of perception, of cognition, of both, and of every category; and the rate of other answers.
+
+        The rate is the percentage of answers that are neither yes nor no.
         """
         sums = self.statistics(samples, predictions).sum(0)
         found = {name: float(points(sums, parts)) for name, parts in ABILITIES.items()}
@@ -167,7 +168,7 @@ class MME(Task):
 
 
 def points(sums: Sums, categories: Sequence[str]) -> Sums:
-    """The scores of categories, added up; [..., 2 * 14] -> [...]."""
+    """The sum of the scores of categories; [..., 2 * 14] -> [...]."""
     at = [2 * CATEGORIES.index(name) for name in categories]
     gained, pairs = sums[..., at], sums[..., [place + 1 for place in at]]
     return np.asarray(100 * (gained / np.maximum(pairs, 1e-12)).sum(-1))
@@ -176,7 +177,7 @@ def points(sums: Sums, categories: Sequence[str]) -> Sums:
 def said(text: str, protocol: str) -> str | None:
     """Yes or no, as a whole or within the first four characters; else None.
 
-    lmms-eval also takes periods off, and reads a single y or n.
+    lmms-eval also strips periods, and reads a single y or n.
     """
     text = text.lower()
     if protocol == "lmms-eval":

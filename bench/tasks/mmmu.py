@@ -6,9 +6,9 @@
     (B) $7
     Answer with the option's letter from the given choices directly.   -> B
 
-The validation split is published, 900 questions. A question with several images shows the first, as in the
-authors' runner for LLaVA; lmms-eval shows all. The authors guess where an answer has no letter; here it is
-wrong.
+Published results are for the validation split, 900 questions. A question with several images shows the first,
+as in the authors' runner for LLaVA; lmms-eval shows all. The authors guess if an answer has no letter; this
+module counts it as wrong.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ NUMBERS = (
 
 
 def official(said: str, options: Mapping[str, str]) -> str | None:
-    """The last of `(A)`, else of lone letters; in more than five words, the last text of an option."""
+    """The last `(A)`, else the last lone letter; in more than five words, the last text of an option."""
     return _last(said, options, ("({})", " {} "))
 
 
 def lmms_eval(said: str, options: Mapping[str, str]) -> str | None:
-    """As `official`, but a letter may end a word, or stand before a period."""
+    """As `official`, but a letter may end a word, or precede a period."""
     return _last(said, options, ("({})", "{} ", "{}."))
 
 
@@ -110,7 +110,7 @@ class MMMU(MultipleChoice):
         )  # fmt: skip
 
     def answers(self, told: str) -> tuple[str, ...]:
-        """The accepted answers of an open question; lmms-eval takes the text of a list for one answer."""
+        """The accepted answers of an open question; lmms-eval takes the text of a list as one answer."""
         return listed(told) if told.startswith("[") and self.protocol != "lmms-eval" else (told,)
 
     def prompt(self, stem: str, options: Sequence[str]) -> str:
@@ -130,12 +130,12 @@ class MMMU(MultipleChoice):
         return float(contains(sample.answers, prediction))
 
     def unreadable(self, samples: Sequence[Sample], predictions: Sequence[str]) -> float:
-        """Percent of the answers to questions with options that mean none of them."""
+        """Percentage of the answers to questions with options that mean no option."""
         pairs = [pair for pair in zip(samples, predictions, strict=True) if pair[0].family != "open"]
         return 100 * sum(self.letter(*pair) is None for pair in pairs) / max(len(pairs), 1)
 
     def subscores(self, samples: Sequence[Sample], predictions: Sequence[str]) -> dict[str, float]:
-        """By form, field and subject, and of the questions with one image and with several."""
+        """Scores by form, field and subject, and for questions with one image and with several."""
         found = super().subscores(samples, predictions)
         credits = list(zip(samples, self.credit(samples, predictions).tolist(), strict=True))
         parts = means((str(one.info.get("field", "")), credit) for one, credit in credits)
@@ -149,7 +149,7 @@ class MMMU(MultipleChoice):
 
 
 def listed(told: str) -> tuple[str, ...]:
-    """The list of texts that a text spells out in Python's form."""
+    """Parse a list of texts in Python's syntax."""
     try:
         found = ast.literal_eval(told)
     except (ValueError, SyntaxError) as problem:
@@ -160,8 +160,9 @@ def listed(told: str) -> tuple[str, ...]:
 
 
 def contains(answers: Sequence[str], said: str) -> bool:
-    """Whether an answer to an open question has one of the accepted ones: a text within a text, or a number
-    that is equal to two decimals.
+    """Return whether an answer to an open question contains one of the accepted ones.
+
+    A text must occur in a text, and a number must be equal to two decimals.
     """
     true = {one for answer in answers for one in comparable(answer)}
     for part in key_parts(said):
@@ -174,7 +175,7 @@ def contains(answers: Sequence[str], said: str) -> bool:
 
 
 def key_parts(said: str) -> list[str]:
-    """What follows the last "is", "answer" and the like of each line, in lower case; else all of it."""
+    """The text after the last "is", "answer" and the like in each line, in lower case; else all of it."""
     said = said.strip().strip(".").lower()
     lines, found = said.split("\n"), []
     for place, line in enumerate(lines):
@@ -186,7 +187,7 @@ def key_parts(said: str) -> list[str]:
 
 
 def _shortest(tails: Sequence[str]) -> str:
-    """The first of the shortest; an empty one gives way to the next."""
+    """The first of the shortest texts; an empty text is replaced by the next one."""
     best = ""
     for tail in tails:
         if not best or len(tail) < len(best):
@@ -199,7 +200,7 @@ def numbers(said: str) -> list[str]:
 
 
 def comparable(text: str) -> list[str | float]:
-    """A number, rounded to two decimals; else the text in lower case, a single character beside a space."""
+    """A number rounded to two decimals; else the text in lower case, a single character with a space."""
     text = text.strip()
     try:
         return [round(float(text.replace(",", "")), 2)]

@@ -4,8 +4,8 @@
     Options: A: The suitcase is on the book., B: The suitcase is beneath the cat.
     Answer with the option's letter from the given choices directly.   -> A
 
-Six abilities of 250 questions, each of three axes. The authors' score is the mean over questions, that of
-lmms-eval the mean over axes.
+There are six abilities of 250 questions, each with three axes. The authors' score is the mean over questions,
+that of lmms-eval the mean over axes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PHRASES = (
 
 
 def official(said: str, options: Mapping[str, str]) -> str | None:
-    """The first character, or the one after `(`, `option ` or `the answer is `; case aside."""
+    """The first character, or the one after `(`, `option ` or `the answer is `; case is ignored."""
     said = said.lower().strip()
     for start in STARTS:
         letter = said.removeprefix(start)[:1].upper() if said.startswith(start) else ""
@@ -51,7 +51,7 @@ def official(said: str, options: Mapping[str, str]) -> str | None:
 
 
 class _Found(NamedTuple):
-    """A letter in a form; the surest form wins, and among equals the last place."""
+    """A letter in a form; the most reliable form wins, then the last place."""
 
     sure: int
     place: int
@@ -59,8 +59,10 @@ class _Found(NamedTuple):
 
 
 def lmms_eval(said: str, options: Mapping[str, str]) -> str | None:
-    """The letter in the surest of these forms: at the start, at the end, after a phrase, `(A)`, `A.`, `A:`,
-    `A)`, before a space, anywhere. Among equals the last one wins.
+    """The letter in the most reliable of several forms; the last one if several have that form.
+
+    The forms, most reliable first: at the start, at the end, after a phrase, `(A)`, `A.`, `A:`, `A)`, before
+    a space, anywhere.
     """
     bare = said.strip()
     for mark in ",.!?;:'\"":
@@ -107,7 +109,7 @@ class MMStar(MultipleChoice):
             answer = text(row, "answer").strip().upper()
             if answer not in list("ABCD"):
                 raise ValueError(f"question {row['index']}: the answer is '{answer}', but it must be A to D")
-            options += [""] * (4 - len(options))  # some have other marks, or are in the picture
+            options += [""] * (4 - len(options))  # some options have other marks, or are in the picture
             asked = stem if self.protocol == "micro" else text(row, "question")
             yield self.choice(
                 identifier(row, "index"), picture, asked, options, answer,
@@ -122,8 +124,9 @@ class MMStar(MultipleChoice):
         return str(sample.info.get("axis", ""))
 
     def statistics(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
-        """[U, 2 * 18]: credit and 1 in the columns of the question's axis; in the first where a score is the
-        mean over questions.
+        """[U, 2 * 18] Credit and 1 in the columns of the question's axis.
+
+        If the score is the mean over questions, all are in the first columns.
         """
         sums = np.zeros((len(samples), 2 * len(AXES)))
         for row, (one, credit) in enumerate(zip(samples, self.credit(samples, predictions), strict=True)):
@@ -138,7 +141,7 @@ class MMStar(MultipleChoice):
         return np.asarray(100 * mean.sum(-1) / np.maximum((asked > 0).sum(-1), 1))
 
     def subscores(self, samples: Sequence[Sample], predictions: Sequence[str]) -> dict[str, float]:
-        """By ability and by axis."""
+        """Scores by ability and by axis."""
         found = super().subscores(samples, predictions)
         credits = self.credit(samples, predictions).tolist()
         axes = means((self.stratum(one), credit) for one, credit in zip(samples, credits, strict=True))

@@ -1,11 +1,11 @@
-"""Multiple choice by letters: what MMBench, ScienceQA, AI2D, MMStar and MMMU share.
+"""Multiple choice by letters: code shared by MMBench, ScienceQA, AI2D, MMStar and MMMU.
 
     What color is the star?
     A. red
     B. blue
     Answer with the option's letter from the given choices directly.   -> A
 
-Letters are read by rules. An answer without a letter is wrong, and the share of these is told.
+Letters are read by rules. An answer without a letter is wrong, and the share of these answers is reported.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class MultipleChoice(Task):
         self, id: str, picture: VisualSource, stem: str, options: Sequence[str], answer: str,
         family: str = "", **info: object,
     ) -> Sample:  # fmt: skip
-        """A sample; `answer` is a capital letter, or empty where it is not public.
+        """Build a sample; `answer` is a capital letter, or empty if it is not public.
 
-        ValueError for a letter that no option has.
+        ValueError for a letter without an option.
         """
         if answer and answer not in list(ascii_uppercase[: len(options)]):
             raise ValueError(f"question {id}: the answer is '{answer}', but there are {len(options)} options")
@@ -58,11 +58,11 @@ class MultipleChoice(Task):
 
     @property
     def rule(self) -> Matcher:
-        """How the protocol reads a letter."""
+        """The protocol's rule for reading a letter."""
         return self.rules[self.protocol]
 
     def letter(self, sample: Sample, prediction: str, rule: Matcher | None = None) -> str | None:
-        """The option that an answer means, or None; `rule` in place of the protocol's."""
+        """The letter of the option that an answer means, or None; `rule` replaces the protocol's."""
         options = dict(zip(ascii_uppercase, sample.info["options"], strict=False))
         if self.protocol == "micro":
             said = normal(prediction).upper()
@@ -75,7 +75,7 @@ class MultipleChoice(Task):
         return float(self.letter(sample, prediction) == sample.answers[0].upper())
 
     def unreadable(self, samples: Sequence[Sample], predictions: Sequence[str]) -> float:
-        """Percent of the answers that mean no option."""
+        """Percentage of the answers that mean no option."""
         pairs = zip(samples, predictions, strict=True)
         return 100 * float(np.mean([self.letter(*pair) is None for pair in pairs]))
 
@@ -84,10 +84,10 @@ class MultipleChoice(Task):
 
 
 def lettered(options: Sequence[str]) -> list[str]:
-    """`A. red`, `B. blue`."""
+    """Options as lines such as `A. red`, `B. blue`."""
     return [f"{letter}. {text}" for letter, text in zip(ascii_uppercase, options, strict=False)]
 
 
 def in_a_line(stem: str, options: Sequence[str]) -> str:
-    """As the miniature asks: `what color is the star ? a red b blue`."""
+    """The prompt of the miniature: `what color is the star ? a red b blue`."""
     return stem + "".join(f" {letter} {text}" for letter, text in zip(LETTERS, options, strict=False))

@@ -1,4 +1,4 @@
-"""MVBench (Li et al. 2024, arXiv:2311.17005): what one frame does not show, in 20 kinds of questions.
+"""MVBench (Li et al. 2024, arXiv:2311.17005): 20 kinds of questions that a single frame cannot answer.
 
     Question:What direction is the cyan sphere moving in within the video?
     Option:
@@ -6,9 +6,9 @@
     (B) The object is stationary.
     Only give the best option.   -> B
 
-Published are 200 questions of each kind. Videos are whole files with a start and an end for some kinds (the
-authors'), or cut to these (lmms-eval's). The authors continue the answer after `Best option:(`; here the
-model starts it.
+There are 200 published questions of each kind. Videos are whole files, for some kinds with a start and an end
+(the authors' files), or cut to these (lmms-eval's files). The authors let the model continue `Best option:(`;
+this module lets it start the answer.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ SYSTEM = (
     "option that accurately addresses the question.\n"
 )
 BEST = "Only give the best option."
-FPS = 3.0  # of the kinds that come as frames
+FPS = 3.0  # frames per second of the kinds with folders of frames
 
 
 class _Kind(NamedTuple):
-    """Where the videos of a kind lie below video/: the authors' folder, and lmms-eval's."""
+    """Folders of a kind's videos below video/: the authors' folder, and lmms-eval's."""
 
     whole: str
     cut: str
-    bound: bool = False  # whether records say where the whole ones start and end
-    frames: bool = False  # whether these are folders of frames
+    bound: bool = False  # whether records have the start and the end in the whole videos
+    frames: bool = False  # whether the whole videos are folders of frames
 
 
 CHARADES = _Kind("star/Charades_v1_480", "star/Charades_segment", bound=True)
@@ -70,14 +70,14 @@ KINDS = {
 
 
 def authors(said: str, options: Mapping[str, str]) -> str | None:
-    """The letter that the first word is, or holds as `(A)`; None for a word that fits several."""
+    """The letter that the first word is, or contains as `(A)`; None if the word matches several."""
     word = said.lower().split(" ")[0].replace(".", "")
     fit = [letter for letter in options if word in (mark := f"({letter.lower()})") or mark in word]
     return fit[0] if len(fit) == 1 else None
 
 
 def lmms_eval(said: str, options: Mapping[str, str]) -> str | None:
-    """`A. ...`, else the first single letter from A to E, the article among them; case and marks aside."""
+    """`A. ...`, else the first single letter from A to E, including the article; ignores case and marks."""
     if start := re.match(r"([A-E])\.\s*(.+)$", said.strip(), re.IGNORECASE):
         return start[1].upper()
     plain = without_marks(said.replace("\n", " ").replace("\t", " ").strip())
@@ -90,7 +90,7 @@ class MVBench(VideoChoice):
 
     name = "mvbench"
     repository = "MVBench"
-    splits = {"train": (4000,)}  # as its files call it
+    splits = {"train": (4000,)}  # the name in its files
     rules = {"llava": authors, "lmms-eval": lmms_eval}
 
     @property
@@ -128,9 +128,7 @@ class MVBench(VideoChoice):
         )  # fmt: skip
 
     def video(self, folder: Folder, kind: _Kind, row: RawRecord) -> VideoFile:
-        """The whole video with its bounds, or the one that is cut to them: as the protocol has it, if both
-        are there.
-        """
+        """The whole video with its bounds, or the cut one; if both exist, the protocol's choice."""
         root, name = local(folder) / "video", text(row, "video")
         order = (kind.cut, kind.whole) if self.protocol == "lmms-eval" else (kind.whole, kind.cut)
         place = present(root, *order)
@@ -150,5 +148,5 @@ class MVBench(VideoChoice):
         return sample.family
 
     def counts(self, sample: Sample, prediction: str) -> bool:
-        """lmms-eval leaves empty answers out."""
+        """lmms-eval leaves out empty answers."""
         return self.protocol != "lmms-eval" or prediction != ""

@@ -3,8 +3,8 @@
     what is written in the image?
     Answer the question using a single word or phrase.   -> CENTRE
 
-Right is an answer that contains the truth. The published score is the number of right answers out of 1,000;
-ours is the percentage, so 29.7 is published as 297. lmms-eval asks the bare question.
+An answer is right if it contains the true one. The published score is the number of right answers out of
+1,000; ours is the percentage, so 29.7 is published as 297. In lmms-eval the prompt is the question alone.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ RECOGNITION = "text recognition"
 TYPES = (
     "Regular Text Recognition", "Irregular Text Recognition", "Artistic Text Recognition",
     "Handwriting Recognition", "Digit String Recognition", "Non-Semantic Text Recognition",
-)  # fmt: skip  # those that are summed up as RECOGNITION
+)  # fmt: skip  # the types of RECOGNITION
 NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}  # fullwidth to ASCII
-FORMULAS = "HME100k"  # whose answers are compared without spaces, and with their case
+FORMULAS = "HME100k"  # its answers are compared without spaces, and with case
 
 
 class OCRBench(Task):
@@ -29,7 +29,7 @@ class OCRBench(Task):
 
     name = "ocrbench"
     metric = "accuracy"
-    asks = ("read",)  # what is printed on the things of the world
+    asks = ("read",)  # texts printed on the things of the world
     repository = "OCRBench"
     splits = {"test": (1000,)}
     headline = (RECOGNITION,)
@@ -50,7 +50,7 @@ class OCRBench(Task):
             yield self.asked(key, row, source, text(row, "type"), "answers", picture, f"ocrbench/{image}")
 
     def lmms_lab(self, folder: Folder) -> Iterator[Sample]:
-        """The authors' data set on the hub; rows have no id: their number stands for it."""
+        """The authors' data set on the hub; rows have no id: their number is the id."""
         for place, (row, picture) in enumerate(folder.rows("data", self.part)):
             source, kind = text(row, "dataset"), text(row, "question_type")
             yield self.asked(str(place), row, source, kind, "answer", picture)
@@ -78,7 +78,7 @@ class OCRBench(Task):
         return float(any(spelled(answer, formula) in spelled(said, formula) for answer in answers))
 
     def subscores(self, samples: Sequence[Sample], predictions: Sequence[str]) -> dict[str, float]:
-        """By kind of text, and of the six kinds of recognition together."""
+        """Scores by kind of text, and of the six kinds of recognition together."""
         credits = self.credit(samples, predictions).tolist()
         recognised = [credit for one, credit in zip(samples, credits, strict=True) if one.family in TYPES]
         found = super().subscores(samples, predictions)
@@ -86,6 +86,6 @@ class OCRBench(Task):
 
 
 def spelled(text: str, formula: bool) -> str:
-    """As the official tool compares: in lower case, or, of a formula, without spaces."""
+    """The form that the official tool compares: lower case, or, for a formula, without spaces."""
     line = text.strip().replace("\n", " ")
     return line.replace(" ", "") if formula else line.lower()

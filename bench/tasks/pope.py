@@ -1,10 +1,11 @@
-"""POPE (Li et al. 2023, arXiv:2305.10355): is the object there? Random, popular and adversarial negatives.
+"""POPE (Li et al. 2023, arXiv:2305.10355): object existence, with random, popular and adversarial negatives.
 
     Is there a dining table in the image?
     Answer the question using a single word or phrase.   -> no
 
 Official: 3 x 3,000 questions about 500 images of COCO val2014; an answer is no if its first sentence has the
-word No, no or not, and else yes. Published is the mean of the three F1 (LLaVA); lmms-eval pools them.
+word No, no or not, and otherwise yes. The published score is the mean of the three F1 (LLaVA); lmms-eval
+pools them.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from compress.micro.worlds import MICRO, World
 from compress.samples import ImageSource, Sample
 
 SUBSETS = NEGATIVES
-LLAVA = "llava_pope_test.jsonl"  # the questions of all three subsets that LLaVA asks
-SIZES = {"random": (3000, 2910), "popular": (3000,), "adversarial": (3000,)}  # 2,910: the commit LLaVA pins
+LLAVA = "llava_pope_test.jsonl"  # LLaVA's questions for all three subsets
+SIZES = {"random": (3000, 2910), "popular": (3000,), "adversarial": (3000,)}  # 2,910: commit LLaVA pins
 
 
 @dataclass(frozen=True)
 class Pope(Task):
     """Object existence against random, popular and adversarial negatives, F1 (POPE)."""
 
-    rule: Literal["official", "robust", "strict"] | None = None  # None: as the protocol does
+    rule: Literal["official", "robust", "strict"] | None = None  # None: the protocol's rule
 
     name = "pope"
     repository = "POPE"
@@ -68,8 +69,8 @@ class Pope(Task):
     def official(self, folder: Folder) -> Iterator[Sample]:
         """`coco_pope_{subset}.json` (JSON Lines) and val2014/.
 
-        Where LLaVA's question file is there as well, its questions are asked, joined to the labels by
-        content: the two are told apart by position alone, and come in versions of different length.
+        If LLaVA's question file is present too, its questions are used, joined to the labels by content: only
+        their positions link the two files, which come in versions of different length.
         """
         rows = {subset: read_lines(folder.find(f"coco_pope_{subset}.json")) for subset in SUBSETS}
         if (folder.path / LLAVA).is_file():
@@ -112,18 +113,18 @@ class Pope(Task):
 
     @property
     def reader(self) -> Callable[[str], bool | None]:
-        """From an answer to yes, no or neither."""
+        """The rule that reads an answer as yes, no or neither."""
         default = {"micro": "robust", "llava": "official", "lmms-eval": "strict"}[self.protocol]
         return RULES[self.rule or default]
 
     def correct(self, sample: Sample, prediction: str) -> float:
-        """Whether it is on the right side; what is on neither is wrong."""
+        """1.0 if the answer is read as the label, else 0.0; an answer that is neither yes nor no is wrong."""
         return float(self.reader(prediction) is (sample.answers[0] == "yes"))
 
     def statistics(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
-        """[U, 9], per sample: true positives, false positives, false negatives in its subset's columns.
+        """[U, 9] Per sample: true positives, false positives, false negatives in its subset's columns.
 
-        lmms-eval pools the subsets: there all count in the first columns.
+        lmms-eval pools the subsets: all samples count in the first columns.
         """
         sums = np.zeros((len(samples), 9))
         for row, (one, prediction) in enumerate(zip(samples, predictions, strict=True)):
@@ -140,8 +141,9 @@ class Pope(Task):
         return 100 * (f1(parts) * asked).sum(-1) / np.maximum(asked.sum(-1), 1)
 
     def subscores(self, samples: Sequence[Sample], predictions: Sequence[str]) -> dict[str, float]:
-        """Accuracy, precision, recall, F1 and rate of yes, over all and in each subset; the pooled F1;
-        and how many answers the official and the robust rule read differently.
+        """Accuracy, precision, recall, F1 and rate of yes, over all and in each subset, and the pooled F1.
+
+        `rules differ` is the percentage of answers that the official and the robust rule read differently.
         """
         found: dict[str, float] = {}
         sums = self.statistics(samples, predictions)
@@ -166,24 +168,24 @@ class Pope(Task):
 
 
 def image_name(row: RawRecord) -> str | None:
-    """COCO's name of the row's image; None where the row does not tell it."""
+    """COCO's name of the row's image; None if the row does not have it."""
     told = row.get("image_source") or row.get("image")
     return PurePosixPath(told).stem if isinstance(told, str) else None
 
 
 def official(text: str) -> bool:
-    """POPE's own rule: no if No, no or not is a word before the first period, and yes whatever else it is."""
+    """POPE's own rule: no if No, no or not is a word before the first period, otherwise yes."""
     words = text.split(".")[0].replace(",", "").split(" ")
     return not {"No", "no", "not"} & set(words)
 
 
 def robust(text: str) -> bool:
-    """Yes if yes is a word of it, case and punctuation aside, and else no."""
+    """Yes if yes is a word of the answer, ignoring case and punctuation, otherwise no."""
     return "yes" in "".join(c if c.isalnum() else " " for c in text.lower()).split()
 
 
 def strict(text: str) -> bool | None:
-    """lmms-eval's: yes or no as a whole, case aside; anything else is neither."""
+    """lmms-eval's rule: yes or no as the whole answer, ignoring case; any other answer is neither."""
     return {"yes": True, "no": False}.get(text.lower().strip())
 
 
@@ -191,13 +193,13 @@ RULES: dict[str, Callable[[str], bool | None]] = {"official": official, "robust"
 
 
 def f1(counts: Sums) -> Sums:
-    """F1 of (true positives, false positives, false negatives) [..., 3]; 0 where there are none of them."""
+    """F1 of (true positives, false positives, false negatives) [..., 3]; 0 if all are zero."""
     hit = counts[..., 0]
     return 2 * hit / np.maximum(2 * hit + counts[..., 1] + counts[..., 2], 1e-12)
 
 
 def joined(asked: Sequence[RawRecord], labelled: dict[str, list[RawRecord]]) -> dict[str, list[RawRecord]]:
-    """The labels of the questions asked, by subset, image and text; ValueError where the two do not fit."""
+    """The labels of the given questions, by subset, image and text; ValueError if they do not match."""
     questions = [(row["category"], row["image"], strip(row["text"])) for row in asked]
     for subset, rows in labelled.items():
         ours = sum(question[0] == subset for question in questions)

@@ -1,7 +1,7 @@
-"""Which files of a folder of benchmarks were read: their sizes and digests, computed once.
+"""Provenance: sizes and digests of the files read from a folder of benchmarks, computed once.
 
-Digests are remembered in the folder, in `.evocomp-digests.json`, under a file's name, size and time of last
-change: a file that was changed is read again. Where the folder cannot be written to, all are read each time.
+Digests are stored in the folder, in `.evocomp-digests.json`, with a file's name, size and time of last
+change; a changed file is read again. If the folder is not writable, all files are read each time.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from compress.documents import Document, StoredCount, read, regular_file
 from compress.files import digest_of, replacing
 
 REMEMBERED = ".evocomp-digests.json"
-NAMED = 8  # files of a task that are named one by one
+NAMED = 8  # maximum number of a task's files that are named one by one
 BLOCK = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
 class FileDigest:
-    """A file of a folder of benchmarks: `changed` is the time of its last change in nanoseconds."""
+    """A file of a folder of benchmarks; `changed` is the time of its last change in nanoseconds."""
 
     size: int
     changed: int
@@ -41,9 +41,9 @@ class _Remembered(Document):
 
 
 def data_facts(data: str | None, tasks: Iterable[Task]) -> dict[str, str]:
-    """The files that some tasks read, in words, pictures aside: those are in the digests of samples.
+    """Describe the files that tasks read, except pictures, which are in the digests of samples.
 
-    Nothing for miniatures (None). What lies on the hub is named, without digests.
+    Empty for miniatures (None). Data on the hub are named without digests.
     """
     if data is None:
         return {}
@@ -78,9 +78,9 @@ def _told(root: Path, files: Mapping[Path, FileDigest]) -> str:
 
 
 def digests(root: Path, files: Iterable[Path]) -> dict[Path, FileDigest]:
-    """Digests of files below `root`; those that it remembers are not read unless they have changed."""
+    """Digests of files below `root`; files with a stored digest are read only if they have changed."""
     path, before = root / REMEMBERED, dict[str, FileDigest]()
-    with suppress(ValueError, FileNotFoundError):  # a damaged memory is no memory
+    with suppress(ValueError, FileNotFoundError):  # a damaged file counts as missing
         before = {
             name: FileDigest(one.size, one.changed, one.sha256)
             for name, one in read(dict[str, _Remembered], path).items()

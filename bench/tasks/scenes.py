@@ -1,4 +1,4 @@
-"""Several questions about one image: what a choice of tokens for one of them is worth for the others (ours).
+"""Several questions about one image: how useful one question's token selection is for the others (ours).
 
     Is there a red star?  What color is the circle?  How many squares are there?  What is left of the ring?
 
@@ -26,7 +26,7 @@ class Scenes(Task):
     metric = "accuracy"
 
     def micro(self, n: int, split: str = "test", world: World = MICRO) -> list[Sample]:
-        """`n` samples; the last scene may have fewer questions than the others, but two at least."""
+        """`n` samples; the last scene may have fewer questions than the others, but at least two."""
         made: list[Sample] = []
         families = world.asked[self.name]
         for _, scene in scenes(world, self.name, split):
@@ -50,7 +50,7 @@ class Scenes(Task):
         return gained / possible
 
     def statistics(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
-        """Credit and number of questions of every scene [U, 2]."""
+        """[U, 2] Credit and number of questions of every scene."""
         places: dict[str, list[float]] = {}
         for one, said in zip(samples, predictions, strict=True):
             places.setdefault(self.unit(one), []).append(self.correct(one, said))

@@ -6,7 +6,7 @@
     B. sample B
     Answer with the option's letter from the given choices directly.   -> B
 
-Published tables call it SQA or ScienceQA-IMG: the 2,017 questions of test that have an image.
+Published tables call it SQA or ScienceQA-IMG: the 2,017 questions of test with an image.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LMMS_LAB = {"test": "test", "val": "validation", "train": "train"}
 
 
 def llava(said: str, options: Mapping[str, str]) -> str | None:
-    """The letter alone; before `. `; or after "The answer is", if that is said once."""
+    """The letter alone; before `. `; or after "The answer is", if that occurs once."""
     if said in options:
         return said
     if said[1:3] == ". " and said[0] in "ABCDE":
@@ -34,7 +34,7 @@ def llava(said: str, options: Mapping[str, str]) -> str | None:
 
 
 def lmms_eval(said: str, options: Mapping[str, str]) -> str | None:
-    """The letter alone, case aside; or a capital before a period."""
+    """The letter alone, ignoring case; or a capital before a period."""
     said = said.strip()
     if said.upper() in options:
         return said.upper()
@@ -63,7 +63,7 @@ class ScienceQA(MultipleChoice):
         return (f"ScienceQA-IMG/{LMMS_LAB[self.part]}-*.parquet",)
 
     def official(self, folder: Folder) -> Iterator[Sample]:
-        """problems.json, pid_splits.json and images/{split}/{id}/; only questions that have an image."""
+        """problems.json, pid_splits.json and images/{split}/{id}/; only questions with an image."""
         problems = read_json(folder.find("problems.json"))
         for key in read_json(folder.find("pid_splits.json"))[self.part]:
             row = problems[key]
@@ -72,7 +72,7 @@ class ScienceQA(MultipleChoice):
                 yield self.asked(str(key), row, picture)
 
     def lmms_lab(self, folder: Folder) -> Iterator[Sample]:
-        """Rows have no id: their number stands for it."""
+        """Rows have no id; their number is the id."""
         for place, (row, picture) in enumerate(folder.rows("ScienceQA-IMG", LMMS_LAB[self.part])):
             yield self.asked(str(place), row, picture)
 
@@ -87,7 +87,7 @@ class ScienceQA(MultipleChoice):
         )  # fmt: skip
 
     def subscores(self, samples: Sequence[Sample], predictions: Sequence[str]) -> dict[str, float]:
-        """By subject, by grades 1-6 and 7-12, and with and without a context, as the paper has them."""
+        """Scores by subject, by grades 1-6 and 7-12, and with and without a context, as in the paper."""
         found = super().subscores(samples, predictions)
         credits = self.credit(samples, predictions).tolist()
         pairs = list(zip(samples, credits, strict=True))
@@ -101,6 +101,6 @@ class ScienceQA(MultipleChoice):
 
 
 def band(grade: str) -> str:
-    """`grade4` is one of grades 1-6; empty without a number."""
+    """The band of a grade: `grade4` is in grades 1-6; empty without a number."""
     number = grade.removeprefix("grade")
     return ("grades 1-6" if int(number) <= 6 else "grades 7-12") if number.isdecimal() else ""

@@ -39,7 +39,7 @@ PARTS = {
 
 
 def workbook(header: Sequence[str], rows: Sequence[Sequence[str | int]]) -> bytes:
-    """The content of an xlsx file; the same for the same table. Characters that XML forbids are left out."""
+    """The content of an xlsx file, equal for equal tables. Characters that XML forbids are left out."""
     lines = "".join(
         f'<row r="{number}">' + "".join(map(_cell, row)) + "</row>"
         for number, row in enumerate([header, *rows], 1)
@@ -60,9 +60,9 @@ def _cell(value: str | int) -> str:
 
 
 def read_workbook(path: Path) -> list[dict[str, str | float | bool | None]]:
-    """Rows of the first sheet by the names in its first row; empty cells are None.
+    """Read the rows of the first sheet by the names in its first row; empty cells are None.
 
-    ValueError for what is no workbook, for a column that is there twice, and for parts above 1 GiB.
+    ValueError for an invalid workbook, for a repeated column, and for parts above 1 GiB.
     """
     try:
         with ZipFile(path) as book:
@@ -81,7 +81,7 @@ def read_workbook(path: Path) -> list[dict[str, str | float | bool | None]]:
 
 
 def _first_sheet(book: ZipFile) -> str:
-    """Its name in the archive."""
+    """The name of the first sheet in the archive."""
     sheet = ElementTree.fromstring(book.read("xl/workbook.xml")).find(f".//{{{MAIN}}}sheet")
     wanted = sheet.attrib[f"{{{LINKS}}}id"]  # type: ignore[union-attr]
     links = ElementTree.fromstring(book.read("xl/_rels/workbook.xml.rels"))
@@ -90,20 +90,20 @@ def _first_sheet(book: ZipFile) -> str:
 
 
 def _shared(book: ZipFile) -> Iterator[str]:
-    """The texts that cells name by number."""
+    """Yield the texts that cells refer to by number."""
     if "xl/sharedStrings.xml" in book.namelist():
         for one in ElementTree.fromstring(book.read("xl/sharedStrings.xml")).iter(f"{{{MAIN}}}si"):
             yield _written(one)
 
 
 def _written(item: ElementTree.Element) -> str:
-    """The text of a cell or shared string, of all its runs; not how it is pronounced."""
+    """The text of a cell or shared string, joined over its runs, without phonetic text."""
     told = [*item.findall(f"{{{MAIN}}}t"), *item.findall(f"{{{MAIN}}}r/{{{MAIN}}}t")]
     return ESCAPED.sub(lambda found: chr(int(found[1], 16)), "".join(one.text or "" for one in told))
 
 
 def _row(row: ElementTree.Element, shared: Sequence[str]) -> dict[str, str | float | bool | None]:
-    """Cells by the letters of their column; those without an address follow each other."""
+    """Cells by the letters of their column; cells without an address are numbered."""
     found: dict[str, str | float | bool | None] = {}
     for number, cell in enumerate(row.iter(f"{{{MAIN}}}c")):
         column = re.sub("[0-9]", "", cell.get("r", "")) or str(number)

@@ -1,12 +1,12 @@
-"""TextVQA (Singh et al. 2019, arXiv:1904.08920): read what is written. In miniature, it chooses checkpoints.
+"""TextVQA (Singh et al. 2019, arXiv:1904.08920): reading text. Its miniature selects checkpoints.
 
     What is the brand of this camera?
     Reference OCR token: DAKOTA, DIGITAL, Single-Use
     Answer the question using a single word or phrase.   -> dakota
 
-Published is val, 5,000 questions, for LLaVA-1.5 with the line of OCR tokens: without it the same model scores
-twelve points less, so the two are never mixed. Normalisation and accuracy as in `bench.tasks.vqa`, all steps
-on both sides.
+Published results are for val, 5,000 questions, for LLaVA-1.5 with the line of OCR tokens: without it the same
+model scores twelve points less, so the two are never mixed. Normalisation and accuracy are those of
+`bench.tasks.vqa`, all steps on both sides.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class TextVQA(Task):
 
     @property
     def hinted(self) -> bool:
-        """Whether OCR tokens stand in the prompt."""
+        """True if OCR tokens are in the prompt."""
         return self.ocr_hint == "on" or (self.ocr_hint is None and self.protocol == "llava")
 
     def official_files(self) -> tuple[str, ...]:
@@ -66,11 +66,10 @@ class TextVQA(Task):
         return (f"data/{LMMS_LAB[self.part]}-*.parquet",)
 
     def official(self, folder: Folder) -> Iterator[Sample]:
-        """Questions and train_images/; OCR tokens from LLaVA's question file if it is there, else from
-        Rosetta's.
+        """Questions and train_images/; OCR tokens from LLaVA's question file if present, else Rosetta's.
 
-        LLaVA's file names its questions by image, which several share: they are joined by image and
-        lower-cased question.
+        LLaVA's file names its questions by image, and several questions share one: they are joined by image
+        and lower-case question.
         """
         rows = read_json(folder.find(QUESTIONS.format(self.part)))["data"]
         asked: dict[tuple[str, str], str] = {}
@@ -113,7 +112,7 @@ class TextVQA(Task):
         )  # fmt: skip
 
     def prompt(self, question: str, tokens: Sequence[str]) -> str:
-        """lmms-eval's `capitalize` also lowers all letters but the first."""
+        """The protocol's prompt; lmms-eval's `capitalize` also lowers all letters but the first."""
         hint = [f"Reference OCR token: {', '.join(tokens)}"] if self.hinted else []
         if self.protocol == "micro":
             return "\n".join([question, *hint])

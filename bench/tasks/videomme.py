@@ -7,8 +7,9 @@
     B. Blue shirts.
     The best answer is:   -> B
 
-Published are three questions about each of 900 videos, 300 short, medium and long ones. Asked without
-subtitles. The authors' mean leaves out answers without a letter; that of lmms-eval counts them as wrong.
+There are three published questions about each of 900 videos: 300 short, 300 medium and 300 long ones.
+Subtitles are not used. The authors' mean leaves out answers without a letter; that of lmms-eval counts them
+as wrong.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ SELECT = (
     "Select the best answer to the following multiple-choice question based on the video{}. Respond with "
     "only the letter (A, B, C, or D) of the correct option."
 )
-SUBTITLES = " and the subtitles"  # lmms-eval says so of videos without them, too
+SUBTITLES = " and the subtitles"  # lmms-eval uses this for videos without subtitles, too
 PREFIXES = ("The best answer is", "The correct answer is", "The answer is", "The answer")
 LETTER = "Answer with the option's letter from the given choices directly."
 
 
 def authors(said: str, options: Mapping[str, str]) -> str | None:
-    """The first capital from A to D behind the usual beginnings, a word's among them."""
+    """The first capital from A to D after the usual beginnings, also inside a word."""
     for prefix in PREFIXES:
         said = said.replace(prefix, "")
     found = re.search("[ABCD]", said)
@@ -106,7 +107,7 @@ class VideoMME(VideoChoice):
         return self.protocol != "llava" or self.letter(sample, prediction) is not None
 
     def subscores(self, samples: Sequence[Sample], predictions: Sequence[str]) -> dict[str, float]:
-        """By length, domain and sub-domain of the video, and by kind of question; of what counts."""
+        """Scores by the video's length, domain and sub-domain and by kind of question, of counted answers."""
         pairs = list(zip(samples, predictions, strict=True))
         counted = [(one, self.correct(one, said)) for one, said in pairs if self.counts(one, said)]
         found = {UNREADABLE: self.unreadable(samples, predictions)}

@@ -1,4 +1,4 @@
-"""Videos of a data set, opened when they are looked at, and what benchmarks about videos share."""
+"""Videos of a data set, opened on access, and code shared by benchmarks about videos."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from compress.video import FRAMES, Sampling, Video, read_video
 
 @dataclass(frozen=True)
 class VideoFile:
-    """A file below the folder `root`, or a folder of its frames, of which `fps` were taken in a second."""
+    """A file below the folder `root`, or a folder of its frames, sampled at `fps` frames per second."""
 
     root: Path
     name: str  # with forward slashes
@@ -36,10 +36,10 @@ class VideoFile:
 
     @property
     def size(self) -> int | None:
-        """Bytes of the file, or number of the folder's files; None if there is none."""
+        """Bytes of the file, or number of the folder's files; None if it does not exist."""
         try:
             return sum(1 for _ in self.path.iterdir())
-        except (OSError, ValueError):  # it is no folder
+        except (OSError, ValueError):  # not a folder
             return bytes_in(self.path)
 
     @property
@@ -54,7 +54,7 @@ class VideoFile:
 
 @dataclass(frozen=True)
 class VideoChoice(MultipleChoice):
-    """Options by letter about a video, of which `frames` frames are shown."""
+    """Multiple choice by letter about a video, which is shown as `frames` frames."""
 
     frames: int = FRAMES
 
@@ -68,22 +68,22 @@ class VideoChoice(MultipleChoice):
         return super().micro(n, split, world)
 
     def counts(self, sample: Sample, prediction: str) -> bool:
-        """Whether an answer enters the mean at all."""
+        """Return whether an answer enters the mean."""
         return True
 
     def statistics(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
-        """[U, 2] (credit, 1) of what counts, and zeros."""
+        """[U, 2] (credit, 1) for answers that count, zeros for others."""
         counted = [self.counts(*pair) for pair in zip(samples, predictions, strict=True)]
         return super().statistics(samples, predictions) * np.array(counted, float)[:, None]
 
 
 def local(folder: Folder) -> Path:
-    """Where the files lie; ValueError for the hub, whose tables have no videos."""
+    """The path of the files; ValueError for the hub, whose tables have no videos."""
     if isinstance(folder, Hub):
         raise ValueError(f"{folder.path}: its videos are not in its tables: give --data a folder with them")
     return folder.path
 
 
 def present(root: Path, *names: str) -> str:
-    """The first of these names that exists below a folder, or the first of all."""
+    """The first of these names that exists below a folder, else the first name."""
     return next((name for name in names if (root / name).exists()), names[0])

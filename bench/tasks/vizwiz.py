@@ -4,9 +4,10 @@
     When the provided information is insufficient, respond with 'Unanswerable'.
     Answer the question using a single word or phrase.   -> unanswerable
 
-Published is test, 8,000 questions without public labels; val is another scale. "Unanswerable" is an answer
-like any other, towards which compressed models drift, so its rate is told beside the accuracy. Normalisation
-and accuracy as in `bench.tasks.vqa`, all steps on both sides.
+Published results are for test, 8,000 questions without public labels; results for val are not comparable with
+them. "Unanswerable" is an answer like any other. Compressed models tend to give it more often, so its rate is
+reported next to the accuracy. Normalisation and accuracy are those of `bench.tasks.vqa`, all steps on both
+sides.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class VizWiz(Task):
         return (f"{self.part}.json",)
 
     def official(self, folder: Folder) -> Iterator[Sample]:
-        """`{split}.json` and `{split}/`; a question has no id, the name of its image stands for it."""
+        """`{split}.json` and `{split}/`; a question has no id: the name of its image is the id."""
         for row in read_json(folder.find(f"{self.part}.json")):
             image, kind = text(row, "image"), row.get("answer_type") or ""
             yield self.asked(image, row, answers(row), kind, folder.image(self.part, image))
@@ -80,7 +81,7 @@ class VizWiz(Task):
         return accuracy(sample.answers, prediction)
 
     def subscores(self, samples: Sequence[Sample], predictions: Sequence[str]) -> dict[str, float]:
-        """By answer type, and the share of predictions that say unanswerable."""
+        """Scores by answer type, and the share of predictions that are "unanswerable"."""
         said = [normalised(text) == "unanswerable" for text in predictions]
         return super().subscores(samples, predictions) | {UNANSWERABLE: 100 * sum(said) / len(said)}
 
@@ -96,7 +97,7 @@ class VizWiz(Task):
 
 
 def prompt(question: str, protocol: str) -> str:
-    """lmms-eval's `capitalize` also lowers all letters but the first."""
+    """The protocol's prompt; lmms-eval's `capitalize` also lowers all letters but the first."""
     if protocol == "micro":
         return question
     return "\n".join([question.capitalize() if protocol == "lmms-eval" else question, INSUFFICIENT, SHORT])

@@ -1,9 +1,9 @@
-"""VQA accuracy (Antol et al. 2015, arXiv:1505.00468): answers in one spelling, held against ten humans.
+"""VQA accuracy (Antol et al. 2015, arXiv:1505.00468): normalised answers compared with ten human answers.
 
     The Cat's two toys. -> cat 's 2 toys
 
 The steps and their quirks are those of the reference evaluation of VQA (punctuation, digits and articles) and
-of TextVQA (the tokeniser step before them), on which VizWiz, LLaVA and lmms-eval build.
+of TextVQA (the tokeniser step before them), which VizWiz, LLaVA and lmms-eval build on.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Iterable, Sequence
 from math import nan
 
 MARKS = ';/[]"{}()=+\\_-><@`,?!'
-PERIODS = 32  # the reference hands a flag where the number of substitutions goes
+PERIODS = 32  # the reference passes a flag as the number of substitutions
 NUMBERS = {
     "none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6",
     "seven": "7", "eight": "8", "nine": "9", "ten": "10",
 }  # fmt: skip
 ARTICLES = ("a", "an", "the")
-# Found again where a single apostrophe is missing. Without im, ive and the like: the reference looks for them
+# Recognised if a single apostrophe is missing. Without im, ive and the like: the reference searches for them
 # with a capital, which no text has at that point.
 CONTRACTIONS = """
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't
@@ -37,12 +37,12 @@ SPELLING = {
 
 
 def tokenised(text: str) -> str:
-    """Step 1: lower case, no commas and question marks, the possessive apart."""
+    """Step 1: lower case, no commas and question marks, the possessive separated."""
     return text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
 
 
 def without_marks(text: str) -> str:
-    """Step 3: a mark goes if it ever stands beside a space or digits have a comma, and else parts words."""
+    """Step 3: remove a mark that is next to a space anywhere, or if digits have a comma; else put a space."""
     done = text
     grouped = re.search(r"\d,\d", text)
     for mark in MARKS:
@@ -58,14 +58,16 @@ def plain_words(text: str) -> str:
 
 
 def normalised(text: str, tokenise: bool = True) -> str:
-    """All steps; without `tokenise` as the official tool of VQAv2 and lmms-eval's VQAv2 have it."""
+    """Apply all steps; without `tokenise` as in the official tool of VQAv2 and lmms-eval's VQAv2."""
     text = tokenised(text) if tokenise else text
     return plain_words(without_marks(text.replace("\n", " ").replace("\t", " ").strip()))
 
 
 def agreement(matches: int, humans: int = 10) -> float:
-    """Accuracy of an answer that `matches` of the humans gave: the mean over leaving each of them out of
-    min(1, matches among the others / 3). For ten: 0, 0.3, 0.6, 0.9, 1.
+    """Accuracy of an answer given by `matches` of the humans.
+
+    It is the mean of min(1, matches among the others / 3) over leaving out each human. For ten: 0, 0.3, 0.6,
+    0.9, 1.
     """
     if humans == 1:
         return float(matches)
@@ -74,7 +76,7 @@ def agreement(matches: int, humans: int = 10) -> float:
 
 
 def accuracy(answers: Sequence[str], said: str, tokenise: bool = True) -> float:
-    """Agreement of a prediction with human answers, both normalised; NaN without any."""
+    """Agreement of a prediction with human answers, both normalised; NaN without human answers."""
     if not answers:
         return nan
     mine = normalised(said, tokenise)
@@ -82,7 +84,7 @@ def accuracy(answers: Sequence[str], said: str, tokenise: bool = True) -> float:
 
 
 def official_accuracy(answers: Sequence[str], said: str) -> float:
-    """As VQAv2's own tool counts it: human answers lose their marks only, and only where they differ."""
+    """Accuracy of VQAv2's own tool: human answers lose only their marks, and only if they differ."""
     if not answers:
         return nan
     mine = normalised(said, tokenise=False)

@@ -1,11 +1,11 @@
-"""VQAv2 (Goyal et al. 2017, arXiv:1612.00837): counting and open questions, ten humans who may disagree.
+"""VQAv2 (Goyal et al. 2017, arXiv:1612.00837): counting and open questions with ten human answers each.
 
     How many red objects are there?
     Answer the question using a single word or phrase.   -> 2 (8 humans), 3 (2)
 
-Published is test-dev, whose labels only the server has; offline scores are of val and say so. Accuracy and
-normalisation as in `bench.tasks.vqa`: LLaVA's full normaliser, then the official tool; lmms-eval without the
-tokeniser step, on both sides.
+Published results are for test-dev, whose labels only the server has; offline scores are for val and labelled
+so. Accuracy and normalisation are those of `bench.tasks.vqa`: LLaVA's full normaliser, then the official
+tool; lmms-eval without the tokeniser step, on both sides.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class VQAv2(Task):
     def submission(
         self, samples: Sequence[Sample], predictions: Sequence[str], data: str | Path
     ) -> tuple[str, bytes]:
-        """An array of {question_id, answer} for every question of test, empty for those not asked."""
+        """An array of {question_id, answer} for every question of test, with empty answers if not asked."""
         said = {
             int(one.id): normalised(text, tokenise=self.protocol == "llava")
             for one, text in zip(samples, predictions, strict=True)
@@ -122,11 +122,11 @@ class VQAv2(Task):
 
 
 def humans(samples: Sequence[Sample]) -> Iterator[str]:
-    """The accuracy is defined for ten human answers, or none where they are not public."""
+    """Yield a fault if questions do not have ten human answers, or none (if they are not public)."""
     if odd := [one for one in samples if len(one.answers) not in (0, 10)]:
         yield f"{len(odd)} questions have not ten human answers: '{odd[0].id}' has {len(odd[0].answers)}"
 
 
 def coco_name(part: str, image: int) -> str:
-    """What COCO calls an image, for instance COCO_val2014_000000000042."""
+    """COCO's name of an image, for instance COCO_val2014_000000000042."""
     return f"COCO_{part}_{int(image):012d}"

@@ -1,6 +1,6 @@
 """Any device through a command: it reads a JSON request on stdin and prints a JSON answer on stdout.
 
-docs/edge.md has the schema with an example; this file is what holds answers to it.
+docs/edge.md has the schema with an example; this file checks answers against it.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Request:
-    """What the command is asked for: one budget."""
+    """The request to the command: one budget."""
 
-    tokens: int  # visual ones of the untouched image
-    keep: int  # of them; as many as `tokens`: no compression
+    tokens: int  # visual tokens of the untouched image
+    keep: int  # kept visual tokens; equal to `tokens`: no compression
     text: int  # other tokens of the prompt
     chunk: int
     context: int
     chunks: int  # prefill calls
-    decoded: int  # tokens read one by one behind the prompt
+    decoded: int  # tokens decoded one by one after the prompt
     warmup: int
     rounds: int
     format: int = FORMAT
 
 
 def measure(command: str, plan: EdgePlan, timeout: float, progress: Progress) -> Measurement:
-    """Ask the command for every budget of the plan; ValueError for anything but an answer.
+    """Run the command for every budget of the plan; ValueError for an invalid answer.
 
-    `timeout` are seconds per budget.
+    `timeout` is in seconds per budget.
     """
     cells, told, protocol, tokens = [], [], plan.protocol, plan.keeps[0]
     text, options = min(WORDS, plan.text), plan.options
@@ -98,7 +98,7 @@ def ask(command: str, request: Request, timeout: float) -> dict[str, Any]:
 
 
 def checked(answer: Any, request: Request, shown: str) -> dict[str, Any]:
-    """The answer, if it is one of this format; ValueError that says what is missing or wrong."""
+    """Return the answer if it has this format; ValueError that names missing or wrong parts."""
     if not isinstance(answer, dict):
         raise ValueError(f"{shown} printed {type(answer).__name__}: print one JSON object (docs/edge.md)")
     kinds = {"format": int, "device": str, "precision": str, "padded": bool, "samples": dict}

@@ -1,4 +1,4 @@
-"""The quantised decoder as a GGUF file for llama.cpp: the same int4 weights, byte for byte."""
+"""The quantised decoder as a GGUF file for llama.cpp, with identical int4 weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ARCHITECTURE = "llama"
 def export_decoder(decoder: FixedDecoder, protocol: Protocol, embeddings: Floats, folder: Path) -> None:
     """Write `GGUF`, which fits every shape.
 
-    The table of embeddings is in it because llama.cpp wants one; rows come from the host.
+    It contains the table of embeddings because llama.cpp requires one; rows come from the host.
     """
     library = optional("gguf", "llamacpp")
     shape, part = decoder.shape, folder / f"{GGUF}.part"
@@ -74,14 +74,14 @@ def export_decoder(decoder: FixedDecoder, protocol: Protocol, embeddings: Floats
 
 
 def paired(rows: Tensor, heads: int) -> Tensor:
-    """Rows [N, ...] of q or k in llama.cpp's order: it rotates neighbours where Llama rotates halves."""
+    """Rows [N, ...] of q or k in llama.cpp's order: it rotates adjacent pairs, Llama rotates halves."""
     if not heads:
         return rows
     return rows.unflatten(0, (heads, 2, -1)).transpose(1, 2).reshape(rows.shape)
 
 
 def blocks(levels: Tensor, scales: Tensor) -> NDArray[np.uint8]:
-    """Q4_0 bytes [N, 18 * K / 32]: a half-precision scale, then byte j with levels j and j + 16."""
+    """Q4_0 bytes [N, 18 * K / 32]: a half-precision scale, then bytes j with levels j and j + 16."""
     low, high = levels.chunk(2, -1)
     packed = (low | high << 4).numpy()  # [N, K / 32, 16]
     halves = scales.numpy().astype(np.float16)[..., None].view(np.uint8)

@@ -25,8 +25,8 @@ PROMPT, PADDING = 0, 1  # sequences
 class LlamaCppBackend(OrtParts):
     """The decoder on llama.cpp's CPU kernels.
 
-    `padded` fills prompts up to whole chunks, as a phone has to though llama.cpp has not. Positions have to
-    be consecutive there, so kept tokens cannot keep their places.
+    `padded` pads prompts to whole chunks, which a phone requires and llama.cpp does not. Its positions have
+    to be consecutive, so kept tokens cannot keep theirs.
     """
 
     gaps = False
@@ -57,7 +57,7 @@ class LlamaCppBackend(OrtParts):
 
 
 class LlamaCppRunner(Runner):
-    """One context of a loaded model. Lives as long as the process, as the model does."""
+    """One context of a loaded model. It is never freed, like the model itself."""
 
     def __init__(self, model: Any, protocol: Protocol, context: int, cache: int, threads: int, padded: bool):
         self.library, self.protocol, self.padded = low_level(), protocol, padded
@@ -69,7 +69,7 @@ class LlamaCppRunner(Runner):
             parameters.n_threads = parameters.n_threads_batch = threads
         kinds = {8: library.GGML_TYPE_Q8_0, 16: library.GGML_TYPE_F16, 32: library.GGML_TYPE_F32}
         parameters.type_k = parameters.type_v = kinds[cache]
-        parameters.flash_attn_type = int(cache == 8)  # an int8 cache of values needs it; off is exact
+        parameters.flash_attn_type = int(cache == 8)  # an int8 value cache needs it; off is exact
         self.width = library.llama_model_n_embd(model)
         self.vocabulary = library.llama_vocab_n_tokens(library.llama_model_get_vocab(model))
         self.context = library.llama_init_from_model(model, parameters)
@@ -98,7 +98,7 @@ class LlamaCppRunner(Runner):
         return self._read(Chunk(0, 0, 1), row[None], np.array([position]))
 
     def _read(self, chunk: Chunk, rows: Floats, positions: Ints) -> Floats:
-        """Padding is a sequence of its own: it costs its computation, and nobody sees it."""
+        """Read a chunk. Padding is a sequence of its own: it is computed, but no other row attends to it."""
         size, batch = chunk.pad + chunk.stop - chunk.start, self.batch
         embeds = np.zeros((size, self.width), np.float32)
         embeds[chunk.pad :] = rows[chunk.start : chunk.stop]
@@ -116,19 +116,19 @@ class LlamaCppRunner(Runner):
 
 
 def precision(head: int) -> Precision:
-    """Precision of a decoder with heads of this width: an int8 cache comes in blocks of 32."""
+    """The default precision for heads of width `head`: an int8 cache needs blocks of 32."""
     return Precision(4, 8, 8 if head % 32 == 0 else 16)
 
 
 def check(precision: Precision) -> None:
-    """ValueError for what this backend does not compute in."""
+    """ValueError for a precision that this backend does not support."""
     if (precision.weights, precision.activations) not in ((4, 8), (32, 32)):
         raise ValueError(f"{precision.label}: llama.cpp computes in W4A8 or W32A32")
 
 
 @cache
 def low_level() -> Any:
-    """The C functions, initialised, with llama.cpp's log switched off: errors are told by us."""
+    """The C functions, initialised, with llama.cpp's log switched off: our code reports errors."""
     library = optional("llama_cpp.llama_cpp", "llamacpp")
     getLogger("llama-cpp-python").setLevel(CRITICAL + 1)
     library.llama_backend_init()

@@ -35,9 +35,9 @@ def export_compressor(compressor: FixedCompressor, length: int, folder: Path) ->
 
 
 def export_decoder(decoder: FixedDecoder, protocol: Protocol, embeddings: Floats, folder: Path) -> None:
-    """Write `DECODER`, with symbolic lengths, and its weights; then a graph per variant that refers to them.
+    """Write `DECODER` with symbolic lengths, its weights, and one graph per variant that refers to them.
 
-    They share the weights as on the phone. The host looks embeddings up, no graph does.
+    The graphs share the weights as on the phone. The host looks up embeddings, the graphs do not.
     """
     onnx, tools = (optional(name, "edge") for name in ("onnx", "onnxruntime.tools.onnx_model_utils"))
     names = list(decoder.empty_cache(0))
@@ -59,7 +59,7 @@ def export_decoder(decoder: FixedDecoder, protocol: Protocol, embeddings: Floats
 
 
 def example(decoder: FixedDecoder, rows: int, context: int) -> tuple[Tensor, ...]:
-    """Inputs of the decoder; each a tensor of its own, since the exporter would join those that are one."""
+    """Example inputs of the decoder, all distinct tensors, since the exporter would merge shared ones."""
     return (
         torch.randn(1, rows, decoder.shape.hidden),
         torch.arange(rows)[None],
@@ -73,23 +73,23 @@ def _export(
     module: nn.Module, inputs: tuple[Any, ...], names: Sequence[str], outputs: Sequence[str], path: Path,
     lengths: tuple[Any, ...] | None = None,
 ) -> None:  # fmt: skip
-    """Write one graph, its weights in a file beside it. Runtimes optimise graphs themselves, and faster."""
-    optional("onnxscript", "edge")  # what torch exports with
+    """Write one graph and a file with its weights; runtimes optimise graphs themselves, and faster."""
+    optional("onnxscript", "edge")  # torch needs it for the export
     with warnings.catch_warnings(), torch.no_grad(), quiet():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module.eval(), inputs, input_names=names, output_names=outputs, dynamo=True,
             opset_version=OPSET, dynamic_shapes=lengths, optimize=False, verbose=False,
         )  # fmt: skip
-    assert program is not None  # only None when the old exporter writes a file itself
+    assert program is not None  # only the old exporter returns None, when it writes a file itself
     for node in program.model.graph:
-        node.metadata_props.clear()  # traces of our source, most of the file
+        node.metadata_props.clear()  # source traces, which are most of the file
     program.save(path, external_data=True)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without torch's notes on operators of libraries that are not installed."""
+    """Silence torch's notes on operators of libraries that are not installed."""
     logger = getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     logger.setLevel(ERROR)

@@ -1,4 +1,4 @@
-"""ONNX Runtime: every call has a fixed shape; its graph has one as well, or serves them all."""
+"""ONNX Runtime: every call has a fixed shape; each shape has its own graph, or one graph serves all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bench.edge.runner import ChunkedRunner
 
 
 class OrtParts:
-    """Vision tower and compressor of an exported folder, float, on `threads` threads (0 = the runtime's)."""
+    """Vision tower and compressor of an exported folder, float, on `threads` threads (0: default)."""
 
     def __init__(self, bundle: Bundle, threads: int = 0):
         self.bundle, self.threads, self.label = bundle, threads, bundle.settings.precision
@@ -42,8 +42,8 @@ class OrtParts:
 class OrtBackend(OrtParts):
     """The whole chain on ONNX Runtime's CPU kernels.
 
-    All shapes go through one session and one copy of the weights. `static` opens a session per shape, as a
-    compiler for an NPU would have it: the same numbers, and each session packs the weights for itself.
+    All shapes use one session and one copy of the weights. `static` opens a session per shape, as a compiler
+    for an NPU requires: the results are equal, and each session packs its own copy of the weights.
     """
 
     padded = gaps = True
@@ -60,7 +60,7 @@ class OrtBackend(OrtParts):
         return self._runners[context]
 
     def decoder(self, rows: int, context: int) -> Any:
-        """The session for calls of this shape, opened when it is first needed."""
+        """The session for calls of this shape, opened on first use."""
         name = f"{variant(rows, context)}.onnx" if self.static else DECODER
         if name not in self._sessions:
             self._sessions[name] = session(self.bundle.folder / name, self.threads)
@@ -88,11 +88,11 @@ def session(path: Path, threads: int) -> Any:
 
 
 def precision(head: int) -> Precision:
-    """Precision of a decoder with heads of this width: the same for all."""
+    """The default precision for heads of width `head`: the same for all."""
     return Precision(4, 8, 8)
 
 
 def check(precision: Precision) -> None:
-    """ValueError for what this backend does not compute in."""
+    """ValueError for a precision that this backend does not support."""
     if precision.cache == 16:
         raise ValueError(f"{precision.label}: the ONNX backend's cache is KV8 or KV32")

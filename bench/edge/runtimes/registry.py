@@ -1,4 +1,4 @@
-"""Runtimes by name; a new one is a line here and a file."""
+"""Runtimes by name; a new one needs an entry below and a file."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from bench.edge.runtimes import onnx as export
 
 @dataclass(frozen=True)
 class Runtime:
-    """How a decoder is written for a runtime and run there."""
+    """A runtime: functions that write a decoder for it and run it."""
 
     title: str
-    package: str  # that runs it
-    extra: str  # of this distribution, which brings the package
-    modules: tuple[str, ...]  # that have to be there
-    files: str  # name of what is exported; runtimes that read the same share it
+    package: str  # Python package of the runtime
+    extra: str  # extra of this distribution that installs the package
+    modules: tuple[str, ...]  # required modules
+    files: str  # name of the exported files; runtimes that read the same files share it
     export: Callable[[FixedDecoder, Protocol, Floats, Path], None]  # decoder, shapes, embeddings, folder
     open: Callable[[Bundle, int], Backend]  # folder, threads
-    precision: Callable[[int], Precision]  # by the width of a head, where none is asked for
-    check: Callable[[Precision], None]  # ValueError for one that it does not compute in
+    precision: Callable[[int], Precision]  # default, by the width of a head
+    check: Callable[[Precision], None]  # ValueError for an unsupported one
 
 
 ORT = Runtime(
