@@ -42,7 +42,7 @@ KEY = b"evocomp instructions"
 FORMAT = 1
 BLOCK = 4096  # records per batch of the table
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half of a surrogate pair, which JSON may escape
-UNCHECKED, UNUSABLE = -1, -2  # in place of a picture's size
+UNCHECKED, UNUSABLE = -1, -2  # stored instead of a picture's size
 INDEX = pa.schema(
     [
         ("position", pa.int32()),  # of the record in the array

@@ -34,8 +34,8 @@ from compress.models.loading import MLLM
 from compress.models.shapes import build
 from compress.progress import Bar
 
-WORDS = 40  # number of tokens number of tokens number of tokens of a made-up prompt
-TASK = "gqa"  # miniature with the questions
+WORDS = 40  # number of tokens of a made-up prompt
+TASK = "gqa"  # the miniature that provides the questions
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Subject:
     mllm: MLLM
     compressor: Compressor
     layers: int | None
-    samples: int  # questions to ask; 0: the weights mean nothing
+    samples: int  # questions to ask; 0: the weights are random
 
     def questions(self, work: PreparedModel) -> list[EdgePrompt]:
         """Prompts of the miniatures, or one made-up prompt for random weights."""

@@ -29,7 +29,7 @@ class EdgeTimes:
 class Parity:
     """The agreement of a runtime's chain with the same quantised weights in torch."""
 
-    questions: int  # number of questions number of questions number of questions times budgets
+    questions: int  # number of questions times budgets
     same_answer: int
     same_kept: int
     worst: float  # relative L2 error of logits, the largest of all compared

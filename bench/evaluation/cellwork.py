@@ -20,7 +20,7 @@ from compress.models.loading import MLLM
 from compress.parallel.engine import Failure, WorkerPool, machine_of
 from compress.samples import Sample
 
-PART = 256  # samples samples samples by default: workers end together, and a lost part costs little
+PART = 256  # samples by default: workers end together, and a lost part costs little
 
 
 class CellPart(NamedTuple):

@@ -104,7 +104,7 @@ class PreparedComparison:
     whole: Sequence[CellKey]
     grid: Sequence[CellKey]
     reasons: Mapping[CellKey, str]
-    tokens: int  # of the whole image
+    tokens: int  # visual tokens of the whole image
     folder: Path | None
 
     @property

@@ -105,7 +105,7 @@ class Group:
     """Cells under one protocol; `mark` labels their rows ("" for the first group)."""
 
     cells: Mapping[CellKey, Cell]
-    tokens: int  # of the untouched image
+    tokens: int  # visual tokens of the untouched image
     mark: str = ""
 
     def name(self, method: str) -> str:

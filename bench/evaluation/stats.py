@@ -23,7 +23,7 @@ from bench.tasks import Task
 from bench.tasks.base import Sums
 
 DRAWS = 2000
-LEVEL = 0.05  # of significance, over a whole table
+LEVEL = 0.05  # level of significance, over a whole table
 CHUNK = 20_000_000  # elements of a matrix of draws held in memory at once
 
 MARGIN = 2.0  # points of the average within which two methods count as equal
@@ -178,7 +178,7 @@ def contrast(ours: Sequence[Floats], theirs: Sequence[Floats]) -> tuple[Interval
         low, high = np.nanpercentile(gap[1:], [2.5, 97.5])
         p = erfc(abs(difference) / error / sqrt(2)) if error > 1e-9 else 1.0
         return Interval(difference, float(low), float(high)), p
-    from scipy.stats import t  # not at the top: half a second
+    from scipy.stats import t  # imported here because it takes half a second
 
     freedom = variance**2 / sum(of**2 / count for of, count in seeds)
     half = float(t.ppf(1 - LEVEL / 2, freedom)) * error
@@ -214,7 +214,7 @@ def mcnemar(ours: ArrayLike, theirs: ArrayLike, images: Sequence[str]) -> Pairs:
 
 def _flipped(net: NDArray[np.int64]) -> float:
     """Probability that the sum of `net` [I] with random signs is at least as far from zero as observed."""
-    from scipy.stats import binom  # not at the top: half a second
+    from scipy.stats import binom  # imported here because it takes half a second
 
     total, distribution = abs(int(net.sum())), np.ones(1)
     sizes, counts = np.unique(np.abs(net[net != 0]), return_counts=True)

@@ -60,7 +60,7 @@ class RequestCost:
     """The costs of one sample that do not depend on the clock."""
 
     ledger: Ledger
-    waits: int  # waits waits of the host for the device, in one pass over the prompt
+    waits: int  # waits of the host for the device, in one pass over the prompt
 
 
 def tokens_in(mllm: MLLM, inputs: Mapping[str, Any]) -> int:

@@ -45,7 +45,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
-    repository: ClassVar[str] = ""  # name name name of lmms-lab's repository's repository's repository
+    repository: ClassVar[str] = ""  # name of lmms-lab's repository
     submits: ClassVar[bool] = False  # whether a server or tool takes a file
     splits: ClassVar[Mapping[str, tuple[int, ...]]] = {}  # published numbers of samples; () if unknown
     asks: ClassVar[tuple[str, ...]] = ()  # families of questions of the miniature; (): the world's default

@@ -33,7 +33,7 @@ CONTRACTIONS = """
 """.split()
 SPELLING = {
     word[:at] + word[at + 1 :]: word for word in CONTRACTIONS for at, mark in enumerate(word) if mark == "'"
-} | {"somebody'd": "somebodyd"}  # the reference has this one the wrong way round
+} | {"somebody'd": "somebodyd"}  # the reference maps this one in the wrong direction
 
 
 def tokenised(text: str) -> str:
