@@ -1,4 +1,4 @@
-"""Published and control methods, one file and one class each; a new one is a file and a line in `METHODS`."""
+"""Published methods and controls, one class per file. To add one, write a file and list it in `METHODS`."""
 
 from baselines.cdpruner import CDPruner
 from baselines.cover import Cover

@@ -13,21 +13,21 @@ from compress.base import INPUT, VISION, Selection, Selector, Traits, View
 
 @dataclass
 class CDPruner(Selector):
-    """Keep tokens that differ from each other and that the question is about: a determinantal point process.
+    """Keep a diverse set of tokens that are relevant to the question: a determinantal point process.
 
     "Beyond Attention or Similarity: Maximizing Conditional Diversity for Token Pruning in MLLMs" (Zhang et
     al., NeurIPS 2025, arXiv 2506.10967). Reads projected features, and patches and question in CLIP's joint
-    space; drops before the decoder; positions are contiguous. Relevance is *minus* the cosine of patch and
-    question, as CLIP's cosine of such patches falls where the question applies. The kernel is the cosine of
-    features times the relevance of both; its determinant is enlarged greedily. Every tile of an image keeps
-    as many tokens; relevance is scaled over all of them.
+    space; prunes before the decoder; positions are contiguous. Relevance is *minus* the cosine of patch and
+    question, since CLIP's cosine is lower for patches that the question refers to. The kernel is the cosine
+    of the features times the relevance of both tokens; a greedy search maximises its determinant. All tiles
+    of an image keep equally many tokens; relevance is scaled over all tiles.
 
-    `clip` is the folder or hub name of the CLIP, by default the one that the model's configuration names.
-    `relevance=decoder` is for models without: the cosine, not negated, of projected token and words of the
-    question, both as the decoder reads them (ours).
+    `clip` is the folder or hub name of the CLIP model. Default: the one in the model's configuration.
+    `relevance=decoder` is for models without CLIP (ours): relevance is the cosine, not negated, of the
+    projected token and the embeddings of the question's words.
 
-    Departures: the code scales relevance over a batch, here over an image. Where the kernel has no rank left,
-    the code fails; here relevance alone chooses the rest.
+    Departures: the code scales relevance over a batch, here over an image. If the kernel's rank is exhausted,
+    the code fails; here relevance alone selects the remaining tokens.
     """
 
     relevance: Literal["clip", "decoder"] = "clip"
@@ -64,25 +64,25 @@ class CDPruner(Selector):
 
     @staticmethod
     def likeness(tokens: Tensor, text: Tensor) -> Tensor:
-        """Cosine [N] of tokens [N, P] with text [M, P], the mean over it."""
+        """Return the cosine [N] of tokens [N, P] with text [M, P], averaged over the text."""
         return (F.normalize(tokens.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T).mean(-1)
 
     @staticmethod
     def scaled(relevance: Tensor) -> Tensor:
-        """Relevance, of any shape, from about 0 to 1."""
+        """Scale relevance, of any shape, to about 0 to 1."""
         low, high = relevance.min(), relevance.max()
         return (relevance - low + 1e-6) / (high - low).clamp(min=1e-12)
 
     @staticmethod
     def order(features: Tensor, relevance: Tensor, keep: int) -> Tensor:
-        """Indices [keep] in the order in which they are chosen; features [N, D], relevance [N] above 0."""
+        """Return indices [keep] in order of selection, for features [N, D] and relevance [N] above 0."""
         unit = F.normalize(features.float(), dim=-1)
         kernel = relevance[:, None] * (unit @ unit.T) * relevance
         gain = kernel.diagonal().clone()
         taken = torch.zeros_like(gain, dtype=torch.bool)
         rows, chosen = kernel.new_zeros(keep, len(kernel)), [taken.nonzero()[:, 0]]
         for step in range(keep):
-            # [1] and not a number, for which a GPU would be waited for.
+            # A tensor [1]: a Python number would synchronise with the GPU.
             worth = torch.where(gain > 0, gain, relevance - 10)
             best = worth.masked_fill(taken, -torch.inf).argmax(keepdim=True)
             rest = kernel[best][0] - rows[:step].index_select(1, best)[:, 0] @ rows[:step]

@@ -10,10 +10,10 @@ from compress.coverage import cover, likeness
 
 @dataclass
 class Cover(Selector):
-    """Greedy cover of feature space: the kept tokens are like as many tokens as possible, whatever is asked.
+    """Greedy cover of feature space by tokens similar to as many others as possible, without the prompt.
 
-    The control for EvoComp+, with every token equally relevant. Reads the aligned embeddings, acts at the
-    decoder's input.
+    The control for EvoComp+, with the same relevance for every token. Reads the aligned embeddings, acts at
+    the decoder's input.
     """
 
     def select(self, view: View, keep: int) -> Selection:

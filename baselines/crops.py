@@ -1,7 +1,7 @@
-"""Images in tiles, and videos: what the methods that budget per tile share. A frame is a tile.
+"""Shared functions of methods with a budget per tile of an image or frame of a video. A frame is a tile.
 
-Tile 0 is the thumbnail, the others are crops of the image in row-major order. The tokens of the crops stand
-in raster order over the grid that the crops form when they are put together, without padding.
+Tile 0 is the thumbnail, the others are crops of the image in row-major order. The tokens of the crops are in
+raster order over the grid of all crops put together, without padding.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ GridShape = tuple[int, int]  # rows x columns
 
 
 def share_out(wanted: Tensor, room: Tensor, keep: int) -> Tensor:
-    """Whole numbers [P] in proportion to `wanted` [P], none above `room` [P], that add up to `keep`.
+    """Return integers [P] proportional to `wanted` [P], at most `room` [P], with sum `keep`.
 
-    Webster's rule: the j-th token goes to the part with the largest wanted / (tokens so far + 1/2), so no
-    part loses a token when `keep` rises. `keep` must not exceed the room there is.
+    Webster's rule: the next token goes to the part with the largest wanted / (tokens so far + 1/2), so no
+    part loses a token when `keep` rises. `keep` must not exceed the sum of `room`.
     """
     seats = torch.arange(int(room.max()), device=room.device)
     claims = wanted.double().clamp(min=1e-9)[:, None] / (seats + 0.5)
@@ -30,7 +30,7 @@ def share_out(wanted: Tensor, room: Tensor, keep: int) -> Tensor:
 
 
 def best_of_each(scores: Tensor, part: Tensor, counts: Tensor) -> Tensor:
-    """The counts[p] best of `scores` [N] among the tokens with part [N] = p, for every p; ascending."""
+    """Return the ascending indices of the counts[p] best `scores` [N] among the tokens of each part p."""
     best = [
         rows[top_k(scores[rows], count)]
         for rows, count in zip(rows_of_each(part, len(counts)), counts.tolist(), strict=True)
@@ -39,9 +39,9 @@ def best_of_each(scores: Tensor, part: Tensor, counts: Tensor) -> Tensor:
 
 
 def chosen_of_each(view: View, keep: int, choose: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """What `choose` takes of every tile or frame, ascending. They share `keep` equally.
+    """Return the ascending rows that `choose` selects in each tile or frame, with equal shares of `keep`.
 
-    `choose` gets the rows of a tile and its share, and returns places in these rows.
+    `choose` takes the rows of a tile and its share, and returns indices into these rows.
     """
     shares = equal_shares(view, keep)
     parts = zip(rows_of_each(tile_of(view), len(shares)), shares.tolist(), strict=True)
@@ -49,34 +49,34 @@ def chosen_of_each(view: View, keep: int, choose: Callable[[Tensor, int], Tensor
 
 
 def tile_of(view: View) -> Tensor:
-    """The tile, or the frame, [N] of each token; 0 for all tokens of an image without crops."""
+    """Return the tile or frame [N] of each token; 0 for all tokens of an image without crops."""
     if view.frame is not None:
         return view.frame
     return torch.zeros_like(view.index) if view.crop is None else view.crop
 
 
 def equal_shares(view: View, keep: int) -> Tensor:
-    """How many of its tokens each tile or frame [P] keeps, as equally as there are tokens.
+    """Return the number of tokens [P] that each tile or frame keeps, as equal as possible.
 
-    The first tiles keep one more; the frames that do lie evenly in time.
+    The first tiles keep one more; of the frames, those that keep one more are evenly spaced in time.
     """
     tile = tile_of(view)
-    room = tile[tile >= 0].bincount()  # newlines are of no tile
+    room = tile[tile >= 0].bincount()  # newlines belong to no tile
     if view.frame is not None:
         return room.new_tensor(evenly(room.tolist(), min(keep, int(room.sum()))))
     return share_out(torch.ones_like(room), room, keep)
 
 
 def rows_of_each(part: Tensor, parts: int) -> list[Tensor]:
-    """The rows of every part, ascending."""
+    """Return the ascending rows of each part."""
     return [(part == number).nonzero()[:, 0] for number in range(parts)]
 
 
 def stitched(view: View) -> tuple[GridShape, GridShape]:
-    """Rows x columns of all crops' tokens, and of the crops, from a view of an image in tiles at VISION.
+    """Return rows x columns of all crops' tokens, and of the crops, for a view of a tiled image at VISION.
 
-    A row of tokens ends where the index skips a newline, or where the crops start again from the left. A
-    single column of crops without newlines is as wide as a tile.
+    A row of tokens ends where the index skips a newline, or where the crop number falls. A single column of
+    crops without newlines is as wide as a tile.
     """
     assert view.crop is not None
     crop, index = view.crop[view.crop > 0], view.index[view.crop > 0]
@@ -87,7 +87,7 @@ def stitched(view: View) -> tuple[GridShape, GridShape]:
 
 
 def places(view: View) -> tuple[Tensor, Tensor]:
-    """Row and column [N] of every token in its tile or frame, without padding; of newlines any."""
+    """Return row and column [N] of every token in its unpadded tile or frame; undefined for newlines."""
     if view.frame is not None:
         rows = frames_of(view, "places")
         place = torch.zeros_like(view.index).index_copy(
@@ -109,6 +109,6 @@ def places(view: View) -> tuple[Tensor, Tensor]:
 
 
 def crop_of_cell(side: int, shape: GridShape) -> Tensor:
-    """Which crop, from 0, covers each cell [side * side] of the thumbnail; the last ones take the rest."""
+    """Return the crop, from 0, of each thumbnail cell [side * side]; remainders go to the last crops."""
     row, column = ((torch.arange(side) // (side // count)).clamp(max=count - 1) for count in shape)
     return (row[:, None] * shape[1] + column).flatten()

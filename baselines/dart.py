@@ -12,23 +12,24 @@ from compress.base import INPUT, Selection, Selector, View, scaled_layer
 
 @dataclass
 class DART(Selector):
-    """Keep a few pivot tokens and those that duplicate them least.
+    """Keep a few pivot tokens and the tokens least similar to them.
 
     "Stop Looking for Important Tokens in Multimodal Language Models: Duplication Matters More" (Wen et al.,
     EMNLP 2025, arXiv 2502.11494). Reads the rotated keys of layer K - 1 and the hidden states after it,
-    passed through the decoder's final norm; drops before layer K, once; positions stay original. `layer` is
-    the K of a 32-layer decoder and scales with depth; with 0 it acts before the decoder, see `DARTInput`.
+    passed through the decoder's final norm; prunes once, before layer K; positions stay original. `layer` is
+    the K of a 32-layer decoder and scales with depth; 0 acts before the decoder, see `DARTInput`.
 
-    Pivots are the visual tokens, and the tokens after the image, whose keys have the largest L1 norms. One
-    pivot after the other keeps its share of what is left, smallest cosine first; text pivots only steer.
+    Pivots are the visual tokens, and the tokens after the image, whose keys have the largest L1 norms. The
+    pivots in turn select their share of the remaining visual tokens, smallest cosine first. Text pivots are
+    not kept themselves.
 
-    `pivot_order`: the official code walks through a set of absolute positions, so that CPython's hashing says
-    who comes first ("cpython_set"); "norm" takes image pivots, then text pivots, by falling norm.
+    `pivot_order`: the official code iterates over a set of absolute positions, so that CPython's hashing
+    determines the order ("cpython_set"); "norm" takes image pivots, then text pivots, by falling norm.
 
-    `budget`: of a budget B the official code gives each of P pivots B // P tokens and keeps the image pivots
-    on top: 196 for 192. "strict" counts the image pivots and hands what division leaves to the first pivots;
-    it is the default because a budget must mean the same for all methods. "official" makes the count of a
-    nominal budget the larger one.
+    `budget`: for a budget B the official code gives each of P pivots B // P tokens and keeps the image pivots
+    in addition: 196 for 192. "strict" counts the image pivots and gives the remainder of the division to the
+    first pivots; it is the default because a budget must mean the same for all methods. "official" keeps the
+    official, larger count.
     """
 
     layer: int = 2
@@ -57,19 +58,20 @@ class DART(Selector):
         return Selection(self.spread(states, len(view.hidden), image, order, keep))
 
     def features(self, view: View) -> tuple[Tensor, Tensor]:
-        """Keys [N + T, d] and states [N + T, C] of the visual tokens and of the T tokens after the image."""
+        """Return keys [N + T, d] and states [N + T, C] of visual tokens and the T tokens after the image."""
         if view.depth == INPUT:
             embeddings = torch.cat([view.visual, view.text[view.before :]])
             return embeddings, embeddings
-        assert view.context is not None  # as at every depth of the decoder
+        assert view.context is not None  # set at every depth of the decoder
         visual, others = view.decoder_keys(view.depth - 1)
         states = torch.cat([view.hidden, view.context[view.before :]])
         return torch.cat([visual, others[view.before :]]).flatten(1), view.norm(states)
 
     def pivots(self, norms: Tensor, tokens: int, before: int, keep: int) -> tuple[Tensor, Tensor, list[int]]:
-        """Image pivots [I <= keep], text pivots, and the order in which all of them choose.
+        """Return image pivots [I <= keep], text pivots, and the order in which all of them select.
 
-        norms [N + T] are of `tokens` = N visual tokens, which `before` others precede, and the T after them.
+        norms [N + T] belong to N = `tokens` visual tokens, which `before` other tokens precede, and to the T
+        tokens after them.
         """
         image = norms[:tokens].sort(descending=True, stable=True).indices[: min(self.image_pivots, keep)]
         text = norms[tokens:].sort(descending=True, stable=True).indices[: self.text_pivots] + tokens
@@ -80,13 +82,13 @@ class DART(Selector):
 
     @staticmethod
     def shares(tokens: int, pivots: int) -> list[int]:
-        """How many of `tokens` each pivot takes: what division leaves goes to the first."""
+        """Return the share of `tokens` of each pivot; the remainder goes to the first pivots."""
         share, rest = divmod(tokens, pivots)
         return [share + (place < rest) for place in range(pivots)]
 
     @classmethod
     def spread(cls, states: Tensor, tokens: int, image: Tensor, order: list[int], keep: int) -> Tensor:
-        """Indices [keep] of the image pivots and of what each pivot adds from the first `tokens` states."""
+        """Return indices [keep] of the image pivots and the tokens that each pivot selects among `tokens`."""
         unit = F.normalize(states.float(), dim=-1)
         free = torch.ones(tokens, dtype=torch.bool, device=states.device).index_fill(0, image, False)
         for pivot, share in zip(order, cls.shares(keep - len(image), len(order)), strict=True):
@@ -97,9 +99,9 @@ class DART(Selector):
 
 @dataclass
 class DARTInput(DART):
-    """DART before the decoder: norms and cosines of the embeddings themselves.
+    """DART before the decoder: norms and cosines of the input embeddings.
 
-    An interpretation: the rule has been compared "before the LLM" without a description of its features.
+    An interpretation: published comparisons apply DART "before the LLM" without describing its features.
     """
 
     layer: int = 0

@@ -11,15 +11,15 @@ from compress.base import Selection, Selector, View
 
 @dataclass
 class DivPrune(Selector):
-    """Keep tokens whose smallest distance to each other is large, whatever the prompt asks.
+    """Keep the tokens with the largest minimum distance to each other, without reading the prompt.
 
     "DivPrune: Diversity-based Visual Token Pruning for Large Multimodal Models" (Alvar et al., CVPR 2025,
-    arXiv 2503.02175). Reads the aligned embeddings, drops at the decoder's input; positions are contiguous.
-    The first token is the one whose nearest neighbour is farthest; then the token farthest from all chosen
-    ones is added, by cosine distance. Newlines are candidates like other tokens.
+    arXiv 2503.02175). Reads the aligned embeddings, prunes at the decoder's input; positions are contiguous.
+    The first token is the one with the most distant nearest neighbour. Then the token farthest from all
+    selected ones, by cosine distance, is added repeatedly. Newlines are candidates like other tokens.
 
-    Departures: the code may gather one of several equal tokens twice, here every token is chosen once; the
-    code computes distances in the model's precision, here in float32.
+    Departures: the code may select one of several equal tokens twice, here every token is selected at most
+    once; the code computes distances in the model's precision, here in float32.
     """
 
     positions = "compact"
@@ -29,11 +29,11 @@ class DivPrune(Selector):
 
     @staticmethod
     def order(features: Tensor, keep: int) -> Tensor:
-        """Indices [keep] of features [N, D] in the order in which they are chosen, 1 <= keep <= N."""
+        """Return indices [keep] of features [N, D] in order of selection, 1 <= keep <= N."""
         unit = F.normalize(features.float(), dim=-1)
         distance = 1 - unit @ unit.T
         apart = distance.clone().fill_diagonal_(torch.inf).amin(0)
-        # [1] and not a number, for which a GPU would be waited for.
+        # A tensor [1]: a Python number would synchronise with the GPU.
         chosen = [apart.argmax(keepdim=True)]
         nearest = torch.full_like(apart, torch.inf)
         while len(chosen) < keep:

@@ -4,16 +4,16 @@ from dataclasses import dataclass
 
 from compress.base import Selection, TowerSelector, Traits, View
 
-STRETCH = 2  # how far a scaled image may be from its aspect ratio
+STRETCH = 2  # largest factor by which scaling may change the aspect ratio
 
 
 @dataclass
 class Downsample(TowerSelector):
-    """Scale the image down, so that the tower itself sees fewer patches: the control that costs least.
+    """Scale the image down, so that the tower processes fewer patches: the cheapest control.
 
-    The patches form the grid of `keep` that is nearest to the image's aspect ratio, off by a factor of 2 at
-    most, and of equals the wider one; the tower interpolates its position embeddings. Budgets without such a
-    grid are refused.
+    The image is scaled to the grid of `keep` patches whose aspect ratio is nearest to the original, within a
+    factor of 2; of equally near grids the wider one is taken. The tower interpolates its position embeddings.
+    ValueError for a budget without such a grid.
     """
 
     def resolution(self, grid: tuple[int, int], keep: int) -> tuple[int, int]:
@@ -35,7 +35,7 @@ class Downsample(TowerSelector):
 
 
 def grids(rows: int, columns: int) -> dict[int, tuple[int, int]]:
-    """Number of patches -> the least stretched grid within rows x columns that has so many."""
+    """Map each possible number of patches to the least distorted grid within rows x columns."""
     found: dict[int, tuple[float, tuple[int, int]]] = {}
     for down in range(1, rows + 1):
         for across in range(1, columns + 1):

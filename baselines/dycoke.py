@@ -10,29 +10,31 @@ from baselines.lattices import lattice
 from baselines.videos import cosine, evenly, frames_of, newlines_of
 from compress.base import Selection, Selector, View
 
-GROUP = 4  # frames of which the first stays whole
+GROUP = 4  # frames per group; the first one stays whole
 
 
 @dataclass
 class DyCoke(Selector):
-    """Keep every fourth frame whole, and of those between what differs most from the same place before.
+    """Keep every fourth frame whole, and of the others the tokens that differ most from an earlier frame.
 
     "DyCoke: Dynamic Compression of Tokens for Fast Video Large Language Models" (Tao et al., CVPR 2025), its
-    first stage, temporal merging, which drops tokens. Acts at the decoder's input; positions are contiguous.
-    A frame with an odd number is compared with the one before it, the third of four with the first; they
-    pass on their least similar tokens by rising similarity. The third frame of the last four stays whole.
+    first stage, temporal merging, which prunes tokens. Acts at the decoder's input; positions are contiguous.
+    In each group of four frames, the second and fourth are compared with the frame before them, the third
+    with the first, place by place; they keep their least similar tokens, in order of rising similarity. In
+    the last group the third frame stays whole.
 
-    The second stage is left out. Where the attention that a new token pays to the video has changed since the
-    token before it, that stage lets the later layers read a fifth of the video's keys, in this step alone. It
-    shortens no cache, so no budget counts it. A decoding step would depend on the step before it. Here it
-    depends on the prefill and the cache alone, and only so can a cache be copied, cropped to text, or have
-    its rows moved (beams), under any method.
+    The second stage is left out. When the attention of a new token to the video has changed since the token
+    before it, that stage lets the later layers read only a fifth of the video's keys in this decoding step.
+    It does not shorten the KV cache, so no budget counts it. It would also make a decoding step depend on the
+    step before it. Without it, a step depends on the prefill and the cache alone, so that a cache can be
+    copied, cropped to text, or reordered (beams), as under any method.
 
-    Departures: the budget says how many tokens the frames between pass on, as equal numbers as possible. The
-    code loses the last of an odd number of frames (`last=lost`), here it stays whole, and fails for 4 frames
-    or fewer. Where the whole frames alone exceed the budget, every 8th, 16th, ... stays whole instead, and a
-    frame is compared with the one that the next finer pattern has in front of it (ours); a budget below one
-    frame is spread evenly over the first. Newlines all stay, up to half of the budget.
+    Departures: the frames that do not stay whole share the rest of the budget as equally as possible. The
+    code drops the last of an odd number of frames (`last=lost`), here it stays whole; the code fails for 4
+    frames or fewer. If the whole frames alone exceed the budget, every 8th, 16th, ... frame stays whole
+    instead, and frame n is compared with frame n - s, where s is the largest power of two that divides n
+    (ours); a budget below one frame is spread evenly over the first frame. All newlines stay, up to half of
+    the budget.
     """
 
     last: Literal["kept", "lost"] = "kept"
@@ -52,8 +54,7 @@ class DyCoke(Selector):
         return Selection(torch.cat([kept, newlines]), reordered=True)
 
     def kept(self, frames: Tensor, keep: int) -> Tensor:
-        """Indices [keep] into F * n, in the order in which they go on, of frames [F, n, C]; `keep` is n or
-        more."""
+        """Return indices [keep] into F * n, in output order, for frames [F, n, C]; `keep` is at least n."""
         count, places, _ = frames.shape
         group = GROUP
         while (before := self.references(count, group)).count(None) * places > keep:
@@ -71,8 +72,10 @@ class DyCoke(Selector):
         return torch.cat(index)
 
     def references(self, count: int, group: int) -> list[int | None]:
-        """The frame that each of `count` frames is compared with; None = it stays whole. One that is lost is
-        not listed."""
+        """Return the frame that each of `count` frames is compared with; None if it stays whole.
+
+        With `last=lost` the last of an odd number of frames is not listed.
+        """
         found: list[int | None] = []
         for frame in range(count):
             step = frame & -frame  # the largest power of two that divides it

@@ -10,15 +10,15 @@ from compress.base import Selection, Selector, View
 
 @dataclass
 class Farthest(Selector):
-    """Greedy farthest-point choice: spread the kept tokens over feature space, whatever the prompt asks.
+    """Greedy farthest-point sampling: spread the kept tokens over feature space, without the prompt.
 
     The control for diversity. Reads the aligned embeddings, acts at the decoder's input. Starts at the most
-    central token, then repeatedly adds the one least similar, by cosine, to those chosen.
+    central token, then repeatedly adds the token least similar, by cosine, to the selected ones.
     """
 
     def select(self, view: View, keep: int) -> Selection:
         unit = F.normalize(view.visual.float(), dim=-1)  # [N, D]
-        chosen = [(unit @ unit.mean(0)).argmax(keepdim=True)]  # [1]: a GPU is waited for if read as a number
+        chosen = [(unit @ unit.mean(0)).argmax(keepdim=True)]  # [1]: a number would synchronise the GPU
         nearest = torch.full_like(unit[:, 0], -1)  # similarity to the chosen set
         while len(chosen) < keep:
             nearest = torch.maximum(nearest, unit @ unit[chosen[-1]][0])

@@ -8,12 +8,12 @@ from compress.base import ClsSelector, Selection, Traits, View
 
 @dataclass
 class FasterVLM(ClsSelector):
-    """Keep the patches that CLS attends to.
+    """Keep the patches with the most attention from CLS.
 
     "[CLS] Attention is All You Need for Training-Free Visual Token Pruning: Make VLM Inference Faster" (Zhang
     et al., 2024, arXiv 2412.01818, first version; the later ones are VisPruner). Reads CLS attention, mean
-    over heads, of the tower layer whose output the projector reads; drops between tower and projector;
-    positions are contiguous. Every tile of an image keeps as many patches.
+    over heads, of the tower layer whose output the projector reads; prunes between tower and projector;
+    positions are contiguous. All tiles of an image keep equally many patches.
     """
 
     layer: int = -2

@@ -12,38 +12,39 @@ from baselines.peaks import peaks
 from baselines.videos import Counts, cosine, evenly, frames_of, merged_into, newlines_of
 from compress.base import Selection, Selector, View, top_k
 
-NEIGHBOURS = 4  # of a token, itself among them, that say how dense its surroundings are
+NEIGHBOURS = 4  # nearest neighbours, the token included, that define its density
 
 
 class Shares(NamedTuple):
-    salient: list[int]  # tokens of each frame that stay as they are
+    salient: list[int]  # tokens of each frame that stay unchanged
     centres: list[int]  # tokens of each frame that others are merged into
-    alone: int  # centres of a frame that is a segment of its own
+    alone: int  # centres of a segment of one frame
 
 
 @dataclass
 class FastVID(Selector):
-    """Keep the salient tokens of every frame, and merge the others of each segment of like frames.
+    """Keep the salient tokens of every frame and merge the others within segments of similar frames.
 
     "FastVID: Dynamic Density Pruning for Fast Video Large Language Models" (Shen et al., NeurIPS 2025), the
     version for LLaVA-OneVision. Reads the tower's pooling head: its feature of each frame, and its attention
-    to the tokens. Acts at the decoder's input; positions stay original. A segment ends where frames are less
-    alike than `threshold`, and at the `segments` - 1 least similar pairs. The most attended tokens get
-    1 - `context` of a frame's share of the budget. Every `step`-th frame of a segment, from its last one
-    backwards, gets an equal part of the rest: centres by density peaks, each merged with the tokens of the
-    whole segment that are most like it, at a weight of at least `weight` for itself.
+    to the tokens. Acts at the decoder's input; positions stay original. A segment ends between two frames
+    with a similarity below `threshold`, and at the `segments` - 1 least similar pairs. Salient tokens, those
+    with the most attention, get 1 - `context` of a frame's share of the budget. Every `step`-th frame of a
+    segment, from its last one backwards, gets an equal part of the rest as cluster centres, found by density
+    peaks. Each centre is merged with the tokens of the whole segment that are most similar to it, with a
+    weight of at least `weight` for itself.
 
-    `signal=keys` is for towers without that head, as in the version for Qwen2.5-VL: a frame's feature is the
-    mean of its embeddings, attention that of its mean query in the tower's last layer. That version's own
-    thresholds and shares are not taken over.
+    `signal=keys` is for towers without a pooling head, as in the version for Qwen2.5-VL: the feature of a
+    frame is the mean of its embeddings, and attention is that of its mean query in the tower's last layer.
+    The thresholds and shares of that version are not used.
 
-    A frame of a longer segment that happens to have as many centres as a segment of one frame is merged like
-    one, as in the code.
+    A frame of a longer segment that has as many centres as a segment of one frame is merged like one, as in
+    the code.
 
     Departures: the code's counts lose tokens to rounding, here the largest share per frame that fits is
-    taken, and what is left goes to further salient tokens, one per frame and evenly in time. Where a frame
-    has fewer tokens than its share of centres, the code fails; here it gives all. The noise that the code
-    adds to densities is off. Newlines all stay, up to half of the budget.
+    taken, and the remaining tokens go to further salient tokens, one per frame and evenly in time. If a frame
+    has fewer tokens than its share of centres, the code fails; here all of them become centres. The noise
+    that the code adds to densities is off. All newlines stay, up to half of the budget.
     """
 
     segments: int = 8
@@ -61,7 +62,7 @@ class FastVID(Selector):
         if not 0 <= self.context <= 1 or not 0 <= self.weight <= 1:
             raise ValueError(f"context={self.context}, weight={self.weight}: choose shares from 0 to 1")
         if self.signal == "keys":
-            self.cls = "received"  # what is read of the tower exists only where there is no CLS
+            self.cls = "received"  # these tower signals exist only without CLS
 
     @property
     def tower_layers(self) -> tuple[int, ...]:
@@ -77,7 +78,7 @@ class FastVID(Selector):
         return merged_into(view, rows, newlines, *merged)
 
     def signals(self, view: View, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [F, G] of the frames, and attention [F, n] to their tokens."""
+        """Return features [F, G] of the frames, and attention [F, n] to their tokens."""
         if self.signal == "head":
             try:
                 features, attention = view.probe()
@@ -92,7 +93,7 @@ class FastVID(Selector):
         return view.hidden[rows].float().mean(1), scores.softmax(-1).mean(1)
 
     def lengths(self, features: Tensor) -> list[int]:
-        """How many frames each segment has, by features [F, G] of the frames."""
+        """Return the number of frames of each segment, from features [F, G] of the frames."""
         alike = cosine(features[:-1], features[1:])
         cut = alike < self.threshold
         cut[alike.sort(stable=True).indices[: self.segments - 1]] = True
@@ -100,7 +101,7 @@ class FastVID(Selector):
         return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
     def budget(self, lengths: Counts, places: int, share: int) -> Shares:
-        """What the frames of segments of `lengths` get for a `share` of the `places` tokens of each."""
+        """Return the token counts in segments of `lengths` if frames keep `share` of `places` tokens."""
         alone = int(share * self.context)
         salient = share - alone
         centres = []
@@ -111,7 +112,7 @@ class FastVID(Selector):
         return Shares([salient] * len(centres), centres, alone)
 
     def solved(self, lengths: Counts, places: int, keep: int) -> Shares:
-        """That for the largest share that fits into `keep`; what is left goes to salient tokens."""
+        """Return the `budget` of the largest share that fits into `keep`; the rest becomes salient tokens."""
         fits = [self.budget(lengths, places, share) for share in range(places + 1)]
         best = [fit for fit in fits if sum(fit.salient) + sum(fit.centres) <= keep][-1]
         room = [places - sum(each) for each in zip(best.salient, best.centres, strict=True)]
@@ -122,10 +123,10 @@ class FastVID(Selector):
     def merged(
         frames: Tensor, attention: Tensor, lengths: Counts, budget: Shares, weight: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What goes on of frames [F, n, C] with attention [F, n] in segments of `lengths`.
+        """Merge the tokens of frames [F, n, C] with attention [F, n] in segments of `lengths`.
 
-        Indices [K] into F * n, ascending, values [K, C], and which of them [F * n] each token joined, -1 =
-        none. A centre has `weight` or more in its value.
+        Return ascending indices [K] into F * n, values [K, C], and the output [F * n] that each token was
+        merged into, -1 = none. A centre contributes to its value with `weight` or more.
         """
         places = frames.shape[1]
         flat = frames.reshape(-1, frames.shape[-1])

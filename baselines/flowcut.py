@@ -18,32 +18,32 @@ from compress.base import (
     top_k,
 )
 
-LAYER = 1  # of a decoder with 32, after which the prompt decides
+LAYER = 1  # of a 32-layer decoder; the stage that reads the prompt follows it
 
 
 @dataclass
 class FlowCut(TowerSelector):
-    """Drop patches inside the tower, block by block, by the attention of CLS and by its values.
+    """Prune patches inside the tower, block by block, by the attention of CLS and by their values.
 
     "FlowCut: Rethinking Redundancy via Information Flow for Efficient Vision-Language Models" (Tong et al.,
     2025, arXiv 2505.19536). In every block but the last whose output is used:
     1. A patch scores by the sum of two shares, that of the attention of CLS (mean over heads) and that of
        softmax(<v_CLS, v>) of the block's values (mean over heads), times the L1 norm of its mean value.
-    2. What counts is the running score: half of that of the block before, and half of the new one.
-    3. In every second block the lowest go: of R blocks to come, and n patches of which K are to stay,
-       (n - K) / sqrt(R) * (1 - (H / log n)^2), where H is the entropy of the attention of CLS. The last
-       of these blocks leaves K, so that the image decides how many there are before, and the budget after it.
-    With `ahead` above 1 the tower leaves so many times the budget, and after decoder layer 1 of 32 the best
-    tokens stay by the same score, in which the last token of the prompt takes the place of CLS. There the
-    shares are those of visual tokens alone, and products of values are scaled as those of keys are. For an
-    image of 5 tiles the official code does so with 2.5: half of the budget leaves each tile. Positions are
-    contiguous.
+    2. The running score is the mean of the previous running score and the new score.
+    3. Every second block prunes the patches with the lowest running scores. With R blocks to follow, n
+       patches and a target of K, their number is (n - K) / sqrt(R) * (1 - (H / log n)^2), where H is the
+       entropy of the attention of CLS. The last of these blocks leaves exactly K; before it the number
+       depends on the image.
+    With `ahead` above 1 the tower leaves `ahead` times the budget, and after decoder layer 1 of 32 the tokens
+    with the best scores stay; in this score the last prompt token replaces CLS, the shares are normalised
+    over the visual tokens alone, and the products of values are scaled like those of keys. For an image of 5
+    tiles the official code uses 2.5: each tile leaves half of the budget. Positions are contiguous.
 
-    Departures: the official code drops from all images of a batch what the one with the largest number loses;
-    here an image does not depend on its batch. Every tile is cut to the same count, and by default the tower
-    alone cuts tiles. The authors' version for Qwen2-VL, whose tower has no CLS, is left out: it drops patches
-    before four neighbours are merged into a token, so that its tokens consist of patches of different places
-    and have no position of their own.
+    Departures: the official code prunes the same number from all images of a batch, the largest of any image;
+    here an image does not depend on its batch. Every tile is pruned to the same count, and by default tiles
+    are pruned in the tower alone. The authors' version for Qwen2-VL, whose tower has no CLS, is left out: it
+    prunes patches before four neighbours are merged into a token, so that its tokens combine patches of
+    different places and have no position of their own.
     """
 
     ahead: float = 1.0
@@ -73,7 +73,7 @@ class FlowCut(TowerSelector):
 
     @classmethod
     def cut(cls, view: TowerView, count: int) -> Merge:
-        """What becomes of the patches if `count` stay."""
+        """Prune to the `count` patches with the best running scores."""
         attention, values = view.cls(), view.values().float()
         score = cls.score(attention.mean(0), value_shares(values[0], values)[1:], values[1:])
         if view.carried is not None:
@@ -84,12 +84,12 @@ class FlowCut(TowerSelector):
 
     @staticmethod
     def score(attended: Tensor, alike: Tensor, values: Tensor) -> Tensor:
-        """Scores [N] in one layer, from attention [N], likeness [N] and values [N, H, d] of the tokens."""
+        """Return scores [N] in one layer, from attention [N], similarity [N] and values [N, H, d]."""
         return (attended / attended.sum() + alike / alike.sum()) * values.mean(1).abs().sum(1)
 
     @staticmethod
     def leaves(attention: Tensor, keep: int, left: int) -> int:
-        """How many of N > `keep` patches a block leaves, by attention [N] of CLS; `left` blocks follow."""
+        """Return how many of N > `keep` patches a block keeps, by CLS attention [N]; `left` blocks follow."""
         tokens = len(attention)
         if not left:
             return keep
@@ -101,7 +101,7 @@ class FlowCut(TowerSelector):
         return max(tokens - drop, keep)
 
     def select(self, view: View, keep: int) -> Selection:
-        """The stage in the decoder."""
+        """Select tokens at the decoder stage."""
         attention = view.attention(view.depth - 1, [-1])[:, 0]
         visual, text = (values.float() for values in view.decoder_values(view.depth - 1))
         attended = (attention / attention.sum(1, keepdim=True)).mean(0)
@@ -110,5 +110,5 @@ class FlowCut(TowerSelector):
 
 
 def value_shares(one: Tensor, values: Tensor) -> Tensor:
-    """The softmax [N] over tokens, mean over heads, of the products of `one` [H, d] and values [N, H, d]."""
+    """Return the softmax [N] over tokens of `one` [H, d] times values [N, H, d], averaged over heads."""
     return torch.einsum("hd,nhd->hn", one, values).softmax(-1).mean(0)

@@ -11,10 +11,10 @@ from compress.base import Selection, Selector, View
 
 @dataclass
 class Frames(Selector):
-    """Whole frames of a video, evenly in time: the control that samples fewer frames.
+    """Keep whole frames of a video, evenly spaced in time: the control that samples fewer frames.
 
-    One frame more than fit whole has what is left of the budget, evenly spread over it; it is the last of
-    them. Acts at the decoder's input. Newlines all stay, up to half of the budget.
+    The last selected frame keeps the rest of the budget, spread evenly over the frame. Acts at the decoder's
+    input. All newlines stay, up to half of the budget.
     """
 
     video = True

@@ -14,18 +14,18 @@ from compress.base import VISION, Selection, Selector, Traits, View
 
 @dataclass
 class GlobalCom2(Selector):
-    """Let the thumbnail command how many tokens each crop keeps, and which.
+    """Use the thumbnail to decide how many tokens each crop keeps, and which ones.
 
     "Global Compression Commander: Plug-and-Play Inference Acceleration for High-Resolution Large
     Vision-Language Models" (Liu et al., AAAI 2026, arXiv 2501.05179). Reads the scores of CLS for the patches
-    in the tower's last layer, mean over heads; drops between tower and projector; positions are contiguous.
-    The thumbnail keeps its best patches; a crop keeps the more, the more score the thumbnail has where the
-    crop lies; the crop's own scores and the thumbnail's, enlarged, say which. One image without crops is a
-    thumbnail alone.
+    in the tower's last layer, mean over heads; prunes between tower and projector; positions are contiguous.
+    The thumbnail keeps its best patches. The budget of a crop grows with the thumbnail's scores in the area
+    of the crop. Within a crop, the sum of its own scores and the enlarged scores of the thumbnail decides. An
+    image without crops is treated as a thumbnail.
 
     Departures: the paper ranks by attention, the code by scores before the softmax (`signal`); the code
-    passes the thumbnail's tokens on in falling order of score (`order`); the code's counts only come near
-    the budget, here the crops share it out exactly; the code adds all newlines of the crops, here none go on.
+    orders the thumbnail's tokens by falling score (`order`); the code's counts only approximate the budget,
+    here the crops share it exactly; the code adds all newlines of the crops, here none are kept.
     """
 
     temperature: float = 10.0
@@ -55,14 +55,14 @@ class GlobalCom2(Selector):
             else view.scores(self.layer)[:, -len(view.hidden) :]
         )
         scores = read.float().mean(0)
-        alone = view.crop is None or not view.crop.any()  # of a line of pixels no crop has a token
+        alone = view.crop is None or not view.crop.any()  # the crops of a very thin image may have no tokens
         index = self.ranked(scores, keep) if alone else self.command(view, scores, keep)
         if self.order == "raster":
             return Selection(index.sort().values)
         return Selection(index, reordered=True)
 
     def command(self, view: View, scores: Tensor, keep: int) -> Tensor:
-        """Rows [keep] of a tiled image: the thumbnail's by score, then the crops' in raster order."""
+        """Return rows [keep] of a tiled image: the thumbnail's by score, then the crops' in raster order."""
         assert view.crop is not None
         local = (view.crop > 0).nonzero()[:, 0]
         crop = view.crop[local] - 1
@@ -78,13 +78,13 @@ class GlobalCom2(Selector):
 
     @staticmethod
     def ranked(scores: Tensor, keep: int) -> Tensor:
-        """The `keep` best of `scores` [N], best first."""
+        """Return the indices of the `keep` best `scores` [N], best first."""
         return scores.sort(descending=True, stable=True).indices[:keep]
 
     def scales(self, thumbnail: Tensor, shape: tuple[int, int], ratio: float) -> Tensor:
-        """The share [P] of its tokens that each of shape = rows x columns of crops keeps; `ratio` on average.
+        """Return the share [P] of tokens that each crop keeps, `ratio` on average before clipping at 1.
 
-        thumbnail [n] are its scores.
+        `shape` are rows x columns of crops, thumbnail [n] the thumbnail's scores.
         """
         region = crop_of_cell(isqrt(len(thumbnail)), shape).to(thumbnail.device)
         worth = thumbnail.new_zeros(shape[0] * shape[1]).index_add(0, region, thumbnail) / self.temperature
@@ -93,13 +93,13 @@ class GlobalCom2(Selector):
 
     @staticmethod
     def enlarged(thumbnail: Tensor, grid: tuple[int, int]) -> Tensor:
-        """The thumbnail's scores [n] at every cell of the crops' grid, flattened: bilinear."""
+        """Interpolate the thumbnail's scores [n] bilinearly to the crops' grid, flattened."""
         side = isqrt(len(thumbnail))
         return F.interpolate(thumbnail.view(1, 1, side, side), grid, mode="bilinear").flatten()
 
     @staticmethod
     def guided(local: Tensor, thumbnail: Tensor, crop: Tensor) -> Tensor:
-        """Scores [M] of the crops' tokens: own plus the thumbnail's, both of unit norm in every crop."""
+        """Return scores [M] of the crops' tokens: own plus thumbnail's, both of unit norm in every crop."""
 
         def unit(scores: Tensor) -> Tensor:
             squares = scores.new_zeros(int(crop.max()) + 1).index_add(0, crop, scores**2)

@@ -12,16 +12,16 @@ from compress.base import Selection, Selector, Traits, View
 
 @dataclass
 class GPrune(Selector):
-    """Keep the tokens where information gathers when it flows through the graph of similar tokens.
+    """Keep the tokens that collect the most information when it propagates in a graph of similar tokens.
 
     "What Kind of Visual Tokens Do We Need? Training-free Visual Token Pruning for Multi-modal Large Language
     Models from the Perspective of Graph" (Jiang et al., AAAI 2025, arXiv 2501.02268). Reads the projected
-    features alone, drops at the decoder's input; positions stay original. Tokens are linked from cosine
-    `similarity` on; every one's norm flows `iterations` times along the softmax of its links; what arrives is
-    divided by the number of links. Thumbnail and crops of a tiled image are two graphs that lose the same
-    share; all newlines stay. The frames of a video are a graph each, with equal budgets (ours).
+    features alone, prunes at the decoder's input; positions stay original. Tokens are linked if their cosine
+    is at least `similarity`. The norms of the tokens propagate `iterations` times along the softmax of the
+    links; the result is divided by the number of links. Thumbnail and crops of a tiled image are two graphs
+    that keep the same share; all newlines stay. Each frame of a video is a graph, with equal budgets (ours).
 
-    Departures: newlines count, and take half of the budget at most. A link below the threshold is left out of
+    Departures: newlines count, and take at most half of the budget. A link below the threshold is left out of
     the softmax, where the code gives it a score of -5000; its weight is 0 in both.
     """
 
@@ -48,7 +48,7 @@ class GPrune(Selector):
         return Selection(torch.cat([kept, newlines]).sort().values)
 
     def importance(self, features: Tensor) -> Tensor:
-        """Scores [N] of the nodes of one graph, in float32, from their features [N, D]."""
+        """Return the scores [N] of the nodes of one graph, in float32, from their features [N, D]."""
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
             cosine = F.normalize(features, dim=-1) @ F.normalize(features, dim=-1).T

@@ -11,13 +11,13 @@ from compress.base import INPUT, Selection, Selector, Traits, View
 
 @dataclass
 class Grid(Selector):
-    """Tokens spread evenly over the image: the control that reads nothing of it.
+    """Keep tokens spread evenly over the image: the control that does not read the image.
 
-    `keep` tokens lie on about sqrt(keep) evenly spaced rows. Where `keep` is not a full lattice the rows
-    share the tokens as evenly as whole numbers allow, so that the count is exact for every budget. In an
-    image in tiles, it keeps tokens at even steps in the order in which the decoder reads them. In a video, it
-    keeps such lattices of evenly spaced frames, so that neighbours are as many tokens apart in time as in
-    space; newlines all stay, up to half of the budget.
+    The `keep` tokens are on about sqrt(keep) evenly spaced rows. If they do not fill a regular lattice, the
+    rows share them as evenly as integers allow, so that the count is exact for every budget. In a tiled
+    image, it keeps tokens at even steps in the decoder's reading order. In a video, it keeps such lattices of
+    evenly spaced frames, with the same density in time as in space; all newlines stay, up to half of the
+    budget.
     """
 
     depth: int = INPUT

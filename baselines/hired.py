@@ -13,15 +13,16 @@ from compress.base import ClsSelector, Selection, View, top_k
 
 @dataclass
 class HiRED(ClsSelector):
-    """Share the budget over the tiles of an image by early CLS attention, spend it by late CLS attention.
+    """Distribute the budget over tiles by early CLS attention, then select tokens by late CLS attention.
 
     "HiRED: Attention-Guided Token Dropping for Efficient Inference of High-Resolution Vision-Language Models"
     (Arif et al., AAAI 2025, arXiv 2408.10945). Reads the attention of CLS, summed over heads, in the tower's
-    first layer and in the one whose output the projector reads; drops between tower and projector; positions
-    are contiguous. The thumbnail gets `alpha` of the budget, the crops share the rest by where the
-    thumbnail's 1 - alpha most attended patches lie. One image without crops spends all by late attention.
+    first layer and in the one whose output the projector reads; prunes between tower and projector;
+    positions are contiguous. The thumbnail gets `alpha` of the budget. The crops share the rest in proportion
+    to how many of the thumbnail's most attended patches, a share 1 - alpha, each crop contains. An image
+    without crops is pruned by late attention alone.
 
-    Departures: the paper gives a crop the patches of the thumbnail that it covers ("spatial"), the code
+    Departures: the paper assigns to a crop the thumbnail patches that it covers ("spatial"), the code
     consecutive runs of the flattened thumbnail ("flat_chunks"); the paper's late layer is the last one
     (`late=-1`); the code loses tokens to rounding, here the crops share them.
     """
@@ -54,15 +55,16 @@ class HiRED(ClsSelector):
             region = crop_of_cell(isqrt(len(early)), shape)
         else:
             region = self.flat_chunks(len(early), int(view.crop.max()))
-        sizes = view.crop[view.crop >= 0].bincount()  # newlines are of no tile
+        sizes = view.crop[view.crop >= 0].bincount()  # newlines belong to no tile
         budgets = self.budgets(early, region.to(early.device), sizes, keep)
         return Selection(best_of_each(late, view.crop, budgets))
 
     def budgets(self, early: Tensor, region: Tensor, sizes: Tensor, keep: int, exact: bool = True) -> Tensor:
-        """Tokens [P] that each tile keeps of its `sizes` [P], the thumbnail first.
+        """Return the numbers of tokens [P] that the tiles of `sizes` [P] keep, the thumbnail first.
 
-        early [n] attention of the thumbnail, region [n] the crop, from 0, that each of its patches counts
-        for. With `exact` they add up to `keep`; without they are rounded down as in the official code.
+        early [n] is the attention of the thumbnail, region [n] the crop, from 0, that each of its patches is
+        assigned to. With `exact` the numbers add up to `keep`; without, they are rounded down as in the
+        official code.
         """
         thumbnail = min(int(keep * self.alpha), int(sizes[0]))
         rest = min(keep - thumbnail, int(sizes[1:].sum()))
@@ -77,5 +79,5 @@ class HiRED(ClsSelector):
 
     @staticmethod
     def flat_chunks(tokens: int, crops: int) -> Tensor:
-        """Which of `crops` equal runs each of the `tokens` is in."""
+        """Assign each of the `tokens` to one of `crops` equal runs."""
         return torch.arange(tokens) * crops // tokens

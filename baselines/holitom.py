@@ -11,31 +11,31 @@ from baselines.peaks import density_peaks
 from baselines.videos import Counts, cosine, frames_of, merged_into, newlines_of, raised, solved
 from compress.base import INPUT, Selection, Selector, View, scaled_layer, top_k
 
-LAYERS = 28  # of the decoder that the paper gives its layer for
+LAYERS = 28  # of the paper's decoder, to which `stage` refers
 
 Window = tuple[int, int]  # first and last frame
 
 
 @dataclass
 class HoliTom(Selector):
-    """Merge what stands still in stretches of a video, prune the rest, and merge again inside the decoder.
+    """Merge the static parts of a video, prune the rest, and merge again inside the decoder.
 
     "HoliTom: Holistic Token Merging for Fast Video Large Language Models" (Shao et al., NeurIPS 2025).
-    1. At the decoder's input, frames are cut into windows so that as many tokens as possible are redundant: a
-       place is static in a window if neighbouring frames are more alike there than `similarity`. Static
-       places have their mean over the window, and are merged into cluster centres, which weigh `weight`; of
-       the others the tokens stay that receive the most attention in the tower (`layer`). Windows go on one
-       after the other, static tokens first.
-    2. Before decoder layer `stage` of 28, `ratio` of the tokens stay by the attention of the last prompt
-       token. Every other one is merged into the one most like it: each time half of the old value.
+    1. At the decoder's input, frames are divided into windows so that as many tokens as possible are
+       redundant: a place is static in a window if the similarity of neighbouring frames at this place exceeds
+       `similarity`. Static places are averaged over the window and merged into cluster centres, whose own
+       weight is `weight`. Of the other tokens, those with the most attention in the tower (`layer`) stay.
+       Windows follow each other, with static tokens first.
+    2. Before decoder layer `stage` of 28, a share `ratio` of the tokens stays by the attention of the last
+       prompt token. Every other token is merged into the most similar kept one, as (old + new) / 2.
 
-    The ratio that static places and others keep is solved for the budget. `window` is the most frames of
-    one.
+    The share of tokens that static places and others keep is solved for the budget. `window` is the largest
+    number of frames in a window.
 
-    Departures: where so much stands still that the budget cannot be spent, `similarity` rises until it can.
-    Positions are contiguous at both stages; officially they are at the first. The noise that the code adds
-    to densities is off. Newlines all stay at the first stage, up to half of the budget. Contextual tokens
-    inside of frames, with which the released code fails, are left out.
+    Departures: if so many places are static that the budget cannot be spent, `similarity` is raised until it
+    can. Positions are contiguous at both stages, officially at the first only. The noise that the code adds
+    to densities is off. All newlines stay at the first stage, up to half of the budget. Contextual tokens
+    within frames, with which the released code fails, are left out.
     """
 
     similarity: float = 0.8
@@ -79,9 +79,10 @@ class HoliTom(Selector):
         return merged_into(view, rows, newlines, *merged)
 
     def fitting(self, alike: Tensor, most: int) -> tuple[list[Window], list[Tensor]]:
-        """Windows, and which places [n] are static in each, where `most` tokens at most are redundant.
+        """Return windows with at most `most` redundant tokens, and the static places [n] of each.
 
-        alike [F - 1, n] of neighbouring frames. Beyond `similarity`, the lowest of its values will do.
+        alike [F - 1, n] is the similarity of neighbouring frames. The threshold is `similarity`, or the
+        lowest of the values above it that satisfies the limit.
         """
         lowest = raised(
             self.similarity, alike, lambda threshold: redundant(*self.windows(alike > threshold)) <= most
@@ -89,9 +90,10 @@ class HoliTom(Selector):
         return self.windows(alike > lowest)
 
     def windows(self, same: Tensor) -> tuple[list[Window], list[Tensor]]:
-        """Windows with the most redundant tokens, and which places [n] are static in each.
+        """Return the windows with the most redundant tokens, and the static places [n] of each.
 
-        same [F - 1, n] says where a frame is like the next one. In a window of one frame nothing is static.
+        same [F - 1, n] marks the places that are similar in a frame and the next one. A window of one frame
+        has no static places.
         """
         same = same.cpu()
         best, first = [0], list[int]()
@@ -114,7 +116,7 @@ class HoliTom(Selector):
 
     @staticmethod
     def sizes(windows: list[Window], static: list[Tensor], places: int) -> list[int]:
-        """Tokens of all parts before pruning: of each window the static ones, then those of every frame."""
+        """Return the sizes of all parts before pruning: per window the static one, then one per frame."""
         sizes = []
         for (start, end), still in zip(windows, static, strict=True):
             count = int(still.sum())
@@ -123,7 +125,7 @@ class HoliTom(Selector):
 
     @staticmethod
     def counts(windows: list[Window], sizes: Counts, ratio: float) -> list[int]:
-        """Tokens of all parts that stay: of static ones to the nearest, of the others rounded up."""
+        """Return the tokens kept in all parts: rounded to nearest for static parts, up for the others."""
         counts = [ceil(size * ratio) for size in sizes]
         at = 0
         for start, end in windows:
@@ -134,9 +136,10 @@ class HoliTom(Selector):
     def merged(
         self, frames: Tensor, attention: Tensor, windows: list[Window], static: list[Tensor], counts: Counts
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What goes on of frames [F, n, C] with attention [F, n], with `counts` for all parts.
+        """Reduce frames [F, n, C] with attention [F, n] to `counts` tokens per part.
 
-        Indices [K] into F * n, values [K, C], and which of them [F * n] each token joined, -1 = none.
+        Return indices [K] into F * n, values [K, C], and the output [F * n] that each token was merged into,
+        -1 = none.
         """
         places, left = frames.shape[1], iter(counts)
         index, tokens = [torch.empty(0, dtype=torch.long, device=frames.device)], [frames[0, :0]]
@@ -162,8 +165,7 @@ class HoliTom(Selector):
         return torch.cat(index), torch.cat(tokens), into.flatten()
 
     def clustered(self, points: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Points [n, C] as `count` clusters: values, the points that are centres, ascending, and the cluster
-        [n] of each point."""
+        """Cluster points [n, C]: return `count` values, ascending centre indices, and clusters [n]."""
         centres = density_peaks(points, count, min(self.neighbours, count))[0].sort().values
         apart = torch.cdist(points, points[centres], compute_mode="donot_use_mm_for_euclid_dist")
         joined = apart.argmin(1)
@@ -176,9 +178,10 @@ class HoliTom(Selector):
 
     @staticmethod
     def folded(attention: Tensor, hidden: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The `keep` tokens of most attention [N], ascending, their values, and which one each of N joined.
+        """Return ascending indices of the `keep` tokens with the most attention [N], values, and targets.
 
-        hidden [N, C]. The others join the kept one most like them, one after the other, by (old + new) / 2.
+        The targets [N] are the outputs that each token of hidden [N, C] is merged into. A pruned token is
+        merged into the most similar kept one, in order, as (old + new) / 2.
         """
         kept = top_k(attention, keep)
         dropped = torch.ones_like(attention, dtype=torch.bool).index_fill(0, kept, False).nonzero()[:, 0]
@@ -195,5 +198,5 @@ class HoliTom(Selector):
 
 
 def redundant(windows: list[Window], static: list[Tensor]) -> int:
-    """How many tokens the means of static places save."""
+    """Return the number of tokens that averaging of static places saves."""
     return sum(int(still.sum()) * (end - start) for (start, end), still in zip(windows, static, strict=True))

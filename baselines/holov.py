@@ -14,20 +14,20 @@ EPSILON = 1e-6
 
 @dataclass
 class HoloV(ClsSelector):
-    """Share the budget over stretches of the image by CLS attention, and spend it there by the same.
+    """Distribute the budget over chunks of the image by CLS attention, then select tokens by the same.
 
     "Don't Just Chase 'Highlighted Tokens' in MLLMs: Revisiting Visual Holistic Context Retention" (Zou et
     al., NeurIPS 2025, arXiv 2510.02912). Reads CLS attention, mean over heads, of the tower layer whose
-    output the projector reads; drops between tower and projector; positions are contiguous. `chunks`
-    consecutive runs of tokens get budgets in proportion to their scores; 0 stands for the official number, 16
-    for 64 of 576 tokens. A chunk passes its tokens on in falling order of attention; one that is kept whole
-    stays as it was.
+    output the projector reads; prunes between tower and projector; positions are contiguous. `chunks`
+    consecutive runs of tokens get budgets in proportion to their scores; 0 means the official number, 16 for
+    64 of 576 tokens. The tokens of a chunk are ordered by falling attention, or in raster order if the whole
+    chunk is kept.
 
-    Departures: the paper speaks of spatial crops, the code cuts the flattened raster. The code's score adds
-    the variance of similarities, scaled to the mean of attention, so it always adds `alpha` times that mean:
-    attention alone decides. The code pads with zero vectors where a chunk is full; here the others share the
-    surplus, or it is lost (`surplus`). The paper's similarities are of projected features, here of the
-    tower's: they cancel.
+    Departures: the paper describes spatial crops, the code divides the flattened raster. The code's score
+    adds the variance of similarities, scaled to the mean of attention, so it always adds `alpha` times that
+    mean: attention alone decides. The code pads with zero vectors if a chunk is full; here the others share
+    the surplus, or it is lost (`surplus`). The paper uses similarities of projected features, here they are
+    those of the tower's features, which makes no difference, since they cancel.
     """
 
     alpha: float = 0.09
@@ -55,11 +55,11 @@ class HoloV(ClsSelector):
         return Selection(index, reordered=True)
 
     def count(self, tokens: int, keep: int) -> int:
-        """How many chunks there are."""
+        """Return the number of chunks."""
         return min(self.chunks or max(1, int(1024 / 576 * tokens / keep)), tokens)
 
     def kept(self, attention: Tensor, features: Tensor, chunks: int, keep: int) -> Tensor:
-        """Indices in the order in which they go on, of attention [N] and features [N, D]."""
+        """Return the kept indices in output order, for attention [N] and features [N, D]."""
         scores = self.scores(attention, features, chunks)
         room = scores.new_tensor([len(part) for part in attention.tensor_split(chunks)], dtype=torch.long)
         counts = self.allocation(scores, keep).minimum(room)
@@ -73,7 +73,7 @@ class HoloV(ClsSelector):
         return torch.cat(index)
 
     def scores(self, attention: Tensor, features: Tensor, chunks: int) -> Tensor:
-        """Scores [chunks]; the first ones have one token more where N is no multiple."""
+        """Return scores [chunks]; the first chunks have one token more if N is not a multiple of `chunks`."""
         unit = features.float() / (features.float().norm(dim=1, keepdim=True) + EPSILON)
         found = []
         for weight, vectors in zip(attention.tensor_split(chunks), unit.tensor_split(chunks), strict=True):
@@ -90,7 +90,7 @@ class HoloV(ClsSelector):
 
     @staticmethod
     def allocation(scores: Tensor, keep: int) -> Tensor:
-        """Tokens [C] of each chunk, however many it has; what rounding leaves goes to the largest."""
+        """Return the tokens [C] of each chunk, ignoring its size; remainders go to the largest shares."""
         share = scores / (scores.sum() + EPSILON)
         counts = (share * keep).long()
         more = share.topk(min(len(share), keep - int(counts.sum()))).indices

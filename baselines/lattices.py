@@ -1,10 +1,10 @@
-"""Evenly spaced tokens on grids and in time: arithmetic."""
+"""Arithmetic of evenly spaced tokens on grids and in time."""
 
 from __future__ import annotations
 
 
 def lattice(rows: int, columns: int, keep: int) -> list[int]:
-    """Ascending indices of `keep` cells spread over a grid, row-major; 1 <= keep <= rows * columns."""
+    """Return ascending row-major indices of `keep` cells spread over a grid; 1 <= keep <= rows * columns."""
     shares = bands(rows, columns, keep)
     return [
         row * columns + column
@@ -14,16 +14,16 @@ def lattice(rows: int, columns: int, keep: int) -> list[int]:
 
 
 def bands(rows: int, columns: int, keep: int) -> list[int]:
-    """How many of `keep` tokens lie on each of about sqrt(keep) rows, or bands of rows; one or more each."""
+    """Divide `keep` tokens over about sqrt(keep) rows, or bands of rows; at least one each."""
     lines = max(1, round((keep * rows / columns) ** 0.5), -(-keep // columns))
     lines = min(lines, rows, keep)
     return [keep * (line + 1) // lines - keep * line // lines for line in range(lines)]
 
 
 def slices(frames: int, places: int, keep: int) -> list[int]:
-    """How many of `keep` tokens are of each of some frames, or runs of frames; one or more each.
+    """Divide `keep` tokens over a number of frames, or runs of frames; at least one each.
 
-    There are so many that tokens are as dense in time as along the sides of a frame of `places` tokens.
+    The number is such that tokens are as dense in time as along the sides of a frame of `places` tokens.
     """
     count = max(1, round(frames * (keep / (frames * places)) ** (1 / 3)), -(-keep // places))
     count = min(count, frames, keep)
@@ -31,5 +31,5 @@ def slices(frames: int, places: int, keep: int) -> list[int]:
 
 
 def centres(length: int, count: int) -> list[int]:
-    """The middle cells of `count` equal parts of `length` cells: distinct for count <= length."""
+    """Return the middle cells of `count` equal parts of `length` cells: distinct for count <= length."""
     return [(2 * part + 1) * length // (2 * count) for part in range(count)]

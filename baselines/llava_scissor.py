@@ -16,28 +16,28 @@ STEPS = 128  # thresholds tried from 0 to 1
 
 
 class Tree(NamedTuple):
-    """A maximum spanning tree of n tokens, in the order in which it grows."""
+    """A maximum spanning tree of n tokens, in order of growth."""
 
     order: list[int]
-    parent: list[int]  # the earlier token that each one is linked to
-    link: list[float]  # and how alike they are; of the first, which has none, below all
+    parent: list[int]  # the earlier token that each token is linked to
+    link: list[float]  # the cosine of the link; -inf for the first token, which has none
 
 
 @dataclass
 class LLaVAScissor(Selector):
-    """Merge connected groups of like tokens, first in every frame of a video, then in all of it.
+    """Merge connected groups of similar tokens, first within every frame, then over the whole video.
 
     "LLaVA-Scissor: Token Compression with Semantic Connected Components for Video LLMs" (Sun et al., 2025,
     arXiv 2506.21862). Acts at the decoder's input; positions are contiguous. Tokens are linked if their
-    cosine is above `threshold`; a connected group becomes its mean. The means of all frames are grouped in
-    the same way. Every token of the video then joins the mean most like it.
+    cosine is above `threshold`; a connected group is replaced by its mean. The means of all frames are
+    grouped in the same way. Every token of the video is then merged into the most similar mean.
 
-    The official code has a threshold and no budget. Here it is solved for the budget, to 1/128, and the
-    weakest links of the second step are cut until the count is exact. With `adaptive` the official threshold
-    decides, whatever the budget.
+    The official code has a threshold and no budget. Here the threshold is solved for the budget, to 1/128,
+    and the weakest links of the second step are cut until the count is exact. With `adaptive` the official
+    threshold decides and the budget is ignored.
 
-    Departures: the code visits tokens in random order, and may lose some of a long chain and, of very many
-    tokens, group some alone; here groups are exact. Newlines all stay, up to half of the budget.
+    Departures: the code visits tokens in random order, may lose some tokens of a long chain, and may leave
+    some ungrouped if there are very many; here groups are exact. All newlines stay, up to half of the budget.
     """
 
     threshold: float = 0.95
@@ -57,7 +57,7 @@ class LLaVAScissor(Selector):
         return merged_into(view, rows, newlines, leaders, tokens, nearest)
 
     def budgeted(self, frames: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-        """`merged` at the threshold of which `keep` groups, or the fewest above, are left; then `keep`."""
+        """Merge at the lowest threshold that leaves at least `keep` groups, then reduce them to `keep`."""
         trees = [tree(cosines(frame)) for frame in frames]
         links = sorted(link for grown in trees for link in grown.link)
 
@@ -65,16 +65,16 @@ class LLaVAScissor(Selector):
             of_frames = bisect_right(links, step / STEPS)
             return of_frames if of_frames < keep else len(self.merged(frames, step / STEPS, trees)[0])
 
-        step = bisect_left(range(STEPS + 1), keep, key=count)  # one step above 1 nothing is merged
+        step = bisect_left(range(STEPS + 1), keep, key=count)  # STEPS + 1 merges nothing
         return self.merged(frames, step / STEPS, trees, keep)
 
     @staticmethod
     def merged(
         frames: Tensor, threshold: float, trees: list[Tree] | None = None, keep: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Groups of frames [F, n, C]: the token, of F * n, that leads each, and their means [K, C].
+        """Group the tokens of frames [F, n, C]: return the leader of each group, in F * n, and means [K, C].
 
-        `trees` are those of the frames, if known. With `keep` there are so many groups after the last step.
+        `trees` are those of the frames, if known. With `keep` the last step leaves exactly `keep` groups.
         """
         leaders, tokens = spatial(frames, threshold, trees)
         graph = cosines(tokens)
@@ -86,14 +86,14 @@ class LLaVAScissor(Selector):
 
     @staticmethod
     def joined(points: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Means [K, C] of `tokens` [K, C] and of the points [N, C] most like each; which that is, [N]."""
+        """Average `tokens` [K, C] with the points [N, C] nearest to each; return means and assignment [N]."""
         nearest = (F.normalize(points, dim=-1) @ F.normalize(tokens, dim=-1).T).argmax(1)
         size = nearest.bincount(minlength=len(tokens))[:, None]
         return tokens.index_add(0, nearest, points) / (1 + size), nearest
 
 
 def spatial(frames: Tensor, threshold: float, trees: list[Tree] | None = None) -> tuple[Tensor, Tensor]:
-    """Groups inside of frames [F, n, C]: the token, of F * n, that leads each, and their means [m, C]."""
+    """Group tokens within frames [F, n, C]: return the leader of each group, in F * n, and means [m, C]."""
     leaders, tokens = [], []
     for number, frame in enumerate(frames):
         graph = cosines(frame)
@@ -106,10 +106,11 @@ def spatial(frames: Tensor, threshold: float, trees: list[Tree] | None = None) -
 def grouped(
     points: Tensor, graph: Tensor, grown: Tree, threshold: float, count: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Connected groups of points [n, C] with cosines `graph` [n, n]: the leader of each, and means [m, C].
+    """Group connected points [n, C] with cosines `graph` [n, n]: return leaders [m] and means [m, C].
 
-    Links above `threshold` count, or those of the tree that leave `count` groups. A leader has the most
-    links of its group, and a lower index than others with as many; groups stand in the order of leaders.
+    Links above `threshold` connect, or the strongest links of the tree that leave `count` groups. The leader
+    is the point with the most links in its group, among equals the one with the lowest index. Groups are
+    sorted by leader.
     """
     weakest = sorted(range(len(grown.link)), key=grown.link.__getitem__)
     if count is None:
@@ -131,19 +132,19 @@ def grouped(
 
 
 def cosines(points: Tensor) -> Tensor:
-    """Cosines [n, n] of points [n, C]."""
+    """Return the cosines [n, n] of points [n, C]."""
     unit = F.normalize(points, dim=-1)
     return unit @ unit.T
 
 
 def tree(graph: Tensor) -> Tree:
-    """Prim's algorithm on cosines [n, n]."""
+    """Build the maximum spanning tree of cosines [n, n] with Prim's algorithm."""
     best, parent = torch.full_like(graph[0], -torch.inf), torch.zeros_like(graph[0], dtype=torch.long)
     taken = torch.zeros_like(parent, dtype=torch.bool)
     order: list[Tensor] = []
     link: list[Tensor] = []
     for _ in range(len(graph)):
-        # [1] and not a number, for which a GPU would be waited for.
+        # A tensor [1]: a Python number would synchronise with the GPU.
         point = best.masked_fill(taken, -torch.inf).argmax(keepdim=True) if order else parent[:1]
         taken = taken.index_fill(0, point, True)
         order.append(point)

@@ -20,32 +20,34 @@ from compress.base import (
     top_k,
 )
 
-STAGES = (2, 6, 10, 14)  # decoder layers, of 32, that tokens are dropped after
+STAGES = (2, 6, 10, 14)  # decoder layers, of 32, after which tokens are pruned
 
 
 @dataclass
 class MustDrop(TowerSelector):
-    """Merge uniform windows early in the tower, then drop what the text ignores, but no key token of CLS.
+    """Merge uniform windows early in the tower, then prune tokens that the text and CLS ignore.
 
     "Multi-Stage Vision Token Dropping: Towards Efficient Multimodal Large Language Model" (Liu et al., 2024,
     arXiv 2411.10803).
     1. After tower layer 0, windows of `window` x `window` patches are scored by the mean cosine between their
-       patches; the most uniform become one token each. These go first, by falling score.
-    2. Key tokens are the `key_rate` of the tokens then left that CLS attends to most in the last tower layer.
-    3. After decoder layers 2, 6, 10 and 14 of 32 a token counts by the attention (mean over heads) that all
-       text after the image pays to it. Key tokens always stay. Positions are contiguous.
-    4. After the prefill the caches of these layers are cut to the tokens that passed all stages.
+       patches; each of the most uniform windows is merged into one token. Merged tokens come first, by
+       falling score.
+    2. Key tokens are the share `key_rate` of the remaining tokens with the most attention from CLS in the
+       last tower layer.
+    3. After decoder layers 2, 6, 10 and 14 of 32 a token is scored by the attention (mean over heads) of all
+       text after the image. Key tokens always stay. Positions are contiguous.
+    4. After the prefill the KV caches of these layers are cropped to the tokens that passed all stages.
 
-    The official code has thresholds and no budget. Here the budget decides: each of the five stages passes on
-    the same share of what reaches it, the tower in whole windows, and the decoder's keep the key tokens and
-    those with the largest sums. Where not even the key tokens fit, CLS decides among them. With `adaptive`
-    the thresholds decide: windows of `similarity` or more merge, and a token goes if its share of the sum is
-    below `global_threshold` and its largest attention below `individual_threshold`. The defaults are the
-    official ones for an average of 192 of 576 on TextVQA; for 128 they are 0.0012 and 0.001, for 64 0.011
-    and 0.01.
+    The official code has thresholds and no budget. Here the budget decides: each of the five stages keeps the
+    same share of its input. The tower merges whole windows; the decoder stages keep the key tokens and those
+    with the largest sums of attention. If not all key tokens fit, CLS attention decides among them. With
+    `adaptive` the thresholds decide: windows with a score of at least `similarity` are merged, and a token is
+    pruned if its share of the sum is below `global_threshold` and its largest attention below
+    `individual_threshold`. The defaults are the official ones for an average of 192 of 576 on TextVQA; for
+    128 they are 0.0012 and 0.001, for 64 0.011 and 0.01.
 
-    `stages="tower"` merges windows and does nothing else; then a budget must be that of whole windows.
-    Patches beyond the last full window never merge.
+    `stages="tower"` only merges windows; the budget must then correspond to whole windows. Patches beyond the
+    last full window are never merged.
 
     Departure: the official code merges as many windows in all images of a batch as in the one with the fewest
     above the threshold; here an image does not depend on its batch.
@@ -98,7 +100,7 @@ class MustDrop(TowerSelector):
 
     @property
     def saving(self) -> int:
-        """Tokens that one merged window saves."""
+        """The number of tokens that merging one window saves."""
         if self.window < 2:
             raise ValueError(f"window={self.window}: choose 2 or more")
         return self.window**2 - 1
@@ -124,7 +126,7 @@ class MustDrop(TowerSelector):
 
     def select(self, view: View, keep: int) -> Selection:
         attention = view.attention(view.depth - 1, range(view.before, len(view.text))).mean(0)
-        assert view.inputs is not None  # the stages lie in the decoder
+        assert view.inputs is not None  # set at the decoder stages
         key = self.key_tokens(view.cls(-1), self.key_rate, len(view.inputs))
         if self.adaptive:
             stays = self.important(attention, self.global_threshold, self.individual_threshold)
@@ -133,9 +135,10 @@ class MustDrop(TowerSelector):
 
     @staticmethod
     def windows(hidden: Tensor, grid: tuple[int, int], side: int) -> tuple[Tensor, Tensor]:
-        """Mean cosine [W] between different patches of each window, and its patches [W, side^2].
+        """Return the mean cosine [W] between different patches of each window, and its patches [W, side^2].
 
-        hidden [rows * columns, C]. Windows go row by row from the upper left; leftover patches are in none.
+        hidden [rows * columns, C]. Windows are in row-major order from the upper left; leftover patches
+        belong to none.
         """
         down, across = grid[0] // side, grid[1] // side
         place = torch.arange(grid[0] * grid[1], device=hidden.device).view(grid)
@@ -148,14 +151,14 @@ class MustDrop(TowerSelector):
 
     @staticmethod
     def key_tokens(cls: Tensor, rate: float, entered: int) -> Tensor:
-        """The tokens that CLS attends to most, by its attention [H, N], most attended first.
+        """Return the tokens with the most CLS attention [H, N], by falling attention.
 
-        They are a share `rate` of those that `entered` the decoder, rounded up.
+        Their number is the share `rate` of the tokens that `entered` the decoder, rounded up.
         """
         return cls.mean(0).sort(descending=True, stable=True).indices[: ceil(rate * entered)]
 
     @staticmethod
     def important(attention: Tensor, whole: float, single: float) -> Tensor:
-        """Which tokens get enough of the text's attention [T, N]: as a share of all, or from any word."""
+        """Return a mask of tokens with enough of the text's attention [T, N]: in total, or from any word."""
         total = attention.sum(0)
         return (total >= whole * total.sum()) | (attention.amax(0) >= single)

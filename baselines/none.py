@@ -9,7 +9,7 @@ from compress.base import Selection, Selector, View
 
 @dataclass
 class KeepAll(Selector):
-    """The untouched model: keeps every token whatever the budget, the upper row of every table."""
+    """Keep every token and ignore the budget: the uncompressed model, the first row of every table."""
 
     def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
         return {}

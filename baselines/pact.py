@@ -14,24 +14,25 @@ from compress.base import Selection, Selector, View, scaled_layer, top_k
 
 @dataclass
 class PACT(Selector):
-    """Drop what early attention ignores, merge the rest by their keys, and attend to a token by its size.
+    """Prune tokens with little early attention, cluster the rest by their keys, and weigh attention by size.
 
     "PACT: Pruning and Clustering-Based Token Reduction for Faster Visual Language Models" (Dhouib et al.,
     CVPR 2025, arXiv 2504.08966). Acts once, before decoder layer `layer` of 32, on its input; reads the
     queries and keys that this layer will compute. Positions stay original.
     1. A token scores by the attention of the mean query of all tokens up to the last visual one, without
-       rotation and without a mask (mean over heads), times the L2 norm of its hidden state. The best
-       `kept` of the tokens are candidates.
-    2. Candidates are visited by falling density of their rotated keys. One becomes a centre unless an earlier
-       centre is within `cutoff` (1 - cosine).
-    3. Every candidate joins its nearest centre; so does every other token within `recovery` times the cutoff
-       of its own. What is left is dropped. A cluster becomes the mean of its tokens, in place of its centre.
+       rotation and without a mask (mean over heads), times the L2 norm of its hidden state. The share `kept`
+       of tokens with the best scores are candidates.
+    2. Candidates are visited by falling density of their rotated keys. A candidate becomes a centre unless an
+       earlier centre is within `cutoff` (1 - cosine).
+    3. Every candidate joins its nearest centre, and so does every other token within `recovery` times the
+       cutoff of its nearest centre. The remaining tokens are pruned. A cluster is replaced by the mean of its
+       tokens, at the position of its centre.
     4. All later layers add the logarithm of a cluster's size to the attention logits of its token.
 
     The official code has no budget: `cutoff` is 0.21, and the image decides how many tokens stay, as here
-    with `adaptive`. With a budget the cutoff is the smallest distance between candidates that leaves no more
-    centres than that, found by bisection; where it leaves fewer, candidates farthest from their centre become
-    centres too. A budget above the share `kept` makes as many tokens candidates.
+    with `adaptive`. With a budget the cutoff is the smallest distance between candidates that yields at most
+    as many centres as the budget, found by bisection; if it yields fewer, the candidates farthest from their
+    centre become centres too. With a budget above the share `kept`, as many tokens are candidates.
     """
 
     layer: int = 4
@@ -63,7 +64,7 @@ class PACT(Selector):
 
     @staticmethod
     def scores(queries: Tensor, keys: Tensor, visual: Tensor, hidden: Tensor) -> Tensor:
-        """Importance [N] of the visual tokens with states `hidden` [N, C], at rows `visual` [N] of M tokens.
+        """Return the importance [N] of visual tokens with states `hidden` [N, C] at rows `visual` [N] of M.
 
         queries [M, H, d] and keys [M, G, d] are not rotated, and their products are logits.
         """
@@ -73,16 +74,16 @@ class PACT(Selector):
         return attention[visual] * hidden.float().norm(dim=-1)
 
     def candidates(self, scores: Tensor, keep: int) -> Tensor:
-        """Ascending indices of the best by `scores` [N]: the share `kept`, and at least `keep`."""
+        """Return ascending indices of the best `scores` [N]: the share `kept`, and at least `keep`."""
         return top_k(scores, max(1, keep, int(self.kept * len(scores))))
 
     @staticmethod
     def distances(unit: Tensor) -> Tensor:
-        """1 - cosine, at least 0, between all unit vectors [F, d]; [F, F]."""
+        """Return 1 - cosine, at least 0, between all unit vectors [F, d] as [F, F]."""
         return (1 - unit @ unit.T).clamp(min=0).fill_diagonal_(0)
 
     def cluster(self, distance: Tensor, keep: int) -> tuple[Tensor, float]:
-        """Ascending centres [K] from distances [F, F], and their cutoff; with `keep` 0 it is the official."""
+        """Return ascending centres [K] for distances [F, F], and the cutoff; `keep` 0 uses `self.cutoff`."""
         order = (-(distance / 2).square()).exp().sum(1).sort(descending=True, stable=True).indices
         ordered = distance[order[:, None], order].float().cpu().numpy()  # the loop is on the host
         cutoff = self.cutoff
@@ -97,7 +98,7 @@ class PACT(Selector):
         return order[found].sort().values, cutoff
 
     def assigned(self, unit: Tensor, centres: Tensor, candidates: Tensor, cutoff: float) -> Tensor:
-        """The centre [N], in 0 .. K - 1, that each token joins by its unit key [N, d]; -1 = none."""
+        """Return the centre [N], in 0 .. K - 1, that each token joins by its unit key [N, d]; -1 = none."""
         nearest, into = (1 - unit @ unit[centres].T).clamp(min=0).min(1)
         joins = (nearest <= self.recovery * cutoff).index_fill(0, candidates, True)
         into = into.where(joins, -1)
@@ -105,7 +106,7 @@ class PACT(Selector):
 
     @staticmethod
     def means(hidden: Tensor, index: Tensor, into: Tensor) -> Tensor:
-        """Means [K, C] of what joined each centre; one that nothing joined stays the same to the last bit."""
+        """Return the means [K, C] of all clusters; a centre without other tokens stays bitwise the same."""
         joined = F.one_hot(into + 1, len(index) + 1)[:, 1:]
         counts = joined.sum(0)[:, None]
         found = joined.T.float() @ hidden.float() / counts
@@ -113,7 +114,7 @@ class PACT(Selector):
 
 
 def centres_of(distance: NDArray[np.floating], cutoff: float) -> list[int]:
-    """Candidates that are not within the cutoff of an earlier centre, by distances [F, F] in their order."""
+    """Return the candidates not within `cutoff` of an earlier centre, for ordered distances [F, F]."""
     near, free, found = distance <= cutoff, np.ones(len(distance), dtype=bool), list[int]()
     for candidate in range(len(distance)):
         if free[candidate]:

@@ -12,15 +12,14 @@ from compress.base import INPUT, Selection, Selector, Traits, View
 
 @dataclass
 class Pool(Selector):
-    """Average pooling: cut the image into cells and give the decoder the mean of each.
+    """Average pooling: divide the image into cells and give the decoder the mean of each cell.
 
-    The control beside `grid`: as many cells, as evenly spread, but all tokens have a say. The rows of the
-    image are cut into about sqrt(keep) bands and each band into its share of cells, so that the count is
-    exact for every budget; where square windows fit (36 or 16 tokens of 12 x 12, 144 or 64 of 24 x 24) it is
-    ordinary k x k pooling. In an image in tiles, a cell is a run of tokens in the order in which the decoder
-    reads them. In a video, runs of frames are pooled together, so that cells are as many tokens deep in time
-    as they are wide; newlines all stay, up to half of the budget. Acts on the projected tokens; a cell takes
-    the place of its middle token.
+    The control beside `grid`: the same number and spacing, but all tokens contribute. The rows of the image
+    are divided into about sqrt(keep) bands and each band into its share of cells, so that the count is exact
+    for every budget. If square windows fit (36 or 16 tokens of 12 x 12, 144 or 64 of 24 x 24), it is ordinary
+    k x k pooling. In a tiled image, a cell is a run of tokens in the decoder's reading order. In a video,
+    runs of frames are pooled together, so that cells span as many tokens in time as in space; all newlines
+    stay, up to half of the budget. Acts on the projected tokens; a cell has the position of its middle token.
     """
 
     depth: int = INPUT
@@ -43,9 +42,9 @@ class Pool(Selector):
 
 
 def cells(rows: int, columns: int, keep: int) -> tuple[Tensor, Tensor]:
-    """A partition of a grid into `keep` rectangles, row-major, and the token in the middle of each.
+    """Partition a grid into `keep` row-major rectangles.
 
-    The first [rows * columns] says which rectangle a token is in, the second is [keep].
+    Return the rectangle of each token, [rows * columns], and the token in the middle of each, [keep].
     """
     into = torch.empty(rows, columns, dtype=torch.long)
     middle: list[int] = []
@@ -60,7 +59,7 @@ def cells(rows: int, columns: int, keep: int) -> tuple[Tensor, Tensor]:
 
 
 def boxes(frames: int, rows: int, columns: int, keep: int) -> tuple[Tensor, Tensor]:
-    """The same of a video: a partition of its runs of frames into `keep` boxes, and their middle tokens."""
+    """Partition runs of frames of a video into `keep` boxes; return each token's box and middle tokens."""
     into, middles = torch.empty(frames, rows * columns, dtype=torch.long), [torch.empty(0, dtype=torch.long)]
     shares, done = slices(frames, rows * columns, keep), 0
     for number, share in enumerate(shares):
@@ -73,12 +72,12 @@ def boxes(frames: int, rows: int, columns: int, keep: int) -> tuple[Tensor, Tens
 
 
 def part(length: int, count: int, number: int) -> tuple[int, int]:
-    """Start and end of one of `count` nearly equal parts of `length`."""
+    """Return start and end of one of `count` nearly equal parts of `length`."""
     return number * length // count, (number + 1) * length // count
 
 
 def means(values: Tensor, into: Tensor, count: int) -> Tensor:
-    """Mean [count, C] of the rows of `values` [N, C] that go `into` [N] each cell."""
+    """Return the means [count, C] of the rows of `values` [N, C] that belong to each cell of `into` [N]."""
     into = into.to(values.device)
     total = values.new_zeros(count, values.shape[1], dtype=torch.float32).index_add(0, into, values.float())
     return (total / torch.bincount(into, minlength=count)[:, None]).to(values)

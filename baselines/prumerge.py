@@ -14,19 +14,19 @@ from compress.base import VISION, Selection, Selector, Traits, View
 
 @dataclass
 class PruMerge(Selector):
-    """Keep the patches with outlying CLS attention, add the patches like them, and sum up the rest in one.
+    """Keep patches with outlying CLS attention, add similar patches to them, and sum the rest in one token.
 
     "LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models" (Shang et al., ICCV 2025,
     arXiv 2403.15388). Reads keys and CLS scores of the tower's last layer as one wide head; acts between
     tower and projector; positions are contiguous. The decoder gets the centres in falling order of attention,
-    then one token for all other patches. `adaptive` lets the upper fence of the attention's quartiles say how
-    many centres there are; else there are keep - 1.
+    then one token for all other patches. With `adaptive` the centres are the outliers above the upper fence
+    of the attention's quartiles; otherwise there are keep - 1 centres.
 
-    Departures: the paper averages a centre with its nearest *dropped* patches, the code adds its nearest
-    patches, dropped or not, with their attention as weights that are never normalised (`merging`). The code
-    takes the fence over a batch, here it is each image's own, and passes one centre at least. Training-free;
-    the published numbers are of fine-tuned models. Tiles of one image are compressed one by one, as HiRED's
-    authors ran it, with budgets in proportion to their patches; frames of a video with equal ones.
+    Departures: the paper averages a centre with its nearest *pruned* patches, the code adds its nearest
+    patches, pruned or not, with their attention as unnormalised weights (`merging`). The code computes the
+    fence over a batch, here it is computed per image, with at least one centre. Training-free; the published
+    numbers are those of fine-tuned models. The tiles of an image are compressed separately, as in the runs of
+    HiRED's authors, with budgets in proportion to their patches; the frames of a video with equal budgets.
     """
 
     adaptive: bool = False
@@ -62,7 +62,7 @@ class PruMerge(Selector):
         return Selection(torch.cat(index), torch.cat(tokens))
 
     def centres(self, attention: Tensor, keep: int) -> Tensor:
-        """The patches that others join, in the order in which they go on, `keep` with the rest's token."""
+        """Return the centres in output order; together with the token of the rest they are `keep`."""
         if self.adaptive:
             centres = self.outlying(attention, self.ratio(attention))
         else:
@@ -70,27 +70,27 @@ class PruMerge(Selector):
         return centres.sort().values if self.order == "raster" else centres
 
     def attention(self, scores: Tensor) -> Tensor:
-        """Attention [N] of CLS to the patches from its scaled scores [H, 1 + N], itself first."""
+        """Return the attention [N] of CLS to the patches from its scaled scores [H, 1 + N], CLS first."""
         if self.heads == "all":
             return scores.float().softmax(-1).mean(0)[1:]
         return (scores.float().sum(0) / len(scores) ** 0.5).softmax(-1)[1:]
 
     @staticmethod
     def ratio(attention: Tensor) -> float:
-        """The share of `attention`, of any shape, above Q3 + 1.5 (Q3 - Q1)."""
+        """Return the share of `attention`, of any shape, above Q3 + 1.5 (Q3 - Q1)."""
         low, high = attention.flatten().quantile(attention.new_tensor([0.25, 0.75]))
         return float((attention > high + 1.5 * (high - low)).double().mean())
 
     def outlying(self, attention: Tensor, ratio: float) -> Tensor:
-        """The centres when `ratio` of the patches are outliers, in falling order of attention [N]."""
+        """Return the centres if a share `ratio` of the patches are outliers, by falling attention [N]."""
         return ranked(attention)[: max(1, int(len(attention) * ratio))]
 
     def budgeted(self, attention: Tensor, count: int) -> Tensor:
-        """The `count` centres, in falling order of attention [N]."""
+        """Return the `count` centres, by falling attention [N]."""
         return ranked(attention)[:count]
 
     def fused(self, attention: Tensor, keys: Tensor, features: Tensor, centres: Tensor) -> Tensor:
-        """Features [n + 1, C]: the n centres with their neighbours, then the rest, if there is one.
+        """Return features [n + 1, C]: the n centres merged with their neighbours, then the rest, if any.
 
         attention [N], keys [N, d], features [N, C], centres [n].
         """
@@ -102,7 +102,7 @@ class PruMerge(Selector):
         cosine = (unit[centres] @ unit.T).masked_fill(~allowed, -torch.inf)  # [n, N]
         near = cosine.sort(dim=1, descending=True, stable=True).indices[:, : self.neighbours]
         weights = torch.zeros_like(allowed, dtype=attention.dtype)
-        weights = weights.scatter(1, near, attention[near]) * allowed  # there may be fewer neighbours
+        weights = weights.scatter(1, near, attention[near]) * allowed  # drop neighbours that are not allowed
         own = attention[centres] if self.merging == "paper" else torch.ones_like(attention[centres])
         weights = weights.scatter(1, centres[:, None], own[:, None])
         if self.merging == "paper":
@@ -116,11 +116,11 @@ class PruMerge(Selector):
 class PruMergePlus(PruMerge):
     """PruMerge with more centres, spread over the image, so that no region is left out.
 
-    Same paper and code. With `adaptive`, as officially, every step-th patch joins the outliers, where step is
-    a third of the patches per outlier; the last patch of the image is never one of them. With a budget, a
-    quarter of the keep - 1 centres are those with the highest attention, the official proportion of one
-    outlier to three samples, and the others lie evenly among the remaining patches, so that none is counted
-    twice and the total is exact.
+    Same paper and code. With `adaptive`, as officially, every step-th patch is added to the outliers, where
+    step is a third of the number of patches per outlier; the last patch of the image is never added. With a
+    budget, a quarter of the keep - 1 centres are those with the highest attention, the official proportion of
+    one outlier to three samples. The others are spaced evenly among the remaining patches, so that none is
+    counted twice and the total is exact.
     """
 
     salient: float = 0.25  # share of the centres chosen by attention, with a budget
@@ -143,5 +143,5 @@ class PruMergePlus(PruMerge):
 
 
 def ranked(attention: Tensor) -> Tensor:
-    """All indices by falling `attention`; among equals the lower comes first."""
+    """Return all indices by falling `attention`; among equals the lower index comes first."""
     return attention.sort(descending=True, stable=True).indices

@@ -15,12 +15,12 @@ from baselines.pool import means
 from baselines.videos import frames_of, merged_into, newlines_of, raised, solved
 from compress.base import INPUT, Selection, Selector, View, scaled_layer
 
-NEIGHBOURS = 7  # of a token, itself among them, that say how dense its surroundings are
-FEW = 14  # tokens of a part that officially stay as they are
+NEIGHBOURS = 7  # nearest neighbours, the token included, that define its density
+FEW = 14  # largest part that officially stays unclustered, in tokens
 
 
 class Segment(NamedTuple):
-    """A window of frames: which places are static in it."""
+    """A window of frames with its static places."""
 
     first: int
     last: int  # frame
@@ -28,33 +28,33 @@ class Segment(NamedTuple):
 
     @property
     def sizes(self) -> list[int]:
-        """Tokens of its parts: the static ones, then the others of each of its frames."""
+        """The sizes of its parts: the static tokens, then the others of each frame."""
         still = int(self.static.sum())
         return [still, *([len(self.static) - still] * (self.last - self.first + 1))]
 
 
 @dataclass
 class PruneVid(Selector):
-    """Merge what stands still in the scenes of a video, cluster the rest, then drop what the prompt ignores.
+    """Merge static tokens within scenes of a video, cluster the rest, then prune what the prompt ignores.
 
     "PruneVid: Visual Token Pruning for Efficient Video Large Language Models" (Huang et al., ACL 2025, arXiv
     2412.16117).
-    1. At the decoder's input, frames are clustered by their mean into `scenes` times as many windows. A place
-       is static in a window if its tokens are more alike there than `similarity`, the mean over pairs; static
-       places have their mean over the window. The static tokens of a window, and the others of each of its
-       frames, are each merged into clusters.
-    2. After decoder layer `layer` of 32, each of these parts keeps a share `ratio` of its tokens by the
-       largest attention, over heads, that a token of the prompt behind the video pays to them. After the
-       prefill, the caches of all layers are cut to these tokens.
+    1. At the decoder's input, frames are clustered by their mean into windows, `scenes` times as many as
+       frames. A place is static in a window if the mean similarity over pairs of its tokens exceeds
+       `similarity`; static places are averaged over the window. The static tokens of a window, and the others
+       of each of its frames, form parts that are each merged into clusters.
+    2. After decoder layer `layer` of 32, each part keeps a share `ratio` of its tokens by the largest
+       attention, over heads, from any prompt token after the video. After the prefill, the KV caches of all
+       layers are cropped to these tokens.
 
-    The official code has no budget: a part of more than 14 tokens becomes a share `clusters` of them, and
-    `ratio` is rounded down in each. Here the budget decides: the second stage passes on `ratio` of the first,
-    and at both the shares are solved for it, the same for all parts. With `adaptive` the official counts
-    hold, whatever the budget.
+    The official code has no budget: a part of more than 14 tokens is reduced to a share `clusters` of them,
+    and `ratio` is rounded down in each part. Here the budget decides: the second stage keeps a share `ratio`
+    of the first, and at both stages one share, the same for all parts, is solved for the count. With
+    `adaptive` the official counts apply and the budget is ignored.
 
-    Departures: where so much stands still that the budget cannot be spent, `similarity` rises until it can.
-    The noise that the code adds to densities is off. Positions are contiguous at both stages; officially they
-    are at the first. Newlines all stay, up to half of the budget.
+    Departures: if so many places are static that the budget cannot be spent, `similarity` is raised until it
+    can. The noise that the code adds to densities is off. Positions are contiguous at both stages, officially
+    at the first only. All newlines stay, up to half of the budget.
     """
 
     scenes: float = 0.25
@@ -92,8 +92,8 @@ class PruneVid(Selector):
         return merged_into(view, rows, newlines, *self.merged(frames, found, counts))
 
     def asked(self, view: View, keep: int) -> Selection:
-        """The second stage."""
-        assert view.inputs is not None and view.frame is not None  # as at every depth, and of a video
+        """Select tokens at the second stage."""
+        assert view.inputs is not None and view.frame is not None  # set for videos in the decoder
         attention = view.attention(view.depth - 1, range(view.before, len(view.text)))
         newlines = newlines_of(view, len(view.hidden) if self.adaptive else keep)
         tokens = (view.frame >= 0).nonzero()[:, 0]
@@ -111,15 +111,15 @@ class PruneVid(Selector):
 
     @staticmethod
     def counts(sizes: Sequence[int], keep: int) -> list[int]:
-        """`keep` tokens shared by parts of these sizes, in proportion."""
+        """Share `keep` tokens among parts of these sizes, in proportion."""
         return solved(lambda ratio: [int(size * ratio) for size in sizes], sizes, keep)
 
     def official(self, sizes: Sequence[int]) -> list[int]:
-        """Clusters of parts of these sizes in the official code."""
+        """Return the official numbers of clusters for parts of these sizes."""
         return [size if size <= FEW else int(size * self.clusters) for size in sizes]
 
     def scenes_of(self, frames: Tensor, least: int) -> list[Segment]:
-        """The windows of frames [F, n, C]; with a budget, of `least` tokens or more after their means."""
+        """Return the windows of frames [F, n, C]; with a budget, they leave at least `least` tokens."""
         windows = self.windows(frames.float().mean(1))
         alike = [self.alike(frames[first : last + 1]) for first, last in windows]
 
@@ -132,14 +132,14 @@ class PruneVid(Selector):
         return found(self.similarity if self.adaptive else raised(self.similarity, torch.cat(alike), fits))
 
     def windows(self, frames: Tensor) -> list[tuple[int, int]]:
-        """First and last frame of every window, by the mean vectors [F, C] of the frames."""
+        """Return the first and last frame of every window, by the mean vectors [F, C] of the frames."""
         clusters = max(1, int(len(frames) * self.scenes))
         labels = smooth(density_peaks(frames, clusters, NEIGHBOURS)[1].tolist())
         return [(first, last - 1) for first, last, _ in runs(labels)]
 
     @staticmethod
     def alike(frames: Tensor) -> Tensor:
-        """Mean cosine [n] between different frames [W, n, C] at every place; below any for one frame."""
+        """Return the mean cosine [n] between different frames [W, n, C] at each place; -inf for one frame."""
         count = len(frames)
         if count == 1:
             return torch.full_like(frames[0, :, 0], -torch.inf, dtype=torch.float32)
@@ -150,10 +150,10 @@ class PruneVid(Selector):
     def merged(
         frames: Tensor, scenes: Sequence[Segment], counts: Sequence[int]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What goes on of frames [F, n, C], with `counts` for all parts.
+        """Reduce frames [F, n, C] to `counts` tokens per part.
 
-        Indices [K] into F * n of the clusters' centres, values [K, C], and which of them [F * n] each token
-        joined, -1 = none.
+        Return indices [K] into F * n of the clusters' centres, values [K, C], and the output [F * n] that
+        each token was merged into, -1 = none.
         """
         places, left, done = frames.shape[1], iter(counts), 0
         index, tokens = [torch.empty(0, dtype=torch.long, device=frames.device)], [frames[0, :0].float()]
@@ -175,7 +175,7 @@ class PruneVid(Selector):
 
     @staticmethod
     def part_of(scenes: Sequence[Segment], index: Tensor, places: int) -> Tensor:
-        """The part [N] of each token, by its index [N] into frames of so many places."""
+        """Return the part [N] of each token, by its index [N] into frames of `places` tokens."""
         number, start = torch.empty(scenes[-1].last + 1, places, dtype=torch.long, device=index.device), 0
         for first, last, static in scenes:
             for frame in range(first, last + 1):
@@ -185,12 +185,12 @@ class PruneVid(Selector):
 
     @staticmethod
     def best(attention: Tensor, part: Tensor, counts: Sequence[int]) -> Tensor:
-        """The tokens of largest attention [H, R, N], over heads and prompt, of every part [N]; ascending."""
+        """Return the ascending tokens of each part [N] with the largest attention [H, R, N]."""
         return best_of_each(attention.amax((0, 1)), part, part.new_tensor(counts))
 
 
 def runs(labels: Sequence[int | None]) -> list[tuple[int, int, int | None]]:
-    """Start, end and label of all runs of equal labels."""
+    """Return start, end and label of all runs of equal labels."""
     found, start = [], 0
     for label, run in groupby(labels):
         end = start + len(list(run))
@@ -200,9 +200,9 @@ def runs(labels: Sequence[int | None]) -> list[tuple[int, int, int | None]]:
 
 
 def smooth(labels: Sequence[int]) -> list[int]:
-    """Labels of frames that are in one run each, or in several of its greatest length.
+    """Smooth the labels of frames: each label keeps only its longest runs of at least two frames.
 
-    Other runs take the label of the longer neighbour, of equal ones the left; they are labelled 0 where no
+    Other runs take the label of the longer neighbouring run, the left one of equals. All labels are 0 if no
     label has a run of two frames.
     """
     longest: dict[int | None, int] = {}

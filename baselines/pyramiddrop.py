@@ -9,20 +9,20 @@ from compress.base import Selection, Selector, View, scaled_layer, top_k
 
 @dataclass
 class PyramidDrop(Selector):
-    """Drop tokens in several stages, each time those that the last instruction token attends to least.
+    """Prune in several stages the tokens with the least attention from the last instruction token.
 
     "PyramidDrop: Accelerating Your Large Vision-Language Models via Pyramid Visual Redundancy Reduction"
-    (Xing et al., CVPR 2025, arXiv 2410.17247). A stage before layer K reads the attention row that K itself
-    would compute on what enters it; positions are renumbered after every stage.
+    (Xing et al., CVPR 2025, arXiv 2410.17247). A stage before layer K reads the attention row that layer K
+    would compute on its input; positions are renumbered after every stage.
 
-    `stages` are layers of a 32-layer decoder and scale with depth. A stage keeps `ratio` of the stage before
-    it; `ratio=None` solves for one ratio for all stages, the first included (the paper's lambda). In both
-    forms the first count follows from the budget.
+    `stages` are layers of a 32-layer decoder and scale with depth. Each stage keeps a share `ratio` of the
+    tokens of the previous stage; `ratio=None` solves for one ratio for all stages, the first included (the
+    paper's lambda). In both cases the count of the first stage follows from the budget.
 
     Departure: the official stages 8/16/24 with lambda = 0.5 of 576 tokens spend 270 on average and cannot
     spend less than 144, so the default acts before 2/10/20, where 312/156/78 average to exactly 192 and
     184/92/46 to 128; the settings behind the paper's own 192, 128 and 64 are not published. With
-    `stages=8/16/24,adaptive=true` the official ratios of the entered tokens decide, whatever the budget.
+    `stages=8/16/24,adaptive=true` the official ratios of the entered tokens decide; the budget is ignored.
     """
 
     stages: str = "2/10/20"
@@ -50,18 +50,18 @@ class PyramidDrop(Selector):
     def select(self, view: View, keep: int) -> Selection:
         scores = self.rank(view.attention(view.depth, [-1]))
         if self.adaptive:
-            assert view.inputs is not None  # as at every depth of the decoder
+            assert view.inputs is not None  # set at every depth of the decoder
             keep = self.share(len(view.inputs), len(scores))
         return Selection(top_k(scores, keep))
 
     @staticmethod
     def rank(attention: Tensor) -> Tensor:
-        """Scores [N] from the last token's attention to the visual tokens [H, 1, N]: the mean over heads."""
+        """Return scores [N]: the last token's attention to visual tokens [H, 1, N], averaged over heads."""
         return attention[:, 0].mean(0)
 
     def share(self, entered: int, now: int) -> int:
-        """Official count of the stage that `now` tokens enter: the first power of `ratio` below it."""
-        assert self.ratio is not None  # as `adaptive` demands
+        """Return the official count of a stage with `now` input tokens: the first power of `ratio` below."""
+        assert self.ratio is not None  # required by `adaptive`
         count, share = entered, 1.0
         while count >= now > 1:
             share *= self.ratio

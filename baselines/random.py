@@ -12,9 +12,9 @@ from compress.base import INPUT, Scorer, View
 class Random(Scorer):
     """A uniformly random subset: the control that every method must beat.
 
-    Drawn from `seed` and from the sample's own pixels and prompt, so that a sample keeps the same tokens
-    alone, in any batch and in every run, and different samples keep different ones. An evaluation takes the
-    mean over `draws` subsets of each sample, those of the seeds from `seed` on; `attach` uses the first.
+    Drawn from `seed` and from the sample's own pixels and prompt, so that a sample keeps the same tokens in
+    any batch and in every run, and different samples keep different ones. An evaluation averages over `draws`
+    subsets of each sample, with consecutive seeds from `seed` on; `attach` uses the first.
     """
 
     seed: int = 0

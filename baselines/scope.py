@@ -12,13 +12,13 @@ from compress.coverage import cover, likeness
 
 @dataclass
 class SCOPE(ClsSelector):
-    """Greedy cover of the tower's features, in which patches that CLS attends to count for more.
+    """Greedy cover of the tower's features, weighted by the attention of CLS.
 
     "SCOPE: Saliency-Coverage Oriented Token Pruning for Efficient Multimodel LLMs" (Deng et al., NeurIPS
     2025, arXiv 2510.24214). Reads CLS attention, summed over heads, of the tower layer whose output the
-    projector reads, and the tower's features; drops between tower and projector; positions are contiguous. A
-    patch covers others as far as it is like them, by cosine; the one with the largest gain in cover times
-    attention^`alpha` is next. Every tile of an image keeps as many patches.
+    projector reads, and the tower's features; prunes between tower and projector; positions are contiguous. A
+    patch covers others by their cosine similarity. The patch with the largest gain in coverage times
+    attention^`alpha` is selected next. All tiles of an image keep equally many patches.
     """
 
     alpha: float = 1.0
@@ -40,7 +40,6 @@ class SCOPE(ClsSelector):
         return Selection(chosen_of_each(view, keep, choose))
 
     def order(self, attention: Tensor, features: Tensor, keep: int) -> Tensor:
-        """Indices [keep] in the order in which they are chosen, of patches with attention [N], features
-        [N, C]."""
+        """Return indices [keep] in order of selection, for patches with attention [N], features [N, C]."""
         alike = likeness(features)
         return cover(torch.ones_like(alike[0]), alike, keep, saliency=attention.float() ** self.alpha)

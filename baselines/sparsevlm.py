@@ -12,7 +12,7 @@ from baselines.peaks import density_peaks
 from compress.base import Selection, Selector, Traits, View, scaled_layer
 
 STAGES, ADAPTIVE_STAGES = (3, 7, 16), (3, 7, 16, 20)  # of 32 layers: after layers 2, 6, 15 (and 19)
-COUNTS = (  # left of 576 by each stage, merged tokens included, in the settings for 64, 96, 128 and 192
+COUNTS = (  # tokens of 576 after each stage, merged ones included, in the settings for 64, 96, 128 and 192
     (0, 82, 249, 312, 309, 576),
     (0, 32, 55, 117, 204, 576),
     (0, 18, 27, 39, 113, 576),
@@ -20,7 +20,7 @@ COUNTS = (  # left of 576 by each stage, merged tokens included, in the settings
 
 
 class Recycled(NamedTuple):
-    kept: Tensor  # [K] tokens that stay as they are, ascending
+    kept: Tensor  # [K] tokens that stay unchanged, ascending
     candidates: Tensor  # [C] the best of the others, by falling score
     centres: Tensor  # [M] the candidates (0 .. C - 1) that clusters formed around, best first
     assignment: Tensor  # [C] cluster of each candidate
@@ -29,23 +29,24 @@ class Recycled(NamedTuple):
 
 @dataclass
 class SparseVLM(Selector):
-    """Keep tokens that relevant prompt words attend to, and merge the best of the rest into a few.
+    """Keep tokens with attention from relevant prompt words, and merge the best of the rest into a few.
 
     "SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model Inference" (Zhang et al., ICML
-    2025, arXiv 2410.04417), version 1.5. Raters are the tokens after the image that the visual tokens, as
-    they enter the decoder, resemble most; a stage after layer K reads their attention in K. Stages follow
-    layers 2, 6 and 15 of 32 and scale with depth. Merged tokens come last; positions are renumbered.
+    2025, arXiv 2410.04417), version 1.5. Raters are the tokens after the image that are most similar to the
+    visual tokens at the decoder's input; a stage after layer K reads their attention in layer K. Stages
+    follow layers 2, 6 and 15 of 32 and scale with depth. Merged tokens come last; positions are renumbered.
 
-    A stage's count includes its merged tokens. The official counts are tuned for 576 tokens and four budgets,
-    averages over the tokens that *leave* each layer; ours interpolate them by the count of the last stage.
+    The count of a stage includes its merged tokens. The official counts are tuned for 576 tokens and four
+    budgets, which are averages over the tokens that *leave* each layer; ours are interpolated between them by
+    the count of the last stage.
 
-    `adaptive=True` is version 1.0: after layers 2, 6, 15 and 19 the rank of the raters' attention decides how
-    many stay before recycling, rank * `scale` + `bias`. Published are 13.5 and 0 (for 192), 9 and 6 (128),
-    0.8 and 0 (64).
+    `adaptive=True` is version 1.0: after layers 2, 6, 15 and 19 the number of tokens kept before recycling is
+    rank * `scale` + `bias`, where rank is that of the raters' attention. Published values are 13.5 and 0 (for
+    192), 9 and 6 (128), 0.8 and 0 (64).
 
-    Departures: the official clustering adds noise to densities, for equal ones; here it is off, and `noise`
-    draws it from the sample. If no word is more relevant than the mean, all are raters. A count below the
-    official number of clusters merges into that many and keeps no other token.
+    Departures: the official clustering adds noise to densities, to break ties; here it is off, and `noise`
+    draws it from the sample. If no word is more relevant than the mean, all are raters. If a count is below
+    the official number of clusters, all of its tokens are merged ones.
     """
 
     adaptive: bool = False
@@ -87,7 +88,7 @@ class SparseVLM(Selector):
         return Selection(index, torch.cat([view.hidden[parts.kept], parts.merged]))
 
     def counts(self, attention: Tensor, keep: int) -> tuple[int, int]:
-        """How many of the N tokens stay as they are, and into how many the best of the rest are merged."""
+        """Return how many of N tokens stay unchanged, and into how many the best of the rest are merged."""
         tokens = attention.shape[-1]
         if not self.adaptive:
             kept = self.kept_of(keep, tokens)
@@ -97,44 +98,44 @@ class SparseVLM(Selector):
 
     @staticmethod
     def relevance(visual: Tensor, text: Tensor) -> Tensor:
-        """[T], summing to 1: how far the visual embeddings [N, D] point to each word's [T, D], unscaled."""
+        """Return the mean softmax [T] over words [T, D] of their products with visual embeddings [N, D]."""
         return (visual.float() @ text.float().T).softmax(1).mean(0)
 
     @staticmethod
     def raters(relevance: Tensor) -> Tensor:
-        """Indices [R] of the words more relevant than the mean; of all, if there is none."""
+        """Return indices [R] of the words with above-average relevance; of all words, if there is none."""
         above = relevance > relevance.mean()
         return (above | ~above.any()).nonzero()[:, 0]
 
     @staticmethod
     def score(attention: Tensor) -> Tensor:
-        """[N] from the raters' attention [H, R, N]: the mean over heads and raters."""
+        """Return scores [N]: the raters' attention [H, R, N], averaged over heads and raters."""
         return attention.mean((0, 1))
 
     @staticmethod
     def rank(attention: Tensor) -> int:
-        """Rank of the raters' attention [H, R, N], heads averaged."""
+        """Return the rank of the raters' attention [H, R, N], averaged over heads."""
         return int(torch.linalg.matrix_rank(attention.mean(0)))
 
     def kept_by_rank(self, rank: int, tokens: int) -> int:
-        """How many of `tokens` version 1.0 keeps before recycling; all if the rank is full."""
+        """Return how many of `tokens` version 1.0 keeps before recycling; all if the rank is full."""
         return tokens if rank == tokens else min(max(0, int(rank * self.scale + self.bias)), tokens - 1)
 
     @staticmethod
     def candidates(dropped: int) -> int:
-        """How many dropped tokens are recycled."""
+        """Return how many of the `dropped` tokens are recycled."""
         return int(0.3 * dropped) + 1
 
     @classmethod
     def clusters(cls, dropped: int) -> int:
-        """How many tokens they become."""
+        """Return the number of merged tokens for `dropped` tokens."""
         return cls.candidates(dropped) // 10 + 1
 
     @classmethod
     def kept_of(cls, count: int, tokens: int) -> int:
-        """The most tokens to keep so that they and the clusters are at most `count`, below `tokens`.
+        """Return the most tokens to keep so that they and the clusters are at most `count`, below `tokens`.
 
-        They are then exactly `count`, unless even the clusters alone are more.
+        The sum is exactly `count`, unless the clusters alone exceed it.
         """
         return max((kept for kept in range(count) if kept + cls.clusters(tokens - kept) <= count), default=0)
 

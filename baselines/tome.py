@@ -12,10 +12,10 @@ from compress.base import Merge, Selection, TowerSelector, TowerView, Traits, Vi
 
 
 class Pairing(NamedTuple):
-    source: Tensor  # [r] tokens that merge, most similar pair first
-    target: Tensor  # [r] the ones they join
-    stay: Tensor  # the rest of the half that merges
-    others: Tensor  # all of the half that is merged into
+    source: Tensor  # [r] tokens that are merged, most similar pair first
+    target: Tensor  # [r] tokens that they are merged into
+    stay: Tensor  # the other tokens of the sources' half
+    others: Tensor  # all tokens of the targets' half
 
     def merge(self) -> Merge:
         index = torch.cat([self.stay, self.others])
@@ -27,26 +27,27 @@ class Pairing(NamedTuple):
 
 @dataclass
 class ToMe(TowerSelector):
-    """Merge the most similar patches in every tower layer, one half of them into the other.
+    """Merge the most similar patches in every tower layer, from one half of them into the other.
 
     "Token Merging: Your ViT But Faster" (Bolya et al., ICLR 2023, arXiv 2210.09461). In each layer whose
-    output is used, patches merge between attention and MLP by the similarity of that layer's keys (mean over
-    heads); later layers attend to a merged token by its size. Positions are contiguous.
+    output is used, patches are merged between attention and MLP by the similarity of that layer's keys (mean
+    over heads); later layers weigh the attention to a merged token by its size. Positions are contiguous.
 
-    The paper removes r patches per layer. Here the budget says how many go in all, and the layers share them
-    evenly, the first ones taking one more: 17 in 16 layers and 16 in 7 for 192 of 576. With `inflection` the
-    shares lie on a line from 1 - inflection to 1 + inflection times the even one, as in the official code:
-    1 merges late, -1 early. No layer can merge more than half of its patches; what it cannot take, others do.
+    The paper removes r patches per layer. Here the budget determines the total, and the layers share it
+    evenly, the first ones removing one more: 17 in 16 layers and 16 in 7 for 192 of 576. With `inflection`
+    the shares are on a line from 1 - inflection to 1 + inflection times the even share, as in the official
+    code: 1 merges late, -1 early. A layer can merge at most half of its patches; other layers merge the
+    excess.
     """
 
     inflection: float = 0.0
-    proportional: bool = True  # attention by size; off = all tokens count as one
+    proportional: bool = True  # weigh attention by size; False = all tokens have size 1
     positions = "compact"
 
     def tower(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
         if not -1 <= self.inflection <= 1:
             raise ValueError(f"inflection={self.inflection}: choose between -1 and 1")
-        least = [ceil(tokens / 2**layer) for layer in range(layers + 1)]  # that can enter a layer
+        least = [ceil(tokens / 2**layer) for layer in range(layers + 1)]  # minimum that enters a layer
         if keep < least[-1]:
             raise ValueError(
                 f"keep={keep}: tome merges at most half of the patches in each of {layers} tower layers, so "
@@ -64,7 +65,7 @@ class ToMe(TowerSelector):
         return ("tower layers that the projector depends on share what the budget asks to merge", *alike)
 
     def share(self, layer: int, layers: int) -> float:
-        """What a layer removes, as a part of all that it and the layers before it remove."""
+        """Return a layer's share of the tokens that it and the layers before it remove."""
         line = [1 + self.inflection * (2 * each / max(1, layers - 1) - 1) for each in range(layer + 1)]
         return line[layer] / (sum(line) or 1)
 
@@ -73,10 +74,10 @@ class ToMe(TowerSelector):
 
     @staticmethod
     def match(metric: Tensor, r: int, cls: bool = True) -> Pairing:
-        """Find for each token at an even position of the sequence the most similar one at an odd position.
+        """Find the most similar token at an odd position for each token at an even position.
 
         metric [N, d] of the patches; 0 <= r <= N // 2. With `cls` patches start at position 1, and those that
-        stay are sorted; without, they stay in the order of their scores, as in the official code.
+        stay are sorted; without, they are in the order of their scores, as in the official code.
         """
         unit = F.normalize(metric.float(), dim=-1)
         even = torch.arange(int(cls), len(unit), 2, device=unit.device)

@@ -11,17 +11,17 @@ from compress.base import VISION, Selection, Selector, Traits, View, top_k
 
 @dataclass
 class TRIM(Selector):
-    """Keep the patches that CLIP says the question is about, and the mean of all others.
+    """Keep the patches that are most relevant to the question by CLIP, and the mean of all others.
 
     "Less is More: A Simple yet Effective Token Reduction Method for Efficient Multi-modal LLMs" (Song et al.,
-    COLING 2025, arXiv 2409.10994). Reads patches and question in CLIP's joint space, as products without any
+    COLING 2025, arXiv 2409.10994). Reads dot products of patches and question in CLIP's joint space, without
     normalisation; acts between tower and projector; positions are contiguous. The score is *minus* the
-    product. The last token is the mean of the patches that do not stay. `adaptive` lets the upper fence of
-    the scores' quartiles say how many stay. `clip` is the folder or hub name of the CLIP, by default the one
-    that the model's configuration names.
+    product. The last token is the mean of the pruned patches. With `adaptive` the number of kept patches is
+    that of outliers above the upper fence of the scores' quartiles. `clip` is the folder or hub name of the
+    CLIP model. Default: the one in the model's configuration.
 
-    Departures: the code takes the fence over a batch, here over an image; it fails for images in tiles, here
-    their patches are those of one image.
+    Departures: the code computes the fence over a batch, here over an image; it fails for images in tiles,
+    here the patches of all tiles are treated as those of one image.
     """
 
     adaptive: bool = False
@@ -45,12 +45,12 @@ class TRIM(Selector):
 
     @staticmethod
     def scores(patches: Tensor, text: Tensor) -> Tensor:
-        """Scores [N], which add up to 1, from patches [N, P] and text [1, P]."""
+        """Return scores [N], which add up to 1, from patches [N, P] and text [1, P]."""
         return (-patches.float() @ text[0].float()).softmax(0)
 
     @staticmethod
     def summed(features: Tensor, kept: Tensor) -> Tensor:
-        """Features [K + 1, C]: those of the kept patches, then the mean of the others, if there are any."""
+        """Return features [K + 1, C]: those of the kept patches, then the mean of the others, if any."""
         others = torch.ones(len(features), dtype=torch.bool, device=kept.device).index_fill(0, kept, False)
         mean = features[others].float().mean(0, keepdim=True).to(features)
         return torch.cat([features[kept], mean[: min(1, len(features) - len(kept))]])

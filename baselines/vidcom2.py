@@ -10,24 +10,25 @@ from baselines.crops import best_of_each, share_out
 from baselines.videos import frames_of, newlines_of
 from compress.base import Selection, Selector, View
 
-WIDTHS = tuple(2.0**power for power in range(-3, 2))  # of the Gaussians whose sum is likeness
+WIDTHS = tuple(2.0**power for power in range(-3, 2))  # of the Gaussians, whose sum is the similarity
 
 
 @dataclass
 class VidCom2(Selector):
-    """Give unusual frames of a video more tokens, and keep those least like their frame and the video.
+    """Give unusual frames of a video more tokens, and keep those least similar to their frame and the video.
 
     "Video Compression Commander: Plug-and-Play Inference Acceleration for Video Large Language Models" (Liu
     et al., EMNLP 2025, arXiv 2505.14454), the version for LLaVA-OneVision; its rule is also in vLLM. Acts at
     the decoder's input; positions are contiguous. Reads the share `channels` of the embeddings' channels that
-    vary least over the video, scaled to unit length. Likeness to a mean is a sum of Gaussians of five widths.
-    A frame's budget grows with the softmax, at `temperature`, of how little its tokens are like the mean of
-    the video; inside, the tokens stay that are least like the means of video and frame together.
+    vary least over the video, scaled to unit length. The similarity to a mean is a sum of Gaussians of five
+    widths. A frame's budget grows with the softmax, at `temperature`, of its negative mean similarity to the
+    mean of the video. Within a frame, the tokens with the lowest sum of similarities to the means of video
+    and frame are kept.
 
-    Departures: the code rounds the budget of every frame to the nearest number, one at least, so that the
-    total only comes near the budget; here the frames share it out exactly, rounded alike. The code computes
-    in the model's precision, here in float32; for Qwen its positions stay original. Newlines, which the code
-    adds to its budget, all stay, up to half of it.
+    Departures: the code rounds the budget of every frame to the nearest integer, at least one, so that the
+    total only approximates the budget; here the frames share it exactly. The code computes in the model's
+    precision, here in float32; for Qwen its positions stay original. Newlines, which the code adds to its
+    budget, all stay, up to half of the budget.
     """
 
     channels: float = 0.5
@@ -53,7 +54,7 @@ class VidCom2(Selector):
         return Selection(torch.cat([kept, newlines]).sort().values)
 
     def likeness(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """How far [F, n] tokens of frames [F, n, C] are like the mean of the video, and of their frame."""
+        """Return similarities [F, n] of tokens [F, n, C] to the mean of the video, and of their frame."""
         features = frames.float()
         spread = features.flatten(0, 1).var(0, unbiased=False)
         steady = spread.sort(stable=True).indices[: max(1, int(len(spread) * self.channels))]
@@ -66,6 +67,6 @@ class VidCom2(Selector):
         return near(unit.mean((0, 1))), near(unit.mean(1, keepdim=True))
 
     def scales(self, likeness: Tensor) -> Tensor:
-        """What frames [F] get in relation to each other, by how like the video their tokens [F, n] are."""
+        """Return the relative budgets [F] of frames, from the similarities [F, n] to the video."""
         unusual = (-likeness.mean(1) / self.temperature).softmax(0)
         return 1 + unusual - unusual.mean()

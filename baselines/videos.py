@@ -1,6 +1,6 @@
-"""Videos: what the methods that compare frames, or go frame by frame, share.
+"""Shared functions of methods that compare the frames of a video, or treat each frame separately.
 
-A token of a video is of a frame and a place in it; places are in raster order. Newlines are of no frame.
+A token of a video has a frame and a place in it; places are in raster order. Newlines belong to no frame.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Counts = Sequence[int]
 
 
 def frames_of(view: View, method: str) -> Tensor:
-    """The rows [F, n] of the tokens of every frame, place by place.
+    """Return the rows [F, n] of the tokens of every frame, by place.
 
-    ValueError, in which `method` is named, for an image, and for a video of which tokens are missing.
+    ValueError, which names `method`, for an image and for a video with missing tokens.
     """
     if view.frame is None:
         raise ValueError(
@@ -39,7 +39,7 @@ def frames_of(view: View, method: str) -> Tensor:
 
 
 def newlines_of(view: View, keep: int) -> Tensor:
-    """The rows of the newlines of a video that stay: all, up to half of the budget."""
+    """Return the rows of the kept newlines of a video: all of them, up to half of the budget."""
     assert view.frame is not None
     return (view.frame < 0).nonzero()[: keep // 2, 0]
 
@@ -47,10 +47,10 @@ def newlines_of(view: View, keep: int) -> Tensor:
 def merged_into(
     view: View, rows: Tensor, newlines: Tensor, index: Tensor, tokens: Tensor, into: Tensor
 ) -> Selection:
-    """What the frames' tokens were merged into, then the newlines.
+    """Build a selection of merged tokens of frames, followed by the newlines.
 
-    `index` [K] and `into` [F * n] number the tokens of `rows` [F, n] one after the other; `tokens` [K, C] go
-    on, and `into` says which of them each one joined, -1 = none.
+    `index` [K] numbers the tokens of `rows` [F, n] consecutively; `tokens` [K, C] are the outputs, and `into`
+    [F * n] is the output that each token was merged into, -1 = none.
     """
     joined = torch.full_like(view.index, -1)
     joined[rows.flatten()] = into
@@ -60,9 +60,9 @@ def merged_into(
 
 
 def evenly(room: Counts, count: int) -> list[int]:
-    """Whole numbers, as equal as `room` lets them be, that add up to `count`.
+    """Return integers at most `room`, as equal as possible, with sum `count`.
 
-    The parts that get one more lie evenly among the others. `count` must not exceed the room there is.
+    The parts that get one more are spaced evenly. `count` must not exceed the sum of `room`.
     """
     shares = [0] * len(room)
     while count:
@@ -79,11 +79,11 @@ def evenly(room: Counts, count: int) -> list[int]:
 
 
 def solved(counts: Callable[[float], Counts], sizes: Iterable[int], keep: int) -> list[int]:
-    """The counts of parts of `sizes` at the ratio at which they add up to `keep`.
+    """Return the counts of parts of `sizes` for the ratio at which they add up to `keep`.
 
-    `counts` gives them for a ratio from 0 to 1: a part's size times the ratio, rounded in any way. Where
-    several parts grow at one ratio, those that get their token lie evenly among them. `keep` must not exceed
-    the counts for a ratio of 1.
+    `counts` returns them for a ratio from 0 to 1: a part's size times the ratio, rounded in any way. If
+    several parts grow at the same ratio, the ones that get a token are spaced evenly. `keep` must not exceed
+    the sum of the counts for a ratio of 1.
     """
     changes = sorted({0.0, 1.0, *(step / (2 * size) for size in {*sizes} - {0} for step in range(2 * size))})
     ratios = [*((low + high) / 2 for low, high in pairwise(changes)), 1.0]
@@ -98,7 +98,7 @@ def solved(counts: Callable[[float], Counts], sizes: Iterable[int], keep: int) -
 
 
 def raised(threshold: float, values: Tensor, fits: Callable[[float], bool]) -> float:
-    """The lowest threshold, this one or one of the `values` above it, that `fits`; the highest value does."""
+    """Return the lowest of `threshold` and the `values` above it that `fits`; the highest value must fit."""
     if fits(threshold):
         return threshold
     higher = values[values > threshold].unique().tolist()
@@ -106,5 +106,5 @@ def raised(threshold: float, values: Tensor, fits: Callable[[float], bool]) -> f
 
 
 def cosine(left: Tensor, right: Tensor) -> Tensor:
-    """Cosine [...] of vectors [..., C], in float32."""
+    """Return the cosine [...] of vectors [..., C], in float32."""
     return torch.nn.functional.cosine_similarity(left.float(), right.float(), dim=-1)

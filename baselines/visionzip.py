@@ -13,28 +13,29 @@ from compress.base import ClsSelector, Selection, Traits, View, top_k
 
 
 class Zipped(NamedTuple):
-    dominant: Tensor  # [D - 1] patches that stay as they are, ascending
-    targets: Tensor  # [C] patches that stand for the merged rest, ascending
+    dominant: Tensor  # [D - 1] patches that stay unchanged, ascending
+    targets: Tensor  # [C] patches that the rest is merged into, ascending
     merged: Tensor  # [C, width] their new features
     joined: Tensor  # [N] the target that each patch is merged into, itself for a target; -1 = none
 
 
 @dataclass
 class VisionZip(ClsSelector):
-    """Keep patches that CLS attends to, merge the rest into a few by similarity of keys, and pass CLS on.
+    """Keep CLS and the patches it attends to most, and merge the rest into a few by similarity of keys.
 
     "VisionZip: Longer is Better but Not Necessary in Vision Language Models" (Yang et al., CVPR 2025, arXiv
     2412.04467). Reads CLS attention (summed over heads) and keys (mean over heads) of the tower layer whose
     output the projector reads; acts between tower and projector; positions are contiguous. The decoder gets
-    CLS, the dominant patches in order, then the contextual tokens. Of 64 tokens 54 are dominant, CLS among
-    them, and 10 contextual; other budgets split alike, as the official 108 + 20 of 128 and 162 + 30 of 192.
+    CLS, the dominant patches in order, then the contextual tokens. Of 64 tokens 54 are dominant, CLS
+    included, and 10 contextual; other budgets are split in the same proportion, as in the official 108 + 20
+    of 128 and 162 + 30 of 192.
 
-    A contextual token is a sum, as in the official code: the target plus the mean of what joined it. Its
-    DeepStack residuals, which a decoder adds between layers, are the mean over all of these. Tiles of
-    one image are compressed one by one, with equal budgets; the decoder gets all of the thumbnail's tokens,
-    then the crops' dominant patches in raster order, their CLS, and their contextual tokens. So are the
-    frames of a video, of which the decoder gets one after the other. Without CLS (`cls=received`) the tokens
-    of an image or video are compressed together, and stand in raster order.
+    A contextual token is a sum, as in the official code: the target plus the mean of the patches merged into
+    it. Its DeepStack residuals, which a decoder adds between layers, are the mean over all of these patches.
+    The tiles of an image are compressed separately, with equal budgets; the decoder gets all of the
+    thumbnail's tokens, then the crops' dominant patches in raster order, their CLS, and their contextual
+    tokens. The frames of a video are also compressed separately; the decoder gets frame after frame. Without
+    CLS (`cls=received`) the tokens of an image or video are compressed together and are in raster order.
     """
 
     contextual: float = 10 / 64  # share of the budget
@@ -66,7 +67,7 @@ class VisionZip(ClsSelector):
             budgets = evenly([keep] * tiles, keep)
         parts = {}
         for tile, rows in enumerate(rows_of_each(tile_of(view), tiles)):
-            if not (budget := budgets[tile]):  # CLS of a tile is a token too: some may get none
+            if not (budget := budgets[tile]):  # with a small budget some tiles get no token
                 continue
             zipped = self.zip(attention[rows], keys[rows], view.hidden[rows], *self.split(budget))
             zipped = zipped._replace(dominant=rows[zipped.dominant], targets=rows[zipped.targets])
@@ -74,7 +75,7 @@ class VisionZip(ClsSelector):
         return joined(list(parts.values()), view) if view.frame is None else in_time(parts, view)
 
     def split(self, keep: int) -> tuple[int, int]:
-        """Dominant tokens, CLS among them, and contextual ones."""
+        """Return the numbers of dominant tokens, CLS included, and of contextual tokens."""
         contextual = min(round(keep * self.contextual), keep - 1)
         return keep - contextual, contextual
 
@@ -83,7 +84,7 @@ class VisionZip(ClsSelector):
         """Split N patches into `dominant` - 1 kept ones, as CLS is the first, and `contextual` merged ones.
 
         attention [N], keys [N, d], features [N, C]. Targets are every (N - dominant + 1) // contextual-th
-        remaining patch; each other one joins the target with the most similar key.
+        remaining patch; each other patch is merged into the target with the most similar key.
         """
         kept = top_k(attention, dominant - 1)
         left = torch.ones_like(attention, dtype=torch.bool).index_fill(0, kept, False).nonzero()[:, 0]
@@ -103,7 +104,7 @@ class VisionZip(ClsSelector):
 
 
 def joined(parts: list[Zipped], view: View) -> Selection:
-    """What goes on of the tiles of an image, in the official order; the thumbnail, or only tile, is first."""
+    """Build the selection of an image's tiles in the official order; the first part is the thumbnail."""
     assert view.cls_token is not None
     thumbnail, crops = parts[0], parts[1:]
     dominant = torch.cat([thumbnail.dominant[:0], *(part.dominant for part in crops)]).sort().values
@@ -120,7 +121,7 @@ def joined(parts: list[Zipped], view: View) -> Selection:
 
 
 def in_time(parts: dict[int, Zipped], view: View) -> Selection:
-    """What goes on of the frames of a video, by number: CLS of each, its dominant patches, its targets."""
+    """Build the selection of a video's frames, in order: CLS, dominant patches and targets of each."""
     assert view.cls_token is not None
     index, tokens = [], []
     for frame, part in parts.items():

@@ -9,21 +9,21 @@ from torch.nn import functional as F
 from baselines.crops import chosen_of_each
 from compress.base import ClsSelector, Selection, Traits, View
 
-ROUND = 8  # the most patches that leave at a time
+ROUND = 8  # most patches that are pruned per round
 
 
 @dataclass
 class VisPruner(ClsSelector):
-    """Keep the patches that CLS attends to, and of the others those that differ from each other.
+    """Keep the patches with the most attention from CLS, and a diverse subset of the others.
 
     "Beyond Text-Visual Attention: Exploiting Visual Cues for Effective Token Pruning in VLMs" (Zhang et al.,
     ICCV 2025, arXiv 2412.01818). Reads CLS attention, mean over heads, of the tower layer whose output the
-    projector reads, and the tower's features; drops between tower and projector; positions are contiguous.
-    `important` is the share of the budget that goes by attention. From the others, ordered by attention,
-    every second one is compared with the patches between; the eight most like one of them leave, and so on.
-    Every tile of an image keeps as many patches.
+    projector reads, and the tower's features; prunes between tower and projector; positions are contiguous.
+    `important` is the share of the budget that is selected by attention. The others are ordered by attention
+    and pruned in rounds: every second patch is compared with the patches in between, and the eight patches
+    most similar to one of these are pruned. All tiles of an image keep equally many patches.
 
-    Departure: the code fails where the number of others is odd; here one more of them is compared.
+    Departure: the code fails if the number of others is odd; here one more of them is compared.
     """
 
     important: float = 0.5
@@ -49,8 +49,11 @@ class VisPruner(ClsSelector):
         return Selection(chosen_of_each(view, keep, choose))
 
     def split(self, attention: Tensor, features: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-        """The important patches of a tile, by falling attention [N], and the diverse ones of features [N, C],
-        as the last round leaves them; `keep` together."""
+        """Return the important and the diverse patches of a tile, `keep` together.
+
+        The important ones are sorted by falling attention [N]; the diverse ones, by features [N, C], are in
+        the order of the last round.
+        """
         order = attention.sort(descending=True, stable=True).indices
         important = int(keep * self.important)
         diverse, others = keep - important, order[important:]

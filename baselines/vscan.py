@@ -13,20 +13,21 @@ from compress.base import INPUT, ClsSelector, Selection, Traits, View, scaled_la
 
 @dataclass
 class VScan(ClsSelector):
-    """Keep what CLS attends to early in every window and late in all of the image, then what the prompt does.
+    """Keep tokens by early CLS attention per window and late CLS attention overall, then by the prompt's.
 
     "VScan: Rethinking Visual Token Reduction for Efficient Large Vision-Language Models" (Zhang et al., TMLR
     2026, arXiv 2505.22654). Reads CLS attention, mean over heads, of an early tower layer and of the one
     whose output the projector reads. Acts at the decoder's input, where every other token is merged into the
-    kept one most like it, and before decoder layer `stage` of 32, where `ratio` of the tokens pass by the
-    attention of the last prompt token. Positions are contiguous. Half of the tokens are the windows' best.
-    Every tile of an image keeps as many tokens. `shallow` is layer 5 of CLIP-L's 24, as a share of the tower.
-    `window` is a side, 0 the official one: 6. With `cls=received` the official rule for Qwen2.5-VL holds: it
-    is 4, and a window's tokens must be among the best of all windows as well.
+    most similar kept one, and before decoder layer `stage` of 32, where a share `ratio` of the tokens is kept
+    by the attention of the last prompt token. Positions are contiguous. Half of the tokens are the best of
+    the windows. All tiles of an image keep equally many tokens. `shallow` is layer 5 of CLIP-L's 24, as a
+    share of the tower's depth. `window` is the side of a window; 0 means the official one, 6. With
+    `cls=received` the official rule for Qwen2.5-VL applies: the side is 4, and a window's tokens must also be
+    among the best of all windows.
 
-    Departures: where half of the budget is no multiple of the windows, the code keeps fewer tokens; here
-    the late layer chooses the rest. A border narrower than a window belongs to the last one. Newlines, which
-    the code passes on and does not count, take half of the budget at most.
+    Departures: if half of the budget is not a multiple of the number of windows, the code keeps fewer tokens;
+    here the late layer selects the rest. A border narrower than a window belongs to the last window.
+    Newlines, which the code keeps and does not count, take at most half of the budget.
     """
 
     ratio: float = 1 / 3
@@ -77,7 +78,7 @@ class VScan(ClsSelector):
         return Selection(order.values, torch.cat(tokens)[order.indices], into)
 
     def windows(self, row: Tensor, column: Tensor) -> tuple[Tensor, int]:
-        """The window [N] of each patch at `row` [N] and `column` [N] of a tile, and how many there are."""
+        """Return the window [N] of each patch at `row` [N] and `column` [N] of a tile, and their number."""
         side = self.window or (6 if self.cls == "own" else 4)
         down, across = (max(1, (int(place.max()) + 1) // side) for place in (row, column))
         at = (row // side).clamp(max=down - 1), (column // side).clamp(max=across - 1)
@@ -85,12 +86,12 @@ class VScan(ClsSelector):
 
     @staticmethod
     def local(attention: Tensor, window: Tensor, windows: int, keep: int) -> Tensor:
-        """The best patches of every window [N], as many of each, at most `keep` together; ascending."""
+        """Return the ascending best patches of each window [N], equally many of each, at most `keep`."""
         return best_of_each(attention, window, torch.full((windows,), keep // windows))
 
     @staticmethod
     def capped(attention: Tensor, window: Tensor, windows: int, keep: int) -> Tensor:
-        """The `keep` best patches, at most an equal share, rounded up, of each window [N]; ascending."""
+        """Return the ascending `keep` best patches, with at most ceil(keep / windows) of each window [N]."""
         order = attention.sort(descending=True, stable=True).indices
         members = F.one_hot(window[order], windows)
         rank = (members.cumsum(0) * members).sum(1)  # inside the window, from 1
@@ -98,12 +99,12 @@ class VScan(ClsSelector):
 
     @staticmethod
     def remaining(attention: Tensor, local: Tensor, keep: int) -> Tensor:
-        """The `keep` best patches that are not `local`, ascending."""
+        """Return the ascending `keep` best patches that are not `local`."""
         return top_k(attention.index_fill(0, local, -1), keep)
 
     @staticmethod
     def merged(features: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """Means [K, D] of each kept token and of the others that are most like it; which one that is, [N]."""
+        """Average each kept token with the others nearest to it; return means [K, D] and assignment [N]."""
         unit = F.normalize(features.float(), dim=-1)
         nearest = (unit @ unit[kept].T).argmax(1)
         nearest[kept] = torch.arange(len(kept), device=kept.device)

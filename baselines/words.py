@@ -12,11 +12,11 @@ from compress.coverage import cover, likeness
 
 @dataclass
 class Words(Scorer):
-    """Keep the tokens most like a word of the question: the control for methods that read it (ours).
+    """Keep the tokens most similar to a word of the question: the control for methods that read it (ours).
 
-    It has no parameters and learns nothing. A token's score is its largest cosine with the embedding of a
-    token of the prompt behind the image. A `share` of the budget is spent on the highest scores, the rest on
-    a greedy cover of all tokens (`cover`). Acts at the decoder's input.
+    It has no learned parameters. A token's score is its largest cosine with the embedding of a prompt token
+    after the image. A `share` of the budget is spent on the highest scores, the rest on a greedy cover of all
+    tokens (`cover`). Acts at the decoder's input.
     """
 
     share: float = 1.0
@@ -42,9 +42,9 @@ class Words(Scorer):
 
 @dataclass
 class WordsCover(Words):
-    """Keep tokens like the words of the question with half of the budget, and a cover with the other (ours).
+    """Spend half of the budget on tokens similar to words of the question, the rest on a cover (ours).
 
-    `words` with another default of `share`.
+    It is `words` with another default of `share`.
     """
 
     share: float = 0.5

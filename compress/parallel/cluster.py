@@ -168,7 +168,7 @@ class ClusterPool:
         return exhausted
 
     def _retry_for(self, hand: _ClusterWorker) -> _PendingJob | None:
-        """Return a task to retry alone on this worker: it has not failed on this node, or has on all nodes."""
+        """Return a task to retry alone on this worker: it has not failed on its node, or has on all nodes."""
         return retry_for(self._retries, hand.node, {one.node for one in self._hands})
 
     # Coming back --------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from evosearch.registry import cut
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Training settings. The defaults are the paper's, except for the batch size, which suits small data sets.
+    """Training settings. The defaults are the paper's, except for a batch size that suits small data sets.
 
     `loss` is a name in LOSSES. `lambda_cos` weighs its cosine term; `bins`, `momentum` and `normalise_by` are
     options of GHM. `normalise_by` also changes the relative weight of the cosine term (see
