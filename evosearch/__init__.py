@@ -1,4 +1,4 @@
-"""Pick one item per group so that a loss is small: a search engine on DEAP that knows no model."""
+"""Search for one item per group that minimise a loss: a model-independent search engine on DEAP."""
 
 from evosearch.archive import Archive, Fitness, Proposals
 from evosearch.budget import Budget

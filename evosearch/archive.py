@@ -1,4 +1,4 @@
-"""Every candidate ever evaluated, which is the memo of a search and the raw material of labels."""
+"""The archive of all evaluated candidates: the cache of a search and the data that labels are made from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from evosearch.grouping import Ints
 Losses = npt.NDArray[np.float64]
 Fitness = Callable[[Ints], npt.ArrayLike]  # indices [P, G], rows ascending -> losses [P], lower is better
 T = TypeVar("T")
-Proposals = Generator[Ints, npt.ArrayLike, T]  # yields what a fitness gets, is sent what it returns
+Proposals = Generator[Ints, npt.ArrayLike, T]  # yields arguments of a fitness, is sent its results
 
 
 class Archive:
@@ -46,9 +46,9 @@ class Archive:
     def evaluate(
         self, indices: Ints, room: int | None = None
     ) -> Proposals[tuple[list[float | None], list[int]]]:
-        """Losses of a batch [P, G]; asks for those of new candidates, at most `room`, all at once.
+        """Look up or evaluate a batch [P, G]; at most `room` new candidates are requested, all at once.
 
-        Returns the losses, None for a new candidate that found no room, and the rows that were evaluated.
+        Returns the losses, None for new candidates beyond `room`, and the rows that were evaluated.
         """
         keys = [row.tobytes() for row in indices]
         first: dict[bytes, int] = {}
@@ -69,7 +69,7 @@ class Archive:
 
 
 def measured(answer: npt.ArrayLike, batch: Ints, before: int) -> list[float]:
-    """The fitness' answer as one finite float per candidate; ValueError naming what is wrong otherwise."""
+    """Return the result of a fitness as one finite float per candidate; ValueError for anything else."""
     losses = np.asarray(answer, dtype=np.float64)
     if losses.shape != (len(batch),):
         expected, given = [len(batch)], list(losses.shape)

@@ -1,4 +1,4 @@
-"""How much a search may cost."""
+"""The budget of a search."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Budget:
-    """When to stop, whichever limit is reached first; at least one must be given.
+    """The limits of a search, which stops at the first one reached; at least one must be given.
 
-    `evaluations` is exact: a batch is cut rather than one more candidate evaluated. `iterations` are batches
-    after the first one, as the paper counts them. `seconds` is looked at between batches and includes the
-    time before a resumed interruption.
+    `evaluations` is exact: the last batch is truncated if necessary. `iterations` are batches after the first
+    one, as the paper counts them. `seconds` is checked between batches and includes the time before an
+    interruption, if the search was resumed.
     """
 
     evaluations: int | None = None
@@ -27,7 +27,7 @@ class Budget:
                 raise ValueError(f"budget of {value} {name}: choose {least} or more")
 
     def spent(self, evaluations: int, iterations: int, seconds: float) -> str | None:
-        """Which limit is reached, in words; None while there is some left."""
+        """Return a message about the limit that is reached, or None."""
         for name, used in (("evaluations", evaluations), ("iterations", iterations), ("seconds", seconds)):
             limit = getattr(self, name)
             if limit is not None and used >= limit:

@@ -1,4 +1,4 @@
-"""Saving a search so that it goes on as if it had never stopped."""
+"""Checkpoints, from which a search resumes with the same result as without the interruption."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 FORMAT = "evosearch checkpoint 2"
 
-# what unpickling arbitrary bytes can raise
+# errors that unpickling of arbitrary bytes can raise
 DAMAGE = (
     pickle.UnpicklingError,
     EOFError,
@@ -24,7 +24,7 @@ DAMAGE = (
 
 
 def save(path: Path, configuration: Mapping[str, object], state: object) -> None:
-    """Write atomically: `path` holds the old checkpoint or the new one, whatever interrupts this.
+    """Write a checkpoint atomically: after an interruption, `path` holds the old checkpoint or the new one.
 
     ValueError if the state cannot be pickled.
     """
@@ -51,9 +51,9 @@ def _pickled(path: Path, state: object) -> bytes:
 
 
 def load(path: Path, configuration: Mapping[str, object]) -> object:
-    """The state saved in `path`; ValueError if that is no checkpoint, or one of another configuration."""
+    """Return the state saved in `path`; ValueError for other files and for another configuration."""
     try:
-        content: Any = pickle.loads(path.read_bytes()) if path.is_file() else None  # a FIFO has no end
+        content: Any = pickle.loads(path.read_bytes()) if path.is_file() else None  # a FIFO may never end
         known = isinstance(content, dict) and content.get("format") == FORMAT
     except (*DAMAGE, ValueError):
         known = False

@@ -1,4 +1,4 @@
-"""The search space: disjoint groups of items, of which a candidate keeps one each."""
+"""The search space: disjoint groups of items. A candidate keeps one item of each group."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ Bools = npt.NDArray[np.bool_]
 class Grouping:
     """Disjoint groups of item indices; a solution keeps exactly one item of each group.
 
-    `groups` are ascending within each group, so that "one place left or right" means something; `items` is N,
-    the number of items that the indices count through. Items of no group are never kept. A *pick* is a place
-    inside its group, an *index* is an item: `indices` and `picks` translate whole populations of P candidates
-    over G groups.
+    Items are sorted within each group, so that "one place left or right" is defined. `items` is N, the total
+    number of items; items outside all groups are never kept. A *pick* is a place inside its group, an *index*
+    is an item: `indices` and `picks` convert populations of P candidates over G groups.
     """
 
     groups: tuple[tuple[int, ...], ...]
@@ -61,15 +60,15 @@ class Grouping:
 
     @property
     def candidates(self) -> int:
-        """How many different solutions there are."""
+        """The number of different solutions."""
         return math.prod(self.sizes)
 
     def largest(self, count: int) -> Grouping:
-        """Exactly `count` groups: the largest, or halves of the largest when there are too few.
+        """Return exactly `count` groups: the largest ones, or if there are too few, the largest ones halved.
 
-        Ordered by size, equal sizes by their smallest item. Halves are cut by order; of an odd number the
-        first half has one more. Raises ValueError when `count` is below 1 or above the number of grouped
-        items.
+        Groups are sorted by falling size, equal sizes by their smallest item. A group is halved in order; the
+        first half of an odd number has one more. ValueError if `count` is below 1 or above the number of
+        grouped items.
         """
         total = sum(self.sizes)
         if not 1 <= count <= total:
@@ -84,7 +83,7 @@ class Grouping:
         return Grouping(tuple(group for _, _, group in sorted(heap)[:count]), self.items)
 
     def indices(self, picks: npt.ArrayLike | Sequence[Sequence[int]]) -> Ints:
-        """Picks [P, G] to item indices [P, G], rows ascending; ValueError for a pick outside its group."""
+        """Convert picks [P, G] to indices [P, G], rows ascending; ValueError for a pick outside its group."""
         places = np.asarray(picks)
         if places.ndim != 2 or places.shape[1] != len(self) or places.dtype.kind not in "iu":
             raise ValueError(
@@ -102,8 +101,10 @@ class Grouping:
         return indices
 
     def picks(self, indices: npt.ArrayLike) -> Ints:
-        """Item indices [P, G], rows in any order, to picks [P, G]; ValueError unless one item of each
-        group."""
+        """Convert item indices [P, G], rows in any order, to picks [P, G].
+
+        ValueError unless each row has one item of each group.
+        """
         rows = np.asarray(indices, dtype=np.int64)
         if rows.ndim != 2 or rows.shape[1] != len(self) or ((rows < 0) | (rows >= self.items)).any():
             raise ValueError(f"indices must be [P, {len(self)}] and lie between 0 and {self.items - 1}")
@@ -116,17 +117,17 @@ class Grouping:
         return picks
 
     def mask(self, indices: npt.ArrayLike) -> Bools:
-        """Item indices [..., G] to masks [..., N], true for kept items."""
+        """Convert item indices [..., G] to masks [..., N], true for kept items."""
         rows = np.asarray(indices, dtype=np.int64)
         mask = np.zeros((*rows.shape[:-1], self.items), dtype=bool)
         np.put_along_axis(mask, rows, True, axis=-1)
         return mask
 
     def random(self, rng: Random, count: int) -> Ints:
-        """Uniform picks [count, G], the same for the same generator state on every machine."""
+        """Draw uniform picks [count, G]; the same generator state gives the same picks on every machine."""
         words = np.frombuffer(rng.randbytes(8 * count * len(self)), "<u4").astype(np.int64)
         high, low = words.reshape(count, len(self), 2).transpose(2, 0, 1)
-        drawn = ((high >> 5 << 26) + (low >> 6)) / 2**53  # what rng.random() makes of two words, all at once
+        drawn = ((high >> 5 << 26) + (low >> 6)) / 2**53  # rng.random() on many pairs of words
         return (drawn * self._sizes).astype(np.int64)
 
     @cached_property
@@ -143,7 +144,7 @@ class Grouping:
 
     @cached_property
     def _homes(self) -> Ints:
-        """[N, 2]: group and place of every item; -1 for items of no group."""
+        """Group and place of every item, [N, 2]; -1 for items outside all groups."""
         homes = np.full((self.items, 2), -1, dtype=np.int64)
         for number, group in enumerate(self.groups):
             homes[list(group)] = [(number, place) for place in range(len(group))]

@@ -1,4 +1,4 @@
-"""A candidate as DEAP knows it: a list of genes that carries a fitness."""
+"""A candidate in DEAP's form: a list of genes with a fitness."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class Loss(Fitness):
     weights = (-1.0,)
 
     def __init__(self, values: Iterable[float] = ()) -> None:
-        # Without DEAP's check of the weights, which costs more than all the rest of a clone.
+        # Skips DEAP's check of the weights, which costs more than the rest of a clone.
         self.wvalues = tuple(-value for value in values)
 
 
 class Individual(list[int]):
     """A genome: one pick per group (item indices for strategies that ignore groups).
 
-    A module-level class, unlike those of `deap.creator`, so that it pickles in any process. DEAP operators
-    change it in place, as they do any list. Operators may give it attributes of their own, such as the
-    mutation rate of a self-adaptive mutation: a clone has them too.
+    A module-level class, unlike those of `deap.creator`, so that it can be pickled in any process. DEAP
+    operators change it in place, like any list. Operators may set attributes, such as the mutation rate of a
+    self-adaptive mutation; a clone copies them.
     """
 
     fitness: Loss
@@ -34,16 +34,16 @@ class Individual(list[int]):
 
     @property
     def loss(self) -> float:
-        """The loss that the search has measured; IndexError before that."""
+        """The loss measured by the search; IndexError before the evaluation."""
         return float(self.fitness.values[0])
 
     def clone(self) -> Individual:
-        """An independent copy with its fitness and all attributes.
+        """Return an independent copy with fitness and all attributes.
 
-        Far cheaper than DEAP's default, `copy.deepcopy`, which gives the same.
+        The result is that of DEAP's default, `copy.deepcopy`, at a fraction of the cost.
         """
-        twin = Individual.__new__(Individual)  # past three constructors, which take longer than the copy
-        twin += self[:]  # a plain list, which is added without being iterated
+        twin = Individual.__new__(Individual)  # skips three constructors, which take longer than the copy
+        twin += self[:]  # a plain list is added without iteration
         twin.fitness = Loss.__new__(Loss)
         twin.fitness.wvalues = self.fitness.wvalues
         if len(self.__dict__) > 1:

@@ -1,8 +1,8 @@
-"""Variation operators with DEAP's signatures that take their own generator.
+"""Variation operators with DEAP's signatures and an explicit random generator.
 
-Crossovers are `cx(ind1, ind2, rng) -> (ind1, ind2)`, mutations `mut(ind, sizes, rng, ...) -> (ind,)`; both
-change what they are given, as DEAP's do, and work in any `deap.base.Toolbox`. `sizes` are the items per
-group. `bind` makes DEAP's own operators, which draw from the global generator, fit the same place.
+Crossovers are `cx(ind1, ind2, rng) -> (ind1, ind2)`, mutations `mut(ind, sizes, rng, ...) -> (ind,)`. Both
+change their arguments in place, as DEAP's do, and work in any `deap.base.Toolbox`. `sizes` are the items per
+group. `bind` adapts DEAP's own operators, which draw from the global generator, to the same interface.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ Pair = tuple[Individual, Individual]
 
 
 def best(individuals: Iterable[Individual], k: int, rng: Random | None = None) -> list[Individual]:
-    """The `k` with the smallest losses, equals in their order: DEAP's `selBest` on plain numbers.
+    """Return the `k` individuals with the smallest losses, stably sorted: DEAP's `selBest` on plain numbers.
 
-    Nothing is drawn; `rng` is there so that selections can stand in for each other.
+    `rng` is unused; it makes all selections interchangeable.
     """
     return sorted(individuals, key=attrgetter("fitness.wvalues"), reverse=True)[:k]
 
 
 def half_split(ind1: Individual, ind2: Individual, rng: Random | None = None) -> Pair:
-    """Exchange the second halves, so that each child is half of one parent and half of the other.
+    """Exchange the second halves, so that each child has half of its genes from each parent.
 
-    The paper's crossover. Nothing is drawn; `rng` is there so that crossovers can stand in for each other.
+    The paper's crossover. `rng` is unused; it makes all crossovers interchangeable.
     """
     middle = len(ind1) // 2
     ind1[middle:], ind2[middle:] = ind2[middle:], ind1[middle:]
@@ -43,14 +43,14 @@ def half_split(ind1: Individual, ind2: Individual, rng: Random | None = None) ->
 
 
 def one_point(ind1: Individual, ind2: Individual, rng: Random) -> Pair:
-    """Exchange everything from a random place on, which is not the first."""
+    """Exchange all genes from a random place, not the first, to the end."""
     place = rng.randint(1, max(1, len(ind1) - 1))
     ind1[place:], ind2[place:] = ind2[place:], ind1[place:]
     return ind1, ind2
 
 
 def two_point(ind1: Individual, ind2: Individual, rng: Random) -> Pair:
-    """Exchange what lies between two different random places."""
+    """Exchange the genes between two different random places."""
     start, end = sorted(rng.sample(range(len(ind1) + 1), 2))
     ind1[start:end], ind2[start:end] = ind2[start:end], ind1[start:end]
     return ind1, ind2
@@ -69,8 +69,9 @@ def shift(
 ) -> tuple[Individual]:
     """Move each pick, with the given probability, one place left or right inside its group.
 
-    The paper's mutation. Where the move would leave the group, `edge` decides: "bounce" goes the other way,
-    "stay" does not move, "wrap" goes on at the other end. Groups of one never move, and draw nothing.
+    The paper's mutation. If the move would leave the group, `edge` decides: "bounce" moves in the other
+    direction, "stay" does not move, "wrap" continues at the other end. Groups of one item never move and use
+    no random numbers.
     """
     draw = rng.random
     moved = [group for group in _with_choice(tuple(sizes)) if draw() < probability]
@@ -88,13 +89,12 @@ def shift(
 
 @lru_cache(maxsize=1024)
 def _with_choice(sizes: tuple[int, ...]) -> list[int]:
-    """Groups of more than one item."""
+    """Return the groups with more than one item."""
     return [group for group, size in enumerate(sizes) if size > 1]
 
 
 def reset(ind: Individual, sizes: Sequence[int], rng: Random, probability: float = 0.2) -> tuple[Individual]:
-    """Replace each pick, with the given probability, by a different random one of its group, if there is
-    one."""
+    """Replace each pick, with the given probability, by a different random one of its group, if any."""
     draw = rng.random
     for group, size in enumerate(sizes):
         if size > 1 and draw() < probability:
@@ -103,7 +103,7 @@ def reset(ind: Individual, sizes: Sequence[int], rng: Random, probability: float
 
 
 def other(pick: int, size: int, rng: Random) -> int:
-    """A uniform pick among the `size` - 1 that are not `pick`."""
+    """Draw a uniform pick among the `size` - 1 that differ from `pick`."""
     place = int(rng.random() * (size - 1))
     return place + (place >= pick)
 
@@ -118,7 +118,7 @@ MUTATIONS: dict[str, Operator] = {"shift": shift, "reset": reset}
 
 
 class Toolbox(base.Toolbox):
-    """DEAP's toolbox, in which a decorated operator still gets the `sizes` and `rng` that it asks for."""
+    """DEAP's toolbox, extended so that decorated operators still receive `sizes` and `rng`."""
 
     def decorate(self, alias: str, *decorators: Callable[[Operator], Operator]) -> None:
         """Wrap a registered operator, as DEAP does; the decorators need no `functools.wraps`."""
@@ -131,15 +131,15 @@ class Toolbox(base.Toolbox):
 
 
 def _passes_keywords(operator: Operator) -> bool:
-    """Whether it takes any keyword, and so leaves their names to what it calls."""
+    """Return whether an operator takes arbitrary keyword arguments."""
     return any(each.kind is each.VAR_KEYWORD for each in inspect.signature(operator).parameters.values())
 
 
 def bind(operator: Operator, sizes: Sequence[int], rng: Random) -> Operator:
-    """Give an operator what it asks for by name (`sizes`, `rng`), unless it was bound already.
+    """Bind the parameters `sizes` and `rng` of an operator, if it has them and they are not bound yet.
 
-    An operator without an `rng` parameter may draw from Python's global generator, as DEAP's do; it is lent
-    ours for the call, so that any DEAP operator keeps a search reproducible and resumable.
+    An operator without an `rng` parameter may draw from Python's global generator, as DEAP's do. During its
+    calls the global generator has the state of `rng`, so that the search stays reproducible and resumable.
     """
     names, taken = _parameters(operator), getattr(operator, "keywords", {})
     offer = {"sizes": sizes, "rng": rng}
@@ -148,7 +148,7 @@ def bind(operator: Operator, sizes: Sequence[int], rng: Random) -> Operator:
 
 
 def _parameters(operator: Operator) -> frozenset[str]:
-    """Names of what it takes, bound keywords included."""
+    """Return the names of an operator's parameters, bound keywords included."""
     if type(operator) is partial and not operator.args:
         return _of_function(operator.func)
     return frozenset(inspect.signature(operator).parameters)
@@ -156,12 +156,11 @@ def _parameters(operator: Operator) -> frozenset[str]:
 
 @lru_cache(maxsize=256)
 def _of_function(function: Operator) -> frozenset[str]:
-    return frozenset(inspect.signature(function).parameters)  # slow, and once per search otherwise
+    return frozenset(inspect.signature(function).parameters)  # cached: it is slow, and needed in every search
 
 
 class Lent:
-    """An operator that draws from `rng` although it was written for the global generator, which is left as it
-    was."""
+    """An operator for the global generator that draws from `rng` and leaves the global state unchanged."""
 
     def __init__(self, operator: Operator, rng: Random) -> None:
         self.operator = operator

@@ -1,8 +1,8 @@
-"""Things chosen by name: `name` or `name:option=value,option=value`.
+"""Registries: objects specified by text, as `name` or `name:option=value,option=value`.
 
-Errors suggest the right spelling. A registry is a plain dict from names to factories (classes or functions).
-Options are the factory's own parameters, read from its signature, so a new entry is one line and its options
-need no second declaration.
+A registry is a plain dict from names to factories (classes or functions). Options are the factory's
+parameters, read from its signature, so a new entry needs only one line. Error messages suggest the nearest
+known name.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 T = TypeVar("T")
 
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-FEW = 8  # names that a message shows of a long list
-LARGEST = 2**63 - 1  # whole number that an option takes: what an array holds
+FEW = 8  # names of a long list that a message shows
+LARGEST = 2**63 - 1  # largest integer of an option, as in an int64 array
 SIMPLE = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def pick(registry: Mapping[str, Callable[..., T]], spec: str, kind: str, **context: object) -> T:
-    """Build the entry that `spec` names, with the options it gives.
+    """Build the entry named by `spec`, with the options in `spec`.
 
-    `kind` is the word for an entry in error messages ("grouper"). `context` holds what the caller can offer
-    (a matrix, a seed, a count); an entry receives what its signature names, and an option written in the spec
-    goes first. Raises ValueError for unknown names and options, for values of the wrong type and for context
-    that is missing.
+    `kind` is the term for an entry in error messages ("grouper"). `context` holds values that the caller
+    offers (a matrix, a seed, a count). An entry receives those that its signature names; options in `spec`
+    take precedence. ValueError for unknown names and options, values of the wrong type, and missing context.
     """
     name, written = parse(spec)
     factory = find(registry, name, kind)
@@ -49,7 +48,7 @@ def pick(registry: Mapping[str, Callable[..., T]], spec: str, kind: str, **conte
 
 
 def find(registry: Mapping[str, T], name: str, kind: str) -> T:
-    """The entry called `name`; ValueError with the nearest known names otherwise."""
+    """Return the entry called `name`; ValueError with the nearest known name if there is none."""
     if name not in registry:
         raise ValueError(unknown(kind, name, registry))
     return registry[name]
@@ -75,9 +74,9 @@ def parse(spec: str) -> tuple[str, dict[str, str]]:
 
 
 def options(factory: Callable[..., object]) -> dict[str, str]:
-    """What a spec can set, with the defaults as text: the parameters that can be written as text.
+    """Return the parameters that a spec can set, those with text values, with their defaults as text.
 
-    A parameter without a default reads "required".
+    The text for a parameter without a default is "required".
     """
     parameters, hints = inspect.signature(factory).parameters, _hints(factory)
     return {
@@ -88,12 +87,12 @@ def options(factory: Callable[..., object]) -> dict[str, str]:
 
 
 def describe(registry: Mapping[str, object]) -> dict[str, str]:
-    """One line per entry, in the registry's order: the first line of its docstring."""
+    """Return the first line of each entry's docstring, in the registry's order."""
     return {name: (inspect.getdoc(entry) or "").partition("\n")[0] for name, entry in registry.items()}
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """The message for a name that does not exist: what was given, the nearest name, and the known ones."""
+    """Return the message for an unknown name: the name, the nearest known name, and all known names."""
     names = sorted(known)
     near = get_close_matches(cut(name).lower(), names, n=1, cutoff=0.5)
     hint = f"did you mean '{cut(near[0])}'? " if near else ""
@@ -102,7 +101,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def cut(text: object, longest: int = 80) -> str:
-    """The text in one line of printable characters, its middle left out if it is longer than `longest`."""
+    """Return the text in one line of printable characters, with its middle cut out beyond `longest`."""
     line = "".join(sign if sign.isprintable() else "?" for sign in " ".join(str(text).split()))
     if len(line) <= longest:
         return line
@@ -111,7 +110,7 @@ def cut(text: object, longest: int = 80) -> str:
 
 
 def listed(names: Iterable[object], near: str = "", most: int = 24) -> str:
-    """Names with commas for a message; of more than `most` the few that are nearest to `near`."""
+    """Join names with commas for a message; of more than `most`, only the few nearest to `near`."""
     told = [cut(name) for name in names]
     if len(told) <= most:
         return ", ".join(told)
@@ -131,7 +130,7 @@ def _text(default: object) -> str:
 
 
 def _hints(factory: Callable[..., object]) -> dict[str, Any]:
-    """Evaluated annotations of fields or parameters, without those that only a type checker can resolve."""
+    """Return the evaluated annotations of fields or parameters; names unknown at run time are left out."""
     owners: list[object] = [factory]
     if isinstance(factory, type):
         owners = [part for cls in reversed(factory.__mro__) for part in (cls, vars(cls).get("__init__"))]
@@ -150,7 +149,7 @@ def _hints(factory: Callable[..., object]) -> dict[str, Any]:
 
 
 def _kinds(hint: Any) -> tuple[Any, ...]:
-    """The members of an annotation that can be written as text; () if there are none besides None."""
+    """Return the members of an annotation that can be written as text; () if there are none but None."""
     members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     kinds = tuple(m for m in members if m in SIMPLE or get_origin(m) is Literal)
     return (*kinds, NoneType) if kinds and NoneType in members else kinds
@@ -161,7 +160,7 @@ def _read(hint: Any, text: str, where: str) -> object:
     if NoneType in kinds and text.lower() == "none":
         return None
     expected = ["none"] if NoneType in kinds else []
-    for kind in sorted((k for k in kinds if k is not NoneType), key=lambda k: k is str):  # it takes anything
+    for kind in sorted((k for k in kinds if k is not NoneType), key=lambda k: k is str):  # str accepts all
         if get_origin(kind) is Literal:
             if text in get_args(kind):
                 return text
@@ -184,7 +183,7 @@ def _read(hint: Any, text: str, where: str) -> object:
 
 
 def names(text: str, option: str, known: Sequence[str]) -> list[str]:
-    """Comma-separated names without repetition, or all of `known` for "all"; ValueError if there is none."""
+    """Split comma-separated names, without repetition; "all" gives all of `known`. ValueError if empty."""
     given = list(known) if text == "all" else [part.strip() for part in text.split(",") if part.strip()]
     if not given:
         raise ValueError(f"{option} names nothing: write names with commas, or all ({', '.join(known)})")
@@ -192,7 +191,7 @@ def names(text: str, option: str, known: Sequence[str]) -> list[str]:
 
 
 def specs(text: str) -> list[str]:
-    """Split "grid,fastv:layer=3,evocomp" at the commas between specs, not those between options."""
+    """Split "grid,fastv:layer=3,evocomp" at commas between specs, but not between options."""
     found: list[str] = []
     for part in text.replace(";", ",").split(","):
         name, equals, _ = part.partition("=")

@@ -1,7 +1,7 @@
-"""Who computes the losses: searches only propose, so that many of them can share one batch.
+"""Drivers of searches: searches only propose candidates, so that many of them can share one batch.
 
 A proposer is a generator that yields candidates, item indices [P, G], is sent their losses [P], and returns
-its result in the end. `alone` drives one of them, `together` any number.
+its result at the end. `alone` drives one proposer, `together` any number.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Launch: TypeAlias = Callable[[Mapping[K, Ints]], Callable[[], Answers[K]]]
 
 
 def alone(proposals: Proposals[T], fitness: Fitness) -> T:
-    """The result of one proposer whose candidates `fitness` judges."""
+    """Run one proposer with `fitness` and return its result."""
     try:
         candidates = next(proposals)
         while True:
@@ -36,12 +36,12 @@ def alone(proposals: Proposals[T], fitness: Fitness) -> T:
 def together(
     proposers: Mapping[K, Proposals[T]], launch: Launch[K], lanes: int = 1
 ) -> dict[K, T | ValueError]:
-    """The results of all proposers, or the ValueErrors that they ended in, under their keys.
+    """Run all proposers and return their results, or the ValueErrors that they raised, by key.
 
-    They advance in rounds: `launch` gets the candidates of many of them at once and returns a function that
-    waits for the losses, or for the ValueError of one that cannot be judged, which then ends alone. With two
-    `lanes` they take turns in two halves, and while one half proposes, the losses of the other are computed
-    on a device that works by itself.
+    They advance in rounds: `launch` gets the candidates of many proposers at once and returns a function that
+    waits for the losses. A ValueError in place of losses ends only its own proposer. With two `lanes` the
+    proposers alternate in two halves: while one half proposes, the losses of the other are computed on an
+    asynchronous device.
     """
     results: dict[K, T | ValueError] = {}
 

@@ -1,4 +1,4 @@
-"""The loop around a strategy: one batch after the other until a limit is reached."""
+"""The search loop: it runs a strategy batch by batch until a limit is reached."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STALE = 20  # iterations in a row without a new candidate, after which a strateg
 
 @dataclass(frozen=True)
 class Iteration:
-    """A search after one iteration, as callbacks get it; all but `indices` is also in the logbook."""
+    """The state after an iteration, passed to callbacks; all but `indices` is also in the logbook."""
 
     iteration: int  # 0 is the opening batch
     evaluations: int
@@ -45,7 +45,7 @@ Callback = Callable[[Iteration], object]  # may stop the search by returning Tru
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a search found and everything it looked at."""
+    """The result of a search and all evaluated candidates."""
 
     indices: Ints  # [G] kept items of the best candidate, ascending
     loss: float
@@ -68,14 +68,14 @@ class Result:
 
 @dataclass
 class Run:
-    """The state of a search between two iterations; what a checkpoint holds."""
+    """The state of a search between two iterations, as saved in a checkpoint."""
 
     strategy: Strategy
-    hall: int  # how many of the best it remembers
-    leaders: list[Individual] = field(default_factory=list)  # these, best first
+    hall: int  # number of best individuals to remember
+    leaders: list[Individual] = field(default_factory=list)  # the best individuals, best first
     archive: Archive = field(default_factory=Archive)
     logbook: Logbook = field(default_factory=Logbook)
-    iteration: int = -1  # the last one done
+    iteration: int = -1  # the last finished one
     improved: int = 0  # the iteration that found the best
     renewed: int = 0  # the last iteration that evaluated anything
     best: Ints | None = None
@@ -83,10 +83,9 @@ class Run:
     stopped: str | None = None
 
     def step(self, room: int | None) -> Proposals[float | None]:
-        """One batch: ask, look up or evaluate at most `room` new candidates, tell; returns the batch's mean
-        loss.
+        """Run one batch: ask, look up or evaluate at most `room` new candidates, tell.
 
-        None if the strategy proposed nothing.
+        Returns the mean loss of the batch, or None if the strategy proposed nothing.
         """
         individuals = self.strategy.ask()
         if not individuals:
@@ -96,7 +95,7 @@ class Run:
         known = [loss for loss in losses if loss is not None]
         for individual, loss in zip(individuals, losses, strict=True):
             if loss is not None:
-                individual.fitness.wvalues = (-loss,)  # as DEAP keeps a loss
+                individual.fitness.wvalues = (-loss,)  # DEAP's form of a loss
         self.iteration += 1
         if new:
             self.renewed = self.iteration
@@ -107,7 +106,7 @@ class Run:
                 if self.best is None or individuals[leader].loss < self.leaders[0].loss:
                     self.improved, self.best = self.iteration, indices[leader].copy()
                 self.leaders = best([*self.leaders, *(individuals[row].clone() for row in found)], self.hall)
-        if len(known) == len(losses):  # a batch that was cut is the last: there is nothing to learn it for
+        if len(known) == len(losses):  # a truncated batch is the last one: no need to learn from it
             self.strategy.tell(individuals, known)
         return sum(known) / len(known)
 
@@ -137,19 +136,19 @@ def search(
 ) -> Result:
     """Find the items, one per group, for which `fitness` is smallest.
 
-    `fitness` gets item indices [P, G], rows ascending, and returns P finite losses, lower is better; it never
-    sees a candidate twice. `budget` is a `Budget` or a number of evaluations (default: the paper's).
-    `patience` stops after so many iterations without improvement. Callbacks get an `Iteration` after every
-    iteration; one that returns True stops the search. `strategy` is not changed, so it can be used again.
+    `fitness` takes item indices [P, G], rows ascending, and returns P finite losses, lower is better; it is
+    never called twice with the same candidate. `budget` is a `Budget` or a number of evaluations. Default:
+    408, as in the paper. `patience` is the number of iterations without improvement after which the search
+    stops. Callbacks get an `Iteration` after every iteration; one that returns True stops the search.
+    `strategy` is not changed, so it can be reused.
 
     With a `checkpoint` path the state is saved after every iteration, before the callbacks. If the file
-    exists the search goes on from there, and ends exactly as it would have without the interruption; a
-    finished one returns its result at once. `problem` names what the fitness measures (a sample, a model),
-    which nothing else here can tell.
+    exists, the search resumes from it and ends exactly as without the interruption; a finished search returns
+    its result at once. `problem` identifies the fitness (a sample, a model) in the checkpoint.
 
-    Raises ValueError for losses that are not finite or of the wrong shape, for operators that return
-    anything but individuals of this space, for a checkpoint of another configuration (which includes the
-    budget), and for a strategy that a checkpoint cannot hold, such as one with a lambda for an operator.
+    ValueError for losses that are not finite or have the wrong shape, for operators that return anything but
+    individuals of this space, for a checkpoint of another configuration (which includes the budget), and for
+    a strategy that cannot be pickled into a checkpoint, such as one with a lambda as operator.
     """
     proposals = propose(
         space, strategy, seed=seed, budget=budget, patience=patience, callbacks=callbacks, hall=hall,
@@ -170,9 +169,9 @@ def propose(
     checkpoint: str | PathLike[str] | None = None,
     problem: str = "",
 ) -> Proposals[Result]:
-    """`search` without the fitness: a generator that yields candidates and is sent their losses.
+    """Run `search` as a generator that yields candidates and is sent their losses.
 
-    For searches that advance `together`; `seconds` then include the time of the others.
+    It is for searches that advance `together`; `seconds` then include the time of the other searches.
     """
     limits = budget if isinstance(budget, Budget) else Budget(evaluations=_whole("budget", budget))
     seed = _whole("seed", seed)
@@ -188,10 +187,10 @@ def propose(
         run = checkpoints.load(path, configuration)
         assert isinstance(run, Run)
     else:
-        run = Run(copy(strategy), hall)  # all that a search changes is made in `begin`
+        run = Run(copy(strategy), hall)  # a shallow copy: `begin` creates all state
         run.strategy.begin(space, Random(seed))
         if path is not None:
-            checkpoints.save(path, configuration, run)  # what cannot be saved is refused before it costs
+            checkpoints.save(path, configuration, run)  # fail before the first evaluation
     started = time.perf_counter() - run.seconds
     while run.stopped is None:
         room = None if limits.evaluations is None else limits.evaluations - len(run.archive)
@@ -210,7 +209,7 @@ def propose(
     if run.best is None:
         raise ValueError(f"{type(strategy).__name__} proposed no candidate at all")
     hall_of_fame = HallOfFame(hall)
-    hall_of_fame.update(run.leaders[::-1])  # it puts the later of two equals first
+    hall_of_fame.update(run.leaders[::-1])  # reversed: it sorts the later of two equals first
     leader = hall_of_fame[0]
     return Result(
         run.best, leader.loss, leader, run.stopped, run.iteration, run.seconds, run.archive, run.logbook,
@@ -219,7 +218,7 @@ def propose(
 
 
 def _whole(name: str, value: SupportsIndex) -> int:
-    """A whole number of any type, numpy's included."""
+    """Convert an integer of any type, numpy's included."""
     try:
         return index(value)
     except TypeError:

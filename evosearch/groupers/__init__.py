@@ -1,4 +1,4 @@
-"""The groupers by name. A new one is a file here and a line in `GROUPERS`."""
+"""The groupers by name. To add one, write a module in this package and list it in `GROUPERS`."""
 
 from evosearch.groupers.base import Floats, Grouper
 from evosearch.groupers.dpc_knn import Clusters, DpcKnn, dpc_knn

@@ -1,7 +1,7 @@
-"""From vectors to groups: which items compete for one place.
+"""Groupers, which partition vectors into groups of items that compete for one place.
 
 A grouper is called with vectors [N, D] and returns exactly `groups` groups: its own partition of the items,
-cut down or split up by `Grouping.largest`. `partition` gives all groups, before that.
+reduced or split by `Grouping.largest`. `partition` returns all groups before this step.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Grouper(ABC):
         return self.partition(vectors).largest(self.groups)
 
     def partition(self, vectors: npt.ArrayLike) -> Grouping:
-        """All groups of all items, before the rule that makes them exactly `groups`."""
+        """Return all groups of all items, before `Grouping.largest` makes them exactly `groups`."""
         array = np.asarray(vectors)
         if array.ndim != 2 or not 1 <= self.groups <= len(array):
             raise ValueError(
@@ -39,4 +39,4 @@ class Grouper(ABC):
 
     @abstractmethod
     def labels(self, vectors: Floats) -> Ints:
-        """The group number of every item, [N]; numbers mean nothing beyond being equal or not."""
+        """Return the group number of every item, [N]; the order of the numbers has no meaning."""

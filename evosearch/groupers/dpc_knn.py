@@ -12,9 +12,9 @@ from evosearch.grouping import Ints
 
 @dataclass(frozen=True)
 class Clusters:
-    """What DPC-KNN finds in N vectors; centres and clusters are numbered by falling score."""
+    """The result of DPC-KNN for N vectors; centres and clusters are numbered by falling score."""
 
-    density: Floats  # [N], in (0, 1] apart from noise
+    density: Floats  # [N], in (0, 1] without the noise
     distance: Floats  # [N], to the nearest denser vector, in units of sqrt(D)
     score: Floats  # [N], density * distance
     centres: Ints  # [M], by falling score
@@ -26,11 +26,11 @@ def dpc_knn(
 ) -> Clusters:
     """Density peak clustering with k nearest neighbours, as in TCFormer's reference code (`cluster_dpc_knn`).
 
-    A vector's density falls with its mean squared distance to the `neighbours` nearest, of which it counts
-    itself as one. `noise` [N] in [0, 1), scaled by 1e-6, separates equal densities; without it, identical
-    vectors are each as good a centre as the other. Equal scores go to the lower index.
+    A vector's density falls with its mean squared distance to the `neighbours` nearest vectors, itself
+    included. `noise` [N] in [0, 1), scaled by 1e-6, separates equal densities; without it, identical vectors
+    are equally good centres. Of equal scores, the lower index comes first.
     """
-    from scipy.spatial.distance import cdist  # not at the top: only this grouper needs it
+    from scipy.spatial.distance import cdist  # imported late: only this grouper needs it
 
     points = np.asarray(vectors, dtype=np.float64)
     if not 1 <= clusters <= len(points) or neighbours < 1:
@@ -63,6 +63,6 @@ class DpcKnn(Grouper):
         return self.clusters(vectors).assignment
 
     def clusters(self, vectors: Floats) -> Clusters:
-        """The clustering itself; its `centres` are the tokens of the "DPC-KNN" label kind."""
+        """Return the clustering; its `centres` are the tokens of the "DPC-KNN" label kind."""
         rng = Random(self.seed)
         return dpc_knn(vectors, self.groups, self.neighbours, [rng.random() for _ in range(len(vectors))])

@@ -10,7 +10,7 @@ from evosearch.grouping import Ints
 
 @dataclass(frozen=True, eq=False)
 class GridGroups(Grouper):
-    """Rectangular blocks of neighbouring items on a rows x columns grid; the vectors are not looked at."""
+    """Rectangular blocks of neighbouring items on a rows x columns grid; the vectors are ignored."""
 
     grid: tuple[int, int]
 
@@ -25,7 +25,7 @@ class GridGroups(Grouper):
 
 
 def blocks(rows: int, columns: int, count: int) -> list[tuple[slice, slice]]:
-    """Cut a rectangle into exactly `count` blocks of similar area, always halving the longer side."""
+    """Divide a rectangle into exactly `count` blocks of similar area by halving the longer side."""
     done: list[tuple[slice, slice]] = []
     open_ = [(0, rows, 0, columns, count)]
     while open_:

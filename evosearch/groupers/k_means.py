@@ -13,12 +13,12 @@ class KMeans(Grouper):
     """K-means clusters of the vectors (scikit-learn)."""
 
     seed: int = 0
-    starts: int = 1  # independent runs, of which the tightest counts
+    starts: int = 1  # independent runs, of which the best is used
 
     def labels(self, vectors: Floats) -> Ints:
-        from sklearn.cluster import KMeans as Clusterer  # not at the top: a second of import time
+        from sklearn.cluster import KMeans as Clusterer  # imported late: it takes a second
 
         distinct = min(self.groups, len(np.unique(vectors, axis=0)))
-        seed = self.seed % 2**32  # all that scikit-learn takes
+        seed = self.seed % 2**32  # the range that scikit-learn accepts
         clusterer = Clusterer(n_clusters=distinct, n_init=self.starts, random_state=seed)
         return clusterer.fit_predict(vectors).astype(np.int64)

@@ -11,7 +11,7 @@ from evosearch.grouping import Ints
 
 @dataclass(frozen=True, eq=False)
 class RandomGroups(Grouper):
-    """Groups of equal size drawn at random; the vectors are not looked at."""
+    """Random groups of equal size; the vectors are ignored."""
 
     seed: int = 0
 

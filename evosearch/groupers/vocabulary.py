@@ -14,10 +14,10 @@ ANCHORS_PER_BLOCK = 4096
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary(Grouper):
-    """Items whose nearest anchor by cosine is the same, as visual tokens that share a word; the paper's."""
+    """Items with the same nearest anchor by cosine, such as visual tokens that share a word (the paper's)."""
 
     anchors: Floats  # [V, D]
-    # Numbers of the anchors nearest to vectors, computed elsewhere, for instance on a GPU.
+    # A function that computes the nearest anchors of vectors elsewhere, for instance on a GPU.
     nearest: Callable[[Floats], Ints] | None = None
 
     def labels(self, vectors: Floats) -> Ints:
@@ -31,7 +31,7 @@ class Vocabulary(Grouper):
         highest = np.full(len(vectors), -np.inf, dtype=np.float32)
         for start in range(0, len(self.anchors), ANCHORS_PER_BLOCK):
             block = slice(start, start + ANCHORS_PER_BLOCK)
-            # [N, B] up to each item's own norm, which changes no argmax
+            # [N, B] without division by the items' norms, which does not change the argmax
             cosine = (vectors @ self.anchors[block].T) * self._scale[block]
             best = cosine.argmax(axis=1)
             value = np.take_along_axis(cosine, best[:, None], axis=1)[:, 0]
@@ -44,5 +44,5 @@ class Vocabulary(Grouper):
         norms = np.sqrt(np.einsum("vd,vd->v", self.anchors, self.anchors, dtype=np.float64)).astype(
             np.float32
         )
-        # an all-zero anchor (padding) counts as at right angles to everything
+        # an all-zero anchor (padding) has cosine 0 with everything
         return np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)

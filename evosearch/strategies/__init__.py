@@ -1,4 +1,4 @@
-"""Strategies by name. A new one is a file with a `Strategy` and a line here."""
+"""The strategies by name. To add one, write a module with a `Strategy` and list it in `STRATEGIES`."""
 
 from evosearch.strategies.annealing import Annealing
 from evosearch.strategies.base import Strategy

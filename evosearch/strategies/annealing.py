@@ -1,4 +1,4 @@
-"""Simulated annealing that makes use of batches."""
+"""Simulated annealing in batches."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from evosearch.grouping import Grouping
 from evosearch.individual import Individual
 from evosearch.strategies.base import Strategy, at_least
 
-FROZEN = 4  # batches without an accepted change, after which a state counts as final
+FROZEN = 4  # batches without an accepted change after which a state is final
 
 
 @dataclass
 class Annealing(Strategy):
-    """Change one group at a time, keep what helps and, while it is hot, sometimes what does not.
+    """Change single groups, accept improvements and, depending on the temperature, some deteriorations.
 
-    A batch tries one random change in each of many groups from the same state. Metropolis' rule decides each
-    on its own, and those accepted are taken together. The next batch measures that joint state: it must pass
-    the rule as well, with as much heat as it has changes, or the state before it returns. The first batch
-    sets the scale: temperature starts at `heat` times the mean size of its changes in loss and is multiplied
-    by `cooling` after every batch. A state that nothing has changed for `FROZEN` batches is final: annealing
-    starts again at random.
+    A batch tries one random change in each of many groups, all from the same state. Metropolis' rule decides
+    about each change separately, and all accepted changes are applied together. The next batch measures this
+    joint state, which must pass the rule as well, at the temperature times its number of changes; otherwise
+    the previous state is restored. The initial temperature is `heat` times the mean absolute change in loss
+    of the first changes, and it is multiplied by `cooling` after every batch. After `FROZEN` batches without
+    an accepted change the state is final, and annealing restarts at random.
     """
 
     batch: int = 24
@@ -43,10 +43,10 @@ class Annealing(Strategy):
         self._restart()
 
     def _restart(self) -> None:
-        self._state: Individual | None = None  # proposed; its loss comes with the batch around it
-        self._before: Individual | None = None  # the last state that was accepted
+        self._state: Individual | None = None  # proposed; measured with the batch of its changes
+        self._before: Individual | None = None  # the last accepted state
         self._loss = math.inf  # of `_before`
-        self._taken = 1  # changes between the two
+        self._taken = 1  # changes between `_before` and `_state`
         self._temperature: float | None = None
         self._still = 0  # batches in which nothing was accepted
 
@@ -82,7 +82,7 @@ class Annealing(Strategy):
             self._restart()
 
     def _accepts(self, worse: float, changes: int = 1) -> bool:
-        """Metropolis' rule at the present temperature."""
+        """Apply Metropolis' rule at the current temperature."""
         assert self._temperature is not None
         heat = self._temperature * changes
         return worse <= 0 or (heat > 0 and self.rng.random() < math.exp(-worse / heat))

@@ -1,4 +1,4 @@
-"""What a strategy is: it proposes batches of candidates and learns from their losses."""
+"""The base class of strategies, which propose batches of candidates and learn from their losses."""
 
 from __future__ import annotations
 
@@ -18,31 +18,30 @@ from evosearch.operators import other
 
 @dataclass
 class Strategy(ABC):
-    """A way to search, under one protocol: `begin` once, then `ask` and `tell` in turn.
+    """A search strategy: the search calls `begin` once, then `ask` and `tell` alternately.
 
-    Fields are the options and nothing else; `begin` makes all state, so that one object can serve many
-    searches. `ask` returns a batch, which the search evaluates in one call of the fitness, or nothing when
-    the strategy has finished. A candidate may be proposed again at no cost: its loss is remembered. All
-    randomness comes from the given generator, and everything pickles, since a checkpoint holds the strategy
-    as it is.
+    Fields are options only; `begin` creates all state, so that one object can serve many searches. `ask`
+    returns a batch, which the search evaluates in one call of the fitness, or an empty batch when the
+    strategy has finished. A candidate may be proposed again at no cost, since losses are cached. All
+    randomness must come from the given generator, and all state must be picklable, since a checkpoint
+    contains the strategy.
     """
 
     def begin(self, space: Grouping, rng: Random) -> None:
-        """Start afresh on a search space; forget earlier searches."""
+        """Reset all state for a search on `space`."""
         self.space = space
         self.rng = rng
 
     @abstractmethod
     def ask(self) -> Sequence[Individual]:
-        """The next batch of candidates; empty when there is nothing more to propose."""
+        """Return the next batch of candidates; empty if the strategy has finished."""
 
     @abstractmethod
     def tell(self, individuals: Sequence[Individual], losses: Sequence[float]) -> None:
-        """Take the losses of the batch last asked for, in its order; the individuals' fitness holds the
-        same."""
+        """Learn from the losses of the last batch, in its order; the individuals' fitness holds them too."""
 
     def decode(self, individuals: Sequence[Individual]) -> Ints:
-        """The item indices [P, G] that genomes stand for, rows ascending; genomes are picks by default."""
+        """Convert genomes, by default picks, to item indices [P, G], rows ascending."""
         lengths = {len(one) for one in individuals}
         if lengths != {len(self.space)}:
             raise ValueError(
@@ -52,24 +51,24 @@ class Strategy(ABC):
         return self.space.indices(genomes(individuals))
 
     def settings(self) -> dict[str, object]:
-        """Everything that decides how it searches: with equal settings and seeds, searches are equal."""
+        """Return all settings of the strategy: equal settings and seeds give equal searches."""
         named = {field.name: getattr(self, field.name) for field in fields(self) if field.init}
         return {"strategy": type(self).__name__} | named
 
     def scatter(self, count: int) -> list[Individual]:
-        """`count` candidates drawn uniformly, one item per group."""
+        """Draw `count` uniform candidates, one item per group."""
         return [Individual(picks) for picks in self.space.random(self.rng, count).tolist()]
 
     def neighbour(self, base: Individual, group: int, pick: int | None = None) -> Individual:
-        """`base` with another pick in one group, a random one unless given."""
+        """Return `base` with another pick in one group. Default: a random one."""
         twin = Individual(base)
         twin[group] = other(base[group], self.space.sizes[group], self.rng) if pick is None else pick
         return twin
 
 
 def genomes(individuals: Sequence[Individual]) -> NDArray[Any]:
-    """Genes [P, G] of genomes of one length."""
-    try:  # those below 256, as picks are in groups of usual size, pass in half the time as bytes
+    """Return the genes [P, G] of genomes of one length."""
+    try:  # bytes take half the time; picks are below 256 in groups of usual size
         genes = np.frombuffer(b"".join([bytes(one[:]) for one in individuals]), np.uint8).astype(np.int64)
         return genes.reshape(len(individuals), -1)
     except (TypeError, ValueError):

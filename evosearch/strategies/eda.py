@@ -1,4 +1,4 @@
-"""Estimation of distribution: learn how often good candidates hold each item."""
+"""Estimation of distribution: learn how often good candidates contain each item."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from evosearch.strategies.base import Strategy, at_least, share
 
 @dataclass
 class Marginals(Strategy):
-    """Estimation of distribution: draw each group from how often the best candidates hold each of its items.
+    """Estimation of distribution: draw items by their frequency among the best candidates.
 
-    Univariate marginals (UMDA): the frequencies are those among the `elite` best of all candidates so far,
-    not only of the last batch, which serves a few hundred evaluations better. `smoothing` is the share of
-    uniform draws, so that no item ever dies out.
+    Univariate marginals (UMDA), one per group: the frequencies are those among the `elite` best of all
+    candidates so far, not only of the last batch, which works better for a few hundred evaluations.
+    `smoothing` is the share of uniform draws, so that no item gets probability zero.
     """
 
     batch: int = 24
@@ -49,7 +49,7 @@ class Marginals(Strategy):
         self._best = sorted(seen.values(), key=lambda one: one.loss)[: self.elite]
 
     def _weights(self) -> list[list[float]]:
-        """Per group, the chance of every pick."""
+        """Return the probability of every pick, per group."""
         weights = [[self.smoothing / size] * size for size in self.space.sizes]
         each = (1 - self.smoothing) / len(self._best)
         for one in self._best:

@@ -18,18 +18,18 @@ from evosearch.strategies.base import Strategy, at_least, share
 class Evolution(Strategy):
     """Half-split crossover and shift mutation of the best; the paper's search, at most 408 evaluations.
 
-    From a random population the `parents` with the smallest losses survive; children fill the population up
-    again, and so on for `iterations` (None: until the budget is spent). Children come in pairs: every parent
-    in its turn meets another one drawn at random, they are crossed with probability `crossover`, and every
-    pick mutates with probability `mutation`.
+    The first population is random. In each of `iterations` (None: until the budget is spent) the `parents`
+    individuals with the smallest losses survive, and children fill the population up again. Children come in
+    pairs: each parent in turn is paired with another one drawn at random, the two are crossed with
+    probability `crossover`, and every pick mutates with probability `mutation`.
 
-    Choice, where the paper is silent: parents stay in the population (elitism), which with the defaults makes
-    36 children per iteration. With `elitist=False` a full population of children replaces it, parents
-    included.
+    The paper does not say whether parents stay in the population. Here they do (elitism), which with the
+    defaults makes 36 children per iteration. With `elitist=False` a full population of children replaces all
+    individuals, parents included.
 
-    `toolbox` holds the operators under DEAP's usual names `mate`, `mutate` and `select`; register any other
-    in their place: `evolution.toolbox.register("mate", deap.tools.cxTwoPoint)`. Operators return what DEAP's
-    return: a tuple of individuals that have one gene per group. `toolbox.decorate` works as DEAP's does.
+    `toolbox` holds the operators under DEAP's usual names `mate`, `mutate` and `select`. To replace one,
+    register another: `evolution.toolbox.register("mate", deap.tools.cxTwoPoint)`. Operators return the same
+    as DEAP's: a tuple of individuals with one gene per group. `toolbox.decorate` works like DEAP's.
     """
 
     population: int = 48
@@ -105,7 +105,7 @@ class Evolution(Strategy):
         return children[:count]
 
     def _checked(self, name: str, returned: Any, count: int) -> Any:
-        """What an operator returned; ValueError unless it is `count` individuals of one gene per group."""
+        """Return an operator's result; ValueError unless it is `count` individuals with a gene per group."""
         genes = len(self.space)
         if type(returned) in (tuple, list) and len(returned) == count:
             for one in returned:
@@ -120,7 +120,10 @@ class Evolution(Strategy):
 
 
 def _spelled(operator: Operator) -> str:
-    """`shift(probability=0.2)`: an operator and what is bound to it, comparable between processes."""
+    """Return an operator with its bound arguments as text, such as `shift(probability=0.2)`.
+
+    The text is comparable between processes.
+    """
     bound = operator if isinstance(operator, partial) else partial(operator)
     named = getattr(bound.func, "__qualname__", type(bound.func).__name__)
     keywords = (f"{key}={value!r}" for key, value in sorted(bound.keywords.items()))

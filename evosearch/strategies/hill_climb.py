@@ -1,4 +1,4 @@
-"""Hill climbing that makes use of batches."""
+"""Hill climbing in batches."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from evosearch.strategies.base import Strategy, at_least
 
 @dataclass
 class HillClimb(Strategy):
-    """Change one group at a time and keep what helps; a batch tries one change in each of many groups.
+    """Change single groups and keep improvements; a batch tries one change in each of many groups.
 
-    Textbook climbing takes one step per batch and would use a few hundred evaluations for a dozen steps. Here
-    all changes of a batch that helped alone are taken together, and the next batch starts from that joint
-    candidate and measures it as well. If the joint one is worse than the best single change (they did not add
-    up), climbing goes on from the best seen. Changes are tried in a fixed random order, over and over; when
-    all of them have failed on the best candidate it is a local optimum, and a new climb starts at random.
+    Standard hill climbing takes one step per batch, a dozen steps in a few hundred evaluations. Here all
+    changes of a batch that improve the loss on their own are applied together. The next batch starts from
+    this joint candidate and measures it too. If it is worse than the best candidate so far, the search
+    continues from the best. Changes are tried cyclically in a fixed random order; if all of them fail on the
+    best candidate, it is a local optimum, and a new climb starts at random.
     """
 
     batch: int = 24
@@ -31,7 +31,7 @@ class HillClimb(Strategy):
     def begin(self, space: Grouping, rng: Random) -> None:
         super().begin(space, rng)
         self._changes = deque(self._order())  # (group, pick)
-        self._base: Individual | None = None  # what the next changes are made to; None: start a climb
+        self._base: Individual | None = None  # the start of the next changes; None: start a new climb
 
     def ask(self) -> list[Individual]:
         if self._base is None:
@@ -58,7 +58,7 @@ class HillClimb(Strategy):
             self._base = self._joint(self._base, losses) if added_up else self._best
 
     def _joint(self, base: Individual, losses: Sequence[float]) -> Individual:
-        """The base with every change that helped; of two in one group, the better."""
+        """Return the base with every change that improved it; of two in one group, the better one."""
         helped = [
             (loss, change) for loss, change in zip(losses[1:], self._tried, strict=True) if loss < losses[0]
         ]
@@ -68,7 +68,7 @@ class HillClimb(Strategy):
         return joint
 
     def _order(self) -> list[tuple[int, int]]:
-        """Every pick of every group with a choice, shuffled; those close together are of different groups."""
+        """Return all picks of groups with several items, shuffled; neighbours are of different groups."""
         decks = [list(range(size)) if size > 1 else [] for size in self.space.sizes]
         for deck in decks:
             self.rng.shuffle(deck)

@@ -1,4 +1,4 @@
-"""The baseline of every search."""
+"""Random search, the baseline of all strategies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from evosearch.strategies.base import Strategy, at_least
 
 @dataclass
 class RandomSearch(Strategy):
-    """Uniform candidates, one random item per group; what any other strategy has to beat."""
+    """Uniform candidates, one random item per group: the baseline of all other strategies."""
 
     batch: int = 48
 

@@ -1,4 +1,4 @@
-"""Random masks without groups: raw material for estimating what each item contributes."""
+"""Random masks without groups, for estimating the contribution of each item."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from evosearch.strategies.base import Strategy, at_least
 class Uniform(Strategy):
     """Random sets of G of all N items, without groups: an unbiased sample for attribution.
 
-    Not a way to an optimum. The genome is the ascending item indices themselves, and items outside every
-    group can be kept too.
+    It does not search for an optimum. The genome consists of ascending item indices, and items outside all
+    groups can be kept too.
     """
 
     batch: int = 48
