@@ -60,7 +60,7 @@ class EngineChoice:
 
     @property
     def reads_prompt(self) -> bool:
-        """Whether what stays depends on the prompt; methods that draw at random draw from it too."""
+        """Whether the selection depends on the prompt; random methods derive their seed from it too."""
         return self.selector.reads_text or self.selector.reads_clip is not None or self.selector.draws > 1
 
     def schedule(self, picture: Picture) -> dict[int, int]:

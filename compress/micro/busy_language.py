@@ -1,4 +1,4 @@
-"""The words of the busy world: those of the micro world that it needs, and its own."""
+"""The vocabulary of the busy world: a part of the micro world's words, and its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from compress.micro.language import LETTERS, SIDES, processor_of, tokenizer_of, 
 from compress.micro.world import COLORS, SHAPES
 
 COUNTS = ("zero", "one", "two", "three", "four", "five", "six")
-UNUSED = ("number", "clouds", "gradient")  # words of the micro world that mean nothing here
+UNUSED = ("number", "clouds", "gradient")  # words of the micro world that the busy world does not use
 SYNONYMS = {word: other for word, other in micro.SYNONYMS.items() if word not in UNUSED} | {"sign": "plate"}
 CHINESE = {word: other for word, other in micro.CHINESE.items() if word not in UNUSED} | {"sign": "paizi"}
 
@@ -40,7 +40,7 @@ EXTRA = (
 
 
 def words() -> list[str]:
-    """All words in order of first use: the tokenizer's vocabulary after the special tokens."""
+    """Return all words in order of first use: the tokenizer's vocabulary after the special tokens."""
     lists: list[Sequence[str]] = [
         tuple(COLORS), SHAPES, ("sign",), GROUNDS, tuple(CHARACTERS), COUNTS, LETTERS,
         tuple(SYNONYMS.values()), tuple(CHINESE.values()), EXTRA, tuple(SIDES.values()),

@@ -1,8 +1,8 @@
-"""Questions about a busy scene. Most have one or two referents that the scene makes unique.
+"""Questions about a busy scene. Most have one or two referents that are unique in the scene.
 
-The families in `WHOLE` need the whole image. One function per family; all take a scene, a generator and a
-language, and return None when the scene offers nothing to ask. A question names the things that its
-answer hangs on (`about`).
+The families in `WHOLE` need the whole image. There is one function per family. All take a scene, a generator
+and a language, and return None if the scene allows no such question. `about` of a question lists the things
+that its answer depends on.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from compress.micro.world import COLORS
 
 Rng = np.random.Generator
 T = TypeVar("T")
-# What is next to a thing is near it, and all that could be taken for it is far.
-NEAR, FAR = 26.0, 22.0  # pixels: at most, and that much more for any other
+# A thing next to an anchor is at most NEAR from it; all things that fit the same phrase are FAR farther away.
+NEAR, FAR = 26.0, 22.0  # pixels
 
 
 @dataclass(frozen=True)
 class Phrase:
-    """How a question names things: by colour, kind and ground, each if given, and by what is beside it."""
+    """A phrase that names things by colour, kind, ground, and an adjacent thing, each of them optional."""
 
     color: str | None = None
     kind: str | None = None
@@ -46,7 +46,7 @@ class Phrase:
     beside: Phrase | None = None
 
     def say(self, chinese: bool = False, many: bool = False) -> str:
-        """The phrase in words; `many` says "objects" of things without a kind."""
+        """Return the phrase as text; with `many`, things without a kind are "objects"."""
         noun = self.kind or (
             ("wuti" if chinese else "objects") if many else ("wuti" if chinese else "object")
         )
@@ -58,7 +58,7 @@ class Phrase:
         return " ".join(CHINESE.get(w, w) for w in text.split()) if chinese else text
 
     def fits(self, thing: BusyThing) -> bool:
-        """Whether a thing has the colour, kind and ground that are named."""
+        """Return whether a thing has the named colour, kind and ground."""
         return (
             self.color in (None, thing.color)
             and self.kind in (None, thing.kind)
@@ -67,7 +67,7 @@ class Phrase:
 
 
 class SceneView:
-    """What can be seen of a scene, counted once for all questions about it."""
+    """The visible things of a scene, counted once for all questions about it."""
 
     def __init__(self, scene: BusyScene) -> None:
         self.seen = [(i, scene.things[i]) for i in scene.visible()]
@@ -78,11 +78,11 @@ class SceneView:
 
     @cached_property
     def exact(self) -> list[tuple[int, BusyThing, Phrase]]:
-        """Things that colour and kind name."""
+        """The things that are unique by colour and kind."""
         return [(i, t, Phrase(t.color, t.kind)) for i, t in self.seen if self.pairs[t.color, t.kind] == 1]
 
     def unique(self, *parts: str) -> list[tuple[int, BusyThing, Phrase]]:
-        """Things that these of their attributes name together."""
+        """Return the things that are unique by these attributes together."""
         key = [tuple(getattr(t, part) for part in parts) for _, t in self.seen]
         count = Counter(key)
         return [
@@ -94,7 +94,7 @@ class SceneView:
     def beside(
         self, rng: Rng, part: str, kind: str | None = None
     ) -> tuple[int, BusyThing, Phrase, int] | None:
-        """A thing named by one attribute and what it is next to, and the number of the latter."""
+        """Return a thing named by one attribute and an adjacent anchor, and the number of the anchor."""
         for n in rng.permutation(len(self.exact)).tolist()[:6]:
             j, anchor, name = self.exact[n]
             if anchor.kind == "sign":
@@ -115,7 +115,7 @@ class SceneView:
 
 @lru_cache(maxsize=64)
 def view_of(scene: BusyScene) -> SceneView:
-    """What can be seen of a scene; it is counted once for all questions about it."""
+    """Return the view of a scene, cached for all questions about it."""
     return SceneView(scene)
 
 
@@ -141,8 +141,9 @@ def _find(
     view: SceneView, rng: Rng, ways: Sequence[tuple[str, ...]], part: str, chinese: bool,
     kind: str | None = None,
 ) -> Found | None:  # fmt: skip
-    """A thing with a phrase that only it fits, by one of `ways`, or by `part` and what is next to it; None
-    if there is none. The last of what is found are all things that the phrase names.
+    """Find a thing with a phrase that fits it alone, by one of `ways`, or by `part` and an adjacent thing.
+
+    Returns None if there is none. The last element of the result lists all things that the phrase names.
     """
     if rng.random() < 0.15 and not chinese:
         near = view.beside(rng, part, kind)
@@ -224,8 +225,8 @@ def exist(scene: BusyScene, rng: Rng, chinese: bool = False, negative: str | Non
     """Is there a red star? Half the answers are no; `negative` names how the absent pair is chosen (POPE).
 
     random: any; popular: one frequent in the whole world; adversarial: one whose colour and kind are both
-    frequent in the scene, on different things. A "no" is about the things of that kind, or else of that
-    colour.
+    frequent in the scene, on different things. The answer "no" depends on the things of that kind, or if
+    there are none, of that colour.
     """
     view = view_of(scene)
     if not view.seen:
@@ -265,7 +266,7 @@ def count(scene: BusyScene, rng: Rng, chinese: bool = False) -> Question | None:
     for _ in range(4):
         _, thing = _pick(rng, view.seen)
         values = {part: getattr(thing, part) for part in parts}
-        if rng.random() < 0.2:  # perhaps none
+        if rng.random() < 0.2:  # the count may be zero
             other = _pick(rng, view.seen)[1]
             values[parts[0]] = getattr(other, parts[0])
         phrase = Phrase(**values)
@@ -288,14 +289,14 @@ def total(scene: BusyScene, rng: Rng, chinese: bool = False) -> Question | None:
 
 
 def grounds(scene: BusyScene, rng: Rng, chinese: bool = False) -> Question | None:
-    """Whether there are many or few things, and on which grounds, in alphabetical order."""
+    """Are there many or few things, and on which grounds, in alphabetical order?"""
     amount = "many" if len(scene.things) > 25 else "few"
     names = " , ".join(sorted({r.ground for r in scene.regions}))
     return Question(_say("grounds", rng, False), f"{amount} objects on {names}", "grounds")
 
 
 def missing(scene: BusyScene, rng: Rng, chinese: bool = False) -> Question | None:
-    """What color is the star on the bricks, of which there is none, or what does such a sign say?"""
+    """What color is the star on the bricks, or what does the sign say, if there is none?"""
     view = view_of(scene)
     if rng.random() < 0.3:
         absent = [Phrase(c, "sign") for c in COLORS if (c, "sign") not in view.pairs]
@@ -331,7 +332,7 @@ FAMILIES: dict[str, Callable[..., Question | None]] = {
 }  # fmt: skip
 WHOLE = ("total", "grounds")  # families that need the whole image
 BILINGUAL = {"exist", "color", "shape", "ground", "count", "choose"}
-# What instruction tuning asks, and how often.
+# Question families of instruction tuning, with their weights.
 WEIGHTS = {
     "color": 3.0, "shape": 3.0, "read": 3.0, "ground": 1.5, "relation": 2.5, "exist": 2.5,
     "count": 2.0, "total": 0.8, "grounds": 0.3, "missing": 1.0, "choose": 3.0,
@@ -339,9 +340,9 @@ WEIGHTS = {
 
 
 def mixture(scene: BusyScene, rng: Rng, n: int) -> list[Question]:
-    """`n` training questions about one scene, families as often as `WEIGHTS` says.
+    """Draw `n` training questions about one scene, with the families in proportion to `WEIGHTS`.
 
-    A fifth of those that exist in pinyin are asked in pinyin.
+    A fifth of the questions in bilingual families are asked in pinyin.
     """
     names = list(WEIGHTS)
     share = np.array(list(WEIGHTS.values()))

@@ -1,8 +1,8 @@
-"""The busy world: many small things on several grounds, so that the question decides what matters.
+"""The busy world: many small things on several grounds, so that the relevant tokens depend on the question.
 
-A scene of 192 x 192 pixels holds 30 to 40 things, or 8 to 20 in the sparser half of the scenes: coloured
-shapes, and signs, which are coloured plates with three to five printed characters. A character lies in one
-8 x 8 patch, so no single patch tells what a sign says. A scene follows from `(split, seed)` alone.
+A scene of 192 x 192 pixels contains 30 to 40 things, or 8 to 20 in the sparser half of the scenes: coloured
+shapes, and signs, which are coloured plates with three to five printed characters. A character fits into one
+8 x 8 patch, so no single patch contains the text of a sign. A scene is determined by `(split, seed)` alone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ GRID = SIDE // PATCH
 KINDS = (*SHAPES, "sign")
 GROUNDS = ("plain", "stripes", "dots", "checks", "waves", "bricks")
 CHARACTERS = "0123456789efhklnptux"
-GAP = 2  # pixels between two things, at least
+GAP = 2  # minimum distance of two things in pixels
 
 # Each glyph is seven rows of five dots.
 _FONT = {
@@ -55,7 +55,7 @@ GLYPHS = {
 class BusyThing:
     """A shape or a sign. `left`, `top`, `width` and `height` are whole pixels, `angle` is in degrees.
 
-    `ground` is what lies under all of it. `text` is what a sign says, e.g. "4k7".
+    The thing is completely on one `ground`. `text` is the text of a sign, e.g. "4k7".
     """
 
     kind: str
@@ -79,7 +79,7 @@ class BusyThing:
         return self.top + self.height / 2
 
     def distance(self, x: float, y: float) -> float:
-        """From a point to the nearest point of the thing's box, in pixels."""
+        """Return the distance from a point to the nearest point of the thing's box, in pixels."""
         dx = max(self.left - x, x - self.left - self.width, 0.0)
         dy = max(self.top - y, y - self.top - self.height, 0.0)
         return float(np.hypot(dx, dy))
@@ -87,7 +87,7 @@ class BusyThing:
 
 @dataclass(frozen=True)
 class Region:
-    """A ground and its centre: it reaches as far as no other centre is nearer."""
+    """A ground and its centre: it covers all pixels that are nearest to this centre (Voronoi cell)."""
 
     ground: str
     x: float
@@ -96,8 +96,9 @@ class Region:
 
 @dataclass(frozen=True)
 class BusyScene:
-    """All that an image shows. `spoil` is a defect of the photograph, `cover` the rectangle that a cut hides
-    (left, top, right, bottom).
+    """The content of an image. `spoil` is a defect of the photograph.
+
+    `cover` is the rectangle (left, top, right, bottom) that the defect "cut" hides.
     """
 
     split: str
@@ -108,7 +109,7 @@ class BusyScene:
     cover: tuple[int, int, int, int] | None = None
 
     def visible(self) -> tuple[int, ...]:
-        """Numbers of the things whose centre no cover hides."""
+        """Return the numbers of the things whose centre is not hidden."""
         if self.cover is None:
             return tuple(range(len(self.things)))
         left, top, right, bottom = self.cover
@@ -118,7 +119,7 @@ class BusyScene:
 
 
 def rng_of(split: str, seed: int, purpose: int = 0) -> np.random.Generator:
-    """The random stream of one scene, apart from all streams of the micro world.
+    """Return the random generator of one scene, independent of all streams of the micro world.
 
     `purpose` separates layout (0), pixels (1) and questions (2 and up).
     """
@@ -126,7 +127,7 @@ def rng_of(split: str, seed: int, purpose: int = 0) -> np.random.Generator:
 
 
 def scene(split: str, seed: int, spoil: str | None = None) -> BusyScene:
-    """The scene of one seed; even seeds are crowded, odd ones sparser."""
+    """Build the scene of one seed; even seeds are crowded, odd ones sparser."""
     rng = rng_of(split, seed)
     crowded = seed % 2 == 0
     count = int(rng.integers(30, 41) if crowded else rng.integers(8, 21))
@@ -150,7 +151,7 @@ def scene(split: str, seed: int, spoil: str | None = None) -> BusyScene:
 
 
 def spoiled(scene: BusyScene, spoil: str) -> BusyScene:
-    """The same scene badly photographed: blurred, dark, or with a finger over a part that hides a thing."""
+    """Return the scene with a photographic defect: blurred, dark, or with a finger that hides a thing."""
     check_spoil(spoil)
     if spoil != "cut":
         return replace(scene, spoil=spoil)
@@ -166,13 +167,13 @@ def spoiled(scene: BusyScene, spoil: str) -> BusyScene:
 
 
 def render(scene: BusyScene) -> Image.Image:
-    """The photograph, RGB, 192 x 192."""
+    """Return the photograph, RGB, 192 x 192."""
     return Image.fromarray(paint(scene)[0])
 
 
 @dataclass(frozen=True)
 class BusyPhotograph:
-    """A scene as a sample's picture: drawn when it is looked at."""
+    """A scene as a sample's picture, rendered on demand."""
 
     scene: BusyScene
 
@@ -181,12 +182,12 @@ class BusyPhotograph:
         return repr(self.scene)
 
     def __call__(self) -> Image.Image:
-        if self.scene.split == "train":  # one of many thousands, each looked at once
+        if self.scene.split == "train":  # not cached: one of many thousands, each used once
             return render(self.scene)
         return _developed(self.scene)
 
     def at(self, side: int) -> Image.Image:
-        """The photograph has one size, whoever looks."""
+        """Return the photograph, which has one size for all models."""
         return self()
 
 
@@ -197,16 +198,16 @@ def _developed(scene: BusyScene) -> Image.Image:
 
 @dataclass(frozen=True)
 class Patches:
-    """What the 24 x 24 patches of a scene show, row by row."""
+    """The contents of the 24 x 24 patches of a scene, row by row."""
 
     owner: NDArray[np.int16]  # [576] the thing that covers most of the patch; -1 none
     cover: NDArray[np.float32]  # [576] the share of the patch that it covers
-    character: NDArray[np.int16]  # [576] place in CHARACTERS of the character in the patch; -1 none
-    region: NDArray[np.int16]  # [576] the region of the patch's middle
+    character: NDArray[np.int16]  # [576] index in CHARACTERS of the character in the patch; -1 none
+    region: NDArray[np.int16]  # [576] the region at the centre of the patch
 
 
 def paint(scene: BusyScene) -> tuple[NDArray[np.uint8], Patches]:
-    """The pixels [192, 192, 3] and what each patch shows. What a cut hides counts as ground."""
+    """Return the pixels [192, 192, 3] and the contents of the patches. Hidden things count as ground."""
     rng = rng_of(scene.split, scene.seed, 1)
     where = _nearest(scene.regions)
     canvas = _grounds(rng, scene.regions, where)
@@ -269,12 +270,12 @@ def _placed(
     regions: tuple[Region, ...],
     taken: NDArray[np.bool_],
 ) -> BusyThing | None:
-    """A thing somewhere on one ground and apart from all others, or None; marks what it takes."""
+    """Place a thing on one ground, apart from all others, and mark its pixels; None if there is no room."""
     text, angle, tries = "", 0, 120
     if kind == "sign":
         text = "".join(CHARACTERS[i] for i in rng.integers(len(CHARACTERS), size=int(rng.integers(3, 6))))
         width, height = len(text) * PATCH - 3 + 2 * MARGIN, 7 + 2 * MARGIN
-        # Characters are five dots in eight: so placed, each lies in one patch.
+        # Characters are five dots wide in steps of eight: at these offsets each lies in one patch.
         columns = rng.integers(1, GRID - len(text), tries) * PATCH + rng.integers(0, 4, tries) - MARGIN
         rows = rng.integers(1, GRID - 1, tries) * PATCH + rng.integers(0, 2, tries) - MARGIN
     else:
@@ -295,7 +296,7 @@ def _placed(
 
 
 def _regions(rng: np.random.Generator) -> tuple[Region, ...]:
-    """Two to four grounds, all different."""
+    """Draw two to four different grounds."""
     count = int(rng.integers(2, 5))
     names = rng.permutation(len(GROUNDS))[:count]
     places: list[tuple[float, float]] = []
@@ -311,7 +312,7 @@ def _region(regions: tuple[Region, ...], x: float, y: float) -> int:
 
 
 def _nearest(regions: tuple[Region, ...]) -> NDArray[np.int64]:
-    """[192, 192] the region of every pixel."""
+    """Return the region [192, 192] of every pixel."""
     line = np.arange(SIDE, dtype=np.float32) + np.float32(0.5)
     far = [(line - np.float32(r.x))[None] ** 2 + (line - np.float32(r.y))[:, None] ** 2 for r in regions]
     return np.stack(far).argmin(0)
@@ -323,7 +324,7 @@ _Y, _X = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
 def _grounds(
     rng: np.random.Generator, regions: tuple[Region, ...], where: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """The ground alone [192, 192, 3]."""
+    """Paint the ground alone, [192, 192, 3]."""
     canvas = np.empty((SIDE, SIDE, 3), np.float32)
     for number, region in enumerate(regions):
         inside = where == number
@@ -337,7 +338,7 @@ def _grounds(
 def _texture(
     rng: np.random.Generator, ground: str, x: NDArray[np.float32], y: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Brightness of pixels in [0, 1]; one period is about a patch."""
+    """Return the brightness of pixels in [0, 1]; one period is about a patch."""
     step, phase, turn = (
         np.float32(v) for v in (rng.uniform(6, 9), rng.uniform(0, 10), rng.uniform(0, np.pi))
     )
@@ -364,12 +365,12 @@ def _texture(
 
 @lru_cache(maxsize=4000)
 def _sprite(kind: str, width: int, height: int, angle: int) -> NDArray[np.float32]:
-    """[height, width] how much of every pixel a thing covers."""
+    """Return the share [height, width] of every pixel that a thing covers."""
     if kind == "sign":
         mask = np.ones((height, width), np.float32)
         mask[[0, 0, -1, -1], [0, -1, 0, -1]] = 0.3  # rounded corners
         return mask
-    # Drawn around a whole pixel, then cut to its box, which holds all of it.
+    # Drawn around a whole pixel, then cropped to its box, which contains the whole shape.
     tile, left, top = shape_mask(
         Shape(kind, "red", 40 + width / 2, 40 + height / 2, width - 1, height - 1, angle)
     )
@@ -379,7 +380,7 @@ def _sprite(kind: str, width: int, height: int, angle: int) -> NDArray[np.float3
 
 @lru_cache(maxsize=40_000)
 def _shares(kind: str, width: int, height: int, angle: int, row: int, column: int) -> NDArray[np.float32]:
-    """How much of every patch a thing covers whose box begins at `row` and `column` of the first one."""
+    """Return the share of every patch that a thing covers; its box starts at `row`, `column` of the first."""
     mask = _sprite(kind, width, height, angle)
     padded = np.zeros(
         (-(-(row + height) // PATCH) * PATCH, -(-(column + width) // PATCH) * PATCH), np.float32

@@ -1,7 +1,7 @@
 """The two small languages of the micro world: English, and pinyin as its Chinese (for MMBench-CN).
 
-Every word here occurs in questions or answers, so the embedding row of each has a meaning and can anchor
-visual tokens.
+Every word occurs in questions or answers, so each embedding is trained and can serve as an anchor of visual
+tokens.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ CHAT_TEMPLATE = (
 
 
 def words() -> list[str]:
-    """All words in order of first use: the tokenizer's vocabulary after the special tokens."""
+    """Return all words in order of first use: the tokenizer's vocabulary after the special tokens."""
     lists: list[Sequence[str]] = [
         tuple(COLORS), SHAPES, ("number",), TEXTURES, DIGITS, COUNTS, LETTERS, CELLS,
         tuple(SYNONYMS.values()), tuple(CHINESE.values()), EXTRA, tuple(SIDES.values()),
@@ -84,7 +84,7 @@ def words() -> list[str]:
 
 
 def words_of(lists: Sequence[Sequence[str]]) -> list[str]:
-    """The words of texts and of templates, whose slots are no words, in order of first use."""
+    """Return the words of texts and templates, without the slots, in order of first use."""
     seen = dict.fromkeys(
         w for words in lists for text in words for w in text.split() if not w.startswith("{")
     )
@@ -99,10 +99,10 @@ def tokenizer(family: Mapping[str, str] = MappingProxyType(LLAVA_TOKENS)) -> Pre
 def tokenizer_of(
     words: Sequence[str], family: Mapping[str, str] = MappingProxyType(LLAVA_TOKENS)
 ) -> PreTrainedTokenizerFast:
-    """Word-level, lower-casing; pads on the left and opens prompts with <s> through the chat template.
+    """Build a lower-casing word-level tokenizer that pads on the left; the chat template adds <s>.
 
-    `family` names the tokens of a model family. Words have the same ids in all: of these tokens the first
-    stands before them and the others behind.
+    `family` names the special tokens of a model family. The words have the same ids in all families: the
+    first of these tokens precedes the words, the others follow them.
     """
     image, *others = family.values()
     vocabulary = {w: i for i, w in enumerate((*SPECIAL, image, *words, *others))}
@@ -124,7 +124,7 @@ def processor(mean: Sequence[float], std: Sequence[float]) -> LlavaProcessor:
 def processor_of(
     tokenizer: PreTrainedTokenizerFast, side: int, mean: Sequence[float], std: Sequence[float]
 ) -> LlavaProcessor:
-    """The processor that `AutoProcessor` will find beside weights that see `side` pixels a side."""
+    """Build the processor, saved for `AutoProcessor`, of a model with images of `side` x `side` pixels."""
     images = CLIPImageProcessorPil(
         size={"shortest_edge": side}, crop_size={"height": side, "width": side},
         image_mean=list(mean), image_std=list(std), do_convert_rgb=True,

@@ -1,8 +1,8 @@
-"""Questions about a scene, each with the answer that the scene itself gives.
+"""Questions about a scene, with answers computed from the scene.
 
-One function per family; all take what can be seen (a cut hides things), a generator and a language, and
-return None when the scene offers nothing to ask. The families are the forms of the big benchmarks in
-miniature.
+There is one function per family. All take a scene, a generator and a language, ask only about visible things
+(a cut hides things), and return None if the scene allows no such question. The families imitate the formats
+of the large benchmarks.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ POPULAR = tuple((c, k) for c in ("red", "blue", "green") for k in ("circle", "sq
 
 @dataclass(frozen=True)
 class Question:
-    """`about` holds what the answer hangs on, as indices into the scene's things (empty: all or none)."""
+    """`about` are the indices of the scene's things that the answer depends on (empty: all or none)."""
 
     text: str
     answer: str
@@ -70,7 +70,7 @@ def _pick(rng: Rng, items: Sequence[T]) -> T:
 
 
 def refer(scene: Scene, rng: Rng, full: float = 0.35) -> tuple[int, Thing, str] | None:
-    """A visible thing with a phrase only it fits: its kind or, with chance `full`, colour and kind."""
+    """Find a visible thing with a unique phrase: its kind or, with probability `full`, colour and kind."""
     seen = _seen(scene)
     unique = [(i, t, t.kind) for i, t in seen if sum(o.kind == t.kind for _, o in seen) == 1]
     exact = [
@@ -86,7 +86,7 @@ def exist(scene: Scene, rng: Rng, chinese: bool = False, negative: str | None = 
     """Is there such a thing? Half the answers are no; `negative` names how the absent one is chosen (POPE).
 
     random: any absent one; popular: one frequent in the whole world; adversarial: a kind and a colour that
-    are both there, on different things.
+    are both present, on different things.
     """
     seen = _seen(scene)
     if not seen:
@@ -150,7 +150,7 @@ def relation(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
 
 
 def where(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
-    """In which cell of a 6 x 6 map is the star? (Grounding, as the instruction mixtures have it.)"""
+    """In which cell of a 6 x 6 grid is the star? (Grounding, as in instruction mixtures.)"""
     found = refer(scene, rng)
     if found is None:
         return None
@@ -176,7 +176,7 @@ def count(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
 
 
 def read(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
-    """Read the one number, or the one red number; the answer is its digits with spaces between."""
+    """Read the one number, or the one red number; the answer consists of its digits with spaces between."""
     numbers = [(i, t) for i, t in _seen(scene) if t.kind == "number"]
     pool = [
         (i, t) for i, t in numbers if len(numbers) == 1 or sum(o.color == t.color for _, o in numbers) == 1
@@ -194,7 +194,7 @@ def texture(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
 
 
 def caption(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
-    """All things in reading order of their cells, as a list of phrases."""
+    """Describe the image: the answer lists all things in reading order of their cells."""
     seen = sorted((scene.cell(t), t.x, i, t) for i, t in _seen(scene))
     if not seen:
         return None
@@ -203,7 +203,7 @@ def caption(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
 
 
 def missing(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
-    """The colour of something that is not there, or a number that is not there to read: unanswerable."""
+    """Ask for the colour of an absent thing, or for an absent number; the answer is "unanswerable"."""
     kinds = {t.kind for _, t in _seen(scene)}
     if "number" not in kinds and rng.random() < 0.3:
         return Question(_say("read", rng, chinese, x="number"), "unanswerable", "missing")
@@ -214,7 +214,7 @@ def missing(scene: Scene, rng: Rng, chinese: bool = False) -> Question | None:
 def choose(scene: Scene, rng: Rng, chinese: bool = False) -> Question:
     """An open question with four lettered options; the answer is a letter, `options` are the texts."""
     families: list[Callable[..., Question | None]] = [color, shape, count, texture]
-    # In random order until the scene offers one, so that what can always be asked is not asked too often.
+    # In random order, so that families that every scene allows are not asked too often.
     inner = next(q for i in rng.permutation(4) if (q := families[i](scene, rng, chinese)) is not None)
     pool = {"color": tuple(COLORS), "shape": KINDS, "count": COUNTS, "texture": TEXTURES}[inner.family]
     others = [_tell(w, chinese) for w in pool if _tell(w, chinese) != inner.answer]
@@ -224,7 +224,7 @@ def choose(scene: Scene, rng: Rng, chinese: bool = False) -> Question:
 
 
 def with_options(inner: Question, options: tuple[str, ...], answer: str) -> Question:
-    """The multiple-choice form of an open question; options are lettered in the order given."""
+    """Turn an open question into multiple choice; options are lettered in the given order."""
     text = inner.text + "".join(
         f" {letter} {option}" for letter, option in zip(LETTERS, options, strict=True)
     )
@@ -235,7 +235,7 @@ FAMILIES: dict[str, Callable[..., Question | None]] = {
         "exist": exist, "color": color, "shape": shape, "relation": relation, "where": where, "count": count,
     "read": read, "texture": texture, "caption": caption, "missing": missing, "choose": choose,
 }  # fmt: skip
-# What instruction tuning asks, and how often: first about what things are, then more about where they are.
+# Family weights of instruction tuning: first mainly about what things are, then more about where they are.
 MIXTURES = {
     "what": {
         "exist": 4, "color": 3, "shape": 2.5, "relation": 2.5, "where": 2, "count": 2.5, "read": 2,
@@ -250,9 +250,9 @@ BILINGUAL = {"exist", "color", "shape", "count", "texture", "choose"}
 
 
 def mixture(scene: Scene, rng: Rng, n: int, kind: str = "where") -> list[Question]:
-    """`n` training questions about one scene, families as often as `MIXTURES[kind]` says.
+    """Draw `n` training questions about one scene, with the families in proportion to `MIXTURES[kind]`.
 
-    A quarter of those that exist in pinyin are asked in pinyin.
+    A quarter of the questions in bilingual families are asked in pinyin.
     """
     names = list(MIXTURES[kind])
     weights = np.array(list(MIXTURES[kind].values()))

@@ -1,4 +1,4 @@
-"""The words of the clips: those of the micro world that they need, and those for time and motion."""
+"""The vocabulary of the clips: a part of the micro world's words, and words for time and motion."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ EXTRA = ("user", "assistant", "yes", "no", "unanswerable", "and", ",", "object",
 
 
 def words() -> list[str]:
-    """All words in order of first use: the tokenizer's vocabulary after the special tokens."""
+    """Return all words in order of first use: the tokenizer's vocabulary after the special tokens."""
     return words_of([
         tuple(COLORS), SHAPES, ("sign",), TEXTURES, COUNTS, LETTERS, EXTRA, WAYS, WHEN,
         *TEMPLATES.values(),

@@ -1,7 +1,7 @@
 """Questions about a clip, each with one answer. Most need more than one frame.
 
-One function per family; all take a scene and a generator, and return None when the scene offers nothing to
-ask. A question names the actors that its answer hangs on (`about`).
+There is one function per family. All take a scene and a generator, and return None if the scene allows no
+such question. `about` of a question lists the actors that its answer depends on.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ def _say(family: str, rng: Rng, **slots: str) -> str:
 
 
 def _shapes(scene: VideoScene) -> list[Named]:
-    """What the questions call objects or things: all but the sign. No two of them share a color."""
+    """Return the actors that questions call objects or things: all but the sign. No two share a color."""
     return [(i, one) for i, one in enumerate(scene.actors) if one.kind != "sign"]
 
 
 def _of_one_kind(scene: VideoScene) -> list[Named]:
-    """The shapes whose kind names them."""
+    """Return the shapes that are unique by their kind."""
     kinds = Counter(one.kind for one in scene.actors)
     return [(i, one) for i, one in _shapes(scene) if kinds[one.kind] == 1]
 
 
 def _name(scene: VideoScene, actor: Actor) -> str:
-    """The kind, or color and kind where there are several of one kind."""
+    """Return the kind of an actor, or color and kind if there are several of this kind."""
     kinds = Counter(one.kind for one in scene.actors)
     return actor.kind if kinds[actor.kind] == 1 else f"{actor.thing.color} {actor.kind}"
 
 
 def exist(scene: VideoScene, rng: Rng) -> Question | None:
-    """Is there a red star? Half the answers are no: then things of that kind or of that color are there."""
+    """Is there a red star? Half the answers are no; then there are things of that kind or color."""
     if rng.random() < 0.5:
         i, actor = _pick(rng, _shapes(scene))
         text = _say("exist", rng, x=f"{_pick(rng, actor.colors)} {actor.kind}")
@@ -66,7 +66,7 @@ def exist(scene: VideoScene, rng: Rng) -> Question | None:
 
 
 def color(scene: VideoScene, rng: Rng) -> Question | None:
-    """What color is the star, which is there for a part of the time?"""
+    """What color is the star? It is present for a part of the time."""
     pool = [(i, one) for i, one in _of_one_kind(scene) if len(one.colors) == 1]
     if not pool:
         return None
@@ -81,7 +81,7 @@ def shape(scene: VideoScene, rng: Rng) -> Question | None:
 
 
 def count(scene: VideoScene, rng: Rng) -> Question | None:
-    """How many stars are there in all, now or later? Zero to three, which differ in color."""
+    """How many stars are there in the whole clip? Zero to three, which differ in color."""
     kinds = Counter(one.kind for _, one in _shapes(scene))
     sizes = sorted({0, *kinds.values()})
     size = sizes[-1] if rng.random() < 0.4 else _pick(rng, sizes)
@@ -101,7 +101,7 @@ def motion(scene: VideoScene, rng: Rng) -> Question | None:
 
 
 def order(scene: VideoScene, rng: Rng) -> Question | None:
-    """Which of two things came first, or last? They did not come at one moment."""
+    """Which of two things came first, or last? They came at different moments."""
     pool = _of_one_kind(scene)
     pairs = [(a, b) for a in pool for b in pool if a[1].first != b[1].first]
     if not pairs:
@@ -124,7 +124,7 @@ def entry(scene: VideoScene, rng: Rng) -> Question | None:
 
 
 def change(scene: VideoScene, rng: Rng) -> Question | None:
-    """What color was the star first, or last, which changed its color?"""
+    """What color was the star first, or last? It changed its color."""
     pool = [(i, one) for i, one in enumerate(scene.actors) if one.then]
     if not pool:
         return None
@@ -135,7 +135,7 @@ def change(scene: VideoScene, rng: Rng) -> Question | None:
 
 
 def needle(scene: VideoScene, rng: Rng) -> Question | None:
-    """What does the sign show, which is there for one moment? The answer is a color and a shape."""
+    """What does the sign show? It is present for one moment; the answer is a color and a shape."""
     for i, actor in enumerate(scene.actors):
         if actor.kind == "sign":
             return Question(_say("needle", rng), f"{actor.thing.color} {actor.thing.text}", "needle", (i,))
@@ -150,7 +150,7 @@ def choose(scene: VideoScene, rng: Rng) -> Question | None:
     pool = {"motion": WAYS, "count": COUNTS[:4], "entry": SHAPES, "shape": SHAPES}.get(
         inner.family, tuple(COLORS)
     )
-    # What is there to be seen misleads most.
+    # Wrong options that occur in the clip come first, since they mislead most.
     there = {one.kind for one in scene.actors} | {hue for one in scene.actors for hue in one.colors}
     others = [word for word in pool if word != inner.answer]
     others = [others[i] for i in rng.permutation(len(others))]
@@ -164,7 +164,7 @@ FAMILIES: dict[str, Callable[[VideoScene, Rng], Question | None]] = {
     "exist": exist, "color": color, "shape": shape, "count": count, "motion": motion, "order": order,
     "entry": entry, "change": change, "needle": needle, "choose": choose,
 }  # fmt: skip
-# What instruction tuning asks, and how often.
+# Question families of instruction tuning, with their weights.
 WEIGHTS = {
     "exist": 0.5, "color": 0.4, "shape": 0.3, "count": 1.5, "motion": 2.5, "order": 3.0, "entry": 1.5,
     "change": 1.5, "needle": 2.5, "choose": 7.0,
@@ -172,13 +172,13 @@ WEIGHTS = {
 
 
 def questions_about(scene: VideoScene, rng: Rng) -> list[Question]:
-    """One question of every family that the scene offers."""
+    """Return one question of every family that the scene allows."""
     asked = (ask(scene, rng) for ask in FAMILIES.values())
     return [question for question in asked if question is not None]
 
 
 def mixture(scene: VideoScene, rng: Rng, n: int) -> list[Question]:
-    """`n` training questions about one scene, families as often as `WEIGHTS` says."""
+    """Draw `n` training questions about one scene, with the families in proportion to `WEIGHTS`."""
     names, share = list(WEIGHTS), np.array(list(WEIGHTS.values()))
     made: list[Question] = []
     while len(made) < n:

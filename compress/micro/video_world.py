@@ -1,9 +1,9 @@
-"""The world of clips: short videos of things that come, move, change colour and go.
+"""The world of clips: short videos of things that appear, move, change colour and disappear.
 
-A clip has 16 frames of 96 x 96 pixels, two of each of its 8 moments. The background stays as it is. Three to
-five shapes are there for a part of the time. Half of them cross a part of the image, one may change its
-colour, several may be of one kind. In most clips there is a sign for one moment: a white plate on which a
-shape is printed. A clip follows from `(split, seed)` alone.
+A clip has 16 frames of 96 x 96 pixels, two of each of its 8 moments. The background is constant. Three to
+five shapes are present for a part of the time. Half of them cross a part of the image, one may change its
+colour, several may be of one kind. Most clips show a sign for one moment: a white plate with a printed shape.
+A clip is determined by `(split, seed)` alone.
 """
 
 from __future__ import annotations
@@ -34,17 +34,18 @@ RATE = 2.0  # frames per second
 CELL = 16  # pixels along a side of a visual token of `micro-video`
 CELLS = SIDE // CELL
 STEPS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-PLATE, MARGIN = 32, 5  # pixels along a side of a sign, and around what is printed on it
-GAP = 2.0  # pixels between two things, at least
+PLATE, MARGIN = 32, 5  # side of a sign and margin around the printed shape, in pixels
+GAP = 2.0  # minimum distance of two things in pixels
 WHITE = np.float32(245)
 
 
 @dataclass(frozen=True)
 class Actor:
-    """A shape or a sign over time. `thing` is how it enters; the text of a sign is the shape on it, and its
-    color is that shape's. `first` and `last` are the moments it is there, both included.
+    """A shape or a sign over time. `thing` is its state at the first moment.
 
-    `way` is where it moves, by `speed` pixels a moment. From moment `turn` on it has the color `then`.
+    The text and the color of a sign are those of the printed shape. The actor is present from moment `first`
+    to `last`, both included. It moves in direction `way` by `speed` pixels per moment. From moment `turn` on
+    it has the color `then`.
     """
 
     thing: Thing
@@ -61,11 +62,11 @@ class Actor:
 
     @property
     def colors(self) -> tuple[str, ...]:
-        """One color, or two in the order of time."""
+        """One color, or two in temporal order."""
         return (self.thing.color, self.then) if self.then else (self.thing.color,)
 
     def at(self, moment: int) -> Thing | None:
-        """The thing at a moment; None when it is not there."""
+        """Return the thing at a moment; None if it is absent."""
         if not self.first <= moment <= self.last:
             return None
         dx, dy = STEPS[self.way] if self.way else (0, 0)
@@ -76,7 +77,7 @@ class Actor:
 
 @dataclass(frozen=True)
 class VideoScene:
-    """All that a clip shows."""
+    """The content of a clip."""
 
     split: str
     seed: int
@@ -86,21 +87,21 @@ class VideoScene:
 
 
 def rng_of(split: str, seed: int, purpose: int = 0) -> np.random.Generator:
-    """The random stream of one clip, apart from all streams of the other worlds.
+    """Return the random generator of one clip, independent of all streams of the other worlds.
 
-    `purpose` separates what happens (0), pixels (1) and questions (2 and up).
+    `purpose` separates events (0), pixels (1) and questions (2 and up).
     """
     return world.rng_of(split, seed, purpose, apart=(FRAMES, SIDE))
 
 
 def clip(split: str, seed: int) -> VideoScene:
-    """The scene of one seed."""
+    """Build the scene of one seed."""
     rng = rng_of(split, seed)
     count = int(rng.integers(3, 6))
     same = int(rng.choice([1, 2, 3], p=[0.3, 0.35, 0.35]))  # things of one kind
     kinds = rng.permutation(SHAPES).tolist()
     kinds = [kinds[0]] * same + kinds[1 : 1 + count - same]
-    hues = rng.permutation(list(COLORS)).tolist()  # no two things begin with one color
+    hues = rng.permutation(list(COLORS)).tolist()  # all things start with different colors
     changes = rng.random() < 0.7 and same < count
     actors: list[Actor] = []
     for number, kind in enumerate(kinds):
@@ -125,7 +126,7 @@ def clip(split: str, seed: int) -> VideoScene:
 
 
 def backwards(scene: VideoScene) -> VideoScene:
-    """The scene of the same clip played backwards, but for noise."""
+    """Return the scene of the clip played backwards; only the noise differs."""
     other = {"left": "right", "right": "left", "up": "down", "down": "up"}
     actors = []
     for actor in scene.actors:
@@ -143,7 +144,7 @@ def backwards(scene: VideoScene) -> VideoScene:
 
 
 def paint(scene: VideoScene) -> NDArray[np.uint8]:
-    """The frames, [16, 96, 96, 3]."""
+    """Paint the frames, [16, 96, 96, 3]."""
     rng = rng_of(scene.split, scene.seed, 1)
     ground = background(scene.texture, (SIDE, SIDE), 1, np.random.default_rng(scene.tone)).astype(np.float32)
     tints = rng.normal(0, 9, (len(scene.actors), 3))
@@ -166,14 +167,14 @@ def paint(scene: VideoScene) -> NDArray[np.uint8]:
 
 
 def film(scene: VideoScene) -> Video:
-    """The clip: 16 frames, two a second."""
+    """Return the clip as a video: 16 frames, two per second."""
     frames = tuple(Image.fromarray(frame) for frame in paint(scene))
     return Video(frames, tuple(number / RATE for number in range(FRAMES)))
 
 
 @dataclass(frozen=True)
 class Footage:
-    """A clip as a sample's video: filmed when it is looked at, as large as whoever looks can see."""
+    """A clip as a sample's video, rendered on demand at the size that a model reads."""
 
     scene: VideoScene
 
@@ -185,7 +186,7 @@ class Footage:
         return self.at(SIDE)
 
     def at(self, side: int) -> Video:
-        """The clip enlarged to the largest whole multiple that is at most `side` pixels high."""
+        """Return the clip enlarged to the largest integer multiple that is at most `side` pixels high."""
         made = _developed(self.scene)
         if (scale := side // SIDE) < 2:
             return made
@@ -193,16 +194,16 @@ class Footage:
         return replace(made, frames=tuple(one.resize(size, Image.Resampling.NEAREST) for one in made.frames))
 
 
-@lru_cache(maxsize=400)  # benchmarks of 200, half a megabyte each: methods look at the same ones in turn
+@lru_cache(maxsize=400)  # two benchmarks of 200, half a megabyte per clip: all methods read the same clips
 def _developed(scene: VideoScene) -> Video:
     return film(scene)
 
 
 @lru_cache(maxsize=2048)
 def owners(scene: VideoScene) -> NDArray[np.int16]:
-    """[8, 6, 6] the number of the actor that most of a cell shows at a moment; -1 where no actor is.
+    """Return the actor [8, 6, 6] that covers most of each cell at each moment; -1 for background.
 
-    A moment is what two frames show; the cells of 16 x 16 pixels are the visual tokens of `micro-video`.
+    A moment has two frames; the cells of 16 x 16 pixels are the visual tokens of `micro-video`.
     """
     share = np.zeros((len(scene.actors) + 1, MOMENTS, CELLS, CELLS), np.float32)
     share[0] = 0.04
@@ -216,7 +217,7 @@ def owners(scene: VideoScene) -> NDArray[np.int16]:
 
 
 def _printed(sign: Thing) -> Thing:
-    """The shape on a sign."""
+    """Return the shape on a sign."""
     side = PLATE - 2 * MARGIN
     return Thing(sign.text, sign.color, sign.x, sign.y, side, side)
 
@@ -232,7 +233,7 @@ def _mask(thing: Thing) -> NDArray[np.float32]:
 
 
 def _actor(rng: np.random.Generator, kind: str, color: str, then: str | None) -> Actor:
-    """A shape that stands still or moves, there for three to six moments."""
+    """Draw a shape that stands still or moves and is present for three to six moments."""
     side = float(rng.uniform(19, 27))
     way = list(STEPS)[int(rng.integers(4))] if rng.random() < 0.55 else None
     stay = int(rng.integers(4 if way or then else 3, 7))
@@ -251,7 +252,7 @@ def _actor(rng: np.random.Generator, kind: str, color: str, then: str | None) ->
 
 
 def _apart(a: Actor, b: Actor) -> bool:
-    """Whether two actors touch at no moment."""
+    """Return whether two actors never touch."""
     for moment in range(max(a.first, b.first), min(a.last, b.last) + 1):
         one, other = a.at(moment), b.at(moment)
         assert one is not None and other is not None

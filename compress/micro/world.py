@@ -1,8 +1,7 @@
-"""The micro world: small noisy scenes of coloured shapes and handwritten numbers, exactly known.
+"""The micro world: small noisy scenes of coloured shapes and handwritten numbers with known contents.
 
-A scene follows from `(split, seed)` alone, on every machine. Splits draw from disjoint seed streams *and*
-disjoint handwritten digits (scikit-learn's bundled set), so nothing of a test image was ever seen in
-training.
+A scene is determined by `(split, seed)` alone, on every machine. Splits draw from disjoint seed streams *and*
+disjoint handwritten digits (scikit-learn's bundled set), so no part of a test image occurs in training.
 """
 
 from __future__ import annotations
@@ -49,14 +48,14 @@ class Thing:
     height: float
     angle: float = 0.0
     digits: tuple[int, ...] = ()  # rows of the bundled digit set
-    text: str = ""  # what they read, e.g. "47"
+    text: str = ""  # the number, e.g. "47"
 
 
 @dataclass(frozen=True)
 class Scene:
-    """All that an image shows. `spoil` is a defect of the photograph, `cover` the rectangle a cut hides.
+    """The content of an image. `spoil` is a defect of the photograph, `cover` the rectangle that a cut hides.
 
-    Places are in pixels of the smallest photograph, which has `size` of them (width, height).
+    Coordinates are in pixels of the smallest photograph, whose `size` is (width, height).
     """
 
     split: str
@@ -69,22 +68,22 @@ class Scene:
     size: tuple[int, int] = (SIDE, SIDE)
 
     def visible(self) -> tuple[Thing, ...]:
-        """The things whose centre no cover hides."""
+        """Return the things whose centre is not hidden."""
         if self.cover is None:
             return self.things
         left, top, right, bottom = self.cover
         return tuple(t for t in self.things if not (left <= t.x < right and top <= t.y < bottom))
 
     def cell(self, thing: Thing) -> tuple[int, int]:
-        """Row and column of a thing's centre on a 6 x 6 map of the scene."""
+        """Return row and column of a thing's centre on a 6 x 6 grid over the scene."""
         width, height = self.size
         return min(int(thing.y * 6 / height), 5), min(int(thing.x * 6 / width), 5)
 
 
 def rng_of(split: str, seed: int, purpose: int = 0, *, apart: tuple[int, ...] = ()) -> np.random.Generator:
-    """The random stream of one scene; `purpose` separates layout (0), pixels (1) and questions (2 and up).
+    """Return the random generator of one scene.
 
-    `apart` separates the streams of another world.
+    `purpose` separates layout (0), pixels (1) and questions (2 and up); `apart` separates other worlds.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split '{split}'; choose one of {', '.join(SPLITS)}")
@@ -92,9 +91,9 @@ def rng_of(split: str, seed: int, purpose: int = 0, *, apart: tuple[int, ...] = 
 
 
 def scene(split: str, seed: int, spoil: str | None = None, size: tuple[int, int] = (SIDE, SIDE)) -> Scene:
-    """The scene of one seed: 3 to 6 things that do not overlap, at most two of them numbers.
+    """Build the scene of one seed: 3 to 6 things that do not overlap, at most two of them numbers.
 
-    Another `size` is another scene, wide or tall, with things as large as ever.
+    Another `size` gives another scene, wide or tall, with things of the same size.
     """
     rng = rng_of(split, seed)
     count = int(rng.integers(3, 7))
@@ -114,13 +113,13 @@ def scene(split: str, seed: int, spoil: str | None = None, size: tuple[int, int]
 
 
 def check_spoil(spoil: str) -> None:
-    """ValueError for a defect that no photograph has."""
+    """Raise ValueError for an unknown defect."""
     if spoil not in SPOILS:
         raise ValueError(f"unknown defect '{spoil}'; choose one of {', '.join(SPOILS)}")
 
 
 def spoiled(scene: Scene, spoil: str) -> Scene:
-    """The same scene badly photographed: blurred, dark, or with a finger over a part that hides one thing."""
+    """Return the scene with a photographic defect: blurred, dark, or with a finger that hides one thing."""
     check_spoil(spoil)
     if spoil != "cut":
         return replace(scene, spoil=spoil)
@@ -137,13 +136,13 @@ def spoiled(scene: Scene, spoil: str) -> Scene:
 
 
 def render(scene: Scene, scale: int = 1) -> Image.Image:
-    """The photograph, RGB; at `scale` 2 the same scene in twice as many pixels a side, and finer ones."""
+    """Return the photograph, RGB; `scale=2` renders the same scene with twice the resolution."""
     return Image.fromarray(_paint(scene, scale)[0])
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """A scene as a sample's picture: taken when it is looked at, as large as whoever looks can see."""
+    """A scene as a sample's picture, rendered on demand at the size that a model reads."""
 
     scene: Scene
 
@@ -155,22 +154,23 @@ class Photograph:
         return self.at(SIDE)
 
     def at(self, side: int) -> Image.Image:
-        """The largest whole multiple of the smallest photograph that is at most `side` pixels high."""
+        """Return the largest integer multiple of the smallest photograph within `side` pixels of height."""
         scale = max(1, side // SIDE)
-        if self.scene.split == "train":  # one of many thousands, each looked at once
+        if self.scene.split == "train":  # not cached: one of many thousands, each used once
             return render(self.scene, scale)
         return _developed(self.scene, scale)
 
 
-@lru_cache(maxsize=1200)  # six benchmarks of 200: methods look at the same ones in turn
+@lru_cache(maxsize=1200)  # six benchmarks of 200 scenes: all methods read the same ones
 def _developed(scene: Scene, scale: int) -> Image.Image:
     return render(scene, scale)
 
 
 def patch_labels(scene: Scene, scale: int = 1) -> tuple[Image.Image, NDArray[np.int64], NDArray[np.float32]]:
-    """The photograph, which thing each of its 8 x 8 patches shows, and how much of the patch it covers.
+    """Return the photograph, the thing that each 8 x 8 patch shows, and the share of the patch it covers.
 
-    Things are counted from 0 in the scene's order; -1 is background, and so is whatever a cut hides.
+    Things are numbered from 0 in the scene's order; -1 is background, and areas hidden by a cut count as
+    background.
     """
     pixels, masks = _paint(scene, scale)
     rows, columns = (side // PATCH for side in pixels.shape[:2])
@@ -240,7 +240,7 @@ def _enlarged(thing: Thing, scale: int) -> Thing:
 def background(
     texture: str, size: tuple[int, int], scale: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """The background alone, [height * scale, width * scale, 3]."""
+    """Paint the background alone, [height * scale, width * scale, 3]."""
     width, height = size
     y, x = np.mgrid[0 : height * scale, 0 : width * scale] / scale
     step, phase, turn = rng.uniform(7, 13), rng.uniform(0, 10), rng.uniform(0, np.pi)

@@ -1,7 +1,8 @@
-"""The worlds that our code draws, behind one form: what a benchmark or a data set needs of each.
+"""The synthetic worlds behind a common interface for benchmarks and data sets.
 
 `MICRO`: 3 to 6 things on one texture. `BUSY`: up to 40 things and signs on several grounds, so that the
-question decides which visual tokens matter. `VIDEO`: clips of 16 frames on which things come, move and go.
+question decides which visual tokens matter. `VIDEO`: clips of 16 frames with things that appear, move and
+disappear.
 """
 
 from __future__ import annotations
@@ -35,13 +36,12 @@ Ask = Callable[..., Question | None]  # (scene, generator, chinese=False); `exis
 class World:
     """Scenes, photographs or films of them, and questions about them.
 
-    `scene(split, seed, spoil=None)` draws a scene, `rng_of(split, seed, purpose)` is its random stream, and
-    `owners(scene)` is the number of the thing that each patch shows (-1: none), [grid * grid] of an image,
-    and that of every moment of a film.
-    `ask` has one function per family of questions. `asked` says which families a benchmark asks, in turn, and
-    `trained` which the training mixture asks. The families in `whole` need the whole image.
-    The mixture has `questions` about each scene. `pools` are the answers that an annotator who is wrong may
-    give, by family.
+    `scene(split, seed, spoil=None)` draws a scene, and `rng_of(split, seed, purpose)` returns its random
+    generator. `owners(scene)` returns the number of the thing in each patch (-1: none), [grid * grid] for an
+    image, and for a film the same for each moment. `ask` has one function per family of questions. `asked`
+    lists the families that each benchmark asks in turn, `trained` those of the training mixture. The families
+    in `whole` need the whole image. The mixture has `questions` questions about each scene. `pools` are the
+    possible wrong answers of an annotator, by family.
     """
 
     name: str
@@ -59,7 +59,7 @@ class World:
     pools: Mapping[str, tuple[str, ...]]
 
 
-@lru_cache(maxsize=2048)  # a report asks about the same scenes for every row
+@lru_cache(maxsize=2048)  # a report needs the same scenes for every row
 def _owners_of_micro(scene: world.Scene) -> NDArray[np.int16]:
     return world.patch_labels(scene)[1].ravel().astype(np.int16)
 
@@ -151,7 +151,7 @@ WORLDS = {one.name: one for one in (MICRO, BUSY, VIDEO)}
 
 
 def scene_of(picture: object) -> tuple[World, Any] | None:
-    """The world and the scene that a picture photographs or films; None for others."""
+    """Return the world and the scene of a photograph or film; None for other pictures."""
     if isinstance(picture, world.Photograph):
         return MICRO, picture.scene
     if isinstance(picture, busy.BusyPhotograph):
@@ -162,7 +162,7 @@ def scene_of(picture: object) -> tuple[World, Any] | None:
 
 
 def world_of(model: str) -> World:
-    """The world that a model, a name or a folder, was trained on: by what it is called, else `MICRO`."""
+    """Return the world that a model was trained on, by its name or folder name. Default: `MICRO`."""
     name = Path(model).name
     if name.startswith("micro-video"):
         return VIDEO

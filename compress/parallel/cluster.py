@@ -151,7 +151,7 @@ class ClusterPool:
                 else:
                     yield from self._collect(reference)
 
-    # Handing out --------------------------------------------------------------------------------------------
+    # Assigning jobs -----------------------------------------------------------------------------------------
 
     def _hand_out(self, new: Iterator[_PendingJob]) -> bool:
         """Assign jobs to workers with room, idle ones first; return whether `new` is exhausted."""
@@ -171,7 +171,7 @@ class ClusterPool:
         """Return a task to retry alone on this worker: it has not failed on its node, or has on all nodes."""
         return retry_for(self._retries, hand.node, {one.node for one in self._hands})
 
-    # Coming back --------------------------------------------------------------------------------------------
+    # Collecting results -------------------------------------------------------------------------------------
 
     def _ready(self) -> list[Any]:
         """Wait for references that are ready; OSError after `patience` seconds without a worker."""
@@ -228,7 +228,7 @@ class ClusterPool:
             return f"its worker died: {str(cause).strip().splitlines()[-1][:LONGEST]}"
         return told(cause)
 
-    # Coming and going ---------------------------------------------------------------------------------------
+    # Starting and replacing workers -------------------------------------------------------------------------
 
     def _spawn(self) -> None:
         actor = self._actor.remote()

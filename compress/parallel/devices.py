@@ -175,7 +175,7 @@ class DevicePool:
         else:
             self._retries.append(pending)
 
-    # Coming and going ---------------------------------------------------------------------------------------
+    # Starting and replacing workers -------------------------------------------------------------------------
 
     def _spawn(self, device: str) -> None:
         context = new_processes()

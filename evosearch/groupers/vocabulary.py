@@ -14,7 +14,7 @@ ANCHORS_PER_BLOCK = 4096
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary(Grouper):
-    """Items with the same nearest anchor by cosine, such as visual tokens that share a word (the paper's)."""
+    """Items with the same nearest anchor by cosine, as visual tokens that share a word (the paper's)."""
 
     anchors: Floats  # [V, D]
     # A function that computes the nearest anchors of vectors elsewhere, for instance on a GPU.

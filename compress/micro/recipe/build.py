@@ -1,11 +1,10 @@
-"""The recipes of the micro model, from nothing to `weights/micro`, and of its twins: `make micro`, or
+"""Recipes that build the micro model in `weights/micro` from scratch, and its twins: `make micro`, or
 
     python -m compress.micro.recipe.build --model micro --work build/micro
 
-Stages as LLaVA's, with a tower of our own before them: render scenes, train the tower, align the projector,
-tune on instructions (half of the decoder's layers first, then all). The twins start from the micro model
-that is there. Every stage keeps checkpoints in the work folder, so a run that was stopped goes on where it
-was.
+The stages are those of LLaVA, preceded by training of our own tower: render scenes, train the tower, align
+the projector, tune on instructions (half of the decoder's layers first, then all). The twins start from the
+existing micro model. Every stage saves checkpoints in the work folder, so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ VISION = CLIPVisionConfig(
 
 @dataclass(frozen=True)
 class MicroRecipe:
-    """How much of everything: scenes, and steps of each stage that a model has."""
+    """The size of a build: numbers of scenes, and steps of each stage."""
 
     scenes: int = 24_000
     check_scenes: int = 300
@@ -93,7 +92,7 @@ class MicroRecipe:
     courses: tuple[TeachingStage, ...] = ()
 
 
-# Cells have taught where things are; as anchors they split the background into dozens of groups.
+# The last stage leaves out cells: as anchors they would split the background into dozens of groups.
 LAST = TeachingStage(
     "compressed", "where", steps=3000, steady=2000, lr=1e-3, matrix_lr=0.01,
     alignment=0.3, cells=False, thinned=0.75, seed=10,
@@ -136,9 +135,9 @@ Log = Callable[[str], None]
 
 
 def build_micro(recipe: MicroRecipe, work: Path, target: Path, log: Log) -> None:
-    """Run or go on with the recipe in `work`; write model and processor to `target`.
+    """Run or resume the recipe in `work`; write model and processor to `target`.
 
-    Processes that share a torch.distributed group share the instruction tuning; all else is the first one's.
+    Processes of a torch.distributed group share the instruction tuning; the first one does everything else.
     """
     first(partial(_tower, recipe, work, log))
     tower = _tower(recipe, work, log)
@@ -150,7 +149,7 @@ def build_micro(recipe: MicroRecipe, work: Path, target: Path, log: Log) -> None
 
 
 def build_next(recipe: MicroRecipe, work: Path, target: Path, log: Log) -> None:
-    """LLaVA-NeXT: the micro model's tower learns tiles, on which things are twice as large."""
+    """Build a LLaVA-NeXT: the micro model's tower learns tiles, on which things are twice as large."""
     micro = load("micro").model
 
     def tower() -> CLIPVisionModel:
@@ -170,7 +169,7 @@ def build_next(recipe: MicroRecipe, work: Path, target: Path, log: Log) -> None:
 
 
 def build_qwen(recipe: MicroRecipe, work: Path, target: Path, log: Log) -> None:
-    """Qwen2.5-VL: a new tower learns to give what the micro model's gives."""
+    """Build a Qwen2.5-VL: a new tower learns to reproduce the visual tokens of the micro model."""
     micro = load("micro").model
     model = new_qwen(micro, heads=5)
     pupil = qwen(model)
@@ -191,10 +190,10 @@ def build_qwen(recipe: MicroRecipe, work: Path, target: Path, log: Log) -> None:
 
 
 def build_qwen3(recipe: MicroRecipe, work: Path, target: Path, log: Log) -> None:
-    """Qwen3-VL: its decoder is `micro-qwen`'s, a new tower learns to give what the micro model's gives.
+    """Build a Qwen3-VL from the decoder of `micro-qwen` and a new tower.
 
-    First the decoder learns from the micro model's visual tokens, then the tower to give them, then all parts
-    learn together.
+    The decoder is trained on the micro model's visual tokens, then the tower learns to reproduce these
+    tokens, then all parts are trained together.
     """
     micro, small = load("micro").model, load("micro-qwen").model
     model, teacher = new_qwen3(small), llava(micro)
@@ -220,7 +219,7 @@ def build_qwen3(recipe: MicroRecipe, work: Path, target: Path, log: Log) -> None
 
 
 def build_wide(recipe: MicroRecipe, work: Path, target: Path, log: Log) -> None:
-    """LLaVA with a decoder half as wide again, on the micro model's tower."""
+    """Build a LLaVA with a decoder of 1.5 times the width on the micro model's tower."""
     model = new_wide(load("micro").model, heads=6)
     features = partial(tower_features, model.model.vision_tower)
     teach(llava(model), *_scenes(work, recipe), features, recipe, work, log)
@@ -228,7 +227,7 @@ def build_wide(recipe: MicroRecipe, work: Path, target: Path, log: Log) -> None:
 
 
 def build_busy(recipe: BusyRecipe, work: Path, target: Path, log: Log) -> None:
-    """LLaVA for the busy world; one process trains it, the others wait."""
+    """Build a LLaVA for the busy world; one process trains it, the others wait."""
     if rank() == 0:
         model = teach_busy(recipe, work, log)
         clip = new_clip(model.model.vision_tower)
@@ -240,7 +239,7 @@ def build_busy(recipe: BusyRecipe, work: Path, target: Path, log: Log) -> None:
 
 
 def build_video(recipe: VideoRecipe, work: Path, target: Path, log: Log) -> None:
-    """Qwen2.5-VL for clips, from `micro-qwen`; one process trains it, the others wait."""
+    """Build a Qwen2.5-VL for clips from `micro-qwen`; one process trains it, the others wait."""
     if rank() == 0:
         save(teach_video(recipe, work, log).half(), video_processor(), target)
     wait()
@@ -258,7 +257,7 @@ def teach(
     pupil: TrainingModel, train: SceneBatch, held_out: SceneBatch, features: Callable[[SceneBatch], Tensor],
     recipe: MicroRecipe, work: Path, log: Log,
 ) -> None:  # fmt: skip
-    """The stages that all models share: alignment and instruction tuning on a frozen tower's features."""
+    """Run the stages common to all models: alignment and instruction tuning on a frozen tower's features."""
     seen, check_seen = features(train), features(held_out)
     check_lessons = lessons("val", range(recipe.check_scenes), 0, 12)
     alignment = Alignment(train, pupil.shows)
@@ -284,14 +283,14 @@ def teach(
 
 
 def first(stage: Callable[[], object]) -> None:
-    """Let the first of the processes run a stage that leaves checkpoints, and the others wait for it."""
+    """Run a stage that writes checkpoints in the first process, while the others wait."""
     if rank() == 0:
         stage()
     wait()
 
 
 def _tower(recipe: MicroRecipe, work: Path, log: Log) -> CLIPVisionModel:
-    """The trained tower: first what patches show and what scenes hold, then also where patches are."""
+    """Train the tower: first on contents of patches and scenes, then also on positions of patches."""
     scenes, _ = _scenes(work, recipe)
     torch.manual_seed(0)
     tower, heads = new_tower(VISION), TowerHeads(VISION.hidden_size)
@@ -302,7 +301,7 @@ def _tower(recipe: MicroRecipe, work: Path, log: Log) -> CLIPVisionModel:
 
 
 def save(model: PreTrainedModel, processor: ProcessorMixin, target: Path) -> None:
-    """Write weights, configuration and processor files once; the folder is replaced at one go."""
+    """Write weights, configuration and processor in the first process; the folder is replaced at the end."""
     if rank() != 0:
         return
     part = target.with_name(f"{target.name}.part")
@@ -314,7 +313,7 @@ def save(model: PreTrainedModel, processor: ProcessorMixin, target: Path) -> Non
 
 
 def _scenes(work: Path, recipe: MicroRecipe, tiled: bool = False) -> tuple[SceneBatch, SceneBatch]:
-    """Scenes to train on and scenes to check with, rendered once."""
+    """Return training scenes and validation scenes, rendered once."""
     sets = []
     for name, split, count in (("scenes", "train", recipe.scenes), ("check", "val", recipe.check_scenes)):
         path = work / f"{name}.npz"
@@ -329,7 +328,7 @@ def _scenes(work: Path, recipe: MicroRecipe, tiled: bool = False) -> tuple[Scene
 
 
 def _process(number: int, processes: int, port: int, name: str, work: Path, target: Path) -> None:
-    """One of `processes` that train together, with one thread."""
+    """Run one of `processes` processes that train together, with one thread."""
     torch.set_num_threads(1)
     where = f"tcp://127.0.0.1:{port}"
     dist.init_process_group(

@@ -1,4 +1,4 @@
-"""The recipe of the busy model: tower, then instruction tuning, few things and few visual tokens first."""
+"""The recipe of the busy model: tower, then instruction tuning with a growing number of things and tokens."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from compress.models.loading import load
 
 Log = Callable[[str], None]
 
-# A model learns to find one thing among few much sooner than among forty, and from few visual tokens at a
-# fifth of the cost.
+# A model learns to find one thing among few much faster than among forty, and few visual tokens reduce the
+# cost to a fifth.
 FEW = Course(
     "few", steps=1200, steady=1200, visual={0: (112,)}, lr=1.5e-3, matrix_lr=0.012, alignment=0.2,
     things=(8, 8), seed=7,
@@ -44,7 +44,7 @@ COURSES = (
 
 @dataclass(frozen=True)
 class BusyRecipe:
-    """How much of everything: scenes and steps of the tower's training, and of instruction tuning."""
+    """The size of a build: scenes and steps of the tower's training, and of instruction tuning."""
 
     scenes: int = 6000
     windows: int = 900
@@ -57,7 +57,7 @@ class BusyRecipe:
 
 
 def teach_busy(recipe: BusyRecipe, work: Path, log: Log) -> LlavaForConditionalGeneration:
-    """Run or go on with the recipe in `work`; returns the model."""
+    """Run or resume the recipe in `work` and return the model."""
     work.mkdir(parents=True, exist_ok=True)
     micro = load("micro").model
     tower = _tower(recipe, micro, work, log)
@@ -75,7 +75,7 @@ def teach_busy(recipe: BusyRecipe, work: Path, log: Log) -> LlavaForConditionalG
 
 
 def _tower(recipe: BusyRecipe, micro: Any, work: Path, log: Log) -> CLIPVisionModel:
-    """The micro model's tower, grown and trained on windows and whole scenes, and its projector with it."""
+    """Train the micro model's enlarged tower and its projector on windows and whole scenes."""
     path = work / "scenes.npz"
     if not path.exists():
         made = render_scenes("train", range(recipe.scenes))
@@ -95,7 +95,7 @@ def _tower(recipe: BusyRecipe, micro: Any, work: Path, log: Log) -> CLIPVisionMo
 
 
 def _book(recipe: BusyRecipe, tower: CLIPVisionModel, work: Path, number: int) -> Book:
-    """Scenes as the tower sees them, kept in a file."""
+    """Return scenes with the tower's features, cached in a file."""
     path = work / f"book-{number:03d}.pt"
     if not path.exists():
         first = number * recipe.pages

@@ -1,4 +1,4 @@
-"""Stage 2: a decoder of head width 32, grown out of the micro model's, learns to answer about busy scenes."""
+"""Stage 2: a decoder of head width 32, grown from the micro model's, learns to answer about busy scenes."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ WIDTH, HEADS, INNER, LAYERS = 128, 4, 256, 12
 
 
 def new_model(micro: Any) -> LlavaForConditionalGeneration:
-    """A LLaVA for the busy world whose decoder computes what the micro model's does, at head width 32.
+    """Build a LLaVA for the busy world whose decoder computes the same as the micro model's.
 
-    The rotary frequencies of a head of 24 are the first twelve of one of 32 with this larger base.
+    Heads have width 32 instead of 24. With the larger base, their first twelve rotary frequencies are equal.
     """
     tok = tokenizer()
     old = micro.config.text_config
@@ -60,12 +60,13 @@ def new_model(micro: Any) -> LlavaForConditionalGeneration:
 
 
 def grow(model: Any, micro: Any) -> None:
-    """Copy the micro model's projector, decoder and head into the wider ones, so that they compute the same
-    (Net2Net, arXiv:1511.05641). Words that are new start at random.
+    """Copy the micro model's projector, decoder and head into the wider ones without changing their function.
+
+    The method is Net2Net (arXiv:1511.05641). Embeddings of new words start at random.
     """
     old, new = micro.config.text_config.head_dim, WIDTH // HEADS
     half = torch.arange(old // 2)
-    inside = torch.cat([half, new // 2 + half])  # rotary pairs stand half a head apart
+    inside = torch.cat([half, new // 2 + half])  # rotary pairs are half a head apart
     rows = (torch.arange(micro.config.text_config.num_attention_heads)[:, None] * new + inside).flatten()
     with torch.no_grad():
         for part in ("model.multi_modal_projector", "model.language_model"):
@@ -101,7 +102,7 @@ def grow(model: Any, micro: Any) -> None:
 
 
 def llava(model: Any) -> TrainingModel:
-    """Projector, decoder and head learn, the tower stays as it is."""
+    """Set up training of projector, decoder and head; the tower is frozen."""
     index = tokenizer().get_vocab()
     opening = (index["<s>"], index["user"])
     parts = model.model
@@ -115,7 +116,7 @@ def llava(model: Any) -> TrainingModel:
 
 @dataclass(frozen=True)
 class Book:
-    """Scenes as a frozen tower sees them."""
+    """Scenes with features and labels of a frozen tower's patches."""
 
     scenes: list[BusyScene]
     features: Tensor  # [n, 576, C] float16
@@ -127,7 +128,7 @@ class Book:
 
 @torch.no_grad()
 def book(tower: CLIPVisionModel, split: str, seeds: Sequence[int], spoils: bool = True) -> Book:
-    """Draw and see scenes."""
+    """Draw scenes and compute their features."""
     made, columns, feats = [], [], []
     for start in range(0, len(seeds), 16):
         part = [scene(split, s, training_spoil(s) if spoils else None) for s in seeds[start : start + 16]]
@@ -142,7 +143,7 @@ def book(tower: CLIPVisionModel, split: str, seeds: Sequence[int], spoils: bool 
 
 
 def lesson(asked: list[Question], index: dict[str, int], end: int) -> Lesson:
-    """Questions as token ids."""
+    """Convert questions to token ids."""
 
     def ids(text: str) -> list[int]:
         return [index[w] for w in text.split()]
@@ -155,8 +156,9 @@ def lesson(asked: list[Question], index: dict[str, int], end: int) -> Lesson:
 
 
 def tokens_of(owner: NDArray[np.int8], kind: NDArray[np.int8], about: Sequence[int], keep: int) -> list[int]:
-    """The tokens of the things that are asked about, at most `keep`, a token of each thing in turn: first
-    characters, then what is clearly of the thing.
+    """Return at most `keep` tokens of the things in `about`, taken from each thing in turn.
+
+    Characters come first, then unambiguous tokens, then the others.
     """
     queues = []
     for thing in dict.fromkeys(about):
@@ -173,7 +175,7 @@ def tokens_of(owner: NDArray[np.int8], kind: NDArray[np.int8], about: Sequence[i
 
 
 def some(whole: BusyScene, things: int | None, rng: torch.Generator) -> tuple[BusyScene, list[int]]:
-    """The scene with at most so many of its things, and their numbers in the whole scene."""
+    """Return the scene with at most `things` of its things, and their numbers in the whole scene."""
     count = len(whole.things)
     if things is None or things >= count:
         return whole, list(range(count))
@@ -189,9 +191,10 @@ def seen(
     count: int,
     rng: torch.Generator,
 ) -> Tensor:
-    """[B, count] which visual tokens a training scene shows: those of the things that are asked about, of
-    half of them a random part only, and others at random. Characters of asked signs are always among them.
-    Things that are not `there` show none.
+    """Draw the visual tokens [B, count] that training scenes show.
+
+    They are tokens of the things in `asked`, a random part or all of each thing, and other random tokens. The
+    characters of signs in `asked` are always included. Things that are not in `there` show none.
     """
     draw = torch.rand(owner.shape, generator=rng)
     for row, things in enumerate(asked):
@@ -200,7 +203,7 @@ def seen(
         mine = torch.isin(owner[row], torch.tensor(sorted(things), dtype=owner.dtype))
         share = torch.rand(128, generator=rng) * 1.7 + 0.3  # at least a third, often all
         part = draw[row] < share[owner[row].long()]
-        # The clearest token of every thing stays.
+        # One unambiguous token of every thing stays.
         clear = torch.zeros(128).scatter_reduce(
             0, owner[row].long().clamp(min=0), draw[row] * (kind[row] >= 0), "amax"
         )
@@ -213,13 +216,14 @@ def seen(
 
 @dataclass(frozen=True)
 class Course:
-    """One run of instruction tuning. `visual`: how many visual tokens a scene shows (see `seen`). From a step
-    on, it is one of the numbers listed for it, each as often as it is listed.
-    `text`: tokens of packed questions. Learning rates fall from step `steady` on.
-    `things`: how many things of a scene are there to see and to ask about, at most: a number drawn for each
-    scene from 3 to a limit. The limit grows over the course from the first number to the second. A model
-    learns to find one thing among few much sooner than among forty.
-    `alignment` weighs the pull of patches towards words.
+    """One run of instruction tuning.
+
+    `visual` maps a first step to numbers of visual tokens that a scene shows (see `seen`); each training step
+    draws one of the numbers listed for it. `text` is the number of tokens of packed questions. Learning rates
+    fall from step `steady` on. `things` limits the number of things that a scene shows and questions ask
+    about: the number is drawn for each scene from 3 to a limit, which grows over the course from the first
+    value to the second. A model learns to find one thing among few much faster than among forty. `alignment`
+    weighs the alignment of patches with words.
     """
 
     name: str
@@ -236,11 +240,11 @@ class Course:
     seed: int = 5
 
     def counts(self, step: int) -> tuple[int, ...]:
-        """The numbers of visual tokens, one of which a step shows."""
+        """Return the numbers of visual tokens from which a step draws."""
         return self.visual[max(first for first in self.visual if first <= step)]
 
     def most(self, step: int, rng: torch.Generator) -> int | None:
-        """How many things a scene may show at a step."""
+        """Draw the largest number of things that a scene shows at a step."""
         if self.things is None:
             return None
         first, last = self.things
@@ -252,7 +256,7 @@ def instruct(
     pupil: TrainingModel, books: Callable[[int], Book], course: Course, checkpoint: Path,
     log: Callable[[str], None], every: int = 100, check: Callable[[int], None] = lambda step: None,
 ) -> None:  # fmt: skip
-    """Train in place; resumes from `checkpoint`. `books(step)` gives the scenes to draw from at a step."""
+    """Train in place; resumes from `checkpoint`. `books(step)` returns the scenes to draw from at a step."""
     tok = tokenizer()
     index, end = tok.get_vocab(), tok.eos_token_id
     decoder, trained, alignment = pupil.decoder, pupil.trained, BusyAlignment()
@@ -306,13 +310,13 @@ def instruct(
 
 
 def follow(families: dict[str, float], questions: list[list[Question]], packed: Any, logits: Tensor) -> None:
-    """Keep running shares of right answers, by family."""
+    """Update the running accuracy of each family."""
     for family, right in right_answers(questions, packed, logits):
         families[family] = 0.98 * families.get(family, float(right)) + 0.02 * right
 
 
 def right_answers(questions: list[list[Question]], packed: Any, logits: Tensor) -> Iterator[tuple[str, bool]]:
-    """Family of every packed question, and whether all of its answer's tokens are the most likely ones."""
+    """Yield the family of each packed question, and whether all tokens of its answer are the most likely."""
     rows = packed.target != -100
     hit = logits.argmax(-1) == packed.answers()
     where, block = rows.nonzero()[:, 0].tolist(), packed.block[rows].tolist()

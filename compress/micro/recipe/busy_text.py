@@ -1,7 +1,7 @@
-"""Stage 3: a small text tower beside the busy model's vision tower, paired with it as CLIP's are.
+"""Stage 3: a small text tower, paired with the busy model's vision tower as in CLIP.
 
-Methods that read CLIP's joint space need one. The vision tower stays as it is: texts learn to lie near the
-CLS features of the scenes that they are true of.
+Methods that read CLIP's joint space need it. The vision tower is frozen: the embeddings of texts learn to be
+near the CLS features of the scenes that they describe.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from compress.micro.recipe.tower import normalise
 from compress.micro.world import COLORS
 
 FOLDER = "clip"  # beside the model's files, whose config.json names it
-LONGEST = 32  # tokens that the text tower reads
+LONGEST = 32  # most tokens that the text tower reads
 PHRASES = [f"{color} {kind}" for color in COLORS for kind in KINDS]
-ASKING = ("color", "shape", "exist", "read", "ground", "count")  # families whose forms hold one phrase
+ASKING = ("color", "shape", "exist", "read", "ground", "count")  # families with one phrase per template
 
 
 def clip_tokenizer() -> PreTrainedTokenizerFast:
-    """The model's words between <s> and </s>, filled up on the right."""
+    """Build the tokenizer of the model's words, with <s> and </s> added and padding on the right."""
     made = tokenizer()
     ends = [("<s>", made.bos_token_id), ("</s>", made.eos_token_id)]
     made.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
@@ -38,7 +38,7 @@ def clip_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def new_clip(tower: Any) -> CLIPModel:
-    """A CLIP around a vision tower, with a text tower of two layers."""
+    """Build a CLIP from a vision tower, with a new text tower of two layers."""
     made = tokenizer()
     text = {
         "vocab_size": len(made), "hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 2,
@@ -55,7 +55,7 @@ def new_clip(tower: Any) -> CLIPModel:
 
 @torch.no_grad()
 def seen(clip: CLIPModel, seeds: range) -> tuple[Tensor, Tensor]:
-    """CLS features [n, C] of training scenes, and which of `PHRASES` are true of them [n, P]."""
+    """Return CLS features [n, C] of training scenes, and which of `PHRASES` are true of them [n, P]."""
     features, true = [], torch.zeros(len(seeds), len(PHRASES))
     for row, seed in enumerate(seeds):
         made = scene("train", seed)
@@ -70,7 +70,7 @@ def seen(clip: CLIPModel, seeds: range) -> tuple[Tensor, Tensor]:
 def pair(
     clip: CLIPModel, scenes: int, steps: int, log: Callable[[str], None], batch: int = 64, lr: float = 2e-3
 ) -> None:
-    """Train the text tower and both projections in place: sigmoid losses of scenes and phrases."""
+    """Train the text tower and both projections in place, with sigmoid losses of scenes and phrases."""
     features, true = seen(clip, range(500_000, 500_000 + scenes))
     words = clip_tokenizer()
     learned = [*clip.text_model.parameters(), *clip.text_projection.parameters()]
@@ -98,7 +98,7 @@ def pair(
 
 
 def phrase_said(phrase: str, rng: torch.Generator) -> str:
-    """A phrase alone or inside a question about it."""
+    """Return a phrase alone or in a question about it, at random."""
     family = ASKING[int(torch.randint(len(ASKING), (1,), generator=rng))]
     forms = TEMPLATES[family]
     form = forms[int(torch.randint(len(forms), (1,), generator=rng))]
@@ -106,6 +106,6 @@ def phrase_said(phrase: str, rng: torch.Generator) -> str:
 
 
 def save_clip(clip: CLIPModel, folder: Path) -> None:
-    """Write it beside a model, in half precision."""
+    """Write the CLIP model into a folder in `folder`, in half precision."""
     clip.half().save_pretrained(folder / FOLDER)
     clip_tokenizer().save_pretrained(folder / FOLDER)

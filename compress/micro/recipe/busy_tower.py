@@ -22,7 +22,7 @@ from compress.micro.recipe.optim import Optimiser, checkpointed
 from compress.micro.recipe.tower import IGNORE, features, normalise, training_spoil
 from compress.micro.world import COLORS
 
-SHOWN = (*KINDS, *CHARACTERS)  # what a patch can show; a sign's patch shows a character, or else its plate
+SHOWN = (*KINDS, *CHARACTERS)  # contents of a patch; a sign's patch shows a character, or else its plate
 PATCHES = GRID * GRID
 PHRASES = len(COLORS) * len(KINDS)
 WINDOW = 8  # patches along a side
@@ -34,21 +34,21 @@ VISION = CLIPVisionConfig(
 
 @dataclass(frozen=True)
 class BusySceneBatch:
-    """Rendered scenes and what their 576 patches show."""
+    """Rendered scenes with labels of their 576 patches."""
 
     pixels: NDArray[np.uint8]  # [n, 192, 192, 3]
-    kind: NDArray[np.int8]  # [n, 576] place in SHOWN; -1 ground, IGNORE ambiguous
-    color: NDArray[np.int8]  # likewise, place in COLORS
-    ground: NDArray[np.int8]  # [n, 576] place in GROUNDS
-    owner: NDArray[np.int8]  # [n, 576] which of the scene's things, counted from 0; -1 ground
+    kind: NDArray[np.int8]  # [n, 576] index in SHOWN; -1 ground, IGNORE ambiguous
+    color: NDArray[np.int8]  # likewise, index in COLORS
+    ground: NDArray[np.int8]  # [n, 576] index in GROUNDS
+    owner: NDArray[np.int8]  # [n, 576] number of the scene's thing, from 0; -1 ground
     phrases: NDArray[np.bool_]  # [n, PHRASES] which colour-kind pairs the scene contains
 
 
 def label_scene(made: BusyScene) -> tuple[NDArray, ...]:
-    """A row of `BusySceneBatch`."""
+    """Return the row of one scene in a `BusySceneBatch`."""
     pixels, patches = paint(made)
     owner = patches.owner
-    kinds = np.array([KINDS.index(t.kind) for t in made.things] + [-1])  # -1 takes the last
+    kinds = np.array([KINDS.index(t.kind) for t in made.things] + [-1])  # index -1 selects the last entry
     colors = np.array([list(COLORS).index(t.color) for t in made.things] + [-1])
     kind, color = kinds[owner], colors[owner]
     kind = np.where(patches.character >= 0, len(KINDS) + patches.character, kind)
@@ -72,7 +72,7 @@ def label_scene(made: BusyScene) -> tuple[NDArray, ...]:
 
 
 def render_scenes(split: str, seeds: range) -> BusySceneBatch:
-    """Render and label the scenes of `seeds`, one in five of them badly photographed."""
+    """Render and label the scenes of `seeds`, one in five of them with a photographic defect."""
     rows = (label_scene(scene(split, seed, training_spoil(seed))) for seed in seeds)
     columns: list[NDArray] = []
     for n, row in enumerate(rows):
@@ -83,7 +83,7 @@ def render_scenes(split: str, seeds: range) -> BusySceneBatch:
 
 
 def word_table(micro: Any) -> Tensor:
-    """[V, 96] the micro model's embeddings of the busy words; words that are new to it start at random."""
+    """Return the micro model's embeddings [V, 96] of the busy words; new words start at random."""
     old, new = micro_tokenizer().get_vocab(), tokenizer().get_vocab()
     same = {"sign": "number", "plate": "numeral", "paizi": "shuzi"}
     table = micro.model.language_model.embed_tokens.weight.detach()
@@ -96,7 +96,7 @@ def word_table(micro: Any) -> Tensor:
 
 
 def grown_tower(micro: Any) -> CLIPVisionModel:
-    """The micro model's tower on four times as many patches; positions lie between its own."""
+    """Enlarge the micro model's tower to four times as many patches, with interpolated positions."""
     tower = CLIPVisionModel(VISION)
     state = {name: value.clone() for name, value in micro.model.vision_tower.state_dict().items()}
     name = next(n for n in state if n.endswith("position_embedding.weight"))
@@ -114,10 +114,10 @@ def grown_tower(micro: Any) -> CLIPVisionModel:
 
 
 class BusyAlignment(nn.Module):
-    """Pulls a projected patch towards the words for what it shows.
+    """A loss that aligns a projected patch with the embeddings of the words for its content.
 
-    These are the kind or character, the colour and, weakly, the ground of a thing, or the ground alone. A
-    character's patch is also a sign's.
+    These are the kind or character, the colour and, with a small weight, the ground of a thing, or the ground
+    alone. The patch of a character is also aligned with "sign".
     """
 
     def __init__(self) -> None:
@@ -129,7 +129,7 @@ class BusyAlignment(nn.Module):
         self.sign_word = index["sign"]
 
     def forward(self, visual: Tensor, table: Tensor, kind: Tensor, color: Tensor, ground: Tensor) -> Tensor:
-        """The loss of visual tokens [B, n, D]; labels [B, n] as in `BusySceneBatch`."""
+        """Return the loss of visual tokens [B, n, D]; labels [B, n] are as in `BusySceneBatch`."""
         logp = (12 * F.normalize(visual, dim=-1) @ F.normalize(table, dim=-1).T).log_softmax(-1)
 
         def said(words: Tensor) -> Tensor:
@@ -147,7 +147,7 @@ class BusyAlignment(nn.Module):
 
 
 class BusyTowerHeads(nn.Module):
-    """What the tower is asked during pre-training; thrown away afterwards."""
+    """Prediction heads for the tower's pre-training, discarded afterwards."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ class BusyTowerHeads(nn.Module):
         return 2 * losses[0] + losses[1] + 0.5 * losses[2]
 
     def place_loss(self, x: Tensor, place: Tensor) -> Tensor:
-        """Where each patch is; `place` [B * n]."""
+        """Return the loss of predicting the position of each patch; `place` [B * n]."""
         flat = x.flatten(0, 1)
         row, column = self.row(flat), self.column(flat)
         return F.cross_entropy(row, place // GRID) + F.cross_entropy(column, place % GRID)
@@ -188,9 +188,9 @@ def train_tower(
     matrix_lr: float = 0.01, window_batch: int = 96, whole_batch: int = 12,
     log: Callable[[str], None] = print,
 ) -> None:  # fmt: skip
-    """Train all three in place: on windows of 8 x 8 patches, then on whole scenes, also for CLS.
+    """Train tower, heads and projector in place on windows of 8 x 8 patches, then on whole scenes with CLS.
 
-    Resumes from `checkpoint` when that exists. `table` [V, D] holds the words' embeddings.
+    Resumes from `checkpoint` if it exists. `table` [V, D] holds the words' embeddings.
     """
     every = nn.ModuleDict({"tower": tower, "heads": heads, "projector": projector})
     optimiser = Optimiser(
@@ -229,7 +229,7 @@ def train_tower(
 
 @torch.no_grad()
 def told(heads: BusyTowerHeads, x: Tensor, kind: Tensor, color: Tensor, ground: Tensor) -> str:
-    """How often the heads are right about patches."""
+    """Return the accuracy of the heads on patches, as text."""
     said = heads.kind(x).argmax(-1)
     seen, behind = kind >= 0, kind == -1
     groups = {

@@ -1,8 +1,8 @@
 """Stages 2 and 3 of the recipe: alignment and instruction tuning on frozen tower features.
 
-Alignment teaches the projector to put a patch near the words for what it shows. Instruction tuning packs one
-image and many questions into one sequence: questions see the image and themselves, never each other, so the
-visual tokens are paid for once.
+Alignment trains the projector to map a patch close to the words for its content. Instruction tuning packs
+one image and many questions into one sequence. Each question attends to the image and itself, not to other
+questions, so the visual tokens are computed only once.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ from compress.parallel.workers import new_processes
 
 @dataclass(frozen=True)
 class Frame:
-    """What stands around the visual tokens of an image, and their positions.
+    """The tokens around the visual tokens of an image, and the positions of the visual tokens.
 
-    The tokens in front count from 0, those behind go on after the highest place of a visual token, or at
-    `end`.
+    Positions of the tokens before the image start at 0. Those of the tokens after it start after the highest
+    position of a visual token, or at `end`.
     """
 
-    before: tuple[int, ...]  # token ids, "<s> user" and what opens an image
+    before: tuple[int, ...]  # token ids of "<s> user" and of the start of an image
     places: Tensor  # [A, N] positions of the visual tokens on one axis, or on the three of M-RoPE
-    after: tuple[int, ...] = ()  # token ids, what closes an image
+    after: tuple[int, ...] = ()  # token ids of the end of an image
     end: int | None = None
 
 
 @dataclass(frozen=True)
 class TrainingModel:
-    """A model under instruction: what is trained, and how the tower's features become visual tokens.
+    """A model in instruction tuning: its trained parts, and the projection of the tower's features.
 
-    With DeepStack, visual tokens come with what is added to them behind the first decoder layers: D values
-    for each layer follow on the last axis.
+    With DeepStack, the last axis of a visual token continues with D values for each of the first decoder
+    layers, which are added after that layer.
     """
 
     model: Any
     frame: Frame
-    shows: Tensor  # [N] the patch behind every visual token; beyond the last for a newline, which has none
+    shows: Tensor  # [N] the patch of every visual token; for a newline, the number of patches
     project: Callable[[Tensor], Tensor]  # features [B, n, C] -> visual tokens [B, N, D or more]
     trained: nn.ModuleDict
 
@@ -68,7 +68,7 @@ class TrainingModel:
 
 
 def llava(model: Any) -> TrainingModel:
-    """LLaVA: the projector and the decoder learn, the tower stays as it is."""
+    """Set up training of a LLaVA's projector and decoder; the tower is frozen."""
     parts = model.model
     trained = {
         "projector": parts.multi_modal_projector, "decoder": parts.language_model, "head": model.lm_head,
@@ -80,7 +80,7 @@ def llava(model: Any) -> TrainingModel:
 
 @cache
 def opening() -> tuple[int, ...]:
-    """What every prompt begins with."""
+    """Return the token ids at the start of every prompt."""
     index = tokenizer().get_vocab()
     return index["<s>"], index["user"]
 
@@ -88,7 +88,7 @@ def opening() -> tuple[int, ...]:
 def new_model(
     vision: CLIPVisionConfig, *, width: int, inner: int, layers: int, heads: int, seed: int
 ) -> LlavaForConditionalGeneration:
-    """An untrained LLaVA with the micro vocabulary; each pinyin word starts close to its translation."""
+    """Build an untrained LLaVA with the micro vocabulary; pinyin words start near the English ones."""
     tok = tokenizer()
     index = tok.get_vocab()
     torch.manual_seed(seed)
@@ -112,7 +112,7 @@ def new_model(
             table[index[pinyin]] = table[index[english]] + 0.15 * torch.randn(width)
         head.weight.copy_(table * 0.3)
         for layer in decoder.layers:
-            # Residual branches start silent, and attention starts looking for what is like itself.
+            # Residual branches start at zero, and attention starts with equal query and key projections.
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
             layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
@@ -123,7 +123,7 @@ def new_model(
 
 @torch.no_grad()
 def tower_features(tower: CLIPVisionModel, scenes: SceneBatch) -> Tensor:
-    """Penultimate patch features of every scene, [n, 144 or 720, D] float16, CLS left out as LLaVA does."""
+    """Return penultimate patch features of all scenes, [n, 144 or 720, D] float16, without CLS."""
     pixels = torch.from_numpy(scenes.tiles.pixels)
     made = torch.cat([features(tower, normalise(part))[0][:, 1:].half() for part in pixels.split(64)])
     return made.view(len(scenes.kind), -1, made.shape[-1])
@@ -139,7 +139,7 @@ class Lesson:
 
 
 def lessons(split: str, seeds: range, epoch: int, n: int, kind: str = "where") -> list[Lesson]:
-    """`n` questions of the mixture `kind` for each scene, new ones in every epoch."""
+    """Draw `n` questions of the mixture `kind` for each scene, new ones in every epoch."""
     tok = tokenizer()
     index, end = tok.get_vocab(), tok.eos_token_id
 
@@ -160,7 +160,7 @@ def lessons(split: str, seeds: range, epoch: int, n: int, kind: str = "where") -
 
 
 def all_lessons(split: str, count: int, epoch: int, n: int, kind: str) -> list[Lesson]:
-    """`lessons` of the scenes 0 to `count`, made by two processes."""
+    """Compute `lessons` of the scenes 0 .. `count` - 1 in two processes."""
     parcels = [(split, range(i, min(i + 500, count)), epoch, n, kind) for i in range(0, count, 500)]
     with new_processes().Pool(2) as pool:
         parts = pool.starmap(lessons, parcels)
@@ -172,14 +172,15 @@ class Packed:
     """A batch of lessons: the text after the image, [B, T] each."""
 
     ids: Tensor
-    order: Tensor  # place of a token in its question and answer, from 0
+    order: Tensor  # position of a token in its question and answer, from 0
     block: Tensor  # number of the question, from 1; -1 = padding
-    target: Tensor  # the id to say next; IGNORE where none is taught
+    target: Tensor  # id of the next token; IGNORE outside the answers
 
     def mask(self, front: int, seen: Tensor | None = None, start: int = 0) -> Tensor:
-        """[B, 1, S, S] bool over `front` tokens and the text: causal, blocks blind to each other.
+        """Return the mask [B, 1, S, S] over `front` tokens and the text: causal, blocks separated.
 
-        `seen` [B, kept] bool: nobody reads the visual tokens, from `start` on, where it is False.
+        `seen` [B, kept] bool refers to the visual tokens, which begin at `start`; tokens with False are
+        masked for all queries.
         """
         b, t = self.ids.shape
         block = torch.cat([torch.zeros(b, front, dtype=torch.long), self.block], 1)
@@ -192,11 +193,11 @@ class Packed:
         return (causal & same)[:, None]
 
     def answers(self) -> Tensor:
-        """[M] the target ids, in the order of `run`'s logits."""
+        """Return the target ids [M], in the order of `run`'s logits."""
         return self.target[self.target != IGNORE]
 
     def weight(self) -> Tensor:
-        """[M] weights of the targets: together 1, and the same for every question however long its answer."""
+        """Return weights [M] of the targets, with sum 1 and an equal sum for every question."""
         rows = self.target != IGNORE
         question = (torch.arange(len(self.ids))[:, None] * 1000 + self.block)[rows]
         _, inverse, size = question.unique(return_inverse=True, return_counts=True)
@@ -233,10 +234,10 @@ def run(
     keep: Tensor | None = None,
     seen: Tensor | None = None,
 ) -> Tensor:
-    """Logits [M, V] at the M rows with a target.
+    """Return logits [M, V] at the M rows with a target.
 
-    `keep` [B, K] names the only visual tokens that are there, `seen` [B, K] bool those of them that are read.
-    `visual` holds all of them, or those of `keep`.
+    `keep` [B, K] are the visual tokens in the sequence, `seen` [B, K] bool those of them that are not masked.
+    `visual` holds all visual tokens, or those of `keep`.
     """
     decoder, frame = pupil.decoder, pupil.frame
     batch, width = len(visual), decoder.config.hidden_size
@@ -281,11 +282,11 @@ def run(
 
 
 class Alignment(nn.Module):
-    """Pulls a projected patch towards the embeddings of the words for its content.
+    """A loss that aligns a projected patch with the embeddings of the words for its content.
 
-    These are shape or digit and colour on a thing, texture on background, and with `cells` also the cell. The
-    alignment stage minimises nothing else; afterwards it stays on with a small weight, so that anchors keep
-    their meaning.
+    These are shape or digit and colour on a thing, texture on background, and with `cells` also the cell. It
+    is the only loss of the alignment stage. Later stages add it with a small weight, so that words remain
+    meaningful anchors.
     """
 
     def __init__(self, scenes: SceneBatch, shows: Tensor) -> None:
@@ -329,7 +330,7 @@ class Alignment(nn.Module):
 def align(
     pupil: TrainingModel, feats: Tensor, alignment: Alignment, steps: int, log: Callable[[str], None]
 ) -> None:
-    """Stage 2: the projector alone."""
+    """Stage 2: train the projector alone."""
     projector, table = pupil.trained["projector"], pupil.decoder.embed_tokens.weight
     optimiser = torch.optim.AdamW(projector.parameters(), lr=3e-3)
     for step in range(steps):
@@ -348,7 +349,7 @@ def align(
 def accuracy(
     pupil: TrainingModel, feats: Tensor, taught: list[Lesson], keep: Tensor | None = None
 ) -> dict[str, float]:
-    """Share of questions whose every answer token is the most likely one, by family and overall."""
+    """Return the share of questions with all answer tokens predicted correctly, by family and overall."""
     right: dict[str, list[bool]] = {}
     for start in range(0, len(taught), 25):
         part = taught[start : start + 25]
@@ -370,14 +371,14 @@ def accuracy(
 class TeachingStage:
     """One run of instruction tuning.
 
-    `every`: only each `every`-th decoder layer takes part (the others are still silent, so leaving them out
-    changes nothing); `visual`: how many visual tokens are read, at random, all by default. Both make early
-    training cheap.
-    `thinned`: the share of scenes of which every thing, and the background, shows only a random part. It
-    teaches to count things and not tokens, as a model must that is to read compressed images.
+    `every`: only each `every`-th decoder layer is used (the output of the others is still zero, so leaving
+    them out changes nothing). `visual`: the number of random visual tokens that are read. Default: all. Both
+    make early training cheap.
+    `thinned`: the share of scenes in which every thing, and the background, shows only a random part of its
+    tokens. It trains the model to count things and not tokens, which reading compressed images requires.
     Learning rates rise for `warmup` steps, stay constant until step `steady`, then fall. `alignment` weighs
-    the pull of patches towards words; `cells` says whether cells are among these. `half`: products of
-    matrices in bfloat16, which some processors do several times faster.
+    the alignment of patches with words; `cells` adds the words for cells. `half`: matrix products in
+    bfloat16, which are several times faster on some processors.
     """
 
     name: str
@@ -400,10 +401,10 @@ class TeachingStage:
 
 
 def thin(owner: Tensor, share: float, rng: torch.Generator) -> Tensor:
-    """[B, N] bool: which tokens are read when a `share` of the scenes is thinned.
+    """Draw a mask [B, N] of the tokens that are read when a `share` of the scenes is thinned.
 
-    In these every thing, and the background, keeps a share of its tokens drawn from [0, 1), and at least one.
-    `owner` [B, N] is the thing that a token shows, -1 for background.
+    In a thinned scene every thing, and the background, keeps a share of its tokens drawn from [0, 1), and at
+    least one. `owner` [B, N] is the thing that a token shows, -1 for background.
     """
     part, draw = owner + 1, torch.rand(owner.shape, generator=rng)
     parts = int(part.max()) + 1
@@ -418,9 +419,10 @@ def instruct(
     alignment: Alignment, course: TeachingStage, out: Path,
     log: Callable[[str], None], check: Callable[[], dict[str, float]],
 ) -> None:  # fmt: skip
-    """Stage 3, in place; resumes from `out`/<name>.pt. `taught(epoch)` gives the lessons of all scenes.
+    """Stage 3: train in place; resumes from `out`/<name>.pt.
 
-    Several processes share each batch when torch.distributed is initialised.
+    `taught(epoch)` returns the lessons of all scenes. Several processes share each batch if torch.distributed
+    is initialised.
     """
     decoder, trained = pupil.decoder, pupil.trained
     layers = decoder.layers

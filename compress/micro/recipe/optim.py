@@ -1,4 +1,4 @@
-"""Optimiser and resumable loop that the stages of the recipe share."""
+"""The optimiser and the resumable training loop of all stages."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from compress.files import replacing
 class Optimiser:
     """Muon for the matrices inside the blocks, AdamW for everything else.
 
-    Rates warm up, stay at their peak until step `steady` and then fall along a cosine to a fiftieth at step
-    `total`. With `shared` all processes of the torch.distributed group take every step together.
+    Learning rates warm up, stay at their peak until step `steady`, then fall along a cosine to 1/50 at step
+    `total`. With `shared` all processes of the torch.distributed group average their gradients.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Optimiser:
             part.zero_grad(set_to_none=True)
 
     def _share_gradients(self) -> None:
-        """Average over the processes, each of which saw another part of the batch."""
+        """Average gradients over the processes, each of which has a part of the batch."""
         flat = torch.cat([p.grad.flatten() for p in self.parameters if p.grad is not None])
         dist.all_reduce(flat)
         flat /= dist.get_world_size()
@@ -85,17 +85,17 @@ class Optimiser:
 
 
 def rank() -> int:
-    """This process's number among those that train together; 0 when alone."""
+    """Return the rank of this process; 0 without a process group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world() -> int:
-    """How many processes train together."""
+    """Return the number of processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def wait() -> None:
-    """Until all processes that train together are here."""
+    """Wait until all processes that train together reach this call."""
     if dist.is_initialized():
         dist.barrier()
 
@@ -103,7 +103,7 @@ def wait() -> None:
 def checkpointed(
     path: Path, module: nn.Module, optimiser: Optimiser, total: int, every: int
 ) -> Iterator[int]:
-    """Yield the steps that are still to do.
+    """Yield the remaining steps.
 
     Module and optimiser are saved to `path`, atomically, every `every` steps and at the end.
     """

@@ -1,8 +1,8 @@
-"""The Qwen3-VL twin: `micro-qwen3`, whose decoder grows out of `micro-qwen`'s.
+"""The Qwen3-VL twin: `micro-qwen3`, whose decoder is grown from `micro-qwen`'s.
 
-Its tower is new and learns to give the micro model's visual tokens, in three shares: half of their dimensions
-at the decoder's input, the rest behind its first two layers (DeepStack). The decoder has come to do without
-the latter.
+Its tower is new and learns to reproduce the micro model's visual tokens, split into three shares: half of
+their dimensions at the decoder's input, the rest after its first two layers (DeepStack). After training, the
+decoder no longer needs the latter.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from compress.micro.world import GRID, PATCH
 
 HEAD = 32  # dimensions of a head: serving engines have no kernels for 24
 WIDTH = 128
-LEVELS = (1, 2)  # tower blocks behind which DeepStack takes features
+LEVELS = (1, 2)  # tower blocks after which DeepStack takes features
 
 
 def new_qwen3(source: Any) -> Qwen3VLForConditionalGeneration:
-    """A Qwen3-VL with a fresh tower and the decoder of `source`, a Qwen2.5-VL with heads of 24.
+    """Build a Qwen3-VL with a new tower and the decoder of `source`, a Qwen2.5-VL with heads of width 24.
 
     Rotary frequencies keep their values and their axes: time, height and width in turn. The base grows with
-    the heads, and the lowest frequencies are new. Norms of queries and keys are scaled to the lengths that
-    these have in `source` on average (`match_lengths`); its biases are dropped.
+    the head width, and the lowest frequencies are new. `match_lengths` scales the norms of queries and keys
+    to their mean lengths in `source`. The biases of `source` are dropped.
     """
     text, vocabulary = source.config.text_config, tokenizer(QWEN_TOKENS).get_vocab()
     old = text.hidden_size // text.num_attention_heads
@@ -72,10 +72,10 @@ def new_qwen3(source: Any) -> Qwen3VLForConditionalGeneration:
 
 @torch.no_grad()
 def with_wider_heads(decoder: Any) -> Any:
-    """A copy of a Qwen2.5-VL's decoder with heads of `HEAD` dimensions, no biases, and the same attention.
+    """Copy a Qwen2.5-VL's decoder with heads of `HEAD` dimensions, no biases, and the same attention.
 
-    Dimension i of a head turns with i + d / 2 in either width. Queries are zero in the new ones; keys and
-    values are random, or no gradient would ever wake the new ones.
+    Dimension i of a head forms a rotary pair with i + d / 2 in either width. In the new dimensions queries
+    are zero; keys and values are random, since with zeros the gradients would stay zero.
     """
     config, wider = decoder.config, copy.deepcopy(decoder)
     heads, width = config.num_attention_heads, config.hidden_size
@@ -99,10 +99,10 @@ def with_wider_heads(decoder: Any) -> Any:
 
 @torch.no_grad()
 def match_lengths(model: Any, source: TrainingModel, visual: Tensor, taught: list[Lesson]) -> None:
-    """Scale the norms of queries and keys to the mean lengths these have in `source`, layer by layer.
+    """Scale the norms of queries and keys to their mean lengths in `source`, layer by layer.
 
-    A norm gives all heads and tokens one length: only the mean can be kept. `visual` are the micro model's
-    visual tokens of the scenes that `taught` asks about.
+    A norm gives all heads and tokens the same length, so only the mean can be preserved. `visual` are the
+    micro model's visual tokens of the scenes in `taught`.
     """
     inner = source.decoder.layers[0].self_attn.head_dim
     length: dict[nn.Module, float] = {}
@@ -119,12 +119,12 @@ def match_lengths(model: Any, source: TrainingModel, visual: Tensor, taught: lis
         hook.remove()
     for large, small in zip(model.model.language_model.layers, source.decoder.layers, strict=True):
         old, new = small.self_attn, large.self_attn
-        new.q_norm.weight.fill_(length[old.q_proj] / math.sqrt(inner))  # undone by attention's root of HEAD
+        new.q_norm.weight.fill_(length[old.q_proj] / math.sqrt(inner))  # attention divides by sqrt(HEAD)
         new.k_norm.weight.fill_(length[old.k_proj] / math.sqrt(HEAD))
 
 
 def qwen3(model: Qwen3VLForConditionalGeneration) -> TrainingModel:
-    """Qwen3-VL on square images: all of it learns, and its features are pixels, uint8 [B, 96, 96, 3]."""
+    """Set up training of all parts of a Qwen3-VL; its features are square images, uint8 [B, 96, 96, 3]."""
     tower = model.model.visual
     trained = {"tower": tower, "decoder": model.model.language_model, "head": model.lm_head}
 
@@ -138,7 +138,7 @@ def qwen3(model: Qwen3VLForConditionalGeneration) -> TrainingModel:
 
 
 def taught_by(teacher: TrainingModel, pupil: TrainingModel) -> TrainingModel:
-    """The decoder of `pupil` alone, on the visual tokens of `teacher`."""
+    """Set up training of `pupil`'s decoder alone, on the visual tokens of `teacher`."""
     width, levels = pupil.decoder.config.hidden_size, len(LEVELS)
 
     def project(features: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""Stage 1 of the recipe: a CLIP tower that knows what each patch shows and whose CLS token knows the scene.
+"""Stage 1 of the recipe: a CLIP tower whose patches encode their contents and whose CLS encodes the scene.
 
-Dense supervision (kind and colour of every patch, read from the penultimate layer as LLaVA will read it)
-first runs on random 6 x 6-patch windows, a quarter of the cost, then on whole scenes together with the CLS
-objective: match every image to the phrases ("red star") that are true of it, the image-text contrast of CLIP
-with a bag of phrases as text.
+Dense supervision (kind and colour of every patch, predicted from the penultimate layer, which LLaVA reads)
+first uses random windows of 6 x 6 patches, at a quarter of the cost, then whole scenes together with the CLS
+objective: predict the phrases ("red star") that are true of an image. It is CLIP's image-text contrast with a
+bag of phrases as text.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from compress.micro.world import (
 )
 from compress.parallel.workers import new_processes
 
-KINDS = (*SHAPES, *"0123456789")  # what a patch can show; a number's patch shows one of its digits
+KINDS = (*SHAPES, *"0123456789")  # contents of a patch; a number's patch shows one of its digits
 PATCHES = GRID * GRID  # of a tile
 PHRASES = len(COLORS) * (len(SHAPES) + 1)
 
@@ -45,18 +45,18 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 @dataclass(frozen=True)
 class SceneBatch:
-    """Rendered scenes and what their patches show: 144 of one tile, 720 of an image in five."""
+    """Rendered scenes with labels of their patches: 144 for one tile, 720 for an image in five tiles."""
 
-    pixels: NDArray[np.uint8]  # [n, 96, 96, 3], or [n, 5, 96, 96, 3]: the image small, then its quarters
-    kind: NDArray[np.int64]  # [n, 144 or 720] place in KINDS; -1 background, IGNORE ambiguous
-    color: NDArray[np.int64]  # likewise, place in COLORS
-    owner: NDArray[np.int64]  # likewise, which of the scene's things, counted from 0; -1 background
-    texture: NDArray[np.int64]  # [n] place in TEXTURES
+    pixels: NDArray[np.uint8]  # [n, 96, 96, 3], or [n, 5, 96, 96, 3]: thumbnail, then the quarters
+    kind: NDArray[np.int64]  # [n, 144 or 720] index in KINDS; -1 background, IGNORE ambiguous
+    color: NDArray[np.int64]  # likewise, index in COLORS
+    owner: NDArray[np.int64]  # likewise, number of the scene's thing, from 0; -1 background
+    texture: NDArray[np.int64]  # [n] index in TEXTURES
     phrases: NDArray[np.bool_]  # [n, PHRASES] which colour-kind pairs the scene contains
 
     @property
     def tiles(self) -> SceneBatch:
-        """Every tile as an image of its own, with the texture of the whole and the phrases of its patches."""
+        """All tiles as separate images, with the texture of the image and the phrases of their patches."""
         kind, color, owner = (part.reshape(-1, PATCHES) for part in (self.kind, self.color, self.owner))
         texture = self.texture.repeat(len(kind) // len(self.texture))
         told = color * (len(SHAPES) + 1) + kind.clip(max=len(SHAPES))  # digits are numbers
@@ -68,14 +68,14 @@ class SceneBatch:
 
 
 def training_spoil(seed: int) -> str | None:
-    """One training scene in five is badly photographed, as VizWiz pictures are."""
+    """Return the defect of a training scene; one in five has one, as VizWiz pictures do."""
     return SPOILS[seed // 5 % 3] if seed % 5 == 4 else None
 
 
 def label_patches(
     made: Scene, scale: int = 1
 ) -> tuple[Image.Image, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """The photograph, and kind, colour and owner of its patches in rows and columns; see `SceneBatch`."""
+    """Return the photograph, and kind, colour and owner [rows, columns] of its patches; see `SceneBatch`."""
     image, owner, cover = patch_labels(made, scale)
     kind, color = np.full(owner.shape, -1), np.full(owner.shape, -1)
     for (row, column), thing_index in np.ndenumerate(owner):
@@ -95,7 +95,7 @@ def label_patches(
 
 
 def label_scene(made: Scene, tiled: bool = False) -> tuple[NDArray, ...]:
-    """Pixels, kind, colour, owner, texture and the phrases of one scene, a row of `SceneBatch`."""
+    """Return the row of one scene in a `SceneBatch`: pixels, kind, colour, owner, texture and phrases."""
     image, *labels = label_patches(made)
     columns = [np.asarray(image), *(label.ravel() for label in labels)]
     if tiled:
@@ -119,7 +119,7 @@ def training_row(split: str, seed: int, tiled: bool) -> tuple[NDArray, ...]:
 
 
 def cut(image: NDArray, side: int) -> NDArray:
-    """[h, w, ...] into squares, row by row: [h / side * w / side, side, side, ...]."""
+    """Cut [h, w, ...] into squares, row by row: [h / side * w / side, side, side, ...]."""
     rows, columns = image.shape[0] // side, image.shape[1] // side
     parts = image.reshape(rows, side, columns, side, *image.shape[2:])
     return parts.swapaxes(1, 2).reshape(rows * columns, side, side, *image.shape[2:])
@@ -133,7 +133,7 @@ def render_scenes(split: str, seeds: range, tiled: bool = False, workers: int = 
 
 
 def sine_cosine(side: int, width: int) -> Tensor:
-    """Two-dimensional position code, [side * side, width]; a learned table that starts here learns faster."""
+    """Return a 2D position code [side * side, width], an initialisation with which tables learn faster."""
     omega = 1 / 100 ** (torch.arange(width // 4) / (width // 4))
     at = torch.arange(side)[:, None] * omega
     line = torch.cat([at.sin(), at.cos()], 1)
@@ -149,9 +149,9 @@ def new_tower(config: CLIPVisionConfig) -> CLIPVisionModel:
 
 
 def features(tower: CLIPVisionModel, pixels: Tensor, window: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Penultimate and last hidden states [B, 1 + n, D] of normalised pixels [B, 3, h, w].
+    """Return penultimate and last hidden states [B, 1 + n, D] of normalised pixels [B, 3, h, w].
 
-    `window` [B, n] gives each patch's place in the whole scene when `pixels` is only a window of it.
+    If `pixels` is only a window of the scene, `window` [B, n] is the place of each patch in the scene.
     """
     e = tower.embeddings
     patches = e.patch_embedding(pixels).flatten(2).transpose(1, 2)
@@ -166,7 +166,7 @@ def features(tower: CLIPVisionModel, pixels: Tensor, window: Tensor | None = Non
 
 
 class TowerHeads(nn.Module):
-    """What the tower is asked during pre-training; thrown away afterwards."""
+    """Prediction heads for the tower's pre-training, discarded afterwards."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -189,7 +189,7 @@ class TowerHeads(nn.Module):
         return losses[0] * 2 + losses[1] + 0.3 * losses[2]
 
     def place_loss(self, x: Tensor) -> Tensor:
-        """Where each patch is: a tower that is not asked forgets it, and no decoder can answer "left of"."""
+        """Return the loss of predicting positions; without it, a tower loses them and "left of" fails."""
         place = torch.arange(GRID * GRID).expand(len(x), -1).flatten()
         flat = x.flatten(0, 1)
         row, column = self.row(flat), self.column(flat)
@@ -206,7 +206,7 @@ class TowerHeads(nn.Module):
 
 
 def normalise(pixels: Tensor) -> Tensor:
-    """uint8 [B, h, w, 3] to what the image processor hands the tower, [B, 3, h, w]."""
+    """Convert uint8 [B, h, w, 3] to the tower's input [B, 3, h, w], as the image processor does."""
     x = pixels.permute(0, 3, 1, 2).float() / 255
     return (x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
 
@@ -223,9 +223,9 @@ def train_tower(
     seed: int,
     log: Callable[[str], None] = print,
 ) -> None:
-    """Train both in place: `windows` steps on windows, then `wholes` on whole scenes, also for CLS.
+    """Train tower and heads in place: `windows` steps on windows, then `wholes` on whole scenes with CLS.
 
-    `places` weighs the question where a patch is. Resumes from `checkpoint` when that exists.
+    `places` weighs the loss of the patches' positions. Resumes from `checkpoint` if it exists.
     """
     both = nn.ModuleDict({"tower": tower, "heads": heads})
     optimiser = Optimiser(both, lr=2e-3, matrix_lr=0.01, total=windows + wholes)

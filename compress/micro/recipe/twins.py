@@ -1,7 +1,7 @@
-"""The micro model's twins: the same world, words and lessons in other families and at another width.
+"""The micro model's twins: the same world, words and lessons in other model families and widths.
 
-`micro-next` is a LLaVA-NeXT, `micro-qwen` a Qwen2.5-VL, `micro-wide` a LLaVA with a wider decoder. None
-starts from nothing: their decoders grow out of the micro model's (`grow`) and are tuned, so that a laptop can
+`micro-next` is a LLaVA-NeXT, `micro-qwen` a Qwen2.5-VL, `micro-wide` a LLaVA with a wider decoder. None is
+trained from scratch: their decoders are grown from the micro model's (`grow`) and tuned, so that a laptop can
 build them.
 """
 
@@ -35,17 +35,17 @@ from compress.micro.world import GRID, PATCH, SIDE
 from compress.models.families import LlavaNext
 from compress.models.processors import images_only
 
-# What writes into new dimensions of the residual stream, or reads new heads and new hidden units, is silent.
+# Parameters that write into new residual dimensions, or read new heads and hidden units, start at zero.
 SILENT = ("o_proj.weight", "down_proj.weight", "linear_2.weight", "embed_tokens.weight", "bias")
 
 
 def grow(target: nn.Module, source: nn.Module) -> None:
-    """Copy a smaller network into a wider one of the same depth, so that it computes the same (Net2Net,
-    arXiv:1511.05641).
+    """Copy a smaller network into a wider one of the same depth without changing its function.
 
-    Parameters that `source` does not have are left alone. New dimensions of the residual stream are zero, new
-    heads and hidden units are not read yet, and RMSNorm, which divides by a mean over more dimensions now, is
-    scaled back. What reads the new dimensions keeps its random start, or no gradient would ever wake them.
+    The method is Net2Net (arXiv:1511.05641). Parameters that `source` does not have are unchanged. New
+    dimensions of the residual stream are zero, new heads and hidden units have zero output weights, and
+    RMSNorm, whose mean is now over more dimensions, is rescaled. Weights that read the new dimensions keep
+    their random initialisation, since with zeros the gradients would stay zero.
     """
     with torch.no_grad():
         for name, small in source.named_parameters():
@@ -61,7 +61,7 @@ def grow(target: nn.Module, source: nn.Module) -> None:
 
 
 def new_next(micro: Any) -> LlavaNextForConditionalGeneration:
-    """A LLaVA-NeXT with all weights of the micro model, tiles of its image size, and a fresh newline."""
+    """Build a LLaVA-NeXT with all weights of the micro model, tiles of its image size, and a new newline."""
     config = micro.config
     torch.manual_seed(3)
     model = LlavaNextForConditionalGeneration(
@@ -76,7 +76,7 @@ def new_next(micro: Any) -> LlavaNextForConditionalGeneration:
     missing, _ = model.load_state_dict(micro.state_dict(), strict=False)
     assert missing == ["model.image_newline"]
     with torch.no_grad():
-        model.model.image_newline.normal_(0, 0.5)  # as the words began
+        model.model.image_newline.normal_(0, 0.5)  # the initialisation of word embeddings
     model.model.vision_tower.requires_grad_(False)
     return model
 
@@ -85,7 +85,7 @@ TILINGS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))  # rows x columns
 
 
 def llava_next(model: LlavaNextForConditionalGeneration) -> TrainingModel:
-    """LLaVA-NeXT on square images in five tiles: projector, newline and decoder learn."""
+    """Set up training of a LLaVA-NeXT's projector, newline and decoder, on square images in five tiles."""
     base = llava(model)
     parts = model.model
     picture = LlavaNext(model).pictures({"image_sizes": [(2 * SIDE, 2 * SIDE)]})[0]
@@ -102,7 +102,7 @@ def llava_next(model: LlavaNextForConditionalGeneration) -> TrainingModel:
 
 
 def next_processor(model: Any) -> LlavaNextProcessor:
-    """What `AutoProcessor` will find beside the weights."""
+    """Build the processor, saved beside the weights for `AutoProcessor`."""
     images = LlavaNextImageProcessorPil(
         size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE},
         image_grid_pinpoints=model.config.image_grid_pinpoints,
@@ -118,7 +118,7 @@ def next_processor(model: Any) -> LlavaNextProcessor:
 
 
 def new_wide(micro: Any, heads: int) -> LlavaForConditionalGeneration:
-    """The micro model with more heads, and as much wider in every layer."""
+    """Build the micro model with more heads and proportionally wider layers."""
     text = micro.config.text_config
     width = text.head_dim * heads
     model = new_model(
@@ -133,10 +133,10 @@ def new_wide(micro: Any, heads: int) -> LlavaForConditionalGeneration:
 
 
 def new_qwen(micro: Any, heads: int) -> Qwen2_5_VLForConditionalGeneration:
-    """A Qwen2.5-VL with a fresh tower; its decoder is the micro model's with more heads.
+    """Build a Qwen2.5-VL with a new tower; its decoder is the micro model's with more heads.
 
-    Every third rotary frequency goes to time, height and width in turn: with only twelve of them, three
-    sections on end would leave the columns to the lowest four, which hardly turn over twelve places.
+    Rotary frequencies alternate between time, height and width. With only twelve of them, three contiguous
+    sections would leave the four lowest ones for columns, which hardly rotate over twelve positions.
     """
     text, index = micro.config.text_config, tokenizer(QWEN_TOKENS).get_vocab()
     width = text.head_dim * heads
@@ -175,9 +175,9 @@ WINDOW = 4  # visual tokens along a side of an attention window
 
 
 def qwen_pixels(pixels: Tensor) -> Tensor:
-    """uint8 [B, 96, 96, 3] to what the image processor hands the tower: a row to every 4 x 4 patch.
+    """Convert uint8 [B, 96, 96, 3] to the tower's input, one row per 4 x 4 patch, as the processor does.
 
-    The four patches of a visual token are neighbours; every patch is there twice, as two frames of a film.
+    The four patches of a visual token are adjacent; every patch occurs twice, as two frames of a film.
     """
     x = normalise(pixels).view(len(pixels), 3, GRID, 2, PATCH // 2, GRID, 2, PATCH // 2)
     x = x.permute(0, 2, 5, 3, 6, 1, 4, 7)[..., None, :, :].expand(-1, -1, -1, -1, -1, -1, 2, -1, -1)
@@ -185,7 +185,7 @@ def qwen_pixels(pixels: Tensor) -> Tensor:
 
 
 def windowed(model: Any, pixels: Tensor) -> Tensor:
-    """What the tower hands the merger, window after window: [B, 576, C] of uint8 [B, 96, 96, 3]."""
+    """Return the merger's input [B, 576, C] for uint8 [B, 96, 96, 3], in order of windows."""
     grid = torch.tensor([[1, 2 * GRID, 2 * GRID]]).expand(len(pixels), -1)
     out = model.model.visual(qwen_pixels(pixels), grid_thw=grid).last_hidden_state
     return out.view(len(pixels), 4 * PATCHES, -1)
@@ -193,12 +193,12 @@ def windowed(model: Any, pixels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def qwen_features(model: Any, scenes: SceneBatch) -> Tensor:
-    """`windowed` of every scene, [n, 576, C] float16."""
+    """Return `windowed` of every scene, [n, 576, C] float16."""
     return torch.cat([windowed(model, part).half() for part in torch.from_numpy(scenes.pixels).split(64)])
 
 
 def qwen(model: Qwen2_5_VLForConditionalGeneration) -> TrainingModel:
-    """Qwen2.5-VL on square images: the merger, which is its projector, and the decoder learn."""
+    """Set up training of a Qwen2.5-VL's merger, which is its projector, and decoder, on square images."""
     merger = model.model.visual.merger
     order = torch.from_numpy(cut(torch.arange(PATCHES).view(GRID, GRID).numpy(), WINDOW).ravel()).argsort()
     trained = {"projector": merger, "decoder": model.model.language_model, "head": model.lm_head}
@@ -211,7 +211,7 @@ def qwen(model: Qwen2_5_VLForConditionalGeneration) -> TrainingModel:
 
 
 def qwen_frame() -> Frame:
-    """What stands around an image, and M-RoPE's positions as the model's own `get_rope_index` gives them."""
+    """Return the tokens around an image, and M-RoPE's positions, equal to the model's `get_rope_index`."""
     index = tokenizer(QWEN_TOKENS).get_vocab()
     before = (*opening(), index["<|vision_start|>"])
     row, column = torch.arange(PATCHES) // GRID, torch.arange(PATCHES) % GRID
@@ -220,7 +220,7 @@ def qwen_frame() -> Frame:
 
 
 def qwen_processor(kind: Any = Qwen2_5_VLProcessor) -> Any:
-    """Images of any shape, with at most as many pixels as a scene."""
+    """Build a processor for images of any shape, with at most as many pixels as a scene."""
     images = Qwen2VLImageProcessorPil(
         patch_size=PATCH // 2, merge_size=2, temporal_patch_size=2,
         image_mean=list(MEAN), image_std=list(STD), do_convert_rgb=True,
@@ -232,11 +232,10 @@ def qwen_processor(kind: Any = Qwen2_5_VLProcessor) -> Any:
 
 
 def shares(tokens: Tensor, width: int, levels: int) -> Tensor:
-    """Visual tokens [B, N, d] of a narrower model in a wider one, with `levels` of DeepStack: [B, N,
-    (1 + levels) * width].
+    """Convert visual tokens [B, N, d] to a wider model with DeepStack: [B, N, (1 + levels) * width].
 
-    New dimensions are zero. With DeepStack, the decoder's input has every second dimension, and its levels
-    have the others in turn.
+    New dimensions are zero. With DeepStack, the decoder's input has every second dimension, and the `levels`
+    levels alternate in the others.
     """
     wide = F.pad(tokens, (0, width - tokens.shape[-1]))
     at = torch.arange(width)
@@ -248,12 +247,12 @@ def imitate(
     pupil: TrainingModel, see: Callable[[Tensor], Tensor], teacher: TrainingModel, scenes: SceneBatch,
     features: Tensor, checkpoint: Path, steps: int, log: Callable[[str], None], half: bool = False,
 ) -> None:  # fmt: skip
-    """Train a Qwen's tower and mergers, in place, to give the visual tokens that the micro model has.
+    """Train a Qwen's tower and mergers, in place, to reproduce the micro model's visual tokens.
 
-    `see` gives the visual tokens of pixels, uint8 [B, 96, 96, 3], as `TrainingModel.project` does of
-    features. `features` are the micro model's, of the same scenes. Things weigh more than background, as in
-    alignment. Where a patch is, the micro model's visual tokens tell a little and Qwen2.5-VL's cannot, whose
-    tower knows no absolute place: there M-RoPE must do. `half`: see `TeachingStage`.
+    `see` returns the visual tokens of pixels, uint8 [B, 96, 96, 3]. `features` are those of the micro model
+    for the same scenes. Things weigh more than background, as in alignment. The micro model's visual tokens
+    encode the positions of patches to some degree. Qwen2.5-VL's cannot, since its tower has no absolute
+    positions; its decoder must use M-RoPE. `half`: see `TeachingStage`.
     """
     tower, width = pupil.model.model.visual, pupil.decoder.config.hidden_size
     pixels, kind = torch.from_numpy(scenes.pixels), torch.from_numpy(scenes.kind)

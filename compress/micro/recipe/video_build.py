@@ -1,4 +1,4 @@
-"""The recipe of the video twin: draw clips, see them once with a frozen tower, tune on questions."""
+"""The recipe of the video twin: draw clips, encode them once with a frozen tower, tune on questions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from compress.models.loading import load
 from compress.models.processors import images_only
 
 Log = Callable[[str], None]
-# Few actors first, and few visual tokens, which are cheap.
+# Start with few actors and few visual tokens, which are cheap.
 SOME = VideoCourse("some", steps=1400, steady=1400, visual=(72,), things=(2, 3, 3, 4))
 MOST = replace(
     SOME, name="most", steps=1100, steady=1100, visual=(96,), things=(3, 4, 9, 9), lr=1.2e-3, matrix_lr=0.01,
@@ -51,16 +51,16 @@ COURSES = (
 
 @dataclass(frozen=True)
 class VideoRecipe:
-    """How much of everything: shelves of clips to train on, and courses."""
+    """The size of a build: shelves of training clips, and courses."""
 
     shelves: int = 15
-    clips: int = 400  # on a shelf
-    held: int = 100  # clips to check with
+    clips: int = 400  # per shelf
+    held: int = 100  # validation clips
     courses: tuple[VideoCourse, ...] = COURSES
 
 
 def teach_video(recipe: VideoRecipe, work: Path, log: Log) -> Qwen2_5_VLForConditionalGeneration:
-    """Run or go on with the recipe in `work`; returns the model."""
+    """Run or resume the recipe in `work` and return the model."""
     work.mkdir(parents=True, exist_ok=True)
     model = new_video(load("micro-qwen").model)
     pupil = video(model)
@@ -80,7 +80,7 @@ def teach_video(recipe: VideoRecipe, work: Path, log: Log) -> Qwen2_5_VLForCondi
 
 
 def _shelf(model: Any, split: str, seeds: range, path: Path) -> Shelf:
-    """Clips as the tower sees them, which is done once."""
+    """Return clips with the tower's features, which are computed once."""
     if not path.exists():
         with replacing(path) as part:
             torch.save(shelf(model, split, seeds).features, part)
@@ -88,7 +88,7 @@ def _shelf(model: Any, split: str, seeds: range, path: Path) -> Shelf:
 
 
 def video_processor() -> Any:
-    """Images of any shape with at most as many pixels as a frame; its template writes images and videos."""
+    """Build a processor for images up to the pixels of a frame, with a template for images and videos."""
     images = Qwen2VLImageProcessorPil(
         patch_size=PATCH, merge_size=MERGE, temporal_patch_size=PER_MOMENT,
         image_mean=list(MEAN), image_std=list(STD), do_convert_rgb=True,

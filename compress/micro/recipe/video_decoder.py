@@ -1,8 +1,8 @@
-"""The video twin: `micro-qwen` with larger visual tokens learns about clips.
+"""The video twin: `micro-qwen` with larger visual tokens, trained on clips.
 
-Its tower stays as it is: two frames of one moment are to it an image. A visual token holds 4 x 4 patches
-instead of 2 x 2. The merger starts so that it gives the mean of the four tokens that `micro-qwen` would have,
-so the decoder understands it from the first step on.
+Its tower is frozen and treats the two frames of a moment as an image. A visual token covers 4 x 4 patches
+instead of 2 x 2. The merger is initialised to output the mean of the four tokens of `micro-qwen`, so the
+decoder can use it from the first step on.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ WINDOW = 32 // (PATCH * MERGE)  # visual tokens along a side of an attention win
 
 
 def new_video(qwen: Any) -> Qwen2_5_VLForConditionalGeneration:
-    """The twin of `micro-qwen` before training: it reads images as that does, in a quarter of the tokens.
+    """Build the twin of `micro-qwen` before training, which encodes images in a quarter of the tokens.
 
-    Words that are new start at random. A second is one step of M-RoPE's time axis, as long as a moment.
+    New words start at random. A second, the length of a moment, is one step of M-RoPE's time axis.
     """
     old, new = micro_tokenizer(QWEN_TOKENS).get_vocab(), tokenizer().get_vocab()
     config: Any = Qwen2_5_VLConfig(**qwen.config.to_dict())
@@ -82,7 +82,7 @@ def new_video(qwen: Any) -> Qwen2_5_VLForConditionalGeneration:
 
 
 def _enlarge(large: Any, small: Any) -> None:
-    """A merger of 4 x 4 patches that gives the mean of what one of 2 x 2 gives for its quarters."""
+    """Initialise a merger of 4 x 4 patches to output the mean of a 2 x 2 merger over its quarters."""
     large.ln_q.weight.copy_(small.ln_q.weight)
     first, _, last = large.mlp
     first.weight.zero_(), last.weight.zero_()
@@ -100,17 +100,17 @@ def _enlarge(large: Any, small: Any) -> None:
 
 
 def frame() -> Frame:
-    """What stands around a clip, and M-RoPE's positions as the model's own `get_rope_index` gives them."""
+    """Return the tokens around a clip, and M-RoPE's positions, equal to the model's `get_rope_index`."""
     index = tokenizer().get_vocab()
     before = tuple(index[token] for token in ("<s>", "user", "<|vision_start|>"))
     place = torch.arange(TOKENS)
     axes = torch.stack([place // CELLS**2, place % CELLS**2 // CELLS, place % CELLS])
-    # The text goes on after the rows and columns; moments do not count.
+    # Positions of the text continue after the rows and columns, regardless of the moments.
     return Frame(before, len(before) + axes, (index["<|vision_end|>"],), len(before) + CELLS)
 
 
 def video(model: Any) -> TrainingModel:
-    """Merger, decoder and head learn."""
+    """Set up training of merger, decoder and head."""
     merger = model.model.visual.merger
     trained = {
         "projector": merger, "decoder": model.model.language_model, "head": model.lm_head,
@@ -125,14 +125,14 @@ def video(model: Any) -> TrainingModel:
 
 
 def video_pixels(frames: Tensor) -> Tensor:
-    """uint8 [16, 96, 96, 3] to what the processor hands the tower: a row to every patch of two frames."""
+    """Convert uint8 [16, 96, 96, 3] to the tower's input: one row per patch of two frames."""
     x = normalise(frames).view(MOMENTS, PER_MOMENT, 3, CELLS, MERGE, PATCH, CELLS, MERGE, PATCH)
     return x.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(MOMENTS * PATCHES**2, -1)
 
 
 @torch.no_grad()
 def see(model: Any, frames: NDArray[np.uint8]) -> Tensor:
-    """What the tower hands the merger of clips [n, 16, 96, 96, 3]: [n, 288, 1024] float16, row by row."""
+    """Return the merger's input [n, 288, 1024] float16, row by row, for clips [n, 16, 96, 96, 3]."""
     pixels = torch.cat([video_pixels(one) for one in torch.from_numpy(frames)])
     grid = torch.tensor([[MOMENTS, PATCHES, PATCHES]]).expand(len(frames), -1)
     with torch.autocast("cpu", torch.bfloat16):
@@ -144,29 +144,27 @@ def see(model: Any, frames: NDArray[np.uint8]) -> Tensor:
 
 @dataclass(frozen=True)
 class Shelf:
-    """Clips as the frozen tower sees them."""
+    """Clips with features of the frozen tower."""
 
     scenes: list[VideoScene]
     features: Tensor  # [n, 288, 1024] float16
 
 
 def shelf(model: Any, split: str, seeds: Sequence[int]) -> Shelf:
-    """Draw and see clips."""
+    """Draw clips and compute their features."""
     scenes = [clip(split, seed) for seed in seeds]
     parts = [np.stack([paint(one) for one in scenes[i : i + 8]]) for i in range(0, len(scenes), 8)]
     return Shelf(scenes, torch.cat([see(model, part) for part in parts]))
 
 
 class ShownWords:
-    """The words for what each visual token shows: a shape, its color, and whether it is on a sign, or the
-    texture.
-    """
+    """The words for the content of each visual token: shape, color and kind (such as "sign"), or texture."""
 
     def __init__(self) -> None:
         self.index = tokenizer().get_vocab()
 
     def of(self, scene: VideoScene) -> NDArray[np.int64]:
-        """[288, 3] token ids."""
+        """Return token ids [288, 3]."""
         owner = owners(scene)
         words = np.full((*owner.shape, 3), self.index[scene.texture])
         for number, actor in enumerate(scene.actors):
@@ -180,7 +178,7 @@ class ShownWords:
 
 
 def pull(visual: Tensor, table: Tensor, words: Tensor, thing: Tensor) -> Tensor:
-    """Pulls visual tokens [B, K, D] towards the embeddings of `words` [B, K, 3]; things weigh more."""
+    """Return the alignment loss of visual tokens [B, K, D] with `words` [B, K, 3]; things weigh more."""
     logits = 12 * F.normalize(visual, dim=-1) @ F.normalize(table, dim=-1).T
     said = logits.log_softmax(-1).gather(-1, words).mean(-1)
     size = visual.norm(dim=-1).log() - table.norm(dim=-1).mean().log().detach()
@@ -192,11 +190,11 @@ PROBED = 6  # decoder layers before the probe
 
 
 class Probe(nn.Module):
-    """Reads from a visual token of a thing, halfway through the decoder, what time says about it.
+    """A probe that predicts temporal properties of a thing from its visual tokens inside the decoder.
 
-    This is its moment, row and column, and of its thing: the moment it came, which way it moves, the color it
-    came with, how many things of its kind had come, and in which row and column it came. A decoder learns
-    from questions alone to tell time only slowly.
+    These are the token's moment, row and column, and the thing's first moment, direction of motion, first
+    color, number of things of its kind so far, and first row and column. From questions alone, a decoder
+    learns temporal order only slowly.
     """
 
     SIZES = (MOMENTS, MOMENTS, 5, len(COLORS), 3, CELLS, CELLS, CELLS, CELLS)
@@ -208,7 +206,7 @@ class Probe(nn.Module):
 
     @staticmethod
     def labels(scene: VideoScene, there: Sequence[int]) -> NDArray[np.int64]:
-        """[288, 9] places; IGNORE where a token does not tell. `there`: the actors that are to be seen."""
+        """Return class labels [288, 9]; IGNORE if undefined. `there` are the visible actors."""
         owner, colors, ways = owners(scene), list(COLORS), list(STEPS)
         made = np.full((*owner.shape, len(Probe.SIZES)), IGNORE)
         actors = {number: scene.actors[number] for number in there}
@@ -226,7 +224,7 @@ class Probe(nn.Module):
         return made.reshape(TOKENS, -1)
 
     def forward(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, list[float]]:
-        """The mean loss, and shares of right readings; hidden [B, K, D], labels [B, K, 9]."""
+        """Return the mean loss and the accuracies, for hidden [B, K, D] and labels [B, K, 9]."""
         losses, shares = [], []
         parts = self.read(self.norm(hidden)).split(self.SIZES, -1)
         for part, label in zip(parts, labels.unbind(-1), strict=True):
@@ -237,7 +235,7 @@ class Probe(nn.Module):
 
 
 def some(scene: VideoScene, most: int, rng: torch.Generator) -> tuple[VideoScene, list[int]]:
-    """The scene with so many of its actors, two of them shapes or more, and their numbers in the whole."""
+    """Return the scene with at most `most` actors, including two shapes, and their original numbers."""
     shapes = [i for i, one in enumerate(scene.actors) if one.kind != "sign"]
     first = [shapes[i] for i in torch.randperm(len(shapes), generator=rng)[:2].tolist()]
     rest = [i for i in torch.randperm(len(scene.actors), generator=rng).tolist() if i not in first]
@@ -246,11 +244,11 @@ def some(scene: VideoScene, most: int, rng: torch.Generator) -> tuple[VideoScene
 
 
 def shown(owner: Tensor, count: int, thinned: float, rng: torch.Generator) -> Tensor:
-    """[B, count] which visual tokens of clips are there, at random, those of things first.
+    """Draw the visual tokens [B, count] of clips that are in the sequence, with those of things first.
 
     In a share `thinned` of the clips every thing shows a random part of its tokens of each moment, at least
     one. `owner` [B, 288] is the number of the actor of a token, -1 for background, `ABSENT` for a thing that
-    is not to be seen.
+    must not be visible.
     """
     moment = torch.arange(TOKENS) // CELLS**2
     thing = owner >= 0
@@ -264,10 +262,10 @@ def shown(owner: Tensor, count: int, thinned: float, rng: torch.Generator) -> Te
 class VideoCourse:
     """One run of instruction tuning.
 
-    `visual`: how many visual tokens are there, one of these numbers at each step (see `shown`). `text`:
-    tokens of packed questions. Learning rates fall from step `steady` on.
-    `alignment` weighs the pull of visual tokens towards words, `probe` the loss of the probe.
-    `things`: of how many actors a clip shows tokens, and is asked about, at most; of all by default.
+    `visual`: the number of visual tokens in the sequence, one of these values at each step (see `shown`).
+    `text`: tokens of packed questions. Learning rates fall from step `steady` on. `alignment` weighs the
+    alignment of visual tokens with words, `probe` the loss of the probe. `things`: the largest number of
+    actors that a clip shows and that questions ask about, one of these values per clip. Default: all.
     """
 
     name: str
@@ -290,9 +288,9 @@ def instruct(
     pupil: TrainingModel, shelves: Callable[[int], Shelf], course: VideoCourse, checkpoint: Path,
     log: Callable[[str], None], every: int = 100, check: Callable[[int], None] = lambda step: None,
 ) -> None:  # fmt: skip
-    """Train in place; resumes from `checkpoint`. `shelves(step)` gives the clips to draw from at a step.
+    """Train in place; resumes from `checkpoint`. `shelves(step)` returns the clips to draw from at a step.
 
-    Half of the clips are shown backwards.
+    Half of the clips are reversed in time.
     """
     tok = tokenizer()
     index, end = tok.get_vocab(), tok.eos_token_id
@@ -304,7 +302,7 @@ def instruct(
     hook = decoder.layers[PROBED].register_forward_pre_hook(lambda layer, given: caught.append(given[0]))
     if which("c++") or which("g++"):
         for number, layer in enumerate(decoder.layers):
-            if number != PROBED:  # hooks run outside of what is compiled
+            if number != PROBED:  # hooks run outside of compiled code
                 layer.compile(dynamic=False)
     mean = 0.0
     families: dict[str, float] = {}
@@ -357,7 +355,7 @@ def instruct(
 
 @torch.no_grad()
 def accuracy(pupil: TrainingModel, held: Shelf, questions: int = 12) -> dict[str, float]:
-    """Share of questions about whole clips that are answered right, by family."""
+    """Return the accuracy on questions about whole clips, by family."""
     tok = tokenizer()
     right: dict[str, list[bool]] = {}
     for start in range(0, len(held.scenes), 10):
