@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from baselines import HoloV as HoloV
     from baselines import KeepAll as KeepAll
     from baselines import LLaVAScissor as LLaVAScissor
+    from baselines import MMTok as MMTok
     from baselines import MustDrop as MustDrop
     from baselines import Pool as Pool
     from baselines import PruMerge as PruMerge
@@ -117,8 +118,8 @@ _PUBLIC = {
         "DART", "EVS", "METHODS", "PACT", "SCOPE", "TRIM", "CDPruner", "Cover", "DARTInput", "DivPrune",
         "Downsample", "DyCoke", "EvoComp", "EvoCompPlus", "Farthest", "FastV", "FastVID", "FasterVLM",
         "FlowCut", "Frames", "GPrune", "GlobalCom2", "Grid", "HiRED", "HoliTom", "HoloV", "KeepAll",
-        "LLaVAScissor", "MustDrop", "Pool", "PruMerge", "PruMergePlus", "PruneVid", "PyramidDrop", "Random",
-        "SparseVLM", "ToMe", "VScan", "VidCom2", "VisPruner", "VisionZip", "Words", "WordsCover",
+        "LLaVAScissor", "MMTok", "MustDrop", "Pool", "PruMerge", "PruMergePlus", "PruneVid", "PyramidDrop",
+        "Random", "SparseVLM", "ToMe", "VScan", "VidCom2", "VisPruner", "VisionZip", "Words", "WordsCover",
     ),
     "bench.evaluation.compare": ("Entry", "compare"),
     "bench.evaluation.compressors": ("selector_for",),

@@ -20,6 +20,7 @@ from baselines.hired import HiRED
 from baselines.holitom import HoliTom
 from baselines.holov import HoloV
 from baselines.llava_scissor import LLaVAScissor
+from baselines.mmtok import MMTok
 from baselines.mustdrop import MustDrop
 from baselines.none import KeepAll
 from baselines.pact import PACT
@@ -67,6 +68,7 @@ METHODS: dict[str, type[Selector]] = {
     "divprune": DivPrune,
     "cdpruner": CDPruner,
     "trim": TRIM,
+    "mmtok": MMTok,
     "fastervlm": FasterVLM,
     "vispruner": VisPruner,
     "scope": SCOPE,
@@ -117,6 +119,7 @@ __all__ = [
     "HoliTom",
     "KeepAll",
     "LLaVAScissor",
+    "MMTok",
     "MustDrop",
     "Pool",
     "PruMerge",

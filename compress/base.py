@@ -73,6 +73,8 @@ class View:
     clip: Callable[[bool], tuple[Tensor, Tensor]] = _missing
     # whether to truncate a long question -> [N, P] and [M, P], patches and question in CLIP's joint space, at
     # VISION, for methods with `reads_clip`; M is 1 unless the question exceeds CLIP's text context
+    words: Callable[[Callable[[str], Sequence[str]]], Tensor] = _missing
+    # function that picks words of the question's text -> [M, D] decoder embeddings of their tokens
     probe: Callable[[], tuple[Tensor, Tensor]] = _missing
     # -> [frames, C] output of the tower's pooling head for each frame, and [N] its attention to the tokens,
     # after softmax; only in towers that have such a head

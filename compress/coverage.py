@@ -22,16 +22,16 @@ def cover(
 ) -> Tensor:
     """Indices [keep] in the greedy order that maximises sum_j relevance_j max_{i kept} alike_ij.
 
-    A token's gain is multiplied by `saliency` [N]. `relevance` [N], `saliency` and the symmetric `alike` [N,
-    N] are not negative. The lower index wins a tie. Tokens in `kept` [K] already count as covering tokens and
-    are not chosen again.
+    A token's gain is multiplied by `saliency` [N]. `alike` [N, M] says how far each token covers each of the
+    things j, of `relevance` [M]; all are not negative. The lower index wins a tie. Tokens in `kept` [K]
+    already count as covering tokens and are not chosen again.
     """
     covered = torch.zeros_like(relevance)
-    taken = torch.zeros_like(relevance, dtype=torch.bool)
+    taken = torch.zeros(len(alike), dtype=torch.bool, device=alike.device)
     if kept is not None:
         covered, taken = alike[kept].amax(0), taken.index_fill(0, kept, True)
     if alike.device.type in LAZY:
-        weight = torch.ones_like(relevance) if saliency is None else saliency
+        weight = torch.ones_like(alike[:, 0]) if saliency is None else saliency
         told = [one.detach().float().numpy() for one in (relevance, alike, covered, weight)]
         return torch.from_numpy(_lazily(keep, taken.numpy(), *told))
     chosen = [taken.nonzero()[:0, 0]]

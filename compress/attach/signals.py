@@ -190,6 +190,7 @@ class Signals:
             "keys": keys,
             **({"received": attention_received, "queries": queries} if self.mllm.receives else {}),
             **({"probe": probe} if self.mllm.pools else {}),
+            "words": partial(self._words, place[0]),
             "seed": partial(self._seed, place),
         }
 
@@ -257,6 +258,13 @@ class Signals:
             prompt = self.ids[sample, self.untouched.first(sample) :]
             self.read[key] = [clip.texts(self.mllm.question(prompt), truncate)]
         return clip.patches(features), self.read[key][0]
+
+    def _words(self, sample: int, pick: Callable[[str], Sequence[str]]) -> Tensor:
+        prompt = self.ids[sample, self.untouched.first(sample) :]
+        words = pick(self.mllm.question(prompt))
+        if not words:
+            raise ValueError(f"{type(self.selector).__name__} reads the question: ask one")
+        return self.mllm.word_embeddings(words)
 
     def _attention(
         self, place: Place, layout: Layout, inputs: Inputs, layer: int,

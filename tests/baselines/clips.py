@@ -33,6 +33,7 @@ def clip(
     )  # fmt: skip
     decoder_keys = drawn(total, 2, 8), drawn(5, 2, 8)
     unrotated = drawn(2 + total, 2, 8), drawn(2 + total, 2, 8), 2 + torch.arange(total)
+    asked = drawn(6, width)
     return View(
         depth=INPUT,
         hidden=hidden,
@@ -57,6 +58,7 @@ def clip(
         norm=lambda states: states,
         projected=lambda: hidden,
         clip=lambda truncate: (hidden, hidden[:1] + 1),
+        words=lambda pick: asked[: len(pick("what color is the red star ?"))],
         probe=lambda: probed,
         seed=lambda: seed,
     )

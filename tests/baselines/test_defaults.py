@@ -47,6 +47,9 @@ PUBLISHED = {
     "vscan": {"ratio": 1 / 3, "stage": 16, "window": 0, "shallow": 5 / 24, "deep": -2, "cls": "own"},
     "cdpruner": {"relevance": "clip", "clip": ""},
     "trim": {"adaptive": False, "clip": ""},
+    "mmtok": {
+        "alpha": 0.5, "text_temperature": 0.02, "vision_temperature": 0.2, "features": "tower",
+    },
     "frames": {},
     "evs": {},
     "vidcom2": {"channels": 0.5, "temperature": 0.01},
@@ -64,12 +67,12 @@ PUBLISHED = {
     },
     "llava-scissor": {"threshold": 0.95, "adaptive": False},
     "evocomp": {"depth": 0},
-    "evocomp+": {"layer": 0, "sharpness": 1.0, "near": 0},
+    "evocomp+": {"layer": 0, "sharpness": 1.0, "near": 1},
 }  # fmt: skip
 # What follows from them: positions of kept tokens, tower layers that are read, where a tower merges.
 COMPACT = {
     "cdpruner", "divprune", "dycoke", "fastervlm", "flowcut", "globalcom2", "hired", "holitom", "holov",
-    "llava-scissor", "mustdrop", "prumerge", "prumerge+", "prunevid", "pyramiddrop", "scope",
+    "llava-scissor", "mmtok", "mustdrop", "prumerge", "prumerge+", "prunevid", "pyramiddrop", "scope",
     "sparsevlm", "tome", "trim", "vidcom2", "visionzip", "vispruner", "vscan",
 }  # fmt: skip
 TOWER = {

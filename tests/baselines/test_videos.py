@@ -16,6 +16,7 @@ from tests.baselines.clips import FRAMES, PLACES, at_tower, clip, left
 
 FORMS: dict[str, list[dict[str, Any]]] = {
     "dart": [{"layer": 2}], "cdpruner": [{}, {"relevance": "decoder"}], "fastvid": [{}, {"signal": "keys"}],
+    "mmtok": [{}, {"features": "projected"}],
 }  # fmt: skip
 NO_THUMBNAIL = {"hired", "globalcom2"}
 OF_VIDEOS = sorted(name for name, method in METHODS.items() if method.video)
@@ -90,7 +91,7 @@ def test_newlines_stay_up_to_half_of_the_budget(name: str):
 
 
 @pytest.mark.parametrize(
-    "name", ["cdpruner", "fastervlm", "gprune", "prumerge", "scope", "vispruner", "visionzip"]
+    "name", ["cdpruner", "fastervlm", "gprune", "mmtok", "prumerge", "scope", "vispruner", "visionzip"]
 )
 @pytest.mark.parametrize(
     ("keep", "shares"), [(1, [0, 0, 1, 0]), (2, [0, 1, 0, 1]), (9, [2, 2, 3, 2]), (22, [5, 6, 5, 6])]

@@ -279,6 +279,8 @@ def made(mllm: MLLM, name: str) -> Selector:
         settings["cls"] = "received"
     if name == "cdpruner":
         settings["relevance"] = "decoder"
+    if name == "mmtok":
+        settings["features"] = "projected"
     if name == "fastvid" and not mllm.pools:
         settings["signal"] = "keys"
     return METHODS[name](**settings)
