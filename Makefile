@@ -9,6 +9,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 # Releases of transformers that `make versions` tests beside the one in requirements.lock. The first is the oldest
 # that setup.py admits.
 VERSIONS := $(sort $(basename $(notdir $(wildcard tests/versions/*.lock))))
+RELEASES := $(VERSIONS:%=.venv/versions/%/.installed)
 DECODING := tests/baselines/test_contract.py tests/bench/test_doctor.py tests/compress/attach tests/compress/models
 
 .PHONY: install demo test slow test-all versions test-vllm gpu check lint docs micro clean
@@ -28,7 +29,7 @@ slow: $(READY)
 test-all: $(READY)
 	$(PYTEST) --dist loadscope
 
-versions: $(VERSIONS:%=.venv/versions/%/.installed)
+versions: $(RELEASES)
 	for version in $(VERSIONS); do \
 		PYTHONPATH=$(CURDIR)/.venv/versions/$$version $(PYTEST) -m "versions and not slow" $(DECODING) || exit; \
 	done
@@ -41,9 +42,9 @@ test-vllm: .venv/vllm/.installed
 gpu: $(READY)
 	$(BIN)/python -m bench.speed.gpu --out gpu
 
-check:
-	$(MAKE) --jobs 2 lint docs
-	$(MAKE) test-all versions
+check: $(READY)
+	$(MAKE) --jobs 3 lint docs test-all $(RELEASES)
+	$(MAKE) versions
 
 lint: $(READY)
 	$(BIN)/ruff check .
