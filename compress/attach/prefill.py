@@ -53,10 +53,13 @@ class Prefill:
     def __init__(
         self, mllm: MLLM, selector: Selector, positions: Positions, ids: Tensor, layout: Layout,
         pictures: dict[Place, Picture], schedules: dict[Place, dict[int, int]], count_flops: bool = False,
+        embed: Callable[[Tensor], Tensor] | None = None,
     ):  # fmt: skip
         self.mllm, self.selector, self.positions = mllm, selector, positions
         self.ids, self.untouched = ids, layout  # [B, S]
-        self.selections = Selections(mllm, selector, positions, ids, layout, pictures, schedules, count_flops)
+        self.selections = Selections(
+            mllm, selector, positions, ids, layout, pictures, schedules, count_flops, embed
+        )
         self.layers: list[Layout] = []  # input of each decoder layer
         self.caches: list[Layout] = []  # prefill tokens in each layer's cache
         self.windows = [window(mllm.decoder, number) for number in range(mllm.layers)]

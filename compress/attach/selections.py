@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
@@ -21,16 +21,18 @@ from compress.models.loading import MLLM, Picture
 class Selections:
     """Calls the method at every stage, checks its results and records the kept tokens.
 
-    `schedules` maps each image to its schedule: the number of visual tokens from each depth on.
+    `schedules` maps each image to its schedule: the number of visual tokens from each depth on. `embed` maps
+    token ids [M] to the decoder's embeddings [M, D]. Default: `MLLM.embed_ids`.
     """
 
     def __init__(
         self, mllm: MLLM, selector: Selector, positions: Positions, ids: Tensor, layout: Layout,
         pictures: dict[Place, Picture], schedules: dict[Place, dict[int, int]], count_flops: bool = False,
+        embed: Callable[[Tensor], Tensor] | None = None,
     ):  # fmt: skip
         self.mllm, self.selector = mllm, selector
         self.untouched, self.pictures, self.schedules = layout, pictures, schedules
-        self.signals = Signals(mllm, selector, positions, ids, layout, pictures)
+        self.signals = Signals(mllm, selector, positions, ids, layout, pictures, embed)
         self.kept: dict[int, dict[Place, Tensor]] = {}  # depth -> original indices
         self.merged: dict[int, dict[Place, Tensor]] = {}
         self.chosen: dict[int, dict[Place, Tensor]] = {}  # rows of the view; sorted if any order is allowed

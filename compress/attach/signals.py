@@ -47,9 +47,10 @@ class Signals:
 
     def __init__(
         self, mllm: MLLM, selector: Selector, positions: Positions, ids: Tensor, untouched: Layout,
-        pictures: Mapping[Place, Picture],
+        pictures: Mapping[Place, Picture], embed: Callable[[Tensor], Tensor] | None = None,
     ):  # fmt: skip
         self.mllm, self.selector, self.positions = mllm, selector, positions
+        self.embed = embed or mllm.embed_ids
         self.ids, self.untouched, self.pictures = ids, untouched, pictures
         self.encoding: Encoding | None = None
         self.tiles: dict[Place, int] = {}  # first tile of each image among those that the tower encoded
@@ -264,7 +265,7 @@ class Signals:
         words = pick(self.mllm.question(prompt))
         if not words:
             raise ValueError(f"{type(self.selector).__name__} reads the question: ask one")
-        return self.mllm.word_embeddings(words)
+        return self.embed(torch.tensor(self.mllm.word_ids(words), device=self.ids.device))
 
     def _attention(
         self, place: Place, layout: Layout, inputs: Inputs, layer: int,

@@ -99,8 +99,9 @@ class EngineChoice:
         layout = read_layout(placeholder.numpy(), None, [(len(picture),)], device)
         place = 0, 0
         prefill = Prefill(
-            self.mllm, self.selector, self.positions, ids, layout, {place: picture}, {place: schedule}
-        )
+            self.mllm, self.selector, self.positions, ids, layout, {place: picture}, {place: schedule},
+            embed=self.embed,
+        )  # fmt: skip
         prefill.selections.signals.receive(encoding)
         if self.mllm.residuals is not None and added:
             prefill.take_residuals({self.mllm.residuals[1]: list(added)})

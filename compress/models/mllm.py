@@ -288,12 +288,15 @@ class MLLM(ABC):
         before, after = self._around
         return self._said(ids).removeprefix(before).removesuffix(after).strip()
 
-    def word_embeddings(self, words: Sequence[str]) -> Tensor:
-        """The decoder's input embeddings [M, D] of the tokens of these words, each encoded on its own."""
+    def word_ids(self, words: Sequence[str]) -> list[int]:
+        """The token ids of these words, each encoded on its own."""
         tokenizer = self._processor().tokenizer
-        ids = [one for word in words for one in tokenizer(word, add_special_tokens=False)["input_ids"]]
-        weight = self.model.get_input_embeddings().weight
-        return weight.detach()[torch.tensor(ids, device=weight.device)]
+        return [one for word in words for one in tokenizer(word, add_special_tokens=False)["input_ids"]]
+
+    def embed_ids(self, ids: Tensor) -> Tensor:
+        """The decoder's input embeddings [M, D] of token ids [M]."""
+        weight = self.model.get_input_embeddings().weight.detach()
+        return weight[ids.to(weight.device)]
 
     def _said(self, ids: Tensor) -> str:
         words = ids[~self.placeholders(ids)]

@@ -123,7 +123,7 @@ def engine(folder: str, also: Sequence[str], **settings: Any) -> Any:
 
 
 METHODS = (
-    "farthest", "divprune", "pool", "visionzip", "hired", "words", "cdpruner", "evocomp", "evocomp+",
+    "farthest", "divprune", "pool", "visionzip", "hired", "words", "cdpruner", "mmtok", "evocomp", "evocomp+",
 )  # fmt: skip
 
 
