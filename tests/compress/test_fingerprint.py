@@ -96,7 +96,7 @@ COVERAGE = ("compress/coverage.py", "argmax", "argmin")
         ("visionzip", ("baselines/fastv.py", "FastV", "FastV2"), False),
         ("fastv", ("baselines/fastv.py", "    layer: int = 2", "    # why\n    layer: int = 2"), False),
         ("fastv", ("baselines/fastv.py", "    layer: int = 2", "    layer: int = 3"), True),
-        ("evocomp", ("compress/compressor/network.py", "Retention logits", "Other words"), False),
+        ("evocomp", ("compress/compressor/network.py", "retention logits", "other words"), False),
         ("evocomp", ("compress/compressor/network.py", "def score(self, ", "def score(self, /, "), True),
         ("random", ("compress/compressor/network.py", "def score(self, ", "def score(self, /, "), False),
     ],
