@@ -163,8 +163,8 @@ def test_the_tokens_of_what_is_asked_are_enough(mllm, exam, seeing):
     assert mean(credits(mllm, exam, make=Oracle, keep=64)) >= mean(seeing) - 1
 
 
-# At 64 tokens each is meant to cost 10 points. A cover costs 9.7 on an Intel Xeon and 9.0 on an AMD EPYC: rounding
-# decides between tokens that are nearly equal.
+# At 64 tokens each is meant to cost 10 points. A cover costs 9.7 on an Intel Xeon and 9.0 on an AMD EPYC:
+# rounding decides between tokens that are nearly equal.
 COSTS = {"cover": 8, "farthest": 10, "pool": 10, "grid": 10}
 
 
