@@ -226,6 +226,15 @@ def test_samples_that_are_given_up_leave_their_step_done(tiny: MLLM, tmp_path: P
         oracle.masks(16, Scenes(), asked)
 
 
+def test_a_row_may_label_several_questions_about_each_image(tiny: MLLM, tmp_path: Path) -> None:
+    asked = recipe(rows={"one": {}, "four": {"questions": 4}}, reference=None)
+    one, four = plan(asked, shop(tiny, tmp_path)).stores.values()
+    assert [sample.id.removeprefix("mixture-train-") for sample in one.samples] == ["0", "1", "2", "3"]
+    about_one_image = ["0.0", "0.1", "0.2", "0.3"]
+    assert [sample.id.removeprefix("mixture-train-") for sample in four.samples] == about_one_image
+    assert one.digest != four.digest
+
+
 def test_shipped_labels_of_the_same_settings_are_taken(
     tiny: MLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

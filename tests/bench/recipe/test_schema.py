@@ -184,3 +184,12 @@ def test_budgets_may_be_ratios_and_are_where_tokens_follow_the_image() -> None:
     labels = {"labels": {"keep": "11.1%"}}
     learner = parse({"title": "t", "keep": [64], "of": 576, "learns": labels, "rows": {"a": {}}}, "t")
     assert learner.rows["a"].learns and learner.rows["a"].learns.labels.keep == "11.1%"
+
+
+def test_questions_about_each_image_are_one_or_four_and_of_the_miniature() -> None:
+    row = {"rows": {"a": {"questions": 3}}}
+    with pytest.raises(ValueError, match="rows.a: questions=3: choose 1 or 4 about each image"):
+        parse({"title": "a test", "keep": [64], "of": 576, **row}, "test")
+    row = {"rows": {"a": {"questions": 4}}, "mixture": "mix.json", "images": "images"}
+    with pytest.raises(ValueError, match="rows.a: questions are chosen in the miniature only"):
+        parse({"title": "a test", "keep": [64], "of": 576, **row}, "test")
