@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,11 @@ RANDOM = "random"  # given instead of a compressor's folder: random weights
 
 @dataclass(frozen=True)
 class Conditions:
-    """The timed cases. `compressor` is a folder, "random", or None for the one shipped with `model`."""
+    """The timed cases.
+
+    `compressor` is a folder, "random", or None for the one shipped with `model`. `compressors` gives the
+    folders of single methods, by spec.
+    """
 
     methods: tuple[str, ...]
     keeps: tuple[Keep, ...]
@@ -49,17 +53,18 @@ class Conditions:
     warmup: int = 3
     model: str = "micro"
     compressor: str | None = None
+    compressors: Mapping[str, str] = field(default_factory=dict)
     clock: ClockKind = "wall"
 
     def selectors(self, mllm: MLLM) -> dict[str, Selector | None]:
         """Methods by their specs, vanilla first."""
         made: dict[str, Selector | None] = {VANILLA: None}
         for spec in self.methods:
-            takes = takes_compressor(spec)
-            if takes and self.compressor == RANDOM:
+            weights = self.compressors.get(spec, self.compressor) if takes_compressor(spec) else None
+            if weights == RANDOM:
                 made[spec] = pick(METHODS, spec, "method", compressor=random_compressor(mllm))
             else:
-                made[spec] = selector_for(spec, self.model, self.compressor if takes else None)
+                made[spec] = selector_for(spec, self.model, weights)
         return made
 
     def budgets(self, tokens: int, model: str) -> list[int]:
@@ -188,7 +193,7 @@ def held(mllm: MLLM, conditions: Conditions, inputs: Mapping[str, Any]) -> dict[
     return {
         "model": mllm.name,
         "weights": weights,
-        "compressor": conditions.compressor or "shipped",
+        "compressor": dict(conditions.compressors) or conditions.compressor or "shipped",
         "parameters": sum(each.numel() for each in mllm.model.parameters()),
         "visual tokens": (tokens := tokens_in(mllm, inputs)),
         "text tokens": length - tokens,

@@ -34,13 +34,15 @@ from evosearch.registry import find, names
 
 FILES = {"latency": "results.json", "edge": "edge.json"}
 TABLE = "table.json"
+EVOCOMP = "evocomp"  # the method of the phone protocol
 
 
 @dataclass(frozen=True, eq=False)
 class TimingStep(Step):
-    """A timing benchmark over the recipe's rows and budgets, with the compressor that the recipe trained.
+    """A timing benchmark over the recipe's rows and budgets, with the compressors that the recipe trained.
 
-    Rows are named by their specs. `comparison` is the folder with the rows' scores, once it exists.
+    Rows are named by their specs, and so are the trainings in `trained`. `comparison` is the folder with the
+    rows' scores, once it exists.
     """
 
     kind = "time"
@@ -51,7 +53,7 @@ class TimingStep(Step):
     what: str  # latency or edge
     settings: Latency | Edge
     answers: AnswerStep
-    trained: TrainStep
+    trained: Mapping[str, TrainStep]
     comparison: Callable[[], Path]
 
     @property
@@ -69,7 +71,7 @@ class TimingStep(Step):
         return {
             "what": self.what, **asdict(self.settings), "rows": rows, "keeps": list(self.answers.keeps),
             "match": self.answers.match,
-            "model": self.shop.fingerprint(self.model)[:16], "compressor": self.trained.digest,
+            "model": self.shop.fingerprint(self.model)[:16], "compressors": {spec: one.digest for spec, one in self.trained.items()},
             "device": self.shop.load(self.model).model.device.type, "anyres": self.shop.anyres,
         }  # fmt: skip
 
@@ -87,12 +89,13 @@ class TimingStep(Step):
 
     def _latency(self, report: Progress) -> Table:
         assert isinstance(self.settings, Latency)
-        mllm, network = self.shop.load(self.model), str(self.trained.folder)
+        mllm = self.shop.load(self.model)
         rows = ",".join(one.row for one in self.answers.candidates)
         conditions = latency.Conditions(
-            methods=tuple(latency.rivals(rows, self.model, network)), keeps=tuple(self.answers.keeps),
+            methods=tuple(latency.rivals(rows, self.model, None)), keeps=tuple(self.answers.keeps),
             match=self.answers.match, steps=self.settings.steps, repetitions=self.settings.repetitions,
-            model=self.model, compressor=network, clock=self.settings.clock,
+            model=self.model, compressors={spec: str(one.folder) for spec, one in self.trained.items()},
+            clock=self.settings.clock,
         )  # fmt: skip
         scores = read_accuracy(self.comparison())
         inputs = latency.RequestOptions().inputs(mllm)
@@ -102,7 +105,8 @@ class TimingStep(Step):
         assert isinstance(self.settings, Edge)
         told = self.settings
         options = EdgeOptions(self.answers.keeps, rounds=told.rounds, threads=told.threads, clock=told.clock)
-        subject = SubjectOptions(self.model, compressor=str(self.trained.folder), samples=told.samples)
+        (trained,) = self.trained.values()
+        subject = SubjectOptions(self.model, compressor=str(trained.folder), samples=told.samples)
 
         def stage(title: str, unit: str) -> AbstractContextManager[Progress]:
             return nullcontext(report)
@@ -192,11 +196,13 @@ def _edge(told: Runtimes, tokens: int) -> Iterator[tuple[str, int, str, float, f
 
 
 def _check(recipe: Recipe, trains: Mapping[tuple[str, int], TrainStep]) -> None:
-    """ValueError if rows need more than the method names and the one compressor that timing accepts."""
+    """ValueError if rows need more than the method names and one compressor each, as timing accepts."""
     if not trains:
         raise ValueError(f"{recipe.name}: a timing needs a row that learns")
-    if (made := len({one.digest for one in trains.values()})) > 1:
-        raise ValueError(f"{recipe.name}: a timing measures one compressor, but rows and seeds train {made}")
+    if (made := len(recipe.seeds)) > 1:
+        raise ValueError(f"{recipe.name}: a timing measures one compressor per row, but {made} seeds train {made}")
+    if recipe.edge and set(row for row, _ in trains) != {EVOCOMP}:
+        raise ValueError(f"{recipe.name}: the phone protocol times the row {EVOCOMP} and no other row that learns")
     if recipe.latency and recipe.match == "flops":
         raise ValueError("match=flops: a latency is timed at equal tokens; match: equivalent or tokens")
     for name, row in recipe.rows.items():
@@ -229,7 +235,8 @@ def timings(
         _check(recipe, trains)
     if recipe.edge:
         _check_runtimes(recipe.edge, shop.load(recipe.model))
+    trained = {row: step for (row, _), step in trains.items()}
     return [
-        TimingStep(shop, f"time: {name}", name, settings, answers, next(iter(trains.values())), comparison)
+        TimingStep(shop, f"time: {name}", name, settings, answers, trained, comparison)
         for name, settings in wanted.items()
     ]

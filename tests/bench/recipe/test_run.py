@@ -479,7 +479,7 @@ def test_workers_beside_a_gpu_are_refused_before_any_work(
         ({"rows": {"EvoComp@0": {}}, "reference": None}, "rows.EvoComp@0: a timing finds a row by its name"),
         ({"rows": {"evocomp": {"depth": 2}}, "reference": None}, "without depth"),
         ({"rows": {"grid": {"method": "grid"}}, "reference": None}, "a timing needs a row that learns"),
-        ({"rows": {"evocomp": {}}, "reference": None, "seeds": [0, 1]}, "rows and seeds train 2"),
+        ({"rows": {"evocomp": {}}, "reference": None, "seeds": [0, 1]}, "one compressor per row, but 2"),
         ({"rows": {"evocomp": {}}, "reference": None, "match": "flops"}, "match: equivalent or tokens"),
     ],
 )
@@ -488,6 +488,37 @@ def test_a_timing_that_would_be_of_something_else_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         plan(recipe(paper=None, latency={}, **changes), shop(tiny, tmp_path))
+
+
+def test_every_learned_row_is_timed_with_its_own_compressor(tiny: MLLM, tmp_path: Path) -> None:
+    rows = {"evocomp": {}, "evocomp+": {"selects": "evocomp+"}}
+    planned = plan(recipe(paper=None, reference=None, rows=rows, latency={"repetitions": 1}), shop(tiny, tmp_path))
+    worked(planned)
+    (step,) = planned.timed
+    told = json.loads((step.folder / "results.json").read_text())
+    assert told["facts"]["compressor"] == {row: str(planned.trains[row, 0].folder) for row in rows}
+    assert {row["method"] for row in told["rows"]} >= set(rows)
+
+
+def test_the_phone_protocol_takes_evocomp_alone(tiny: MLLM, tmp_path: Path) -> None:
+    rows = {"evocomp": {}, "evocomp+": {"selects": "evocomp+"}}
+    with pytest.raises(ValueError, match="times the row evocomp and no other"):
+        plan(recipe(paper=None, rows=rows, reference=None, edge={"runtime": "ort"}), shop(tiny, tmp_path))
+
+
+@pytest.fixture(scope="module")
+def shipped_shop(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    models = cache(load)
+    return Workspace(tmp_path_factory.mktemp("runs"), models, cache(lambda name: models(name).fingerprint()))
+
+
+@pytest.mark.parametrize("name", sorted(schema.known()))
+def test_every_shipped_recipe_can_be_planned(name: str, shipped_shop: Workspace) -> None:
+    asked = schema.read(name)
+    if asked.edge:
+        pytest.importorskip("onnxruntime")
+    planned = plan(asked, shipped_shop)
+    assert planned.steps and planned.folder.name.startswith(f"{name}-")
 
 
 def test_an_unknown_runtime_is_refused_before_any_work(tiny: MLLM, tmp_path: Path) -> None:
