@@ -6,6 +6,7 @@ BIN := .venv/bin
 READY := .venv/.installed
 export PYTHONDONTWRITEBYTECODE =# tests are compiled once, for all processes of all targets
 PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+MODULES = --dist loadscope --no-loadscope-reorder
 # Releases of transformers that `make versions` tests beside the one in requirements.lock. The first is the oldest
 # that setup.py admits.
 VERSIONS := $(sort $(basename $(notdir $(wildcard tests/versions/*.lock))))
@@ -23,11 +24,11 @@ test: $(READY)
 	$(PYTEST) -m "not slow"
 
 slow: $(READY)
-	$(PYTEST) --dist loadscope -m slow  # what a module makes for its tests is dear: one process, once
+	$(PYTEST) $(MODULES) -m slow  # what a module makes for its tests is dear: one process, once
 
 # Test and slow together: tests are collected once, and no process waits for the last of another's.
 test-all: $(READY)
-	$(PYTEST) --dist loadscope
+	$(PYTEST) $(MODULES)
 
 versions: $(RELEASES)
 	for version in $(VERSIONS); do \
