@@ -366,12 +366,13 @@ def _class(owner: str) -> Any:
 
 
 def fields_of(owner: str) -> Iterator[Field]:
-    """The fields of a dataclass, read from its source."""
+    """The fields of a dataclass, read from its source. A default that a call makes reads as None."""
     module, _, name = owner.partition(":")
     (found,) = (node for node in _tree(module).body if isinstance(node, ast.ClassDef) and node.name == name)
     for node in found.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            default = None if node.value is None else ast.literal_eval(node.value)
+            made = node.value is None or isinstance(node.value, ast.Call)  # field(default_factory=...)
+            default = None if made else ast.literal_eval(node.value)
             yield Field(node.target.id, _type(node.annotation, module), default)
 
 

@@ -98,6 +98,12 @@ def test_fields_read_from_the_source_are_those_of_the_class(owner: str, kind: ty
     assert found == [(field.name, field.default) for field in dataclasses.fields(kind)]
 
 
+def test_a_default_that_a_call_makes_does_not_hinder_the_options_of_other_fields() -> None:
+    defaults = {field.name: field.default for field in fields_of("bench.latency.run:Conditions")}
+    assert defaults["compressors"] is None and defaults["repetitions"] == 30
+    assert "--repetitions" in CliRunner().invoke(main, ["bench", "latency", "--help"]).stdout
+
+
 def test_choices_are_read_from_annotations_and_from_names_that_stand_for_them() -> None:
     types = {field.name: field.type for field in fields_of("compress.training.config:TrainConfig")}
     assert list(types["normalise_by"].choices) == ["nonempty", "bins"]
