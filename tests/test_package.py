@@ -341,6 +341,16 @@ def unknown(words: list[str]) -> list[str]:
     return []
 
 
+def test_every_method_is_on_the_page_of_methods_and_in_the_reference() -> None:
+    """In the table: a row may hold several names."""
+    rows = re.findall(r"^\| (`[^|]*) \|", text("docs/methods.md"), re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`([\w+-]+)`", row)}
+    assert named >= evocomp.METHODS.keys()
+    modules = {method.__module__ for method in evocomp.METHODS.values()}
+    pages = "\n".join(text(f"docs/reference/{name}.md") for name in ("baselines", "compress"))
+    assert {one for one in modules if not re.search(rf"^::: {one}$", pages, re.MULTILINE)} == set()
+
+
 def test_readme_is_short() -> None:
     assert len(text("README.md").splitlines()) <= 150
 

@@ -47,8 +47,8 @@ def ask(
 ) -> None:  # fmt: skip
     """Answer QUESTION about IMAGE with few visual tokens.
 
-    IMAGE is a file, or micro:SEED for a generated scene. A video file and a folder of frames are videos, and
-    with --frames or --rate so is a GIF. Videos need a model that reads them.
+    IMAGE is a file, or micro:SEED, busy:SEED or video:SEED for a generated scene. A video file and a folder
+    of frames are videos; a GIF is one with --frames or --rate. Videos need a model that reads them.
 
     \b
     Example:

@@ -121,8 +121,8 @@ def groups(
 ) -> None:  # fmt: skip
     """Draw the groups that several groupers make; a search keeps one token per group (paper, Figure 2).
 
-    IMAGE is an image or video file, a folder of frames, or micro:SEED for a generated scene. `evocomp search
-    --out` also marks the kept tokens.
+    IMAGE is an image or video file, a folder of frames, or micro:SEED, busy:SEED or video:SEED for a
+    generated scene. `evocomp search --out` also marks the kept tokens.
 
     \b
     Example:
@@ -164,7 +164,8 @@ def searches(
 ) -> None:  # fmt: skip
     """Draw the best loss over evaluations for several search strategies, on one sample.
 
-    IMAGE is an image or video file, a folder of frames, or micro:SEED for a generated scene.
+    IMAGE is an image or video file, a folder of frames, or micro:SEED, busy:SEED or video:SEED for a
+    generated scene.
 
     \b
     Example:

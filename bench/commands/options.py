@@ -54,7 +54,8 @@ def data_options(command: F, each: str = "400; with --data: all") -> F:
         option(
             "--tasks",
             default="all",
-            help="Tasks, separated by commas: NAME[:option=value,...] (evocomp list tasks).",
+            help="Tasks, separated by commas: NAME[:option=value,...] (evocomp list tasks); all: the paper's "
+            "six, or those about videos for micro-video.",
         ),
     ):
         command = add(command)

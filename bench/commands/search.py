@@ -54,7 +54,8 @@ def search(
 ) -> None:  # fmt: skip
     """Search for the visual tokens of IMAGE that let the model answer QUESTION with the lowest loss.
 
-    IMAGE is an image or video file, a folder of frames, or micro:SEED for a generated scene.
+    IMAGE is an image or video file, a folder of frames, or micro:SEED, busy:SEED or video:SEED for a
+    generated scene.
 
     \b
     Example:

@@ -22,6 +22,11 @@ def test_every_recorded_subject_is_checked():
     assert sorted(CHECKS) == SUBJECTS
 
 
+def test_the_page_on_fidelity_counts_the_recorded_cases():
+    page = Path(__file__).parents[2].joinpath("docs", "fidelity.md").read_text(encoding="utf-8")
+    assert f"All {sum(len(read_cases(GOLDEN, one)) for one in SUBJECTS)} recorded cases" in page
+
+
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_our_code_gives_what_the_official_code_gave(subject: str):
     verdicts = list(verify(GOLDEN, {subject: CHECKS[subject]}))
