@@ -115,7 +115,10 @@ def published(
 
 
 def label_costs(plan: Plan) -> list[dict[str, Any]]:
-    """Statistics of each label store, the rows that learn from it, and its loss against the reference's."""
+    """Statistics of each label store, the rows that learn from it, and its loss against the reference's.
+
+    There is no loss against the reference for a store that has fewer than two samples in common with it.
+    """
     first, *others = plan.recipe.seeds
     sharing: dict[tuple[str, int], list[tuple[str, int]]] = {}
     for place, step in plan.stores.items():
@@ -130,7 +133,8 @@ def label_costs(plan: Plan) -> list[dict[str, Any]]:
             rows = [f"{row}, seed {seed}" for row, seed in places]
         held = base and (reference, first) not in places and base.model == step.model
         asked = [sample_key(one) for one in step.samples]
-        against = difference(base.store(), step.store(), asked) if base and held else None
+        common = set(asked).intersection(map(sample_key, base.samples)) if base and held else ()
+        against = difference(base.store(), step.store(), common) if base and len(common) > 1 else None
         told = summarise(step.store(), asked)
         found = {name: value for name, value in told.items() if name not in CLOCKED}
         lines.append({"row": ", ".join(rows), **found, "against the reference": against,

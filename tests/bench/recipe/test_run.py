@@ -199,6 +199,14 @@ def test_label_losses_are_of_the_recipes_own_samples(tiny: MLLM, tmp_path: Path)
     assert other["against the reference"]["common samples"] == 3
 
 
+def test_labels_of_other_questions_are_not_compared_in_loss(tiny: MLLM, tmp_path: Path) -> None:
+    rows = {"a": {}, "b": {"questions": 4}}
+    planned = plan(recipe(rows=rows, reference="a"), shop(tiny, tmp_path))
+    for store in planned.stores.values():
+        store.do(quiet)
+    assert [line["against the reference"] for line in label_costs(planned)] == [None, None]
+
+
 def test_random_labels_are_drawn_anew_for_every_seed(tiny: MLLM, tmp_path: Path) -> None:
     """Searched ones are not: their seeds are of training alone."""
     rows = {"a": {}, "b": {"labels": {"kind": "random"}}}
