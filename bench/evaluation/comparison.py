@@ -264,16 +264,19 @@ def _corrected(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
 
 
 def _family(contrasts: Sequence[Contrast | None]) -> list[Contrast | None]:
-    """Apply Holm's correction to all tests against one rival: averages, pooled units and cells separately."""
+    """Apply Holm's correction to all tests against one rival: averages, pooled units and cells separately.
+
+    Rows that lack a task have no average, so they add no test of averages.
+    """
     made = [one for one in contrasts if one]
-    averages = iter(holm([one.p for one in made]))
+    averages = iter(holm([one.p for one in made if one.gap]))
     pooled = iter(holm([one.pooled.p for one in made]))
     cells = iter(holm([pairs.p for one in made for pairs in one.tasks.values()]))
     return [
         one
         and replace(
             one,
-            adjusted=next(averages),
+            adjusted=next(averages) if one.gap else 1.0,
             pooled=replace(one.pooled, adjusted=next(pooled)),
             tasks={name: replace(pairs, adjusted=next(cells)) for name, pairs in one.tasks.items()},
         )

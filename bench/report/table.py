@@ -56,7 +56,10 @@ class Block:
         """The contrast of the first row with `other`, or of `other` with the first if that was computed."""
         if self.other is None:
             return None
-        return self.rows[0].reference or self.other.reference
+        if contrast := self.rows[0].reference:
+            return contrast
+        theirs = self.other.reference  # in a mixed table it may be against another protocol's row
+        return theirs if theirs and theirs.rival == self.rows[0].method else None
 
     @property
     def ahead(self) -> str:
@@ -157,11 +160,29 @@ def notes(comparison: Comparison) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for (method, keep, task), why in comparison.impossible.items():
         reasons.setdefault(f"{method} at {keep}: {why}", []).append(task)
+    lines += _no_shares(comparison)
     every = len(comparison.tasks)
     for reason, tasks in reasons.items():
         where = "" if len(tasks) == every else f" ({', '.join(tasks)})"
         lines.append(f"{MISSING} {reason}{where}")
     return lines
+
+
+def _no_shares(comparison: Comparison) -> list[str]:
+    """Rows with all scores and without an average: their vanilla scores 0 on a task on which they do not."""
+    whole = {row.method: row.scores for row in comparison.rows if row.untouched}
+    found: dict[str, list[str]] = {}
+    for row in comparison.rows:
+        if row.average is None and row.vanilla and len(row.scores) == len(comparison.tasks):
+            theirs = whole[row.vanilla.rival]
+            zero = ", ".join(task for task, score in row.scores.items() if score > 0 and not theirs[task] > 0)
+            found.setdefault(f"{row.vanilla.rival} scores 0 ({zero})", []).append(
+                f"{row.method} at {row.keep}"
+            )
+    return [
+        f"{MISSING} {AVERAGE}: there is no share of zero, {why}: {', '.join(rows)}."
+        for why, rows in found.items()
+    ]
 
 
 def _elsewhere(comparison: Comparison) -> list[str]:

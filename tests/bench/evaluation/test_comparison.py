@@ -11,6 +11,7 @@ import pytest
 
 from bench.evaluation.cells import Cell, CellKey
 from bench.evaluation.comparison import Comparison, Group, assemble, hard_shares
+from bench.evaluation.stats import holm
 from bench.report.results import records, results, summary
 from bench.report.table import notes
 from bench.tasks import GQA, VQAv2
@@ -73,13 +74,16 @@ def test_a_large_difference_is_significant_and_a_small_one_is_not(made: Comparis
 
 
 def test_p_values_are_corrected_over_the_whole_table_rival_by_rival(made: Comparison) -> None:
-    """Six rows have an average test against vanilla; the smallest p counts six times."""
+    """Six rows are tested against vanilla, five of them with an average: the smallest p counts as often."""
     contrasts = [one.vanilla for one in made.rows if one.vanilla]
     assert len(contrasts) == 6
     smallest = min(contrasts, key=lambda one: one.pooled.p)
     assert smallest.pooled.adjusted == pytest.approx(6 * smallest.pooled.p)
-    clearest = min(contrasts, key=lambda one: one.p)
-    assert clearest.adjusted == pytest.approx(6 * clearest.p)
+    tested = [one for one in contrasts if one.gap]
+    corrected = holm([one.p for one in tested])
+    assert len(tested) == 5
+    assert [one.adjusted for one in tested] == pytest.approx(corrected, rel=1e-9, abs=0)
+    assert [(one.gap, one.adjusted) for one in contrasts if one.gap is None] == [(None, 1.0)]
     cells = [pairs for one in contrasts for pairs in one.tasks.values()]
     assert len(cells) == 11
     least = min(cells, key=lambda one: one.p)
@@ -278,3 +282,13 @@ def test_results_are_strict_json(made: Comparison) -> None:
     assert (told["significant"], told["equivalent"]) == (True, False)
     near: Any = summary(row(made, "near", 4), 3.0)["vanilla"]
     assert (near["significant"], near["equivalent"]) == (False, True)
+
+
+def test_an_average_that_is_a_share_of_zero_has_its_reason(make_group: MakeGroup) -> None:
+    runs = {
+        ("none", 16): {"gqa": RIGHT, "vqav2": missing(N)}, ("lucky", 4): {"gqa": RIGHT, "vqav2": missing(50)},
+        ("other", 4): {"gqa": RIGHT, "vqav2": missing(N)},
+    }  # fmt: skip
+    made = assemble(TASKS, [make_group(runs)], (4,))
+    assert {row.method: row.average for row in made.rows} == {"none": 100, "other": 100, "lucky": None}
+    assert "– Avg. %: there is no share of zero, none scores 0 (vqav2): lucky at 4." in notes(made)

@@ -232,3 +232,13 @@ def test_a_ratio_stands_in_the_heading_as_it_was_asked_for() -> None:
     block = Block(Ratio("11.1%"), 576, ())
     assert block.budget == "11.1% of each image's visual tokens"
     assert Block(64, 576, ()).budget == "64 of 576 visual tokens"
+
+
+def test_a_headline_tells_no_lead_that_was_not_tested(comparison: Comparison) -> None:
+    """In a mixed table the second row may have the reference of another protocol as its rival."""
+    whole, ours, rival, *_ = comparison.rows
+    theirs = contrast("ours [2]", -10, True)
+    rows = whole, replace(ours, vanilla=None), replace(rival, method="rival_1 [2]", reference=theirs)
+    mixed = replace(comparison, rows=rows)
+    assert blocks(mixed)[1].between is None
+    assert headlines(mixed)[0].endswith("; rival_1 [2] 80.0 %.")
