@@ -26,8 +26,8 @@ class Finding:
     `gap` is row minus reference, with its paired interval over images and over the seeds of both. `adjusted`
     is its p value after Holm's correction over the table. `seeds` are the shares of the single seeds, from
     the lowest seed on. `single` is true if the row or its reference is one network trained with one seed: the
-    interval then covers no other trainings. An incomplete row has neither average nor gap; `impossible` gives
-    the reason.
+    interval then covers no other trainings. An incomplete row has neither average nor gap, nor has one that
+    scores where vanilla scores 0; `impossible` gives the reason.
     """
 
     row: str
@@ -79,15 +79,17 @@ def findings(
             row: [drawn[run] for run in sorted(drawn) if run[0] == row]
             for row in dict.fromkeys(row for row, _ in runs)
         }
+        shared = {row for row, each in by_row.items() if not any(isnan(one[0]) for one in each)}
         for row in rows:
             mine = [(seed, runs[name, seed]) for name, seed in sorted(runs) if name == row]
-            if not mine or any(isnan(one[0]) for one in by_row[row]):
+            if not mine:
                 why = reasons.get(row, "it was not run")
                 listed.append(Finding(row, keep, paper_keep, {}, None, (), None, None, None, impossible=why))
                 continue
             each = [one for _, made in mine for one in made.values()]
-            against = by_row.get(reference) if reference and reference != row else None
-            gap, p = contrast(by_row[row], against) if against else (None, 1.0)
+            zero = ", ".join(name for name in names if not vanilla[name].score > 0)
+            paired = reference is not None and reference != row and {row, reference} <= shared
+            gap, p = contrast(by_row[row], by_row[reference]) if reference and paired else (None, 1.0)
             single = any(
                 one in trained and len(by_row[one]) == 1 for one in (row, reference) if one in by_row
             )
@@ -100,10 +102,12 @@ def findings(
                 Finding(
                     row, keep, paper_keep,
                     {name: fmean(made[name].score for _, made in mine) for name in names},
-                    fmean(float(one[0]) for one in by_row[row]),
-                    tuple(float(drawn[row, seed][0]) for seed, _ in mine),
+                    fmean(float(one[0]) for one in by_row[row]) if row in shared else None,
+                    tuple(float(drawn[row, seed][0]) for seed, _ in mine) if row in shared else (),
                     fmean(one.tokens for one in each), fmean(one.left for one in each), fmean(costs),
-                    contrast(by_row[row], by_row[VANILLA])[0], gap, p, single=single,
+                    contrast(by_row[row], by_row[VANILLA])[0] if row in shared else None, gap, p,
+                    single=single,
+                    impossible="" if row in shared else f"no share of zero: {VANILLA} scores 0 ({zero})",
                 )
             )  # fmt: skip
     return _corrected(listed)

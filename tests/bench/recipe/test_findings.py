@@ -123,3 +123,12 @@ def test_orders_are_rank_correlations() -> None:
     (order,) = orders(other, paper, ["gqa"])
     assert order.kendall == -1.0
     assert orders(same[:1], paper, ["gqa"]) == []
+
+
+def test_a_row_that_scores_where_vanilla_does_not_has_scores_and_no_share(make_outcome: Any) -> None:
+    """Nor is another row tested against it."""
+    runs = {(VANILLA, 0): {16: [0.0] * 8}, ("lucky", 0): {4: ALL}, ("grid", 0): {4: [0.0] * 8}}
+    lucky, grid = findings(cells(make_outcome, runs), [GQA()], {4: 64}, ["lucky", "grid"], "lucky")
+    assert (lucky.average, lucky.seeds, lucky.vanilla, lucky.scores) == (None, (), None, {"gqa": 100.0})
+    assert lucky.impossible == "no share of zero: none scores 0 (gqa)"
+    assert (grid.average, grid.gap, grid.p, grid.adjusted) == (100.0, None, 1.0, 1.0)
