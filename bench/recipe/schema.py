@@ -462,6 +462,6 @@ def _paths(told: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _learning() -> Iterator[str]:
-    yield from ("samples", "selects", "depth", "source_gives")
+    yield from (one.name for one in fields(Learning) if one.name not in ("labels", "train"))
     yield from (f"labels.{one.name}" for one in fields(LabelConfig))
     yield from (f"train.{one.name}" for one in fields(TrainConfig) if one.name != "seed")

@@ -193,3 +193,8 @@ def test_questions_about_each_image_are_one_or_four_and_of_the_miniature() -> No
     row = {"rows": {"a": {"questions": 4}}, "mixture": "mix.json", "images": "images"}
     with pytest.raises(ValueError, match="rows.a: questions are chosen in the miniature only"):
         parse({"title": "a test", "keep": [64], "of": 576, **row}, "test")
+
+
+def test_every_setting_of_learning_can_be_changed() -> None:
+    learns = read("table5", ["learns.questions=4"]).rows["EvoComp"].learns
+    assert learns is not None and learns.questions == 4
