@@ -91,8 +91,8 @@ def browser(comparison: Comparison, gallery: Gallery, limit: int = SAMPLES) -> d
     """The data of the page's browser of samples, ready for JSON.
 
     Pictures, layouts of tokens and sets of tokens are stored once each. Answers, credits and kept tokens are
-    in the order of `runs`, vanilla first (which kept everything: None); a run without an answer has None. A
-    stage is [depth, kept, merged, tokens for the whole image].
+    in the order of `runs`; a run without an answer has None. The first `untouched` runs are vanilla's, one
+    per protocol, which kept everything (None). A stage is [depth, kept, merged, tokens for the whole image].
     """
     runs = [(row.method, row.keep) for row in comparison.rows]
     share = max(1, limit // len(comparison.tasks))
@@ -121,6 +121,7 @@ def browser(comparison: Comparison, gallery: Gallery, limit: int = SAMPLES) -> d
         tasks.append({"name": task, "samples": listed})
     return {
         "runs": [{"method": method, "keep": keep} for method, keep in runs],
+        "untouched": sum(row.untouched for row in comparison.rows),
         "pictures": list(pictures.found), "layouts": list(layouts.found), "masks": list(masks.found),
         "tasks": tasks,
     }  # fmt: skip

@@ -116,6 +116,20 @@ def test_text_from_samples_and_names_cannot_become_markup(comparison: Comparison
     assert any(s["question"] == EVIL for task in data_of(page)["tasks"] for s in task["samples"])
 
 
+def test_the_browser_of_a_mixed_table_tells_every_vanilla_from_the_budgets(
+    comparison: Comparison, gallery: Gallery
+) -> None:
+    """The second vanilla's tokens are no budget, so they have no column."""
+    whole, *others = comparison.rows
+    rows = (whole, replace(whole, method="none [2]"), *others)
+    again = {("none [2]", keep, task): one for (name, keep, task), one in comparison.outcomes.items()
+             if name == "none"}  # fmt: skip
+    mixed = replace(comparison, rows=rows, outcomes={**comparison.outcomes, **again}, mixed=("[2] batch",))
+    data = data_of(make(mixed, gallery))
+    assert data["untouched"] == 2
+    assert {run["keep"] for run in data["runs"][2:]} == set(KEEPS)
+
+
 def test_the_browser_of_samples_has_all_that_it_draws(comparison: Comparison, page: str) -> None:
     data = data_of(page)
     assert data["layouts"] == [[[0, 4, 4, 4, 1, 1]]]
