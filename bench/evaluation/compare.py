@@ -128,7 +128,7 @@ def prepare(
     engine = engine or Local()
     check_engine(engine, entries, loads)
     tokens = whole_of(mllm, data)
-    budgets = [read_keep(keep) for keep in keeps]
+    budgets = list(dict.fromkeys(map(read_keep, keeps)))
     for keep in budgets:
         if count_of(keep, tokens) > tokens and not any(task.videos for task in data):  # videos differ in size
             raise ValueError(f"keep={keep}: choose between 1 and the {tokens} visual tokens of this image")

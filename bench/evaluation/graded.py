@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from pathlib import Path
 from statistics import fmean
 from typing import ClassVar
@@ -181,7 +182,10 @@ def _metric(task: str, log: GradedTask, asked: str | None) -> str:
             f"{task}: no metric of its questions is a number or has a score; such tasks cannot be tabled"
         )
     metric = asked or there[0]
-    values = log.values(metric).values()
+    told = log.values(metric)
+    if bad := [place for place, value in told.items() if isnan(value)]:
+        raise ValueError(f"{task}: {metric} of question {bad[0]} is not a number: grade it again")
+    values = told.values()
     if metric in log.lower or min(values) < 0 or max(values) > 1:
         raise ValueError(
             f"{task}: {metric} is from {min(values):g} to {max(values):g}, but it must be from 0 to 1, and "
@@ -207,7 +211,7 @@ def _check(baseline: GradedRun, run: GradedRun, task: str, metric: str) -> None:
         for fact in mine.keys() & yours.keys():
             if mine[fact] != yours[fact]:
                 raise ValueError(f"{words}: the {fact} of question {place} differs")
-    if min(other.values()) < 0 or max(other.values()) > 1:
+    if not all(0 <= value <= 1 for value in other.values()):
         raise ValueError(f"{task}: {metric} of {run.name} is not always from 0 to 1")
 
 

@@ -34,7 +34,11 @@ class Source:
         for cell in read_cells(folder):
             found = cls(str(folder), dict(cell.protocol), {cell.key.method: cell.method}, {cell.key: cell})
             if apart := source.apart(found):
-                raise ValueError(f"{folder} contradicts itself: {'; '.join(apart)}")
+                again = (
+                    f". After an update of evocomp, run evocomp compare --out {folder} again "
+                    f"with all methods, budgets and tasks, or delete the older files in {folder / 'cells'}"
+                )
+                raise ValueError(f"{folder} contradicts itself: {'; '.join(apart)}{again}")
             source.add(found)
         if not source.cells:
             raise ValueError(f"{folder}: no results here; give folders that evocomp compare --out wrote")

@@ -62,6 +62,10 @@ def load_tasks(
         return {task: task.micro(n or QUESTIONS, split or "test", worlds[task]) for task in tasks}
     loaded = {task: task.load(data, n) for task in tasks}
     for task, samples in loaded.items():
+        if not samples:
+            raise ValueError(
+                f"{data} has no questions of {task.name}, split {task.part}: fetch its files again"
+            )
         if labelled and not samples[0].answers:
             public = [name for name in task.splits if "test" not in name or name == "testdev"]
             raise ValueError(

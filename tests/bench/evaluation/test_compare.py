@@ -171,6 +171,14 @@ def test_nothing_to_compare_is_refused(tiny: MLLM, data: Any) -> None:
         grid(tiny, data, workers=0)
 
 
+def test_a_budget_that_is_named_twice_is_measured_once(
+    tiny: MLLM, data: Any, calls: list[tuple[str, int | None]]
+) -> None:
+    found = grid(tiny, data, keeps=(9, "9"), entries=ENTRIES[:1])
+    assert [row.keep for row in found.rows] == [144, 9]
+    assert calls == [("KeepAll", 144), ("Grid", 9)]
+
+
 # Resuming ---------------------------------------------------------------------------------------------------
 
 

@@ -321,3 +321,12 @@ def test_runs_may_be_named(runs: dict[str, Path]) -> None:
     assert [row["method"] for row in json.loads(told.stdout)["summary"]] == [VANILLA, "fastv-7b"]
     told = CliRunner().invoke(main, ["report", *map(str, [runs["fastv"]] * 2), "--from-lmms", "--json"])
     assert told.exit_code == 2 and "named twice" in told.output
+
+
+def test_a_metric_that_is_not_a_number_is_refused(tmp_path: Path) -> None:
+    """JSON as Python writes it has NaN, which is neither below 0 nor above 1."""
+    whole, broken = write(tmp_path / "a", [1, 0, 1]), write(tmp_path / "b", [1, float("nan"), 1])
+    with pytest.raises(ValueError, match="pope_accuracy of b is not always from 0 to 1"):
+        compared({"a": whole, "b": broken})
+    with pytest.raises(ValueError, match="pope: pope_accuracy of question 1 is not a number"):
+        compared({"b": broken, "a": whole})

@@ -152,3 +152,12 @@ def test_difficulty_comes_from_the_first_protocol(fill: Fill) -> None:
     one = fill("one", {("a", 4): {"gqa": WRONG}, ("b", 4): {"gqa": RIGHT}})
     (found,) = merge([one], difficulty="a").difficulty
     assert (found.easy, found.hard, found.scores["b"]) == (6, 6, 100)
+
+
+def test_cells_of_an_earlier_version_say_what_to_do(fill: Fill) -> None:
+    """A method that was left out when its folder was compared again by a newer version."""
+    one = fill("one", {("a", 4): {"gqa": WRONG}}, code="old")
+    (new,) = (fill("two", {("b", 4): {"gqa": WRONG}}, code="new") / "cells").glob("*-b-*")
+    new.rename(one / "cells" / new.name)
+    with pytest.raises(ValueError, match="code is 'old' .*run evocomp compare --out .*one again with all"):
+        merge([one])

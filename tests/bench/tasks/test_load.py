@@ -203,3 +203,13 @@ def spoiled(text: str, kind: str) -> Any:
         for key in dict.fromkeys(re.findall(r'"(\w+)": ', text)):
             yield re.sub(rf'("{key}"): ("[^"]*"|\d+)', rf"\1: {value}", text, count=1)
             yield text.replace(f'"{key}"', '"other"', 1)
+
+
+def test_a_file_without_questions_is_refused(files: Any) -> None:
+    """The size of MMBench 1.1 is not published, so nothing else would notice."""
+    header = "index\tquestion\tA\tB\tcategory\timage\n"
+    path = files.root / "mmbench" / "MMBench_DEV_EN_V11.tsv"
+    path.parent.mkdir(parents=True)
+    path.write_text(header)
+    with pytest.raises(ValueError, match="no questions of mmbench, split dev"):
+        load_tasks(["mmbench:edition=1.1"], data=str(files.root))
