@@ -105,9 +105,9 @@ def run(
         return
     folder = work(planned, progress, context.obj)
     if machine:
-        click.echo((folder / "results.json").read_text(), nl=False)
+        click.echo((folder / "results.json").read_text(encoding="utf-8"), nl=False)
     else:
-        click.echo((folder / "table.md").read_text(), nl=False)
+        click.echo((folder / "table.md").read_text(encoding="utf-8"), nl=False)
         spent = ", ".join(f"{kind} {duration(taken)}" for kind, taken in Times.read(folder).seconds.items())
         say(f"steps took, those that other recipes share included: {spent or 'no time'}")
         say(f"results.json, table.md, table.tex and what they rest on are in {folder}")

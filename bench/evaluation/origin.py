@@ -96,7 +96,7 @@ def _from(folder: Path, path: Path) -> str:
     """The path relative to the folder; a file outside the folder is copied into it."""
     there, here = path.resolve(), folder.resolve()
     if there.is_relative_to(here):
-        return str(there.relative_to(here))
+        return there.relative_to(here).as_posix()
     digest = hashlib.sha256(str(there).encode()).hexdigest()[:8]
     copy = folder / "pictures" / f"{there.stem}-{digest}{there.suffix}"
     copy.parent.mkdir(exist_ok=True)

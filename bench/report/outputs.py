@@ -149,4 +149,4 @@ def draw_search(mllm: MLLM, sample: Sample, found: SampleSearch, folder: Path) -
 def put(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with replacing(path) as part:
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from bench.evaluation.origin import Origin
 from bench.report.documents import FORMATS, markdown
 from bench.report.forms import csv_text, latex
 from bench.report.gallery import Gallery
+from bench.report.outputs import put
 from bench.report.page import Page
 
 ORIGIN = Origin("50 % of A_B & <c>", {"cpu": "two *shared* cores"}, ["evocomp compare --keep 4,2 --out a_b"])
@@ -47,3 +49,15 @@ def test_pages_and_texts_have_the_summary_and_the_others_are_the_table_alone(rep
         assert "90.0" in FORMATS[name](report)
     assert FORMATS["csv"](report) == csv_text(report.comparison)
     assert FORMATS["latex"](report) == latex(report.comparison)
+
+
+def test_files_are_utf_8_in_every_locale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table's titles have a minus sign that code page 1252, for one, does not know."""
+    write = Path.write_text
+
+    def as_ascii(self: Path, text: str, encoding: str | None = None, **more: str) -> int:
+        return write(self, text, encoding or "ascii", **more)
+
+    monkeypatch.setattr(Path, "write_text", as_ascii)
+    put(tmp_path / "table.md", "(−11.1 %)")
+    assert (tmp_path / "table.md").read_bytes().decode("utf-8") == "(−11.1 %)"
