@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.commands.options import Count, as_json, keeps_option, options_of
+from bench.commands.options import Count, as_json, keeps_option, options_of, refuse_idle
 from bench.console import OutFolder, model_options, option, progress, say, show_json
 from evosearch.registry import names
 
 if TYPE_CHECKING:
     from bench.latency.run import Conditions, RequestOptions
     from compress.models.loading import Anyres
+
+
+# Per option: the reason why other options have no effect with it, and their parameter names.
+IDLE = {"shape": ("whose weights and prompt are random", ("model", "image", "question"))}
 
 
 class Modes(click.ParamType):
@@ -35,7 +39,15 @@ class Modes(click.ParamType):
 
 
 def budgeted(values: dict[str, Any]) -> Conditions:
-    """Default conditions with the budgets of --keep; the methods are set later."""
+    """Default conditions with the budgets of --keep; UsageError for options that exclude each other.
+
+    The methods are set later.
+    """
+    context = click.get_current_context()
+    refuse_idle(context, IDLE)
+    text = context.get_parameter_source("text")
+    if context.params["shape"] is None and text is click.core.ParameterSource.COMMANDLINE:
+        raise click.UsageError("--text needs --shape: the question of a real model has its own length")
     from bench.latency.run import Conditions
 
     return Conditions(methods=(), keeps=tuple(values.pop("keeps")))

@@ -88,7 +88,13 @@ def report(
             "--from-lmms and --from-vlmevalkit: these suites grade answers differently; make a report of each"
         )
     suite = "lmms-eval" if lmms else "vlmevalkit" if vlmevalkit else None
-    form = form or ("table" if machine else form_of(out))
+    named = out is not None and out.suffix.lower() in FORMS
+    form = form or ("table" if machine and not named else form_of(out))
+    if machine and form != "table":
+        raise click.UsageError("--json prints the results: leave out --format, and give a folder as --out")
+    shown = click.get_current_context().get_parameter_source("samples")
+    if form != "html" and shown is click.core.ParameterSource.COMMANDLINE:
+        raise click.UsageError("--samples is for HTML pages, which alone have samples: leave it out")
     path = out or Path(f"report{SUFFIXES.get(form, '')}")
     if form != "table":
         check_file(path, form)

@@ -6,6 +6,7 @@ import dataclasses
 import re
 import shlex
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 
 import click
@@ -14,7 +15,11 @@ from click.testing import CliRunner, Result
 
 from bench.cli import COMMANDS, main
 from bench.commands.options import fields_of, options_of
+from bench.evaluation.grid import CompareOptions
+from bench.evaluation.stats import MARGIN
+from bench.report.page import SAMPLES
 from compress.labels.labelling import LabelConfig
+from compress.labels.single import search_sample
 from compress.training.config import TrainConfig
 
 
@@ -207,3 +212,27 @@ def test_the_example_of_an_endless_command_parses(name: str) -> None:
     assert name in COMMANDS
     _, *words = example(name)
     COMMAND[name].make_context(name, words)
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        ("search", {"grouper", "strategy", "evaluations", "positions", "seed"}),
+        ("draw search", {"grouper", "evaluations"}),
+    ],
+)
+def test_defaults_of_a_search_are_those_of_the_library(command: str, names: set[str]) -> None:
+    """They are written down again, because help does not wait for torch."""
+    theirs = {name: one.default for name, one in signature(search_sample).parameters.items()}
+    theirs["strategy"] = "evolution"  # None there
+    ours = {one.name: one.default for one in COMMAND[command].params}
+    assert {name: ours[name] for name in names} == {name: theirs[name] for name in names}
+
+
+def test_a_report_shows_as_many_samples_as_the_library() -> None:
+    (samples,) = (one.default for one in COMMAND["report"].params if one.name == "samples")
+    assert samples == SAMPLES
+
+
+def test_a_comparison_s_margin_is_that_of_the_statistics() -> None:
+    assert {field.name: field.default for field in dataclasses.fields(CompareOptions)}["margin"] == MARGIN

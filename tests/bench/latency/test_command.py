@@ -219,6 +219,11 @@ def test_a_gpu_that_is_not_there_is_one_line():
         (("--shape", "smal"), "unknown shape 'smal'; did you mean 'small'?"),
         (("--shape", "small", "--depth-slice", 9), "depth slice 9: choose 1 to 8 decoder layers"),
         (("--depth-slice", 2), "--depth-slice needs --shape"),
+        (("--text", 20), "--text needs --shape"),
+        (
+            ("--shape", "small", "--image", "micro:3", "--model", "micro"),
+            "--model, --image: not with --shape",
+        ),
         (("--image", "nowhere.png"), "there is no image at nowhere.png"),
         (("--question", " "), "the question is empty"),
         (("--repetitions", 1), "1 is not in the range 2<=x<=1000000000"),

@@ -104,6 +104,19 @@ def test_mistakes_get_one_line(tables: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--json", "--format", "html"), "--json prints the results: leave out --format"),
+        (("--json", "--out", "report.html"), "give a folder as --out"),
+        (("--samples", 5, "--format", "md"), "--samples is for HTML pages"),
+        (("--samples", 5, "--json"), "--samples is for HTML pages"),
+    ],
+)
+def test_options_without_effect_are_refused(options: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    assert said in refused("report", tmp_path, *options)
+
+
 def test_what_is_broken_is_named_with_what_to_do(tables: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(tables, tmp_path / "copy")
     (copy / "run.json").write_text("{")
