@@ -53,10 +53,11 @@ class Prefill:
     def __init__(
         self, mllm: MLLM, selector: Selector, positions: Positions, ids: Tensor, layout: Layout,
         pictures: dict[Place, Picture], schedules: dict[Place, dict[int, int]], count_flops: bool = False,
-        embed: Callable[[Tensor], Tensor] | None = None,
+        embed: Callable[[Tensor], Tensor] | None = None, aside: bool = False,
     ):  # fmt: skip
         self.mllm, self.selector, self.positions = mllm, selector, positions
         self.ids, self.untouched = ids, layout  # [B, S]
+        self.aside = aside  # whether the tower's tokens wait for a choice, and NaN stands in their place
         self.selections = Selections(
             mllm, selector, positions, ids, layout, pictures, schedules, count_flops, embed
         )
@@ -218,7 +219,7 @@ class Prefill:
             if self.positions == "compact":
                 self.first = self._position(state.layout, given)
             self.selections.signals.read_text(state.hidden)
-            if self.selections.act(VISION):
+            if self.selections.act(VISION) or self.aside and self.selections.signals.encoding is not None:
                 state = self._shorten(state, self.selections.at_tower(state.hidden))
             self.selections.signals.read_visual(state.hidden, state.layout)
         if self.selections.act(number):

@@ -74,7 +74,8 @@ class Selections:
         for place in self.untouched.places:
             at, tokens = self._from_tower(place)
             projected = self.mllm.projector.forward(tokens)  # `forward` bypasses the hooks that store tokens
-            if VISION not in self.schedules[place]:  # newlines stay as the model placed them
+            whole = VISION not in self.schedules[place] and not self.signals.needed().crowds
+            if whole:  # newlines stay as the model placed them
                 own = hidden[place[0], self.untouched.visual(place)]
                 projected = own.index_copy(0, at, projected.to(hidden))
                 at = self.untouched.tokens(place)

@@ -62,9 +62,10 @@ def attach(
 
     `keep` is a count of visual tokens for every image, or a ratio that is resolved for each image by itself:
     "11.1%", "1/9", or a float between 0 and 1 (`compress.keep`). An image with fewer tokens than the count
-    keeps all. A video has one budget for all its frames, like an image. `match` defines the cost that equals
-    the budget: with "equivalent" the mean over decoder layers of the visual tokens that enter a layer, with
-    "tokens" the visual tokens after the method's last stage.
+    keeps all, except under a method that shortens the tower, which shortens every tile alike. A video has one
+    budget for all its frames, like an image. `match` defines the cost that equals the budget: with
+    "equivalent" the mean over decoder layers of the visual tokens that enter a layer, with "tokens" the
+    visual tokens after the method's last stage.
 
     `generate` (greedy, sampling, beams) and plain calls of the model work, at batch 1 and with left padding;
     logits and caches are shorter if tokens were dropped. A cache can be continued after its own prefill, also
@@ -393,7 +394,10 @@ class _Session:
         layout = read_layout(visual, given.get("attention_mask"), runs, ids.device)
         found = dict(zip(layout.places, shared, strict=True))
         schedules = {place: self.plan(len(picture), self.match) for place, picture in found.items()}
-        return Prefill(mllm, self.selector, self.positions, ids, layout, found, schedules, self.count_flops)
+        return Prefill(
+            mllm, self.selector, self.positions, ids, layout, found, schedules, self.count_flops,
+            aside=self.tower.chooses,
+        )  # fmt: skip
 
     def _encoding(self, prefill: Prefill) -> Encoding | None:
         """The tower's encoding of the images and videos of these prompts."""

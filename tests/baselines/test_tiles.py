@@ -51,3 +51,24 @@ def test_every_tile_spends_its_share_of_the_budget(tiny_next: MLLM, images, name
         finally:
             handle.remove()
     assert lengths == [(5, 1 + per_tile)] and trace.samples[0].entering == [5 * per_tile] * tiny_next.layers
+
+
+@pytest.mark.parametrize("name", ["fastervlm", "visionzip"])
+def test_images_with_fewer_tokens_than_the_count_keep_all(tiny_next: MLLM, pictures, name: str):
+    """The projector ran before their sizes were known, and was given nothing of them."""
+    small = [picture.resize((24, 48)) for picture in pictures[:2]]  # 120 of at most 192 tokens
+    untouched = run(tiny_next, small, QUESTIONS[:2])
+    with attach(tiny_next, METHODS[name](), 130) as trace:
+        torch.testing.assert_close(run(tiny_next, small, QUESTIONS[:2]), untouched, atol=2e-5, rtol=1e-4)
+    assert [record.entering for record in trace.samples] == [[120] * tiny_next.layers] * 2
+
+
+@pytest.mark.parametrize("name", ["tome", "flowcut", "downsample"])
+def test_a_shortened_tower_gives_small_images_what_it_left(tiny_next: MLLM, pictures, name: str):
+    images = [pictures[0], pictures[1].resize((24, 48))]
+    with attach(tiny_next, METHODS[name](), 130) as trace:
+        together = run(tiny_next, images, QUESTIONS[:2])
+        alone = [run(tiny_next, [image], [asked])[0] for image, asked in zip(images, QUESTIONS, strict=False)]
+    assert together.isfinite().all()
+    torch.testing.assert_close(together, torch.stack(alone), atol=2e-5, rtol=1e-4)
+    assert [record.entering[0] for record in trace.samples] == [5 * 24, 3 * 24] * 2
