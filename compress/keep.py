@@ -25,6 +25,11 @@ def _read(text: str) -> Fraction:
     return Fraction(text[:-1]) / 100 if text.endswith("%") else Fraction(text)
 
 
+def _nearest(share: Fraction) -> Fraction:
+    """The nearest share above 0 with a denominator of at most FINEST."""
+    return max(share.limit_denominator(FINEST), Fraction(1, FINEST))
+
+
 def _refuse(given: object) -> NoReturn:
     raise ValueError(
         f"keep={cut(repr(given))}: give a count of visual tokens from 1, or a ratio of each image's, as "
@@ -36,7 +41,8 @@ class Ratio(str):
     """A share of each image's visual tokens, above 0 and at most 1: "11.1%", "1/9" or "0.111".
 
     It is a string in a canonical form: equal ratios are equal, and JSON, YAML and Parquet store it unchanged.
-    ValueError for text that is no such share.
+    Text with very many decimals is rounded like a float: "0.1111111111111111" is 1/9. ValueError for text
+    that is no such share.
     """
 
     __slots__ = ()
@@ -48,6 +54,8 @@ class Ratio(str):
             _refuse(share)
         if not 0 < read <= 1:
             _refuse(share)
+        if read.denominator >= 10**9:  # a fraction that `WRITTEN` would not read again
+            read = _nearest(read)
         percent = read * 100
         exact = percent * 10**DIGITS
         text = f"{float(percent):.{DIGITS + 2}f}".rstrip("0").rstrip(".") + "%"
@@ -83,7 +91,7 @@ def read_keep(given: object) -> Keep:
     if isinstance(given, Integral) and not isinstance(given, bool) and 1 <= int(given) <= MOST:
         return int(given)
     if isinstance(given, Real) and not isinstance(given, Integral) and 0 < float(given) < 1:
-        return Ratio(Fraction(float(given)).limit_denominator(FINEST))
+        return Ratio(_nearest(Fraction(float(given))))
     _refuse(given)
 
 

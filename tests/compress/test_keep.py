@@ -32,6 +32,12 @@ from compress.samples import Sample
         (1 / 9, "1/9", Fraction(1, 9)),
         (np.float32(0.25), "25%", Fraction(1, 4)),
         ("100%", "100%", Fraction(1)),
+        (str(1 / 9), "1/9", Fraction(1, 9)),  # as many decimals as Python prints
+        ("33.33333333333%", "1/3", Fraction(1, 3)),
+        ("0.12345678", "6172839/50000000", Fraction(6172839, 50000000)),
+        ("0.999999999999", "100%", Fraction(1)),
+        ("0.00000000001", "0.0001%", Fraction(1, 10**6)),
+        (1e-11, "0.0001%", Fraction(1, 10**6)),
     ],
 )
 def test_a_ratio_has_one_spelling(given: object, text: str, share: Fraction) -> None:
