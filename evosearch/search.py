@@ -13,6 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import SupportsIndex
 
+import numpy as np
 from deap.tools import HallOfFame, Logbook
 
 from evosearch import checkpoint as checkpoints
@@ -204,7 +205,7 @@ def propose(
         if path is not None:
             checkpoints.save(path, configuration, run)
         if mean is not None:
-            halting = [_name(callback) for callback in callbacks if callback(run.progress()) is True]
+            halting = [_name(callback) for callback in callbacks if _is_true(callback(run.progress()))]
             run.stopped = run.stopped or (f"callback {halting[0]} asked to stop" if halting else None)
     if run.best is None:
         raise ValueError(f"{type(strategy).__name__} proposed no candidate at all")
@@ -240,6 +241,11 @@ def _reason(run: Run, limits: Budget, patience: int | None) -> str | None:
     if run.iteration - run.renewed >= STALE:
         return f"converged: no new candidate in {STALE} iterations"
     return None
+
+
+def _is_true(answer: object) -> bool:
+    """Whether the answer of a callback is True, Python's or numpy's, and not only a true value."""
+    return isinstance(answer, bool | np.bool_) and bool(answer)
 
 
 def _name(callback: Callback) -> str:

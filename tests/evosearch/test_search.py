@@ -115,6 +115,18 @@ def test_callbacks_see_every_iteration_and_may_stop(planted):
     assert seen[-1].evaluations == result.evaluations and seen[-1].seconds <= result.seconds
 
 
+def test_a_callback_may_answer_with_numpys_true_but_not_with_any_other_value(planted):
+    problem = planted(groups=10, size=6)
+    losses = problem(problem.space.indices(np.zeros((1, 10), int)))
+
+    def reached(progress):
+        return progress.best < losses[0] + 100  # a comparison with a number of numpy is of its type
+
+    result = search(problem.space, problem, Evolution(), callbacks=[reached])
+    assert "reached asked to stop" in result.stopped and result.iterations == 0
+    assert search(problem.space, problem, Evolution(), callbacks=[lambda _: 1]).iterations > 0
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_losses_that_are_not_finite_name_the_candidate(bad, planted):
     space = planted(groups=3, size=4).space
