@@ -21,6 +21,7 @@ from compress.labels.kinds import KINDS, ChosenMask, Kind, Problem
 from compress.labels.store import CODE, Label
 from compress.models.loading import MLLM, Embedded
 from compress.parallel.engine import machine_of
+from compress.plain import to_plain
 from compress.samples import Sample
 from evosearch import GROUPERS, STRATEGIES, pick, together
 from evosearch.registry import cut, find, parse
@@ -44,6 +45,7 @@ class LabelConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        to_plain(self)
         kind = self.make_kind()
         # Errors in specs are found before the first sample, with dummy values for a sample's data.
         pick(GROUPERS, self.grouper, "grouper", groups=1, anchors=np.ones((1, 1)), grid=(1, 1))

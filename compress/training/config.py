@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from compress.keep import MOST
+from compress.plain import to_plain
 from compress.training.examples import Target
 from compress.training.losses import Objective, make_objective
 from evosearch.registry import cut
@@ -45,6 +46,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        to_plain(self)
         for name in ("lr", "weight_decay", "lambda_cos", "momentum", "warmup", "holdout", "clip"):
             if (value := getattr(self, name)) is not None and not math.isfinite(value):
                 raise ValueError(f"{name}={value}: choose a finite number")

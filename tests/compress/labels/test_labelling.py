@@ -143,6 +143,12 @@ def test_a_killed_run_resumes_to_the_same_store(tiny, samples, tmp_path, monkeyp
     assert not list((tmp_path / "cut").glob("*.part"))
 
 
+def test_numpys_numbers_are_settings_that_a_store_holds(tiny, samples, tmp_path):
+    config = LabelConfig("random", keep=9, evaluations=np.int64(30), seed=np.int64(3))
+    store = label(tiny, samples[:1], tmp_path, config)
+    assert (store.settings["evaluations"], store.settings["seed"]) == (30, 3)
+
+
 def test_another_configuration_is_refused_and_the_difference_named(tiny, samples, tmp_path):
     label(tiny, samples[:1], tmp_path, QUICK)
     with pytest.raises(

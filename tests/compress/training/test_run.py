@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -286,6 +287,18 @@ def test_a_batch_in_parts_is_one_step(planted, few, tmp_path, loss):
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)
     assert [epoch.loss for epoch in parts.history] == pytest.approx([epoch.loss for epoch in whole.history])
+
+
+def test_numpys_numbers_are_settings_that_a_run_resumes_with(planted, few, tmp_path):
+    """As from a sweep over np.logspace: checkpoints and JSON hold Python's own numbers only."""
+    samples, labels = few
+    given = TrainConfig(
+        epochs=np.int64(1), batch=16, lr=np.logspace(-3, -2, 2)[0], lambda_cos=np.float32(0.5),
+        text=np.True_, seed=np.int64(1),
+    )  # fmt: skip
+    assert given == TrainConfig(epochs=1, batch=16, lr=0.001, lambda_cos=0.5, seed=1)
+    first = train(planted, labels, samples, tmp_path, given)
+    assert train(planted, labels, samples, tmp_path, given).history == first.history
 
 
 def test_the_papers_settings_have_names():
