@@ -372,8 +372,8 @@ def fields_of(owner: str) -> Iterator[Field]:
     (found,) = (node for node in _tree(module).body if isinstance(node, ast.ClassDef) and node.name == name)
     for node in found.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            made = node.value is None or isinstance(node.value, ast.Call)  # field(default_factory=...)
-            default = None if made else ast.literal_eval(node.value)
+            written = None if isinstance(node.value, ast.Call) else node.value  # field(default_factory=...)
+            default = None if written is None else ast.literal_eval(written)
             yield Field(node.target.id, _type(node.annotation, module), default)
 
 

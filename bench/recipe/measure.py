@@ -71,7 +71,8 @@ class TimingStep(Step):
         return {
             "what": self.what, **asdict(self.settings), "rows": rows, "keeps": list(self.answers.keeps),
             "match": self.answers.match,
-            "model": self.shop.fingerprint(self.model)[:16], "compressors": {spec: one.digest for spec, one in self.trained.items()},
+            "model": self.shop.fingerprint(self.model)[:16],
+            "compressors": {spec: one.digest for spec, one in self.trained.items()},
             "device": self.shop.load(self.model).model.device.type, "anyres": self.shop.anyres,
         }  # fmt: skip
 
@@ -200,9 +201,13 @@ def _check(recipe: Recipe, trains: Mapping[tuple[str, int], TrainStep]) -> None:
     if not trains:
         raise ValueError(f"{recipe.name}: a timing needs a row that learns")
     if (made := len(recipe.seeds)) > 1:
-        raise ValueError(f"{recipe.name}: a timing measures one compressor per row, but {made} seeds train {made}")
+        raise ValueError(
+            f"{recipe.name}: a timing measures one compressor per row; {made} seeds train {made}"
+        )
     if recipe.edge and set(row for row, _ in trains) != {EVOCOMP}:
-        raise ValueError(f"{recipe.name}: the phone protocol times the row {EVOCOMP} and no other row that learns")
+        raise ValueError(
+            f"{recipe.name}: the phone protocol times the row {EVOCOMP} and no other row that learns"
+        )
     if recipe.latency and recipe.match == "flops":
         raise ValueError("match=flops: a latency is timed at equal tokens; match: equivalent or tokens")
     for name, row in recipe.rows.items():

@@ -487,7 +487,7 @@ def test_workers_beside_a_gpu_are_refused_before_any_work(
         ({"rows": {"EvoComp@0": {}}, "reference": None}, "rows.EvoComp@0: a timing finds a row by its name"),
         ({"rows": {"evocomp": {"depth": 2}}, "reference": None}, "without depth"),
         ({"rows": {"grid": {"method": "grid"}}, "reference": None}, "a timing needs a row that learns"),
-        ({"rows": {"evocomp": {}}, "reference": None, "seeds": [0, 1]}, "one compressor per row, but 2"),
+        ({"rows": {"evocomp": {}}, "reference": None, "seeds": [0, 1]}, "one compressor per row; 2 seeds"),
         ({"rows": {"evocomp": {}}, "reference": None, "match": "flops"}, "match: equivalent or tokens"),
     ],
 )
@@ -500,7 +500,8 @@ def test_a_timing_that_would_be_of_something_else_is_refused(
 
 def test_every_learned_row_is_timed_with_its_own_compressor(tiny: MLLM, tmp_path: Path) -> None:
     rows = {"evocomp": {}, "evocomp+": {"selects": "evocomp+"}}
-    planned = plan(recipe(paper=None, reference=None, rows=rows, latency={"repetitions": 1}), shop(tiny, tmp_path))
+    asked = recipe(paper=None, reference=None, rows=rows, latency={"repetitions": 1})
+    planned = plan(asked, shop(tiny, tmp_path))
     worked(planned)
     (step,) = planned.timed
     told = json.loads((step.folder / "results.json").read_text())
