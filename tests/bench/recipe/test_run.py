@@ -523,7 +523,7 @@ def shipped_shop(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.mark.parametrize("name", sorted(schema.known()))
 def test_every_shipped_recipe_can_be_planned(name: str, shipped_shop: Workspace) -> None:
-    asked = schema.read(name)
+    asked = schema.read(name, ["n=2"])
     if asked.edge:
         pytest.importorskip("onnxruntime")
     planned = plan(asked, shipped_shop)
