@@ -6,6 +6,7 @@ BIN := .venv/bin
 READY := .venv/.installed
 export PYTHONDONTWRITEBYTECODE =# tests are compiled once, for all processes of all targets
 PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+# A process takes whole modules, since their fixtures are expensive; tests/conftest.py puts slow ones first.
 MODULES = --dist loadscope --no-loadscope-reorder
 # Releases of transformers that `make versions` tests beside the one in requirements.lock. The first is the oldest
 # that setup.py admits.
@@ -24,7 +25,7 @@ test: $(READY)
 	$(PYTEST) -m "not slow"
 
 slow: $(READY)
-	$(PYTEST) $(MODULES) -m slow  # what a module makes for its tests is dear: one process, once
+	$(PYTEST) $(MODULES) -m slow
 
 # Test and slow together: tests are collected once, and no process waits for the last of another's.
 test-all: $(READY)

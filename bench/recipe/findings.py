@@ -26,8 +26,8 @@ class Finding:
     `gap` is row minus reference, with its paired interval over images and over the seeds of both. `adjusted`
     is its p value after Holm's correction over the table. `seeds` are the shares of the single seeds, from
     the lowest seed on. `single` is true if the row or its reference is one network trained with one seed: the
-    interval then covers no other trainings. An incomplete row has neither average nor gap, nor has one that
-    scores where vanilla scores 0; `impossible` gives the reason.
+    interval then covers no other trainings. A row has neither average nor gap if it is incomplete, or if it
+    scores on a task where vanilla scores 0; `impossible` gives the reason.
     """
 
     row: str

@@ -34,7 +34,7 @@ from evosearch.registry import find, names
 
 FILES = {"latency": "results.json", "edge": "edge.json"}
 TABLE = "table.json"
-EVOCOMP = "evocomp"  # the method of the phone protocol
+EVOCOMP = "evocomp"  # the method that the paper times
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +183,7 @@ def _latency(told: Latencies, tokens: int) -> Iterator[tuple[str, int, str, floa
     for row in told.rows:
         for stage, key in (("prefill with selection", "prefill"), ("total", "total")):
             if faster := row.speedups.get(stage):
-                known = row.method == "evocomp" and round(row.keep * 2880 / tokens) == 160
+                known = row.method == EVOCOMP and round(row.keep * 2880 / tokens) == 160
                 theirs = paper[key] if known else None
                 yield row.method, row.keep, stage, faster.times, theirs
 
@@ -200,10 +200,8 @@ def _check(recipe: Recipe, trains: Mapping[tuple[str, int], TrainStep]) -> None:
     """ValueError if rows need more than the method names and one compressor each, as timing accepts."""
     if not trains:
         raise ValueError(f"{recipe.name}: a timing needs a row that learns")
-    if (made := len(recipe.seeds)) > 1:
-        raise ValueError(
-            f"{recipe.name}: a timing measures one compressor per row; {made} seeds train {made}"
-        )
+    if len(recipe.seeds) > 1:
+        raise ValueError(f"{recipe.name}: a timing measures one compressor per row: give one seed")
     if recipe.edge and set(row for row, _ in trains) != {EVOCOMP}:
         raise ValueError(
             f"{recipe.name}: the phone protocol times the row {EVOCOMP} and no other row that learns"

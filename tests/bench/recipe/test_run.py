@@ -18,8 +18,10 @@ from PIL import Image
 
 from bench.evaluation import cellwork
 from bench.evaluation.cells import read_cells
+from bench.evaluation.compressors import selector_for
 from bench.evaluation.history import Times, WorkRecord
 from bench.evaluation.merge import merge
+from bench.evaluation.protocol import of_method
 from bench.recipe import schema
 from bench.recipe.draw import about_one_image
 from bench.recipe.estimate import estimates
@@ -487,7 +489,10 @@ def test_workers_beside_a_gpu_are_refused_before_any_work(
         ({"rows": {"EvoComp@0": {}}, "reference": None}, "rows.EvoComp@0: a timing finds a row by its name"),
         ({"rows": {"evocomp": {"depth": 2}}, "reference": None}, "without depth"),
         ({"rows": {"grid": {"method": "grid"}}, "reference": None}, "a timing needs a row that learns"),
-        ({"rows": {"evocomp": {}}, "reference": None, "seeds": [0, 1]}, "one compressor per row; 2 seeds"),
+        (
+            {"rows": {"evocomp": {}}, "reference": None, "seeds": [0, 1]},
+            "one compressor per row: give one seed",
+        ),
         ({"rows": {"evocomp": {}}, "reference": None, "match": "flops"}, "match: equivalent or tokens"),
     ],
 )
@@ -499,14 +504,17 @@ def test_a_timing_that_would_be_of_something_else_is_refused(
 
 
 def test_every_learned_row_is_timed_with_its_own_compressor(tiny: MLLM, tmp_path: Path) -> None:
-    rows = {"evocomp": {}, "evocomp+": {"selects": "evocomp+"}}
+    rows = {"evocomp": {}, "evocomp+": {"selects": "evocomp+", "train": {"loss": "ce"}}}
     asked = recipe(paper=None, reference=None, rows=rows, latency={"repetitions": 2})
     planned = plan(asked, shop(tiny, tmp_path))
     worked(planned)
     (step,) = planned.timed
     told = json.loads((step.folder / "results.json").read_text())
-    assert told["facts"]["compressor"] == {row: str(planned.trains[row, 0].folder) for row in rows}
-    assert {row["method"] for row in told["rows"]} >= set(rows)
+    folders = {row: str(planned.trains[row, 0].folder) for row in rows}
+    assert told["facts"]["compressor"] == folders and len(set(folders.values())) == 2
+    timed = json.loads((step.folder / "rounds.json").read_text())["methods"]
+    for row, folder in folders.items():
+        assert timed[row]["compressor"] == of_method(selector_for(row, "micro", folder))["compressor"]
 
 
 def test_the_phone_protocol_takes_evocomp_alone(tiny: MLLM, tmp_path: Path) -> None:
