@@ -40,11 +40,10 @@ def app(
       evocomp app --port 7860
     """
     from bench.app import Desk, build
-    from bench.evaluation.compressors import buildable, selector_for, takes_compressor
+    from bench.evaluation.compressors import buildable, selectors_for
 
     listed = specs(methods) if methods else buildable(model, compressor)
-    for spec in listed:
-        selector_for(spec, model, compressor if takes_compressor(spec) else None)
+    selectors_for(listed, model, compressor)
     page = build(Desk(load_model(model, device, dtype, anyres), compressor), listed)
     _, address, _ = page.launch(
         server_name=host, server_port=port, ssr_mode=False, quiet=True, footer_links=[],

@@ -79,16 +79,14 @@ def kept(
     if answer and len(questions) > 1:
         raise ValueError("--answer is for one question: leave it out")
     from bench.evaluation.comparison import VANILLA
-    from bench.evaluation.compressors import selector_for, takes_compressor
+    from bench.evaluation.compressors import selectors_for
     from bench.report.figures import by_question, side_by_side
     from bench.report.gallery import show
     from bench.report.inspection import looks
     from compress.samples import Sample
 
     named = [spec for spec in specs(methods) if spec != VANILLA]
-    selectors = {
-        spec: selector_for(spec, model, compressor if takes_compressor(spec) else None) for spec in named
-    }
+    selectors = selectors_for(named, model, compressor)
     mllm = load_model(model, device, dtype, anyres)
     picture = drawn_at(image, picture, mllm.image_side)
     for keep in keeps:

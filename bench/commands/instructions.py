@@ -43,8 +43,7 @@ def choice_options(command: F) -> F:
         option(
             "--turns",
             type=click.Choice(["first", "random", "all"]),
-            default="first",
-            help="Questions to label in each record.",
+            help="Questions to label in each record. Default: first.",
         ),
         option(
             "--rules",

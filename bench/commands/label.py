@@ -64,7 +64,8 @@ if TYPE_CHECKING:
 def label(
     config: LabelConfig, out: Path, count: int | None, start: int | None, questions: str | None,
     data: Path | None,
-    images: Path | None, manifest: Path | None, sources: str | None, rules: Path | None, turns: Turns,
+    images: Path | None, manifest: Path | None, sources: str | None, rules: Path | None,
+    turns: Turns | None,
     crew: Crew, shard: str, again: bool,
     together: int | None, rows: int | None,
     model: str, device: str, dtype: str, anyres: Anyres, machine: bool,
@@ -87,7 +88,10 @@ def label(
     part = Shard.of_text(shard)
     click.get_current_context().with_resource(locked(out, part.name, SHARED))
     if data is None:
-        given = {"--images": images, "--manifest": manifest, "--sources": sources, "--rules": rules}
+        given = {
+            "--images": images, "--manifest": manifest, "--sources": sources, "--rules": rules,
+            "--turns": turns,
+        }  # fmt: skip
         for option, value in given.items():
             if value is not None:
                 raise ValueError(f"{option} needs --data: give that file, or leave {option} out")
@@ -102,7 +106,9 @@ def label(
         for option, number in (("--start", start), ("--questions", questions)):
             if number is not None:
                 raise ValueError(f"{option} needs the micro mixture, not --data: leave it out")
-        samples = open_instructions(data, images, manifest, sources, rules, turns, config.seed, count)
+        samples = open_instructions(
+            data, images, manifest, sources, rules, turns or "first", config.seed, count
+        )
         about = samples.about
     loads = Loader(model, crew.device, dtype, anyres)
     with progress(f"label ({config.kind})") as report:

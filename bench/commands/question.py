@@ -48,7 +48,7 @@ def question(
       evocomp bench question --methods evocomp,words,cover --keep 16 -n 24
     """
     from baselines import METHODS
-    from bench.evaluation.compressors import selector_for, takes_compressor
+    from bench.evaluation.compressors import selectors_for
     from bench.evaluation.question import labelled, sensitivity
     from bench.report.question import by_family, table
     from bench.tasks.mixture import labelled_samples
@@ -60,9 +60,7 @@ def question(
         if methods == "all"
         else specs(methods)
     )
-    selectors = {
-        spec: selector_for(spec, model, compressor if takes_compressor(spec) else None) for spec in named
-    }
+    selectors = selectors_for(named, model, compressor)
     ((_, samples),) = open_tasks(task, count, data, None, split, model=model).items()
     mllm = load_model(model, device, dtype, anyres)
     kept = budget(keep, mllm)

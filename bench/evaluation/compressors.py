@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from inspect import signature
 from pathlib import Path
 
@@ -67,6 +68,22 @@ def selector_for(spec: str, model: str, compressor: str | None = None) -> Select
     context = {"compressor": given} if takes else {}
     # A bad folder must fail now, not in the middle of a comparison.
     return pick(METHODS, spec, "method", **context).load()
+
+
+def refuse_unused(compressor: str | None, methods: Iterable[str]) -> None:
+    """ValueError if a compressor is given and no method takes it."""
+    if compressor and not any(map(takes_compressor, methods)):
+        raise ValueError("no method takes the --compressor: leave it out, or add evocomp to --methods")
+
+
+def selectors_for(methods: Iterable[str], model: str, compressor: str | None = None) -> dict[str, Selector]:
+    """Build methods from their specs. The compressor goes to those that take one; see `selector_for`.
+
+    ValueError if a compressor is given and none takes it.
+    """
+    named = list(methods)
+    refuse_unused(compressor, named)
+    return {spec: selector_for(spec, model, compressor if takes_compressor(spec) else None) for spec in named}
 
 
 def random_compressor(mllm: MLLM, seed: int = 0) -> Compressor:

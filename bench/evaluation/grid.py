@@ -10,7 +10,7 @@ from typing import Any
 from bench.evaluation.batches import Batches
 from bench.evaluation.compare import DIFFICULTY, Entry, PreparedComparison, compare, prepare
 from bench.evaluation.comparison import VANILLA, Comparison
-from bench.evaluation.compressors import buildable, selector_for, takes_compressor
+from bench.evaluation.compressors import buildable, selectors_for
 from bench.evaluation.opening import Loader, by_source
 from bench.tasks import Task
 from compress.base import Positions, Selector
@@ -56,15 +56,10 @@ class CompareOptions:
             raise ValueError(
                 f"--methods {self.methods}: name a method besides {VANILLA} (evocomp list methods)"
             )
-        if self.compressor and not any(map(takes_compressor, methods)):
-            raise ValueError("no method takes the --compressor: leave it out, or add evocomp to --methods")
         for name, chosen in (("reference", self.reference), ("difficulty", self.difficulty)):
             if chosen and chosen not in methods:
                 raise ValueError(f"--{name} {chosen}: choose one of {', '.join(methods)}")
-        return {
-            spec: selector_for(spec, chooser, self.compressor if takes_compressor(spec) else None)
-            for spec in methods
-        }
+        return selectors_for(methods, chooser, self.compressor)
 
     def run(
         self, mllm: MLLM, source: MLLM | None, selectors: Mapping[str, Selector],

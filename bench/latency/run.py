@@ -11,7 +11,13 @@ import torch
 
 from baselines import METHODS
 from bench.evaluation.comparison import VANILLA
-from bench.evaluation.compressors import buildable, random_compressor, selector_for, takes_compressor
+from bench.evaluation.compressors import (
+    buildable,
+    random_compressor,
+    refuse_unused,
+    selector_for,
+    takes_compressor,
+)
 from bench.evaluation.environment import environment
 from bench.evaluation.history import now
 from bench.evaluation.opening import asked, load_model, open_image, shaped
@@ -159,11 +165,12 @@ def run(
 def rivals(wanted: str, model: str, compressor: str | None) -> list[str]:
     """Specs of the requested methods, or of all that can be built.
 
-    Vanilla is left out, since it is always timed. ValueError for unknown names.
+    Vanilla is left out, since it is always timed. ValueError for unknown names and an idle compressor.
     """
     listed = buildable(model, compressor) if wanted.strip() == "all" else specs(wanted)
     for spec in listed:
         find(METHODS, parse(spec)[0], "method")
+    refuse_unused(None if compressor == RANDOM else compressor, listed)
     return [spec for spec in listed if spec != VANILLA]
 
 
