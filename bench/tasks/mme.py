@@ -134,8 +134,14 @@ class MME(Task):
         return float(said(prediction, self.protocol) == sample.answers[0])
 
     def credit(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
-        """[U] Mean of accuracy and accuracy+ of each pair: 0, 1/4 or 1."""
-        return self.statistics(samples, predictions)[:, 0::2].sum(1) / 2
+        """[U] Mean of accuracy and accuracy+ of each pair: 0, 1/4 or 1.
+
+        Pairs of categories that the score leaves out count as right: paired tests see no difference there.
+        """
+        sums = self.statistics(samples, predictions)
+        scored = [2 * CATEGORIES.index(name) for name in ABILITIES[self.abilities]]
+        left_out = 1 - sums[:, [place + 1 for place in scored]].sum(1)
+        return sums[:, scored].sum(1) / 2 + left_out
 
     def statistics(self, samples: Sequence[Sample], predictions: Sequence[str]) -> Sums:
         """[U, 2 * 14]: accuracy plus accuracy+ of the pair, and 1, in the columns of its category."""
