@@ -185,7 +185,7 @@ def train(
 
 def carry_out(order: TrainingJob) -> TrainingReport:
     """Train, as the only process or as one of several."""
-    from bench.evaluation.validation import validator
+    from bench.evaluation.validation import NOTE, validator
     from compress.keep import read_keep
     from compress.labels.store import read_labels
     from compress.parallel.processes import Processes, own_device
@@ -201,10 +201,12 @@ def carry_out(order: TrainingJob) -> TrainingReport:
     check = None
     if order.validate != "none":
         check = validator(mllm, order.validate, order.validate_samples, keep, order.validate_data)
+        check.refuse_other(order.out)
+    notes: dict[str, Any] = {"labels": [dict(store.settings) for store in stores]}
     with progress("train", "steps") as report:
         result = run(
             mllm, merged, samples, order.out, order.config, validate=check,
-            notes={"labels": [dict(store.settings) for store in stores]}, features=order.features,
+            notes=notes | {NOTE: check.facts} if check else notes, features=order.features,
             cache=order.cache, micro_batch=order.micro_batch, checkpoint_every=order.checkpoint_every,
             progress=lambda stage, done, total: report(done, total), say=say,
         )  # fmt: skip

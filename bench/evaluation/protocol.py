@@ -73,7 +73,11 @@ def of_entry(selector: Selector, mllm: MLLM, source: MLLM | None = None) -> dict
     """Facts of a method on a model, and the other model that selected the indices, if there is one."""
     chooser = source or mllm
     told = {**of_method(selector), "choices": list(choices_of(selector, chooser.traits))}
-    return told | ({"indices from": f"{source.name} {source.fingerprint()[:16]}"} if source else {})
+    if source:
+        told |= {"indices from": f"{source.name} {source.fingerprint()[:16]}"}
+    if type(chooser) is not type(mllm):  # the code of a run has the family of `mllm` alone
+        told |= {CODE: fingerprint(*_kinds(selector), type(chooser))}
+    return told
 
 
 def of_method(selector: Selector) -> dict[str, Any]:
@@ -86,9 +90,15 @@ def of_method(selector: Selector) -> dict[str, Any]:
         "class": kind.__name__,
         "positions": selector.positions,
         "adaptive": selector.adaptive,
-        CODE: fingerprint(kind),
+        CODE: fingerprint(*_kinds(selector)),
         **{name: _told(value) for name, value in options.items()},
     }
+
+
+def _kinds(selector: Selector) -> list[type]:
+    """The classes of a method and of the methods among its options, which its own code does not name."""
+    inner = [one for one in vars(selector).values() if isinstance(one, Selector)]
+    return [type(selector), *(kind for one in inner for kind in _kinds(one))]
 
 
 def differences(theirs: Facts, ours: Facts, words: tuple[str, str] = ("there", "here")) -> list[str]:

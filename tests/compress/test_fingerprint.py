@@ -16,7 +16,7 @@ from bench.evaluation.evaluate import evaluate
 from bench.recipe.measure import TimingStep
 from bench.recipe.oracle import LossesStep, SearchStep
 from bench.recipe.schema import Edge, Latency
-from bench.recipe.steps import Step
+from bench.recipe.steps import Step, TrainStep
 from compress import fingerprint as module
 from compress.fingerprint import PACKAGES, ROOT, fingerprint, meaning
 from compress.labels.labelling import Labeller
@@ -130,7 +130,8 @@ def step(kind: type[Step], **told: object) -> Step:
     """A step of which nothing but its code is asked."""
     made, model = object.__new__(kind), object.__new__(Llava)
     shop = SimpleNamespace(load=lambda name: model)
-    vars(made).update(shop=shop, answers=SimpleNamespace(name="micro"), **told)
+    micro = SimpleNamespace(name="micro")
+    vars(made).update(shop=shop, answers=micro, labels=micro, **told)
     return made
 
 
@@ -141,6 +142,9 @@ def step(kind: type[Step], **told: object) -> Step:
         (step(TimingStep, settings=Edge()), ("bench/edge/chain.py", "def ", "def one_")),
         (step(SearchStep), ("bench/evaluation/evaluate.py", "def ", "def one_")),
         (step(LossesStep), ("compress/labels/forward.py", "def ", "def one_")),
+        (step(TrainStep, exam=None), ("compress/training/losses.py", "def ", "def one_")),
+        (step(TrainStep, exam=("task", "samples")), ("compress/compressor/evocomp.py", "def ", "def one_")),
+        (step(TrainStep, exam=("task", "samples")), ("bench/evaluation/evaluate.py", "def ", "def one_")),
     ],
     ids=lambda one: one[0] if isinstance(one, tuple) else one.kind,
 )
@@ -148,6 +152,11 @@ def test_steps_of_a_recipe_count_the_code_that_makes_their_results(
     digest: Digest, made: Step, change: tuple[str, str, str]
 ) -> None:
     assert digest(*made.code) != digest(*made.code, change=change)
+
+
+def test_a_training_without_validation_does_not_count_what_answers(digest: Digest) -> None:
+    made, change = step(TrainStep, exam=None), ("bench/evaluation/evaluate.py", "def ", "def one_")
+    assert digest(*made.code) == digest(*made.code, change=change)
 
 
 def test_labels_depend_on_what_computes_losses(digest: Digest) -> None:

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 from bench.evaluation.cellwork import Refusal
 from bench.evaluation.protocol import Facts, of_task
-from bench.evaluation.validation import scored
+from bench.evaluation.validation import Validator
 from bench.recipe.steps.base import RECORD, Step, Workspace
 from bench.recipe.steps.labelling import LabelStep
 from bench.tasks import Task
@@ -65,7 +65,7 @@ class TrainJob:
             try:
                 train(
                     mllm, self.labels, self.samples, folder, self.config,
-                    validate=scored(mllm, *self.exam, self.keep) if self.exam else None,
+                    validate=Validator(mllm, *self.exam, self.keep) if self.exam else None,
                     features=self.features, cache=self.cache,
                     progress=(lambda stage, done, total: report(done, total)) if report else None,
                 )  # fmt: skip
@@ -94,7 +94,8 @@ class TrainStep(Step):
 
     @property
     def code(self) -> tuple[object, ...]:
-        return train, type(self.shop.load(self.model))
+        validates = [Validator] if self.exam else []
+        return train, type(self.shop.load(self.model)), *validates
 
     @cached_property
     def facts(self) -> Facts:

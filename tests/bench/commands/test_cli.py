@@ -317,6 +317,21 @@ def test_train_options_reach_the_compressor(labels: Path, tmp_path: Path) -> Non
     assert not Compressor.load(tmp_path / "made").text
 
 
+def test_a_training_that_was_validated_otherwise_is_refused(labels: Path, tmp_path: Path) -> None:
+    out = tmp_path / "made"
+    given = ("train", "--labels", labels, "--out", out, "--loss", "ce", "--validate-samples")
+    parsed(*given, 3, "--epochs", 1)
+    before = (out / "compressor.json").read_bytes()
+    assert json.loads(before)["info"]["validation"]["textvqa: n"] == 3
+    said = refused(*given, 4, "--epochs", 1)
+    assert "textvqa: n is 3 there and 4 here" in said
+    said = refused(*given, 3, "--epochs", 1, "--validate", "gqa")
+    assert "task is 'textvqa' there and 'gqa' here" in said
+    assert (out / "compressor.json").read_bytes() == before
+    parsed(*given, 3, "--epochs", 1)
+    assert (out / "compressor.json").read_bytes() == before
+
+
 def test_eval_scores_tasks(compressor: Path) -> None:
     whole, cut = (
         parsed("eval", "--tasks", "gqa,pope", "-n", 6, *more)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,9 @@ from baselines.fastv import FastV
 from baselines.random import Random
 from baselines.visionzip import VisionZip
 from bench.evaluation.compressors import selector_for
-from bench.evaluation.protocol import differences, of_method, of_run, of_task
+from bench.evaluation.protocol import differences, of_entry, of_method, of_run, of_task
 from bench.tasks import GQA
+from compress.base import Selection, Selector, View
 from compress.compressor.evocomp import EvoComp
 from compress.models.loading import MLLM
 
@@ -44,6 +45,27 @@ def test_a_method_is_its_options_positions_and_code() -> None:
     assert differences(of_method(FastV()), of_method(FastV(layer=3))) == ["layer is 2 there and 3 here"]
     assert of_method(VisionZip())["positions"] == "compact"
     assert of_method(Random())["code"] != of_method(FastV())["code"] != ""
+
+
+@dataclass
+class Wrapped(Selector):
+    """Selects as another method does."""
+
+    inner: Selector
+
+    def select(self, view: View, keep: int) -> Selection:
+        return self.inner.select(view, keep)
+
+
+def test_a_method_inside_another_counts_with_its_code() -> None:
+    codes = [of_method(Wrapped(one))["code"] for one in (FastV(), FastV(), FastV(layer=3), VisionZip())]
+    assert codes[0] == codes[1] == codes[2] != codes[3]
+    assert of_method(Wrapped(Wrapped(FastV())))["code"] not in (codes[3], of_method(FastV())["code"])
+
+
+def test_the_family_that_selects_counts_where_it_is_another(tiny: MLLM, tiny_wide: MLLM, tiny_qwen: MLLM):
+    own, same, other = (of_entry(FastV(), tiny_wide, one)["code"] for one in (None, tiny, tiny_qwen))
+    assert own == same != other
 
 
 def test_a_compressor_is_what_its_folder_holds_wherever_it_lies(tmp_path: Path) -> None:
