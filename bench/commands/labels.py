@@ -71,7 +71,7 @@ def show(folders: tuple[Path, ...], machine: bool) -> None:
     """Show sizes, rates, losses and cost of label stores, and paired differences from the first store.
 
     Losses are means in nats per response token. Differences are computed on common samples, with paired 95 %
-    bootstrap intervals; a negative difference means that the store is better than the first.
+    bootstrap intervals over images; a negative difference means that the store is better than the first.
 
     \b
     Example:
@@ -165,7 +165,8 @@ def audit(
     samples = samples_of([store], drawn(store, count), data, images)
     with progress("audit") as report:
         found = run(load_model(model, device, dtype, anyres), store, samples, progress=report)
-    gaps = {kind: compared(losses - found.stored) for kind, losses in found.others.items()}
+    pictures = [one.picture_digest for one in samples]
+    gaps = {kind: compared(losses - found.stored, pictures) for kind, losses in found.others.items()}
     worst = float(np.abs(found.found - found.stored).max())
     if machine:
         show_json({"samples": len(found.ids), "largest error of a stored loss": worst, "against": gaps})

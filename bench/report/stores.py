@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -12,7 +13,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from bench.evaluation.stats import mean_interval
+from bench.tasks.mixture import KEY
 from compress.labels import LabellingRun, LabelStore
+
+RECORD = re.compile(r"(?P<record>(?P<file>.+)/(?P=file)-\d+)-\d+")  # key of a question of a file's record
 
 
 def summarise(store: LabelStore, only: Iterable[str] | None = None) -> dict[str, Any]:
@@ -56,24 +60,31 @@ def pace(runs: list[LabellingRun]) -> float | None:
 def difference(first: LabelStore, second: LabelStore, only: Iterable[str] | None = None) -> dict[str, Any]:
     """Difference in loss of the labels of `second` from those of `first`, over common samples.
 
-    With `only`, over these samples alone.
+    With `only`, over these samples alone. Samples about one image are resampled together.
     """
     ours, theirs = (_of(store, ["loss_after"], only).to_pydict() for store in (second, first))
     before = dict(zip(theirs["id"], theirs["loss_after"], strict=True))
-    gaps = np.array(
-        [loss - before[id] for id, loss in zip(ours["id"], ours["loss_after"], strict=True) if id in before]
-    )
+    common = {id: loss for id, loss in zip(ours["id"], ours["loss_after"], strict=True) if id in before}
+    gaps = np.array([loss - before[id] for id, loss in common.items()])
     if len(gaps) < 2:
         raise ValueError(
             f"{first.folder} and {second.folder} share {len(gaps)} samples; a comparison needs two or more"
         )
-    return compared(gaps)
+    return compared(gaps, list(map(image_of, common)))
 
 
-def compared(gaps: NDArray[np.float64]) -> dict[str, Any]:
-    """Mean of paired differences with its interval, and the share below zero."""
+def image_of(key: str) -> str:
+    """The scene or record that a label is about: its key without the number of the question."""
+    if found := KEY.fullmatch(key):
+        return key if found["turn"] is None else key[: found.start("turn") - 1]
+    record = RECORD.fullmatch(key)
+    return record["record"] if record else key
+
+
+def compared(gaps: NDArray[np.float64], images: Sequence[str]) -> dict[str, Any]:
+    """Mean of paired differences with its interval over the pairs' images, and the share below zero."""
     return {
         "common samples": len(gaps),
-        "difference": asdict(mean_interval(gaps)),
+        "difference": asdict(mean_interval(gaps, images)),
         "better on, %": 100 * float((gaps < 0).mean()),
     }

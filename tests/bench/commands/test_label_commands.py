@@ -6,12 +6,13 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from bench.evaluation.compressors import SHIPPED
-from bench.report.stores import pace
+from bench.report.stores import compared, image_of, pace
 from compress.labels import LabellingRun, read_labels
 from tests.cli import parsed, printed, run
 
@@ -109,6 +110,29 @@ def test_the_pace_counts_the_time_in_which_something_ran() -> None:
     assert pace([ran(0, 10, 20), ran(100, 110, 20)]) == 2  # a night between them
     assert pace([ran(0, 10, 20), ran(0, 10, 20), ran(5, 8, 5)]) == 4.5  # side by side
     assert pace([]) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "image"),
+    [
+        ("mixture/mixture-train-17", "mixture/mixture-train-17"),
+        ("mixture/mixture-train-17.2", "mixture/mixture-train-17"),
+        ("mixture/busy-mixture-train-17.0", "mixture/busy-mixture-train-17"),
+        ("llava_v1_5_mix/llava_v1_5_mix-204-3", "llava_v1_5_mix/llava_v1_5_mix-204"),
+        ("scenes/micro-test-4", "scenes/micro-test-4"),
+    ],
+)
+def test_labels_of_one_image_are_known_by_their_keys(key: str, image: str) -> None:
+    assert image_of(key) == image
+
+
+def test_labels_of_one_image_are_no_further_evidence() -> None:
+    gaps = np.random.default_rng(3).normal(0.1, 1, 100)
+    keys = [f"mixture/mixture-train-{place}" for place in range(100)]
+    turns = [f"{key}.{turn}" for key in keys for turn in range(4)]
+    once = compared(gaps, list(map(image_of, keys)))["difference"]
+    again = compared(np.repeat(gaps, 4), list(map(image_of, turns)))["difference"]
+    assert again == pytest.approx(once)
 
 
 def test_an_audit_finds_the_losses_and_holds_them_against_labels_without_search(
