@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from baselines import METHODS
 from bench.evaluation.cells import Cell, CellKey, Cells
 from bench.evaluation.comparison import VANILLA, Comparison, Group, assemble
 from bench.evaluation.environment import environment
@@ -20,6 +21,7 @@ from bench.recipe.oracle import headroom
 from bench.recipe.paper import Paper, orders, signs, verdict
 from bench.recipe.plan import COMPARISON, PICTURES, Plan
 from bench.recipe.schedule import work_off
+from bench.recipe.schema import Recipe
 from bench.report.outputs import of_model, put, write
 from bench.report.published import MeasuredRow, beside
 from bench.report.stores import difference, summarise
@@ -29,6 +31,7 @@ from bench.tasks.provenance import data_facts
 from compress.keep import Keep
 from compress.labels import sample_key
 from compress.progress import Bar
+from evosearch.registry import options, parse
 
 CLOCKED = ("samples per second", "hours left", "median seconds per sample")  # left out of results
 SPEEDUP = ("row", "keep", "stage", "times", "paper")
@@ -81,8 +84,7 @@ def tell(plan: Plan, command: str) -> RecipeReport:
     if recipe.draw:  # too few questions for findings; the pictures are the result
         return told
     cells = cells_of(plan)
-    learn = [name for name, row in recipe.rows.items() if row.learns]
-    found = findings(cells, tasks, plan.budgets, list(recipe.rows), recipe.reference, learn)
+    found = findings(cells, tasks, plan.budgets, list(recipe.rows), recipe.reference, networks(recipe))
     vanilla = untouched(cells, tasks)
     told.vanilla, told.answered = {task: one.score for task, one in vanilla.items()}, answered(vanilla)
     told.findings = found
@@ -97,6 +99,15 @@ def tell(plan: Plan, command: str) -> RecipeReport:
     told.speedups = [one for step in plan.timed for one in step.speedups()]
     told.timed = [step.table() for step in plan.timed]
     return told
+
+
+def networks(recipe: Recipe) -> list[str]:
+    """The rows whose answers depend on a training: those that learn, and methods with a compressor."""
+    return [
+        name
+        for name, row in recipe.rows.items()
+        if row.learns or row.method and "compressor" in options(METHODS[parse(row.method)[0]])
+    ]
 
 
 def published(

@@ -9,6 +9,7 @@ import pytest
 
 from bench.recipe.paper import Paper
 from bench.recipe.plan import plan
+from bench.recipe.run import networks
 from bench.recipe.schema import RECIPES, known, parse, read
 from bench.recipe.steps import Workspace
 
@@ -198,3 +199,12 @@ def test_questions_about_each_image_are_one_or_four_and_of_the_miniature() -> No
 def test_every_setting_of_learning_can_be_changed() -> None:
     learns = read("table5", ["learns.questions=4"]).rows["EvoComp"].learns
     assert learns is not None and learns.questions == 4
+
+
+def test_a_method_with_a_compressor_is_a_network_as_a_row_that_learns_is() -> None:
+    rows = {
+        "ours": {}, "shipped": {"method": "evocomp+:near=0"}, "given": {"method": "evocomp:compressor=x"},
+        "grid": {"method": "grid"}, "fastv": {"method": "fastv:layer=3"}, "mask": {"searched": "own"},
+    }  # fmt: skip
+    made = parse({"title": "a test", "keep": [64], "of": 576, "match": "tokens", "rows": rows}, "test")
+    assert networks(made) == ["ours", "shipped", "given"]
