@@ -139,9 +139,10 @@ def search(
 
     `fitness` takes item indices [P, G], rows ascending, and returns P finite losses, lower is better; it is
     never called twice with the same candidate. `budget` is a `Budget` or a number of evaluations. Default:
-    408, as in the paper. `patience` is the number of iterations without improvement after which the search
-    stops. Callbacks get an `Iteration` after every iteration; one that returns True stops the search.
-    `strategy` is not changed, so it can be reused.
+    408, the cost of the paper's ten iterations with surviving parents (the paper gives no number). `patience`
+    is the number of iterations without improvement after which the search stops. Callbacks get an `Iteration`
+    after every iteration; one that returns True stops the search. `strategy` is not changed, so it can be
+    reused.
 
     With a `checkpoint` path the state is saved after every iteration, before the callbacks. If the file
     exists, the search resumes from it and ends exactly as without the interruption; a finished search returns

@@ -29,7 +29,7 @@ from evosearch.registry import cut, find, parse
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """Settings of labelling; the defaults are the paper's.
+    """Settings of labelling; the defaults are the paper's, except for `evaluations`, which it does not give.
 
     `kind`, `grouper` and `strategy` are specs such as "dpc-knn:neighbours=4". Default of `strategy`: the
     kind's own. `keep` is the number of tokens in a label, or a ratio of each image's tokens ("11.1%", "1/9",

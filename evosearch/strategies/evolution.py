@@ -16,7 +16,7 @@ from evosearch.strategies.base import Strategy, at_least, share
 
 @dataclass
 class Evolution(Strategy):
-    """Half-split crossover and shift mutation of the best; the paper's search, at most 408 evaluations.
+    """Half-split crossover and shift mutation of the best; the paper's search.
 
     The first population is random. In each of `iterations` (None: until the budget is spent) the `parents`
     individuals with the smallest losses survive, and children fill the population up again. Children come in
