@@ -117,6 +117,10 @@ def notes(told: RecipeReport) -> list[str]:
             listed.append(
                 "One seed: a row that learns is a single network. Its intervals do not cover other trainings."
             )
+    if told.headroom:
+        listed.append(
+            "Losses of what was kept are those of a row's first seed, and of the first draw of a random method."
+        )
     if told.paper:
         listed.append(
             f"Columns `paper`: {told.paper.model} as reported in the paper, which gives no intervals."

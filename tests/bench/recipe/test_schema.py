@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from bench.recipe.forms import RecipeReport, notes
 from bench.recipe.paper import Paper
 from bench.recipe.plan import plan
 from bench.recipe.run import networks
@@ -208,3 +209,14 @@ def test_a_method_with_a_compressor_is_a_network_as_a_row_that_learns_is() -> No
     }  # fmt: skip
     made = parse({"title": "a test", "keep": [64], "of": 576, "match": "tokens", "rows": rows}, "test")
     assert networks(made) == ["ours", "shipped", "given"]
+
+
+def test_a_page_says_which_draw_its_losses_are_of() -> None:
+    machine = {"cores": "2", "processor": "a CPU", "accelerator": "none", "torch": "2"}
+    told = RecipeReport(
+        recipe=parse(PLAIN, "test"), command="c", facts={"model": "micro"}, machine=machine, tokens=144,
+        tasks=["gqa"], paper=None,
+    )  # fmt: skip
+    assert not any("first draw" in one for one in notes(told))
+    told.headroom = [{"row": "random", "keep": 16, "loss": 0.5, "above": None}]
+    assert any("the first draw of a random method" in one for one in notes(told))
