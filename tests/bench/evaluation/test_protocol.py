@@ -63,7 +63,9 @@ def test_a_method_inside_another_counts_with_its_code() -> None:
     assert of_method(Wrapped(Wrapped(FastV())))["code"] not in (codes[3], of_method(FastV())["code"])
 
 
-def test_the_family_that_selects_counts_where_it_is_another(tiny: MLLM, tiny_wide: MLLM, tiny_qwen: MLLM):
+def test_the_family_that_selects_counts_where_it_is_another(
+    tiny: MLLM, tiny_wide: MLLM, tiny_qwen: MLLM
+) -> None:
     own, same, other = (of_entry(FastV(), tiny_wide, one)["code"] for one in (None, tiny, tiny_qwen))
     assert own == same != other
 
