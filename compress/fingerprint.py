@@ -37,7 +37,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = frozenset({"evosearch", "compress", "baselines", "bench"})
+PACKAGES = frozenset({"evocomp", "evosearch", "compress", "baselines", "bench"})
 INSTALLED = frozenset(Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib", "stdlib"))
 SILENT = frozenset({"ctx", "kind", "type_comment"})  # fields of the syntax tree that do not count
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef

@@ -35,10 +35,11 @@ def test_comments_layout_and_docstrings_mean_nothing() -> None:
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("project")
-    for package in PACKAGES:
+    for package in PACKAGES - {"evocomp"}:
         shutil.copytree(
             ROOT / package, root / package, ignore=lambda folder, names: [n for n in names if "weights" in n]
         )
+    shutil.copy(ROOT / "evocomp.py", root)
     return root
 
 
@@ -188,6 +189,22 @@ def test_a_users_own_method_and_its_helper_count(
     assert of_a_new_process() == first
     (tmp_path / "users_helper.py").write_text("K = 2\n")
     assert of_a_new_process() != first
+
+
+def test_what_a_users_method_takes_from_the_installed_package_counts_as_in_a_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "users_two.py").write_text("from evocomp import FastV\n\n\nclass Mine:\n    inner = FastV\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = importlib.import_module("users_two").Mine
+    monkeypatch.setitem(sys.modules, "users_two", sys.modules.pop("users_two"))  # gone after the test
+    found = []
+    for installed in (frozenset(), frozenset({ROOT})):
+        monkeypatch.setattr(module, "INSTALLED", installed)
+        module._project.cache_clear()
+        module._of_files.cache_clear()
+        found.append(fingerprint(mine))
+    assert found[0] == found[1]
 
 
 def test_a_class_that_was_typed_in_counts_by_what_it_does() -> None:
