@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import CLIPVisionModel, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
@@ -297,8 +296,7 @@ def instruct(
             keep = seen(owner, kind, asked, [there for _, there in shown], count, rng)
         with torch.autocast("cpu", torch.bfloat16):
             logits = run(pupil, visual, packed, keep).float()
-        losses = F.cross_entropy(logits, packed.answers(), reduction="none")
-        loss = (packed.weight() * losses).sum()
+        loss = packed.loss(logits)
         pull = alignment(visual, decoder.embed_tokens.weight, kind.long(), color.long(), ground.long())
         optimiser.step(loss + course.alignment * pull, step)
         mean = loss.item() if mean == 0 else 0.97 * mean + 0.03 * loss.item()

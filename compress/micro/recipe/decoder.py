@@ -203,6 +203,10 @@ class Packed:
         _, inverse, size = question.unique(return_inverse=True, return_counts=True)
         return 1 / (size[inverse] * len(size))
 
+    def loss(self, logits: Tensor) -> Tensor:
+        """Return the mean over questions of the mean cross-entropy of an answer; `logits` [M, V] of `run`."""
+        return (self.weight() * F.cross_entropy(logits, self.answers(), reduction="none")).sum()
+
 
 def pack(batch: list[Lesson], length: int | None = None) -> Packed:
     """Pad to the longest lesson, or to exactly `length` tokens, leaving out the questions that do not fit."""
@@ -453,7 +457,7 @@ def instruct(
             seen = seen.gather(1, keep) if seen is not None else None
         with torch.autocast("cpu", torch.bfloat16, enabled=course.half):
             logits = run(pupil, visual, packed, keep, seen).float()
-        loss = (packed.weight() * F.cross_entropy(logits, packed.answers(), reduction="none")).sum()
+        loss = packed.loss(logits)
         pull = alignment(visual.float(), decoder.embed_tokens.weight, pick, course.cells)
         optimiser.step(loss + course.alignment * pull, step)
         mean = loss.item() if mean == 0 else 0.98 * mean + 0.02 * loss.item()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from bench.recipe.plan import plan
 from bench.recipe.schema import parse
+from bench.recipe.steps import Workspace
 from compress.models.loading import MLLM
 from tests.bench.recipe.test_run import shop
 
@@ -53,3 +55,21 @@ def test_a_changed_setting_renames_the_steps_that_depend_on_it(
 ) -> None:
     before, after = digests(tiny, tmp_path), digests(tiny, tmp_path, **changes)
     assert {name for name in before if before[name] != after[name]} == renamed
+
+
+def test_what_else_times_depend_on_renames_them(tiny: MLLM, tmp_path: Path) -> None:
+    rows = {name: row for name, row in TOLD["rows"].items() if name != "mask"}
+    told = {**TOLD, "rows": rows, "losses": False}
+
+    def timed(place: Workspace, **changes: Any) -> set[str]:
+        return {step.digest for step in plan(parse({**told, **changes}, "test"), place).timed}
+
+    here = shop(tiny, tmp_path)
+    before = timed(here)
+    assert len(before) == 2 and before == timed(replace(here, workers=2, batch=3))
+    for other in (
+        timed(here, match="equivalent"),
+        timed(replace(here, anyres="fixed")),
+        timed(replace(here, fingerprint=lambda name: "another model")),
+    ):
+        assert not before & other

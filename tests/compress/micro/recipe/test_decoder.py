@@ -1,7 +1,10 @@
 """What a decoder is taught: questions packed to an image, and thinned scenes."""
 
+import math
+
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import CLIPVisionConfig
 
 from compress.micro.recipe.decoder import Lesson, TrainingModel, llava, new_model, pack, run, thin
@@ -68,3 +71,6 @@ def test_every_question_weighs_the_same_however_long_its_answer():
     expected = [1 / 12] * 3 + [1 / 4] + [1 / 8] * 2 + [1 / 16] * 4
     assert packed.weight().tolist() == pytest.approx(expected)
     assert packed.answers().tolist() == [14, 15, 16, 23, 35, 36, 42, 43, 44, 45]
+    logits = 30.0 * F.one_hot(packed.answers(), 50)
+    logits[[3, 6, 7, 8, 9]] = 0.0  # the answers 23 and 42 to 45 are guesses, the others are certain
+    assert packed.loss(logits).item() == pytest.approx(math.log(50) / 2)  # of two questions of four
