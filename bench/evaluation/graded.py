@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isnan
+from math import inf, isnan
 from pathlib import Path
 from statistics import fmean
 from typing import ClassVar
@@ -27,6 +27,14 @@ from evosearch.registry import cut, listed, unknown
 APART = 0.05  # points between our mean and the suite's own score above which a remark is made
 
 Place = int | str  # a suite's identifier of a question
+
+
+def number(value: int | float) -> float:
+    """`value` as a float, infinite if no float is as large."""
+    try:
+        return float(value)
+    except OverflowError:
+        return inf if value > 0 else -inf
 
 
 class Logged(Task):

@@ -17,8 +17,10 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.evaluation.graded import GradedQuestion, GradedRun, GradedTask, Place, Suite
-from bench.tasks.folder import read_json, read_lines
+from bench.evaluation.graded import GradedQuestion, GradedRun, GradedTask, Place, Suite, number
+from bench.tasks.folder import LARGEST, read_lines
+from compress.documents import Document, described, read, regular_file
+from evosearch.registry import cut
 
 SAMPLES = re.compile(r"(?P<date>.+?)_samples_(?P<task>.+)\.jsonl")
 RESULTS = "_results.json"
@@ -28,6 +30,32 @@ NO_METRIC = {
 }  # fmt: skip
 SAME = "doc_hash", "target"  # 0.7 writes one doc_hash for all questions, so prompts are compared as well
 UNKNOWN = None, "", "unknown@unknown"
+
+
+class _Config(Document):
+    """The call of the harness. Releases differ in the type of its arguments."""
+
+    model: str | None = None
+    model_args: Any = None
+    batch_size: Any = None
+
+
+class _TaskConfig(Document):
+    cluster_key: str | None = None
+
+
+class _Results(Document):
+    """The results.json of a run; releases differ in what they write."""
+
+    results: dict[str, dict[str, Any]] | None = None
+    higher_is_better: dict[str, dict[str, Any] | None] | None = None
+    configs: dict[str, _TaskConfig | None] | None = None
+    config: _Config | None = None
+    model_name: str | None = None
+    model_source: str | None = None
+    lmms_eval_version: str | None = None
+    transformers_version: str | None = None
+    git_hash: str | None = None
 
 
 class LmmsEval(Suite):
@@ -52,9 +80,7 @@ class LmmsEval(Suite):
         tasks, facts, owner = {}, dict[str, str](), dict[str, str]()
         for task, one in paths.items():
             results = one.with_name(one.name.split("_samples_")[0] + RESULTS)
-            told = read_json(results) if results.is_file() else {}
-            if not isinstance(told, dict):
-                raise ValueError(f"{results}: this is no results.json of lmms-eval")
+            told = read(_Results, results, LARGEST) if results.exists() else _Results()
             of_task = _facts(told)
             for key in of_task.keys() & facts.keys() & {"model", "arguments"}:
                 if facts[key] != of_task[key]:
@@ -76,7 +102,7 @@ class LmmsEval(Suite):
         found: list[str] = []
         try:
             for one in files:
-                with pq.ParquetFile(one) as file:
+                with pq.ParquetFile(regular_file(one)) as file:
                     column = _image_column(one, file.schema_arrow)
                     for group in range(file.num_row_groups):
                         for value in file.read_row_group(group, columns=[column])[column].to_pylist():
@@ -98,29 +124,31 @@ def _logs(path: Path) -> Iterator[Path]:
         yield from path.rglob("*_samples_*.jsonl")
 
 
-def _task(path: Path, told: Mapping[str, Any], task: str) -> GradedTask:
-    better = (told.get("higher_is_better") or {}).get(task) or {}
+def _task(path: Path, told: _Results, task: str) -> GradedTask:
+    better = (told.higher_is_better or {}).get(task) or {}
     own = {
-        key.partition(",")[0]: float(value)
-        for key, value in ((told.get("results") or {}).get(task) or {}).items()
+        key.partition(",")[0]: number(value)
+        for key, value in (told.results or {}).get(task, {}).items()
         if isinstance(value, int | float) and "_stderr" not in key
     }
-    cluster = ((told.get("configs") or {}).get(task) or {}).get("cluster_key")
+    config = (told.configs or {}).get(task) or _TaskConfig()
     return GradedTask(
-        {place: _question(row, cluster) for place, row in _rows(path).items()}, own,
+        {place: _question(row, config.cluster_key) for place, row in _rows(path).items()}, own,
         frozenset(key for key, up in better.items() if up is False),
     )  # fmt: skip
 
 
 def _rows(path: Path) -> dict[Place, Mapping[str, Any]]:
     rows: dict[Place, Mapping[str, Any]] = {}
-    for number, row in enumerate(read_lines(path), 1):
+    for line, row in enumerate(read_lines(path), 1):
         place = row.get("doc_id")
-        if not isinstance(place, int) or place < 0:
-            raise ValueError(f"{path}, line {number}: doc_id is {place!r}, but it must be a whole number")
+        if not isinstance(place, int) or isinstance(place, bool) or place < 0:
+            raise ValueError(
+                f"{path}, line {line}: doc_id is {described(place)}, but it must be a whole number"
+            )
         if place in rows:
             raise ValueError(
-                f"{path}, line {number}: doc_id {place} is there twice. lmms-eval logs a question once "
+                f"{path}, line {line}: doc_id {cut(place)} is there twice. lmms-eval logs a question once "
                 f"for each filter of a task, and does not say for which"
             )
         rows[place] = row
@@ -143,13 +171,13 @@ def _question(row: Mapping[str, Any], cluster: str | None) -> GradedQuestion:
     )  # fmt: skip
 
 
-def _facts(told: Mapping[str, Any]) -> dict[str, str]:
-    config = told.get("config") or {}
+def _facts(told: _Results) -> dict[str, str]:
+    config = told.config or _Config()
     found = {
-        "model": told.get("model_name") or told.get("model_source") or config.get("model"),
-        "arguments": config.get("model_args"), "batch size": config.get("batch_size"),
-        "lmms-eval": told.get("lmms_eval_version"), "transformers": told.get("transformers_version"),
-        "git": told.get("git_hash"),
+        "model": told.model_name or told.model_source or config.model,
+        "arguments": config.model_args, "batch size": config.batch_size,
+        "lmms-eval": told.lmms_eval_version, "transformers": told.transformers_version,
+        "git": told.git_hash,
     }  # fmt: skip
     return {key: str(value) for key, value in found.items() if value not in UNKNOWN}
 
@@ -158,7 +186,7 @@ def _number(value: object) -> float | None:
     """A metric of a line: a number, or the `score` of an object."""
     if isinstance(value, dict):
         value = value.get("score")
-    return float(value) if isinstance(value, bool | int | float) else None
+    return number(value) if isinstance(value, bool | int | float) else None
 
 
 def _image_column(path: Path, schema: pa.Schema) -> str:

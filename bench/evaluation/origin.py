@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Self
 
 from bench.evaluation.history import CommandRun, Times, listed, put_json
 from bench.evaluation.stats import MARGIN
-from compress.documents import read
+from compress.documents import read, regular_file
 from compress.files import replacing
 from evosearch.registry import cut
 
@@ -70,6 +71,8 @@ class Origin:
             place = (folder / file).resolve()
             if not place.is_relative_to(folder.resolve()):
                 raise ValueError(f"{path}: plots.{cut(name)} is {cut(file)!r}, which is not below {folder}")
+            if os.path.exists(place):  # also for a name that no file can have
+                regular_file(place)
         times = Times.read(folder)
         return replace(
             told,

@@ -27,7 +27,7 @@ from bench.evaluation.graded import GradedQuestion, GradedRun, GradedTask, Place
 from bench.tasks.folder import read_json, read_table
 from bench.tasks.spreadsheet import read_workbook
 from compress.documents import read_text
-from evosearch.registry import listed
+from evosearch.registry import cut, listed
 
 GRADED = re.compile(
     r"(?P<base>.+?)_(?P<how>auxmatch|results|detailed_results|score|(?:exact_matching|[^_]+)_result)"
@@ -131,7 +131,7 @@ def _task(path: Path, how: str, dataset: str) -> GradedTask | None:
             raise ValueError(f"{path}, row {number}: there is no index")
         place = _place(row["index"])
         if place in questions:
-            raise ValueError(f"{path}, row {number}: the index {place} is there twice")
+            raise ValueError(f"{path}, row {number}: the index {cut(place)} is there twice")
         metric, grade = _grade(row, column, dataset, f"{path}, row {number}")
         questions[place] = GradedQuestion(
             {metric: grade}, str(row.get("prediction")),
@@ -162,11 +162,11 @@ def _grade(row: Mapping[str, Any], column: str, dataset: str, where: str) -> tup
     if column == "eval_match":
         grades = _grades(told)
         if grades is None:
-            raise ValueError(f"{where}: eval_match is {told!r}, but it must be a list of numbers")
+            raise ValueError(f"{where}: eval_match is {cut(repr(told))}, but it must be a list of numbers")
         return "eval_score", _of_references(grades, dataset)
     grade = {"true": 1.0, "false": 0.0}.get(str(told).lower(), _number(told))
     if grade is None:
-        raise ValueError(f"{where}: {column} is {told!r}, but it must be a number")
+        raise ValueError(f"{where}: {column} is {cut(repr(told))}, but it must be a number")
     if not 0 <= grade <= 1:
         raise ValueError(
             f"{where}: {column} is {grade:g}, but it must be from 0 to 1 (-1 marks an answer that VLMEvalKit "
@@ -182,7 +182,7 @@ def _grades(told: object) -> list[float] | None:
     try:
         found = ast.literal_eval(told) if isinstance(told, str) else told
         return [float(one) for one in found] or None  # type: ignore[union-attr]  # None is a TypeError
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+    except (ValueError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError):
         return None
 
 
@@ -208,5 +208,5 @@ def _own(base: Path) -> float | None:
 def _number(told: object) -> float | None:
     try:
         return float(told)  # type: ignore[arg-type]  # None is a TypeError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None

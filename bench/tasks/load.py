@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
 
 from bench.tasks import TASKS, VIDEOS
-from bench.tasks.base import Task
-from bench.tasks.folder import HUB, Manifest
+from bench.tasks.base import PromptStyle, Task
+from bench.tasks.folder import HUB, MANIFEST, Manifest
 from compress.micro.worlds import MICRO, VIDEO, World
 from compress.samples import Sample
-from evosearch.registry import pick
+from evosearch.registry import pick, unknown
 
 QUESTIONS = 400  # questions of a miniature by default
 MICRO_SPLITS = ("test", "val")
@@ -46,7 +48,7 @@ def load_tasks(
         if real := [task for task in tasks if task.protocol != "micro" or task.split]:
             raise ValueError(f"task '{real[0].name}': protocol and split go with --data; leave them out")
     else:
-        asked = protocol or (None if data.startswith(HUB) else Manifest.of(data).protocol) or "llava"
+        asked = protocol or (None if data.startswith(HUB) else _protocol_of(data)) or "llava"
         tasks = [pick(TASKS, spec, "task", protocol=asked, split=split) for spec in specs]
     names = [task.name for task in tasks]
     if twice := {name for name in names if names.count(name) > 1}:
@@ -73,3 +75,11 @@ def load_tasks(
                 f"with evocomp eval --submission DIR, or choose split {' or '.join(public)}"
             )
     return loaded
+
+
+def _protocol_of(data: str) -> str | None:
+    """The protocol in the manifest of a folder of benchmarks; ValueError if it names none of ours."""
+    found = Manifest.of(data).protocol
+    if found is not None and found not in get_args(PromptStyle):
+        raise ValueError(f"{Path(data) / MANIFEST}: {unknown('protocol', found, get_args(PromptStyle))}")
+    return found

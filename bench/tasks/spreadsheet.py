@@ -11,6 +11,9 @@ from xml.sax.saxutils import escape
 from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile, ZipInfo
 from zlib import error as ZlibError
 
+from compress.documents import regular_file
+from evosearch.registry import cut
+
 HEAD = '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>\n'
 MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
 LINKS = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
@@ -65,18 +68,18 @@ def read_workbook(path: Path) -> list[dict[str, str | float | bool | None]]:
     ValueError for an invalid workbook, for a repeated column, and for parts above 1 GiB.
     """
     try:
-        with ZipFile(path) as book:
+        with ZipFile(regular_file(path)) as book:
             if huge := [one.filename for one in book.infolist() if one.file_size > LARGEST]:
                 raise ValueError(f"{huge[0]} in it is larger than 1 GiB")
             shared = list(_shared(book))
             root = ElementTree.fromstring(book.read(_first_sheet(book)))
             rows = [_row(one, shared) for one in root.iter(f"{{{MAIN}}}row")]
     except BROKEN as problem:
-        raise ValueError(f"{path}: not a whole Excel workbook ({problem})") from problem
+        raise ValueError(f"{path}: not a whole Excel workbook ({cut(problem, 200)})") from problem
     header = {column: str(name) for column, name in (rows[0] if rows else {}).items() if name is not None}
     names = list(header.values())
     if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"{path}: the column {twice[0]} is there twice: keep the one you mean")
+        raise ValueError(f"{path}: the column {cut(twice[0])} is there twice: keep the one you mean")
     return [{name: row.get(column) for column, name in header.items()} for row in rows[1:] if row]
 
 

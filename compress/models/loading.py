@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from logging import ERROR, getLogger
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError
 from torch._dynamo import OptimizedModule
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import logging
 
 from compress import hub
-from compress.documents import Document, read, regular_file
+from compress.documents import Document, StoredCount, read, regular_file
 from compress.models.caches import warn_if_untested
 from compress.models.families import FAMILIES, family_in, refusal
 from compress.models.mllm import MLLM, Embedded, Picture
+from compress.parallel.memory import ran_out
 from evosearch.registry import cut, unknown
 
 Anyres = Literal["native", "fixed"]
 
 FILES = "*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"  # of a hub model: no code, no pickles
+SETTINGS = (
+    "generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer_config.json",
+)  # fmt: skip
 CONVERTED = "llava-hf/llava-1.5-7b-hf or llava-hf/llava-v1.6-vicuna-7b-hf"  # from the original LLaVA
 WEIGHTS = Path(__file__).parents[1] / "micro" / "weights"
 MODELS: dict[str, Path] = {"micro": WEIGHTS / "micro"} | {
@@ -81,10 +86,15 @@ def load(
         raise ValueError(_cannot_load(name, error)) from error
     except SafetensorError as error:
         raise ValueError(f"cannot load model {name!r}: its weights are unreadable ({error})") from error
-    except RuntimeError as error:
-        if "mismatched" not in str(error):
+    except ImportError:
+        raise
+    except Exception as error:  # transformers and tokenizers raise errors of any type about bad files
+        if ran_out(error):
             raise
-        raise ValueError(f"cannot load model {name!r}: weights and config differ in shape") from error
+        if isinstance(error, RuntimeError) and "mismatched" in str(error):
+            raise ValueError(f"cannot load model {name!r}: weights and config differ in shape") from error
+        why = cut(f"{type(error).__name__}: {error}", 200)
+        raise ValueError(f"cannot load model {name!r}: its files make no model ({why})") from error
     if report["missing_keys"]:  # transformers would use random numbers instead
         missing = sorted(report["missing_keys"])
         raise ValueError(f"cannot load model {name!r}: {len(missing)} weights are missing, e.g. {missing[0]}")
@@ -123,21 +133,35 @@ def _config(name: str) -> tuple[Path | None, Any]:
         for path in sorted(folder.iterdir()) if folder else ():
             if path.exists() and not path.is_dir():
                 regular_file(path)
+            if path.name in SETTINGS:  # of which transformers ignores some that it cannot read
+                read(dict[str, Any], path)
         source = str(folder or hub.fetch(name, ["config.json"]))
         return folder, _read_config(Path(source))
     except (OSError, ValueError) as error:
         raise ValueError(_cannot_load(name, error)) from error
 
 
+Layers = Annotated[int, Field(ge=1, le=1000)]
+Size = Annotated[int, Field(ge=1, le=1 << 24)]
+
+
 class _Part(Document):
+    """The type of a model, and the sizes that decide how much memory it takes."""
+
     model_type: str | None = None
+    num_hidden_layers: Layers | None = None
+    depth: Layers | None = None
+    hidden_size: Size | None = None
+    vocab_size: Size | None = None
 
 
 class _Written(_Part, extra="allow"):
-    """The fields of a config.json that identify the type of model."""
+    """The fields of a config.json that are checked before transformers reads it."""
 
     text_config: _Part | None = None
     vision_config: _Part | None = None
+    image_token_id: StoredCount = 0
+    image_token_index: StoredCount = 0
 
 
 def _read_config(folder: Path) -> Any:
@@ -145,12 +169,23 @@ def _read_config(folder: Path) -> Any:
     written = read(_Written, folder / "config.json")
     _check_family(written)
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as problem:  # configuration classes raise various errors
         parts = [part.model_type for part in (written.text_config, written.vision_config) if part]
         strange = [kind for kind in parts if kind and kind not in CONFIG_MAPPING]
         why = unknown("model type", strange[0], CONFIG_MAPPING) if strange else cut(problem, 200)
         raise ValueError(f"its config.json is not valid ({why})") from problem
+    _check_layer(config)
+    return config
+
+
+def _check_layer(config: Any) -> None:
+    """ValueError if the projector reads a layer that the tower does not have."""
+    layers = getattr(getattr(config, "vision_config", None), "num_hidden_layers", None)
+    wanted = getattr(config, "vision_feature_layer", None)
+    for layer in wanted if isinstance(wanted, list | tuple) else [wanted]:
+        if isinstance(layer, int) and isinstance(layers, int) and not -layers - 1 <= layer <= layers:
+            raise ValueError(f"its vision_feature_layer is {layer}, but its tower has {layers} layers")
 
 
 def _check_family(written: _Written) -> None:

@@ -29,6 +29,7 @@ from bench.evaluation.cells import META, CellKey, Cells, read_cells
 from bench.evaluation.evaluate import Outcome, Stage
 from bench.evaluation.history import Times
 from bench.evaluation.ledger import DecoderShape, Ledger
+from bench.evaluation.lmms_eval_logs import LmmsEval
 from bench.evaluation.origin import FILE, Origin
 from bench.latency.report import read_accuracy
 from bench.latency.rounds import read_rounds
@@ -229,6 +230,19 @@ BUNDLE = {
 }  # fmt: skip
 
 
+HARNESS = {
+    "results": {"gqa": {"exact_match,none": 1.0}}, "higher_is_better": {"gqa": {"exact_match": True}},
+    "configs": {"gqa": {"cluster_key": "a"}}, "model_name": "m", "model_source": "e", "git_hash": "b",
+    "config": {"model": "m", "model_args": "a", "batch_size": "8"}, "lmms_eval_version": "0",
+    "transformers_version": "5",
+}  # fmt: skip
+
+
+def harness(folder: Path) -> None:
+    (folder / "1_results.json").write_text(json.dumps(HARNESS))
+    (folder / "1_samples_gqa.jsonl").write_text('{"doc_id": 0, "exact_match": 1.0}')
+
+
 RECIPE = {
     "title": "t", "keep": [64], "of": 576, "seeds": [0], "tasks": ["gqa"], "n": 5, "match": "tokens",
     "rows": {"grid": {"method": "grid"}, "own": {"depth": 2, "train": {"lr": 0.1, "epochs": 2}}},
@@ -300,6 +314,10 @@ KINDS = {
     "benchmarks": Kind(
         MANIFEST, written(MANIFEST, {"protocol": "micro", "sizes": {"pope/test": 3}}), Manifest.of,
         *text_file(MANIFEST), optional=("protocol", "sizes", "sizes.pope/test"),
+    ),
+    "lmms-eval": Kind(
+        "1_results.json", harness, lambda folder: LmmsEval().read("m", folder), *text_file("1_results.json"),
+        free=("results", "higher_is_better", "config"), optional=tuple(HARNESS),
     ),
     "recipe": Kind(
         "mine.yaml", recipe, lambda folder: read_recipe(str(folder / "mine.yaml")), *text_file("mine.yaml"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from io import BytesIO
@@ -171,6 +172,12 @@ def test_questions_about_one_video_are_known_where_the_task_names_its_cluster(tm
     assert not any("intervals are too narrow" in line for line in notes(found))
 
 
+def test_a_fifo_as_images_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "images.parquet")
+    with pytest.raises(ValueError, match="images.parquet: this is a FIFO"):
+        compared(runs, images={"pope": tmp_path / "images.parquet"})
+
+
 def test_too_few_images_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--images pope: it has 2 rows, but none for question 2 of the log"):
         compared(runs, images={"pope": images(tmp_path / "data", ["red", "blue"])})
@@ -288,14 +295,37 @@ def test_broken_logs_are_refused(runs: dict[str, Path]) -> None:
     path.write_text(f"{line}\n{line}\n")
     with pytest.raises(ValueError, match="line 2: doc_id 0 is there twice"):
         compared(runs)
-    path.write_text('{"target": "yes"}\n')
-    with pytest.raises(ValueError, match="line 1: doc_id is None"):
-        compared(runs)
+    for place, told in ((None, "null"), (True, "true"), ("x" * 5000, "'xxx")):
+        path.write_text(json.dumps({"target": "yes", "doc_id": place}))
+        with pytest.raises(ValueError, match=f"line 1: doc_id is {told}") as caught:
+            compared(runs)
+        assert len(str(caught.value)) < 400
     path.unlink()
     with pytest.raises(ValueError, match="no logs here"):
         compared(runs)
     with pytest.raises(ValueError, match="one run alone"):
         compared({"untouched": runs["untouched"]})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"results": {"pope": []}}, "results.pope is a list of 0, but it must be settings by name"),
+        ({"higher_is_better": {"pope": ["x"]}}, "higher_is_better.pope is a list of 1"),
+        ({"config": "x"}, "config is 'x', but it must be settings by name"),
+        ({"config": {"model": [1]}}, "config.model is a list of 1, but it must be a text"),
+        ({"configs": {"pope": {"cluster_key": {}}}}, "configs.pope.cluster_key is a set of settings"),
+        ({"model_name": 3}, "model_name is 3, but it must be a text"),
+    ],
+)
+def test_results_of_another_form_are_refused_by_field(
+    change: dict[str, Any], said: str, runs: dict[str, Path]
+) -> None:
+    (path,) = runs["fastv"].rglob("*_results.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError) as caught:
+        compared(runs)
+    assert f"{path}: {said}" in str(caught.value)
 
 
 def test_the_command_prints_and_writes_what_it_does_of_our_own_results(
@@ -330,3 +360,6 @@ def test_a_metric_that_is_not_a_number_is_refused(tmp_path: Path) -> None:
         compared({"a": whole, "b": broken})
     with pytest.raises(ValueError, match="pope: pope_accuracy of question 1 is not a number"):
         compared({"b": broken, "a": whole})
+    huge = write(tmp_path / "huge", [1, 10**400, 1], own={"pope_accuracy": 10**400})
+    with pytest.raises(ValueError, match="pope_accuracy of huge is not always from 0 to 1"):
+        compared({"a": whole, "huge": huge})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,6 +64,13 @@ def test_no_plot_from_outside_its_folder_is_shown(place: str, tmp_path: Path) ->
     (run / FILE).write_text(json.dumps({"title": "x", "facts": {}, "plots": {"x": place}}))
     with pytest.raises(ValueError, match=r"run\.json: plots\.x is .*not below"):
         Origin.read(run)
+
+
+def test_a_fifo_is_no_plot(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "loss.png")
+    (tmp_path / FILE).write_text(json.dumps({"title": "x", "facts": {}, "plots": {"x": "loss.png"}}))
+    with pytest.raises(ValueError, match=r"loss\.png: this is a FIFO"):
+        Origin.read(tmp_path)
 
 
 def test_an_unfinished_comparison_has_little_to_say(tmp_path: Path) -> None:

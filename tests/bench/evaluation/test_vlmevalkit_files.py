@@ -7,6 +7,7 @@ writers over made-up answers to questions of ours.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -181,6 +182,8 @@ def test_what_cannot_be_compared_is_refused(runs: dict[str, Path], tmp_path: Pat
         ({"hit": -1}, "row 2: hit is -1, but it must be from 0 to 1"),
         ({"hit": None}, "row 2: hit is None, but it must be a number"),
         ({"hit": "yes"}, "row 2: hit is 'yes'"),
+        ({"hit": 10**400}, "row 2: hit is 1000"),
+        ({"hit": "x" * 5000}, "row 2: hit is 'xxx"),
         ({"index": None}, "row 2: there is no index"),
         ({"index": 1}, "row 3: the index 1 is there twice"),
     ],
@@ -189,8 +192,9 @@ def test_broken_rows_are_named(row: dict[str, Any], why: str, runs: dict[str, Pa
     rows = json.loads(graded(runs["fastv"]).read_text())
     rows[0] |= row
     graded(runs["fastv"]).write_text(json.dumps(rows))
-    with pytest.raises(ValueError, match=f"fastv_MMStar_exact_matching_result.json, {why}"):
+    with pytest.raises(ValueError, match=f"fastv_MMStar_exact_matching_result.json, {why}") as caught:
         compared(runs)
+    assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '[{"index": 1}]'])
@@ -206,9 +210,21 @@ def test_broken_files_are_named(runs: dict[str, Path]) -> None:
         compared(runs)
 
 
+def test_a_fifo_as_a_workbook_is_refused(runs: dict[str, Path]) -> None:
+    path = graded(runs["fastv"])
+    path.unlink()
+    os.mkfifo(path.with_suffix(".xlsx"))
+    with pytest.raises(ValueError, match="this is a FIFO"):
+        compared(runs)
+
+
 def test_lists_that_are_no_grades_are_named(tmp_path: Path) -> None:
     folders = {name: write(tmp_path / name, [1], "GQA", "results", "eval_match") for name in ("a", "b")}
     with pytest.raises(ValueError, match="row 2: eval_match is 1, but it must be a list of numbers"):
+        compared(folders)
+    write(tmp_path / "b", [[10**400]], "GQA", "results", "eval_match")
+    write(tmp_path / "a", [[1]], "GQA", "results", "eval_match")
+    with pytest.raises(ValueError, match="row 2: eval_match is .1000.* must be a list of numbers"):
         compared(folders)
 
 

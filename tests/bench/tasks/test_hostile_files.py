@@ -162,6 +162,12 @@ def test_pipes_and_devices_are_refused(tmp_path: Path) -> None:
     assert "this is a FIFO" in refused(tmp_path / "data", "pope")
 
 
+def test_an_unknown_protocol_names_its_file(tmp_path: Path) -> None:
+    export(tmp_path / "data", ["pope"], 4)
+    (tmp_path / "data" / "evocomp.json").write_text('{"protocol": "x"}')
+    assert "evocomp.json: unknown protocol 'x'" in refused(tmp_path / "data", "pope")
+
+
 def test_a_document_of_a_hundred_thousand_levels_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("[" * 100_000 + "]" * 100_000)
     for read in (read_json, read_lines):

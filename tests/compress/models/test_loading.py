@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -172,7 +173,8 @@ def test_an_original_llava_folder_is_told_of_the_converted_checkpoint(tmp_path: 
         ({"model_type": "llava", "text_config": 3}, "text_config"),
         ({"model_type": "llava", "text_config": {"model_type": "lama"}}, "did you mean 'llama'"),
         ({"model_type": "llava", "vision_config": {"model_type": "nope"}}, "unknown model type 'nope'"),
-        ({"model_type": "llava", "text_config": {"model_type": "llama", "vocab_size": "many"}}, "not valid"),
+        ({"model_type": "llava", "text_config": {"vocab_size": "many"}}, "text_config.vocab_size is 'many'"),
+        ({"model_type": "llava", "text_config": {"model_type": "llama", "head_dim": "a"}}, "not valid"),
     ],
 )
 def test_a_configuration_that_means_nothing_is_refused_in_one_short_line(tmp_path: Path, config, said: str):
@@ -180,6 +182,59 @@ def test_a_configuration_that_means_nothing_is_refused_in_one_short_line(tmp_pat
     with pytest.raises(ValueError) as caught:
         load(str(tmp_path))
     assert said in str(caught.value)
+    assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value", "said"),
+    [
+        ("", "image_token_id", None, "image_token_id is null, but it must be a whole number"),
+        ("", "vision_feature_layer", 99, "vision_feature_layer is 99, but its tower has"),
+        ("", "vision_feature_layer", [-1, -99], "vision_feature_layer is -99, but its tower has"),
+        ("text_config", "hidden_size", -4, "text_config.hidden_size is -4"),
+        ("text_config", "hidden_size", 10**9, "text_config.hidden_size is 1000000000"),
+        ("text_config", "num_hidden_layers", 10**6, "text_config.num_hidden_layers is 1000000"),
+        ("text_config", "vocab_size", 10**12, "text_config.vocab_size is 1000000000000"),
+        ("text_config", "hidden_act", "no", "its files make no model (KeyError: 'no')"),
+        ("text_config", "model_type", "t5", "its files make no model"),
+        ("vision_config", "patch_size", 0, "its files make no model (ZeroDivisionError"),
+    ],
+)
+def test_a_configuration_that_makes_no_model_is_refused_in_one_short_line(
+    part: str, field: str, value: Any, said: str, tiny_folder: Path, tmp_path: Path
+):
+    folder = shutil.copytree(tiny_folder, tmp_path / "odd")
+    told = json.loads((folder / "config.json").read_text())
+    (told[part] if part else told)[field] = value
+    (folder / "config.json").write_text(json.dumps(told))
+    with pytest.raises(ValueError) as caught:
+        load(str(folder))
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "processor_config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", ["{", "[]", "null", "[" * 100_000])
+def test_settings_that_are_none_are_refused_in_one_short_line(
+    name: str, content: str, tiny_folder: Path, tmp_path: Path
+):
+    folder = shutil.copytree(tiny_folder, tmp_path / "odd")
+    assert (folder / name).exists()
+    (folder / name).write_text(content)
+    with pytest.raises(ValueError) as caught:
+        load(str(folder))
+    assert name in str(caught.value)
+    assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "{}", "[" * 100_000])
+def test_a_tokenizer_that_is_none_is_refused_in_one_short_line(
+    content: str, tiny_folder: Path, tmp_path: Path
+):
+    folder = shutil.copytree(tiny_folder, tmp_path / "odd")
+    (folder / "tokenizer.json").write_text(content)
+    with pytest.raises(ValueError, match="its files make no model") as caught:
+        load(str(folder))
     assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
 
 
