@@ -9,15 +9,17 @@ import json
 import shlex
 import subprocess
 from dataclasses import asdict, dataclass
-from math import isfinite
 from typing import Any
 
 from bench.edge.benchmark import WORDS, EdgePlan
 from bench.edge.chain import STAGES
 from bench.edge.timing import EdgeTimes, Measurement
+from compress.documents import described, parse_json
 from compress.progress import Progress
+from evosearch.registry import cut
 
 FORMAT = 1
+LONGEST = 1e12  # milliseconds
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def ask(command: str, request: Request, timeout: float) -> dict[str, Any]:
             f"{shown} failed with status {done.returncode}: {said[-1] if said else 'no message'}"
         )
     try:
-        answer = json.loads(done.stdout)
+        answer = parse_json(done.stdout, "stdout")
     except ValueError as problem:
         raise ValueError(
             f"{shown} did not print JSON ({problem}): print one object and nothing else"
@@ -104,11 +106,11 @@ def checked(answer: Any, request: Request, shown: str) -> dict[str, Any]:
     kinds = {"format": int, "device": str, "precision": str, "padded": bool, "samples": dict}
     for key, kind in kinds.items():
         if not isinstance(answer.get(key), kind):
-            raise ValueError(f"{shown}: '{key}' must be {_words(kind)}, not {answer.get(key)!r}")
+            raise ValueError(f"{shown}: '{key}' must be {_words(kind)}, not {described(answer.get(key))}")
     if answer["format"] != FORMAT:
         raise ValueError(f"{shown}: format is {answer['format']}, this version reads {FORMAT}")
     if extra := sorted({*answer} - {*kinds}):
-        raise ValueError(f"{shown}: unknown key '{extra[0]}'; known are {', '.join(kinds)}")
+        raise ValueError(f"{shown}: unknown key '{cut(extra[0])}'; known are {', '.join(kinds)}")
     samples = answer["samples"]
     if {*samples} != {*STAGES}:
         raise ValueError(f"{shown}: 'samples' must hold {', '.join(STAGES)} (0 where nothing runs)")
@@ -123,7 +125,7 @@ def checked(answer: Any, request: Request, shown: str) -> dict[str, Any]:
 
 
 def _duration(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, int | float) and isfinite(value) and value >= 0
+    return not isinstance(value, bool) and isinstance(value, int | float) and 0 <= value <= LONGEST
 
 
 def _words(kind: type) -> str:

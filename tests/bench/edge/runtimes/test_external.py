@@ -83,7 +83,7 @@ def test_a_device_that_does_not_pad_has_no_chunks(command: Command):
     ("answer", "told"),
     [
         ([1], "printed list: print one JSON object"),
-        (without("device"), "'device' must be a text, not None"),
+        (without("device"), "'device' must be a text, not null"),
         (GOOD | {"padded": "yes"}, "'padded' must be true or false"),
         (GOOD | {"format": 2}, "format is 2, this version reads 1"),
         (GOOD | {"wats": 3}, "unknown key 'wats'"),
@@ -95,6 +95,7 @@ def test_a_device_that_does_not_pad_has_no_chunks(command: Command):
         (samples(decode=[74, -1]), "'decode' must be 2 times"),
         (samples(decode=[74, "75"]), "'decode' must be 2 times"),
         (samples(decode=[74, float("nan")]), "'decode' must be 2 times"),
+        (samples(decode=[74, 10**400]), "'decode' must be 2 times"),
         (samples(decode=[74, True]), "'decode' must be 2 times"),
         (samples(prefill=[0, 1]), "longer than 0 ms"),
     ],
@@ -111,6 +112,7 @@ def test_answers_of_another_form_are_refused(answer: Any, told: str, command: Co
         ("sys.exit('no phone is plugged in')", "failed with status 1: no phone is plugged in"),
         ("sys.exit(3)", "failed with status 3: no message"),
         ("print('hello')", "did not print JSON"),
+        ("print('[' * 100000)", "did not print JSON .*200 levels"),
         ("sys.stdout.buffer.write(b'\\xff\\xfe')", "printed no text"),
     ],
 )
