@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from compress.models.mllm import MLLM, Picture, squares
+from compress.models.mllm import MLLM, Picture, squares, with_values
 
 
 class Gemma3(MLLM):
@@ -16,6 +16,13 @@ class Gemma3(MLLM):
     nested = True
     special_masks = True
     receives = True
+
+    def fitted(self, processor: Any) -> Any:
+        said = processor.tokenizer
+        tokens = said.boi_token + said.image_token * self.tile_tokens + said.eoi_token
+        return with_values(
+            processor, image_seq_length=self.tile_tokens, full_image_sequence=f"\n\n{tokens}\n\n"
+        )
 
     @property
     def tower_layers(self) -> Any:

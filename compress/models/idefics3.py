@@ -10,7 +10,7 @@ from torch import Tensor
 
 from compress.images import check_shape
 from compress.models.internvl import InternVL, check_tiles
-from compress.models.mllm import Picture, runs_of, squares
+from compress.models.mllm import Picture, runs_of, squares, with_values
 
 
 class Idefics3(InternVL):
@@ -23,7 +23,7 @@ class Idefics3(InternVL):
     image_arguments = ("pixel_values", "pixel_attention_mask")
 
     def fitted(self, processor: Any) -> Any:
-        return processor
+        return with_values(processor, image_seq_len=self.tile_tokens)
 
     @property
     def decoder(self) -> Any:

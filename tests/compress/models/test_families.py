@@ -573,6 +573,34 @@ def test_a_processor_that_does_not_fit_takes_its_sizes_from_the_model(
     assert repr(given) == before, "the caller's own processor was changed"
 
 
+COUNTS = [
+    ("gemma3", "image_seq_length"),
+    ("idefics3", "image_seq_len"),
+    ("smolvlm", "image_seq_len"),
+    ("internvl", "image_seq_length"),
+    ("llava_onevision", "num_image_tokens"),
+]
+
+
+@pytest.mark.parametrize(("family", "field"), COUNTS)
+def test_a_processor_takes_the_tokens_of_a_tile_from_the_model(tmp_path, images, family: str, field: str):
+    """With another number, or with none, for which each processor has a default of its own."""
+    folder = BUILDERS[family](tmp_path / "model")
+    sound = load(str(folder))
+    expected = sound.prepare(images[:2], QUESTIONS[:2])
+    path = folder / "processor_config.json"
+    written = json.loads(path.read_text())
+    without = {name: value for name, value in written.items() if name != field}
+    for changed in (written | {field: written[field] + 3}, without):
+        path.write_text(json.dumps(changed))
+        loaded = load(str(folder))
+        found = loaded.prepare(images[:2], QUESTIONS[:2])
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+        with attach(loaded, METHODS["grid"](), 5, match="tokens") as trace, torch.no_grad():
+            loaded.model(**found)
+        assert [record.entering[-1] for record in trace.samples] == [5, 5]
+
+
 def test_a_processor_beside_a_bare_model_is_named_where_its_tokens_do_not_fit(tiny: MLLM, images):
     inputs = tiny.prepare(images[:1], QUESTIONS[:1])
     place = int((inputs["input_ids"][0] == tiny.image_token_id).nonzero()[0])
