@@ -19,8 +19,8 @@ class Downsample(TowerSelector):
     def resolution(self, grid: tuple[int, int], keep: int) -> tuple[int, int]:
         possible = grids(*grid)
         if keep not in possible:
-            below = [count for count in possible if count < keep]
-            near = [max(below)] * bool(below) + [min(count for count in possible if count > keep)]
+            below = sorted(count for count in possible if count < keep)
+            near = [*below[-1:], min(count for count in possible if count > keep)]
             raise ValueError(
                 f"keep={keep}: no grid of that many patches within {grid[0]} x {grid[1]} stretches the image "
                 f"{STRETCH}-fold or less; the nearest possible budgets are {' and '.join(map(str, near))}"

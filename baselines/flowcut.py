@@ -62,6 +62,11 @@ class FlowCut(TowerSelector):
         return {VISION: min(tokens, round(self.ahead * keep)), scaled_layer(LAYER + 1, layers): keep}
 
     def tower(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
+        if keep < 1:
+            raise ValueError(
+                f"keep={keep}: FlowCut prunes every tile to the same count, so that 1 of {tokens} patches of "
+                f"a tile is the smallest budget"
+            )
         return dict.fromkeys(range(max(1, layers - 1)), keep)
 
     def choices(self, model: Traits) -> tuple[str, ...]:

@@ -72,3 +72,12 @@ def test_a_shortened_tower_gives_small_images_what_it_left(tiny_next: MLLM, pict
     assert together.isfinite().all()
     torch.testing.assert_close(together, torch.stack(alone), atol=2e-5, rtol=1e-4)
     assert [record.entering[0] for record in trace.samples] == [5 * 24, 3 * 24] * 2
+
+
+@pytest.mark.parametrize("name", ["tome", "flowcut", "downsample", "mustdrop:tower"])
+def test_less_than_one_token_of_every_tile_is_refused(tiny_next_fixed: MLLM, name: str):
+    """These methods shorten all tiles alike: of 5 tiles, a budget of 1 would leave none."""
+    name, _, stages = name.partition(":")
+    method = METHODS[name](**({"stages": stages} if stages else {}))
+    with pytest.raises(ValueError, match="keep=0.* budget"), attach(tiny_next_fixed, method, 1):
+        pass
