@@ -15,6 +15,10 @@ class KMeans(Grouper):
     seed: int = 0
     starts: int = 1  # independent runs, of which the best is used
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.starts <= 1000:
+            raise ValueError(f"starts={self.starts}: choose between 1 and 1000")
+
     def labels(self, vectors: Floats) -> Ints:
         from sklearn.cluster import KMeans as Clusterer  # imported late: it takes a second
 

@@ -9,7 +9,7 @@ from random import Random
 
 from evosearch.grouping import Grouping
 from evosearch.individual import Individual
-from evosearch.strategies.base import Strategy, at_least
+from evosearch.strategies.base import Strategy, sized
 
 FROZEN = 4  # batches without an accepted change after which a state is final
 
@@ -31,7 +31,7 @@ class Annealing(Strategy):
     cooling: float = 0.6
 
     def __post_init__(self) -> None:
-        at_least(2, batch=self.batch)
+        sized(2, batch=self.batch)
         if self.heat <= 0 or not 0 < self.cooling <= 1:
             raise ValueError(
                 f"heat={self.heat}, cooling={self.cooling}: choose heat above 0 and cooling in (0, 1]"

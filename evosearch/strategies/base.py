@@ -75,11 +75,16 @@ def genomes(individuals: Sequence[Individual]) -> NDArray[Any]:
         return np.array(individuals)
 
 
-def at_least(smallest: int, **options: int) -> None:
-    """Raise ValueError for an option below `smallest`."""
+MOST = 1_000_000  # individuals at once
+
+
+def sized(smallest: int, **options: int) -> None:
+    """Raise ValueError for a number of individuals below `smallest` or above a million."""
     for name, value in options.items():
         if value < smallest:
             raise ValueError(f"{name}={value}: choose {smallest} or more")
+        if value > MOST:
+            raise ValueError(f"{name}={value}: choose {MOST} or fewer")
 
 
 def share(**options: float) -> None:

@@ -10,7 +10,7 @@ from random import Random
 
 from evosearch.grouping import Grouping
 from evosearch.individual import Individual
-from evosearch.strategies.base import Strategy, at_least, share
+from evosearch.strategies.base import Strategy, share, sized
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Marginals(Strategy):
     smoothing: float = 0.05
 
     def __post_init__(self) -> None:
-        at_least(1, batch=self.batch, elite=self.elite)
+        sized(1, batch=self.batch, elite=self.elite)
         share(smoothing=self.smoothing)
 
     def begin(self, space: Grouping, rng: Random) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from evosearch.grouping import Grouping
 from evosearch.individual import Individual
 from evosearch.operators import CROSSOVERS, MUTATIONS, Boundary, Operator, Toolbox, best, bind
-from evosearch.strategies.base import Strategy, at_least, share
+from evosearch.strategies.base import Strategy, share, sized
 
 
 @dataclass
@@ -44,9 +44,10 @@ class Evolution(Strategy):
     toolbox: Toolbox = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        at_least(2, parents=self.parents)
-        at_least(0, iterations=0 if self.iterations is None else self.iterations)
-        at_least(self.parents + 1, population=self.population)
+        sized(2, parents=self.parents)
+        sized(self.parents + 1, population=self.population)
+        if self.iterations is not None and self.iterations < 0:
+            raise ValueError(f"iterations={self.iterations}: choose 0 or more")
         share(crossover=self.crossover, mutation=self.mutation)
         for option, value, known in (("mate", self.mate, CROSSOVERS), ("mutate", self.mutate, MUTATIONS)):
             if value not in known:
@@ -62,6 +63,9 @@ class Evolution(Strategy):
 
     def begin(self, space: Grouping, rng: Random) -> None:
         super().begin(space, rng)
+        for name in ("clone", "select", "mate", "mutate"):
+            if not hasattr(self.toolbox, name):
+                raise ValueError(f"the toolbox has no operator '{name}': register one")
         self._select, self._mate, self._mutate = (
             bind(operator, space.sizes, rng)
             for operator in (self.toolbox.select, self.toolbox.mate, self.toolbox.mutate)
@@ -91,7 +95,7 @@ class Evolution(Strategy):
         return super().settings() | operators
 
     def _children(self, count: int) -> list[Individual]:
-        draw, parents, clone = self.rng.random, self._survivors, self.toolbox.clone
+        draw, parents, clone = self.rng.random, self._survivors, self._cloned
         children: list[Individual] = []
         turn = 0
         while len(children) < count:
@@ -103,6 +107,15 @@ class Evolution(Strategy):
                 children += self._checked("mutate", self._mutate(child), 1)
             turn = (turn + 1) % len(parents)
         return children[:count]
+
+    def _cloned(self, one: Individual) -> Individual:
+        made = self.toolbox.clone(one)
+        if type(made) is not Individual or len(made) != len(self.space):
+            raise ValueError(
+                f"clone={_spelled(self.toolbox.clone)} returned {made!r:.80}: it must return a copy of the "
+                f"individual that it was given"
+            )
+        return made
 
     def _checked(self, name: str, returned: Any, count: int) -> Any:
         """Return an operator's result; ValueError unless it is `count` individuals with a gene per group."""

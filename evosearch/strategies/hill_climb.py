@@ -9,7 +9,7 @@ from random import Random
 
 from evosearch.grouping import Grouping
 from evosearch.individual import Individual
-from evosearch.strategies.base import Strategy, at_least
+from evosearch.strategies.base import Strategy, sized
 
 
 @dataclass
@@ -26,7 +26,7 @@ class HillClimb(Strategy):
     batch: int = 24
 
     def __post_init__(self) -> None:
-        at_least(2, batch=self.batch)
+        sized(2, batch=self.batch)
 
     def begin(self, space: Grouping, rng: Random) -> None:
         super().begin(space, rng)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evosearch.individual import Individual
-from evosearch.strategies.base import Strategy, at_least
+from evosearch.strategies.base import Strategy, sized
 
 
 @dataclass
@@ -16,7 +16,7 @@ class RandomSearch(Strategy):
     batch: int = 48
 
     def __post_init__(self) -> None:
-        at_least(1, batch=self.batch)
+        sized(1, batch=self.batch)
 
     def ask(self) -> list[Individual]:
         return self.scatter(self.batch)

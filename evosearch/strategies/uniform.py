@@ -9,7 +9,7 @@ import numpy as np
 
 from evosearch.grouping import Ints
 from evosearch.individual import Individual
-from evosearch.strategies.base import Strategy, at_least
+from evosearch.strategies.base import Strategy, sized
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Uniform(Strategy):
     batch: int = 48
 
     def __post_init__(self) -> None:
-        at_least(1, batch=self.batch)
+        sized(1, batch=self.batch)
 
     def ask(self) -> list[Individual]:
         items = range(self.space.items)

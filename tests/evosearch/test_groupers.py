@@ -95,6 +95,11 @@ def test_clusterings_find_planted_clusters(grouper):
     assert sorted(space.groups) == [tuple(range(start, start + 20)) for start in (0, 20, 40)]
 
 
+def test_k_means_starts_at_most_a_thousand_times():
+    with pytest.raises(ValueError, match="starts=1000000000000: choose between 1 and 1000"):
+        KMeans(groups=2, starts=10**12)
+
+
 def test_random_groups_are_even_and_follow_the_seed():
     assert set(RandomGroups(7, seed=1)(VECTORS).sizes) == {8, 9}
     assert (

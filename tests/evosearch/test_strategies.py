@@ -210,13 +210,32 @@ def drops_a_gene(ind):
         ("mate", lambda one, other: (one,)),
         ("select", lambda pool, k: None),
         ("select", lambda pool, k: []),
+        ("clone", lambda ind: None),
+        ("clone", lambda ind: list(ind)),
     ],
 )
 def test_operator_that_returns_something_else_is_named(name, operator, planted):
     problem, evolution = planted(groups=12, size=5), Evolution()
     evolution.toolbox.register(name, operator)
-    with pytest.raises(ValueError, match=rf"^{name}=.* returned .*must return a (tuple|list)"):
+    with pytest.raises(ValueError, match=rf"^{name}=.* returned .*must return a (tuple|list|copy)"):
         search(problem.space, problem, evolution)
+
+
+@pytest.mark.parametrize("name", ["clone", "select", "mate", "mutate"])
+def test_an_operator_that_is_not_registered_is_named(name, planted):
+    problem, evolution = planted(groups=12, size=5), Evolution()
+    evolution.toolbox.unregister(name)
+    with pytest.raises(ValueError, match=f"the toolbox has no operator '{name}': register one"):
+        search(problem.space, problem, evolution)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "option"),
+    [(name, "population" if name == "evolution" else "batch") for name in STRATEGIES],
+)
+def test_no_strategy_holds_more_than_a_million_at_once(strategy, option):
+    with pytest.raises(ValueError, match=f"{option}=1000000000000: choose 1000000 or fewer"):
+        STRATEGIES[strategy](**{option: 10**12})
 
 
 def bounded(operator):  # as DEAP's documentation writes decorators, without functools.wraps
