@@ -331,6 +331,10 @@ class _TrainingRun:
             self.compressor.load_weights(content["compressor"], str(path))
             self.objective.load_state_dict(content["objective"])
             self.optimizer.load_state_dict(content["optimizer"])
+            for weight, moments in self.optimizer.state.items():
+                for name, value in moments.items():
+                    if value.ndim and value.shape != weight.shape:
+                        raise ValueError(f"{name} is {list(value.shape)}, its weight {list(weight.shape)}")
         except (KeyError, TypeError, AttributeError, RuntimeError, ValueError, IndexError) as problem:
             why = cut(problem, 100)
             raise ValueError(

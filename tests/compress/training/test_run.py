@@ -401,6 +401,25 @@ def test_weights_that_give_no_finite_logits_are_never_saved(
     assert not (tmp_path / WEIGHTS).exists()
 
 
+def test_moments_of_another_shape_are_refused_before_the_first_step(planted, few, tmp_path) -> None:
+    samples, labels = few
+
+    def stop(compressor: Compressor) -> float:
+        raise KeyboardInterrupt
+
+    scores = iter([lambda _: 1.0, stop])
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            planted, labels, samples, tmp_path, replace(QUICK, epochs=2), validate=lambda c: next(scores)(c)
+        )
+    path = tmp_path / CHECKPOINT
+    content = torch.load(path, weights_only=True)
+    content["optimizer"]["state"][0]["exp_avg"] = torch.zeros(3)
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=rf"{CHECKPOINT}: it does not fit this training \(exp_avg is \[3\]"):
+        train(planted, labels, samples, tmp_path, replace(QUICK, epochs=2), validate=lambda _: 1.0)
+
+
 def test_a_changed_checkpoint_is_refused_in_one_line(planted, few, tmp_path) -> None:
     samples, labels = few
     config = replace(QUICK, epochs=1)
