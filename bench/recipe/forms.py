@@ -119,7 +119,7 @@ def notes(told: RecipeReport) -> list[str]:
             )
     if told.headroom:
         listed.append(
-            "Losses of what was kept are those of a row's first seed, and of the first draw of a random method."
+            "Losses of what was kept are those of a row's first seed, or of a random method's first draw."
         )
     if told.paper:
         listed.append(

@@ -219,4 +219,4 @@ def test_a_page_says_which_draw_its_losses_are_of() -> None:
     )  # fmt: skip
     assert not any("first draw" in one for one in notes(told))
     told.headroom = [{"row": "random", "keep": 16, "loss": 0.5, "above": None}]
-    assert any("the first draw of a random method" in one for one in notes(told))
+    assert any("a random method's first draw" in one for one in notes(told))
