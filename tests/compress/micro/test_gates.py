@@ -97,7 +97,7 @@ def credits(mllm, exam, see=lambda picture, other: picture, make=lambda samples:
             Sample(s.id, see(s.picture, o.picture), s.question, s.answers, s.task, s.family, s.info)
             for s, o in zip(samples, others, strict=True)
         ]
-        outcome = evaluate(mllm, Open(), shown, make(samples), keep, batch=40)
+        outcome = evaluate(mllm, Open(), shown, make(samples), keep)
         for sample, said in zip(samples, outcome.predictions, strict=True):
             scored.setdefault((name, sample.family), []).append(task.correct(sample, said))
     return scored
