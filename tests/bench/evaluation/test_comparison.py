@@ -165,6 +165,18 @@ def test_costs_are_shares_of_vanilla_s(made: Comparison) -> None:
     assert near.flops == pytest.approx(100 * cost / made.outcomes["none", 16, "gqa"].ledger.prefill_flops)
 
 
+def test_tokens_are_a_mean_over_layers_and_left_are_those_after_the_last_stage(make_outcome: Any) -> None:
+    """A stage after the first of four layers leaves 2 of 16: (16 + 2 + 2 + 2) / 4."""
+    whole = make_outcome("gqa", RIGHT, entering=[16] * 4, kept=range(16))
+    late = make_outcome("gqa", RIGHT, entering=[16, 2, 2, 2], kept=(3, 5))
+    keys = [CellKey("none", 16, "gqa"), CellKey("late", 4, "gqa")]
+    cells = {key: Cell(key, {}, {}, one) for key, one in zip(keys, (whole, late), strict=True)}
+    found = assemble(TASKS[:1], [Group(cells, 16)], (4,))
+    assert (found.rows[1].tokens, found.rows[1].left) == (5.5, 2)
+    ledger: Any = records(found)[1]["ledger"]
+    assert (ledger["average"], ledger["left"]) == (5.5, 2)
+
+
 def test_empty_cells_keep_their_reasons(made: Comparison) -> None:
     assert made.impossible[("late", 4, "gqa")] == "out of reach"
     said = notes(made)
@@ -206,6 +218,17 @@ def test_hard_shares_are_of_vanilla_on_the_same_questions(made: Comparison) -> N
     assert shares["near"] == pytest.approx((95 + 100) / 2)
     assert shares["own"] == pytest.approx((90 + 90) / 2)
     assert "late" not in hard_shares(made, 2)
+
+
+def test_a_task_whose_hard_questions_vanilla_misses_says_nothing_of_shares(make_group: MakeGroup) -> None:
+    runs = {
+        ("none", 16): {"gqa": missing(20), "vqav2": RIGHT},
+        ("down", 4): {"gqa": missing(20), "vqav2": missing(20)},
+        ("other", 4): {"gqa": RIGHT, "vqav2": missing(10)},
+    }
+    found = assemble(TASKS, [make_group(runs)], (4,), difficulty="down")
+    assert [one.hard for one in found.difficulty] == [20, 20]
+    assert hard_shares(found, 4) == {"none": 100, "down": 0, "other": 50}
 
 
 def test_half_a_credit_makes_a_question_easy(make_group: MakeGroup) -> None:
@@ -282,6 +305,8 @@ def test_results_are_strict_json(made: Comparison) -> None:
     assert (told["significant"], told["equivalent"]) == (True, False)
     near: Any = summary(row(made, "near", 4), 3.0)["vanilla"]
     assert (near["significant"], near["equivalent"]) == (False, True)
+    unclear: Any = summary(row(made, "near", 4), 0.1)["vanilla"]
+    assert (unclear["significant"], unclear["equivalent"]) == (False, False)
 
 
 def test_an_average_that_is_a_share_of_zero_has_its_reason(make_group: MakeGroup) -> None:

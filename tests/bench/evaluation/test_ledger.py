@@ -7,6 +7,7 @@ from transformers import LlamaConfig
 
 from baselines.fastv import FastV
 from bench.evaluation.ledger import DecoderShape, Ledger
+from compress.attach.prefill import Record
 from compress.attach.session import attach
 from compress.models.loading import MLLM, load
 
@@ -57,6 +58,20 @@ def test_the_average_says_what_was_really_spent():
 def test_the_head_dimension_may_be_implicit(tiny: MLLM):
     config = LlamaConfig(hidden_size=64, num_attention_heads=4, num_key_value_heads=2)
     assert DecoderShape.of(config).head_dim == 16 and DecoderShape.of(tiny.decoder.config).kv_heads == 2
+    assert DecoderShape.of(LlamaConfig(hidden_size=64, num_attention_heads=4, head_dim=32)).head_dim == 32
+
+
+def test_the_cost_of_choosing_is_that_of_the_first_samples():
+    """However many were counted: that depends on the size of a batch, and a result must not."""
+
+    def record(visual: int, flops: float | None) -> Record:
+        return Record(9, visual + 1, [9, visual], [9, visual - 1], {}, {}, flops)
+
+    shape = DecoderShape(2, 64, 128, 4, 2, 16, 40)
+    made = Ledger.mean(shape, [record(2, 4.0), record(4, 8.0), record(6, 90.0), record(8, None)], 2)
+    assert (made.selection, made.text) == (6, 6)
+    assert (made.entering, made.cached) == ((9, 5), (9, 4))
+    assert Ledger.mean(shape, [record(2, None)]).selection == 0
 
 
 def test_counts_for_another_depth_are_refused():

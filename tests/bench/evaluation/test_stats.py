@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from scipy.stats import chi2, norm, ttest_ind
+from scipy.stats import chi2, norm, t, ttest_ind
 
 from bench.evaluation import stats
 from bench.evaluation.stats import (
@@ -118,6 +118,12 @@ def test_draws_do_not_depend_on_how_many_are_held_at_once(monkeypatch):
     assert whole.shape == (1, 41, 2) and np.allclose(whole[0, 0], sums.sum(0))
 
 
+def test_every_draw_has_as_many_images_as_there_are():
+    """Sums that are counts stay the count; with one image fewer in each draw they would not."""
+    counted = resample({"gqa": [np.ones((30, 2))]}, {"gqa": apart(30)}, draws=40)["gqa"]
+    assert (counted == 30).all()
+
+
 def test_scores_that_are_no_means_are_recomputed_from_sums():
     """F1 of the resampled sums, not the mean of resampled F1."""
     task = Pope()
@@ -131,6 +137,8 @@ def test_scores_that_are_no_means_are_recomputed_from_sums():
 def test_different_samples_are_refused():
     with pytest.raises(ValueError, match="gqa: 3 and 4 units; compare runs over the same samples"):
         drawn(mine=[1, 0, 1, 0], whole=[1, 1, 1])
+    with pytest.raises(ValueError, match="gqa: 3 and 4 units"):
+        shares([GQA()], {"whole": results([1, 1, 1])}, "whole", {"gqa": apart(4)})
 
 
 @pytest.mark.parametrize(
@@ -280,6 +288,20 @@ def test_the_p_of_several_seeds_is_welch_s_where_images_say_nothing():
     assert (gap.low, gap.high) == pytest.approx((bounds.low, bounds.high))
 
 
+def test_draws_over_images_count_as_known_in_the_degrees_of_freedom():
+    """Three seeds with a variance of 25, and two draws with a variance of 9: Satterthwaite by hand."""
+    draws = np.array([0.0, -3.0, 3.0])
+    gap, p = contrast([share + draws for share in (60.0, 70.0, 65.0)], [np.full(3, 50.0)])
+    variance, freedom = 9 + 25 / 3, (9 + 25 / 3) ** 2 / ((25 / 3) ** 2 / 2)
+    assert p == pytest.approx(2 * t.sf(15 / np.sqrt(variance), freedom))
+    assert gap.high - 15 == pytest.approx(t.ppf(0.975, freedom) * np.sqrt(variance))
+
+
+def test_the_measured_difference_is_no_draw():
+    """Draws of 9 and 11 have a standard error of 1, whatever was measured."""
+    assert contrast([np.array([3.0, 9.0, 11.0])], [np.zeros(3)])[1] == pytest.approx(2 * norm.sf(3))
+
+
 def test_equal_seeds_and_single_ones_leave_the_interval_to_the_images():
     rng = np.random.default_rng(8)
     one, other = rng.normal(90, 1, 2001), rng.normal(88, 1, 2001)
@@ -290,4 +312,10 @@ def test_equal_seeds_and_single_ones_leave_the_interval_to_the_images():
 
 def test_equivalence_needs_the_whole_interval_inside_the_margin():
     assert Interval(0.5, -1.9, 1.9).within(2) and not Interval(0.5, -1.0, 2.0).within(2)
+    assert not Interval(-0.5, -2.0, 1.0).within(2)
     assert not Interval(0.0, -9.0, 9.0).within(2)  # no difference found, and none excluded
+
+
+def test_an_interval_that_ends_at_zero_is_not_clear():
+    assert not Interval(0.0, 0.0, 0.0).clear  # two runs with the same answers
+    assert not Interval(1.0, 0.0, 2.0).clear and not Interval(-1.0, -2.0, 0.0).clear
