@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -61,6 +62,52 @@ def test_a_contrast_is_of_one_seed_where_a_network_is(make_outcome: Any) -> None
         assert not one.single
     sign = Sign("a", 64, -20.0, Interval(-1.0, -3.0, 1.0), False, True)
     assert sign.words == "same sign, not significant, one seed"
+
+
+def test_a_table_s_tests_are_corrected_together_over_rows_and_budgets(make_outcome: Any) -> None:
+    """Half of eight questions lost by each row: a difference is clear, and less so among four."""
+    half = [1.0] * 4 + [0.0] * 4
+    runs = {(VANILLA, 0): {16: ALL}, ("best", 0): {4: ALL, 2: ALL}}
+    runs |= {(name, 0): {4: half, 2: half} for name in "ab"}
+    found = findings(cells(make_outcome, runs), [GQA()], {4: 64, 2: 32}, ["best", "a", "b"], "best")
+    tested = [one for one in found if one.gap]
+    assert [(one.row, one.keep) for one in tested] == [("a", 4), ("b", 4), ("a", 2), ("b", 2)]
+    assert all(0 < one.p < 0.05 / 4 for one in tested)
+    assert [one.adjusted for one in tested] == pytest.approx([4 * one.p for one in tested])
+    assert all(one.significant for one in tested)
+    assert not replace(tested[0], p=0.01, adjusted=0.2).significant
+
+
+def test_costs_are_of_the_row_in_percent_of_vanilla_s(make_outcome: Any) -> None:
+    """A stage after the first of four layers leaves 2 of 16: (16 + 2 + 2 + 2) / 4 enter a layer."""
+    whole = make_outcome("gqa", ALL, entering=[16] * 4, kept=range(16))
+    late = make_outcome("gqa", [1.0] * 4 + [0.0] * 4, entering=[16, 2, 2, 2], kept=(3, 5))
+    made = {
+        (name, 0): {(keep, "gqa"): Cell(CellKey(name, keep, "gqa"), {}, {}, one)}
+        for name, keep, one in ((VANILLA, 16, whole), ("late", 4, late))
+    }
+    (row,) = findings(made, [GQA()], {4: 64}, ["late"], None)
+    assert (row.tokens, row.left) == (5.5, 2)
+    assert row.flops == pytest.approx(100 * late.cost.prefill_flops / whole.cost.prefill_flops)
+    assert row.vanilla is not None and row.vanilla.difference == -50
+
+
+def test_a_row_that_lacks_a_task_has_neither_scores_nor_average(make_outcome: Any) -> None:
+    made = {
+        (VANILLA, 0): {
+            (16, task): Cell(CellKey(VANILLA, 16, task), {}, {}, make_outcome(task, ALL))
+            for task in ("gqa", "vqav2")
+        },
+        ("row", 0): {
+            (4, "gqa"): Cell(CellKey("row", 4, "gqa"), {}, {}, make_outcome("gqa", ALL)),
+            (4, "vqav2"): Cell(CellKey("row", 4, "vqav2"), {}, {}, None, "out of memory"),
+            (2, "gqa"): Cell(CellKey("row", 2, "gqa"), {}, {}, None, "out of reach"),
+        },
+    }
+    tasks = [GQA(), TASKS["vqav2"]()]
+    found = findings(made, tasks, {4: 64, 2: 32, 1: 16}, ["row"], None)
+    assert [(one.average, one.scores) for one in found] == [(None, {})] * 3
+    assert [one.impossible for one in found] == ["out of memory", "out of reach", "it was not run"]
 
 
 def test_what_could_not_be_run_says_why(make_outcome: Any) -> None:

@@ -7,25 +7,28 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from bench.evaluation import cellwork
-from bench.evaluation.cells import read_cells
+from bench.evaluation.cells import Cell, CellKey, read_cells
 from bench.evaluation.compressors import selector_for
 from bench.evaluation.history import Times, WorkRecord
 from bench.evaluation.merge import merge
 from bench.evaluation.protocol import of_method
+from bench.evaluation.stats import mean_interval
 from bench.recipe import schema
 from bench.recipe.draw import about_one_image
 from bench.recipe.estimate import estimates
-from bench.recipe.oracle import SearchStep, headroom, partners
+from bench.recipe.oracle import LossesStep, SearchStep, headroom, partners
 from bench.recipe.plan import Plan, plan, validation
 from bench.recipe.run import label_costs, run
 from bench.recipe.schema import Recipe, parse
@@ -392,6 +395,24 @@ def test_headroom_is_a_paired_difference() -> None:
     best, worse = headroom(losses, "best", ["best", "worse"], {"gqa": ["a", "a", "b"]})
     assert best["above"] is None
     assert worse["above"] == {"difference": 1.0, "low": 1.0, "high": 1.0}
+    losses["varied", 4] = {"gqa": [2.0, 5.0, 3.5]}
+    images = list("aab")  # questions about one image are drawn together
+    (varied,) = headroom(losses, "best", ["varied"], {"gqa": images})
+    assert varied["above"] == asdict(mean_interval(np.array([1.0, 3.0, 0.5]), images))
+
+
+def test_losses_are_measured_for_the_first_seed_and_for_real_tokens_alone(make_outcome: Any) -> None:
+    """Of three rows one has two seeds, and one keeps a token that stands for the whole image."""
+    kept = {("row", 1): (1, 2), ("row", 0): (3, 4), ("whole", 0): (3, -1), ("more", 0): (3, 4, 5)}
+    made = {place: make_outcome("gqa", [1.0], kept=tokens) for place, tokens in kept.items()}
+    cells = {
+        place: {(2, "gqa"): Cell(CellKey(place[0], 2, "gqa"), {}, {}, one)} for place, one in made.items()
+    }
+    step: Any = SimpleNamespace(
+        answers=SimpleNamespace(cells=lambda: cells), others=(), model="micro",
+        shop=SimpleNamespace(load=lambda name: SimpleNamespace(visual_tokens=16)),
+    )  # fmt: skip
+    assert LossesStep._kept(step) == {("row", 2, "gqa"): ((3, 4),)}
 
 
 def test_scenes_are_asked_several_questions_and_count_as_one() -> None:
