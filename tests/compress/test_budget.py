@@ -160,6 +160,8 @@ def test_the_selection_s_own_cost_counts_where_flops_are_matched():
     own = squares([48] * 12) - squares([38] * 12)
     assert solved(Grid(), 48, "flops", own) == 38
     assert solved(Grid(), 48, "equivalent", own) == 48
+    nearly = squares([48] * 12) - squares([37] * 12) - 12  # one less than what 37 tokens leave for it
+    assert solved(Grid(), 48, "flops", nearly) == 37
 
 
 @pytest.mark.parametrize("match", ["equivalent", "flops"])

@@ -72,6 +72,7 @@ def test_a_ratio_is_rounded_to_the_nearest_token_and_leaves_one() -> None:
 
 def test_budgets_are_in_order_counts_first() -> None:
     assert in_order([16, Ratio("1/9"), 48, Ratio("50%"), 16]) == [48, 16, "50%", "1/9"]
+    assert in_order([Ratio("9%"), Ratio("11.1%")]) == ["11.1%", "9%"]
 
 
 def test_attach_takes_numpys_integers_and_refuses_other_numbers() -> None:
@@ -107,6 +108,8 @@ def test_an_image_too_small_for_a_ratio_gets_the_nearest_there_is() -> None:
         plan(FastV(), 6, 1, 32)
     with pytest.raises(ValueError, match="keep=5% is out of reach"):
         plan(FastV(), 1000, Ratio("5%"), 32)
+    with pytest.raises(ValueError, match="keep=1/9 is out of reach"):
+        plan(FastV(layer=7), 9, Ratio("1/9"), 32)  # a mean of 2.75 is more than one token above 1
 
 
 def test_a_label_keeps_a_share_of_its_own_image() -> None:

@@ -11,7 +11,7 @@ import pytest
 from deap import tools
 
 from evosearch import CROSSOVERS, MUTATIONS, Individual, half_split, shift
-from evosearch.operators import bind, reset
+from evosearch.operators import bind, one_point, reset
 
 SIZES = (1, 2, 3, 9, 9, 1, 4)
 
@@ -28,6 +28,12 @@ def test_crossovers_exchange_in_place_and_lose_nothing(cross, length):
         first, second = Individual([0] * length), Individual([1] * length)
         assert cross(first, second, rng=Random(seed)) == (first, second)
         assert all(sorted(genes) == [0, 1] for genes in zip(first, second, strict=True))
+
+
+def test_one_point_never_exchanges_whole_individuals():
+    for seed in range(20):
+        children = one_point(Individual([0, 0]), Individual([1, 1]), Random(seed))
+        assert [list(child) for child in children] == [[0, 1], [1, 0]]
 
 
 @pytest.mark.parametrize("mutate", MUTATIONS.values(), ids=MUTATIONS)

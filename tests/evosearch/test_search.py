@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from evosearch import STRATEGIES, Budget, Evolution, Grouping, RandomSearch, search
+from evosearch.search import STALE
 
 
 class KilledError(Exception):
@@ -99,6 +100,29 @@ def test_patience_counts_iterations_without_improvement(planted):
     space = planted(groups=12, size=5).space
     result = search(space, lambda indices: np.ones(len(indices)), Evolution(), patience=4, budget=1000)
     assert result.iterations == 4 and result.stopped == "no improvement in 4 iterations"
+
+
+def test_an_equal_loss_is_no_improvement(planted):
+    space = planted(groups=6, size=5).space
+    result = search(
+        space, lambda indices: np.zeros(len(indices)), RandomSearch(batch=4), patience=3, hall=100
+    )
+    assert result.iterations == 3
+    first = result.archive.indices[0].tolist()
+    assert first == result.indices.tolist() == space.indices([result.best])[0].tolist()
+
+
+def test_the_mean_of_a_batch_that_the_budget_cuts_is_of_what_was_measured(planted):
+    problem = planted()
+    result = search(problem.space, problem, RandomSearch(), budget=10)
+    assert result.logbook[0]["mean"] == pytest.approx(result.archive.losses.mean())
+
+
+def test_a_search_that_finds_nothing_new_in_twenty_iterations_has_converged():
+    only = Grouping(((0,), (1,)), 2)
+    result = search(only, lambda indices: np.zeros(len(indices)), RandomSearch())
+    assert (result.iterations, result.evaluations) == (STALE, 1) == (20, 1)
+    assert result.stopped == "converged: no new candidate in 20 iterations"
 
 
 def test_callbacks_see_every_iteration_and_may_stop(planted):

@@ -153,6 +153,40 @@ def test_hill_climb_takes_all_that_helped_and_returns_if_it_did_not_add_up(plant
     assert strategy.ask()[0] == asked[2]
 
 
+def test_hill_climb_takes_the_better_of_two_changes_in_one_group(planted):
+    strategy = HillClimb(batch=9)
+    strategy.begin(planted(groups=2, size=5).space, Random(0))
+    start = strategy.ask()[0]
+    strategy.tell([start], [10.0])
+    _, *asked = strategy.ask()
+    losses = [9.0 - abs(place - 3.1) if one != start else 10.0 for place, one in enumerate(asked)]
+    ranked = [one for _, one in sorted(zip(losses, asked, strict=True), key=lambda pair: pair[0])]
+    best = [next(one[group] for one in ranked if one[group] != start[group]) for group in range(2)]
+    strategy.tell([start, *asked], [10.0, *losses])
+    assert list(strategy.ask()[0]) == best
+
+
+class Draws(Random):
+    """A generator whose numbers are all 0.3."""
+
+    def random(self) -> float:
+        return 0.3
+
+
+@pytest.mark.parametrize(("worse", "accepted"), [(5.9, True), (6.1, False)])
+def test_annealing_takes_joint_changes_at_the_temperature_times_their_number(planted, worse, accepted):
+    """Four changes of -1, -2, -1 and -1 make a temperature of 1.25: exp(-6.02 / (4 * 1.25)) is 0.3."""
+    strategy = Annealing(batch=5, heat=1.0, cooling=1.0)
+    strategy.begin(planted(groups=12, size=5).space, Draws(0))
+    start = strategy.ask()[0]
+    strategy.tell([start], [10.0])
+    strategy.tell(strategy.ask(), [10.0, 9.0, 8.0, 9.0, 9.0])
+    joint = strategy.ask()
+    assert sum(a != b for a, b in zip(joint[0], start, strict=True)) == 4
+    strategy.tell(joint, [10.0 + worse, *[999.0] * 4])
+    assert strategy.ask()[0] == (joint[0] if accepted else start)
+
+
 @pytest.mark.parametrize("strategy", [HillClimb(), Annealing()])
 def test_a_space_without_choice_is_finished_at_once(strategy):
     result = search(Grouping(((0,), (1,)), 2), lambda indices: np.zeros(len(indices)), strategy)

@@ -41,6 +41,9 @@ def test_refusals_and_long_texts_have_no_option() -> None:
     assert vlmevalkit("Cannot determine the answer: dog", OPTIONS) is None
     assert vlmevalkit("Z, a dog", OPTIONS) is None
     assert vlmevalkit("dog " + "word " * 40, OPTIONS) is None  # longer than twice all options
+    short = {"A": "red", "B": "blue"}
+    assert vlmevalkit("it is red, yes", short) == "A"  # fourteen characters: not longer
+    assert vlmevalkit("it is red, yes!", short) is None
 
 
 def test_lmms_eval_reads_decorated_letters_and_long_texts() -> None:

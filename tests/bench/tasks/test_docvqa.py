@@ -26,6 +26,7 @@ def test_distance(a: str, b: str, edits: int) -> None:
         (["abcd"], "axyz", 0),  # three quarters wrong do not
         (["1998", "the year 1998"], "year 1998", 1 - 4 / 13),  # the nearest answer
         (["a  b"], "a b", 1),  # spaces are joined
+        (["a  b"], "a c", 1 - 1 / 4),  # and count in the length
         (["a"], "", 0),
     ],
 )

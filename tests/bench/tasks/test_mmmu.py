@@ -31,6 +31,7 @@ def test_letters(text: str, authors: str | None, lmms: str | None) -> None:
     [
         (["24/7", "3.429"], "The answer is 3.43", True),  # equal to two decimals
         (["24/7"], "3.43", False),
+        (["3.43"], "3.44", False),
         (["MgS"], "It is mgs.", True),
         (["Transformation"], "a transformation of data", True),
         (["C"], "cat", False),  # a single letter needs a space beside it

@@ -99,6 +99,8 @@ def test_subscores_tell_accuracy_yes_rate_and_where_the_rules_part() -> None:
     assert found["said yes"] == 50 and found["random said yes"] == 100 and found["rules differ"] == 50
     assert found["accuracy"] == found["recall"] == pytest.approx(200 / 3)
     assert found["adversarial F1"] == 0
+    always = Pope(protocol="llava").subscores(samples, ["yes"] * 6)
+    assert (always["precision"], always["recall"], always["accuracy"]) == (50, 100, 50)
     assert Pope(protocol="llava", rule="robust").subscores(samples, ["NO"] * 6)["said yes"] == 0
 
 
