@@ -65,6 +65,21 @@ def test_elite_finds_most_planted_tokens_that_its_groups_allow():
     assert choice.after < choice.before - 2
 
 
+def test_elite_gives_nothing_to_a_token_that_is_in_every_candidate():
+    """Of nine tokens one pair shares a group, so there are two candidates; the better one is the elite."""
+    problem = Problem(
+        visual=np.zeros((9, 2)), anchors=np.zeros((1, 2)), grid=(3, 3), keep=8, grouper="grid",
+        strategy="random", evaluations=2, seed=0,
+    )  # fmt: skip
+    (pair,) = [group for group in problem.groups().groups if len(group) == 2]
+    choice = alone(KINDS["elite"](share=0.5).choose(problem), lambda kept: (kept == pair[0]).any(1) + 1.0)
+    expected = np.zeros(9)
+    expected[list(pair)] = -0.5, 0.5
+    assert choice.score.tolist() == expected.tolist() and pair[1] in choice.kept
+    assert 1 < choice.before < 2  # the mean of the first batch
+    assert (choice.after, choice.evaluations) == (1, 3)
+
+
 def test_best_is_the_best_mask_of_the_archive():
     _, choice = planted("best", noise=0)
     assert choice.after < choice.before - 2
@@ -252,3 +267,6 @@ def test_group_attribution_finds_the_groups_that_matter_although_any_of_their_to
     assert set(np.argsort(-best_of)[:2].tolist()) == {3, 7}
     assert choice.after == 0 and len(choice.kept) == 8 and choice.evaluations == 201
     assert (np.sort(choice.score[36:48])[::-1] == choice.score[36:48].max() / np.arange(1, 13)).all()
+    away = ((vectors[36:48] - vectors[36:48].mean(0)) ** 2).sum(1)
+    assert np.argsort(-choice.score[36:48]).tolist() == np.argsort(away).tolist()  # core tokens first
+    assert best_of.min() >= best_of.max() / 11 - 1e-12  # the floor is a tenth of the largest worth
