@@ -160,3 +160,13 @@ def test_the_processors_clock_is_for_one_thread_on_a_cpu(monkeypatch):
 def test_the_roof_is_a_rate():
     rate = roof(torch.device("cpu"), torch.float32, HostClock())
     assert rate is not None and 1e8 < rate < 1e15
+
+
+def test_the_roof_is_two_operations_per_product_in_the_least_time(ticks):
+    taken = iter([5.0, 4.0, 0.5, *[3.0] * 7])
+
+    def product(*_: torch.Tensor) -> torch.Tensor:
+        ticks.now += next(taken)
+        return torch.empty(0)
+
+    assert roof(torch.device("cpu"), torch.float32, ticks, product) == 2 * 1024**3 / 0.5

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bench.latency.report import LatencyReport, markdown, table, write
+from bench.latency.report import LatencyReport, markdown, quantiles, table, write
 from bench.latency.request import LatencyCell
 from bench.latency.summary import COMPARED, Speedup
 
@@ -32,6 +33,29 @@ def test_intervals_are_drawn_once(report: LatencyReport, tmp_path: Path, monkeyp
     write(report, tmp_path)
     table(report)
     assert len(made) == 2 * len(COMPARED)
+
+
+def test_numbers_stand_under_their_names(make_measured):
+    """Medians, not the slowest; half of a total is prefill, a quarter vision, an eighth each later token."""
+    times = make_measured({CELLS[0]: [4.0] * 3, CELLS[1]: [1.0, 2.0, 8.0]})
+    for shots in times.rounds.rounds:
+        shots[CELLS[1]] = replace(shots[CELLS[1]], memory=3 * 2**20)
+    times.peak = 2 * times.costs[CELLS[1]].ledger.prefill_flops  # in the second that a prefill takes
+    made = LatencyReport(times, CELLS[:2], {}, "none", 16, 1)
+    shown = table(made)
+    told = dict(zip(shown.header, shown.rows[1], strict=True))
+    assert (told["tokens/layer"], told["MiB"], told["waits"]) == ("8.0", "3", "3")
+    names = ("vision", "selection", "prefill", "with selection", "first token", "token after", "total")
+    assert [told[name] for name in names] == [
+        "500.00", "0.00", "1000.00", "1000.00", "1500.00", "250.00", "2000.00"
+    ]  # fmt: skip
+    assert told["total x"] == "2.00 [0.50, 4.00]"
+    assert told["roof %"] == "50"
+    listed = quantiles(made)
+    every = [dict(zip(listed.header, one, strict=True)) for one in listed.rows]
+    (total,) = [one for one in every if (one["method"], one["stage"]) == ("fast", "total")]
+    assert [total[name] for name in ("n", "median", "least", "most")] == ["3", "2.0", "1.0", "8.0"]
+    assert [total[name] for name in ("speedup", "low", "high")] == ["2.0", "0.5", "4.0"]
 
 
 def test_markdown_has_a_line_for_every_row(report: LatencyReport):

@@ -49,6 +49,17 @@ def test_vanilla_has_vision_and_prefill_and_no_selection(tiny: MLLM, pictures, t
     assert (shot.vision, shot.selection, shot.prefill) == (TOWER + PROJECTOR, 0, DECODER + HEAD)
 
 
+def test_a_token_after_the_first_takes_what_one_pass_of_the_decoder_takes(tiny: MLLM, pictures, ticks):
+    for steps, step in ((3, DECODER + HEAD), (1, None)):
+        made = rig(tiny, pictures, ticks, None, steps=steps)
+        made.now = ticks.mark
+        with ticks.moved_by(tiny):
+            shot = made.shoot(LatencyCell("method", 144))
+        first = TOWER + PROJECTOR + DECODER + HEAD
+        assert (shot.first, shot.step) == (first, step)
+        assert shot.total == first + (steps - 1) * (DECODER + HEAD)
+
+
 @pytest.mark.parametrize(
     ("depths", "chosen"), [((INPUT,), 100), ((2,), 100), ((1, 3, 4), 300), ((VISION,), 100 + PROJECTOR)]
 )
