@@ -116,6 +116,7 @@ def test_the_mean_of_a_batch_that_the_budget_cuts_is_of_what_was_measured(plante
     problem = planted()
     result = search(problem.space, problem, RandomSearch(), budget=10)
     assert result.logbook[0]["mean"] == pytest.approx(result.archive.losses.mean())
+    assert result.hit_rate == 0  # what was not measured was not known before
 
 
 def test_a_search_that_finds_nothing_new_in_twenty_iterations_has_converged():

@@ -44,6 +44,9 @@ def test_budgets_are_scaled_to_the_model() -> None:
     recipe = parse({**PLAIN, "keep": [192, 128, 64]}, "test")
     assert recipe.budgets(144) == {48: 192, 32: 128, 16: 64}
     assert recipe.budgets(576) == {192: 192, 128: 128, 64: 64}
+    assert recipe.budgets(144, free=True) == {"1/3": 192, "2/9": 128, "1/9": 64}
+    assert parse({**PLAIN, "keep": ["1/9"]}, "test").budgets(144) == {"1/9": 64}
+    assert parse({**PLAIN, "keep": ["1/9"], "of": None}, "test").budgets(144) == {"1/9": "1/9"}
 
 
 def test_rows_lie_over_what_all_rows_learn_from() -> None:
@@ -99,7 +102,7 @@ def test_only_keeps_the_reference() -> None:
         ({"name": "/etc/x"}, "it names a folder"),
         ({"name": ".."}, "it names a folder"),
         ({"rows": {"none": {"method": "grid"}}}, "rows.none: this is the name of the untouched model"),
-        ({"learns": {"depth": 33}}, "depth=33: choose a layer from 0 to 31"),
+        ({"learns": {"depth": 32}}, "depth=32: choose a layer from 0 to 31"),
         ({"learns": {"train": {"lr": float("inf")}}}, "learns.train.lr=inf: choose a finite number"),
         ({"rows": {"a": {"method": None}, "b": {"train": [1]}}}, "rows.b.train: expected settings by name"),
         ({"title": ["x" * 10**6]}, "expected a text"),
