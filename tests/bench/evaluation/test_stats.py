@@ -248,6 +248,17 @@ def test_tasks_that_share_no_image_do_not_change_each_other():
     assert np.allclose(both["gqa"], alone["gqa"]) and np.allclose(both["pope"][0, 0], sums["pope"][0].sum(0))
 
 
+def test_a_task_that_shares_some_of_its_images_is_summed_over_all_of_them():
+    rng = np.random.default_rng(9)
+    sums = {"gqa": [rng.random((30, 2))], "pope": [rng.random((20, 9))]}
+    images = {"gqa": apart(30), "pope": [str(place) for place in range(20, 40)]}  # ten in both
+    found = resample(sums, images, draws=50)
+    for task in sums:
+        assert np.allclose(found[task][0, 0], sums[task][0].sum(0))
+    counted = resample({"gqa": [np.ones((30, 2))], "pope": [np.ones((20, 9))]}, images, draws=50)
+    assert (counted["gqa"] == 30).all() and (counted["pope"] == 20).all()
+
+
 def test_the_interval_of_a_mean_takes_pairs_of_one_image_together():
     gaps = np.repeat(np.random.default_rng(1).normal(0, 1, 100), 4)
     alone, together = mean_interval(gaps), mean_interval(gaps, [str(i // 4) for i in range(400)])

@@ -155,6 +155,10 @@ def test_signs_say_same_opposite_and_how_sure() -> None:
     ]
     doubtful = Sign("a", 64, -20.0, Interval(-1.0, -3.0, 1.0), False)
     assert doubtful.words == "same sign, not significant"
+    nothing = Sign("a", 64, -20.0, Interval(0.0, -1.0, 1.0), False)
+    assert (nothing.words, nothing.agrees) == ("no difference", False)
+    small = [Sign("a", 64, paper, Interval(-1.0, -3.0, -0.5), True).words for paper in (0.04, 0.06)]
+    assert small == ["the paper has no difference", "opposite sign, significant"]
     told = verdict(listed, [], paper, "micro")
     assert "1 of 2 differences" in told[1] and "(not: b)" in told[1]
     assert "sizes of differences are not" in told[0]

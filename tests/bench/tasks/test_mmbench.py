@@ -88,6 +88,8 @@ def test_a_question_counts_only_with_all_its_rotations(folder: Any) -> None:
     found = task.subscores(samples, one_wrong)
     assert found["vanilla"] == 100 and found["coarse"] == 50
     assert found["ability 3"] == 0 and found["ability 7"] == 100
+    uneven = task.subscores(samples[:4], one_wrong[:4])  # three rotations of one question, one of the other
+    assert (uneven["vanilla"], uneven["coarse"]) == (100, 50)
 
 
 def test_unreadable_answers_are_wrong_and_told(folder: Any) -> None:

@@ -81,6 +81,7 @@ def test_subscores_by_subject_field_and_number_of_images(folder: Any) -> None:
     assert found["Art_Theory"] == found["Art and Design"] == found["one image"] == 100
     assert found["Math"] == found["several images"] == found["open"] == found["unreadable"] == 0
     assert task.score(samples, ["what?", "3.429"]) == 50
+    assert task.subscores(samples, ["what?", "3.429"])["unreadable"] == 100  # of those with options
 
 
 def test_options_that_are_no_list_are_refused(folder: Any) -> None:
