@@ -39,12 +39,12 @@ def test_numbers_stand_under_their_names(make_measured):
     """Medians, not the slowest; half of a total is prefill, a quarter vision, an eighth each later token."""
     times = make_measured({CELLS[0]: [4.0] * 3, CELLS[1]: [1.0, 2.0, 8.0]})
     for shots in times.rounds.rounds:
-        shots[CELLS[1]] = replace(shots[CELLS[1]], memory=3 * 2**20)
+        shots[CELLS[1]] = replace(shots[CELLS[1]], memory=300 * 2**20)
     times.peak = 2 * times.costs[CELLS[1]].ledger.prefill_flops  # in the second that a prefill takes
     made = LatencyReport(times, CELLS[:2], {}, "none", 16, 1)
     shown = table(made)
     told = dict(zip(shown.header, shown.rows[1], strict=True))
-    assert (told["tokens/layer"], told["MiB"], told["waits"]) == ("8.0", "3", "3")
+    assert (told["tokens/layer"], told["MiB"], told["waits"]) == ("8.0", "300", "3")
     names = ("vision", "selection", "prefill", "with selection", "first token", "token after", "total")
     assert [told[name] for name in names] == [
         "500.00", "0.00", "1000.00", "1000.00", "1500.00", "250.00", "2000.00"
