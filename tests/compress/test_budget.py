@@ -93,6 +93,14 @@ def test_keeping_all_and_stages_that_drop_nothing_are_no_stages():
     assert plan(Stages([1, 3]), 144, 80, 12, "tokens") == {3: 80}
 
 
+def test_a_budget_of_all_tokens_is_no_compression_whatever_the_method_would_drop():
+    class Half(Stages):
+        def schedule(self, tokens: int, keep: int, layers: int) -> dict[int, int]:
+            return {1: keep // 2}
+
+    assert plan(Half(), 144, 144, 12, "tokens") == {}
+
+
 def test_a_budget_above_the_image_names_the_range():
     with pytest.raises(ValueError, match="keep=145: choose between 1 and the 144 visual tokens"):
         plan(Stages(), 144, 145, 12)
@@ -109,6 +117,8 @@ def test_an_impossible_average_names_the_smallest_possible_one():
         plan(Stages([1]), 144, 12, 12)
     assert plan(Stages([1]), 144, 13, 12) == {1: 1}
     assert plan(Stages([1]), 144, 12, 12, "tokens") == {1: 12}
+    with pytest.raises(ValueError, match="the nearest budget is 2$"):
+        plan(Stages([1]), 13, 1, 12)  # (13 + 11 * 1) / 12 is exactly 2
 
 
 def test_a_depth_behind_the_last_layer_is_refused():
