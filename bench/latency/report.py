@@ -109,7 +109,7 @@ def break_even_table(report: LatencyReport) -> Table:
     for each in report.break_evens:
         found.setdefault((each.method, each.mode), []).append(str(each))
     modes = len({mode for _, mode in found}) > 1
-    header = ["faster than vanilla from", *dict.fromkeys(each.stage for each in report.break_evens)]
+    header = ["faster than vanilla up to", *dict.fromkeys(each.stage for each in report.break_evens)]
     return Table(
         header, [[f"{method}, {mode}" if modes else method, *told] for (method, mode), told in found.items()]
     )
@@ -130,7 +130,7 @@ def in_words(report: LatencyReport, title: str) -> str:
     """Tables and notes for a terminal."""
     words = replace(table(report), title=title).text()
     if report.break_evens:
-        title = "break-even: visual tokens from which on it is faster"
+        title = "break-even: the most visual tokens with which it is faster"
         words += replace(break_even_table(report), title=title).text()
     return words + "".join(f"{note}\n" for note in report.notes())
 

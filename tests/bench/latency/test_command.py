@@ -62,7 +62,7 @@ def test_a_run_leaves_tables_raw_times_and_pictures(tmp_path: Path):
     lines = [line.split() for line in result.stdout.splitlines()]
     for expected in (["none", "144"], ["grid", "48"], ["fastv", "16"]):
         assert [line for line in lines if line[:2] == expected]
-    assert "break-even" in result.stdout and "few repetitions (2)" in result.stdout
+    assert "break-even: the most visual tokens" in result.stdout and "few repetitions (2)" in result.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "latency.csv", "latency.html", "latency.md", "pictures", "results.json", FILE,
     ]  # fmt: skip
