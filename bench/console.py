@@ -155,6 +155,12 @@ def model_options(command: F) -> F:
     return command
 
 
+def of_model(model: str, dtype: str, anyres: str) -> str:
+    """Return the options of `model_options` that name this model in the next command, with a blank before."""
+    usual = {"--model": (model, "micro"), "--anyres": (anyres, "native"), "--dtype": (dtype, "float32")}
+    return "".join(f" {option} {given}" for option, (given, default) in usual.items() if given != default)
+
+
 class OutFolder(click.Path):
     """An output folder, new or existing. An unwritable folder is an error before the work starts.
 

@@ -100,12 +100,21 @@ def samples_of(
             raise ValueError("--images needs --data: give that file, or leave --images out")
         from bench.tasks.mixture import labelled_samples
 
+        for store in stores:
+            if "data_sha256" in store.settings:
+                raise ValueError(
+                    f"the labels in {store.folder} are of the file {store.settings.get('data')!r}, which "
+                    "is not of the micro mixture: give it with --data, and the folder of its images with "
+                    "--images"
+                )
         return labelled_samples(keys)
     from bench.data.instructions import Index, Instructions
 
     folder, index = _folder(images), Index.of(data)
     for store in stores:
-        if store.settings.get("data_sha256") != index.digest:
+        if "data_sha256" not in store.settings:
+            raise ValueError(f"the labels in {store.folder} are of the micro mixture: leave out --data")
+        if store.settings["data_sha256"] != index.digest:
             raise ValueError(
                 f"the labels in {store.folder} are of another version of {data}: "
                 f"give the file that was labelled"

@@ -11,7 +11,7 @@ import click
 from bench.commands.instructions import choice_options, file_options, open_instructions
 from bench.commands.labels import cell
 from bench.commands.options import SEED, Count, Crew, KeepType, as_json, engine_options, options_of
-from bench.console import OutFolder, model_options, option, progress, say, show_json, show_table
+from bench.console import OutFolder, model_options, of_model, option, progress, say, show_json, show_table
 from bench.evaluation.opening import Loader
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def label(
         return
     show_table(["label store", str(out)], [[name, cell(value)] for name, value in summary.items()])
     of = "" if data is None else f" --data {data} --images {images}"
-    say(f"train on it: evocomp train --labels {out}{of} --out compressor")
+    say(f"train on it: evocomp train --labels {out}{of}{of_model(model, dtype, anyres)} --out compressor")
 
 
 COMMANDS = {"label": label}

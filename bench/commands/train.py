@@ -13,7 +13,7 @@ import click
 
 from bench.commands.instructions import file_options, samples_of
 from bench.commands.options import PROCESSES, SEED, Count, as_json, keys_of, options_of
-from bench.console import OutFolder, model_options, option, progress, say, show_json, show_table
+from bench.console import OutFolder, model_options, of_model, option, progress, say, show_json, show_table
 from bench.evaluation.opening import load_model
 
 if TYPE_CHECKING:
@@ -180,7 +180,9 @@ def train(
         [[str(e.epoch), f"{e.loss:.4f}", f"{e.score:.4f}", f"{e.seconds:.1f}"] for e in report.history],
     )
     click.echo(f"best epoch {best.epoch}, score {best.score:.4f}, {report.samples} samples; saved in {out}")
-    say(f"use it: evocomp eval --method evocomp --compressor {out} --keep {report.keep}")
+    method = "evocomp+" if config.words else "evocomp"
+    same = of_model(model, dtype, anyres)
+    say(f"use it: evocomp eval --method {method} --compressor {out} --keep {report.keep}{same}")
 
 
 def carry_out(order: TrainingJob) -> TrainingReport:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from bench.console import of_model
 from bench.evaluation.compressors import SHIPPED
 from bench.report.stores import compared, image_of, pace
 from compress.labels import LabellingRun, read_labels
@@ -161,7 +162,12 @@ def test_a_compressor_is_trained_on_labels_of_the_file(folder: Path, labels: Pat
     assert told["samples"] == 5  # one of the six is held out
     assert (tmp_path / "made" / "curves.csv").is_file()
     result = run("train", *few, "--out", tmp_path / "other")
-    assert result.exit_code == 2 and "is not of the micro mixture" in result.stderr
+    assert result.exit_code == 2 and "is not of the micro mixture: give it with --data" in result.stderr
+
+
+def test_the_next_command_names_the_same_model() -> None:
+    assert of_model("micro", "float32", "native") == ""
+    assert of_model("mine", "bfloat16", "native") == " --model mine --dtype bfloat16"
 
 
 @pytest.mark.parametrize(
