@@ -51,7 +51,7 @@ class Interval:
         return -margin < self.low and self.high < margin
 
     def __neg__(self) -> Interval:
-        return Interval(-self.difference, -self.high, -self.low)
+        return Interval(0 - self.difference, 0 - self.high, 0 - self.low)  # zero stays +0.0
 
     def __str__(self) -> str:
         return f"{self.difference:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"

@@ -121,6 +121,23 @@ def answered(outcomes: Mapping[str, Outcome]) -> str:
     return f"Answers per task (images): {', '.join(told)}."
 
 
+FEW = 20  # images below which a bootstrap over them is too narrow
+
+
+def _doubts(vanilla: Mapping[str, Outcome]) -> list[str]:
+    """Notes on outcomes of the untouched model with which the table says little."""
+    lines = []
+    if nothing := [task for task, one in vanilla.items() if one.score == 0]:
+        lines.append(
+            f"The untouched model scores 0 on {', '.join(nothing)}: shares of it say nothing there. "
+            "Check the model, its chat template and the prompt."
+        )
+    images = {image for one in vanilla.values() for image in one.images}
+    if len(images) < FEW:
+        lines.append(f"Few images ({len(images)}): take intervals, marks and significance as rough.")
+    return lines
+
+
 def notes(comparison: Comparison) -> list[str]:
     """Notes for the reader: mixed protocols, budgets, marks, empty cells, adaptive rows; one per line."""
     lines = [f"Mixed protocols, not comparable: {told}" for told in comparison.mixed]
@@ -132,6 +149,7 @@ def notes(comparison: Comparison) -> list[str]:
         lines.append(f"Scores, in percent: {', '.join(named)}.")
     if outcomes := {key[2]: one for key, one in comparison.outcomes.items() if key[0] == VANILLA}:
         lines.append(answered(outcomes))
+        lines += _doubts(outcomes)
     if giving_up := _giving_up(comparison):
         lines.append(giving_up)
     signs = "".join(marks(comparison, row) for row in comparison.rows)

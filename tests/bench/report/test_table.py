@@ -122,6 +122,19 @@ def test_notes_count_the_answers_and_images_that_scores_are_made_of(
     assert not any(line.startswith("Answers") for line in notes(comparison))
 
 
+def test_notes_warn_of_few_images_and_of_a_model_that_scores_nothing(
+    comparison: Comparison, make_outcome: Callable[..., Outcome]
+) -> None:
+    def said(credits: list[float]) -> str:
+        return "\n".join(
+            notes(replace(comparison, outcomes={("none", 16, "gqa"): make_outcome("gqa", credits)}))
+        )
+
+    assert "Few images (2): take intervals" in said([1, 0])
+    assert "scores 0 on gqa: shares of it say nothing" in said([0, 0]) and "scores 0" not in said([1, 0])
+    assert "Few images" not in said([1, 0] * 10)
+
+
 def test_markdown_has_a_block_per_budget_bold_winners_and_notes(comparison: Comparison) -> None:
     table, below, hard = markdown(comparison).split("\n\n")
     cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in table.splitlines()]
