@@ -179,6 +179,8 @@ def propose(
     seed = _whole("seed", seed)
     if patience is not None and patience < 1:
         raise ValueError(f"patience={patience}: choose 1 or more iterations, or None")
+    if not isinstance(strategy, Strategy):
+        raise ValueError(f"strategy={strategy!r:.80}: give a strategy such as Evolution()")
     if hall < 1:
         raise ValueError(f"hall={hall}: the hall of fame needs room for at least 1")
     path = None if checkpoint is None else Path(checkpoint)

@@ -193,6 +193,8 @@ def _runs(
         try:
             selector = selector_for(line.name, model, compressor if trained else None)
             line = line._replace(choices=choices_of(selector, mllm.traits))
+            if selector.video and not mllm.video_arguments:
+                raise ValueError(f"it chooses between frames, and {mllm.name} reads no videos")
             with attach(mllm, selector, wanted):
                 pass
             if engine == "vllm":

@@ -23,6 +23,7 @@ from bench.report.tables import Table, plain
 MODEL = ("model", "fingerprint", "attention kernel")
 RUN = ("dtype", "device", "visual tokens", "prompt", "positions", "batch")
 TASK = ("protocol", "split", "version", "metric", "n", "new tokens", "image mode", "samples")
+DRAWN = re.compile(r"-(train|val|test)-\d+$")  # the split in the id of a miniature's sample
 DATA = "data: "  # prefix of the names of facts about official files
 COUNTING = (
     "A published budget may be left after the last stage, entering a layer, leaving it, or per tile; "
@@ -83,7 +84,10 @@ def _tasks(comparison: Comparison, told: Mapping[str, Any]) -> str:
     rows = []
     for task in comparison.tasks:
         run = next((run for (_, _, name), run in comparison.outcomes.items() if name == task), None)
-        facts = [str(told.get(f"{task}: {name}", "–")) for name in TASK]
+        known = {name: told.get(f"{task}: {name}") for name in TASK}
+        if run and not known["split"] and (found := DRAWN.search(run.samples[0])):
+            known["split"] = found[1]
+        facts = ["–" if value is None else str(value) for value in known.values()]
         counts = [str(len(run.credit)), str(len(set(run.images)))] if run else ["–", "–"]
         rows.append([task, *facts[:-1], *counts, facts[-1]])
     names = ["task", *("samples asked" if name == "n" else name for name in TASK[:-1]), "units", "images"]

@@ -47,12 +47,10 @@ def _use(base: str, name: str, keep: int | str) -> str:
     return f"""## Use
 
 ```python
-from compress.attach.session import attach
-from compress.compressor.evocomp import EvoComp
-from compress.models.loading import load
+from evocomp import EvoComp, attach, load
 
 mllm = load("{base}")
-with attach(mllm, EvoComp("{name}").load(), keep={keep!r}):  # visual tokens per decoder layer
+with attach(mllm, EvoComp("{name}"), keep={keep!r}):  # visual tokens per decoder layer
     print(mllm.answer([image], [question]))
 ```
 

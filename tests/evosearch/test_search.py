@@ -327,3 +327,9 @@ def test_options_that_make_no_sense_are_refused(options, planted):
     problem = planted()
     with pytest.raises(ValueError, match=next(iter(options))):
         search(problem.space, problem, Evolution(), **options)
+
+
+def test_the_name_of_a_strategy_is_refused(planted):
+    problem = planted(groups=3, size=2)
+    with pytest.raises(ValueError, match="strategy='evolution': give a strategy such as Evolution"):
+        search(problem.space, problem, "evolution")

@@ -1041,6 +1041,7 @@ def test_methods_say_whether_they_run_on_a_model_at_a_budget():
     told = {row["name"]: row["runs on micro"] for row in rows}
     assert told["fastv"] == told["visionzip"] == "yes"
     assert told["tome"].startswith("no: ") and "18 of 144 is the smallest budget" in told["tome"]
+    assert told["evs"] == "no: it chooses between frames, and micro reads no videos"
 
 
 def test_methods_say_what_a_trained_one_needs(tiny_folder: Path, compressor: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,16 @@ def test_a_card_answers_how_it_was_measured(folder: Path) -> None:
     assert "c0de" not in told.stdout
     assert "## Data\n\n- gqa: split testdev: gqa/questions.json, 9 bytes, sha256 0123\n\n" in told.stdout
     assert "Beside published numbers" not in told.stdout
+
+
+def test_a_card_names_the_split_of_a_miniature(make_outcome: Callable[..., Outcome], tmp_path: Path) -> None:
+    cells = Cells(tmp_path, {**RUN, "gqa: split": None}, {"none": {"class": "KeepAll"}})
+    samples = [Sample(f"gqa-val-{i}", None, "?", ("right",)) for i in range(12)]  # type: ignore[arg-type]
+    outcome = replace(make_outcome("gqa", [1.0] * 12), samples=tuple(one.id for one in samples))
+    cells.add(CellKey("none", 16, "gqa"), samples, outcome)
+    Origin("A table", {"model": "micro"}, ["evocomp compare --split val"]).save(tmp_path)
+    told = CliRunner().invoke(main, ["card", str(tmp_path)], catch_exceptions=False)
+    assert "| gqa | llava | val |" in told.stdout
 
 
 def test_a_card_has_published_numbers_of_the_same_model_and_budget(
