@@ -127,7 +127,7 @@ def _words(problem: Exception) -> str:
 def _ran_out(problem: Exception) -> bool:
     if "torch" not in sys.modules:
         return isinstance(problem, MemoryError)
-    from compress.parallel.memory import ran_out
+    from compress.memory import ran_out
 
     return ran_out(problem)
 

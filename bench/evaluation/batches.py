@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from compress.parallel.memory import in_batches
+from compress.memory import in_batches
 
 Item = TypeVar("Item")
 R = TypeVar("R")

@@ -55,9 +55,9 @@ def shaped(shape: str, device: str, dtype: str, depth: int | None) -> MLLM:
     """Build a published architecture with random weights; ValueError if it does not fit into memory."""
     import torch
 
+    from compress.memory import ran_out
     from compress.models.loading import quiet
     from compress.models.shapes import build
-    from compress.parallel.memory import ran_out
 
     quiet()
     check_device(device)

@@ -16,7 +16,7 @@ from bench.latency.clock import Clock
 from bench.latency.power import Driver
 from bench.latency.request import LatencyCell, LatencyRunner, RequestCost, RequestTiming
 from bench.latency.rounds import Rounds
-from compress.parallel.memory import ran_out
+from compress.memory import ran_out
 from compress.progress import Progress
 
 

@@ -44,8 +44,8 @@ from compress.keep import count_of
 from compress.labels import Label, LabelConfig, Labeller, forward
 from compress.labels.fitness import AnswerLosses
 from compress.labels.kinds import Problem
+from compress.memory import keep_freed
 from compress.models.loading import MLLM, Embedded
-from compress.parallel.memory import keep_freed
 from compress.samples import Sample
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from compress.labels.labelling import LabelConfig, Labeller, sample_key
 from compress.labels.store import Label, LabelStore, Writer, read_labels, writing
+from compress.memory import keep_freed
 from compress.models.loading import MLLM
 from compress.parallel.engine import Engine, Failure, Work, WorkerPool
 from compress.parallel.local import Local
-from compress.parallel.memory import keep_freed
 from compress.progress import Progress
 from compress.samples import Catalogue, Sample
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compress.labels.forward import Past, Paths, check, fast, outputs, outputs_of_any, past, product
+from compress.memory import in_batches
 from compress.models.loading import MLLM, Embedded
-from compress.parallel.memory import in_batches
 
 POSITIONS = ("original", "compact")
 ROWS, ROWS_CPU = 8192, 1280  # in the decoder at a time (docs/performance.md)

@@ -15,10 +15,10 @@ from transformers.utils import logging
 
 from compress import hub
 from compress.documents import Document, StoredCount, read, regular_file
+from compress.memory import ran_out
 from compress.models.caches import warn_if_untested
 from compress.models.families import FAMILIES, family_in, refusal
 from compress.models.mllm import MLLM, Embedded, Picture
-from compress.parallel.memory import ran_out
 from evosearch.registry import cut, unknown
 
 Anyres = Literal["native", "fixed"]

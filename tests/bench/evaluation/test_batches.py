@@ -16,8 +16,8 @@ from bench.evaluation.compare import Entry, compare
 from bench.evaluation.evaluate import Outcome, evaluate
 from bench.report.table import notes
 from bench.tasks import TASKS
+from compress.memory import ran_out
 from compress.models.loading import MLLM
-from compress.parallel.memory import ran_out
 from compress.samples import Sample
 
 FULL = [

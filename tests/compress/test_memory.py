@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from compress.parallel.memory import ran_out
+from compress.memory import ran_out
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_memory_errors_are_told_from_others():
 FRESH_PAGES = """
 import resource
 import torch
-from compress.parallel.memory import keep_freed
+from compress.memory import keep_freed
 
 keep_freed()  # tens of thousands without it
 
