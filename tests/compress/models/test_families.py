@@ -585,7 +585,10 @@ COUNTS = [
 @pytest.mark.parametrize(("family", "field"), COUNTS)
 def test_a_processor_takes_the_tokens_of_a_tile_from_the_model(tmp_path, images, family: str, field: str):
     """With another number, or with none, for which each processor has a default of its own."""
-    folder = BUILDERS[family](tmp_path / "model")
+    try:
+        folder = BUILDERS[family](tmp_path / "model")
+    except ImportError:
+        pytest.skip("this release of transformers reads the family's images with torchvision only")
     sound = load(str(folder))
     expected = sound.prepare(images[:2], QUESTIONS[:2])
     path = folder / "processor_config.json"
