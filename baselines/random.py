@@ -22,8 +22,8 @@ class Random(Scorer):
     draws: int = 5
 
     def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise ValueError(f"draws={self.draws}: choose 1 or more")
+        if not 1 <= self.draws <= 1000:
+            raise ValueError(f"draws={self.draws}: choose between 1 and 1000")
 
     def drawn(self, number: int) -> Random:
         return replace(self, seed=self.seed + number)

@@ -129,10 +129,12 @@ def _is_number(text: str) -> bool:
     return True
 
 
+USUAL = {"--model": "micro", "--anyres": "native", "--dtype": "float32"}  # the defaults of `model_options`
+
 anyres_option = option(
     "--anyres",
     type=click.Choice(["native", "fixed"]),
-    default="native",
+    default=USUAL["--anyres"],
     help="Crops of LLaVA-NeXT: by the image's shape (native), or always 2 x 2 without unpadding and newlines "
     "(fixed).",
 )
@@ -144,12 +146,12 @@ def model_options(command: F) -> F:
         option(
             "--dtype",
             type=click.Choice(["float32", "bfloat16", "float16"]),
-            default="float32",
+            default=USUAL["--dtype"],
             help="Number type of the model's weights.",
         ),
         option("--device", default="cpu", help="Device of the model: cpu, cuda, cuda:1 ..."),
         anyres_option,
-        option("--model", default="micro", help="Shipped model, folder or hub name."),
+        option("--model", default=USUAL["--model"], help="Shipped model, folder or hub name."),
     ):
         command = add(command)
     return command
@@ -157,8 +159,8 @@ def model_options(command: F) -> F:
 
 def of_model(model: str, dtype: str, anyres: str) -> str:
     """Return the options of `model_options` that name this model in the next command, with a blank before."""
-    usual = {"--model": (model, "micro"), "--anyres": (anyres, "native"), "--dtype": (dtype, "float32")}
-    return "".join(f" {option} {given}" for option, (given, default) in usual.items() if given != default)
+    given = {"--model": model, "--anyres": anyres, "--dtype": dtype}
+    return "".join(f" {option} {value}" for option, value in given.items() if value != USUAL[option])
 
 
 class OutFolder(click.Path):

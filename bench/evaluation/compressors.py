@@ -15,7 +15,6 @@ from compress.models.loading import MLLM
 from compress.seeding import drawing
 from evosearch.registry import options, parse, pick
 
-MOST_DRAWS = 1000  # of a method whose score is averaged over draws
 SHIPPED = Path(__file__).parents[1] / "shipped"  # SHIPPED / model / {compressor / method, labels / kind}
 
 
@@ -59,18 +58,16 @@ def selector_for(spec: str, model: str, compressor: str | None = None) -> Select
     """Build a method from `name` or `name:option=value,...`.
 
     A method that takes a compressor gets the given folder or hub name, or the compressor shipped for it and
-    `model`. ValueError for unknown names and options, for a compressor given to a method that takes none,
-    for a missing compressor, and for more than MOST_DRAWS draws.
+    `model`. ValueError for unknown names and options, for a compressor given to a method that takes none, and
+    for a missing compressor.
     """
     takes = takes_compressor(spec)
     if compressor and not takes:
         raise ValueError(f"method '{spec}' takes no --compressor: leave it out")
     given = compressor or (str(shipped(model, "compressor", parse(spec)[0])) if takes else None)
     context = {"compressor": given} if takes else {}
-    chosen = pick(METHODS, spec, "method", **context)
-    if chosen.draws > MOST_DRAWS:
-        raise ValueError(f"method '{spec}': draws={chosen.draws}: choose {MOST_DRAWS} or fewer")
-    return chosen.load()  # a bad folder must fail now, not in the middle of a comparison
+    # A bad folder must fail now, not in the middle of a comparison.
+    return pick(METHODS, spec, "method", **context).load()
 
 
 def refuse_unused(compressor: str | None, methods: Iterable[str]) -> None:

@@ -975,7 +975,7 @@ def test_no_number_is_without_bounds() -> None:
         (("eval", "--tasks", "pope,pope"), "'pope' is named twice"),
         (("eval", "--tasks", "gqa:"), "'gqa:' names no option after the colon"),
         (("compare", "--methods", "grid,grid"), "'grid' is named twice"),
-        (("compare", "--methods", "random:draws=1000000"), "draws=1000000: choose 1000 or fewer"),
+        (("compare", "--methods", "random:draws=1000000"), "draws=1000000: choose between 1 and 1000"),
         (("ask", *STAR, "--device", "meta"), "--device meta cannot be used here"),
         (("compare", "--workers", 10**22), "--workers"),
         (("eval", "-n", 10**22), "-n"),

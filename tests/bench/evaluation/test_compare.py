@@ -132,7 +132,7 @@ def test_a_method_that_draws_is_the_mean_over_its_draws(tiny: MLLM, data: Any) -
         {name: fmean(one.subscores[name] for one in each) for name in each[0].subscores}
     )
     assert each[0].draws == (each[0].score,)
-    with pytest.raises(ValueError, match="draws=0: choose 1 or more"):
+    with pytest.raises(ValueError, match="draws=0: choose between 1 and 1000"):
         Random(draws=0)
 
 
